@@ -1,0 +1,50 @@
+"""Errors for the person at the console: what is wrong, where, why, and what to do."""
+
+from collections.abc import Sequence
+
+
+class MedsslError(Exception):
+    """An error that the command line prints as one message, without a traceback.
+
+    Args:
+        message: What is wrong, where, why, and what to do about it.
+        reason: Machine-readable code in kebab case, written to `problems.csv` and reports.
+    """
+
+    def __init__(self, message: str, *, reason: str = "error") -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+
+
+class ImageError(MedsslError):
+    """A file or series that cannot be used as an image, with the reason code why."""
+
+
+class ManifestError(MedsslError):
+    """A manifest that contradicts itself or the files it names."""
+
+
+class CacheError(MedsslError):
+    """A prepared cache that is missing, incomplete or does not fit the request."""
+
+
+class CheckpointError(MedsslError):
+    """A checkpoint, encoder or model file that is cut, edited, newer or does not fit."""
+
+
+class BundleError(MedsslError):
+    """A bundle that must not be used: hash, schema, golden case or content mismatch."""
+
+
+class ConfigError(MedsslError):
+    """Every mistake of a configuration, reported at once before any data is read.
+
+    Args:
+        problems: One sentence a mistake: name, value, rule, consequence, remedy.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(f"{len(problems)} mistake(s) in the options:\n{lines}", reason="config")
+        self.problems = tuple(problems)

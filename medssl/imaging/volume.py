@@ -1,0 +1,66 @@
+"""An image or a label map, with the place of its voxels and where it came from."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a volume came from, and what was done to it while reading.
+
+    Args:
+        paths: Files the voxels came from, in slice order (k) for DICOM.
+        format: `nifti`, `dicom`, `nrrd`, `mha`, `raster`, `dicom-seg`, `rtstruct` or `memory`.
+        notes: One sentence for each thing that was mended or assumed, to be shown to the user.
+        uids: DICOM identifiers (`StudyInstanceUID`, `SeriesInstanceUID`, ...), empty for other formats.
+        calibrated: False where pixel spacing is not known, so mm and mL mean nothing.
+    """
+
+    paths: tuple[Path, ...] = ()
+    format: str = "memory"
+    notes: tuple[str, ...] = ()
+    uids: dict[str, str] = field(default_factory=dict)
+    calibrated: bool = True
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels with their place in the patient.
+
+    Args:
+        array: (C, *S); voxel `array[c, i, j, k]` lies at `geometry.affine @ (i, j, k, 1)`. 2D has no k.
+        geometry: Grid of the spatial axes.
+        modality: DICOM modality (`CT`, `MR`, ...), empty when unknown.
+        source: Where it came from.
+
+    Raises:
+        ImageError: The array's spatial shape is not the geometry's.
+    """
+
+    array: npt.NDArray[Any]
+    geometry: Geometry
+    modality: str = ""
+    source: Source = field(default_factory=Source)
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != self.geometry.spatial_dims + 1 or self.array.shape[1:] != self.geometry.shape:
+            raise ImageError(
+                f"array of shape {self.array.shape} does not fit (C, *S) of a grid {self.geometry.shape}",
+                reason="bad-shape",
+            )
+
+    @property
+    def channels(self) -> int:
+        """Number of channels C."""
+        return int(self.array.shape[0])
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 or 3."""
+        return self.geometry.spatial_dims

@@ -1,0 +1,22 @@
+"""Fixtures shared by all tests. The folder of real data is named here alone."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+_DATA = Path(os.environ.get("MEDSSL_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real labelled data; the test skips where it is absent."""
+    if not _DATA.is_dir():
+        pytest.skip("real data folder absent: set MEDSSL_TEST_DATA")
+    return _DATA.resolve()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
