@@ -1,5 +1,6 @@
 """Progress of long work: a bar with rate and time left, or plain lines when not a terminal."""
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -78,7 +79,7 @@ def _rate(per_second: float, unit: str) -> str:
 
 
 def _clock(seconds: float) -> str:
-    if seconds != seconds:  # NaN: no rate yet
+    if math.isnan(seconds):  # no rate yet
         return "unknown time"
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
