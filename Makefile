@@ -1,0 +1,46 @@
+# Every target sets up what it needs on a fresh machine: a virtual environment in .venv and the tested versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/quickstart
+OUT ?= runs/bench.json
+
+.PHONY: quickstart test test-slow test-base lint format bench clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,demo,dev]'
+	touch $@
+
+quickstart: $(VENV)/.installed  ## the whole line on the built-in synthetic cohort; ends with $(RUN)/report.html
+	$(BIN)/medssl quickstart --out $(RUN)
+
+test: $(VENV)/.installed  ## the tests
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(VENV)/.installed  ## the long tests
+	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+test-base: constraints.txt  ## the base install alone, without torch: its tests pass
+	rm -rf .venv-base
+	$(PYTHON) -m venv .venv-base
+	.venv-base/bin/python -m pip install --quiet -c constraints.txt . pytest hypothesis
+	.venv-base/bin/python -m pytest -q tests/test_base_install.py tests/imaging tests/runtime
+
+lint: $(VENV)/.installed  ## ruff, import contracts, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed  ## side by side with peers; numbers in $(OUT)
+	$(BIN)/medssl bench all --json $(OUT)
+
+clean:
+	rm -rf $(VENV) .venv-base runs build dist
