@@ -1,0 +1,167 @@
+"""Training batches as a pure function of their number, so that a resumed run sees what it would have seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medssl.data.cache import Cache, CachedCase
+from medssl.imaging.errors import CacheError
+
+_TRIES = 8
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """Which crops to draw.
+
+    Args:
+        size: Crop size in voxels, one number a spatial axis.
+        batch_size: Crops of one optimiser step over all parts.
+        parts: Parts of a step's batch: devices x accumulated parts; each `__getitem__` gives one part.
+        seed: Seed of the run.
+        labels: Add `label` (B, *S) int64 (cases without a label get the ignore value everywhere).
+        classes: Add `class_index` (B,) int64.
+        foreground: Share of crops centred near a voxel of a random class of the case; the rest anywhere.
+        min_std: Crops whose standard deviation is below it are drawn again, at most 8 times: air teaches nothing.
+    """
+
+    size: tuple[int, ...]
+    batch_size: int
+    parts: int = 1
+    seed: int = 0
+    labels: bool = False
+    classes: bool = False
+    foreground: float = 0.0
+    min_std: float = 0.0
+
+
+class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Map-style: `dataset[draw]` is one part of a step's batch, drawn with a generator keyed by seed and crop number.
+
+    Step `s` has the crops `s * batch_size ... (s + 1) * batch_size - 1`; each is a pure function of its number, so
+    neither workers nor devices nor accumulation nor an interruption changes it. Cases come in a new random order each
+    epoch. `draw = s * parts + part`.
+
+    A batch holds `image` (n, C, *S) in the cache's dtype, `index` (n,) int64 crop numbers, `step` () int64 = `draw`,
+    which keys the randomness of augmentation and masks, and what the plan adds.
+
+    Args:
+        cache: Prepared cache.
+        cases: Cases to draw from.
+        plan: Which crops to draw.
+
+    Raises:
+        CacheError: No cases, or cases without the labels or classes that the plan asks for.
+    """
+
+    def __init__(self, cache: Cache, cases: Sequence[CachedCase], plan: CropPlan) -> None:
+        self._cache, self._cases, self._plan = cache, tuple(cases), plan
+        _check(cache, self._cases, plan)
+        self._class_index = {name: number for number, name in enumerate(cache.classes)}
+
+    @property
+    def plan(self) -> CropPlan:
+        """Which crops are drawn."""
+        return self._plan
+
+    def __getitem__(self, draw: int) -> dict[str, Tensor]:
+        """Part `draw % parts` of step `draw // parts`."""
+        step, part = divmod(int(draw), self._plan.parts)
+        size = self._plan.batch_size // self._plan.parts
+        first = step * self._plan.batch_size + part * size
+        crops = [self._crop(number) for number in range(first, first + size)]
+        batch = {name: torch.from_numpy(np.stack([crop[name] for crop in crops])) for name in crops[0]}
+        batch["index"] = torch.arange(first, first + size)
+        batch["step"] = torch.tensor(int(draw))
+        return batch
+
+    def _crop(self, number: int) -> dict[str, np.ndarray]:
+        case = self._cases[self._case_number(number)]
+        generator = _generator(self._plan.seed, number, stream=1)
+        start, image = self._draw(case, number, generator)
+        crop = {"image": image}
+        if self._plan.labels:
+            crop["label"] = self._label(case, start)
+        if self._plan.classes:
+            crop["class_index"] = np.array(self._class_index[case.class_name], dtype=np.int64)
+        return crop
+
+    def _case_number(self, number: int) -> int:
+        epoch, position = divmod(number, len(self._cases))
+        order = _generator(self._plan.seed, epoch, stream=2).permutation(len(self._cases))
+        return int(order[position])
+
+    def _draw(
+        self, case: CachedCase, number: int, generator: np.random.Generator
+    ) -> tuple[tuple[int, ...], np.ndarray]:
+        best: tuple[float, tuple[int, ...], np.ndarray] | None = None
+        centred = _due(number, self._plan.foreground)
+        for _ in range(_TRIES):
+            start = self._start(case, centred, generator)
+            image = self._cache.crop_image(case, start, self._plan.size)
+            if self._plan.min_std <= 0 or centred:
+                return start, image
+            spread = float(np.std(image, dtype=np.float32))
+            if best is None or spread > best[0]:
+                best = (spread, start, image)
+            if spread >= self._plan.min_std:
+                break
+        if best is None:
+            raise CacheError(f"no crop of case {case.case!r} could be drawn", reason="crop")
+        return best[1], best[2]
+
+    def _start(self, case: CachedCase, centred: bool, generator: np.random.Generator) -> tuple[int, ...]:
+        voxels = self._cache.foreground(case) if centred and case.has_label else {}
+        present = [value for value in sorted(voxels) if len(voxels[value])]
+        if present:
+            points = voxels[present[int(generator.integers(len(present)))]]
+            centre = points[int(generator.integers(len(points)))]
+            wanted = [int(c) - size // 2 for c, size in zip(centre, self._plan.size, strict=True)]
+        else:
+            wanted = [
+                int(generator.integers(max(n - size, 0) + 1))
+                for n, size in zip(case.shape, self._plan.size, strict=True)
+            ]
+        return tuple(
+            min(max(begin, 0), n - size) if n >= size else (n - size) // 2
+            for begin, n, size in zip(wanted, case.shape, self._plan.size, strict=True)
+        )
+
+    def _label(self, case: CachedCase, start: tuple[int, ...]) -> np.ndarray:
+        if case.has_label:
+            return self._cache.crop_label(case, start, self._plan.size).astype(np.int64)
+        return np.full(self._plan.size, self._cache.ignore_label, dtype=np.int64)
+
+
+def _generator(seed: int, number: int, stream: int) -> np.random.Generator:
+    key = np.array([seed, number], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, stream], dtype=np.uint64)))
+
+
+def _due(number: int, share: float) -> bool:
+    """Every `1 / share`-th number is due, so that the share holds over any stretch of the run."""
+    return int((number + 1) * share) > int(number * share)
+
+
+def _check(cache: Cache, cases: Sequence[CachedCase], plan: CropPlan) -> None:
+    if not cases:
+        raise CacheError(f"{cache.path}: no cases to train on: prepare cases with split train", reason="no-cases")
+    if len(plan.size) != cache.spatial_dims:
+        raise CacheError(
+            f"{cache.path} holds {cache.spatial_dims}D cases, the crop size {plan.size} is {len(plan.size)}D",
+            reason="crop",
+        )
+    bare = [case.case for case in cases if not case.has_label]
+    if plan.labels and bare and cache.ignore_label is None:
+        raise CacheError(
+            f"{cache.path}: {len(bare)} cases have no label, first {bare[0]!r}: leave them out", reason="label"
+        )
+    unnamed = [case.case for case in cases if case.class_name not in cache.classes]
+    if plan.classes and unnamed:
+        raise CacheError(
+            f"{cache.path}: {len(unnamed)} cases have no class, first {unnamed[0]!r}: fill the manifest's class column",
+            reason="class",
+        )

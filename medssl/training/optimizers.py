@@ -1,0 +1,115 @@
+"""Optimisers, parameter groups and the learning-rate schedule."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from medssl.training.options import TrainOptions
+
+_SPARED = re.compile(
+    r"(^|[._])(cls_token|mask_token|mask_tokens|pos_embed|position_embedding|position|gamma|register_tokens)($|[._])"
+)
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters with one learning rate and one weight decay.
+
+    Args:
+        names: Names in the module.
+        parameters: The parameters, in the order of the names.
+        scale: Learning rate relative to the run's.
+        decay: Whether weight decay applies.
+        frozen_steps: First steps in which the learning rate is zero.
+    """
+
+    names: list[str] = field(default_factory=list)
+    parameters: list[nn.Parameter] = field(default_factory=list)
+    scale: float = 1.0
+    decay: bool = True
+    frozen_steps: int = 0
+
+
+def parameter_groups(
+    module: nn.Module,
+    layer_decay: float = 1.0,
+    encoder: str = "encoder.",
+    encoder_scale: float = 1.0,
+    frozen_steps: int = 0,
+) -> list[ParameterGroup]:
+    """Group the trainable parameters by layer and by whether they are decayed.
+
+    Biases, norms (at most one axis), tokens and position embeddings are never decayed. Layer `l` of the `L` layers of
+    the encoder gets `encoder_scale * layer_decay ** (L - l)`; everything else the full rate (BEiT, Bao et al. 2022,
+    https://arxiv.org/abs/2106.08254).
+
+    Args:
+        module: Module to train.
+        layer_decay: Factor from a layer to the one below it.
+        encoder: Prefix of the encoder's parameter names.
+        encoder_scale: Learning rate of the encoder's last layer relative to the rest.
+        frozen_steps: Steps during which the encoder does not move.
+    """
+    depth = {
+        name: _depth(name.removeprefix(encoder)) for name, _ in module.named_parameters() if name.startswith(encoder)
+    }
+    top = max((d for d in depth.values() if d is not None), default=-1) + 2
+    groups: dict[tuple[float, bool, int], ParameterGroup] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        scale, frozen = 1.0, 0
+        if name in depth:
+            layer = depth[name]
+            scale = encoder_scale * layer_decay ** (top - (top if layer is None else layer + 1))
+            frozen = frozen_steps
+        decay = parameter.ndim > 1 and not _SPARED.search(name)
+        group = groups.setdefault((scale, decay, frozen), ParameterGroup([], [], scale, decay, frozen))
+        group.names.append(name)
+        group.parameters.append(parameter)
+    return list(groups.values())
+
+
+def _depth(name: str) -> int | None:
+    """Number of a block or stage; -1 for the stem and embeddings, None for what comes after the last block."""
+    if found := re.match(r"(?:\w+\.)*?(?:blocks|stages|levels|layers)\.(\d+)\.", name):
+        return int(found.group(1))
+    return -1 if re.match(r"(patch_embed|embed|stem|pos|cls_token|position)", name) else None
+
+
+def build_optimizer(groups: Sequence[ParameterGroup], options: TrainOptions) -> torch.optim.Optimizer:
+    """The optimiser over the groups; fused, which is one pass over the weights a step."""
+    content = [
+        {"params": g.parameters, "weight_decay": options.weight_decay if g.decay else 0.0, "lr": options.lr * g.scale}
+        for g in groups
+    ]
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(content, lr=options.lr, momentum=0.99, nesterov=True, fused=True)
+    return torch.optim.AdamW(content, lr=options.lr, betas=(0.9, options.beta2), fused=True)
+
+
+def rate_at(step: int, options: TrainOptions) -> float:
+    """Share of the peak learning rate at a step counted from 0; a pure function, so there is no state to resume."""
+    if step < options.warmup_steps:
+        return (step + 1) / options.warmup_steps
+    share = (step - options.warmup_steps) / max(options.steps - options.warmup_steps, 1)
+    if options.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * share))
+    return (1 - share) ** 0.9 if options.schedule == "poly" else 1.0
+
+
+def set_rates(
+    optimizer: torch.optim.Optimizer, groups: Sequence[ParameterGroup], step: int, options: TrainOptions
+) -> None:
+    """Set each group's learning rate for a step."""
+    rate = options.lr * rate_at(step, options)
+    for target, group in zip(_groups(optimizer), groups, strict=True):
+        target["lr"] = 0.0 if step < group.frozen_steps else rate * group.scale
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> Iterator[dict[str, object]]:
+    yield from optimizer.param_groups

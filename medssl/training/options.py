@@ -1,0 +1,140 @@
+"""How a run trains: the options shared by pretraining and fine-tuning; torch-free, so that help is at once."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from medssl.imaging.errors import ConfigError
+
+RESUMABLE = ("steps", "time_limit_min", "workers", "log_every", "checkpoint_every", "validate_every", "health_every")
+"""Options that `--resume` may change: they do not touch what a step computes. A new `steps` changes the schedule from
+the checkpoint on, as it must when a run is prolonged; all other differences are refused."""
+
+_FROM_ONE = (
+    "steps",
+    "batch_size",
+    "accumulate",
+    "checkpoint_every",
+    "log_every",
+    "validate_every",
+    "health_every",
+    "nodes",
+)
+_FROM_ZERO = ("warmup_steps", "weight_decay", "clip_norm", "workers", "time_limit_min", "seed")
+
+
+@dataclass
+class TrainOptions:
+    """Length, optimiser, precision and house-keeping of a run.
+
+    Raises:
+        ConfigError: Values that contradict their rule or one another, all at once.
+    """
+
+    steps: int = 1000
+    """Optimiser steps in all."""
+
+    batch_size: int = 4
+    """Crops of one optimiser step, over all devices and accumulated parts together."""
+
+    accumulate: int = 1
+    """Compute a step's batch in this many parts, to fit memory; the gradient stays that of the whole batch."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Fused AdamW, or SGD with Nesterov momentum 0.99 as nnU-Net uses."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+
+    warmup_steps: int = 0
+    """Steps of linear warm-up to the peak."""
+
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"
+    """After the warm-up: half a cosine to zero, (1 - t)^0.9 to zero, or constant."""
+
+    weight_decay: float = 0.05
+    """Decoupled weight decay (for sgd: L2); never on biases, norms, tokens and position embeddings."""
+
+    beta2: float = 0.999
+    """Second-moment decay of AdamW; masked autoencoders use 0.95."""
+
+    layer_decay: float = 1.0
+    """Learning rate of each encoder layer relative to the one above it; 1 = all alike, 0.75 is usual for a ViT."""
+
+    clip_norm: float = 0.0
+    """Largest norm of the whole gradient; 0 = no clipping."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of forward and backward; weights and optimiser stay fp32."""
+
+    compile: bool = False
+    """Compile the network with torch.compile; falls back to eager where compilation fails."""
+
+    channels_last: bool = False
+    """Keep convolutions in channels-last memory order: faster on GPU and on CPUs with bf16."""
+
+    ema_decay: float = 0.0
+    """Average the weights over steps with this decay; the average is what is validated and saved; 0 = off."""
+
+    workers: int = 0
+    """Processes that read crops; 0 = read in the training process."""
+
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl and TensorBoard."""
+
+    validate_every: int = 250
+    """Steps between validations, where the run has any."""
+
+    health_every: int = 500
+    """Steps between looks at the run's health: panel, feature spread, probe, where the run has any."""
+
+    time_limit_min: float = 0.0
+    """Stop with a checkpoint after this many minutes; 0 = no limit."""
+
+    devices: int | Literal["auto"] = 1
+    """Devices on each node, or auto for all that are there."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+
+    strategy: str = "auto"
+    """How devices share the work, by Lightning's names: auto, ddp, fsdp."""
+
+    nodes: int = 1
+    """Machines; start one process a device with torchrun or srun."""
+
+    seed: int = 0
+    """Seed of weights, crops, augmentation and masks."""
+
+    def __post_init__(self) -> None:
+        if problems := self.problems():
+            raise ConfigError(problems)
+
+    def problems(self) -> list[str]:
+        """Every contradiction, one sentence each."""
+        rules = [
+            *((name, getattr(self, name) >= 1, "must be 1 or more") for name in _FROM_ONE),
+            *((name, getattr(self, name) >= 0, "must be 0 or more") for name in _FROM_ZERO),
+            *((name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)") for name in ("ema_decay", "beta2")),
+            ("lr", self.lr > 0, "must be positive"),
+            ("layer_decay", 0 < self.layer_decay <= 1, "must lie in (0, 1]"),
+            ("devices", self.devices == "auto" or self.devices >= 1, "must be 1 or more, or auto"),
+            ("warmup_steps", self.warmup_steps <= max(self.steps, 0), f"must not exceed train.steps {self.steps}"),
+            (
+                "batch_size",
+                self.accumulate < 1 or self.batch_size % self.accumulate == 0,
+                f"must divide by train.accumulate {self.accumulate}: all parts of a batch have one size",
+            ),
+            (
+                "ema_decay",
+                not (self.ema_decay and "fsdp" in self.strategy),
+                "needs the whole weights on each device, which strategy fsdp splits: use ddp, or ema_decay 0",
+            ),
+        ]
+        return [f"train.{name} {rule}, got {getattr(self, name)}" for name, holds, rule in rules if not holds]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for run.json."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}

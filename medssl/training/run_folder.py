@@ -1,0 +1,160 @@
+"""The folder of a run: run.json, metrics.jsonl, TensorBoard logs, checkpoints, health pictures."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+import medssl
+from medssl.imaging.errors import CheckpointError, ConfigError
+from medssl.imaging.files import atomic_path, write_json
+
+SCHEMA_VERSION = 1
+_LIBRARIES = ("medssl", "torch", "lightning", "numpy", "monai")
+
+
+class RunFolder:
+    """A run's folder; only the first process of a distributed run writes into it.
+
+    Args:
+        path: Folder of the run.
+        writes: Whether this process writes; False makes every writing method do nothing.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = Path(path), writes
+
+    @property
+    def checkpoint(self) -> Path:
+        """The latest checkpoint; a new one replaces it only when it is whole on disk."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """Weights of the best validation."""
+        return self.path / "checkpoints" / "best.safetensors"
+
+    def start(self, description: Mapping[str, Any], resumable: frozenset[str] | set[str], resume: bool) -> None:
+        """Make the folder and write run.json, or check that the run there may go on.
+
+        Args:
+            description: `verb`, `config` (nested plain values), `seed`, `data_sha256` and what else is worth keeping.
+            resumable: Dotted names of options that a resumed run may change, for instance `train.workers`.
+            resume: Go on with the run that is there; from the beginning when it has no checkpoint yet.
+
+        Raises:
+            ConfigError: The folder already holds a run and `resume` is off, there is none and it is on, or options or
+                data differ from the run's.
+        """
+        file = self.path / "run.json"
+        if resume and file.exists():
+            old = self.read()
+            _refuse_changes(self.path, old, description, resumable)
+            sessions = [*old["sessions"], _session()]
+        else:
+            self.check(resume)
+            sessions = [_session()]
+        if self.writes:
+            content = {"schema_version": SCHEMA_VERSION, **description, "status": "running", "sessions": sessions}
+            write_json(file, content)
+
+    def check(self, resume: bool) -> None:
+        """Refuse a folder that holds a run, or none to resume; writes nothing.
+
+        Raises:
+            ConfigError: As said.
+        """
+        holds = (self.path / "run.json").exists()
+        if resume and not holds:
+            raise ConfigError([f"resume: {self.path} holds no run (no run.json): leave --resume out to start one"])
+        if holds and not resume:
+            raise ConfigError(
+                [
+                    f"out: {self.path} already holds a run: continue it with --resume, or choose another folder; "
+                    "nothing is overwritten"
+                ]
+            )
+        if self.path.exists() and not resume and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ConfigError([f"out: {self.path} is not an empty folder: choose another one; nothing is overwritten"])
+
+    def read(self) -> dict[str, Any]:
+        """Content of run.json.
+
+        Raises:
+            CheckpointError: Not JSON, or made by a newer version.
+        """
+        file = self.path / "run.json"
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            version = int(content["schema_version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{file} is damaged ({error}): the run cannot be resumed", reason="run-damaged"
+            ) from error
+        if version > SCHEMA_VERSION:
+            raise CheckpointError(
+                f"{file} has schema version {version}, this medssl reads up to {SCHEMA_VERSION}: update medssl",
+                reason="newer-version",
+            )
+        return dict(content)
+
+    def update(self, **values: Any) -> None:
+        """Change entries of run.json, for instance `status`."""
+        if self.writes:
+            write_json(self.path / "run.json", {**self.read(), **values})
+
+    def write_image(self, name: str, pixels: Any) -> None:
+        """Write `health/NAME.png`; pixels (rows, cols) or (rows, cols, 3) uint8."""
+        if not self.writes:
+            return
+        with atomic_path(self.path / "health" / f"{name}.png") as temporary:
+            Image.fromarray(pixels).save(temporary, format="png")
+
+
+def _session() -> dict[str, Any]:
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": _commit(),
+        "versions": {name: metadata.version(name) for name in _LIBRARIES},
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def _commit() -> str | None:
+    """Commit of the source tree; None for an installed package."""
+    root = Path(medssl.__path__[0])
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _refuse_changes(
+    path: Path, old: Mapping[str, Any], new: Mapping[str, Any], resumable: frozenset[str] | set[str]
+) -> None:
+    before, after = _flat(old.get("config", {})), _flat(new.get("config", {}))
+    changed = [
+        f"{name}: the run has {before.get(name, 'nothing')!r}, now {after.get(name, 'nothing')!r}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name) and name not in resumable
+    ]
+    if old.get("data_sha256") != new.get("data_sha256"):
+        changed.append("data: the cache's content differs from the one the run began with")
+    if changed:
+        raise ConfigError([f"resume {path}: {line}; use the run's own value, or start a new run" for line in changed])
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, Mapping) or not content:
+        return {prefix: json.loads(json.dumps(content, default=str))}
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        found.update(_flat(value, f"{prefix}.{name}" if prefix else str(name)))
+    return found
