@@ -1,0 +1,233 @@
+"""The command line of a verb, made from its typed signature: options, YAML files, help, and all mistakes at once.
+
+A verb is a function of its module's name in `medssl/commands/`; `POSITIONAL` in that module names the parameters given
+without a dash. Later options win over earlier ones, files given with `--config` included.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+import medssl
+from medssl.imaging.errors import ConfigError
+
+_PACKAGE = Path(medssl.__file__).parent
+
+
+def resolve_folder(kind: str, name: Path) -> Path:
+    """Folder or file `name`, or the one of that name built into the package below `kind` (`configs` or `apps`).
+
+    Raises:
+        ConfigError: Neither is there.
+    """
+    if name.exists():
+        return name
+    relative = Path(*name.parts[1:]) if name.parts[:1] == (kind,) else name
+    roots = (_PACKAGE / kind, _PACKAGE.parent / kind)
+    for root in roots:
+        found = sorted(root.rglob(f"{relative}.yaml")) if relative.name == str(relative) else []
+        for candidate in (root / relative, root / f"{relative}.yaml", *found):
+            if relative.parts and candidate.exists():
+                return candidate
+    known = sorted({p.stem if kind == "configs" else p.parent.name for r in roots for p in r.rglob("*.yaml")})
+    raise ConfigError(
+        [f"{name} does not exist, and nothing of that name is built in ({', '.join(known) or 'nothing'})"]
+    )
+
+
+def run_verb(verb: str, argv: Sequence[str]) -> None:
+    """Parse the arguments of a verb and run it.
+
+    Raises:
+        ConfigError: Every mistake in the arguments.
+        SystemExit: After printing the help, when asked for.
+    """
+    module = importlib.import_module(f"medssl.commands.{verb}")
+    function: Callable[..., None] = getattr(module, verb)
+    parser = _parser(verb, function, module.POSITIONAL)
+    if any(token in ("-h", "--help") for token in argv):
+        parser.print_help()
+        raise SystemExit(0)
+    given = _collect(argv, _positional(function, module.POSITIONAL))
+    function(**_checked(parser, function, given))
+
+
+def parse_verb(verb: str, argv: Sequence[str]) -> dict[str, Any]:
+    """Arguments of a verb as they would be passed to it, without running it; for tests of configuration files."""
+    module = importlib.import_module(f"medssl.commands.{verb}")
+    function = getattr(module, verb)
+    parser = _parser(verb, function, module.POSITIONAL)
+    return _checked(parser, function, _collect(argv, _positional(function, module.POSITIONAL)))
+
+
+def _parser(verb: str, function: Callable[..., None], positional: Sequence[str]) -> jsonargparse.ArgumentParser:
+    description = inspect.cleandoc(function.__doc__ or "").split("\n\nArgs:")[0]
+    usage = " ".join(name.upper() + ("..." if _is_list(function, name) else "") for name in positional)
+    parser = jsonargparse.ArgumentParser(
+        prog=f"medssl {verb}",
+        usage=f"medssl {verb} {usage}{' ' if usage else ''}[--config FILE.yaml] [--option VALUE ...]",
+        description=description,
+        epilog="Not a medical device: for research only.",
+        exit_on_error=False,
+    )
+    parser.add_function_arguments(function, as_group=False)
+    return parser
+
+
+def _positional(function: Callable[..., None], names: Sequence[str]) -> list[tuple[str, bool]]:
+    return [(name, _is_list(function, name)) for name in names]
+
+
+def _is_list(function: Callable[..., None], name: str) -> bool:
+    return typing.get_origin(typing.get_type_hints(function)[name]) in (list, tuple)
+
+
+def _collect(argv: Sequence[str], positional: list[tuple[str, bool]]) -> dict[str, Any]:
+    """Nested dictionary of everything given, YAML files merged in at their place."""
+    given: dict[str, Any] = {}
+    free: list[str] = []
+    problems: list[str] = []
+    tokens = list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        if not token.startswith("--"):
+            free.append(token)
+            continue
+        name, equals, value = token[2:].partition("=")
+        if not equals and tokens and not tokens[0].startswith("--"):
+            equals, value = "=", tokens.pop(0)
+        if name == "config":
+            _merge(given, _read_yaml(value, problems))
+        else:
+            _merge(given, _nested(name.replace("-", "_"), _scalar(value) if equals else True))
+    _place(free, positional, given, problems)
+    if problems:
+        raise ConfigError(problems)
+    return given
+
+
+def _place(free: list[str], positional: list[tuple[str, bool]], given: dict[str, Any], problems: list[str]) -> None:
+    for name, is_list in positional:
+        if not free:
+            continue  # named with --name instead, or reported as missing
+        given[name] = free[:] if is_list else free[0]
+        del free[: len(free) if is_list else 1]
+    problems.extend(f"argument {token!r} is not expected" for token in free)
+
+
+def _read_yaml(name: str, problems: list[str]) -> dict[str, Any]:
+    try:
+        path = resolve_folder("configs", Path(name))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except ConfigError as error:
+        problems.extend(f"--config: {problem}" for problem in error.problems)
+        return {}
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        problems.append(f"--config {name}: no readable YAML ({' '.join(str(error).split())})")
+        return {}
+    if not isinstance(content, dict | None):
+        problems.append(f"--config {name}: a mapping of options is expected, got {type(content).__name__}")
+        return {}
+    return content or {}
+
+
+def _scalar(text: str) -> Any:
+    """Value of an option as YAML reads it; 1e-3, which YAML 1.1 takes for text, is a number."""
+    if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text):
+        return float(text)
+    try:
+        return yaml.safe_load(text) if text else text
+    except yaml.YAMLError:
+        return text
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return typing.cast(dict[str, Any], value)
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _checked(
+    parser: jsonargparse.ArgumentParser, function: Callable[..., None], given: dict[str, Any]
+) -> dict[str, Any]:
+    hints = typing.get_type_hints(function)
+    problems = list(_unknown(given, hints, ""))
+    required = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is inspect.Parameter.empty
+    ]
+    problems += [f"{name} is missing: give --{name.replace('_', '-')} VALUE" for name in required if name not in given]
+    values = _convert(parser, hints, given, problems)
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+def _unknown(given: dict[str, Any], hints: dict[str, Any], prefix: str) -> Iterator[str]:
+    """A sentence for each name that the signature does not have; the name is removed from `given`."""
+    for key in list(given):
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(sorted(hints))}"
+            yield f"option {prefix}{key} is unknown{hint}"
+            del given[key]
+        elif (group := _dataclass_of(hints[key])) and isinstance(given[key], dict):
+            yield from _unknown(given[key], typing.get_type_hints(group), f"{prefix}{key}.")
+
+
+def _dataclass_of(hint: Any) -> type | None:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next((o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)), None)
+
+
+def _convert(
+    parser: jsonargparse.ArgumentParser, hints: dict[str, Any], given: dict[str, Any], problems: list[str]
+) -> dict[str, Any]:
+    """Typed values; each wrong one is told, then left out so that the next one is found."""
+    while True:
+        try:
+            parsed = parser.parse_object(given, _skip_validation=bool(problems))
+            return dict(parser.instantiate_classes(parsed).items(branches=True)) if not problems else {}
+        except (jsonargparse.ArgumentError, TypeError, ValueError, KeyError) as error:
+            message = " ".join(str(error).split())
+            found = re.search(r'(?:Parser key|[Kk]ey) ["\']([\w.]+)["\']', message)
+            if problems and ("required" in message or found is None):
+                return {}
+            problems.append(_wrong_value(found.group(1) if found else "", message, given))
+            if found is None or not _remove(given, found.group(1).split(".")):
+                return {}
+
+
+def _wrong_value(key: str, message: str, given: dict[str, Any]) -> str:
+    value: Any = given
+    for part in key.split(".") if key else []:
+        value = value.get(part) if isinstance(value, dict) else None
+    reason = message.split(": ", 1)[-1] if key else message
+    return f"option {key} = {value!r}: {reason}" if key else reason
+
+
+def _remove(given: dict[str, Any], path: list[str]) -> bool:
+    for part in path[:-1]:
+        if not isinstance(given.get(part), dict):
+            return given.pop(part, None) is not None
+        given = given[part]
+    return given.pop(path[-1], None) is not None

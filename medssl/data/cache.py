@@ -1,0 +1,285 @@
+"""The prepared cache: one blosc2 array a case, chunked so that a random crop reads only its blocks.
+
+CACHE/cache.json                       what all cases share: preprocessing, labels, classes, hashes, fingerprint
+CACHE/cases/CASE/image.b2nd            (C, *S) float16, or int16 where intensities are kept as they are
+CACHE/cases/CASE/label.b2nd            (*S) uint8, where the case has a label
+CACHE/cases/CASE/foreground.npz        up to 2000 voxel indices a class
+CACHE/cases/CASE/case.json             the rest; written last, so a case without it is not finished
+"""
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+import numpy.typing as npt
+
+from medssl.imaging.errors import CacheError
+from medssl.imaging.files import write_json
+from medssl.imaging.labels import Label
+from medssl.imaging.preprocess import Preprocess, Restoration
+
+SCHEMA_VERSION = 1
+_CHUNK = {2: 256, 3: 64}
+_BLOCK = {2: 64, 3: 32}
+_OPEN_ARRAYS = 64
+_FOREGROUND_POINTS = 2000
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """One case of a cache; see the manifest for the meaning of the texts."""
+
+    case: str
+    patient: str
+    split: str
+    modality: str
+    class_name: str
+    site: str
+    sex: str
+    age: str
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    has_label: bool
+    image_field: str
+    """Original images, absolute, channels joined by `;`."""
+    label_field: str
+    """Original label, absolute, or empty."""
+    record: Restoration
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for case.json."""
+        return {**self.__dict__, "record": self.record.to_json()}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "CachedCase":
+        """Inverse of `to_json`."""
+        values = {name: value for name, value in content.items() if name != "extra"}
+        values["record"] = Restoration.from_json(content["record"])
+        for name in ("shape", "spacing_mm", "notes"):
+            values[name] = tuple(content[name])
+        return cls(**values)
+
+
+class Cache:
+    """A prepared cache, open for reading; `Cache.open` is the way to get one.
+
+    Args:
+        path: Folder of the cache.
+        content: Content of cache.json.
+        cases: Its cases, in the order of the manifest.
+    """
+
+    def __init__(self, path: Path, content: dict[str, Any], cases: tuple[CachedCase, ...]) -> None:
+        self.path, self._content, self.cases = path, content, cases
+        self._arrays: OrderedDict[Path, Any] = OrderedDict()
+
+    @classmethod
+    def open(cls, path: Path) -> "Cache":
+        """Open a cache.
+
+        Raises:
+            CacheError: No cache there, one that is not finished, or one of a newer version.
+        """
+        path = Path(path)
+        try:
+            content = json.loads((path / "cache.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise CacheError(
+                f"{path} holds no finished cache (cache.json is missing): run medssl prepare MANIFEST --out {path}",
+                reason="no-cache",
+            ) from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise CacheError(
+                f"{path / 'cache.json'} is damaged ({error}): prepare it again", reason="bad-cache"
+            ) from error
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise CacheError(
+                f"{path} was written in cache version {content.get('schema_version')}, this medssl reads "
+                f"{SCHEMA_VERSION}: prepare it again or use the medssl that wrote it",
+                reason="cache-version",
+            )
+        try:
+            cases = tuple(read_case(path / "cases" / name) for name in content["cases"])
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise CacheError(
+                f"{path}: a case is missing or damaged ({error}): run prepare again", reason="bad-cache"
+            ) from error
+        return cls(path, content, cases)
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        """The preprocessing of every case."""
+        return Preprocess.from_json(self._content["preprocess"])
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 or 3."""
+        return self.preprocess.spatial_dims
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels."""
+        return tuple(self._content["channels"])
+
+    @cached_property
+    def labels(self) -> tuple[Label, ...]:
+        """Foreground classes of segmentation, by value."""
+        return tuple(Label.from_json(label) for label in self._content["labels"])
+
+    @property
+    def ignore_label(self) -> int | None:
+        """Label value that counts neither in losses nor in metrics."""
+        value = self._content["ignore_label"]
+        return None if value is None else int(value)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Image-level classes of classification."""
+        return tuple(self._content["classes"])
+
+    @property
+    def data_sha256(self) -> str:
+        """Hash over all prepared cases and the preprocessing."""
+        return str(self._content["data_sha256"])
+
+    @property
+    def manifest_sha256(self) -> str:
+        """Hash of the manifest."""
+        return str(self._content["manifest_sha256"])
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Spacing, size, intensity and class counts of the data set."""
+        return dict(self._content["fingerprint"])
+
+    def select(self, split: str, labelled: bool = False) -> tuple[CachedCase, ...]:
+        """Cases of a split, only those with a label map when `labelled`."""
+        return tuple(c for c in self.cases if c.split == split and (c.has_label or not labelled))
+
+    def image(self, case: CachedCase) -> npt.NDArray[np.float32]:
+        """Whole image (C, *S)."""
+        return np.asarray(self._array(case, "image")[...], dtype=np.float32)
+
+    def label(self, case: CachedCase) -> npt.NDArray[np.uint8]:
+        """Whole label map (*S)."""
+        return np.asarray(self._array(case, "label")[...], dtype=np.uint8)
+
+    def crop_image(self, case: CachedCase, start: tuple[int, ...], size: tuple[int, ...]) -> npt.NDArray[Any]:
+        """Crop (C, *size) in the stored dtype; voxels outside the image repeat its edge."""
+        return self._crop(case, "image", start, size)
+
+    def crop_label(self, case: CachedCase, start: tuple[int, ...], size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """Crop (*size); voxels outside the label map are 0."""
+        return self._crop(case, "label", start, size)
+
+    def foreground(self, case: CachedCase) -> dict[int, npt.NDArray[np.int32]]:
+        """Some voxel indices (n, d) of each class that the case holds."""
+        with np.load(self._folder(case) / "foreground.npz", allow_pickle=False) as points:
+            return {int(value): points[value] for value in points.files}
+
+    def _crop(self, case: CachedCase, kind: str, start: tuple[int, ...], size: tuple[int, ...]) -> npt.NDArray[Any]:
+        bounds = [(max(s, 0), min(s + n, limit), s, s + n) for s, n, limit in zip(start, size, case.shape, strict=True)]
+        if any(low >= high for low, high, _, _ in bounds):
+            raise CacheError(f"crop at {start} of size {size} misses case {case.case!r} of {case.shape}", reason="crop")
+        inside = tuple(slice(low, high) for low, high, _, _ in bounds)
+        crop = self._array(case, kind)[(slice(None), *inside) if kind == "image" else inside]
+        missing = [(low - first, last - high) for low, high, first, last in bounds]
+        if not any(a or b for a, b in missing):
+            return np.asarray(crop)
+        return np.pad(crop, [(0, 0), *missing], mode="edge") if kind == "image" else np.pad(crop, missing)
+
+    def _array(self, case: CachedCase, kind: str) -> Any:
+        """Open array; the most recent ones are kept, so that memory and file handles stay bounded."""
+        path = self._folder(case) / f"{kind}.b2nd"
+        if path not in self._arrays:
+            try:
+                self._arrays[path] = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+            except (OSError, RuntimeError, ValueError) as error:
+                raise CacheError(
+                    f"{path} is missing or damaged ({error}): prepare it again", reason="bad-cache"
+                ) from error
+            while len(self._arrays) > _OPEN_ARRAYS:
+                self._arrays.popitem(last=False)
+        self._arrays.move_to_end(path)
+        return self._arrays[path]
+
+    def _folder(self, case: CachedCase) -> Path:
+        return self.path / "cases" / case.case
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers open arrays of their own: memory maps do not travel."""
+        return {**self.__dict__, "_arrays": OrderedDict()}
+
+
+def read_case(folder: Path) -> CachedCase:
+    """Read case.json of a finished case."""
+    return CachedCase.from_json(json.loads((folder / "case.json").read_text(encoding="utf-8")))
+
+
+def write_case(
+    cache: Path,
+    case: CachedCase,
+    image: npt.NDArray[np.float32],
+    label: npt.NDArray[np.uint8] | None,
+    extra: dict[str, Any],
+) -> None:
+    """Write the arrays of a case and, last, its case.json with `extra` entries.
+
+    Args:
+        cache: Folder of the cache.
+        case: Its description.
+        image: (C, *S) normalised.
+        label: (*S), or None.
+        extra: More entries for case.json (fingerprint, source hash).
+    """
+    folder = cache / "cases" / case.case
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "case.json").unlink(missing_ok=True)
+    _write_array(folder / "image.b2nd", stored(image), leading=1)
+    points: dict[str, npt.NDArray[np.int32]] = {}
+    if label is not None:
+        _write_array(folder / "label.b2nd", label, leading=0)
+        points = _foreground(label)
+    np.savez(folder / "foreground.npz", allow_pickle=False, **points)
+    write_json(folder / "case.json", {**case.to_json(), "extra": extra})
+
+
+def stored(image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    """The image in the type it is stored in: int16 where whole numbers fit, float16 where it is precise, else float32."""
+    peak = float(np.abs(image).max())
+    if peak <= 32767 and peak > 256 and bool(np.all(image == np.rint(image))):
+        return image.astype(np.int16)
+    return image.astype(np.float16) if peak <= 2048 else image
+
+
+def _write_array(path: Path, array: npt.NDArray[Any], leading: int) -> None:
+    dims = array.ndim - leading
+    chunks = array.shape[:leading] + tuple(min(_CHUNK[dims], n) for n in array.shape[leading:])
+    blocks = (1,) * leading + tuple(min(_BLOCK[dims], n) for n in array.shape[leading:])
+    path.unlink(missing_ok=True)
+    blosc2.asarray(
+        np.ascontiguousarray(array),
+        urlpath=str(path),
+        mode="w",
+        chunks=chunks,
+        blocks=blocks,
+        cparams={"codec": blosc2.Codec.LZ4, "clevel": 5, "nthreads": 1},
+    )
+
+
+def _foreground(label: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.int32]]:
+    rng = np.random.default_rng(0)
+    points = {}
+    for value in np.unique(label):
+        if value:
+            voxels = np.argwhere(label == value)
+            if len(voxels) > _FOREGROUND_POINTS:
+                voxels = voxels[np.sort(rng.choice(len(voxels), _FOREGROUND_POINTS, replace=False))]
+            points[str(int(value))] = voxels.astype(np.int32)
+    return points

@@ -1,0 +1,75 @@
+"""What the data set looks like, and the settings that follow from it, with the reason in words (as nnU-Net plans)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medssl.imaging.volume import Volume
+
+_PATCH_VOXELS = {2: 512 * 512, 3: 64**3}
+
+
+def case_fingerprint(volume: Volume, label: npt.NDArray[np.uint8] | None) -> dict[str, Any]:
+    """Native spacing, shape, intensity percentiles a channel and voxels a class of one case."""
+    sample = volume.array.reshape(volume.channels, -1)[:, :: max(1, volume.array[0].size // 100_000)]
+    values, counts = (np.array([]), np.array([])) if label is None else np.unique(label, return_counts=True)
+    return {
+        "spacing_mm": list(volume.geometry.spacing_mm),
+        "shape": list(volume.geometry.shape),
+        "percentiles": [[float(v) for v in np.percentile(c, [0, 0.5, 50, 99.5, 100])] for c in sample],
+        "label_voxels": {str(int(v)): int(n) for v, n in zip(values, counts, strict=True)},
+    }
+
+
+def merge(fingerprints: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Fingerprint of the whole data set: median, smallest and largest."""
+    spacing = np.array([f["spacing_mm"] for f in fingerprints])
+    shape = np.array([f["shape"] for f in fingerprints])
+    percentiles = np.array([f["percentiles"] for f in fingerprints])
+    voxels: dict[str, int] = {}
+    for fingerprint in fingerprints:
+        for value, count in fingerprint["label_voxels"].items():
+            voxels[value] = voxels.get(value, 0) + count
+    return {
+        "cases": len(fingerprints),
+        "spacing_mm": _range(spacing),
+        "shape": _range(shape),
+        "intensity_percentiles": np.median(percentiles, axis=0).tolist(),
+        "label_voxels": dict(sorted(voxels.items(), key=lambda item: int(item[0]))),
+    }
+
+
+def _range(values: npt.NDArray[Any]) -> dict[str, list[float]]:
+    return {
+        "median": np.median(values, axis=0).tolist(),
+        "smallest": values.min(axis=0).tolist(),
+        "largest": values.max(axis=0).tolist(),
+    }
+
+
+def propose(fingerprint: dict[str, Any], spatial_dims: int) -> list[str]:
+    """Settings that suit the data, one sentence each: spacing, patch and batch."""
+    spacing = np.array(fingerprint["spacing_mm"]["median"])
+    shape = np.array(fingerprint["shape"]["median"])
+    coarse = float(spacing.max() / spacing.min())
+    target = spacing.copy()
+    reason = "the median of the data"
+    if coarse > 3:
+        axis = int(spacing.argmax())
+        smallest = np.array(fingerprint["spacing_mm"]["smallest"])[axis]
+        target[axis] = max(smallest, spacing.min() * 3)
+        reason = f"the median, but axis {axis} is {coarse:.1f} times coarser than the finest, so its finer end is taken"
+    patch = _patch(shape * spacing / target, spatial_dims)
+    batch = max(2, int(2 * _PATCH_VOXELS[spatial_dims] // np.prod(patch)))
+    return [
+        f"spacing_mm {[round(float(s), 3) for s in target]}: {reason}.",
+        f"patch {patch}: the median image, shrunk alike along all axes to what fits small memory, in steps of 8.",
+        f"batch {batch}: as many patches as two of the largest would fill, at least 2.",
+    ]
+
+
+def _patch(shape: npt.NDArray[Any], spatial_dims: int) -> list[int]:
+    shrink = min(1.0, (_PATCH_VOXELS[spatial_dims] / float(np.prod(shape))) ** (1 / spatial_dims))
+    return [max(8, round(float(n) * shrink / 8) * 8) for n in shape]

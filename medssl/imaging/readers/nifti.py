@@ -1,0 +1,92 @@
+"""NIfTI images and label maps, placed by their own affine."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.volume import Source, Volume
+
+
+def read_nifti(path: Path) -> Volume:
+    """Read a 3D NIfTI file as (1, *S).
+
+    Raises:
+        ImageError: Truncated, no NIfTI, not 3D, or a header without a usable place in space.
+    """
+    image = _open(path)
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise ImageError(
+            f"{path}: {len(shape)}D image of {shape} where 3D is due; split the time points or channels into files",
+            reason="not-3d",
+        )
+    geometry = _geometry(image, shape, path)
+    try:
+        array = np.asanyarray(image.dataobj).reshape(shape)
+    except (OSError, EOFError, ValueError) as error:
+        raise ImageError(
+            f"{path} is truncated or damaged ({error}): copy it again from its source", reason="truncated"
+        ) from error
+    if array.dtype.kind not in "iuf":
+        raise ImageError(f"{path}: voxels of type {array.dtype} are no intensities", reason="not-an-image")
+    return Volume(array[None], geometry, source=Source((path,), "nifti"))
+
+
+def nifti_header(path: Path) -> Geometry:
+    """Grid of a NIfTI file without reading its voxels.
+
+    Raises:
+        ImageError: As `read_nifti`, as far as the header tells.
+    """
+    image = _open(path)
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise ImageError(f"{path}: {len(shape)}D image of {shape} where 3D is due", reason="not-3d")
+    return _geometry(image, shape, path)
+
+
+def _open(path: Path) -> nib.Nifti1Image:
+    try:
+        image = nib.load(path)
+    except FileNotFoundError as error:
+        raise ImageError(f"{path} does not exist", reason="no-such-file") from error
+    except (
+        nib.filebasedimages.ImageFileError,
+        nib.spatialimages.HeaderDataError,
+        EOFError,
+        OSError,
+        ValueError,
+    ) as error:
+        raise ImageError(
+            f"{path} cannot be read as NIfTI ({' '.join(str(error).split())}): it is truncated, damaged or another format",
+            reason="truncated" if path.stat().st_size else "empty-file",
+        ) from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise ImageError(f"{path} is no NIfTI file", reason="not-an-image")
+    return image
+
+
+def _geometry(image: nib.Nifti1Image, shape: tuple[int, ...], path: Path) -> Geometry:
+    spacing = image.header.get_zooms()[:3]
+    raw = image.header["pixdim"][1:4]
+    if any(not np.isfinite(s) or s <= 0 for s in (*spacing, *raw)):
+        raise ImageError(
+            f"{path}: voxel size {[float(s) for s in raw]} mm in the header; all must be positive", reason="bad-spacing"
+        )
+    if int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0:
+        raise ImageError(
+            f"{path}: the header gives no orientation (sform and qform codes are 0), so left and right are unknown; "
+            "set a code with the tool that made the file",
+            reason="no-orientation",
+        )
+    try:
+        return Geometry(image.affine, shape)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error.message}", reason=error.reason) from error

@@ -1,0 +1,167 @@
+"""Moving voxels from one grid to another: exact where grids agree, separable where axes do, full affine elsewhere."""
+
+import numpy as np
+import numpy.typing as npt
+
+from medssl.imaging.geometry import Geometry
+
+_TOLERANCE = 1e-4
+"""Voxels; coefficients and offsets closer than this to whole numbers are taken as whole."""
+_SLAB = 32
+"""Target planes worked on at a time, to bound memory for labels with many classes and for oblique grids."""
+
+_Float = npt.NDArray[np.float32]
+
+
+def regrid_image(array: npt.NDArray[np.generic], source: Geometry, target: Geometry) -> _Float:
+    """Resample an image to another grid: linear, anti-aliased by a triangle filter along axes that shrink.
+
+    Args:
+        array: (C, *S) on the grid `source`.
+        source: Grid of the array.
+        target: Grid wanted; the same `spatial_dims`.
+
+    Returns:
+        (C, *T) float32; beyond the image its edge value is continued.
+    """
+    matrix, offset = _index_map(source, target)
+    axes = _axis_pairs(matrix)
+    if axes is None:
+        return _affine(array.astype(np.float32, copy=False), matrix, offset, target.shape)
+    moved = np.transpose(array, (0, *(a + 1 for a in axes)))
+    for axis, source_axis in enumerate(axes):
+        scale, shift = float(matrix[source_axis, axis]), float(offset[source_axis])
+        moved = _resample_axis(moved, axis + 1, target.shape[axis], scale, shift)
+    return np.ascontiguousarray(moved, dtype=np.float32)
+
+
+def regrid_label(label: npt.NDArray[np.uint8], source: Geometry, target: Geometry) -> npt.NDArray[np.uint8]:
+    """Resample a label map to another grid: copied where voxels coincide, else the class with the largest linear share.
+
+    Args:
+        label: (*S) uint8.
+        source: Grid of the label.
+        target: Grid wanted.
+
+    Returns:
+        (*T) uint8; 0 beyond the label's grid.
+    """
+    matrix, offset = _index_map(source, target)
+    axes = _axis_pairs(matrix)
+    if axes is not None and _whole(matrix) and _whole(offset):
+        return _copy(label, axes, np.rint(matrix).astype(int), np.rint(offset).astype(int), target.shape)
+    result = np.zeros(target.shape, dtype=np.uint8)
+    inside = Geometry(source.affine, tuple(n + 2 for n in source.shape))
+    padded = np.pad(label, 1)
+    origin = np.zeros(3)
+    origin[: source.spatial_dims] = -1
+    shifted = Geometry(_translated(source.affine, origin), inside.shape)
+    for begin in range(0, target.shape[0], _SLAB):
+        end = min(begin + _SLAB, target.shape[0])
+        slab = Geometry(_translated(target.affine, np.array([begin, 0, 0])), (end - begin, *target.shape[1:]))
+        result[begin:end] = _most_likely(padded, shifted, slab)
+    return result
+
+
+def _most_likely(label: npt.NDArray[np.uint8], source: Geometry, target: Geometry) -> npt.NDArray[np.uint8]:
+    best = regrid_image((label == 0)[None], source, target)[0]
+    result = np.zeros(target.shape, dtype=np.uint8)
+    for value in np.unique(label):
+        if value == 0:
+            continue
+        share = regrid_image((label == value)[None], source, target)[0]
+        wins = share > best
+        result[wins], best[wins] = value, share[wins]
+    return result
+
+
+def _index_map(source: Geometry, target: Geometry) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(d, d) matrix and (d,) offset that take target indices to source indices."""
+    both = np.linalg.inv(source.affine) @ target.affine
+    dims = source.spatial_dims
+    return both[:dims, :dims], both[:dims, 3]
+
+
+def _translated(affine: npt.NDArray[np.float64], index: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    moved = affine.copy()
+    moved[:3, 3] = affine[:3, :3] @ index + affine[:3, 3]
+    return moved
+
+
+def _axis_pairs(matrix: npt.NDArray[np.float64]) -> tuple[int, ...] | None:
+    """Source axis of each target axis, or None where an axis is a mixture (oblique to one another, or sheared)."""
+    used = np.abs(matrix) > _TOLERANCE * np.max(np.abs(matrix))
+    if np.any(used.sum(axis=0) != 1) or np.any(used.sum(axis=1) != 1):
+        return None
+    return tuple(int(np.argmax(used[:, axis])) for axis in range(matrix.shape[0]))
+
+
+def _whole(values: npt.NDArray[np.float64]) -> bool:
+    rounded = np.rint(values)
+    return bool(np.all(np.abs(values - rounded) < _TOLERANCE) and np.max(np.abs(rounded)) < 1e6) and (
+        values.ndim == 1 or bool(np.all(np.abs(rounded).sum(axis=0) == 1))
+    )
+
+
+def _copy(
+    label: npt.NDArray[np.uint8],
+    axes: tuple[int, ...],
+    matrix: npt.NDArray[np.int_],
+    offset: npt.NDArray[np.int_],
+    shape: tuple[int, ...],
+) -> npt.NDArray[np.uint8]:
+    moved = np.transpose(label, axes)
+    result = np.zeros(shape, dtype=np.uint8)
+    picks, places = [], []
+    for axis, source_axis in enumerate(axes):
+        index = matrix[source_axis, axis] * np.arange(shape[axis]) + offset[source_axis]
+        inside = (index >= 0) & (index < moved.shape[axis])
+        picks.append(index[inside])
+        places.append(np.flatnonzero(inside))
+    result[np.ix_(*places)] = moved[np.ix_(*picks)]
+    return result
+
+
+def _resample_axis(
+    array: npt.NDArray[np.generic], axis: int, size: int, scale: float, shift: float
+) -> npt.NDArray[np.generic]:
+    """Values at `scale * t + shift` along an axis, t = 0 ... size - 1."""
+    centre = scale * np.arange(size) + shift
+    last = array.shape[axis] - 1
+    if abs(abs(scale) - 1) < _TOLERANCE and abs(shift - round(shift)) < _TOLERANCE:
+        return np.take(array, np.clip(np.rint(centre).astype(int), 0, last), axis=axis)
+    width = max(abs(scale), 1.0)
+    first = np.floor(centre - width).astype(int) + 1
+    taps = first[:, None] + np.arange(int(np.ceil(2 * width)))
+    weights = np.clip(1 - np.abs(taps - centre[:, None]) / width, 0, None)
+    weights /= weights.sum(axis=1, keepdims=True)
+    taps = np.clip(taps, 0, last)
+    column = [1] * array.ndim
+    column[axis] = size
+    result: _Float = np.zeros((*array.shape[:axis], size, *array.shape[axis + 1 :]), dtype=np.float32)
+    for tap in range(taps.shape[1]):
+        result += np.take(array, taps[:, tap], axis=axis) * weights[:, tap].astype(np.float32).reshape(column)
+    return result
+
+
+def _affine(
+    array: _Float, matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], shape: tuple[int, ...]
+) -> _Float:
+    """Multilinear interpolation at `matrix @ t + offset`; the edge is continued outside."""
+    dims = len(shape)
+    result = np.empty((array.shape[0], *shape), dtype=np.float32)
+    limit = np.array(array.shape[1:])
+    for begin in range(0, shape[0], _SLAB):
+        end = min(begin + _SLAB, shape[0])
+        axes = [np.arange(begin, end), *(np.arange(n) for n in shape[1:])]
+        index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) @ matrix.T + offset
+        index = np.clip(index, 0, limit - 1)
+        low = np.minimum(np.floor(index).astype(int), np.maximum(limit - 2, 0))
+        part = (index - low).astype(np.float32)
+        slab = np.zeros((array.shape[0], *index.shape[:-1]), dtype=np.float32)
+        for corner in np.ndindex(*([2] * dims)):
+            weight = np.prod([part[..., a] if c else 1 - part[..., a] for a, c in enumerate(corner)], axis=0)
+            place = tuple(np.minimum(low[..., a] + c, limit[a] - 1) for a, c in enumerate(corner))
+            slab += weight * array[(slice(None), *place)]
+        result[:, begin:end] = slab
+    return result
