@@ -1,25 +1,30 @@
 """The one training loop, for pretraining and fine-tuning."""
 
+import io
+import logging
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import TextIO
 
+import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from medssl.imaging.errors import MedsslError
-from medssl.training.optimizers import ParameterGroup
+from medssl.imaging.progress import Progress
+from medssl.training.batches import Batch, StepBatches, StepSource, draws_of, seed_globally, to_network
+from medssl.training.checkpoints import read_checkpoint
+from medssl.training.divergence import diverged, first_bad, save_batch
+from medssl.training.journal import Journal
+from medssl.training.optimizers import ParameterGroup, set_rates
 from medssl.training.options import TrainOptions
 from medssl.training.run_folder import RunFolder
+from medssl.training.signals import Interrupted, StopSignals
+from medssl.training.state import TrainState, build, evaluating, restore, save, save_best
 
-Batch = dict[str, Tensor]
-
-
-class StepSource(Protocol):
-    """Batches as a pure function of their number: `medssl.data.dataset.StepDataset`, or anything with this method."""
-
-    def __getitem__(self, draw: int) -> Batch:
-        """Batch number `draw`; the same number gives the same batch, whenever and wherever it is asked for."""
+_TIME_LIMIT = -1
+_ESTIMATE_AFTER = 3
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,11 @@ class Hooks:
 
     Args:
         augment: Pure function of a batch on the device, randomness keyed by `batch["step"]`.
-        validate: `validate(module, step)`, called every `validate_every` steps and at the end with the averaged
-            weights when there are any, in eval mode and without gradient; its numbers are logged as `val/NAME`.
+        validate: `validate(module, step)`, called every `validate_every` steps and at the end, with the averaged
+            weights when there are any, in eval mode, without gradient, under the run's precision; its numbers are
+            logged as `val/NAME`. In a distributed run every process calls it and must get the same numbers.
         monitor: Key of `validate`'s answer; the weights of the step with the highest value are kept as
-            `checkpoints/best.safetensors` (first one wins on a tie).
+            `checkpoints/best.safetensors` (the first one on a tie).
         health: `health(module, step)`, called every `health_every` steps and at the end, as `validate`; logged as
             `health/NAME`.
     """
@@ -61,9 +67,33 @@ class FitResult:
     seconds: float
 
 
+@dataclass
+class _Window:
+    """Numbers of the steps since the last logged line; on the device until they are looked at."""
+
+    began: float = field(default_factory=time.monotonic)
+    pending: list[dict[str, Tensor]] = field(default_factory=list)
+    seen: list[dict[str, float]] = field(default_factory=list)
+
+
 def launch(options: TrainOptions) -> Fabric:
-    """Start the devices; in a distributed run every process comes out of here."""
-    raise MedsslError("being built")
+    """Start the devices and seed the weights; in a distributed run every process comes out of here."""
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    fabric = Fabric(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.nodes,
+        strategy=options.strategy,
+        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    torch.manual_seed(options.seed)
+    return fabric
+
+
+def parts_of(fabric: Fabric, options: TrainOptions) -> int:
+    """Parts in which a step's batch is computed: over devices, and one after the other on each."""
+    return fabric.world_size * options.accumulate
 
 
 def fit(
@@ -77,15 +107,169 @@ def fit(
     groups: Sequence[ParameterGroup] | None = None,
     resume: bool = False,
 ) -> FitResult:
-    """Train `module` for `options.steps` steps, from the run's checkpoint when `resume`.
+    """Train `module` for `options.steps` steps, from the run's checkpoint when `resume` and there is one.
 
     `module(batch)` returns `loss` () and detached scalars to log; `module.after_step(step)` is called after each
-    optimiser step when the module has it. A batch has `image` floating on the device, after `hooks.augment`.
-    The data source must have `parts == fabric.world_size * options.accumulate`.
+    optimiser step, counted from 1, when the module has it. After `fit` the module has the averaged weights when there
+    are any. Before each forward the global random generators are seeded from the run's seed and the batch's number, so
+    that dropout too repeats itself in a resumed run.
+
+    Args:
+        fabric: From `launch`.
+        module: What is trained.
+        source: Batches; must have `parts_of(fabric, options)` parts a step. `image` becomes float32 on the device.
+        options: Length, optimiser, house-keeping.
+        run: Started run folder.
+        hooks: What the task adds.
+        groups: Parameters with their rates; by default `parameter_groups(module, options.layer_decay)`.
+        resume: Go on from the run's checkpoint.
 
     Raises:
-        TrainingError: The loss is not finite; the batch is saved and the message says where and what to do.
+        DivergedError: The loss or gradient is not finite; the batch is saved and the message says what to do.
         CheckpointError: The checkpoint cannot be used.
         Interrupted: A signal stopped the run; the checkpoint is written.
     """
-    raise MedsslError("being built")
+    hooks = hooks or Hooks()
+    state = build(fabric, module, options, groups)
+    if resume and run.checkpoint.exists():
+        restore(state, read_checkpoint(run.checkpoint))
+    began, first, stop, window = time.monotonic(), state.step, 0, _Window()
+    bar = sys.stderr if fabric.is_global_zero else io.StringIO()
+    with (
+        StopSignals() as signals,
+        Journal(run, state.step) as journal,
+        Progress("train", options.steps, "step", state.step, bar) as progress,
+    ):
+        batches = StepBatches(fabric, source, options, state.step)
+        while state.step < options.steps and not stop:
+            window.pending.append(train_step(state, batches.next_step(), options, hooks))
+            if state.step - first == _ESTIMATE_AFTER:
+                _say_estimate(bar, state, options, began)
+            if _look_due(state, options):
+                _look(state, window, source, options, run, hooks)
+                stop = _agreed_stop(state, options, signals, began)
+            saving = stop or _every(options.checkpoint_every, state, options)
+            if saving or _every(options.log_every, state, options):
+                _log(state, window, batches, journal)
+            progress.advance(note=f"loss {window.seen[-1]['loss']:.4g}" if window.seen else "")
+            _evaluate(state, options, run, hooks, journal)
+            if saving:
+                save(state, run)
+    if stop > 0:
+        raise Interrupted(stop)
+    if state.average is not None:
+        state.average.install()
+    seconds = time.monotonic() - began
+    return FitResult(state.step, state.step >= options.steps, state.best_step, state.best_value, seconds)
+
+
+def train_step(state: TrainState, parts: list[Batch], options: TrainOptions, hooks: Hooks) -> dict[str, Tensor]:
+    """One optimiser step; returns its numbers, still on the device, so that the step waits for nothing."""
+    set_rates(state.optimizer, state.groups, state.step, options)
+    logs: dict[str, Tensor] = {}
+    for number, part in enumerate(parts):
+        seed_globally(options.seed, int(part["step"]))
+        batch = to_network(state.fabric, part, options.channels_last, hooks.augment)
+        with state.fabric.no_backward_sync(state.wrapped, enabled=number < len(parts) - 1):
+            outputs = state.wrapped(batch)
+            state.fabric.backward(outputs["loss"] / len(parts))
+        for name, value in outputs.items():
+            logs[name] = logs.get(name, 0.0) + value.detach().float() / len(parts)
+    norm = state.fabric.clip_gradients(
+        state.wrapped, state.stepper, max_norm=options.clip_norm or float("inf"), error_if_nonfinite=False
+    )
+    logs["grad_norm"] = torch.zeros(()) if norm is None else norm.detach()
+    state.stepper.step()
+    state.stepper.zero_grad(set_to_none=True)
+    state.step += 1
+    after_step = getattr(state.module, "after_step", None)
+    if after_step is not None:
+        after_step(state.step)
+    if state.average is not None:
+        state.average.update(state.step)
+    return logs
+
+
+def _every(interval: int, state: TrainState, options: TrainOptions) -> bool:
+    return state.step % interval == 0 or state.step == options.steps
+
+
+def _look_due(state: TrainState, options: TrainOptions) -> bool:
+    """Reading a number waits for a GPU and for the other processes, so it is done only where it is needed anyway."""
+    if state.fabric.device.type == "cpu" and state.fabric.world_size == 1:
+        return True
+    intervals = (options.log_every, options.checkpoint_every, options.validate_every, options.health_every)
+    return any(_every(interval, state, options) for interval in intervals)
+
+
+def _look(
+    state: TrainState, window: _Window, source: StepSource, options: TrainOptions, run: RunFolder, hooks: Hooks
+) -> None:
+    """Bring the pending numbers here; end the run when one is not finite, before it can reach a checkpoint."""
+    names = list(window.pending[0])
+    values = torch.stack([torch.stack([logs[name] for name in names]) for logs in window.pending])  # (steps, names)
+    rows = state.fabric.all_reduce(values, reduce_op="mean").tolist()  # type: ignore[union-attr]
+    fresh = [dict(zip(names, row, strict=True)) for row in rows]
+    if bad := first_bad(fresh):
+        position, name, value = bad
+        step = state.step - len(fresh) + position + 1
+        parts = [  # the source is a function of the step: the batch need not have been kept
+            to_network(state.fabric, source[draw], options.channels_last, hooks.augment)
+            for draw in draws_of(state.fabric, options, step - 1)
+        ]
+        batch = save_batch(run, step, parts, state.fabric.global_rank)
+        raise diverged(run, step, name, value, batch, state.saved_step)
+    window.seen.extend(fresh)
+    window.pending.clear()
+
+
+def _agreed_stop(state: TrainState, options: TrainOptions, signals: StopSignals, began: float) -> int:
+    """Number of the signal that ends the run, -1 for the time limit, 0 to go on; the same in every process."""
+    late = options.time_limit_min > 0 and time.monotonic() - began >= 60 * options.time_limit_min
+    own = signals.received or 0
+    if state.fabric.world_size > 1:
+        both = torch.tensor([own, int(late)], device=state.fabric.device)
+        own, late = state.fabric.all_reduce(both, reduce_op="max").tolist()  # type: ignore[union-attr]
+    return own or (_TIME_LIMIT if late else 0)
+
+
+def _log(state: TrainState, window: _Window, batches: StepBatches, journal: Journal) -> None:
+    count, elapsed = len(window.seen), time.monotonic() - window.began
+    means = {name: sum(row[name] for row in window.seen) / count for name in window.seen[0]}
+    journal.write(
+        state.step,
+        {
+            **means,
+            "lr": max(float(group["lr"]) for group in state.optimizer.param_groups),
+            "steps_per_s": count / max(elapsed, 1e-9),
+            "data_wait": batches.wait_s / max(elapsed, 1e-9),
+        },
+    )
+    window.seen, window.began, batches.wait_s = [], time.monotonic(), 0.0
+
+
+def _evaluate(state: TrainState, options: TrainOptions, run: RunFolder, hooks: Hooks, journal: Journal) -> None:
+    if hooks.validate is not None and _every(options.validate_every, state, options):
+        with evaluating(state) as module:
+            values = hooks.validate(module, state.step)
+            if hooks.monitor and values[hooks.monitor] > state.best_value:
+                state.best_step, state.best_value = state.step, float(values[hooks.monitor])
+                save_best(state, run)
+        journal.write(state.step, {f"val/{name}": value for name, value in values.items()})
+    if hooks.health is not None and _every(options.health_every, state, options):
+        with evaluating(state) as module:
+            values = hooks.health(module, state.step)
+        journal.write(state.step, {f"health/{name}": value for name, value in values.items()})
+
+
+def duration(seconds: float) -> str:
+    """A stretch of time as people say it."""
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"about {seconds / length:.1f} {unit}"
+    return f"about {seconds:.0f} s"
+
+
+def _say_estimate(bar: TextIO, state: TrainState, options: TrainOptions, began: float) -> None:
+    each, left = (time.monotonic() - began) / _ESTIMATE_AFTER, options.steps - state.step
+    bar.write(f"train: {each:.3g} s a step at first, so {duration(each * left)} for the {left} steps left\n")

@@ -1,0 +1,153 @@
+import math
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toys import Toy, lines
+
+from medssl.imaging.errors import CheckpointError, ConfigError
+from medssl.training.checkpoints import read_checkpoint
+from medssl.training.divergence import DivergedError
+from medssl.training.loop import Hooks
+
+
+def _weights(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def test_accumulated_parts_equal_the_whole_batch(train):
+    whole, *_ = train("whole", accumulate=1, clip_norm=0.5)
+    parts, *_ = train("parts", accumulate=4, clip_norm=0.5)
+    other, *_ = train("other", accumulate=1, clip_norm=0.5, seed=1)
+    torch.testing.assert_close(_weights(parts), _weights(whole), rtol=0, atol=2e-6)
+    assert not torch.allclose(_weights(other), _weights(whole), atol=1e-3)
+
+
+def test_the_loss_falls_and_every_step_is_told_to_the_module(train):
+    module, result, run = train(steps=60, lr=0.03, log_every=20)
+    assert module.steps == list(range(1, 61))
+    assert (result.step, result.finished) == (60, True)
+    losses = [line["loss"] for line in lines(run)]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_a_line_holds_the_means_since_the_last_line(train):
+    _, _, each = train("each", steps=6, log_every=1)
+    _, _, third = train("third", steps=6, log_every=3)
+    single = [line["loss"] for line in lines(each)]
+    assert [line["step"] for line in lines(third)] == [3, 6]
+    assert lines(third)[0]["loss"] == pytest.approx(sum(single[:3]) / 3, rel=1e-6)
+    assert lines(third)[1]["loss"] == pytest.approx(sum(single[3:]) / 3, rel=1e-6)
+    assert {"grad_norm", "lr", "data_wait", "steps_per_s", "answer"} <= lines(third)[0].keys()
+    assert list((third / "tb").glob("events*"))
+
+
+def test_clipping_bounds_the_first_update_of_sgd(train):
+    torch.manual_seed(3)
+    before = Toy()
+    start = _weights(before).clone()
+    after, *_ = train(make=lambda: before, steps=1, optimizer="sgd", lr=1.0, weight_decay=0.0, clip_norm=0.25)
+    # Nesterov's first update is (1 + momentum) times the clipped gradient.
+    assert (_weights(after) - start).norm().item() == pytest.approx(1.99 * 0.25, rel=1e-4)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_infinite_voxel_stops_the_run_and_its_batch_is_kept(train, tmp_path, accumulate):
+    with pytest.raises(DivergedError, match=r"step 4 .*step-0000004.*checkpoint of step 2 is whole") as caught:
+        train(bad=13, checkpoint_every=2, accumulate=accumulate)
+    assert caught.value.reason == "diverged"
+    (file,) = (tmp_path / "run" / "diverged").iterdir()
+    images = [tensor for name, tensor in load_file(file).items() if name.endswith("image")]
+    assert sum(len(image) for image in images) == 4
+    assert any(not torch.isfinite(image).all() for image in images)
+    saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert saved["step"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in saved["module"].values())
+
+
+def test_validation_keeps_the_first_best_weights(train):
+    seen = {}
+
+    def validate(module, step):
+        assert not module.training
+        assert not torch.is_grad_enabled()
+        seen[step] = _weights(module).clone()
+        return {"dice": {2: 0.5, 4: 0.7, 6: 0.7}[step]}
+
+    module, result, run = train(hooks=Hooks(validate=validate, monitor="dice"), validate_every=2)
+    assert (result.best_step, result.best_value) == (4, 0.7)
+    best = load_file(run / "checkpoints" / "best.safetensors")
+    kept = torch.cat([best[name].flatten() for name, _ in module.named_parameters()])
+    assert torch.equal(kept, seen[4])
+    assert [line["val/dice"] for line in lines(run) if "val/dice" in line] == [0.5, 0.7, 0.7]
+    assert module.training
+
+
+def test_validation_sees_the_averaged_weights_and_training_its_own(train):
+    plain, *_ = train("plain", lr=0.05)
+    seen = {}
+
+    def validate(module, step):
+        seen[step] = _weights(module).clone()
+        return {}
+
+    averaged, _, run = train("ema", lr=0.05, ema_decay=0.9, hooks=Hooks(validate=validate), validate_every=2)
+    saved = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    raw = torch.cat([saved["module"][name].flatten() for name, _ in averaged.named_parameters()])
+    assert torch.equal(raw, _weights(plain))
+    assert not torch.allclose(seen[6], raw, atol=1e-3)
+    assert torch.equal(_weights(averaged), seen[6])
+
+
+def test_dropout_repeats_itself_on_resume_whatever_was_drawn_between(train):
+    whole, *_ = train("whole", make=partial(Toy, 0.5), steps=6, schedule="constant")
+    train("cut", make=partial(Toy, 0.5), steps=3, schedule="constant")
+    torch.rand(7)
+    again, *_ = train("cut", make=partial(Toy, 0.5), steps=6, schedule="constant", resume=True)
+    assert torch.equal(_weights(again), _weights(whole))
+
+
+def test_the_time_limit_stops_with_a_checkpoint_and_says_so(train):
+    _, result, run = train(steps=5000, time_limit_min=1 / 600, log_every=1000)
+    assert not result.finished
+    assert 0 < result.step < 5000
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["step"] == result.step
+    assert lines(run)[-1]["step"] == result.step
+
+
+def test_bf16_trains_and_keeps_fp32_weights(train):
+    module, _, run = train(steps=40, lr=0.03, precision="bf16", log_every=10)
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    assert lines(run)[-1]["loss"] < 0.5 * lines(run)[0]["loss"]
+
+
+def test_channels_last_computes_the_same(train):
+    plain, *_ = train("plain")
+    ordered, *_ = train("ordered", channels_last=True)
+    assert ordered.encoder[0].weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(_weights(ordered), _weights(plain), rtol=0, atol=1e-5)
+
+
+def test_resume_with_another_network_is_refused(train):
+    train(steps=2)
+    larger = Toy()
+    larger.head[1] = torch.nn.Linear(4, 2)
+    with pytest.raises(CheckpointError, match="does not fit the network"):
+        train(make=lambda: larger, steps=4, resume=True)
+
+
+def test_resume_with_another_learning_rate_is_refused_and_named(train):
+    train(steps=2, lr=0.01)
+    with pytest.raises(ConfigError, match=r"train\.lr: the run has 0\.01, now 0\.02") as caught:
+        train(steps=4, lr=0.02, resume=True)
+    assert len(caught.value.problems) == 1
+
+
+def test_a_finished_run_resumed_does_nothing_more(train):
+    first, *_ = train(steps=3, ema_decay=0.5)
+    again, result, run = train(steps=3, ema_decay=0.5, resume=True)
+    assert again.steps == []
+    assert math.isinf(result.best_value)
+    assert torch.equal(_weights(first), _weights(again))
+    assert len(lines(run)) == 1
