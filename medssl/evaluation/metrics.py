@@ -1,0 +1,134 @@
+"""How well a mask agrees with its reference: Dice, 95 % Hausdorff distance, surface Dice, sizes.
+
+Boundaries are the voxels of a mask that have a face neighbour outside it (Maier-Hein et al., Metrics Reloaded, 2024,
+https://doi.org/10.1038/s41592-023-02151-z); distances between them come from MONAI with the spacing in mm. Where one
+mask is empty a distance does not exist: it is infinite here, said as not defined in tables, and counted. Where both are
+empty the case says nothing about the class: everything is NaN, left out of means, and counted.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from monai.metrics.utils import get_surface_distance
+from scipy.ndimage import binary_dilation, binary_erosion
+
+from medssl.imaging.errors import ImageError
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Agreement on one class in one case.
+
+    Args:
+        dice: 0 to 1; NaN where both masks are empty.
+        hd95_mm: Larger of the two 95th percentiles of boundary distances; NaN where both masks are empty, infinite
+            where one is.
+        nsd: Share of both boundaries that lies within the tolerance of the other; NaN where both are empty.
+        prediction_voxels: Size of the prediction, ignored voxels left out.
+        reference_voxels: Size of the reference.
+    """
+
+    dice: float
+    hd95_mm: float
+    nsd: float
+    prediction_voxels: int
+    reference_voxels: int
+
+    @property
+    def state(self) -> str:
+        """`scored`, `both-empty`, `missed` (nothing predicted) or `invented` (nothing there)."""
+        if self.prediction_voxels and self.reference_voxels:
+            return "scored"
+        if self.reference_voxels:
+            return "missed"
+        return "invented" if self.prediction_voxels else "both-empty"
+
+
+def score_classes(
+    prediction: npt.NDArray[np.uint8],
+    reference: npt.NDArray[np.uint8],
+    values: Sequence[int],
+    spacing_mm: Sequence[float],
+    tolerance_mm: float = 1.0,
+    ignore: int | None = None,
+) -> Mapping[int, ClassScore]:
+    """Score each class of a case.
+
+    Args:
+        prediction: (*S) class map.
+        reference: (*S) class map; voxels of value `ignore` count nowhere.
+        values: Classes to score.
+        spacing_mm: Voxel size in the index order of the arrays.
+        tolerance_mm: Distance at which a boundary still counts as right in surface Dice.
+        ignore: Value of voxels that nobody judged.
+
+    Raises:
+        ImageError: The arrays differ in shape.
+    """
+    if prediction.shape != reference.shape:
+        raise ImageError(
+            f"prediction of shape {prediction.shape} and reference of shape {reference.shape} lie on different grids",
+            reason="label-grid",
+        )
+    judged = None if ignore is None or not (reference == ignore).any() else reference != ignore
+    return {
+        value: _score(prediction == value, reference == value, judged, spacing_mm, tolerance_mm) for value in values
+    }
+
+
+def _score(
+    prediction: npt.NDArray[np.bool_],
+    reference: npt.NDArray[np.bool_],
+    judged: npt.NDArray[np.bool_] | None,
+    spacing_mm: Sequence[float],
+    tolerance_mm: float,
+) -> ClassScore:
+    if judged is not None:
+        prediction = prediction & judged
+    sizes = int(prediction.sum()), int(reference.sum())
+    if not all(sizes):
+        nothing = math.nan if not any(sizes) else 0.0
+        return ClassScore(nothing, math.inf if any(sizes) else math.nan, nothing, *sizes)
+    dice = 2 * int((prediction & reference).sum()) / sum(sizes)
+    there, back = _boundary_distances(prediction, reference, judged, spacing_mm)
+    if not len(there) or not len(back):
+        return ClassScore(dice, math.inf, 0.0, *sizes)
+    hd95 = max(float(np.percentile(there, 95)), float(np.percentile(back, 95)))
+    near = int((there <= tolerance_mm).sum()) + int((back <= tolerance_mm).sum())
+    return ClassScore(dice, hd95, near / (len(there) + len(back)), *sizes)
+
+
+def _boundary_distances(
+    prediction: npt.NDArray[np.bool_],
+    reference: npt.NDArray[np.bool_],
+    judged: npt.NDArray[np.bool_] | None,
+    spacing_mm: Sequence[float],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Distances in mm from each boundary voxel of one mask to the boundary of the other, both ways.
+
+    A boundary made by the edge of the ignored region is nobody's boundary, so voxels beside it are left out.
+    """
+    box = _box(prediction | reference)
+    ours, theirs = (mask[box] & ~binary_erosion(mask[box]) for mask in (prediction, reference))
+    if judged is not None:
+        beside = binary_dilation(~judged)[box]
+        ours, theirs = ours & ~beside, theirs & ~beside
+    if not ours.any() or not theirs.any():
+        return np.array([]), np.array([])
+    there, back = (
+        np.asarray(get_surface_distance(a, b, "euclidean", list(spacing_mm)), dtype=np.float64)
+        for a, b in ((ours, theirs), (theirs, ours))
+    )
+    return there, back
+
+
+def _box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Smallest box around the voxels that are set."""
+    box = []
+    for axis in range(mask.ndim):
+        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return tuple(box)

@@ -1,0 +1,229 @@
+"""Intervals for means, differences and other numbers, where cases of one patient belong together.
+
+Patients are resampled, never cases: two cases of one patient do not tell as much as two patients. Intervals of means
+are bias-corrected and accelerated (BCa; Efron 1987, https://doi.org/10.1080/01621459.1987.10478410), the acceleration
+from a jackknife over patients. Over a handful of seeds a bootstrap is too narrow, so there Student's t is used.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from medssl.imaging.errors import ConfigError
+
+_BLOCK = 500
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with the interval that holds the true one with the confidence given.
+
+    Args:
+        estimate: The number itself; NaN where nothing could be measured.
+        low: Lower end; NaN where there are fewer than two clusters.
+        high: Upper end.
+        method: How the interval was made.
+        n: Values that entered.
+        clusters: Independent units (patients, seeds) that entered.
+        confidence: For instance 0.95.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    method: str
+    n: int
+    clusters: int
+    confidence: float = 0.95
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary; NaN as None, because JSON has none."""
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+
+    def __str__(self) -> str:
+        if math.isnan(self.low):
+            return f"{self.estimate:.3f}"
+        return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def mean_interval(
+    values: Sequence[float],
+    clusters: Sequence[Hashable],
+    confidence: float = 0.95,
+    resamples: int = 5000,
+    seed: int = 0,
+) -> Interval:
+    """Mean over cases with a BCa bootstrap interval over patients.
+
+    Args:
+        values: One number a case; NaN is left out.
+        clusters: Patient of each case.
+        confidence: Share of such intervals that hold the true mean.
+        resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+    """
+    kept = [(value, cluster) for value, cluster in zip(values, clusters, strict=True) if math.isfinite(value)]
+    sums, counts = _by_cluster(kept)
+    estimate = float(sums.sum() / counts.sum()) if kept else math.nan
+    if len(sums) < 2:
+        return Interval(estimate, math.nan, math.nan, "none: fewer than two patients", len(kept), len(sums), confidence)
+    drawn = _resampled_means(sums, counts, resamples, np.random.default_rng(seed))
+    left_out = (sums.sum() - sums) / (counts.sum() - counts)
+    low, high = _bca(drawn, estimate, left_out, confidence)
+    return Interval(estimate, low, high, "BCa bootstrap over patients", len(kept), len(sums), confidence)
+
+
+def paired_difference(
+    ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
+) -> Interval:
+    """Mean of `ours - theirs` over the same cases, with a BCa bootstrap interval over patients.
+
+    A pair with a NaN is left out.
+    """
+    return mean_interval(np.subtract(ours, theirs).tolist(), clusters, confidence)
+
+
+def statistic_interval(
+    statistic: Callable[[npt.NDArray[np.int64]], float],
+    clusters: Sequence[Hashable],
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Any number of a set of cases, with a percentile bootstrap interval over patients.
+
+    Args:
+        statistic: Takes positions of cases, repeated as drawn; NaN where it is not defined (only one class drawn).
+        clusters: Patient of each case.
+        confidence: Share of such intervals that hold the true number.
+        resamples: Bootstrap resamples; those where the number is not defined are left out.
+        seed: Seed of the resampling.
+    """
+    members = _members(clusters)
+    estimate = float(statistic(np.arange(len(clusters))))
+    if len(members) < 2:
+        return Interval(
+            estimate, math.nan, math.nan, "none: fewer than two patients", len(clusters), len(members), confidence
+        )
+    rng = np.random.default_rng(seed)
+    drawn = np.array(
+        [
+            statistic(np.concatenate([members[m] for m in rng.integers(len(members), size=len(members))]))
+            for _ in range(resamples)
+        ]
+    )
+    drawn = drawn[np.isfinite(drawn)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail]) if len(drawn) else (math.nan, math.nan)
+    method = "percentile bootstrap over patients"
+    return Interval(estimate, float(low), float(high), method, len(clusters), len(members), confidence)
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Mean with Student's t interval: for the differences of paired seeds."""
+    array = np.asarray(values, dtype=np.float64)
+    n = len(array)
+    if not n:
+        return Interval(math.nan, math.nan, math.nan, "none: no values", 0, 0, confidence)
+    mean = float(array.mean())
+    if n < 2:
+        return Interval(mean, math.nan, math.nan, "none: one value", n, n, confidence)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / math.sqrt(n))
+    return Interval(mean, mean - half, mean + half, "Student's t", n, n, confidence)
+
+
+def crossed_interval(
+    values: npt.NDArray[np.float64],
+    clusters: Sequence[Hashable],
+    confidence: float = 0.95,
+    resamples: int = 5000,
+    seed: int = 0,
+) -> Interval:
+    """Mean of a table of seeds by cases; seeds and patients resampled, each on its own.
+
+    The pigeonhole bootstrap (Owen 2007, https://doi.org/10.1214/07-AOAS122), percentile; it is on the wide side.
+
+    Args:
+        values: (seeds, cases), NaN where a seed has no value for a case.
+        clusters: Patient of each case.
+        confidence: Share of such intervals that hold the true mean.
+        resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Raises:
+        ConfigError: The number of columns is not the number of cases.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != len(clusters):
+        raise ConfigError([f"a table of seeds by {len(clusters)} cases is expected, got shape {values.shape}"])
+    there = np.isfinite(values)
+    members = _members(clusters)
+    sums = np.stack([np.where(there, values, 0)[:, m].sum(axis=1) for m in members], axis=1)  # (seeds, patients)
+    counts = np.stack([there[:, m].sum(axis=1) for m in members], axis=1)
+    estimate = float(sums.sum() / counts.sum()) if counts.sum() else math.nan
+    seeds, patients = sums.shape
+    n = int(there.sum())
+    if seeds < 2 or patients < 2:
+        return Interval(estimate, math.nan, math.nan, "none: fewer than two seeds or patients", n, patients, confidence)
+    rng = np.random.default_rng(seed)
+    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    columns = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    weight = ((rows @ counts) * columns).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        drawn = ((rows @ sums) * columns).sum(axis=1) / weight
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+    method = "bootstrap over seeds and patients"
+    return Interval(estimate, float(low), float(high), method, n, patients, confidence)
+
+
+def _members(clusters: Sequence[Hashable]) -> list[npt.NDArray[np.int64]]:
+    """Positions of the cases of each patient, in order of first appearance."""
+    found: dict[Hashable, list[int]] = {}
+    for position, cluster in enumerate(clusters):
+        found.setdefault(cluster, []).append(position)
+    return [np.array(positions, dtype=np.int64) for positions in found.values()]
+
+
+def _by_cluster(
+    pairs: Sequence[tuple[float, Hashable]],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    values = np.array([value for value, _ in pairs], dtype=np.float64)
+    members = _members([cluster for _, cluster in pairs])
+    return np.array([values[m].sum() for m in members]), np.array([float(len(m)) for m in members])
+
+
+def _resampled_means(
+    sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], resamples: int, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Means over cases when whole patients are drawn with replacement; in blocks, so that memory stays small."""
+    n = len(sums)
+    drawn = []
+    for begin in range(0, resamples, _BLOCK):
+        times = rng.multinomial(n, np.full(n, 1 / n), size=min(_BLOCK, resamples - begin))
+        drawn.append((times @ sums) / (times @ counts))
+    return np.concatenate(drawn)
+
+
+def _bca(
+    drawn: npt.NDArray[np.float64], estimate: float, left_out: npt.NDArray[np.float64], confidence: float
+) -> tuple[float, float]:
+    """Ends of the BCa interval; percentile where all resamples agree and there is nothing to correct."""
+    tail = (1 - confidence) / 2
+    spread = left_out.mean() - left_out
+    below = (np.mean(drawn < estimate) + np.mean(drawn <= estimate)) / 2
+    scale = float((spread**2).sum()) ** 1.5
+    if not 0 < below < 1 or scale == 0:
+        low, high = np.quantile(drawn, [tail, 1 - tail])
+        return float(low), float(high)
+    bias = stats.norm.ppf(below)
+    acceleration = float((spread**3).sum()) / (6 * scale)
+    z = bias + stats.norm.ppf([tail, 1 - tail])
+    levels = stats.norm.cdf(bias + z / (1 - acceleration * z))
+    low, high = np.quantile(drawn, levels)
+    return float(low), float(high)

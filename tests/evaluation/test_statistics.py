@@ -1,0 +1,121 @@
+"""Intervals against closed forms, an explicit bootstrap, and their coverage in simulated studies."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from medssl.evaluation.statistics import (
+    crossed_interval,
+    mean_interval,
+    paired_difference,
+    statistic_interval,
+    t_interval,
+)
+from medssl.imaging.errors import ConfigError
+
+
+def test_mean_of_many_single_case_patients_is_the_normal_interval(rng: np.random.Generator) -> None:
+    values = rng.normal(0.8, 0.1, size=2000)
+    got = mean_interval(values.tolist(), list(range(2000)))
+    half = 1.96 * values.std() / math.sqrt(2000)
+    assert got.estimate == pytest.approx(values.mean())
+    assert got.low == pytest.approx(values.mean() - half, abs=half * 0.08)
+    assert got.high == pytest.approx(values.mean() + half, abs=half * 0.08)
+
+
+def test_bca_equals_scipy() -> None:
+    values = np.random.default_rng(3).exponential(size=25)
+    ours = mean_interval(values.tolist(), list(range(25)), resamples=40_000)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=40_000, rng=np.random.default_rng(1)).confidence_interval
+    assert ours.low == pytest.approx(theirs.low, abs=0.01)
+    assert ours.high == pytest.approx(theirs.high, abs=0.01)
+
+
+def test_two_equal_cases_of_a_patient_do_not_narrow_the_interval(rng: np.random.Generator) -> None:
+    values = rng.normal(size=40)
+    once = mean_interval(values.tolist(), list(range(40)))
+    twice = mean_interval(np.repeat(values, 2).tolist(), np.repeat(np.arange(40), 2).tolist())
+    fooled = mean_interval(np.repeat(values, 2).tolist(), list(range(80)))
+    assert twice.high - twice.low == pytest.approx(once.high - once.low, rel=1e-9)
+    assert fooled.high - fooled.low < 0.8 * (once.high - once.low)
+    assert (twice.n, twice.clusters) == (80, 40)
+
+
+def test_cluster_interval_covers_the_truth_as_often_as_it_says(rng: np.random.Generator) -> None:
+    """300 studies of 30 patients with one or two correlated cases; binomial error of the share is 1.3 %."""
+    hits = 0
+    for _ in range(300):
+        sizes = rng.integers(1, 3, size=30)
+        patients = np.repeat(np.arange(30), sizes)
+        values = rng.normal(size=30)[patients] + 0.3 * rng.normal(size=len(patients))
+        interval = mean_interval(values.tolist(), patients.tolist(), resamples=500)
+        hits += interval.low <= 0 <= interval.high
+    assert 0.89 <= hits / 300 <= 0.98
+
+
+def test_nan_is_left_out_and_counted() -> None:
+    got = mean_interval([1.0, math.nan, 3.0], ["a", "a", "b"])
+    assert (got.estimate, got.n, got.clusters) == (2.0, 2, 2)
+
+
+def test_no_interval_from_one_patient() -> None:
+    got = mean_interval([0.5, 0.7], ["a", "a"])
+    assert got.estimate == pytest.approx(0.6)
+    assert math.isnan(got.low)
+    assert got.to_json()["low"] is None
+    assert str(got) == "0.600"
+    assert math.isnan(mean_interval([], []).estimate)
+
+
+def test_equal_values_give_a_point() -> None:
+    got = mean_interval([0.25] * 6, list(range(6)))
+    assert (got.low, got.estimate, got.high) == (0.25, 0.25, 0.25)
+
+
+def test_paired_difference_is_narrower_than_the_parts(rng: np.random.Generator) -> None:
+    base = rng.normal(0.8, 0.1, size=50)
+    better = base + 0.01 + rng.normal(0, 0.005, size=50)
+    patients = list(range(50))
+    difference = paired_difference(better.tolist(), base.tolist(), patients)
+    alone = mean_interval(better.tolist(), patients)
+    assert difference.low > 0
+    assert difference.estimate == pytest.approx((better - base).mean())
+    assert (difference.high - difference.low) < (alone.high - alone.low) / 5
+
+
+def test_statistic_interval_of_a_mean_is_the_percentile_bootstrap(rng: np.random.Generator) -> None:
+    values = rng.normal(size=60)
+    got = statistic_interval(lambda index: float(values[index].mean()), list(range(60)), resamples=2000)
+    half = 1.96 * values.std() / math.sqrt(60)
+    assert got.estimate == pytest.approx(values.mean())
+    assert got.high - got.low == pytest.approx(2 * half, rel=0.12)
+
+
+def test_statistic_interval_leaves_out_resamples_without_an_answer() -> None:
+    got = statistic_interval(lambda index: float("nan") if index[0] == 0 else 1.0, ["a", "b", "c"])
+    assert (got.low, got.high) == (1.0, 1.0)
+
+
+def test_t_interval_closed_form() -> None:
+    got = t_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    half = 2.7764451 * math.sqrt(2.5 / 5)
+    assert (got.low, got.high) == (pytest.approx(3 - half), pytest.approx(3 + half))
+    assert math.isnan(t_interval([1.0]).low)
+    assert math.isnan(t_interval([]).estimate)
+
+
+def test_crossed_interval_sees_both_sources_of_chance(rng: np.random.Generator) -> None:
+    """A table of seed effects plus patient effects: the variance is the sum of both means' variances."""
+    seeds, patients = rng.normal(0, 1, size=20), rng.normal(0, 1, size=30)
+    table = seeds[:, None] + patients[None]
+    got = crossed_interval(table, list(range(30)))
+    width = 2 * 1.96 * math.sqrt(seeds.var() / 20 + patients.var() / 30)
+    assert got.estimate == pytest.approx(table.mean())
+    assert got.high - got.low == pytest.approx(width, rel=0.1)
+
+
+def test_crossed_interval_refuses_another_shape() -> None:
+    with pytest.raises(ConfigError, match="seeds by 3 cases"):
+        crossed_interval(np.zeros((2, 4)), ["a", "b", "c"])
