@@ -1,0 +1,74 @@
+"""A DICOM file or folder as a volume: finds its image series and reads the one that is meant."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.readers.dicom_frames import Instance, instance_of, read_header
+from medssl.imaging.readers.dicom_series import grids, is_localizer, to_volume
+from medssl.imaging.volume import Volume
+
+
+def read_dicom(path: Path, series: str = "", *, resample_irregular: bool = False) -> Volume:
+    """Read a DICOM file, or the series of a folder.
+
+    Args:
+        path: File or folder; a folder is searched with its subfolders.
+        series: SeriesInstanceUID to take; empty takes the only one there is.
+        resample_irregular: Resample unevenly spaced slices instead of refusing them.
+
+    Raises:
+        ImageError: No image series, several, or one that cannot be a volume.
+    """
+    instances, problems = find_instances(path)
+    found = by_series(instances)
+    if series:
+        found = {uid: group for uid, group in found.items() if uid == series}
+    volumes = {uid: group for uid, group in found.items() if not all(is_localizer(i) for i in group)} or found
+    if not volumes:
+        detail = f"; first problem: {problems[0].message}" if problems else ""
+        what = f"no series {series}" if series else "no DICOM image"
+        raise ImageError(f"{path}: {what} found{detail}", reason=problems[0].reason if problems else "no-images")
+    if len(volumes) > 1:
+        names = "\n".join(
+            f"    {path}#{uid}  {g[0].modality} {g[0].description!r}, {len(g)} files" for uid, g in volumes.items()
+        )
+        raise ImageError(f"{path} holds {len(volumes)} series; name one of them:\n{names}", reason="several-series")
+    return read_series(next(iter(volumes.values())), resample_irregular=resample_irregular)
+
+
+def read_series(instances: Sequence[Instance], *, resample_irregular: bool = False) -> Volume:
+    """Read the main grid of a series; planes on other grids and localizers are left out.
+
+    Raises:
+        ImageError: Two grids of one size, or planes that make no volume.
+    """
+    planes = [i for i in instances if not is_localizer(i)] or list(instances)
+    groups = grids(planes)
+    sizes = [sum(len(i.frames) for i in group) for group in groups]
+    if len(groups) > 1 and sizes[0] == sizes[1]:
+        raise ImageError(
+            f"series {instances[0].series_uid} mixes {len(groups)} grids of {sizes[0]} planes; give the files of one",
+            reason="mixed-series",
+        )
+    return to_volume(groups[0], resample_irregular=resample_irregular)
+
+
+def find_instances(path: Path) -> tuple[list[Instance], list[ImageError]]:
+    """Image files at or below a path, and what is wrong with the others."""
+    instances, problems = [], []
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        try:
+            instances.append(instance_of(read_header(file), file))
+        except ImageError as error:
+            problems.append(error)
+    return instances, problems
+
+
+def by_series(instances: Sequence[Instance]) -> dict[str, list[Instance]]:
+    """Instances by SeriesInstanceUID; files without one stand alone."""
+    series: dict[str, list[Instance]] = defaultdict(list)
+    for instance in instances:
+        series[instance.series_uid or str(instance.path)].append(instance)
+    return dict(series)

@@ -1,0 +1,201 @@
+"""What a DICOM header says of each image plane: where it lies, and how its stored values become intensities."""
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from medssl.imaging.errors import ImageError
+
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""SOP classes of DICOM-SEG: BINARY and FRACTIONAL, and LABELMAP."""
+_GEOMETRY = (
+    "PixelMeasuresSequence",
+    "PlanePositionSequence",
+    "PlaneOrientationSequence",
+    "PixelValueTransformationSequence",
+)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image plane.
+
+    Args:
+        path: File it is in.
+        number: Frame number from 0 in a multi-frame file, None in a single-frame file.
+        position_mm: Centre of the first pixel, LPS mm; None where the header has none.
+        orientation: Row and column direction cosines, LPS; None where the header has none.
+        spacing_mm: Distance between rows and between columns; None where the header has none.
+        thickness_mm: Slice thickness, 1 when unknown.
+        slope: Factor of the stored value.
+        intercept: Summand after the factor.
+    """
+
+    path: Path
+    number: int | None
+    position_mm: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing_mm: tuple[float, float] | None
+    thickness_mm: float
+    slope: float
+    intercept: float
+
+    @property
+    def normal(self) -> npt.NDArray[np.float64]:
+        """Unit normal of the plane, LPS."""
+        row, column = np.reshape(self.orientation or (1, 0, 0, 0, 1, 0), (2, 3))
+        normal: npt.NDArray[np.float64] = np.cross(row, column)
+        return normal / np.linalg.norm(normal)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A DICOM image file: what `scan` and the series reader need of its header, and its planes."""
+
+    path: Path
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_uid: str
+    study_uid: str
+    modality: str
+    description: str
+    image_type: tuple[str, ...]
+    rows: int
+    columns: int
+    frames: tuple[Frame, ...]
+    patient: str
+    sex: str
+    age: str
+    transfer_syntax: str
+
+
+def read_header(path: Path) -> Dataset:
+    """Header of a DICOM file, without its pixels.
+
+    Raises:
+        ImageError: No DICOM file, or cut before the end of its header.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's remarks on odd headers; what matters is refused or noted
+        try:
+            return pydicom.dcmread(path, stop_before_pixels=True)
+        except InvalidDicomError:
+            return _headless(path)
+        except FileNotFoundError as error:
+            raise ImageError(f"{path} does not exist", reason="no-such-file") from error
+        except (OSError, EOFError) as error:
+            raise ImageError(f"{path} is cut or unreadable ({error}): copy it again", reason="truncated") from error
+        except Exception as error:  # pydicom raises many kinds on damaged files; each means the same to the user
+            raise ImageError(
+                f"{path} is damaged DICOM ({type(error).__name__}: {error})", reason="bad-dicom"
+            ) from error
+
+
+def _headless(path: Path) -> Dataset:
+    """A data set without the file preamble is accepted when it says what kind of object it is."""
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        known = "SOPClassUID" in dataset and "Rows" in dataset
+    except Exception as error:  # forced reading of arbitrary bytes fails in many ways
+        raise ImageError(f"{path} is no DICOM file", reason="not-an-image") from error
+    if not known:
+        raise ImageError(f"{path} is no DICOM file", reason="not-an-image")
+    return dataset
+
+
+def instance_of(dataset: Dataset, path: Path) -> Instance:
+    """Read what matters from a header.
+
+    Raises:
+        ImageError: Not an image, or values that make no sense.
+    """
+    if "Rows" not in dataset or "Columns" not in dataset or dataset.get("SOPClassUID", "") in SEGMENTATIONS:
+        kind = dataset.get("SOPClassUID", None)
+        name = getattr(kind, "name", "no image")
+        raise ImageError(f"{path} holds no image but {name}", reason="not-an-image")
+    try:
+        frames = tuple(_frames(dataset, path))
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ImageError(f"{path}: plane attributes are damaged ({error})", reason="bad-dicom") from error
+    meta = getattr(dataset, "file_meta", Dataset())
+    return Instance(
+        path,
+        str(dataset.get("SOPInstanceUID", "")),
+        str(dataset.get("SOPClassUID", "")),
+        str(dataset.get("SeriesInstanceUID", "")),
+        str(dataset.get("StudyInstanceUID", "")),
+        str(dataset.get("Modality", "")),
+        str(dataset.get("SeriesDescription", "")),
+        tuple(str(v).upper() for v in dataset.get("ImageType", None) or ()),
+        int(dataset.Rows),
+        int(dataset.Columns),
+        frames,
+        pseudonym(dataset),
+        str(dataset.get("PatientSex", "") or ""),
+        str(dataset.get("PatientAge", "") or "").lstrip("0").removesuffix("Y"),
+        str(meta.get("TransferSyntaxUID", "")),
+    )
+
+
+def pseudonym(dataset: Dataset) -> str:
+    """Stable name for the patient that does not show the PatientID, empty when there is none."""
+    identity = f"{dataset.get('IssuerOfPatientID', '') or ''}|{dataset.get('PatientID', '') or ''}"
+    return "" if identity == "|" else "p" + hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
+def _frames(dataset: Dataset, path: Path) -> list[Frame]:
+    count = int(dataset.get("NumberOfFrames", 1) or 1)
+    shared = _first(dataset, "SharedFunctionalGroupsSequence")
+    each = dataset.get("PerFrameFunctionalGroupsSequence", None)
+    if shared is None and not each:
+        return [_frame(dataset, dataset, dataset, dataset, path, None if count == 1 else k) for k in range(count)]
+    if each is None or len(each) < count:
+        raise ValueError(f"{count} frames, but {len(each or ())} functional groups")
+    frames = []
+    for number in range(count):
+        groups = [_group(each[number], shared, name) for name in _GEOMETRY]
+        measures, position, orientation, transform = (g if g is not None else Dataset() for g in groups)
+        frames.append(_frame(measures, position, orientation, transform, path, number))
+    return frames
+
+
+def _group(own: Dataset, shared: Dataset | None, name: str) -> Dataset | None:
+    found = _first(own, name)
+    return found if found is not None or shared is None else _first(shared, name)
+
+
+def _first(dataset: Dataset, name: str) -> Dataset | None:
+    sequence: Any = dataset.get(name, None)
+    return sequence[0] if sequence else None
+
+
+def _frame(
+    measures: Dataset, position: Dataset, orientation: Dataset, transform: Dataset, path: Path, number: int | None
+) -> Frame:
+    spacing = measures.get("PixelSpacing", None) or measures.get("ImagerPixelSpacing", None)
+    thickness = measures.get("SliceThickness", None)
+    slope, intercept = transform.get("RescaleSlope", None), transform.get("RescaleIntercept", None)
+    return Frame(
+        path,
+        number,
+        _numbers(position.get("ImagePositionPatient", None), 3),
+        _numbers(orientation.get("ImageOrientationPatient", None), 6),
+        None if spacing is None else (float(spacing[0]), float(spacing[1])),
+        float(thickness) if thickness and float(thickness) > 0 else 1.0,
+        1.0 if slope is None else float(slope),
+        0.0 if intercept is None else float(intercept),
+    )
+
+
+def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
+    if values is None or len(values) != count:
+        return None
+    return tuple(float(v) for v in values)

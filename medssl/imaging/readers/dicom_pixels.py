@@ -1,0 +1,88 @@
+"""Pixels of DICOM frames as intensities: decoded, MONOCHROME1 turned round, slope and intercept applied."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.readers.dicom_frames import Frame
+
+_UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+
+
+def read_frames(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.generic], list[str]]:
+    """Intensities of the frames in their order.
+
+    Returns:
+        (n, rows, columns) or (n, rows, columns, 3), in the smallest type that keeps the values, and notes.
+
+    Raises:
+        ImageError: A file is truncated, or its compression cannot be decoded.
+    """
+    decoded: dict[Path, tuple[Dataset, npt.NDArray[np.generic]]] = {}
+    planes, notes = [], []
+    for frame in frames:
+        if frame.path not in decoded:
+            decoded = {frame.path: _decode(frame.path)}  # one file at a time stays in memory
+        dataset, pixels = decoded[frame.path]
+        plane = pixels if frame.number is None else pixels[frame.number]
+        if str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1":
+            plane = _inverted(plane, dataset)
+            notes.append("MONOCHROME1: intensities were turned round, so that high is bright")
+        planes.append(_intensities(plane, dataset, frame))
+    return _stacked(planes), list(dict.fromkeys(notes))
+
+
+def _decode(path: Path) -> tuple[Dataset, npt.NDArray[np.generic]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's remarks on odd headers; what matters is refused or noted
+        try:
+            dataset = pydicom.dcmread(path, force=True)
+        except Exception as error:  # damaged files fail in many ways
+            raise ImageError(f"{path} is damaged DICOM ({error})", reason="bad-dicom") from error
+        if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+            raise ImageError(f"{path} ends before its pixels: copy it again", reason="truncated")
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        try:
+            return dataset, dataset.pixel_array
+        except Exception as error:  # each decoder has errors of its own
+            syntax = dataset.file_meta.TransferSyntaxUID
+            raise ImageError(
+                f"{path}: pixels cannot be decoded ({syntax.name}; {' '.join(str(error).split())[:300]})",
+                reason="truncated" if syntax in _UNCOMPRESSED else "cannot-decode",
+            ) from error
+
+
+def _inverted(plane: npt.NDArray[np.generic], dataset: Dataset) -> npt.NDArray[np.generic]:
+    bits = int(dataset.BitsStored)
+    total = -1 if int(dataset.PixelRepresentation) else (1 << bits) - 1  # smallest plus largest stored value
+    return (total - plane.astype(np.int64)).astype(np.int32)
+
+
+def _intensities(plane: npt.NDArray[np.generic], dataset: Dataset, frame: Frame) -> npt.NDArray[np.generic]:
+    if dataset.get("ModalityLUTSequence", None):
+        return np.asarray(apply_modality_lut(plane, dataset))
+    if frame.slope == 1 and frame.intercept == 0:
+        return plane
+    return plane.astype(np.float64) * frame.slope + frame.intercept
+
+
+def _stacked(planes: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
+    """One array for all planes; a type is chosen over all of them, so that no later slice is cut off."""
+    kinds = {plane.dtype for plane in planes}
+    if len(kinds) == 1 and next(iter(kinds)).kind in "iu":
+        return np.stack(planes)
+    low, high = min(float(p.min()) for p in planes), max(float(p.max()) for p in planes)
+    if all(bool(np.all(p == np.rint(p.astype(np.float64)))) for p in planes):
+        for kind in (np.int16, np.uint16, np.int32):
+            if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+                return np.stack([np.rint(p.astype(np.float64)).astype(kind) for p in planes])
+    return np.stack([plane.astype(np.float32) for plane in planes])

@@ -1,0 +1,222 @@
+"""DICOM planes to one volume: sorted by geometry, strict about gaps, nothing averaged in silence."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.readers.dicom_frames import Frame, Instance
+from medssl.imaging.readers.dicom_pixels import read_frames
+from medssl.imaging.volume import Source, Volume
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+_UNIFORM = 0.02
+"""Slice distances may differ from their median by this share (positions are rounded in headers)."""
+_LINE_MM = 0.1
+"""Slice positions may lie this far beside one straight line."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Planes of one volume in slice order.
+
+    Args:
+        frames: Planes, along the normal.
+        affine: (4, 4) of (column index, row index, slice), RAS mm.
+        uniform: False where slice distances differ; `offsets_mm` then says where each plane lies along the step.
+        offsets_mm: Distance of each plane from the first.
+        notes: What was done that the user should know.
+        dropped: Files left out because an identical plane is there.
+    """
+
+    frames: tuple[Frame, ...]
+    affine: npt.NDArray[np.float64]
+    uniform: bool
+    offsets_mm: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+    dropped: tuple[Frame, ...] = ()
+
+
+def is_localizer(instance: Instance) -> bool:
+    """True for scout images, which are no part of a volume."""
+    return "LOCALIZER" in instance.image_type or "SCOUT" in instance.image_type
+
+
+def grids(instances: Sequence[Instance]) -> list[list[Instance]]:
+    """Instances of one series, grouped by orientation, size and pixel spacing; the largest group first."""
+    groups: dict[tuple[object, ...], list[Instance]] = defaultdict(list)
+    for instance in instances:
+        frame = instance.frames[0]
+        orientation = None if frame.orientation is None else tuple(round(v, 3) + 0.0 for v in frame.orientation)
+        spacing = None if frame.spacing_mm is None else tuple(round(v, 4) for v in frame.spacing_mm)
+        groups[orientation, spacing, instance.rows, instance.columns].append(instance)
+    return sorted(groups.values(), key=lambda group: -sum(len(i.frames) for i in group))
+
+
+def stack(instances: Sequence[Instance]) -> Stack:
+    """Order the planes of one grid along their normal and find their affine.
+
+    Raises:
+        ImageError: Missing orientation or spacing, a gap, uneven or curved positions, several volumes in one series.
+    """
+    frames = [frame for instance in instances for frame in instance.frames]
+    where = f"series {instances[0].series_uid or instances[0].path}"
+    first = frames[0]
+    if first.spacing_mm is None or any(not s > 0 for s in first.spacing_mm):
+        raise ImageError(
+            f"{where}: pixel spacing is {first.spacing_mm}; two positive numbers are due", reason="bad-spacing"
+        )
+    if first.orientation is None or any(f.position_mm is None for f in frames):
+        raise ImageError(f"{where}: position or orientation of its planes is missing", reason="no-orientation")
+    cosines = np.reshape(first.orientation, (2, 3))
+    if np.max(np.abs(cosines @ cosines.T - np.eye(2))) > 1e-2:
+        raise ImageError(
+            f"{where}: orientation {first.orientation} is no pair of right-angled unit vectors", reason="no-orientation"
+        )
+    along = np.array([np.dot(f.position_mm or (), first.normal) for f in frames])
+    order = np.argsort(along, kind="stable")
+    kept, dropped = _without_duplicates([frames[i] for i in order], along[order], where)
+    positions = np.array([f.position_mm for f in kept])
+    notes = [f"{len(dropped)} exact duplicate slice(s) left out"] if dropped else []
+    step, offsets, uniform = _step(positions, kept[0], where)
+    columns = np.stack([cosines[0] * first.spacing_mm[1], cosines[1] * first.spacing_mm[0], step], axis=1)
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = _LPS_TO_RAS @ columns, _LPS_TO_RAS @ positions[0]
+    tilt = np.degrees(np.arccos(min(1.0, abs(np.dot(step, first.normal)) / float(np.linalg.norm(step)))))
+    if tilt > 0.5:
+        notes.append(f"slices are tilted by {tilt:.1f} degrees (gantry tilt); the full affine is kept")
+    return Stack(tuple(kept), affine, uniform, tuple(offsets), tuple(notes), tuple(dropped))
+
+
+def _without_duplicates(
+    frames: list[Frame], along: npt.NDArray[np.float64], where: str
+) -> tuple[list[Frame], list[Frame]]:
+    """Drop planes at one position with identical pixels; different pixels at one position are several volumes."""
+    kept: list[Frame] = []
+    dropped: list[Frame] = []
+    last = -np.inf
+    for frame, position in zip(frames, along, strict=True):
+        if position - last > 1e-3:
+            kept.append(frame)
+            last = position
+            continue
+        if _content(kept[-1]) != _content(frame):
+            raise ImageError(
+                f"{where}: different images at one position ({kept[-1].path.name}, {frame.path.name}): several volumes "
+                "(time points, echoes) in one series; split them first",
+                reason="several-volumes",
+            )
+        dropped.append(frame)
+    return kept, dropped
+
+
+def _content(frame: Frame) -> bytes:
+    pixels, _ = read_frames([frame])
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest()
+
+
+def _step(
+    positions: npt.NDArray[np.float64], first: Frame, where: str
+) -> tuple[npt.NDArray[np.float64], list[float], bool]:
+    """Vector from slice to slice (LPS), distance of each slice from the first, and whether the distances are even."""
+    if len(positions) == 1:
+        return first.normal * first.thickness_mm, [0.0], True
+    line = positions[-1] - positions[0]
+    direction = line / np.linalg.norm(line)
+    offsets = (positions - positions[0]) @ direction
+    beside = np.linalg.norm(positions - positions[0] - offsets[:, None] * direction, axis=1).max()
+    if beside > _LINE_MM:
+        raise ImageError(
+            f"{where}: slice positions leave a straight line by {beside:.2f} mm", reason="curved-positions"
+        )
+    distances = np.diff(offsets)
+    median = float(np.median(distances))
+    uniform = bool(np.all(np.abs(distances - median) <= max(_UNIFORM * median, 0.01)))
+    step = line / (len(positions) - 1) if uniform else direction * median
+    return step, [float(v) for v in offsets], uniform
+
+
+def gap_error(found: Stack, where: str) -> ImageError:
+    """The error for slices that are not evenly spaced."""
+    distances = np.diff(found.offsets_mm)
+    median = float(np.median(distances))
+    worst = int(np.argmax(np.abs(distances - median)))
+    ratio = distances[worst] / median
+    missing = abs(ratio - round(ratio)) < 2 * _UNIFORM and round(ratio) > 1
+    what = f"{round(ratio) - 1} slice(s) seem to be missing" if missing else "slices are not evenly spaced"
+    return ImageError(
+        f"{where}: {what}: {distances[worst]:.2f} mm between slices {worst + 1} and {worst + 2}, {median:.2f} mm elsewhere; "
+        "get the whole series, or opt in to resampling with resample_irregular",
+        reason="missing-slice" if missing else "uneven-spacing",
+    )
+
+
+def to_volume(instances: Sequence[Instance], *, resample_irregular: bool = False) -> Volume:
+    """Read the planes of one grid as a volume: (1, columns, rows, slices), or 2D (C, columns, rows) for one plane.
+
+    Raises:
+        ImageError: As `stack`, uneven spacing unless `resample_irregular`, pixels that cannot be read or are not finite.
+    """
+    head = instances[0]
+    where = f"series {head.series_uid or head.path}"
+    if (
+        len(instances) == 1
+        and len(head.frames) == 1
+        and (head.frames[0].orientation is None or not head.frames[0].position_mm)
+    ):
+        return _flat(head)
+    found = stack(instances)
+    if not found.uniform and not resample_irregular:
+        raise gap_error(found, where)
+    pixels, notes = read_frames(found.frames)
+    if pixels.ndim == 4 and pixels.shape[0] > 1:
+        raise ImageError(f"{where}: a stack of colour pictures is no volume", reason="colour-series")
+    if not found.uniform:
+        pixels, found = _evened(pixels, found)
+    if pixels.ndim == 4:
+        array = np.transpose(pixels[0], (2, 1, 0))
+    elif pixels.shape[0] == 1:
+        array = pixels[0].T[None]
+    else:
+        array = np.transpose(pixels, (2, 1, 0))[None]
+    geometry = Geometry(found.affine, array.shape[1:])
+    return Volume(
+        np.ascontiguousarray(array), geometry, head.modality, _source(head, found.frames, (*found.notes, *notes))
+    )
+
+
+def _flat(instance: Instance) -> Volume:
+    """A single plane without a place in the patient, such as a radiograph: 2D, mm from its pixel spacing if it has one."""
+    pixels, notes = read_frames(instance.frames)
+    plane = pixels[0]
+    array = np.transpose(plane, (2, 1, 0)) if plane.ndim == 3 else plane.T[None]
+    spacing = instance.frames[0].spacing_mm
+    calibrated = spacing is not None and all(s > 0 for s in spacing)
+    rows_mm, columns_mm = spacing if spacing is not None and calibrated else (1.0, 1.0)
+    notes = [*notes, "the image has no position in the patient; it is placed as an axial slice"]
+    affine = np.diag([-columns_mm, -rows_mm, 1.0, 1.0])
+    source = replace(_source(instance, instance.frames, tuple(notes)), calibrated=calibrated)
+    return Volume(np.ascontiguousarray(array), Geometry(affine, array.shape[1:]), instance.modality, source)
+
+
+def _evened(pixels: npt.NDArray[np.generic], found: Stack) -> tuple[npt.NDArray[np.generic], Stack]:
+    """Linear interpolation along the slices onto even distances: the median of those found."""
+    offsets = np.array(found.offsets_mm)
+    step = float(np.median(np.diff(offsets)))
+    wanted = np.arange(0, offsets[-1] + 1e-3 * step, step)
+    upper = np.clip(np.searchsorted(offsets, wanted, side="right"), 1, len(offsets) - 1)
+    share = np.clip((wanted - offsets[upper - 1]) / (offsets[upper] - offsets[upper - 1]), 0, 1)[:, None, None]
+    evened = pixels[upper - 1] * (1 - share) + pixels[upper] * share
+    note = f"uneven slices were resampled to {step:.3f} mm on request: {len(offsets)} slices became {len(wanted)}"
+    stack_ = replace(found, uniform=True, offsets_mm=tuple(wanted), notes=(*found.notes, note))
+    return evened.astype(np.float32), stack_
+
+
+def _source(instance: Instance, frames: Sequence[Frame], notes: tuple[str, ...]) -> Source:
+    uids = {"StudyInstanceUID": instance.study_uid, "SeriesInstanceUID": instance.series_uid}
+    return Source(tuple(frame.path for frame in frames), "dicom", notes, uids)

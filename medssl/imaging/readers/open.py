@@ -1,0 +1,169 @@
+"""Open an image or a label map, whatever its format."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.labels import Label
+from medssl.imaging.readers import itk, raster
+from medssl.imaging.readers.archive import unpacked
+from medssl.imaging.readers.nifti import read_nifti
+from medssl.imaging.volume import Volume
+
+
+def read_volume(path: Path | str, *, resample_irregular: bool = False) -> Volume:
+    """Read an image as a volume with its place in the patient.
+
+    Args:
+        path: NIfTI, NRRD, MHA or picture file; a DICOM file, or a folder or zip file with one DICOM series;
+            `FOLDER#SeriesInstanceUID` picks one of several series.
+        resample_irregular: Resample unevenly spaced slices instead of refusing them.
+
+    Raises:
+        ImageError: Missing, unreadable, ambiguous or implausible, with a reason code.
+    """
+    text, _, series = str(path).partition("#")
+    file = Path(text)
+    if not file.exists():
+        raise ImageError(f"{file} does not exist", reason="no-such-file")
+    if file.is_file() and file.stat().st_size == 0:
+        raise ImageError(f"{file} is empty (0 bytes)", reason="empty-file")
+    volume = _read(file, series, resample_irregular)
+    if volume.array.dtype.kind == "f":
+        bad = int(volume.array.size - np.count_nonzero(np.isfinite(volume.array)))
+        if bad:
+            raise ImageError(
+                f"{file}: {bad} voxels are NaN or infinite; mend them where they were made", reason="non-finite"
+            )
+    return volume
+
+
+def _read(file: Path, series: str, resample_irregular: bool) -> Volume:
+    name = file.name.lower()
+    if file.is_file() and name.endswith((".nii", ".nii.gz")):
+        return read_nifti(file)
+    if file.is_file() and name.endswith(itk.SUFFIXES):
+        return itk.read_itk(file)
+    if file.is_file() and name.endswith(raster.SUFFIXES):
+        return raster.read_raster(file)
+    from medssl.imaging.readers.dicom import read_dicom  # noqa: PLC0415 (pydicom is slow to import)
+
+    if name.endswith(".zip") and file.is_file():
+        file = unpacked(file)
+    return read_dicom(file, series, resample_irregular=resample_irregular)
+
+
+def read_channels(field: str, root: Path, *, resample_irregular: bool = False) -> Volume:
+    """Read the `image` field of a manifest: one path, or several joined by `;` that become channels.
+
+    Args:
+        field: Paths, absolute or relative to `root`.
+        root: Folder of the manifest.
+        resample_irregular: As for `read_volume`.
+
+    Raises:
+        ImageError: As `read_volume`, or channels on different grids.
+    """
+    parts = [part.strip() for part in field.split(";") if part.strip()]
+    if not parts:
+        raise ImageError("no image is named", reason="no-such-file")
+    volumes = [read_volume(root / part, resample_irregular=resample_irregular) for part in parts]
+    first = volumes[0]
+    for part, volume in zip(parts, volumes, strict=True):
+        if not volume.geometry.is_close(first.geometry):
+            raise ImageError(
+                f"channel {part} lies on another grid than {parts[0]}: resample it there first", reason="channel-grid"
+            )
+    if len(volumes) == 1:
+        return first
+    kind = np.result_type(*(v.array for v in volumes))
+    return Volume(
+        np.concatenate([v.array.astype(kind, copy=False) for v in volumes]),
+        first.geometry,
+        first.modality,
+        replace(first.source, paths=tuple(p for v in volumes for p in v.source.paths)),
+    )
+
+
+def read_label(
+    path: Path | str,
+    like: Volume,
+    labels: Sequence[Label] = (),
+    label_map: Mapping[int, int] | None = None,
+    ignore: int | None = None,
+) -> Volume:
+    """Read a label map on the grid of its image.
+
+    Args:
+        path: Any format of `read_volume`, DICOM-SEG or RTSTRUCT.
+        like: The image.
+        labels: Classes; values outside them are refused. Empty: every value is accepted.
+        label_map: Value in the file to value wanted; values that are not named stay.
+        ignore: Value that is accepted beside the classes.
+
+    Returns:
+        (1, *S) uint8 on the grid of `like`.
+
+    Raises:
+        ImageError: Another grid (`label-grid`), a value outside the classes or no whole number (`label-values`).
+    """
+    volume = _label_volume(Path(path), like, labels)
+    if volume.channels != 1:
+        volume = _one_channel(volume, path)
+    geometry = _matched(volume.geometry, like, path)
+    values, inverse = np.unique(volume.array, return_inverse=True)
+    wanted = _mapped(values, label_map or {}, path)
+    allowed = {0, *(label.value for label in labels), *({ignore} if ignore is not None else ())}
+    foreign = sorted({int(v) for v in wanted} - allowed) if labels else []
+    if foreign:
+        raise ImageError(
+            f"{path}: label values {foreign} are not in the class list {sorted(allowed)}; add them, or map them with label_map",
+            reason="label-values",
+        )
+    array = wanted.astype(np.uint8)[inverse].reshape(volume.array.shape)
+    return Volume(array, geometry, source=volume.source)
+
+
+def _label_volume(path: Path, like: Volume, labels: Sequence[Label]) -> Volume:
+    text = str(path).partition("#")[0]
+    if Path(text).is_file() and not text.lower().endswith((".nii", ".nii.gz", *itk.SUFFIXES, *raster.SUFFIXES, ".zip")):
+        from medssl.imaging.readers.dicom_labels import read_dicom_label  # noqa: PLC0415 (pydicom is slow to import)
+
+        return read_dicom_label(Path(text), like, labels)
+    return read_volume(path)
+
+
+def _one_channel(volume: Volume, path: Path | str) -> Volume:
+    """A colour picture of a mask counts as grey where all its channels are alike."""
+    if not bool(np.all(volume.array == volume.array[:1])):
+        raise ImageError(f"{path}: a label map has one channel, this has {volume.channels}", reason="label-values")
+    return Volume(volume.array[:1], volume.geometry, source=volume.source)
+
+
+def _matched(geometry: Geometry, like: Volume, path: Path | str) -> Geometry:
+    if geometry.shape != like.geometry.shape:
+        raise ImageError(
+            f"{path}: label of shape {geometry.shape}, image of shape {like.geometry.shape}; they must lie on one grid",
+            reason="label-grid",
+        )
+    tolerance = 0.1 * min(like.geometry.spacing_mm)  # headers round; a tenth of a voxel is no shift that matters
+    if not geometry.is_close(like.geometry, atol_mm=tolerance):
+        raise ImageError(
+            f"{path}: label and image have one shape but lie at different places (affines differ by more than "
+            f"{tolerance:.3g} mm); a mask in the wrong place is worse than none",
+            reason="label-grid",
+        )
+    return like.geometry
+
+
+def _mapped(values: npt.NDArray[np.generic], label_map: Mapping[int, int], path: Path | str) -> npt.NDArray[np.int64]:
+    numbers = values.astype(np.float64)
+    whole = np.rint(numbers)
+    if not np.array_equal(numbers, whole) or whole.min() < 0 or whole.max() > 255:
+        raise ImageError(f"{path}: label values must be whole numbers from 0 to 255", reason="label-values")
+    return np.array([label_map.get(int(v), int(v)) for v in whole], dtype=np.int64)
