@@ -1,0 +1,192 @@
+"""Varied training batches: parameters are drawn first, then a pure function applies them, so every batch replays."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medssl.data import intensity, spatial
+from medssl.data.augment_options import AugmentOptions
+
+_CONTROLS = 3
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What happens to each sample of a batch; drawn by `draw`, applied by `apply`. Everything lies on the CPU.
+
+    A value that does nothing (zoom 1, noise 0, gamma 1 ...) means that the sample is left out of that operation.
+
+    Args:
+        matrix: (B, D, D) float64 from output to input voxel offsets about the centre.
+        shift: (B, D) voxels added to the input position.
+        moved: (B,) bool: the sample is resampled at all.
+        flips: (B, D) bool.
+        noise: (B,) standard deviation relative to the image's.
+        noise_seed: (B,) int64.
+        blur: (B,) standard deviation in voxels, 0 = none.
+        brightness: (B,) added, relative to the image's deviation.
+        contrast: (B,) factor.
+        coarse: (B,) voxels of the coarser grid.
+        gamma: (B,) exponent.
+        gamma_inverted: (B,) bool.
+        bias: (B, 3, ..., 3) logarithm of the field at its control points.
+    """
+
+    matrix: Tensor
+    shift: Tensor
+    moved: Tensor
+    flips: Tensor
+    noise: Tensor
+    noise_seed: Tensor
+    blur: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    coarse: Tensor
+    gamma: Tensor
+    gamma_inverted: Tensor
+    bias: Tensor
+
+    def __getitem__(self, chosen: slice) -> "Variation":
+        """The variation of some of the samples."""
+        return Variation(**{item.name: getattr(self, item.name)[chosen] for item in fields(self)})
+
+
+class Augmentation:
+    """Varies batches; each sample's variation is a function of the seed and the sample's number alone.
+
+    Args:
+        options: Probabilities and strengths.
+        spacing_mm: Voxel size of the crops; rotations are made in mm.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, options: AugmentOptions, spacing_mm: Sequence[float], seed: int) -> None:
+        self._options, self._spacing_mm, self._seed = options, tuple(spacing_mm), seed
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Vary `image` (B, C, *S) and `label` (B, *S), where there is one, of a batch with `index` (B,) numbers."""
+        numbers = batch["index"].tolist()
+        variation = draw(self._options, numbers, self._seed, batch["image"].shape[2:], self._spacing_mm)
+        image, label = apply(variation, batch["image"], batch.get("label"))
+        changed = {"image": image} if label is None else {"image": image, "label": label}
+        return {**batch, **changed}
+
+
+def draw(
+    options: AugmentOptions, numbers: Sequence[int], seed: int, shape: Sequence[int], spacing_mm: Sequence[float]
+) -> Variation:
+    """Draw the variation of samples `numbers`; each is a function of `seed` and its own number alone.
+
+    Args:
+        options: Probabilities and strengths.
+        numbers: Number of each sample in the run.
+        seed: Seed of the run.
+        shape: Spatial shape of the crops.
+        spacing_mm: Voxel size along each spatial axis.
+    """
+    dims = len(shape)
+    uniform = _Uniform(torch.stack([_uniforms(seed, number, 32 + _CONTROLS**dims) for number in numbers]))
+    moved = uniform.below(options.affine_p)
+    angles = uniform.between(-options.rotation_deg, options.rotation_deg, 3 if dims == 3 else 1)
+    reach = float(np.log1p(options.scale))
+    zoom = uniform.between(-reach, reach, 1)[:, 0].exp()
+    size = torch.tensor(list(shape), dtype=torch.float64)
+    shift = uniform.between(-options.shift, options.shift, 3)[:, :dims] * size
+    wanted = torch.tensor([axis in options.flip_axes for axis in range(dims)])
+    curve = float(np.log1p(options.gamma))
+
+    def some(probability: float, low: float, high: float, otherwise: float) -> Tensor:
+        chosen, value = uniform.below(probability), uniform.between(low, high, 1)[:, 0]
+        return torch.where(chosen, value, otherwise)
+
+    return Variation(
+        matrix=spatial.affine_matrices(angles, zoom, spacing_mm),
+        shift=shift,
+        moved=moved,
+        flips=(uniform.between(0, 1, 3)[:, :dims] < 0.5) & wanted,
+        noise=some(options.noise_p, 0, options.noise_std, 0),
+        noise_seed=(uniform.between(0, 1, 1)[:, 0] * 2**31).long(),
+        blur=some(options.blur_p, options.blur_voxels / 2, options.blur_voxels, 0),
+        brightness=some(options.brightness_p, -options.brightness, options.brightness, 0),
+        contrast=some(options.contrast_p, 1 - options.contrast, 1 + options.contrast, 1),
+        coarse=some(options.low_resolution_p, 1, options.low_resolution, 1),
+        gamma=some(options.gamma_p, -curve, curve, 0).exp(),
+        gamma_inverted=uniform.below(0.5),
+        bias=torch.where(uniform.below(options.bias_p), 1.0, 0.0).view(-1, *[1] * dims)
+        * uniform.between(-options.bias, options.bias, _CONTROLS**dims).view(-1, *[_CONTROLS] * dims),
+    )
+
+
+def apply(variation: Variation, image: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Apply a variation; pure, and samples that drew nothing come back bit for bit.
+
+    Args:
+        variation: What to do to each sample.
+        image: (B, C, *S) float32.
+        label: (B, *S) integers, or None.
+
+    Returns:
+        Image and label of the same shapes.
+    """
+    rows = variation.moved.nonzero()[:, 0]
+    if len(rows):
+        device = image.device
+        grid = spatial.sampling_grid(
+            variation.matrix[rows].to(device), variation.shift[rows].to(device), image.shape[2:]
+        )
+        picked = rows.to(device)
+        image = image.index_copy(0, picked, spatial.resample_image(image[picked], grid))
+        if label is not None:
+            label = label.index_copy(0, picked, spatial.resample_label(label[picked], grid))
+    image = _change_intensity(variation, image)
+    image = spatial.flip(image, variation.flips, 2)
+    return image, label if label is None else spatial.flip(label, variation.flips, 1)
+
+
+def _change_intensity(v: Variation, image: Tensor) -> Tensor:
+    """Noise, smoothing, brightness, contrast, resolution and gamma in nnU-Net's order, after the coil's bias."""
+
+    def on(values: Tensor, rows: Tensor) -> Tensor:
+        return values[rows].to(image.device, torch.float32)
+
+    steps: tuple[tuple[Tensor, Callable[[Tensor, Tensor], Tensor]], ...] = (
+        (v.bias.flatten(1).any(1), lambda part, rows: intensity.add_bias_field(part, on(v.bias, rows))),
+        (v.noise > 0, lambda part, rows: intensity.add_noise(part, on(v.noise, rows), v.noise_seed[rows].tolist())),
+        (v.blur > 0, lambda part, rows: intensity.blur(part, on(v.blur, rows))),
+        (v.brightness != 0, lambda part, rows: intensity.add_brightness(part, on(v.brightness, rows))),
+        (v.contrast != 1, lambda part, rows: intensity.scale_contrast(part, on(v.contrast, rows))),
+        (v.coarse > 1, lambda part, rows: intensity.coarsen(part, on(v.coarse, rows))),
+        (v.gamma != 1, lambda part, rows: intensity.apply_gamma(part, on(v.gamma, rows), on(v.gamma_inverted, rows))),
+    )
+    for chosen, change in steps:
+        rows = chosen.nonzero()[:, 0]
+        if len(rows):
+            picked = rows.to(image.device)
+            image = image.index_copy(0, picked, change(image[picked], rows))
+    return image
+
+
+def _uniforms(seed: int, number: int, count: int) -> Tensor:
+    """(count,) float64 in [0, 1) for one sample."""
+    state = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+    return torch.rand(count, generator=torch.Generator().manual_seed(state), dtype=torch.float64)
+
+
+class _Uniform:
+    """Hands out columns of a table of uniform numbers (B, n), so that each parameter has its own."""
+
+    def __init__(self, table: Tensor) -> None:
+        self._table, self._next = table, 0
+
+    def between(self, low: float, high: float, columns: int) -> Tensor:
+        """(B, columns) uniform between `low` and `high`."""
+        part = self._table[:, self._next : self._next + columns]
+        self._next += columns
+        return low + (high - low) * part
+
+    def below(self, probability: float) -> Tensor:
+        """(B,) bool, true with this probability."""
+        return self.between(0, 1, 1)[:, 0] < probability

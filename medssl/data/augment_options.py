@@ -1,0 +1,109 @@
+"""How training images are varied; torch-free, so that help is at once."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from medssl.imaging.errors import ConfigError
+
+
+@dataclass
+class AugmentOptions:
+    """Probability and strength of each variation; probability 0 turns it off.
+
+    Defaults follow nnU-Net (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z), except that no axis is
+    mirrored unless asked for: a mirrored body has left and right, liver and spleen exchanged.
+
+    Raises:
+        ConfigError: Values outside their range, all at once.
+    """
+
+    affine_p: float = 0.3
+    """Probability of rotation, scale and shift together, done in one resampling."""
+
+    rotation_deg: float = 20.0
+    """Largest rotation about each axis, in degrees, on the grid in mm."""
+
+    scale: float = 0.25
+    """Largest relative change of size: the zoom is drawn between 1 / (1 + scale) and 1 + scale."""
+
+    shift: float = 0.0
+    """Largest shift along each axis, as a share of the crop."""
+
+    flip_axes: tuple[int, ...] = ()
+    """Spatial axes that are mirrored with probability 0.5 each; in RAS+ images axis 0 exchanges left and right."""
+
+    noise_p: float = 0.1
+    """Probability of added Gaussian noise."""
+
+    noise_std: float = 0.3
+    """Largest standard deviation of the noise, relative to that of the image."""
+
+    blur_p: float = 0.2
+    """Probability of Gaussian smoothing."""
+
+    blur_voxels: float = 1.0
+    """Largest standard deviation of the smoothing, in voxels; the smallest is half of it."""
+
+    brightness_p: float = 0.15
+    """Probability of a constant added to the image."""
+
+    brightness: float = 0.3
+    """Largest constant, relative to the standard deviation of the image."""
+
+    contrast_p: float = 0.15
+    """Probability of stretching intensities about the image's mean."""
+
+    contrast: float = 0.35
+    """Largest relative stretch: the factor is drawn between 1 - contrast and 1 + contrast."""
+
+    low_resolution_p: float = 0.15
+    """Probability of taking detail away: averaged to a coarser grid and interpolated back."""
+
+    low_resolution: float = 2.0
+    """Coarsest grid, in voxels; drawn between 1 and this."""
+
+    gamma_p: float = 0.3
+    """Probability of a gamma curve between the image's lowest and highest value, mean and deviation kept."""
+
+    gamma: float = 0.5
+    """Largest relative change: the exponent is drawn between 1 / (1 + gamma) and 1 + gamma."""
+
+    bias_p: float = 0.0
+    """Probability of a smooth multiplicative field, as MR coils make it."""
+
+    bias: float = 0.3
+    """Largest natural logarithm of the field."""
+
+    def __post_init__(self) -> None:
+        if problems := self.problems():
+            raise ConfigError(problems)
+
+    def problems(self) -> list[str]:
+        """Every value outside its range, one sentence each."""
+        values = asdict(self)
+        rules = [
+            *((name, 0 <= values[name] <= 1, "must lie in [0, 1]") for name in values if name.endswith("_p")),
+            *((name, values[name] >= 0, "must be 0 or more") for name in ("scale", "noise_std", "brightness", "bias")),
+            ("rotation_deg", 0 <= self.rotation_deg <= 180, "must lie in [0, 180]"),
+            ("shift", 0 <= self.shift <= 1, "must lie in [0, 1]"),
+            ("contrast", 0 <= self.contrast < 1, "must lie in [0, 1)"),
+            ("gamma", self.gamma >= 0, "must be 0 or more"),
+            ("blur_voxels", self.blur_voxels > 0 or self.blur_p == 0, "must be positive where blur_p is"),
+            ("low_resolution", self.low_resolution >= 1, "must be 1 or more"),
+            (
+                "flip_axes",
+                all(axis in (0, 1, 2) for axis in self.flip_axes) and len(set(self.flip_axes)) == len(self.flip_axes),
+                "must name spatial axes 0, 1 or 2, each once",
+            ),
+        ]
+        return [f"augment.{name} {rule}, got {values[name]}" for name, holds, rule in rules if not holds]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for run.json."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+
+NO_AUGMENTATION: dict[str, float] = dict.fromkeys(
+    ("affine_p", "noise_p", "blur_p", "brightness_p", "contrast_p", "low_resolution_p", "gamma_p", "bias_p"), 0.0
+)
+"""Arguments that turn everything off: `AugmentOptions(**NO_AUGMENTATION)`."""

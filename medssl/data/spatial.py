@@ -1,0 +1,92 @@
+"""Moving voxels of a batch: one resampling for rotation, scale and shift, and exact flips."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def affine_matrices(angles_deg: Tensor, zoom: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """Matrices from output to input voxel offsets about the centre.
+
+    The rotation is one of the body in mm, so that anisotropic voxels are not sheared.
+
+    Args:
+        angles_deg: (B, 3) rotations about the axes in 3D, (B, 1) in 2D, float64.
+        zoom: (B,) enlargement: 2 shows everything twice as large.
+        spacing_mm: Voxel size along each spatial axis.
+
+    Returns:
+        (B, D, D) float64.
+    """
+    dims = len(spacing_mm)
+    radians = angles_deg * (math.pi / 180)
+    planes = ((1, 2), (0, 2), (0, 1)) if dims == 3 else ((0, 1),)
+    rotation = torch.eye(dims, dtype=torch.float64).repeat(len(zoom), 1, 1)
+    for column, (a, b) in enumerate(planes):
+        cos, sin = radians[:, column].cos(), radians[:, column].sin()
+        turn = torch.eye(dims, dtype=torch.float64).repeat(len(zoom), 1, 1)
+        turn[:, a, a], turn[:, b, b], turn[:, a, b], turn[:, b, a] = cos, cos, -sin, sin
+        rotation = rotation @ turn
+    spacing = torch.tensor(spacing_mm, dtype=torch.float64)
+    return rotation * (spacing / spacing[:, None]) / zoom[:, None, None]
+
+
+def sampling_grid(matrix: Tensor, shift: Tensor, shape: Sequence[int]) -> Tensor:
+    """Where each output voxel is read, in the coordinates of `grid_sample` with `align_corners=True`.
+
+    Built from one broadcast sum over the axes: no (voxels x 4) matrix product.
+
+    Args:
+        matrix: (B, D, D), from output to input voxel offsets about the centre.
+        shift: (B, D) voxels added to the input position.
+        shape: Spatial shape.
+
+    Returns:
+        (B, *S, D) float32, last axis first as `grid_sample` wants it.
+    """
+    dims, device = len(shape), matrix.device
+    half = torch.tensor([max(n - 1, 1) / 2 for n in shape], dtype=torch.float32, device=device)
+    scaled = matrix.float() / half[:, None]  # (B, D, D), rows in units of half the input extent
+    offset = shift.float() / half
+    grid = torch.empty((len(matrix), *shape, dims), dtype=torch.float32, device=device)
+    for row in range(dims):
+        total = offset[:, row].view(-1, *[1] * dims)
+        for axis, n in enumerate(shape):
+            line = torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2
+            view = [-1 if a == axis else 1 for a in range(dims)]
+            total = total + scaled[:, row, axis].view(-1, *[1] * dims) * line.view(1, *view)
+        grid[..., dims - 1 - row] = total
+    return grid
+
+
+def resample_image(image: Tensor, grid: Tensor) -> Tensor:
+    """Linear interpolation of (B, C, *S) float at `grid` (B, *S, D); outside, the edge is repeated."""
+    return functional.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def resample_label(label: Tensor, grid: Tensor) -> Tensor:
+    """Nearest neighbour of (B, *S) integers below 2^24 at `grid` (B, *S, D); outside is 0, background."""
+    moved = functional.grid_sample(
+        label[:, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=True
+    )
+    return moved[:, 0].to(label.dtype)
+
+
+def flip(tensor: Tensor, axes: Tensor, leading: int) -> Tensor:
+    """Mirror each sample of a batch along its own axes, exactly.
+
+    Args:
+        tensor: (B, ..., *S).
+        axes: (B, D) bool on the CPU.
+        leading: Axes before the spatial ones, the batch included.
+    """
+    if not bool(axes.any()):
+        return tensor
+    samples = []
+    for sample, chosen in zip(tensor, axes.tolist(), strict=True):
+        dims = [leading - 1 + axis for axis, on in enumerate(chosen) if on]
+        samples.append(sample.flip(dims) if dims else sample)
+    return torch.stack(samples)
