@@ -5,6 +5,7 @@ same test cases. Two intervals are given. Over seeds (Student's t of the seeds' 
 training on these test patients would give; over seeds and patients says what other test patients would give as well.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -175,6 +176,8 @@ def _check_cases(
 
 def _bars(intervals: Sequence[Interval]) -> npt.NDArray[np.float64]:
     """Lengths of error bars below and above; none where there is no interval."""
-    bars = np.array([[i.estimate - i.low for i in intervals], [i.high - i.estimate for i in intervals]])
-    bars[~np.isfinite(bars)] = 0
-    return np.abs(bars)
+    ends = [
+        (i.estimate - i.low, i.high - i.estimate) if math.isfinite(i.low) else (0.0, 0.0)  # no interval, no bar
+        for i in intervals
+    ]
+    return np.maximum(np.array(ends, dtype=np.float64).T, 0.0)  # rounding may put the mean a hair outside
