@@ -67,6 +67,12 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         """Which crops are drawn."""
         return self._plan
 
+    def case_of(self, number: int) -> CachedCase:
+        """Case that crop `number` is taken from."""
+        epoch, position = divmod(number, len(self._cases))
+        order = _generator(self._plan.seed, epoch, stream=2).permutation(len(self._cases))
+        return self._cases[int(order[position])]
+
     def __getitem__(self, draw: int) -> dict[str, Tensor]:
         """Part `draw % parts` of step `draw // parts`."""
         step, part = divmod(int(draw), self._plan.parts)
@@ -79,7 +85,7 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         return batch
 
     def _crop(self, number: int) -> dict[str, np.ndarray]:
-        case = self._cases[self._case_number(number)]
+        case = self.case_of(number)
         generator = _generator(self._plan.seed, number, stream=1)
         start, image = self._draw(case, number, generator)
         crop = {"image": image}
@@ -88,11 +94,6 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         if self._plan.classes:
             crop["class_index"] = np.array(self._class_index[case.class_name], dtype=np.int64)
         return crop
-
-    def _case_number(self, number: int) -> int:
-        epoch, position = divmod(number, len(self._cases))
-        order = _generator(self._plan.seed, epoch, stream=2).permutation(len(self._cases))
-        return int(order[position])
 
     def _draw(
         self, case: CachedCase, number: int, generator: np.random.Generator

@@ -22,7 +22,7 @@ _FROM_ONE = (
 _FROM_ZERO = ("warmup_steps", "weight_decay", "clip_norm", "workers", "time_limit_min", "seed")
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainOptions:
     """Length, optimiser, precision and house-keeping of a run.
 

@@ -5,7 +5,8 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class RunFolder:
             ConfigError: The folder already holds a run and `resume` is off, there is none and it is on, or options or
                 data differ from the run's.
         """
+        if not self.writes:
+            return
         file = self.path / "run.json"
         if resume and file.exists():
             old = self.read()
@@ -61,9 +64,7 @@ class RunFolder:
         else:
             self.check(resume)
             sessions = [_session()]
-        if self.writes:
-            content = {"schema_version": SCHEMA_VERSION, **description, "status": "running", "sessions": sessions}
-            write_json(file, content)
+        write_json(file, {"schema_version": SCHEMA_VERSION, **description, "status": "running", "sessions": sessions})
 
     def check(self, resume: bool) -> None:
         """Refuse a folder that holds a run, or none to resume; writes nothing.
@@ -71,6 +72,8 @@ class RunFolder:
         Raises:
             ConfigError: As said.
         """
+        if not self.writes:
+            return
         holds = (self.path / "run.json").exists()
         if resume and not holds:
             raise ConfigError([f"resume: {self.path} holds no run (no run.json): leave --resume out to start one"])
@@ -83,6 +86,24 @@ class RunFolder:
             )
         if self.path.exists() and not resume and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ConfigError([f"out: {self.path} is not an empty folder: choose another one; nothing is overwritten"])
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Keep `status` in run.json: running, then finished, stopped (by a signal) or failed."""
+        try:
+            yield
+        except (SystemExit, KeyboardInterrupt):
+            self.update(status="stopped")
+            raise
+        except Exception as error:
+            self._try_update(status="failed", error=f"{type(error).__name__}: {error}")
+            raise
+        self.update(status="finished")
+
+    def _try_update(self, **values: Any) -> None:
+        """As `update`; a disk that takes nothing more must not hide the error that is being told."""
+        with suppress(OSError):
+            self.update(**values)
 
     def read(self) -> dict[str, Any]:
         """Content of run.json.

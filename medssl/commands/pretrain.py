@@ -1,0 +1,66 @@
+"""Pretrain an encoder on images without labels."""
+
+import sys
+from pathlib import Path
+
+from medssl.models.component import Component
+from medssl.training.options import TrainOptions
+from medssl.training.pretrain_options import ViewOptions
+
+POSITIONAL: tuple[str, ...] = ()
+
+_VIEWS, _TRAIN = ViewOptions(), TrainOptions()
+
+
+def pretrain(
+    data: Path,
+    out: Path,
+    method: Component,
+    encoder: Component,
+    views: ViewOptions = _VIEWS,
+    train: TrainOptions = _TRAIN,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Pretrain an encoder on images without labels; writes OUT/encoder.safetensors and OUT/encoder.json.
+
+    OUT also gets run.json, metrics.jsonl, TensorBoard logs in tb/, checkpoints/, and a picture of reconstructions in
+    health/ at each look at the run's health. Ctrl-C, SIGTERM and SLURM's SIGUSR1 stop the run with a checkpoint.
+
+    Args:
+        data: Prepared cache, made by `medssl prepare`.
+        out: Folder of the run; must be empty or new unless resumed.
+        method: Self-supervised method and its arguments.
+        encoder: Encoder and its arguments; spatial dimensions, channels and image size come from data and crops.
+        views: Which crops are drawn and how they are varied.
+        train: Length, optimiser, precision and house-keeping.
+        resume: Go on with the run in OUT. Only its length, time limit, workers and intervals may differ.
+        dry_run: Check everything, build, do two steps, say how long it would take, write nothing.
+
+    Raises:
+        ConfigError: Every mistake in the options.
+        CacheError: The cache cannot be used.
+        CheckpointError: The checkpoint to resume from cannot be used.
+        MedsslError: No room on the disk, or a loss that is no number.
+    """
+    from medssl.data.cache import Cache
+    from medssl.training import pretraining
+    from medssl.training.loop import launch
+    from medssl.training.run_folder import RunFolder
+
+    settings = pretraining.Settings(method, encoder, views, train)
+    settings.check()
+    cache = Cache.open(data)
+    fabric = launch(train)
+    job = pretraining.assemble(settings, cache, fabric)
+    run = RunFolder(out, fabric.is_global_zero)
+    run.check(resume)
+    pretraining.check_space(job, out)
+    pretraining.announce(job, out)
+    if dry_run:
+        pretraining.rehearse(job)
+        return
+    result = pretraining.train(job, run, resume)
+    if fabric.is_global_zero:
+        end = "done" if result.finished else "time is up, go on with --resume"
+        sys.stderr.write(f"pretrain: {end}: step {result.step}, {out / 'encoder.safetensors'}\n")

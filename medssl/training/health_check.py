@@ -1,0 +1,79 @@
+"""The health check of a pretraining run: fixed crops of cases, looked at again and again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from medssl.data.cache import Cache, CachedCase
+from medssl.data.dataset import CropPlan, StepDataset
+from medssl.methods.base import Method
+from medssl.training.health import feature_spread, knn_accuracy, panel, presence_auroc
+from medssl.training.run_folder import RunFolder
+
+_CROPS = 64
+_BATCH = 8
+_ROWS = 4
+_CALM = 2**31  # a number that no training step reaches: masks of the check are its own
+
+
+class HealthCheck:
+    """Called by the loop as `health(module, step)`; the module is the method.
+
+    Looks at up to 64 fixed crops, spread over the cases of split val, or of those that are learned from where there are
+    none: loss with fixed masks, spread of the features, and, where the cache has classes or label maps, how well the
+    frozen features tell them. Labels are only looked at here, never learned from. Test cases are never touched.
+
+    Args:
+        cache: Prepared cache.
+        cases: Cases that are learned from.
+        plan: Plan of the training crops.
+        run: Where the panel is written; None writes none.
+        device: Where to compute.
+    """
+
+    def __init__(
+        self, cache: Cache, cases: Sequence[CachedCase], plan: CropPlan, run: RunFolder | None, device: torch.device
+    ) -> None:
+        self._run, self._device = run, device
+        held = [case for case in cache.cases if case.split == "val"] or list(cases)
+        labelled = [case for case in held if case.has_label]
+        self._classed = bool(cache.classes) and all(case.class_name in cache.classes for case in held)
+        self._cases = labelled if labelled and not self._classed else held
+        count = min(_CROPS, max(2 * len(self._cases), 16))
+        self._values = [label.value for label in cache.labels] if labelled and not self._classed else []
+        fixed = replace(plan, batch_size=1, parts=1, labels=bool(self._values), classes=self._classed, foreground=0.0)
+        source = StepDataset(cache, self._cases, fixed)
+        self._crops = [source[number] for number in range(count)]
+        self._patients = [source.case_of(number).patient for number in range(count)]
+
+    def __call__(self, module: nn.Module, step: int) -> dict[str, float]:
+        """Numbers of this step; the panel goes to `health/`."""
+        if not isinstance(module, Method):
+            raise TypeError(f"the health check looks at methods, got {type(module).__name__}")
+        batches = [self._batch(first) for first in range(0, len(self._crops), _BATCH)]
+        found = {"loss": sum(float(module(b)["loss"]) * len(b["image"]) for b in batches) / len(self._crops)}
+        embed = cast(Callable[[Tensor], Tensor], module.encoder.embed)
+        features = torch.cat([embed(b["image"]).float().cpu() for b in batches])
+        found |= feature_spread(features) | self._probe(features)
+        columns = module.reconstruction({**batches[0], "image": batches[0]["image"][:_ROWS]})
+        if columns is not None and self._run is not None:
+            order = ("input", "masked", "reconstructed")
+            self._run.write_image(f"step-{step:07d}", panel({title: columns[title] for title in order}, _ROWS))
+        return found
+
+    def _batch(self, first: int) -> dict[str, Tensor]:
+        crops = self._crops[first : first + _BATCH]
+        image = torch.cat([crop["image"].float() for crop in crops]).to(self._device)
+        return {"image": image, "step": torch.tensor(_CALM + first), "index": torch.arange(first, first + len(crops))}
+
+    def _probe(self, features: Tensor) -> dict[str, float]:
+        if self._classed:
+            classes = [int(crop["class_index"][0]) for crop in self._crops]
+            return {"knn_balanced_accuracy": knn_accuracy(features, classes, self._patients)}
+        if self._values:
+            present = torch.tensor([[bool((crop["label"] == v).any()) for v in self._values] for crop in self._crops])
+            return {"presence_auroc": presence_auroc(features, present, self._patients)}
+        return {}

@@ -1,0 +1,226 @@
+"""Compose a pretraining run: cache, crops, method, loop, encoder file."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+from medssl.data.augment import Augmentation
+from medssl.data.cache import Cache, CachedCase
+from medssl.data.dataset import CropPlan, StepDataset
+from medssl.imaging.errors import ConfigError
+from medssl.methods.base import Method
+from medssl.models.component import Component
+from medssl.models.weights import save_encoder
+from medssl.training.batches import StepBatches
+from medssl.training.checkpoints import require_space
+from medssl.training.components import build_component, check_component, completed
+from medssl.training.health_check import HealthCheck
+from medssl.training.loop import FitResult, Hooks, duration, fit, parts_of, train_step
+from medssl.training.options import RESUMABLE, TrainOptions
+from medssl.training.pretrain_options import ViewOptions
+from medssl.training.run_folder import RunFolder
+from medssl.training.state import build, checkpoint_bytes
+
+_CHECKPOINTS = 3  # the old one, the new one while it is written, and the encoder
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for.
+
+    Args:
+        method: Self-supervised method.
+        encoder: Encoder that it trains.
+        views: Crops.
+        train: Length, optimiser, house-keeping.
+    """
+
+    method: Component
+    encoder: Component
+    views: ViewOptions
+    train: TrainOptions
+
+    def check(self) -> None:
+        """Refuse wrong class names and arguments before any data is read.
+
+        Raises:
+            ConfigError: All of them at once.
+        """
+        facts = ("spatial_dims", "in_channels", "image_size")
+        problems = check_component("method", self.method, ("encoder", "seed"))
+        problems += check_component("encoder", self.encoder, facts)
+        if problems:
+            raise ConfigError(problems)
+
+    def fitted_to(self, cache: Cache) -> "Settings":
+        """The settings with the encoder's arguments that the data and the crops decide.
+
+        Raises:
+            ConfigError: They contradict one another.
+        """
+        if len(self.views.size) != cache.spatial_dims:
+            wanted = f"{cache.spatial_dims} numbers: {cache.path} is {cache.spatial_dims}D"
+            raise ConfigError([f"views.size {self.views.size} needs {wanted}"])
+        facts = {
+            "spatial_dims": cache.spatial_dims,
+            "in_channels": len(cache.channels),
+            "image_size": list(self.views.size),
+        }
+        return Settings(self.method, completed("encoder", self.encoder, facts), self.views, self.train)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for run.json."""
+        return {name: getattr(self, name).to_json() for name in ("method", "encoder", "views", "train")}
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """The parts of a run, built."""
+
+    settings: Settings
+    cache: Cache
+    cases: tuple[CachedCase, ...]
+    fabric: Fabric
+    method: Method
+    source: StepDataset
+    augment: Augmentation
+
+
+def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Pretraining:
+    """Build method and data source.
+
+    Raises:
+        ConfigError: Options that contradict the data or the classes' own rules.
+        CacheError: No case to learn from.
+    """
+    settings = settings.fitted_to(cache)
+    train, views = settings.train, settings.views
+    if train.batch_size % parts_of(fabric, train):
+        raise ConfigError(
+            [
+                f"train.batch_size {train.batch_size} must divide by devices x nodes x accumulate = "
+                f"{parts_of(fabric, train)}: every device computes the same share"
+            ]
+        )
+    torch.manual_seed(train.seed)
+    encoder = build_component("encoder", settings.encoder)
+    method = build_component("method", settings.method, encoder, seed=train.seed)
+    if not isinstance(method, Method):
+        raise ConfigError([f"method: {settings.method.class_path} is no self-supervised method"])
+    if method.views != 1:
+        raise ConfigError([f"method: {settings.method.class_path} asks for {method.views} views; one is drawn"])
+    cases = tuple(case for case in cache.cases if case.split in views.splits)
+    plan = CropPlan(views.size, train.batch_size, parts_of(fabric, train), train.seed, min_std=views.min_std)
+    spacing_mm = cases[0].spacing_mm if cases else (1.0,) * cache.spatial_dims
+    return Pretraining(
+        settings=settings,
+        cache=cache,
+        cases=cases,
+        fabric=fabric,
+        method=method,
+        source=StepDataset(cache, cases, plan),
+        augment=Augmentation(views.augment, spacing_mm, train.seed),
+    )
+
+
+def check_space(job: Pretraining, out: Path) -> None:
+    """Refuse to start where the checkpoints will not fit.
+
+    Raises:
+        MedsslError: Too little room.
+    """
+    require_space(out, _CHECKPOINTS * checkpoint_bytes(job.method, job.settings.train))
+
+
+def announce(job: Pretraining, out: Path) -> None:
+    """Say what will be done, on standard error."""
+    if not job.fabric.is_global_zero:
+        return
+    train, views = job.settings.train, job.settings.views
+    size = "x".join(str(n) for n in views.size)
+    weights = sum(p.numel() for p in job.method.parameters()) / 1e6
+    kept = sum(p.numel() for p in job.method.encoder.parameters()) / 1e6
+    patients = len({case.patient for case in job.cases})
+    space = checkpoint_bytes(job.method, train) / 2**20
+    each = train.steps * train.batch_size / len(job.cases)
+    limit = f", at most {train.time_limit_min:g} min" if train.time_limit_min else ""
+    sys.stderr.write(
+        f"pretrain: {type(job.method).__name__} with {type(job.method.encoder).__name__}, {weights:.2f} M weights, "
+        f"of which {kept:.2f} M are kept\n"
+        f"  data: {len(job.cases)} cases of {patients} patients in {job.cache.path}, crops {size}\n"
+        f"  work: {train.steps} steps of {train.batch_size} crops = {each:.1f} crops of each case, "
+        f"{train.precision} on {job.fabric.world_size} x {job.fabric.device.type}{limit}\n"
+        f"  out: {out}, checkpoints of {space:.0f} MiB every {train.checkpoint_every} steps\n"
+    )
+
+
+def rehearse(job: Pretraining) -> float:
+    """Do a step twice and say how long the run would take; writes nothing. Returns seconds a step."""
+    train = job.settings.train
+    state = build(job.fabric, job.method, train)
+    batches = StepBatches(job.fabric, job.source, train, 0)
+    seconds = loss = 0.0
+    for _ in range(min(2, train.steps)):
+        began = time.monotonic()
+        loss = float(train_step(state, batches.next_step(), train, Hooks(augment=job.augment))["loss"])
+        seconds = time.monotonic() - began
+    if job.fabric.is_global_zero:
+        sys.stderr.write(
+            f"dry run: loss {loss:.4g}, {seconds:.3g} s a step, {duration(seconds * train.steps)} for {train.steps} "
+            "steps; nothing was written\n"
+        )
+    return seconds
+
+
+def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:
+    """Train, and write `encoder.safetensors` and `encoder.json` when all steps are done or the time is up."""
+    description = {
+        "verb": "pretrain",
+        "config": {**job.settings.to_json(), "data": str(job.cache.path.resolve())},
+        "seed": job.settings.train.seed,
+        "data_sha256": job.cache.data_sha256,
+    }
+    run.start(description, {"data", *(f"train.{name}" for name in RESUMABLE)}, resume)
+    health = HealthCheck(job.cache, job.cases, job.source.plan, run, job.fabric.device)
+    with run.session():
+        hooks = Hooks(augment=job.augment, health=health)
+        result = fit(job.fabric, job.method, job.source, job.settings.train, run, hooks=hooks, resume=resume)
+        if run.writes:
+            write_encoder(job, run, result)
+            run.update(step=result.step)
+    return result
+
+
+def write_encoder(job: Pretraining, run: RunFolder, result: FitResult) -> None:
+    """Write the encoder, and the decoder where the method keeps one, as safetensors with a description beside it."""
+    weights = {f"encoder.{name}": tensor for name, tensor in job.method.encoder_state_dict().items()}
+    decoder = getattr(job.method, "decoder_state_dict", None)
+    if decoder is not None:
+        weights |= {f"decoder.{name}": tensor for name, tensor in decoder().items()}
+    sessions = run.read()["sessions"]
+    settings = job.settings
+    meta = {
+        "encoder": settings.encoder.to_json(),
+        "method": settings.method.to_json(),
+        "preprocess": job.cache.preprocess.to_json(),
+        "channels": list(job.cache.channels),
+        "provenance": {
+            "manifest_sha256": job.cache.manifest_sha256,
+            "data_sha256": job.cache.data_sha256,
+            "cases": len(job.cases),
+            "commit": sessions[-1]["commit"],
+            "versions": sessions[-1]["versions"],
+            "seed": settings.train.seed,
+            "steps": result.step,
+            "finished": result.finished,
+            "crop": list(settings.views.size),
+            "device": job.fabric.device.type,
+            "device_hours": job.fabric.world_size * result.seconds / 3600,
+        },
+    }
+    save_encoder(run.path / "encoder.safetensors", weights, meta)
