@@ -111,26 +111,26 @@ def paired_curve(rows: Sequence[CurveRow], ours: str, theirs: str, confidence: f
 
 
 def curve_figure(points: Sequence[CurvePoint], ours: str, theirs: str) -> Figure:
-    """Left: both arms over the number of labelled patients; right: their paired difference with both intervals."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """Above: both arms over the number of labelled patients; below: their paired difference with both intervals."""
+    figure = Figure(figsize=(5.2, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1)
     places = np.arange(len(points))
     for name, shift, marker in ((ours, -0.06, "o"), (theirs, 0.06, "s")):
         intervals = [point.ours if name == ours else point.theirs for point in points]
-        left.errorbar(places + shift, [i.estimate for i in intervals], yerr=_bars(intervals), fmt=marker, label=name)
-    left.set_ylabel("mean Dice")
-    left.legend()
-    right.axhline(0, color="0.6", linewidth=1)
+        upper.errorbar(places + shift, [i.estimate for i in intervals], yerr=_bars(intervals), fmt=marker, label=name)
+    upper.set_ylabel("mean Dice")
+    upper.legend()
+    lower.axhline(0, color="0.6", linewidth=1)
     for point, place in zip(points, places, strict=True):
-        right.plot([place] * len(point.seeds), point.seed_differences, ".", color="0.6")
+        lower.plot([place] * len(point.seeds), point.seed_differences, ".", color="0.6")
     for shift, label, pick in (
         (-0.08, "over seeds", [p.over_seeds for p in points]),
         (0.08, "over seeds and patients", [p.over_seeds_and_patients for p in points]),
     ):
-        right.errorbar(places + shift, [i.estimate for i in pick], yerr=_bars(pick), fmt="o", capsize=3, label=label)
-    right.set_ylabel(f"{ours} − {theirs}")
-    right.legend()
-    for axes in (left, right):
+        lower.errorbar(places + shift, [i.estimate for i in pick], yerr=_bars(pick), fmt="o", capsize=3, label=label)
+    lower.set_ylabel(f"{ours} − {theirs}")
+    lower.legend()
+    for axes in (upper, lower):
         axes.set_xticks(places, [str(point.labels) for point in points])
         axes.set_xlabel("labelled patients")
     return figure

@@ -1,0 +1,109 @@
+"""Figures of reports: small, so that their text stays legible on a phone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = ("#0b6e99", "#d1495b", "#5f8f3e", "#8d5fb0", "#c77700", "#3b4a57")
+_WIDTH_IN = 5.2
+
+
+def blank(height_in: float = 3.2) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes, without frame on top and right."""
+    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def curve_figure(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], ylabel: str, logarithmic: bool = False
+) -> Figure:
+    """Curves over training steps: the values faint, their running mean strong where there are many.
+
+    Args:
+        curves: Name to (steps, values).
+        ylabel: Name of the values.
+        logarithmic: Logarithmic values; only where all are positive.
+    """
+    figure, axes = blank()
+    for (name, (steps, values)), colour in zip(curves.items(), _cycled(len(curves)), strict=True):
+        smooth = _running_mean(np.asarray(values, dtype=np.float64), max(1, len(values) // 25))
+        if len(values) > 50:
+            axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(steps, smooth, color=colour, label=name)
+        else:
+            axes.plot(steps, values, color=colour, marker="o", markersize=3, label=name)
+    if logarithmic and all(v > 0 for _, values in curves.values() for v in values):
+        axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel(ylabel)
+    if len(curves) > 1:
+        axes.legend(frameon=False)
+    return figure
+
+
+def interval_figure(rows: Sequence[tuple[str, str, Mapping[str, Any]]], xlabel: str) -> Figure:
+    """Estimates with their intervals, one line each.
+
+    Args:
+        rows: (group, name, interval as JSON): a colour a name, a block a group.
+        xlabel: Name of the values.
+    """
+    names = list(dict.fromkeys(name for _, name, _ in rows))
+    figure, axes = blank(0.9 + 0.34 * len(rows))
+    colours = dict(zip(names, _cycled(len(names)), strict=True))
+    for place, (_, name, interval) in enumerate(rows):
+        estimate, low, high = (interval.get(key) for key in ("estimate", "low", "high"))
+        if estimate is None:
+            continue
+        if low is not None and high is not None:
+            axes.plot([low, high], [place, place], color=colours[name], linewidth=3, alpha=0.5)
+        axes.plot(estimate, place, "o", color=colours[name], markersize=7)
+    labels = [f"{group} · {name}" if len(names) > 1 else group for group, name, _ in rows]
+    axes.set_yticks(range(len(rows)), labels)
+    axes.invert_yaxis()
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.set_xlabel(xlabel)
+    return figure
+
+
+def case_figure(values: Mapping[str, Sequence[float]], ylabel: str, floor: float | None = None) -> Figure:
+    """Every case as a dot, a column a group, the median as a line.
+
+    Args:
+        values: Group to the numbers of its cases.
+        ylabel: Name of the numbers.
+        floor: Lower end of the axis.
+    """
+    figure, axes = blank()
+    rng = np.random.default_rng(0)
+    for place, (numbers, colour) in enumerate(zip(values.values(), _cycled(len(values)), strict=True)):
+        finite = np.asarray(numbers, dtype=np.float64)
+        finite = finite[np.isfinite(finite)]
+        if len(finite):
+            axes.plot(place + rng.uniform(-0.16, 0.16, len(finite)), finite, ".", color=colour, alpha=0.7)
+            axes.plot([place - 0.28, place + 0.28], [np.median(finite)] * 2, color="0.15", linewidth=1.5)
+    axes.set_xticks(range(len(values)), list(values), rotation=0 if len(values) < 5 else 30)
+    axes.set_xlim(-0.6, len(values) - 0.4)
+    axes.set_ylabel(ylabel)
+    if floor is not None:
+        axes.set_ylim(bottom=floor)
+    return figure
+
+
+def _cycled(count: int) -> list[str]:
+    return [COLOURS[number % len(COLOURS)] for number in range(count)]
+
+
+def _running_mean(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
+    """Mean over the `width` values up to each one, fewer at the beginning."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    begins = np.maximum(ends - width, 0)
+    return np.asarray((sums[ends] - sums[begins]) / (ends - begins))

@@ -1,0 +1,116 @@
+"""A report: one HTML file that needs nothing beside it, with its pictures inside, readable on a phone."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import jinja2
+from matplotlib.figure import Figure
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.files import write_text
+
+_DPI = 150
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its caption.
+
+    Args:
+        png: Bytes of a PNG file.
+        caption: What it shows, in full sentences.
+    """
+
+    png: bytes
+    caption: str
+
+    @property
+    def data(self) -> str:
+        """Address that holds the picture itself."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first column names the rows.
+
+    Args:
+        header: Column names.
+        rows: Cells, ready to be read.
+        caption: What it shows.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
+
+    Args:
+        title: Heading.
+        text: Paragraphs.
+        tables: Tables, below the text.
+        pictures: Pictures, below the tables.
+        warnings: Sentences that must not be overlooked.
+    """
+
+    title: str
+    text: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = field(default=(), repr=False)
+    warnings: tuple[str, ...] = ()
+
+
+def write_report(folder: Path, sections: Sequence[Section], title: str, subtitle: str = "") -> Path:
+    """Write `FOLDER/report.html`; returns its path.
+
+    Args:
+        folder: Where it goes.
+        sections: Its parts, in order.
+        title: Heading of the page.
+        subtitle: One sentence below it.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("medssl.evaluation.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("page.html.j2").render(
+        title=title,
+        subtitle=subtitle,
+        sections=sections,
+        version=metadata.version("medssl"),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    path = Path(folder) / "report.html"
+    write_text(path, page)
+    return path
+
+
+def figure_picture(figure: Figure, caption: str) -> Picture:
+    """A matplotlib figure as a picture."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return Picture(buffer.getvalue(), caption)
+
+
+def file_picture(path: Path, caption: str) -> Picture:
+    """A PNG file as a picture.
+
+    Raises:
+        ImageError: Not a PNG file.
+    """
+    content = Path(path).read_bytes()
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ImageError(f"{path} is no PNG file, so it cannot be shown in a report", reason="not-a-png")
+    return Picture(content, caption)

@@ -1,0 +1,155 @@
+"""Results of single cases, and what they say together: means with intervals over patients, and paired differences."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medssl.evaluation.metrics import ClassScore
+from medssl.evaluation.statistics import mean_interval, paired_difference
+
+CONVENTIONS = (
+    "Masks are compared on the grid of the original image.",
+    "A class that is neither in the prediction nor in the reference of a case says nothing there: left out of the means, "
+    "counted as both empty.",
+    "A class missed altogether, or predicted where there is none, has Dice 0 and surface Dice 0; its distance is not "
+    "defined, left out of the mean distance, and counted.",
+    "Ignored voxels count nowhere.",
+    "Intervals: 95 %, BCa bootstrap over patients; all cases of a patient are drawn together.",
+)
+"""What readers of a table must know."""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """Agreement of one predicted mask with its reference.
+
+    Args:
+        case: Its id.
+        patient: Its patient.
+        scores: Label name to score.
+        voxel_size: Size of a voxel in `size_unit`.
+        size_unit: `mL`, `mm2` in 2D, or `pixels` where the image does not say how large they are.
+        seconds: Time of prediction and restoring.
+    """
+
+    case: str
+    patient: str
+    scores: Mapping[str, ClassScore]
+    voxel_size: float
+    size_unit: str = "mL"
+    seconds: float = 0.0
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean over the classes that are in the prediction or the reference; NaN where none is."""
+        known = [score.dice for score in self.scores.values() if math.isfinite(score.dice)]
+        return float(np.mean(known)) if known else math.nan
+
+    def rows(self, arm: str) -> list[dict[str, Any]]:
+        """Lines of cases.csv, one a class; what is not defined stays empty."""
+        unit = self.size_unit.lower()
+        return [
+            {
+                "arm": arm,
+                "case": self.case,
+                "patient": self.patient,
+                "class": name,
+                "state": score.state,
+                "dice": _cell(score.dice),
+                "hd95_mm": _cell(score.hd95_mm),
+                "nsd": _cell(score.nsd),
+                f"prediction_{unit}": _cell(score.prediction_voxels * self.voxel_size),
+                f"reference_{unit}": _cell(score.reference_voxels * self.voxel_size),
+                f"difference_{unit}": _cell((score.prediction_voxels - score.reference_voxels) * self.voxel_size),
+                "seconds": f"{self.seconds:.3f}",
+            }
+            for name, score in self.scores.items()
+        ]
+
+
+def summarise(results: Sequence[CaseResult]) -> dict[str, Any]:
+    """Means with intervals over patients: overall Dice, and everything a class; JSON-able.
+
+    Args:
+        results: At least one, all with the same classes.
+    """
+    patients = [result.patient for result in results]
+    names = list(results[0].scores)
+    return {
+        "cases": len(results),
+        "patients": len(set(patients)),
+        "mean_dice": mean_interval([result.mean_dice for result in results], patients).to_json(),
+        "size_unit": results[0].size_unit,
+        "classes": {name: _class_summary(results, name, patients) for name in names},
+        "seconds_per_case": float(np.median([result.seconds for result in results])),
+    }
+
+
+def _class_summary(results: Sequence[CaseResult], name: str, patients: Sequence[str]) -> dict[str, Any]:
+    scores = [result.scores[name] for result in results]
+    states = [score.state for score in scores]
+    sizes = [
+        (
+            result.scores[name].prediction_voxels * result.voxel_size,
+            result.scores[name].reference_voxels * result.voxel_size,
+        )
+        for result in results
+    ]
+    return {
+        "dice": mean_interval([score.dice for score in scores], patients).to_json(),
+        "hd95_mm": mean_interval([score.hd95_mm for score in scores], patients).to_json(),
+        "nsd": mean_interval([score.nsd for score in scores], patients).to_json(),
+        "distance_not_defined": sum(math.isinf(score.hd95_mm) for score in scores),
+        **{state.replace("-", "_"): states.count(state) for state in ("scored", "both-empty", "missed", "invented")},
+        "size_difference": _agreement([p - r for p, r in sizes], patients),
+        "mean_reference_size": float(np.mean([reference for _, reference in sizes])),
+    }
+
+
+def _agreement(differences: Sequence[float], patients: Sequence[str]) -> dict[str, Any]:
+    """Bias with its interval and the limits of agreement (Bland and Altman 1986): bias +- 1.96 standard deviations."""
+    bias = mean_interval(differences, patients)
+    if len(differences) < 2:
+        return {"bias": bias.to_json(), "limits_of_agreement": None}
+    half = 1.96 * float(np.std(differences, ddof=1))
+    return {"bias": bias.to_json(), "limits_of_agreement": [bias.estimate - half, bias.estimate + half]}
+
+
+def differences(ours: Sequence[CaseResult], theirs: Sequence[CaseResult]) -> dict[str, Any]:
+    """Paired differences of Dice, ours minus theirs, over the cases that both have; JSON-able."""
+    other = {result.case: result for result in theirs}
+    pairs = [(result, other[result.case]) for result in ours if result.case in other]
+    patients = [result.patient for result, _ in pairs]
+    names = list(pairs[0][0].scores) if pairs else []
+    return {
+        "cases": len(pairs),
+        "mean_dice": paired_difference(
+            [a.mean_dice for a, _ in pairs], [b.mean_dice for _, b in pairs], patients
+        ).to_json(),
+        "classes": {
+            name: paired_difference(
+                [a.scores[name].dice for a, _ in pairs], [b.scores[name].dice for _, b in pairs], patients
+            ).to_json()
+            for name in names
+        },
+    }
+
+
+def best_median_worst(results: Sequence[CaseResult]) -> dict[str, CaseResult]:
+    """Cases to look at; fewer where there are fewer than three."""
+    order = sorted((r for r in results if math.isfinite(r.mean_dice)), key=lambda r: (-r.mean_dice, r.case))
+    if not order:
+        return {}
+    picked = {"best": order[0], "median": order[(len(order) - 1) // 2], "worst": order[-1]}
+    unique: dict[str, CaseResult] = {}
+    for name in ("best", "worst", "median"):
+        if all(picked[name].case != result.case for result in unique.values()):
+            unique[name] = picked[name]
+    return {name: unique[name] for name in picked if name in unique}
+
+
+def _cell(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else ""

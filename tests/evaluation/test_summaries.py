@@ -1,0 +1,57 @@
+"""Summaries of hand-made results."""
+
+import math
+
+import pytest
+
+from medssl.evaluation.metrics import ClassScore
+from medssl.evaluation.summaries import CaseResult, best_median_worst, differences, summarise
+from medssl.imaging.files import write_json
+
+
+def _result(case: str, patient: str, dice: float, voxels: tuple[int, int] = (110, 100)) -> CaseResult:
+    good = ClassScore(dice, 1.0, 0.9, *voxels)
+    return CaseResult(case, patient, {"a": good, "b": ClassScore(math.nan, math.nan, math.nan, 0, 0)}, 0.5)
+
+
+def test_summary_of_known_cases(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    results = [_result("1", "p", 0.8), _result("2", "p", 0.9), _result("3", "q", 0.7, (80, 100))]
+    missed = CaseResult("4", "r", {"a": ClassScore(0.0, math.inf, 0.0, 0, 100), "b": results[0].scores["b"]}, 0.5)
+    got = summarise([*results, missed])
+    assert (got["cases"], got["patients"]) == (4, 3)
+    assert got["mean_dice"]["estimate"] == pytest.approx(0.6)
+    one = got["classes"]["a"]
+    assert (one["scored"], one["missed"], one["distance_not_defined"]) == (3, 1, 1)
+    assert one["hd95_mm"]["estimate"] == 1.0
+    assert one["hd95_mm"]["n"] == 3
+    assert one["size_difference"]["bias"]["estimate"] == pytest.approx((5 + 5 - 10 - 50) / 4)
+    low, high = one["size_difference"]["limits_of_agreement"]
+    assert high - low == pytest.approx(2 * 1.96 * 25.98076, rel=1e-4)
+    assert got["classes"]["b"]["both_empty"] == 4
+    assert got["classes"]["b"]["dice"]["estimate"] is None
+    write_json(tmp_path / "results.json", got)
+
+
+def test_rows_leave_undefined_cells_empty() -> None:
+    first, second = _result("1", "p", 0.8).rows("model")
+    assert first["dice"] == "0.8"
+    assert first["prediction_ml"] == "55"
+    assert first["difference_ml"] == "5"
+    assert (second["dice"], second["hd95_mm"], second["state"]) == ("", "", "both-empty")
+
+
+def test_differences_are_paired_by_case() -> None:
+    ours = [_result("1", "p", 0.8), _result("2", "q", 0.9)]
+    theirs = [_result("2", "q", 0.85), _result("3", "r", 0.1), _result("1", "p", 0.75)]
+    got = differences(ours, theirs)
+    assert got["cases"] == 2
+    assert got["mean_dice"]["estimate"] == pytest.approx(0.05)
+    assert got["classes"]["a"]["low"] == pytest.approx(0.05)
+
+
+def test_best_median_worst() -> None:
+    results = [_result(str(n), str(n), d) for n, d in enumerate((0.5, 0.9, 0.7, 0.8, 0.6))]
+    picked = best_median_worst(results)
+    assert {name: r.mean_dice for name, r in picked.items()} == {"best": 0.9, "median": 0.7, "worst": 0.5}
+    assert list(best_median_worst(results[:2])) == ["best", "worst"]
+    assert list(best_median_worst(results[:1])) == ["best"]
