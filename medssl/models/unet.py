@@ -1,0 +1,108 @@
+"""Residual-encoder U-Net encoder for 2D and 3D, dense or on visible voxels only."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medssl.imaging.errors import ConfigError
+from medssl.models.layers import BlockSequence, ConvBlock, ResidualBlock
+
+
+class ResidualUNetEncoder(nn.Module):
+    """Convolutional pyramid: a stem at full resolution, then a stage of residual blocks for each further level.
+
+    After nnU-Net's residual encoder (Isensee et al., "nnU-Net Revisited", MICCAI 2024, arXiv 2404.09556). Deviations:
+    the first level may hold the stem alone (`blocks[0] = 0`), which is where most of the time goes on large volumes.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Channels of the image.
+        features: Channels of each level, fine to coarse.
+        blocks: Residual blocks of each level; every level after the first needs one or more.
+        strides: Step into each level, one number or one an axis; the first is 1. Default 2 everywhere.
+
+    Raises:
+        ConfigError: Lists of different lengths, or a level without blocks.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        features: Sequence[int] = (32, 64, 128, 256),
+        blocks: Sequence[int] = (0, 1, 1, 1),
+        strides: Sequence[int | Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__()
+        steps = list(strides) if strides is not None else [1] + [2] * (len(features) - 1)
+        problems = []
+        if not len(features) == len(blocks) == len(steps):
+            problems.append(
+                f"features, blocks and strides need one length, got {len(features)}, {len(blocks)}, {len(steps)}"
+            )
+        if any(b < 1 for b in blocks[1:]) or any(b < 0 for b in blocks[:1]):
+            problems.append(f"blocks must be 1 or more after the first level, got {list(blocks)}")
+        if problems:
+            raise ConfigError(problems)
+        per_axis = [tuple([s] * spatial_dims if isinstance(s, int) else s) for s in steps]
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.feature_channels = tuple(int(f) for f in features)
+        self.steps = tuple(per_axis)
+        self.strides = tuple(
+            tuple(math.prod(p[a] for p in per_axis[: n + 1]) for a in range(spatial_dims)) for n in range(len(steps))
+        )
+        self.stem = ConvBlock(spatial_dims, in_channels, features[0], per_axis[0])
+        self.stages = nn.ModuleList()
+        for level, count in enumerate(blocks):
+            width = features[level]
+            into = features[level - 1] if level else width
+            self.stages.append(
+                BlockSequence(
+                    ResidualBlock(
+                        spatial_dims, into if b == 0 else width, width, per_axis[level] if b == 0 and level else 1
+                    )
+                    for b in range(count)
+                )
+            )
+
+    def forward(self, image: Tensor, visible: Tensor | None = None) -> list[Tensor]:
+        """Feature maps, fine to coarse.
+
+        Args:
+            image: (B, C, *S), each side divisible by the last of `strides`.
+            visible: (B, 1, *S) float mask of voxels that may be seen, or None. A level coarser than the mask's cells
+                (where its down-sampled mask would mix both) is computed densely.
+
+        Returns:
+            One (B, F, *S / stride) a level.
+        """
+        mask = visible
+        out = self.stem(image if mask is None else image * mask, mask)
+        maps = []
+        for level, stage in enumerate(self.stages):
+            if level:
+                mask = _coarser(mask, self.steps[level])
+            out = stage(out, mask)
+            maps.append(out)
+        return maps
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Mean of the coarsest map: (B, F)."""
+        return self.forward(image)[-1].flatten(2).mean(-1)
+
+    def layer_depths(self) -> dict[str, int]:
+        """Depth of each top-level part, 0 = nearest to the image, for layer-wise learning rates."""
+        return {"stem": 0, **{f"stages.{n}": n for n in range(len(self.stages))}}
+
+
+def _coarser(mask: Tensor | None, step: tuple[int, ...]) -> Tensor | None:
+    """Mask at the next level; None once a cell would hold visible and hidden voxels."""
+    if mask is None:
+        return None
+    if any(n % s for n, s in zip(mask.shape[2:], step, strict=True)):
+        return None
+    pool = nn.functional.max_pool3d if mask.ndim == 5 else nn.functional.max_pool2d
+    highest, lowest = pool(mask, step), -pool(-mask, step)
+    return highest if torch.equal(highest, lowest) else None
