@@ -1,0 +1,131 @@
+"""Masked autoencoder for vision transformers.
+
+He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, https://arxiv.org/abs/2111.06377.
+Deviations: 2D and 3D; the decoder's output layer is applied to hidden tokens only, which changes nothing but the time;
+a floor under the variance of target patches, because air in medical images is constant.
+"""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from medssl.data.masking import hidden_count, step_generator
+from medssl.imaging.errors import ConfigError
+from medssl.losses.reconstruction import normalise_patches, token_mse
+from medssl.methods.base import Batch, Method
+from medssl.models.positions import patchify, sincos_positions, unpatchify
+from medssl.models.vit import TransformerBlock, ViT
+
+
+@final
+class MAE(Method):
+    """Reconstruct hidden patches from the visible ones.
+
+    Args:
+        encoder: A `ViT`; it embeds visible patches only.
+        seed: Seed of the masks.
+        mask_ratio: Share of patches hidden.
+        decoder_width: Embedding width of the decoder.
+        decoder_depth: Blocks of the decoder.
+        decoder_heads: Attention heads of the decoder.
+        normalise_target: Target patches get mean 0 and variance 1.
+        variance_floor: Added to the variance of a target patch (1e-6 in the paper; higher spares constant patches).
+
+    Raises:
+        ConfigError: The encoder is no ViT, or the numbers do not fit.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        seed: int = 0,
+        mask_ratio: float = 0.75,
+        decoder_width: int = 192,
+        decoder_depth: int = 2,
+        decoder_heads: int = 6,
+        normalise_target: bool = True,
+        variance_floor: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        problems = []
+        if not isinstance(encoder, ViT):
+            raise ConfigError([f"mae needs a ViT encoder, got {type(encoder).__name__}; for CNNs use spark"])
+        if not 0 < mask_ratio < 1:
+            problems.append(f"mask_ratio must lie between 0 and 1, got {mask_ratio}")
+        if decoder_width % decoder_heads or decoder_width < 2 * encoder.spatial_dims:
+            problems.append(f"decoder_width {decoder_width} must be divisible by decoder_heads {decoder_heads}")
+        if problems:
+            raise ConfigError(problems)
+        self._vit, self.seed, self.mask_ratio = encoder, seed, mask_ratio
+        self.normalise_target, self.variance_floor = normalise_target, variance_floor
+        self.project = nn.Linear(encoder.width, decoder_width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
+        self.decoder = nn.ModuleList(TransformerBlock(decoder_width, decoder_heads) for _ in range(decoder_depth))
+        self.decoder_norm = nn.LayerNorm(decoder_width, eps=1e-6)
+        self.predict = nn.Linear(decoder_width, encoder.patch_embed.in_features)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The ViT."""
+        return self._vit
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss`: mean squared error of the hidden patches."""
+        image = batch["image"]
+        visible, hidden = self._draw(image, int(batch["step"]))
+        target = self._target(image, hidden)
+        return {"loss": token_mse(self._predict(image, visible, hidden), target)}
+
+    def after_step(self, step: int) -> None:
+        """Nothing to do: the method has no state beside its weights."""
+
+    @torch.no_grad()
+    def reconstruction(self, batch: Batch) -> dict[str, Tensor]:
+        """Input, input with hidden patches at 0, and the reconstruction in the input's intensities."""
+        image = batch["image"]
+        grid = self._vit.grid(image.shape[2:])
+        visible, hidden = self._draw(image, int(batch["step"]))
+        patches = patchify(image.float(), self._vit.patch_size)
+        predicted = self._predict(image, visible, hidden).float()
+        if self.normalise_target:
+            own = _pick(patches, hidden)
+            predicted = predicted * (own.var(-1, keepdim=True) + self.variance_floor).sqrt() + own.mean(
+                -1, keepdim=True
+            )
+        index = hidden[..., None].expand_as(predicted)
+        masked = patches.scatter(1, index, 0.0)
+        filled = patches.scatter(1, index, predicted)
+        as_image = [unpatchify(p, grid, self._vit.patch_size) for p in (masked, filled)]
+        return {"input": image.float(), "masked": as_image[0], "reconstructed": as_image[1]}
+
+    def _draw(self, image: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Indices of visible (B, n) and hidden (B, m) patches."""
+        cells = int(torch.tensor(self._vit.grid(image.shape[2:])).prod())
+        noise = torch.rand(image.shape[0], cells, generator=step_generator(self.seed, step))
+        order = noise.argsort(1).to(image.device)
+        split = cells - hidden_count(cells, self.mask_ratio)
+        return order[:, :split], order[:, split:]
+
+    def _predict(self, image: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        """Hidden patches (B, m, P)."""
+        encoded = self.project(self._vit.encode(image, visible))  # (B, extra + n, D)
+        extra = encoded.shape[1] - visible.shape[1]
+        positions = sincos_positions(self._vit.grid(image.shape[2:]), encoded.shape[-1]).to(encoded)
+        seen = encoded[:, extra:] + positions[visible]
+        unseen = self.mask_token.to(encoded.dtype) + positions[hidden]
+        tokens = torch.cat([encoded[:, :extra], seen, unseen], dim=1)  # order is free: positions are in the tokens
+        for block in self.decoder:
+            tokens = block(tokens)
+        out: Tensor = self.predict(self.decoder_norm(tokens[:, extra + visible.shape[1] :]))
+        return out
+
+    def _target(self, image: Tensor, hidden: Tensor) -> Tensor:
+        patches = _pick(patchify(image.float(), self._vit.patch_size), hidden)
+        return normalise_patches(patches, self.variance_floor) if self.normalise_target else patches
+
+
+def _pick(patches: Tensor, index: Tensor) -> Tensor:
+    return patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))

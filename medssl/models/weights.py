@@ -1,0 +1,152 @@
+"""Encoder files: safetensors with a JSON beside it, loaded with a report and never in silence."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medssl.imaging.errors import CheckpointError
+from medssl.imaging.files import atomic_path, sha256, write_json
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor of a file.
+
+    Args:
+        loaded: Taken as they are.
+        adapted: Fitted to another number of input channels, with how.
+        skipped: In the file, not in the network.
+        fresh: In the network, not in the file: they keep their random start.
+    """
+
+    loaded: tuple[str, ...]
+    adapted: tuple[str, ...]
+    skipped: tuple[str, ...]
+    fresh: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors loaded"]
+        for name in ("adapted", "skipped", "fresh"):
+            values = getattr(self, name)
+            if values:
+                parts.append(f"{len(values)} {name} ({', '.join(values[:4])}{', ...' if len(values) > 4 else ''})")
+        return "; ".join(parts)
+
+    def to_json(self) -> dict[str, list[str]]:
+        """Plain dictionary for run.json."""
+        return {name: list(getattr(self, name)) for name in ("loaded", "adapted", "skipped", "fresh")}
+
+
+def save_encoder(
+    path: Path, encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor] | None, meta: Mapping[str, Any]
+) -> None:
+    """Write `encoder.safetensors` and, with its hash, `encoder.json`.
+
+    Args:
+        path: Ends in `.safetensors`; the JSON lies beside it.
+        encoder: Weights that load strictly into the plain encoder.
+        decoder: Weights of the decoder where the method trained one that fine-tuning can use.
+        meta: Architecture, preprocessing, channels, method and provenance.
+    """
+    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.items()}
+    tensors |= {f"decoder.{name}": tensor for name, tensor in (decoder or {}).items()}
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(plain, temporary)
+    write_json(path.with_suffix(".json"), {"schema_version": SCHEMA_VERSION, "sha256": sha256(path), **meta})
+
+
+def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and description of an encoder file.
+
+    Raises:
+        CheckpointError: Missing, cut, edited, or written by a newer version.
+    """
+    beside = path.with_suffix(".json")
+    for file in (path, beside):
+        if not file.is_file():
+            raise CheckpointError(
+                f"{file} does not exist: an encoder is a .safetensors file with its .json", reason="no-encoder"
+            )
+    try:
+        meta = json.loads(beside.read_text(encoding="utf-8"))
+        version, digest = int(meta["schema_version"]), str(meta["sha256"])
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{beside} is damaged ({error}): copy it again", reason="bad-encoder") from error
+    if version > SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{path} has version {version}, this medssl reads up to {SCHEMA_VERSION}: update medssl",
+            reason="newer-version",
+        )
+    if sha256(path) != digest:
+        raise CheckpointError(
+            f"{path} was cut or edited: its hash is not the one in {beside.name}", reason="hash-mismatch"
+        )
+    try:
+        return load_file(path), meta
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error})", reason="bad-encoder") from error
+
+
+def load_encoder(network: nn.Module, path: Path) -> LoadReport:
+    """Load an encoder file into `network.encoder`, and its decoder where names and shapes agree.
+
+    Args:
+        network: Module with `encoder` and `decoder`.
+        path: `encoder.safetensors`.
+
+    Raises:
+        CheckpointError: The file cannot be used, or an encoder tensor that should load did not.
+    """
+    tensors, _ = read_encoder(path)
+    state = network.state_dict()
+    loaded, adapted, skipped = {}, {}, []
+    for name, tensor in tensors.items():
+        if name not in state:
+            skipped.append(name)
+        elif tensor.shape == state[name].shape:
+            loaded[name] = tensor
+        elif name.startswith("encoder.") and (fitted := _other_channels(tensor, state[name])) is not None:
+            adapted[name] = fitted
+        else:
+            skipped.append(f"{name} {tuple(tensor.shape)} != {tuple(state[name].shape)}")
+    fresh = tuple(name for name in state if name not in loaded and name not in adapted)
+    lost = [name for name in (*skipped, *fresh) if name.startswith("encoder.")]
+    if lost:
+        raise CheckpointError(
+            f"{path} does not fit this encoder: {len(lost)} tensor(s) found no place, first {lost[0]}; "
+            "use the architecture it was pretrained with (encoder.json beside it)",
+            reason="encoder-mismatch",
+        )
+    network.load_state_dict({**loaded, **adapted}, strict=False)
+    return LoadReport(tuple(loaded), tuple(adapted), tuple(skipped), fresh)
+
+
+def _other_channels(tensor: Tensor, wanted: Tensor) -> Tensor | None:
+    """First layer for another number of input channels: their mean, repeated, so that the response keeps its size."""
+    if tensor.ndim == wanted.ndim and tensor.ndim > 2:
+        if tensor.shape[0] != wanted.shape[0] or tensor.shape[2:] != wanted.shape[2:]:
+            return None
+        mean = tensor.mean(1, keepdim=True) * tensor.shape[1] / wanted.shape[1]
+        return mean.expand_as(wanted).contiguous()
+    return None
+
+
+def freeze(module: nn.Module, frozen: bool) -> None:
+    """Stop or resume training of all parameters of a module."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(not frozen)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of parameters."""
+    return int(sum(torch.numel(p) for p in module.parameters()))
