@@ -12,8 +12,8 @@ from medssl.evaluation.statistics import mean_interval, paired_difference
 
 CONVENTIONS = (
     "Masks are compared on the grid of the original image.",
-    "A class that is neither in the prediction nor in the reference of a case says nothing there: left out of the means, "
-    "counted as both empty.",
+    "A class that is neither in the prediction nor in the reference of a case says nothing there: it is left out of "
+    "the means, and counted as both empty.",
     "A class missed altogether, or predicted where there is none, has Dice 0 and surface Dice 0; its distance is not "
     "defined, left out of the mean distance, and counted.",
     "Ignored voxels count nowhere.",
@@ -91,21 +91,16 @@ def summarise(results: Sequence[CaseResult]) -> dict[str, Any]:
 def _class_summary(results: Sequence[CaseResult], name: str, patients: Sequence[str]) -> dict[str, Any]:
     scores = [result.scores[name] for result in results]
     states = [score.state for score in scores]
-    sizes = [
-        (
-            result.scores[name].prediction_voxels * result.voxel_size,
-            result.scores[name].reference_voxels * result.voxel_size,
-        )
-        for result in results
-    ]
+    predicted = [r.scores[name].prediction_voxels * r.voxel_size for r in results]
+    reference = [r.scores[name].reference_voxels * r.voxel_size for r in results]
     return {
         "dice": mean_interval([score.dice for score in scores], patients).to_json(),
         "hd95_mm": mean_interval([score.hd95_mm for score in scores], patients).to_json(),
         "nsd": mean_interval([score.nsd for score in scores], patients).to_json(),
         "distance_not_defined": sum(math.isinf(score.hd95_mm) for score in scores),
         **{state.replace("-", "_"): states.count(state) for state in ("scored", "both-empty", "missed", "invented")},
-        "size_difference": _agreement([p - r for p, r in sizes], patients),
-        "mean_reference_size": float(np.mean([reference for _, reference in sizes])),
+        "size_difference": _agreement(np.subtract(predicted, reference).tolist(), patients),
+        "mean_reference_size": float(np.mean(reference)),
     }
 
 
