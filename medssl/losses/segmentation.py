@@ -50,13 +50,16 @@ def cross_entropy(logits: Tensor, target: Tensor, ignore: int | None = None) -> 
     return F.cross_entropy(logits.float(), target, ignore_index=-100 if ignore is None else ignore)
 
 
-def dice_bce(logits: Tensor, target: Tensor) -> Tensor:
+def dice_bce(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
     """Binary cross-entropy plus one minus mean Dice for classes that may overlap.
 
     Args:
         logits: (B, K, *S), no background channel.
         target: (B, K, *S) 0 or 1.
+        counted: (B, *S) bool: voxels that count; None = all.
     """
     logits, target = logits.float(), target.float()
-    dice = soft_dice(logits.sigmoid(), target, torch.ones_like(target[:, :1]))
-    return F.binary_cross_entropy_with_logits(logits, target) + 1 - dice.mean()
+    weight = torch.ones_like(target[:, :1]) if counted is None else counted[:, None].float()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1, keepdim=True)
+    dice = soft_dice(logits.sigmoid(), target, weight)
+    return (entropy * weight).sum() / weight.sum().clamp(min=1) + 1 - dice.mean()

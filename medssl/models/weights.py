@@ -97,12 +97,13 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} is damaged ({error})", reason="bad-encoder") from error
 
 
-def load_encoder(network: nn.Module, path: Path) -> LoadReport:
+def load_encoder(network: nn.Module, path: Path, decoder: bool = True) -> LoadReport:
     """Load an encoder file into `network.encoder`, and its decoder where names and shapes agree.
 
     Args:
         network: Module with `encoder` and `decoder`.
         path: `encoder.safetensors`.
+        decoder: Take over a decoder as well; otherwise those in the file are skipped.
 
     Raises:
         CheckpointError: The file cannot be used, or an encoder tensor that should load did not.
@@ -111,7 +112,7 @@ def load_encoder(network: nn.Module, path: Path) -> LoadReport:
     state = network.state_dict()
     loaded, adapted, skipped = {}, {}, []
     for name, tensor in tensors.items():
-        if name not in state:
+        if name not in state or (name.startswith("decoder.") and not decoder):
             skipped.append(name)
         elif tensor.shape == state[name].shape:
             loaded[name] = tensor

@@ -198,10 +198,7 @@ def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:
 
 def write_encoder(job: Pretraining, run: RunFolder, result: FitResult) -> None:
     """Write the encoder, and the decoder where the method keeps one, as safetensors with a description beside it."""
-    weights = {f"encoder.{name}": tensor for name, tensor in job.method.encoder_state_dict().items()}
     decoder = getattr(job.method, "decoder_state_dict", None)
-    if decoder is not None:
-        weights |= {f"decoder.{name}": tensor for name, tensor in decoder().items()}
     sessions = run.read()["sessions"]
     settings = job.settings
     meta = {
@@ -223,4 +220,6 @@ def write_encoder(job: Pretraining, run: RunFolder, result: FitResult) -> None:
             "device_hours": job.fabric.world_size * result.seconds / 3600,
         },
     }
-    save_encoder(run.path / "encoder.safetensors", weights, meta)
+    save_encoder(
+        run.path / "encoder.safetensors", job.method.encoder_state_dict(), decoder() if decoder else None, meta
+    )

@@ -32,7 +32,8 @@ def read_frames(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.generic], list[
         if frame.path not in decoded:
             decoded = {frame.path: _decode(frame.path)}  # one file at a time stays in memory
         dataset, pixels = decoded[frame.path]
-        plane = pixels if frame.number is None else pixels[frame.number]
+        several = int(dataset.get("NumberOfFrames", 1) or 1) > 1
+        plane = pixels[frame.number or 0] if several else pixels
         if str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1":
             plane = _inverted(plane, dataset)
             notes.append("MONOCHROME1: intensities were turned round, so that high is bright")
