@@ -50,16 +50,23 @@ def cross_entropy(logits: Tensor, target: Tensor, ignore: int | None = None) -> 
     return F.cross_entropy(logits.float(), target, ignore_index=-100 if ignore is None else ignore)
 
 
+def binary_cross_entropy(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean over channels and over the voxels that count; shapes as `dice_bce`."""
+    values = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none").mean(1)
+    if counted is None:
+        return values.mean()
+    return (values * counted).sum() / counted.sum().clamp(min=1)
+
+
 def dice_bce(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy plus one minus mean Dice for classes that may overlap.
+    """Binary cross-entropy plus one minus mean Dice, each channel on its own.
 
     Args:
-        logits: (B, K, *S), no background channel.
+        logits: (B, K, *S).
         target: (B, K, *S) 0 or 1.
         counted: (B, *S) bool: voxels that count; None = all.
     """
-    logits, target = logits.float(), target.float()
+    target = target.float()
     weight = torch.ones_like(target[:, :1]) if counted is None else counted[:, None].float()
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1, keepdim=True)
-    dice = soft_dice(logits.sigmoid(), target, weight)
-    return (entropy * weight).sum() / weight.sum().clamp(min=1) + 1 - dice.mean()
+    dice = soft_dice(logits.float().sigmoid(), target, weight)
+    return binary_cross_entropy(logits, target, counted) + 1 - dice.mean()
