@@ -1,0 +1,125 @@
+"""A trained network, or an ensemble of folds, as one ONNX graph with a fixed window and any batch size."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from medssl.imaging.errors import BundleError
+
+OPSET = 18
+INPUT, OUTPUT = "image", "logits"
+_EXAMPLE_BATCH = 2  # a batch of 1 would be taken for a constant
+_REGISTRATION = logging.getLogger("torch.onnx._internal.exporter._registration")
+
+
+class Ensemble(nn.Module):
+    """Networks whose probabilities are averaged; answers logits that give just this average.
+
+    One network is passed through unchanged. With softmax the logits of several are the logarithm of the mean
+    probability, with sigmoid its log-odds.
+
+    Args:
+        networks: Networks from image (B, C, *S) to logits (B, K, ...).
+        activation: How logits become probabilities.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], activation: Literal["softmax", "sigmoid"]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.activation = activation
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, K, ...)."""
+        outputs = [network(image) for network in self.networks]
+        if len(outputs) == 1:
+            first: Tensor = outputs[0]
+            return first
+        if self.activation == "softmax":
+            logs = torch.stack([torch.log_softmax(output, dim=1) for output in outputs])
+            return torch.logsumexp(logs, dim=0) - float(torch.log(torch.tensor(float(len(outputs)))))
+        mean = torch.stack([torch.sigmoid(output) for output in outputs]).mean(dim=0)
+        return torch.logit(mean, eps=1e-7)
+
+
+def write_onnx(network: nn.Module, channels: int, window: Sequence[int], path: Path) -> None:
+    """Write `path`: input `image` (B, C, *window) float32, output `logits`, B free, weights inside.
+
+    What the exporter keeps of the source (file names, stack traces) is removed: a bundle says nothing of the machine it
+    was made on.
+
+    Args:
+        network: In eval mode, on the CPU.
+        channels: C.
+        window: Spatial shape.
+        path: File to write.
+
+    Raises:
+        BundleError: The network has a part that the exporter cannot translate, or the graph is not valid.
+    """
+    example = torch.zeros(_EXAMPLE_BATCH, channels, *window)
+    try:
+        with _quiet():
+            torch.onnx.export(
+                network,
+                (example,),
+                str(path),
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                verbose=False,
+            )
+        model = onnx.load(str(path))
+        _remove_origin(model)
+        onnx.checker.check_model(model, full_check=True)
+    except (
+        torch.onnx.OnnxExporterError,
+        torch.onnx.errors.UnsupportedOperatorError,
+        onnx.checker.ValidationError,
+    ) as error:
+        raise BundleError(
+            f"the network cannot be written as ONNX ({_first_line(error)}): no bundle is made", reason="onnx-export"
+        ) from error
+    onnx.save_model(model, str(path))
+
+
+def _remove_origin(model: onnx.ModelProto) -> None:
+    del model.metadata_props[:]
+    model.doc_string = ""
+    for graph in (model.graph, *model.functions):
+        graph.doc_string = ""
+        del graph.metadata_props[:]
+        for node in graph.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.initializer, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+        value.doc_string = ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without two messages that say nothing of the network: torchvision is absent, and torch uses a name of its own
+    that it deprecates. Everything else is shown.
+    """
+    before = _REGISTRATION.level
+    _REGISTRATION.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+            yield
+    finally:
+        _REGISTRATION.setLevel(before)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,30 @@
+"""Small networks of every kind that can be exported."""
+
+import torch
+
+from medssl.models.component import Component
+from medssl.models.networks import Network, NetworkSpec, build_network
+
+KINDS = ("unet", "vit", "classifier")
+
+
+def network_spec(kind: str, dims: int, channels: int = 1, classes: int = 3) -> NetworkSpec:
+    """Description of a network that trains in no time."""
+    vit = Component("medssl.models.vit.ViT", {"width": 24, "depth": 2, "heads": 2, "patch_size": 4})
+    unet = Component("medssl.models.unet.ResidualUNetEncoder", {"features": [4, 8, 8], "blocks": [0, 1, 1]})
+    encoder, decoder = {
+        "unet": (unet, Component("medssl.models.decoders.UNetDecoder")),
+        "vit": (vit, Component("medssl.models.decoders.UNETRDecoder", {"features": 4})),
+        "classifier": (unet, Component("medssl.models.decoders.ClassificationHead")),
+    }[kind]
+    task = "classification" if kind == "classifier" else "segmentation"
+    return NetworkSpec(task, dims, channels, classes, encoder, decoder)  # type: ignore[arg-type]
+
+
+def network(kind: str, dims: int, seed: int = 0, channels: int = 1, classes: int = 3) -> Network:
+    """Network with seeded weights that are not what the layers begin with."""
+    torch.manual_seed(seed)
+    made = build_network(network_spec(kind, dims, channels, classes))
+    for parameter in made.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return made.eval().requires_grad_(False)
