@@ -1,0 +1,246 @@
+"""Segment or classify new images with a bundle; needs no torch."""
+
+import csv
+import io
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medssl.commands.console import say
+from medssl.imaging.errors import ConfigError, ImageError, MedsslError
+from medssl.imaging.files import write_json, write_text
+from medssl.imaging.progress import Progress
+from medssl.imaging.volume import Volume
+
+if TYPE_CHECKING:
+    from medssl.runtime.predictor import Prediction, Predictor
+
+POSITIONAL = ("bundle", "inputs")
+FORMATS = ("nifti", "dicom-seg", "json", "png")
+
+
+@dataclass
+class Outcome:
+    """What became of one input."""
+
+    case: str
+    field: str
+    error: MedsslError | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def predict(
+    bundle: Path,
+    inputs: list[str],
+    out: Path,
+    format: str = "nifti,json",
+    threads: int = 0,
+    batch_size: int = 1,
+    resample_irregular: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Predict each input and write OUT/CASE/{seg.nii.gz, seg.dcm, report.json, overlay.png} and OUT/summary.csv.
+
+    Not a medical device: for research only.
+
+    Args:
+        bundle: Bundle folder or .zip made by `medssl export`.
+        inputs: NIfTI, NRRD, MHA or picture files, DICOM folders or files, zip files, or folders of these; channels
+            of one case are joined by `;`.
+        out: Folder of the results.
+        format: Comma-separated: nifti, dicom-seg, json, png.
+        threads: Threads to compute with; 0 takes every processor this process may use.
+        batch_size: Windows computed at once; more need more memory.
+        resample_irregular: Resample DICOM series with uneven slices instead of refusing them.
+        overwrite: Replace results of a case that are already there.
+
+    Raises:
+        ConfigError: Unknown formats, missing inputs.
+        MedsslError: The bundle must not be used, or some cases failed.
+    """
+    formats = _formats(format)
+    cases = _cases(inputs)
+    _refuse_existing(out, [case for case, _ in cases], overwrite)
+    from medssl.runtime.predictor import NOT_A_DEVICE, Predictor
+
+    predictor = Predictor(bundle, threads, batch_size)
+    if predictor.bundle.spec.task == "classification" and {"nifti", "dicom-seg"} & set(formats) - {"nifti"}:
+        raise ConfigError(["format dicom-seg: this bundle classifies and makes no mask"])
+    say(f"{predictor.bundle.spec.name}: {len(cases)} case(s) into {out}. {NOT_A_DEVICE}")
+    outcomes = []
+    with Progress("predict", len(cases), "case") as progress:
+        for case, name in cases:
+            outcomes.append(_one(predictor, case, name, out, formats, resample_irregular))
+            progress.advance(note=case)
+    _write_summary(out, outcomes)
+    _report_failures(out, outcomes)
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    formats = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ConfigError([f"format {', '.join(unknown) or 'empty'}: choose from {', '.join(FORMATS)}"])
+    return formats
+
+
+def _cases(inputs: Sequence[str]) -> list[tuple[str, str]]:
+    """Case names and image fields; a folder that is no single image is searched."""
+    from medssl.imaging.readers.scan import images_below
+
+    fields: list[str] = []
+    problems = []
+    for given in inputs:
+        missing = [p for p in given.split(";") if not Path(p.partition("#")[0]).exists()]
+        if missing:
+            problems.append(f"input {missing[0]} does not exist")
+        elif Path(given).is_dir():
+            found = images_below(Path(given))
+            fields += found
+            if not found:
+                problems.append(f"input {given} holds no image; medssl index {given} --out manifest.csv says why")
+        else:
+            fields.append(given)
+    if problems or not fields:
+        raise ConfigError(problems or ["no input given"])
+    return list(zip(_names(fields), fields, strict=True))
+
+
+def _names(fields: Sequence[str]) -> list[str]:
+    """A folder name for each case, from its file or series folder; repeated names get a number."""
+    names: list[str] = []
+    for text in fields:
+        path = Path(text.split(";", 1)[0].partition("#")[0])
+        name = path.resolve().name
+        for suffix in (
+            ".gz",
+            ".nii",
+            ".nrrd",
+            ".mha",
+            ".mhd",
+            ".dcm",
+            ".zip",
+            ".png",
+            ".jpg",
+            ".jpeg",
+            ".tif",
+            ".tiff",
+        ):
+            name = name.removesuffix(suffix)
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "case"
+        number = 2
+        unique = name
+        while unique in names:
+            unique = f"{name}_{number}"
+            number += 1
+        names.append(unique)
+    return names
+
+
+def _refuse_existing(out: Path, cases: Sequence[str], overwrite: bool) -> None:
+    there = [case for case in cases if (out / case).exists()]
+    if there and not overwrite:
+        raise ConfigError(
+            [
+                f"{out} already holds results of {len(there)} case(s), first {there[0]!r}: choose another --out, or --overwrite"
+            ]
+        )
+
+
+def _one(
+    predictor: "Predictor", case: str, name: str, out: Path, formats: Sequence[str], resample_irregular: bool
+) -> Outcome:
+    from medssl.imaging.readers.open import read_channels
+
+    began = time.perf_counter()
+    try:
+        volume = read_channels(name, Path(), resample_irregular=resample_irregular)
+        if "dicom-seg" in formats and volume.source.format != "dicom":
+            raise ImageError(
+                f"{name}: dicom-seg refers to DICOM images, this is {volume.source.format}; leave dicom-seg out of --format",
+                reason="not-dicom",
+            )
+        prediction = predictor.predict(volume)
+        _write(predictor, prediction, volume, out / case, formats)
+    except MedsslError as error:
+        return Outcome(case, name, error)
+    return Outcome(case, name, None, prediction.report, time.perf_counter() - began)
+
+
+def _write(
+    predictor: "Predictor", prediction: "Prediction", volume: Volume, target: Path, formats: Sequence[str]
+) -> None:
+    """All files of a case appear at once: they are written to a folder beside it, which is then renamed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
+    try:
+        spec = predictor.bundle.spec
+        if "json" in formats:
+            write_json(temporary / "report.json", prediction.report)
+        if prediction.mask is not None and "nifti" in formats:
+            from medssl.imaging.writers.nifti import write_nifti
+
+            write_nifti(prediction.mask, temporary / "seg.nii.gz")
+        if prediction.mask is not None and "dicom-seg" in formats:
+            from medssl.imaging.writers.dicom_seg import write_dicom_seg
+
+            write_dicom_seg(
+                prediction.mask,
+                volume,
+                spec.labels,
+                temporary / "seg.dcm",
+                model=spec.name,
+                key=predictor.bundle.sha256,
+            )
+        if "png" in formats:
+            from medssl.imaging.writers.overlay import write_overlay
+
+            write_overlay(volume, prediction.mask, spec.labels, temporary / "overlay.png")
+        temporary.chmod(0o755)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_summary(out: Path, outcomes: Sequence[Outcome]) -> None:
+    """One line a case: what was found, how long it took, what failed."""
+    names = list(dict.fromkeys(key for outcome in outcomes for key in _numbers(outcome.report)))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("case", "input", "status", "seconds", *names, "warnings", "message"))
+    for outcome in outcomes:
+        numbers = _numbers(outcome.report)
+        writer.writerow(
+            (
+                outcome.case,
+                outcome.field,
+                outcome.error.reason if outcome.error else "ok",
+                f"{outcome.seconds:.2f}",
+                *(numbers.get(name, "") for name in names),
+                " | ".join(outcome.report.get("warnings", ())),
+                outcome.error.message if outcome.error else "",
+            )
+        )
+    write_text(out / "summary.csv", buffer.getvalue())
+
+
+def _numbers(report: dict[str, Any]) -> dict[str, float]:
+    volumes = {f"{label['name']}_ml": label["volume_ml"] for label in report.get("labels", ())}
+    return volumes | {f"p_{name}": p for name, p in report.get("probabilities", {}).items()}
+
+
+def _report_failures(out: Path, outcomes: Sequence[Outcome]) -> None:
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if failed:
+        lines = "\n".join(f"  - {o.case} ({o.error.reason}): {o.error.message}" for o in failed if o.error)
+        raise MedsslError(
+            f"{len(failed)} of {len(outcomes)} case(s) failed, the others are finished; see {out / 'summary.csv'}\n{lines}",
+            reason=failed[0].error.reason if len(failed) == len(outcomes) and failed[0].error else "some-cases-failed",
+        )
+    say(f"done: {len(outcomes)} case(s), summary in {out / 'summary.csv'}")

@@ -1,0 +1,303 @@
+"""Preprocess the images of a manifest into a cache for training."""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from medssl.commands.console import say
+from medssl.imaging.errors import CacheError, ConfigError, MedsslError
+from medssl.imaging.files import sha256, write_json
+from medssl.imaging.labels import Code, Label
+from medssl.imaging.manifest import Manifest, Row
+from medssl.imaging.preprocess import Preprocess
+from medssl.imaging.problems import Problem, write_problems
+from medssl.imaging.progress import Progress
+
+POSITIONAL = ("manifest",)
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """One foreground class, for `labels` in a configuration file."""
+
+    name: str
+    """Short name."""
+    value: int
+    """Voxel value, 1 to 255."""
+    type: Code | None = None
+    """Coded property type, needed for DICOM-SEG: value, scheme, meaning."""
+    category: Code | None = None
+    """Coded property category, needed for DICOM-SEG."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to prepare one case."""
+
+    row: Row
+    root: Path
+    cache: Path
+    preprocess: Preprocess
+    labels: tuple[Label, ...]
+    label_map: dict[int, int] = field(default_factory=dict)
+    ignore_label: int | None = None
+    resample_irregular: bool = False
+
+
+def prepare(
+    manifest: Path,
+    out: Path,
+    preprocess: Preprocess = Preprocess(),
+    labels: list[LabelOptions] | None = None,
+    label_map: dict[int, int] | None = None,
+    ignore_label: int | None = None,
+    channels: list[str] | None = None,
+    split: str = "70/15/15",
+    seed: int = 0,
+    resample_irregular: bool = False,
+    workers: int = 2,
+) -> None:
+    """Bring every image of a manifest to one orientation, voxel size and intensity scale, and store it for fast crops.
+
+    Run it again to resume: finished cases are kept. Cases that cannot be used are listed in OUT/problems.csv with the
+    reason; the others are finished all the same.
+
+    Args:
+        manifest: Manifest written by `medssl index` or by hand.
+        out: Folder of the cache.
+        preprocess: Orientation, voxel size, crop and intensities.
+        labels: Foreground classes; left out, every value found becomes a class.
+        label_map: Value in the label files to value wanted.
+        ignore_label: Label value that counts neither in losses nor in metrics, usually 255.
+        channels: Names of the channels.
+        split: Shares of patients for train/val/test, where the manifest has no split.
+        seed: Seed of the split.
+        resample_irregular: Resample DICOM series with uneven slices instead of leaving them out.
+        workers: Processes.
+
+    Raises:
+        CacheError: OUT holds another cache, or no case could be prepared.
+        ManifestError: The manifest contradicts itself.
+    """
+    from medssl.data.cache import SCHEMA_VERSION
+
+    listed = Manifest.read(manifest)
+    rows = _with_splits(listed.rows, split, seed)
+    classes = tuple(Label(option.value, option.name, option.type, option.category) for option in labels or ())
+    _check_labels(classes)
+    settings = {
+        "schema_version": SCHEMA_VERSION,
+        "preprocess": preprocess.to_json(),
+        "labels": [label.to_json() for label in classes],
+        "label_map": {str(k): v for k, v in (label_map or {}).items()},
+        "ignore_label": ignore_label,
+        "resample_irregular": resample_irregular,
+    }
+    _claim(out, settings)
+    _check_space(out, rows, listed.root)
+    jobs = [
+        Job(row, listed.root, out, preprocess, classes, label_map or {}, ignore_label, resample_irregular)
+        for row in rows
+    ]
+    say(f"prepare: {len(jobs)} cases with {workers} worker(s) into {out}; time left is shown once the first are done")
+    problems = _run(jobs, workers)
+    write_problems(out / "problems.csv", problems)
+    _finish(out, settings, jobs, {Path(p.path).name for p in problems}, listed, channels)
+    _summary(out, jobs, problems)
+
+
+def _with_splits(rows: Sequence[Row], split: str, seed: int) -> list[Row]:
+    """Splits from the manifest where it has any, else by patient, labelled and unlabelled patients each on their own."""
+    from medssl.data.splits import assign_splits, parse_fractions
+
+    if any(row.split for row in rows):
+        return [replace(row, split=row.split or "train") for row in rows]
+    fractions = parse_fractions(split)
+    labelled = {row.patient for row in rows if row.label or row.class_name}
+    chosen = assign_splits([row.patient for row in rows if row.patient in labelled], fractions, seed)
+    return [replace(row, split=chosen.get(row.patient, "train")) for row in rows]
+
+
+def _check_labels(labels: Sequence[Label]) -> None:
+    values = Counter(label.value for label in labels)
+    names = Counter(label.name for label in labels)
+    doubled = [str(k) for counter in (values, names) for k, n in counter.items() if n > 1]
+    if doubled:
+        raise ConfigError([f"labels: {', '.join(doubled)} occurs twice; each class has a value and a name of its own"])
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Take the folder for these settings, or refuse one that was made with others."""
+    path = out / "settings.json"
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        different = [key for key in settings if before.get(key) != settings[key]]
+        if different:
+            raise CacheError(
+                f"{out} was begun with other settings ({', '.join(different)}): choose another folder, or remove it",
+                reason="cache-settings",
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise CacheError(f"{out} is not empty and holds no cache: choose another folder", reason="not-empty")
+    else:
+        write_json(path, settings)
+
+
+def _check_space(out: Path, rows: Sequence[Row], root: Path) -> None:
+    """A cache takes about as much as the originals unpacked; less than their packed size is surely too little."""
+    files = {root / part.partition("#")[0] for row in rows for part in row.image.split(";")}
+    needed = sum(f.stat().st_size for f in files if f.is_file())
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise CacheError(f"{out}: {free >> 20} MiB free, at least {needed >> 20} MiB are needed", reason="disk-full")
+
+
+def _run(jobs: Sequence[Job], workers: int) -> list[Problem]:
+    problems: list[Problem] = []
+    with Progress("prepare", len(jobs), "case") as progress:
+        for problem in _results(jobs, workers):
+            if problem is not None:
+                problems.append(problem)
+            progress.advance(note=f"{len(problems)} left out" if problems else "")
+    return sorted(problems, key=lambda problem: problem.path)
+
+
+def _results(jobs: Sequence[Job], workers: int) -> Iterable[Problem | None]:
+    if workers <= 1:
+        yield from map(prepare_case, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(prepare_case, job) for job in jobs]):
+            yield future.result()
+
+
+def prepare_case(job: Job) -> Problem | None:
+    """Prepare one case, unless it is there already; returns what is wrong with it."""
+    folder = job.cache / "cases" / job.row.case
+    try:
+        digest = _source_hash(job)
+        if (folder / "case.json").is_file():
+            known = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+            if known["extra"]["source_sha256"] == digest:
+                return None
+        _write(job, digest)
+    except MedsslError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        return Problem(str(folder), error.reason, "left out", error.message)
+    return None
+
+
+def _source_hash(job: Job) -> str:
+    """Hash over the row and the bytes of its files (names and sizes for folders, whose bytes are many)."""
+    digest = hashlib.sha256(repr(job.row).encode())
+    for part in filter(None, (p.strip() for p in f"{job.row.image};{job.row.label}".split(";"))):
+        path = job.root / part.partition("#")[0]
+        if path.is_dir():
+            for file in sorted(path.rglob("*")):
+                digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())
+        elif path.is_file():
+            digest.update(sha256(path).encode())
+    return digest.hexdigest()
+
+
+def _write(job: Job, digest: str) -> None:
+    from medssl.data.cache import CachedCase, write_case
+    from medssl.data.fingerprint import case_fingerprint
+    from medssl.imaging.preprocess import prepare_label, prepare_volume
+    from medssl.imaging.readers.open import read_channels, read_label
+
+    row = job.row
+    volume = read_channels(row.image, job.root, resample_irregular=job.resample_irregular)
+    prepared = prepare_volume(volume, job.preprocess)
+    label = None
+    if row.label:
+        native = read_label(job.root / row.label, volume, job.labels, job.label_map, job.ignore_label)
+        label = prepare_label(native, prepared.record)
+    case = CachedCase(
+        case=row.case,
+        patient=row.patient,
+        split=row.split,
+        modality=row.modality or volume.modality,
+        class_name=row.class_name,
+        site=row.site,
+        sex=row.sex,
+        age=row.age,
+        shape=prepared.record.prepared.shape,
+        spacing_mm=prepared.record.prepared.spacing_mm,
+        has_label=label is not None,
+        image_field=";".join(str((job.root / p.strip()).resolve()) for p in row.image.split(";")),
+        label_field=str((job.root / row.label).resolve()) if row.label else "",
+        record=prepared.record,
+        notes=(*volume.source.notes, *prepared.notes),
+    )
+    extra = {"source_sha256": digest, "fingerprint": case_fingerprint(volume, label), "channels": volume.channels}
+    write_case(job.cache, case, prepared.array, label, extra)
+
+
+def _finish(
+    out: Path,
+    settings: dict[str, Any],
+    jobs: Sequence[Job],
+    failed: set[str],
+    listed: Manifest,
+    channels: Sequence[str] | None,
+) -> None:
+    """Write cache.json over the cases that are there."""
+    from medssl.data.fingerprint import merge, propose
+
+    names = [job.row.case for job in jobs if job.row.case not in failed]
+    if not names:
+        raise CacheError(f"no case could be prepared; {out / 'problems.csv'} says why", reason="no-cases")
+    contents = [json.loads((out / "cases" / n / "case.json").read_text(encoding="utf-8")) for n in names]
+    counts = {content["extra"]["channels"] for content in contents}
+    if len(counts) > 1 or (channels and counts != {len(channels)}):
+        raise CacheError(
+            f"cases have {sorted(counts)} channels, names {list(channels or ())}: one number is due", reason="channels"
+        )
+    fingerprint = merge([content["extra"]["fingerprint"] for content in contents])
+    if not settings["labels"]:
+        found = [int(v) for v in fingerprint["label_voxels"] if int(v) not in (0, settings["ignore_label"])]
+        settings = {**settings, "labels": [Label(v, f"class_{v}").to_json() for v in found]}
+    dims = int(settings["preprocess"]["spatial_dims"])
+    write_json(
+        out / "cache.json",
+        {
+            **settings,
+            "channels": list(channels or [f"channel_{c}" for c in range(counts.pop())]),
+            "classes": sorted({c["class_name"] for c in contents if c["class_name"]}),
+            "cases": names,
+            "manifest_sha256": listed.sha256,
+            "data_sha256": hashlib.sha256(
+                json.dumps([settings["preprocess"], [c["extra"]["source_sha256"] for c in contents]]).encode()
+            ).hexdigest(),
+            "fingerprint": fingerprint,
+            "proposals": propose(fingerprint, dims),
+            "versions": {"medssl": version("medssl")},
+        },
+    )
+
+
+def _summary(out: Path, jobs: Sequence[Job], problems: Sequence[Problem]) -> None:
+    content = json.loads((out / "cache.json").read_text(encoding="utf-8"))
+    kept = set(content["cases"])
+    splits = Counter(job.row.split for job in jobs if job.row.case in kept)
+    labelled = sum(bool(job.row.label) for job in jobs if job.row.case in kept)
+    say(
+        f"prepared {len(kept)} cases ({', '.join(f'{n} {s}' for s, n in sorted(splits.items()))}), {labelled} with a label map\n"
+        + "\n".join(f"  suggestion: {line}" for line in content["proposals"])
+    )
+    if problems:
+        shown = "\n".join(f"  - {Path(p.path).name}: {p.message} ({p.reason})" for p in problems[:20])
+        raise CacheError(
+            f"{len(problems)} of {len(jobs)} cases were left out; the cache of the others is complete and usable. "
+            f"All reasons: {out / 'problems.csv'}\n{shown}",
+            reason="cases-left-out",
+        )

@@ -1,0 +1,35 @@
+"""What was left out or mended, and why: one row a file or case, so that nothing vanishes."""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from medssl.imaging.files import write_text
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One file or case that was not used as it is.
+
+    Args:
+        path: File, folder or case.
+        reason: Machine-readable code.
+        action: `left out` or `mended`.
+        message: What is wrong and what to do.
+    """
+
+    path: str
+    reason: str
+    action: str
+    message: str
+
+
+def write_problems(path: Path, problems: Iterable[Problem]) -> None:
+    """Write `path,reason,action,message`, also when there are none."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("path", "reason", "action", "message"))
+    writer.writerows(astuple(problem) for problem in problems)
+    write_text(path, buffer.getvalue())

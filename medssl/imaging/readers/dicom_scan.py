@@ -1,0 +1,122 @@
+"""DICOM files of a tree: grouped into series, label objects told apart, everything else explained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.problems import Problem
+from medssl.imaging.readers.dicom import by_series
+from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, Instance, instance_of, read_header
+from medssl.imaging.readers.dicom_series import gap_error, grids, is_localizer, stack
+from medssl.imaging.readers.scan import FoundImage, FoundLabel
+
+_RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+
+
+def scan_dicom(
+    files: Sequence[Path], images: list[FoundImage], labels: list[FoundLabel], problems: list[Problem]
+) -> None:
+    """Sort files into images, label objects and problems, added to the three lists."""
+    instances: list[Instance] = []
+    for file in files:
+        try:
+            dataset = read_header(file)
+            if dataset.get("SOPClassUID", "") in (*SEGMENTATIONS, _RTSTRUCT):
+                labels.append(FoundLabel(file, tuple(sorted(_references(dataset)))))
+            else:
+                instances.append(instance_of(dataset, file))
+        except ImageError as error:
+            problems.append(Problem(str(file), error.reason, "left out", error.message))
+        except PermissionError:
+            problems.append(Problem(str(file), "no-permission", "left out", "the file may not be read: ask its owner"))
+    series = by_series(instances)
+    folders = _folders(series)
+    for uid, group in series.items():
+        _series(uid, group, folders, images, problems)
+
+
+def _series(
+    uid: str, group: list[Instance], folders: dict[Path, int], images: list[FoundImage], problems: list[Problem]
+) -> None:
+    planes = []
+    for instance in group:
+        if is_localizer(instance) and len(group) > 1:
+            problems.append(_left_out(instance.path, "localizer", "a localizer is no part of the volume"))
+        else:
+            planes.append(instance)
+    first, *others = grids(planes) if planes else [group]
+    for other in others:
+        if sum(len(i.frames) for i in other) == sum(len(i.frames) for i in first):
+            message = f"series {uid} mixes grids of equal size; give the files of one of them"
+            problems.extend(_left_out(i.path, "mixed-series", message) for i in [*first, *other])
+            return
+        problems.extend(_left_out(i.path, "other-grid", "lies on another grid than its series") for i in other)
+    try:
+        geometry, notes, dropped = _volume(first)
+    except ImageError as error:
+        problems.extend(_left_out(i.path, error.reason, error.message) for i in first)
+        return
+    for path in dropped:
+        problems.append(Problem(str(path), "duplicate-slice", "left out", "exactly the same slice is in another file"))
+    kept = tuple(i.path for i in first if i.path not in dropped)
+    head = first[0]
+    images.append(
+        FoundImage(
+            _field(uid, kept, folders),
+            kept,
+            "dicom",
+            geometry,
+            head.modality,
+            head.patient,
+            head.series_uid,
+            head.description,
+            head.sex,
+            head.age,
+            notes,
+        )
+    )
+
+
+def _volume(group: Sequence[Instance]) -> tuple[Geometry | None, tuple[str, ...], set[Path]]:
+    head = group[0]
+    if len(group) == 1 and len(head.frames) == 1 and head.frames[0].orientation is None:
+        return None, ("the image has no position in the patient",), set()
+    found = stack(group)
+    if not found.uniform:
+        raise gap_error(found, f"series {head.series_uid or head.path}")
+    planes = len(found.frames)
+    shape = (head.columns, head.rows) if planes == 1 else (head.columns, head.rows, planes)
+    kept = {frame.path for frame in found.frames}
+    return Geometry(found.affine, shape), found.notes, {f.path for f in found.dropped} - kept
+
+
+def _folders(series: dict[str, list[Instance]]) -> dict[Path, int]:
+    """How many series have files at or below each folder that holds files."""
+    found: dict[Path, set[str]] = {}
+    for uid, group in series.items():
+        for instance in group:
+            for folder in instance.path.parents:
+                found.setdefault(folder, set()).add(uid)
+    return {folder: len(uids) for folder, uids in found.items()}
+
+
+def _field(uid: str, files: Sequence[Path], folders: dict[Path, int]) -> str:
+    if len(files) == 1:
+        return str(files[0])
+    common = files[0].parent
+    while any(common not in file.parents for file in files):
+        common = common.parent
+    return str(common) if folders[common] == 1 else f"{common}#{uid}"
+
+
+def _left_out(path: Path, reason: str, message: str) -> Problem:
+    return Problem(str(path), reason, "left out", message)
+
+
+def _references(dataset: Dataset) -> set[str]:
+    """SeriesInstanceUIDs anywhere inside the object but its own."""
+    own = str(dataset.get("SeriesInstanceUID", ""))
+    return {str(e.value) for e in dataset.iterall() if e.keyword == "SeriesInstanceUID" and str(e.value) != own}
