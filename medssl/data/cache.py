@@ -139,6 +139,16 @@ class Cache:
         return None if value is None else int(value)
 
     @property
+    def label_map(self) -> dict[int, int]:
+        """Value in the label files to value wanted; values that are not named stay."""
+        return {int(old): int(new) for old, new in self._content.get("label_map", {}).items()}
+
+    @property
+    def resample_irregular(self) -> bool:
+        """Whether unevenly spaced slices were resampled when the originals were read."""
+        return bool(self._content.get("resample_irregular", False))
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Image-level classes of classification."""
         return tuple(self._content["classes"])
