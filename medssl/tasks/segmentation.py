@@ -74,4 +74,5 @@ def voxel_counts(
 def dice(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Dice of each class from `voxel_counts`; NaN where neither mask holds the class."""
     shared, both = counts[..., 0].astype(np.float64), counts[..., 1].astype(np.float64)
-    return np.divide(2 * shared, both, out=np.full(both.shape, np.nan), where=both > 0)
+    found: npt.NDArray[np.float64] = np.divide(2 * shared, both, out=np.full(both.shape, np.nan), where=both > 0)
+    return found

@@ -1,0 +1,163 @@
+"""The parts of a fine-tuning: cases, network with its pretrained weights, crops."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from medssl.data.augment import Augmentation
+from medssl.data.cache import Cache
+from medssl.data.dataset import CropPlan, StepDataset
+from medssl.imaging.errors import ConfigError
+from medssl.models.networks import Network, NetworkSpec, build_network
+from medssl.models.weights import LoadReport, freeze, load_encoder
+from medssl.tasks.classification import ClassificationTask
+from medssl.tasks.model_file import ModelSpec
+from medssl.tasks.segmentation import SegmentationTask
+from medssl.training.finetune_settings import Settings, network_spec, transfer_notes
+from medssl.training.loop import parts_of
+from medssl.training.optimizers import ParameterGroup, parameter_groups
+from medssl.training.shares import Share, make_shares
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """The parts of a run that its folds share."""
+
+    settings: Settings
+    cache: Cache
+    fabric: Fabric
+    spec: NetworkSpec
+    shares: tuple[Share, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The parts of one training, built."""
+
+    share: Share
+    network: Network
+    module: nn.Module
+    groups: list[ParameterGroup]
+    source: StepDataset
+    augment: Augmentation
+    report: LoadReport | None
+
+
+def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Finetuning:
+    """Choose the cases and check everything that does not need an image.
+
+    Raises:
+        ConfigError: Options that contradict one another or the data.
+        CheckpointError: The encoder file cannot be used.
+    """
+    parts = parts_of(fabric, settings.train)
+    problems = list(settings.problems())
+    sound = not problems
+    shares: list[Share] = []
+    spec: NetworkSpec | None = None
+    if settings.train.batch_size % parts:
+        problems.append(
+            f"train.batch_size {settings.train.batch_size} must divide by devices x nodes x accumulate = {parts}: "
+            "every device computes the same share"
+        )
+    try:
+        shares = make_shares(cache, settings.task, settings.subset)
+    except ConfigError as error:
+        problems += error.problems
+    if sound:
+        try:
+            spec = network_spec(settings, cache)
+        except ConfigError as error:
+            problems += error.problems
+    if problems or spec is None:
+        raise ConfigError(problems)
+    return Finetuning(settings, cache, fabric, spec, tuple(shares), tuple(transfer_notes(settings, cache)))
+
+
+def build_job(tuning: Finetuning, share: Share) -> Job:
+    """Build the network of a share, with its pretrained weights, and its data source.
+
+    Raises:
+        CheckpointError: Weights of the encoder file found no place.
+        CacheError: No case to learn from.
+    """
+    settings, cache = tuning.settings, tuning.cache
+    train, crops = settings.train, settings.crops
+    torch.manual_seed(train.seed)
+    network = build_network(tuning.spec, trusted_only=settings.network.encoder is None)
+    report = None
+    if settings.init is not None:
+        report = load_encoder(network, settings.init, decoder=settings.transfer.decoder)
+    freeze(network.encoder, settings.transfer.encoder_lr == 0)
+    segmentation = settings.task == "segmentation"
+    module = (
+        SegmentationTask(network, settings.loss, cache.ignore_label)
+        if segmentation
+        else ClassificationTask(network, settings.loss)
+    )
+    plan = CropPlan(
+        crops.size,
+        train.batch_size,
+        parts_of(tuning.fabric, train),
+        train.seed,
+        labels=segmentation,
+        classes=not segmentation,
+        foreground=crops.foreground,
+    )
+    groups = parameter_groups(
+        module,
+        train.layer_decay,
+        "network.encoder.",
+        settings.transfer.encoder_lr,
+        settings.transfer.frozen_steps,
+    )
+    spacing_mm = tuple(float(s) for s in np.median([case.spacing_mm for case in share.train], axis=0))
+    augment = Augmentation(settings.augment, spacing_mm, train.seed)
+    return Job(share, network, module, groups, StepDataset(cache, share.train, plan), augment, report)
+
+
+def describe(tuning: Finetuning, job: Job) -> dict[str, Any]:
+    """What run.json says of a training."""
+    return {
+        "verb": "finetune",
+        "config": {**tuning.settings.to_json(), "data": str(tuning.cache.path.resolve())},
+        "seed": tuning.settings.train.seed,
+        "data_sha256": tuning.cache.data_sha256,
+        "network": tuning.spec.to_json(),
+        "transfer": None if job.report is None else job.report.to_json(),
+        "notes": list(tuning.notes),
+        "patients": {
+            "train": sorted({case.patient for case in job.share.train}),
+            "validation": sorted({case.patient for case in job.share.validation}),
+        },
+    }
+
+
+def model_spec(tuning: Finetuning, job: Job) -> ModelSpec:
+    """What model.json says but for scores and steps."""
+    settings, cache = tuning.settings, tuning.cache
+    return ModelSpec(
+        network=tuning.spec,
+        preprocess=cache.preprocess,
+        window=settings.crops.size,
+        overlap=settings.inference.overlap,
+        mirror_axes=settings.inference.mirror_axes,
+        labels=cache.labels if settings.task == "segmentation" else (),
+        classes=cache.classes if settings.task == "classification" else (),
+        ignore_label=cache.ignore_label,
+        channels=cache.channels,
+        provenance={
+            "manifest_sha256": cache.manifest_sha256,
+            "data_sha256": cache.data_sha256,
+            "fingerprint": cache.fingerprint,
+            "init": None if settings.init is None else str(settings.init),
+            "patients": len({case.patient for case in job.share.train}),
+            "cases": len(job.share.train),
+            "seed": settings.train.seed,
+        },
+    )

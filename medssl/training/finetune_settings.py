@@ -1,0 +1,184 @@
+"""What the user asked a fine-tuning to be, and every mistake in it, told at once before any image is read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from medssl.data.augment_options import AugmentOptions
+from medssl.data.cache import Cache
+from medssl.imaging.errors import ConfigError
+from medssl.models.component import Component
+from medssl.models.networks import NetworkSpec, build_network, output_strides
+from medssl.models.weights import read_encoder
+from medssl.tasks.options import (
+    LOSSES,
+    CropOptions,
+    InferenceOptions,
+    NetworkOptions,
+    SubsetOptions,
+    TransferOptions,
+)
+from medssl.training.components import check_component
+from medssl.training.options import TrainOptions
+
+_FACTS = ("spatial_dims", "in_channels", "image_size")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for; see the groups for the meaning of their options.
+
+    Args:
+        task: What the network learns.
+        loss: One of the task's losses.
+        network: Encoder, and decoder or head.
+        crops: Crops of the training, window of inference.
+        transfer: How pretrained weights are used.
+        augment: How crops are varied.
+        inference: How whole images are predicted.
+        train: Length, optimiser, house-keeping.
+        subset: Patients and folds.
+        init: Encoder file, or None to begin from random weights.
+    """
+
+    task: Literal["segmentation", "classification"]
+    loss: str
+    network: NetworkOptions
+    crops: CropOptions
+    transfer: TransferOptions
+    augment: AugmentOptions
+    inference: InferenceOptions
+    train: TrainOptions
+    subset: SubsetOptions
+    init: Path | None = None
+
+    def problems(self) -> Iterator[str]:
+        """Every mistake that can be seen without looking at the data, one sentence each."""
+        if self.loss not in LOSSES[self.task]:
+            yield f"loss {self.loss} is none of {self.task}: {', '.join(LOSSES[self.task])}"
+        if self.network.encoder is None and self.init is None:
+            yield "network.encoder is missing: name one, or give --init FILE to use the pretrained one"
+        elif self.network.encoder is not None:
+            yield from check_component("network.encoder", self.network.encoder, _FACTS)
+        yield from check_component("network.decoder", self.network.decoder, ("encoder", "out_channels"))
+        if self.init is not None and not self.init.is_file():
+            yield f"init {self.init} does not exist: give the encoder.safetensors of a pretraining run"
+        if self.init is None and (self.transfer.frozen_steps or self.transfer.encoder_lr == 0):
+            yield "transfer freezes the encoder, but there is no --init: random weights would stay random"
+        if extra := set(self.inference.mirror_axes) - set(self.augment.flip_axes):
+            yield (
+                f"inference.mirror_axes has {sorted(extra)}, which augment.flip_axes {list(self.augment.flip_axes)} "
+                "lacks: the network never saw such images; add them there or leave them out here"
+            )
+        if any(axis >= len(self.crops.size) for axis in self.augment.flip_axes):
+            yield f"augment.flip_axes {list(self.augment.flip_axes)} names an axis that crops of {self.crops.size} lack"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for run.json."""
+        groups = ("network", "crops", "transfer", "augment", "inference", "train")
+        return {
+            "task": self.task,
+            "loss": self.loss,
+            **{name: getattr(self, name).to_json() for name in groups},
+            "labels": self.subset.labels,
+            "folds": self.subset.folds,
+            "init": None if self.init is None else str(self.init.resolve()),
+        }
+
+
+def network_spec(settings: Settings, cache: Cache) -> NetworkSpec:
+    """What the network is made of, given the data; refuses everything that does not fit together.
+
+    Raises:
+        ConfigError: All mistakes at once.
+        CheckpointError: The encoder file cannot be used.
+    """
+    problems = []
+    dims, channels = cache.spatial_dims, len(cache.channels)
+    if len(settings.crops.size) != dims:
+        problems.append(f"crops.size {settings.crops.size} needs {dims} numbers: {cache.path} is {dims}D")
+    if settings.task == "segmentation" and not cache.labels:
+        problems.append(
+            f"data {cache.path} has no label classes: give them to medssl prepare, or use --task classification"
+        )
+    if settings.task == "classification" and len(cache.classes) < 2:
+        problems.append(
+            f"data {cache.path} has {len(cache.classes)} image classes, 2 are needed: fill the manifest's column class"
+        )
+    meta: dict[str, Any] = {}
+    if settings.init is not None:
+        _, meta = read_encoder(settings.init)
+        problems += _misfits(meta, settings, dims, channels)
+    if problems:
+        raise ConfigError(problems)
+    found = settings.network.encoder or Component.from_json(meta["encoder"])
+    arguments = {name: value for name, value in found.init_args.items() if name not in _FACTS}
+    spec = NetworkSpec(
+        task=settings.task,
+        spatial_dims=dims,
+        in_channels=channels,
+        out_channels=1 + max(label.value for label in cache.labels)
+        if settings.task == "segmentation"
+        else len(cache.classes),
+        encoder=Component(found.class_path, arguments),
+        decoder=settings.network.decoder,
+    )
+    _check_divisible(spec, settings.crops.size, trusted_only=settings.network.encoder is None)
+    return spec
+
+
+def _misfits(meta: dict[str, Any], settings: Settings, dims: int, channels: int) -> Iterator[str]:
+    """What speaks against the encoder file before its weights are looked at."""
+    try:
+        encoder = Component.from_json(meta["encoder"])
+    except (KeyError, TypeError) as error:
+        yield f"init {settings.init}: its .json does not describe an encoder ({error!r})"
+        return
+    own = encoder.init_args.get("spatial_dims", dims)
+    if own != dims:
+        yield f"init {settings.init} was pretrained on {own}D images, the data is {dims}D: pretrain on {dims}D images"
+    then = meta.get("channels", [])
+    if "patch_size" in encoder.init_args and then and len(then) != channels:
+        yield (
+            f"init {settings.init} was pretrained on {len(then)} channel(s) ({', '.join(then)}) and the data has "
+            f"{channels}: the patch embedding of a transformer cannot be fitted to them; pretrain on such images"
+        )
+    chosen = settings.network.encoder
+    if chosen is not None and chosen.class_path != encoder.class_path:
+        yield (
+            f"network.encoder {chosen.class_path} is not what init {settings.init} holds ({encoder.class_path}): "
+            "leave network.encoder out, or take a config for that encoder"
+        )
+
+
+def _check_divisible(spec: NetworkSpec, size: tuple[int, ...], trusted_only: bool) -> None:
+    strides = output_strides(build_network(spec, trusted_only=trusted_only).encoder)
+    if any(n % s for n, s in zip(size, strides, strict=True)):
+        below = tuple(max(n // s, 1) * s for n, s in zip(size, strides, strict=True))
+        above = tuple(-(-n // s) * s for n, s in zip(size, strides, strict=True))
+        raise ConfigError(
+            [f"crops.size {size} must divide by the encoder's strides {strides}: use {below} or {above}, for instance"]
+        )
+
+
+def transfer_notes(settings: Settings, cache: Cache) -> list[str]:
+    """Differences between the pretraining's images and these that do not forbid the transfer but may spoil it."""
+    if settings.init is None:
+        return []
+    _, meta = read_encoder(settings.init)
+    notes = []
+    then, now = meta.get("preprocess") or {}, cache.preprocess.to_json()
+    for name in ("spacing_mm", "intensity", "orientation"):
+        before, after = _plain(then.get(name)), _plain(now[name])
+        if then and before != after:
+            notes.append(f"preprocessing differs from the pretraining's: {name} was {before}, is {after}")
+    if meta.get("channels") and list(meta["channels"]) != list(cache.channels):
+        notes.append(f"channels were {', '.join(meta['channels'])}, are {', '.join(cache.channels)}")
+    return notes
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,82 @@
+"""Which cases a fine-tuning learns from and which it is validated with: by patient, never a test case."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medssl.data.cache import Cache, CachedCase
+from medssl.data.splits import folds, nested_subset
+from medssl.imaging.errors import ConfigError
+from medssl.tasks.options import SubsetOptions
+
+_TRAIN, _POOL = ("train", ""), ("train", "", "val")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The cases of one training.
+
+    Args:
+        name: Folder below the run, empty for the run itself.
+        train: Cases to learn from.
+        validation: Cases to validate with; may be empty.
+    """
+
+    name: str
+    train: tuple[CachedCase, ...]
+    validation: tuple[CachedCase, ...]
+
+    def folder(self, out: Path) -> Path:
+        """Where this training lies."""
+        return out / self.name if self.name else out
+
+
+def make_shares(cache: Cache, task: str, subset: SubsetOptions) -> list[Share]:
+    """One share, or one a fold that is asked for.
+
+    Without folds the manifest's split decides: train (and cases without a split) against val. With folds the labelled
+    patients of both are dealt out anew, each held out once. `labels` takes the first patients of one seeded order of
+    those that would be trained on, so a smaller number lies within a larger one; a patient brings all its cases.
+
+    Args:
+        cache: Prepared cache.
+        task: `segmentation`: cases with a label map; `classification`: cases with a class.
+        subset: Numbers, folds, seed.
+
+    Raises:
+        ConfigError: No labelled case, or more patients or folds asked for than there are.
+    """
+    pool = labelled(cache, task, _POOL if subset.folds else _TRAIN)
+    patients = [case.patient for case in pool]
+    if not pool:
+        kind = "a label map" if task == "segmentation" else "a class"
+        raise ConfigError(
+            [
+                f"data {cache.path}: no case of split train has {kind}: add it to the manifest and prepare again, or "
+                "prepare with --split 70/15/15"
+            ]
+        )
+    if subset.labels:
+        patients = nested_subset(patients, subset.labels, subset.seed)
+    if not subset.folds:
+        return [Share("", _of(pool, patients), labelled(cache, task, ("val",)))]
+    held_out = folds(patients, subset.folds, subset.seed)
+    shares = []
+    for number in subset.numbers():
+        held = set(held_out[number])
+        shares.append(Share(f"fold_{number}", _of(pool, set(patients) - held), _of(pool, held)))
+    return shares
+
+
+def labelled(cache: Cache, task: str, splits: Sequence[str]) -> tuple[CachedCase, ...]:
+    """Cases of some splits that the task can learn from."""
+    return tuple(
+        case
+        for case in cache.cases
+        if case.split in splits and (case.has_label if task == "segmentation" else case.class_name in cache.classes)
+    )
+
+
+def _of(cases: Sequence[CachedCase], patients: Sequence[str] | set[str]) -> tuple[CachedCase, ...]:
+    wanted = set(patients)
+    return tuple(case for case in cases if case.patient in wanted)
