@@ -1,4 +1,4 @@
-"""Write a volume as a single-frame MR series: for synthetic cohorts and tests, never to pass off data as a scanner's."""
+"""Write a volume as a single-frame MR series: for synthetic cohorts and tests, not to pass data off as a scanner's."""
 
 from collections.abc import Mapping
 from pathlib import Path

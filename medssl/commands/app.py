@@ -1,0 +1,186 @@
+"""Run an application: all stages from a folder of scans to a bundle, each resumable."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import yaml
+
+from medssl.commands.parsing import resolve_folder, run_verb
+from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.files import write_json, write_text
+
+POSITIONAL = ("action", "app")
+STAGES = ("manifest", "prepare", "pretrain", "finetune", "baseline", "evaluate", "export", "report")
+"""Order of the stages; `baseline` is the same fine-tuning from scratch and runs where the application asks for it."""
+
+_SECTIONS = {
+    "name",
+    "title",
+    "profiles",
+    "default_profile",
+    "prepare",
+    "pretrain",
+    "finetune",
+    "baseline",
+    "evaluate",
+    "export",
+}
+
+
+@dataclass(frozen=True)
+class Application:
+    """An application folder, read.
+
+    Args:
+        folder: Folder with `app.yaml` and `prepare.py`.
+        name: Name of the application.
+        title: One line for people.
+        stages: Options of each stage, the profile's merged over the common ones.
+        profile: Name of the profile that was chosen.
+    """
+
+    folder: Path
+    name: str
+    title: str
+    stages: dict[str, dict[str, Any]]
+    profile: str
+
+
+def app(
+    action: Literal["run"],
+    app: Path,
+    data: Path,
+    out: Path,
+    profile: str = "",
+    skip: tuple[str, ...] = (),
+) -> None:
+    """Run an application from its data folder to OUT/bundle; run again to resume, finished stages are kept.
+
+    Args:
+        action: `run`.
+        app: Folder of the application, or the name of a built-in one, for instance `apps/hippocampus_mr`.
+        data: Folder of the data the application is for.
+        out: Folder of the run: manifest, cache, pretraining, fine-tuning, evaluation, bundle, report.
+        profile: Budget to use, one of the application's own; its default when empty.
+        skip: Stages to leave out: pretrain, baseline, evaluate, export, report.
+
+    Raises:
+        ConfigError: Unknown application, profile or stage.
+    """
+    application = read_application(resolve_folder("apps", app), profile)
+    _check(application, skip, data)
+    for stage in STAGES:
+        if stage not in skip and (stage in application.stages or stage in ("manifest", "report")):
+            _run_once(out, stage, _signature(application, stage, data), _action(application, stage, data, out, skip))
+
+
+def read_application(folder: Path, profile: str) -> Application:
+    """Read `app.yaml` and merge the profile's options over the common ones.
+
+    Raises:
+        ConfigError: No such file, unknown sections or unknown profile, all at once.
+    """
+    path = folder / "app.yaml"
+    if not path.is_file() or not (folder / "prepare.py").is_file():
+        raise ConfigError([f"{folder} is no application: it needs app.yaml and prepare.py"])
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    problems = [f"{path}: unknown section {key!r}; known: {sorted(_SECTIONS)}" for key in set(content) - _SECTIONS]
+    profiles = content.get("profiles", {})
+    chosen = profile or content.get("default_profile", "")
+    if chosen and chosen not in profiles:
+        problems.append(f"profile {chosen!r} is unknown; {content.get('name')} has {sorted(profiles)}")
+    if problems:
+        raise ConfigError(problems)
+    stages = {stage: dict(content[stage] or {}) for stage in STAGES if stage in content}
+    for stage, options in profiles.get(chosen, {}).items():
+        stages[stage] = _merge(stages.get(stage, {}), options)
+    return Application(folder, str(content["name"]), str(content.get("title", "")), stages, chosen)
+
+
+def _merge(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Options of the profile over the common ones, group by group."""
+    merged = dict(common)
+    for key, value in own.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _check(application: Application, skip: tuple[str, ...], data: Path) -> None:
+    optional = {"pretrain", "baseline", "evaluate", "export", "report"}
+    problems = [f"--skip {stage}: one of {sorted(optional)} is expected" for stage in skip if stage not in optional]
+    if not data.is_dir():
+        problems.append(f"--data {data} is no folder; {application.name} expects: {application.title}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _signature(application: Application, stage: str, data: Path) -> dict[str, Any]:
+    """What a finished stage was made from; a stage whose options changed is not taken for finished."""
+    return {"stage": stage, "options": application.stages.get(stage, {}), "data": str(data.resolve())}
+
+
+def _run_once(out: Path, stage: str, signature: dict[str, Any], action: Callable[[], None]) -> None:
+    record = out / "stages" / f"{stage}.json"
+    if record.is_file():
+        if json.loads(record.read_text(encoding="utf-8")) == signature:
+            return
+        raise MedsslError(
+            f"stage {stage!r} in {out} was finished with other options than those given now; "
+            "choose another --out, or remove that folder to start again",
+            reason="run-exists",
+        )
+    action()
+    write_json(record, signature)
+
+
+def _action(application: Application, stage: str, data: Path, out: Path, skip: tuple[str, ...]) -> Callable[[], None]:
+    if stage == "manifest":
+        return lambda: _load_prepare(application.folder).make_manifest(data.resolve(), out / "manifest.csv")
+    if stage == "report":
+        return lambda: _report(application, out)
+    return lambda: run_verb(_verb(stage), _arguments(application, stage, out, skip))
+
+
+def _verb(stage: str) -> str:
+    return "finetune" if stage == "baseline" else stage
+
+
+def _load_prepare(folder: Path) -> ModuleType:
+    """Import the application's `prepare.py`: it is code, so only trusted applications are run."""
+    spec = importlib.util.spec_from_file_location(f"medssl_app_{folder.name}", folder / "prepare.py")
+    if spec is None or spec.loader is None:
+        raise ConfigError([f"{folder / 'prepare.py'} cannot be imported"])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _arguments(application: Application, stage: str, out: Path, skip: tuple[str, ...]) -> list[str]:
+    """Command line of a stage; its options go to a file that `medssl VERB --config` takes as well."""
+    config = out / "stages" / f"{stage}.yaml"
+    header = f"# {application.name}, stage {stage}, profile {application.profile or 'none'}\n"
+    write_text(config, header + yaml.safe_dump(application.stages[stage], sort_keys=False))
+    cache, run = str(out / "cache"), str(out / stage)
+    resume = ["--resume"] if (out / stage / "checkpoints").is_dir() else []
+    init = ["--init", str(out / "pretrain" / "encoder.safetensors")]
+    pretrained = "pretrain" in application.stages and "pretrain" not in skip
+    return {
+        "prepare": [str(out / "manifest.csv"), "--config", str(config), "--out", cache],
+        "pretrain": ["--config", str(config), "--data", cache, "--out", run, *resume],
+        "finetune": ["--config", str(config), "--data", cache, "--out", run, *(init if pretrained else []), *resume],
+        "baseline": ["--config", str(config), "--data", cache, "--out", run, *resume],
+        "evaluate": [str(out / "finetune"), "--config", str(config), "--data", cache, "--out", run],
+        "export": [str(out / "finetune"), "--config", str(config), "--data", cache, "--out", str(out / "bundle")],
+    }[stage]
+
+
+def _report(application: Application, out: Path) -> None:
+    from medssl.evaluation.report.application import write_application_report
+
+    write_application_report(out, application.name, application.title)

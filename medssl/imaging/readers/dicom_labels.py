@@ -1,0 +1,152 @@
+"""DICOM-SEG and RTSTRUCT as label maps on the grid of an image."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.labels import Label
+from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, read_header
+from medssl.imaging.resample import regrid_label
+from medssl.imaging.volume import Source, Volume
+
+_RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+_LPS = np.array([-1.0, -1.0, 1.0])
+
+
+def read_dicom_label(path: Path, like: Volume, labels: Sequence[Label] = ()) -> Volume:
+    """Read a segmentation object onto the grid of an image.
+
+    Segments and structures become the value of the label of the same name (case and spaces aside); without labels, the
+    segment or structure number. Where several overlap, the one with the larger number wins, and it is noted.
+
+    Args:
+        path: DICOM-SEG (BINARY, FRACTIONAL, LABELMAP) or RTSTRUCT.
+        like: The image.
+        labels: Classes.
+
+    Raises:
+        ImageError: Neither object, nothing in it that is a class, or nothing on the image's grid.
+    """
+    header = read_header(path)
+    kind = str(header.get("SOPClassUID", ""))
+    if kind in SEGMENTATIONS:
+        parts = _segments(path)
+    elif kind == _RTSTRUCT:
+        parts = _structures(header, like.geometry, path)
+    else:
+        raise ImageError(f"{path} is neither DICOM-SEG nor RTSTRUCT", reason="not-a-label")
+    return _joined(parts, like, labels, path)
+
+
+def _joined(
+    parts: Iterator[tuple[int, str, npt.NDArray[np.bool_], Geometry]],
+    like: Volume,
+    labels: Sequence[Label],
+    path: Path,
+) -> Volume:
+    values = {_plain(label.name): label.value for label in labels}
+    result = np.zeros(like.geometry.shape, dtype=np.uint8)
+    notes, used = [], 0
+    for number, name, mask, geometry in parts:
+        value = values.get(_plain(name)) if labels else number
+        if value is None:
+            notes.append(f"segment {name!r} is not in the class list and was left out")
+            continue
+        used += 1
+        placed = regrid_label(mask.astype(np.uint8), geometry, like.geometry) > 0
+        if bool(np.any(result[placed])):
+            notes.append(f"segment {name!r} overlaps others; where it does, it was taken")
+        result[placed] = value
+    if not used:
+        raise ImageError(
+            f"{path}: none of its segments is in the class list ({', '.join(label.name for label in labels)}); "
+            f"{'; '.join(notes) or 'it has no segments'}",
+            reason="label-values",
+        )
+    return Volume(result[None], like.geometry, source=Source((path,), "dicom-seg", tuple(notes)))
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def _segments(path: Path) -> Iterator[tuple[int, str, npt.NDArray[np.bool_], Geometry]]:
+    """Number, name, mask (columns, rows, slices) and grid of each segment; highdicom places the frames."""
+    from highdicom.seg import segread  # noqa: PLC0415 (slow to import, and few labels need it)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks on attributes that do not matter here
+        try:
+            segmentation: Any = segread(path)
+            volume = segmentation.get_volume(combine_segments=False, skip_overlap_checks=True)
+        except Exception as error:  # highdicom and the decoders raise many kinds
+            raise ImageError(f"{path}: segments cannot be read ({error})", reason="bad-dicom-seg") from error
+    affine = np.diag([*_LPS, 1.0]) @ np.asarray(volume.affine, dtype=np.float64)
+    geometry = Geometry(affine, volume.spatial_shape)
+    array = np.asarray(volume.array)
+    for channel, number in enumerate(segmentation.segment_numbers):
+        name = str(segmentation.get_segment_description(number).segment_label)
+        yield int(number), name, array[..., channel] > 0.5 * max(1, int(array.max() > 1)), geometry
+
+
+def _structures(
+    dataset: Dataset, geometry: Geometry, path: Path
+) -> Iterator[tuple[int, str, npt.NDArray[np.bool_], Geometry]]:
+    """Number, name, mask on the image's grid, and that grid, of each structure with closed planar contours."""
+    if geometry.spatial_dims != 3:
+        raise ImageError(f"{path}: RTSTRUCT contours need a 3D image", reason="spatial-dims")
+    names = {int(s.ROINumber): str(s.ROIName) for s in dataset.get("StructureSetROISequence", ())}
+    for roi in dataset.get("ROIContourSequence", ()):
+        number = int(roi.ReferencedROINumber)
+        mask = np.zeros(geometry.shape, dtype=bool)
+        for contour in roi.get("ContourSequence", ()):
+            if str(contour.get("ContourGeometricType", "")).startswith("CLOSED"):
+                _fill(mask, np.reshape([float(v) for v in contour.ContourData], (-1, 3)), geometry, path)
+        yield number, names.get(number, str(number)), mask, geometry
+
+
+def _fill(mask: npt.NDArray[np.bool_], points_lps: npt.NDArray[np.float64], geometry: Geometry, path: Path) -> None:
+    """Turn the voxels inside a contour round (even-odd rule), so that a contour within another cuts a hole."""
+    index = geometry.to_index(points_lps * _LPS)
+    axis = int(np.argmin(np.ptp(index, axis=0)))
+    plane = float(np.mean(index[:, axis]))
+    if float(np.ptp(index[:, axis])) > 0.5:
+        raise ImageError(f"{path}: a contour does not lie in a plane of the image", reason="label-grid")
+    place = round(plane)
+    if abs(plane - place) > 0.3 or not 0 <= place < geometry.shape[axis]:
+        raise ImageError(f"{path}: a contour lies between or outside the image's slices", reason="label-grid")
+    others = [a for a in range(3) if a != axis]
+    flat = inside_polygon(index[:, others], tuple(geometry.shape[a] for a in others))
+    where: list[Any] = [slice(None)] * 3
+    where[axis] = place
+    mask[tuple(where)] ^= flat
+
+
+def inside_polygon(vertices: npt.NDArray[np.float64], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Voxel centres inside a polygon by the even-odd rule.
+
+    Args:
+        vertices: (n, 2) fractional indices.
+        shape: Size of the plane.
+
+    Returns:
+        (*shape) bool.
+    """
+    ahead = np.roll(vertices, -1, axis=0)
+    rows = np.arange(shape[0])[:, None]
+    crosses = (vertices[:, 0] > rows) != (ahead[:, 0] > rows)  # (rows, n): edges that cross the row
+    rise = np.where(ahead[:, 0] == vertices[:, 0], 1.0, ahead[:, 0] - vertices[:, 0])
+    at = vertices[:, 1] + (rows - vertices[:, 0]) / rise * (ahead[:, 1] - vertices[:, 1])
+    columns = np.arange(shape[1])
+    inside = np.zeros(shape, dtype=bool)
+    for edge in range(len(vertices)):
+        hit = crosses[:, edge]
+        inside[hit] ^= columns[None] < at[hit, edge][:, None]
+    return inside
