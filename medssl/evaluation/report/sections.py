@@ -116,8 +116,8 @@ def _shown(value: Any) -> str:
 def _timings(predictions: Path) -> list[tuple[str, dict[str, str]]]:
     found: list[tuple[str, dict[str, str]]] = []
     for path in sorted(predictions.glob("*/report.json")):
-        timings = json.loads(path.read_text(encoding="utf-8")).get("timings", {})
-        row = {name.replace("_", " "): f"{value:.2f}" for name, value in timings.items() if isinstance(value, float)}
+        timing = json.loads(path.read_text(encoding="utf-8")).get("timing", {})
+        row = {name.replace("_", " "): f"{value:.2f}" for name, value in timing.items() if isinstance(value, float)}
         if row and (not found or list(row) == list(found[0][1])):
             found.append((path.parent.name, row))
     return found

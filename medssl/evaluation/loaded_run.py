@@ -1,0 +1,100 @@
+"""A fine-tuned run, loaded to predict the cases of a cache: one network, or the ensemble of its folds."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from medssl.data.cache import Cache
+from medssl.evaluation.options import PredictOptions
+from medssl.imaging.errors import ConfigError
+from medssl.models.networks import Network
+from medssl.tasks.model_file import ModelSpec, load_model, model_folders
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """Networks ready to predict.
+
+    Args:
+        name: Name of the run's folder, as it is called in tables.
+        networks: One, or the folds, whose softmax probabilities are averaged.
+        spec: What the model needs and gives.
+        trained_on: Patients that any of the networks learned from.
+        device: Where they compute.
+    """
+
+    name: str
+    networks: tuple[Network, ...]
+    spec: ModelSpec
+    trained_on: frozenset[str]
+    device: str
+
+
+def load_run(run: Path, options: PredictOptions) -> LoadedRun:
+    """Load a run's model, or all its folds.
+
+    Raises:
+        CheckpointError: No finished model there, or a damaged one.
+        ConfigError: Folds that do not belong together, or a device that is not there.
+    """
+    device = _device(options.device)
+    folders = model_folders(Path(run))
+    loaded = [load_model(folder) for folder in folders]
+    first = loaded[0][1]
+    if any(_facts(spec) != _facts(first) for _, spec in loaded):
+        raise ConfigError([f"{run}: its folds differ in preprocessing, window or classes, so they make no ensemble"])
+    spec = replace(first, mirror_axes=_mirrored(first, options.mirror))
+    networks = tuple(network.to(device) for network, _ in loaded)
+    patients = frozenset(patient for folder in folders for patient in _trained_on(folder))
+    return LoadedRun(Path(run).resolve().name, networks, spec, patients, device)
+
+
+def check_fits(spec: ModelSpec, cache: Cache) -> None:
+    """Refuse a cache that was not prepared as the model's images were.
+
+    Raises:
+        ConfigError: Every difference.
+    """
+    problems = []
+    if spec.preprocess.to_json() != cache.preprocess.to_json():
+        problems.append(f"data {cache.path} was prepared otherwise than the model's images: prepare it the same way")
+    if len(spec.channels) != len(cache.channels):
+        problems.append(
+            f"data {cache.path} has {len(cache.channels)} channel(s), the model takes {len(spec.channels)} "
+            f"({', '.join(spec.channels)})"
+        )
+    ours, theirs = ({label.value: label.name for label in labels} for labels in (spec.labels, cache.labels))
+    if spec.task == "segmentation" and ours != theirs:
+        problems.append(f"data {cache.path} has the classes {theirs}, the model {ours}")
+    if spec.task == "classification" and not set(cache.classes) <= set(spec.classes):
+        problems.append(f"data {cache.path} has classes {list(cache.classes)}, the model {list(spec.classes)}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _facts(spec: ModelSpec) -> tuple[object, ...]:
+    return spec.task, spec.preprocess.to_json(), spec.window, spec.labels, spec.classes, spec.channels
+
+
+def _mirrored(spec: ModelSpec, mirror: Literal["model", "on", "off"]) -> tuple[int, ...]:
+    if mirror == "model":
+        return spec.mirror_axes
+    return tuple(range(spec.network.spatial_dims)) if mirror == "on" else ()
+
+
+def _trained_on(folder: Path) -> list[str]:
+    """Patients in run.json; a model that was copied without it says nothing."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return []
+    return list(json.loads(path.read_text(encoding="utf-8")).get("patients", {}).get("train", []))
+
+
+def _device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise ConfigError(["predict.device is cuda, but torch finds no GPU here: use cpu or auto"])
+    return "cuda" if there and wanted != "cpu" else "cpu"

@@ -1,0 +1,192 @@
+"""Predicts the cases of a split with one or several arms, and compares each mask with its reference natively."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medssl.data.cache import Cache, CachedCase
+from medssl.evaluation.metrics import score_classes
+from medssl.evaluation.summaries import CaseResult
+from medssl.imaging.errors import CacheError, ImageError, MedsslError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.preprocess import restore_label
+from medssl.imaging.progress import Progress
+from medssl.imaging.readers.open import read_channels, read_label
+from medssl.imaging.volume import Volume
+
+Arm = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
+"""Prepared image (C, *S) to class map (*S)."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A case that could not be evaluated.
+
+    Args:
+        case: Its id.
+        reason: Reason code.
+        message: What is wrong and what to do.
+    """
+
+    case: str
+    reason: str
+    message: str
+
+
+@dataclass
+class Outcome:
+    """What came of a split.
+
+    Args:
+        results: Arm to its results, in the order of the cases.
+        failures: Cases without results.
+        calibrated: False where images do not say how large a pixel is, so lengths are in pixels.
+    """
+
+    results: dict[str, list[CaseResult]]
+    failures: list[Failure] = field(default_factory=list)
+    calibrated: bool = True
+
+
+def labelled_cases(cache: Cache, split: str) -> tuple[CachedCase, ...]:
+    """Cases of a split that have a label map.
+
+    Raises:
+        CacheError: No such split, or none of its cases is labelled.
+    """
+    _check_split(cache, split)
+    cases = cache.select(split, labelled=True)
+    if not cases:
+        raise CacheError(
+            f"none of the {len(cache.select(split))} cases of split {split!r} in {cache.path} has a label map, so "
+            "nothing can be compared: add labels to the manifest and prepare again, or choose another --split",
+            reason="no-labelled-cases",
+        )
+    return cases
+
+
+def classified_cases(cache: Cache, split: str) -> tuple[CachedCase, ...]:
+    """Cases of a split that have a class.
+
+    Raises:
+        CacheError: No such split, or none of its cases has a class.
+    """
+    _check_split(cache, split)
+    cases = tuple(case for case in cache.select(split) if case.class_name)
+    if not cases:
+        raise CacheError(
+            f"none of the {len(cache.select(split))} cases of split {split!r} in {cache.path} has a class: fill the "
+            "column `class` of the manifest and prepare again, or choose another --split",
+            reason="no-labelled-cases",
+        )
+    return cases
+
+
+def evaluate_cases(
+    cache: Cache, cases: Sequence[CachedCase], arms: Mapping[str, Arm], tolerance_mm: float = 1.0
+) -> Outcome:
+    """Predict and score every case with every arm; a case that fails is told and the others go on.
+
+    Args:
+        cache: Prepared cache.
+        cases: Labelled cases of it.
+        arms: Name to what predicts.
+        tolerance_mm: Of surface Dice.
+    """
+    outcome = Outcome({name: [] for name in arms})
+    with Progress("evaluate", len(cases)) as progress:
+        for case in cases:
+            try:
+                scored, calibrated = _evaluate_case(cache, case, arms, tolerance_mm)
+            except (MedsslError, OSError) as error:
+                outcome.failures.append(_failure(case, error))
+            else:
+                outcome.calibrated &= calibrated
+                for name, result in scored.items():
+                    outcome.results[name].append(result)
+            progress.advance(note=case.case)
+    return outcome
+
+
+def native_image(cache: Cache, case: CachedCase) -> Volume:
+    """Original image of a case.
+
+    Raises:
+        ImageError: It is not where it was, or is another one.
+    """
+    image = read_channels(case.image_field, Path("/"), resample_irregular=cache.resample_irregular)
+    _check_grid(image.geometry, case, case.image_field)
+    return image
+
+
+def native_reference(cache: Cache, case: CachedCase) -> Volume:
+    """Original label map of a case on the grid of its image, with the cache's classes.
+
+    Raises:
+        ImageError: It is not where it was, or does not fit.
+    """
+    return read_label(case.label_field, _empty_like(case), cache.labels, cache.label_map or None, cache.ignore_label)
+
+
+def _evaluate_case(
+    cache: Cache, case: CachedCase, arms: Mapping[str, Arm], tolerance_mm: float
+) -> tuple[dict[str, CaseResult], bool]:
+    reference = native_reference(cache, case)
+    image = cache.image(case)
+    grid = case.record.native
+    calibrated = reference.source.calibrated
+    spacing = grid.spacing_mm if calibrated else (1.0,) * grid.spatial_dims
+    size, unit = _voxel_size(grid, calibrated)
+    scored = {}
+    for name, arm in arms.items():
+        began = time.perf_counter()
+        mask = restore_label(arm(image), case.record)
+        seconds = time.perf_counter() - began
+        scores = score_classes(
+            mask.array[0],
+            reference.array[0],
+            [label.value for label in cache.labels],
+            spacing,
+            tolerance_mm,
+            cache.ignore_label,
+        )
+        by_name = {label.name: scores[label.value] for label in cache.labels}
+        scored[name] = CaseResult(case.case, case.patient, by_name, size, unit, seconds)
+    return scored, calibrated
+
+
+def _voxel_size(grid: Geometry, calibrated: bool) -> tuple[float, str]:
+    """Size of a voxel and its unit."""
+    if not calibrated:
+        return 1.0, "pixels"
+    return (grid.voxel_ml, "mL") if grid.spatial_dims == 3 else (float(np.prod(grid.spacing_mm)), "mm2")
+
+
+def _empty_like(case: CachedCase) -> Volume:
+    """The native grid without its voxels: all that a label needs to find its place."""
+    grid = case.record.native
+    return Volume(np.broadcast_to(np.zeros((), np.uint8), (1, *grid.shape)), grid, case.modality)
+
+
+def _check_split(cache: Cache, split: str) -> None:
+    known = sorted({case.split for case in cache.cases})
+    if split not in known:
+        raise CacheError(
+            f"{cache.path} has no split {split!r}; it has {', '.join(known)}: choose one of them with --split",
+            reason="no-such-split",
+        )
+
+
+def _check_grid(found: Geometry, case: CachedCase, where: str) -> None:
+    if not found.is_close(case.record.native):
+        raise ImageError(f"{where} changed since case {case.case!r} was prepared: prepare it again", reason="changed")
+
+
+def _failure(case: CachedCase, error: MedsslError | OSError) -> Failure:
+    if isinstance(error, MedsslError):
+        return Failure(case.case, error.reason, error.message)
+    return Failure(case.case, "cannot-read", f"{error}: the original files must stay where they were when prepared")
