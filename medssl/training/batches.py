@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,7 +27,9 @@ class StepSource(Protocol):
 
 
 class StepBatches:
-    """Iterates over the parts that this process computes, step by step, and measures the waiting.
+    """Iterates over the parts that this process computes, step by step, and measures the waiting; a context manager.
+
+    On leaving the context the reading processes are ended: they ignore signals, so nothing else would end them.
 
     Args:
         fabric: Devices.
@@ -52,6 +55,14 @@ class StepBatches:
                 **reading,
             )
         )
+
+    def __enter__(self) -> "StepBatches":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loader = iter(())
 
     def next_step(self) -> list[Batch]:
         """The parts of the next step, on the CPU."""

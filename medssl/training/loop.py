@@ -138,9 +138,9 @@ def fit(
     with (
         StopSignals() as signals,
         Journal(run, state.step) as journal,
+        StepBatches(fabric, source, options, state.step) as batches,
         Progress("train", options.steps, "step", state.step, bar) as progress,
     ):
-        batches = StepBatches(fabric, source, options, state.step)
         while state.step < options.steps and not stop:
             window.pending.append(train_step(state, batches.next_step(), options, hooks))
             if state.step - first == _ESTIMATE_AFTER:

@@ -163,12 +163,12 @@ def rehearse(job: Pretraining) -> float:
     """Do a step twice and say how long the run would take; writes nothing. Returns seconds a step."""
     train = job.settings.train
     state = build(job.fabric, job.method, train)
-    batches = StepBatches(job.fabric, job.source, train, 0)
     seconds = loss = 0.0
-    for _ in range(min(2, train.steps)):
-        began = time.monotonic()
-        loss = float(train_step(state, batches.next_step(), train, Hooks(augment=job.augment))["loss"])
-        seconds = time.monotonic() - began
+    with StepBatches(job.fabric, job.source, train, 0) as batches:
+        for _ in range(min(2, train.steps)):
+            began = time.monotonic()
+            loss = float(train_step(state, batches.next_step(), train, Hooks(augment=job.augment))["loss"])
+            seconds = time.monotonic() - began
     if job.fabric.is_global_zero:
         sys.stderr.write(
             f"dry run: loss {loss:.4g}, {seconds:.3g} s a step, {duration(seconds * train.steps)} for {train.steps} "
