@@ -17,11 +17,29 @@ from typing import Any
 
 import jsonargparse
 import yaml
+from jsonargparse.typing import register_type
 
 import medssl
 from medssl.imaging.errors import ConfigError
+from medssl.models.component import Component
 
 _PACKAGE = Path(medssl.__file__).parent
+
+
+def _component(value: Any) -> Component:
+    """A component from `{class_path: ..., init_args: {...}}`; the class itself is looked up by the verb."""
+    if isinstance(value, Component):
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("class_path"), str):
+        raise ValueError("class_path: package.module.Class, and init_args where it needs some, are expected")
+    if set(value) - {"class_path", "init_args"} or not isinstance(value.get("init_args") or {}, dict):
+        raise ValueError("init_args must map names to values, and nothing but class_path and init_args is expected")
+    return Component(value["class_path"], dict(value.get("init_args") or {}))
+
+
+# jsonargparse takes any mapping with class_path for a subclass of the annotated class; a component is plain data
+jsonargparse.set_parsing_settings(subclasses_enabled=[Component])
+register_type(Component, Component.to_json, _component, fail_already_registered=False)
 
 
 def resolve_folder(kind: str, name: Path) -> Path:
