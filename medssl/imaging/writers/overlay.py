@@ -39,7 +39,9 @@ def colour(label: Label) -> tuple[int, int, int]:
     return label.colour or PALETTE[(label.value - 1) % len(PALETTE)]
 
 
-def write_overlay(image: Volume, mask: Volume | None, labels: Sequence[Label], path: Path) -> None:
+def write_overlay(
+    image: Volume, mask: Volume | None, labels: Sequence[Label], path: Path, centre_by: Volume | None = None
+) -> None:
     """Write a PNG.
 
     Args:
@@ -47,8 +49,10 @@ def write_overlay(image: Volume, mask: Volume | None, labels: Sequence[Label], p
         mask: (1, *S) uint8 on the same grid, or None.
         labels: Classes, for colours and legend.
         path: File to write.
+        centre_by: Mask through whose middle the planes go, instead of `mask`; for pictures to be compared.
     """
-    picture = _planes(image, mask, labels) if image.spatial_dims == 3 else _flat(image, mask, labels)
+    middle = mask if centre_by is None else centre_by
+    picture = _planes(image, mask, labels, middle) if image.spatial_dims == 3 else _flat(image, mask, labels)
     with atomic_path(path) as temporary:
         _with_legend(picture, labels if mask is not None else ()).save(temporary, format="PNG")
 
@@ -64,17 +68,19 @@ def _flat(image: Volume, mask: Volume | None, labels: Sequence[Label]) -> PIL.Im
     return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
 
 
-def _planes(image: Volume, mask: Volume | None, labels: Sequence[Label]) -> PIL.Image.Image:
+def _planes(image: Volume, mask: Volume | None, labels: Sequence[Label], middle: Volume | None) -> PIL.Image.Image:
     """Three planes, on a grid along the patient's axes with voxels as fine as the image's finest."""
     grid = _upright(image.geometry)
-    centre = _centre(image, mask)
+    centre = _centre(image, middle)
     sheet = PIL.Image.new("RGB", (3 * (_SIDE + 2 * _MARGIN), _SIDE + 2 * _MARGIN), _BACK)
     place = grid.to_index(centre)
+    inside = np.ones(image.geometry.shape, dtype=np.uint8)
     for number, (axes, title, letters) in enumerate(_PLANES):
         fixed = 3 - sum(axes)
         level = int(np.clip(round(float(place[fixed])), 0, grid.shape[fixed] - 1))
         plane = _slice_grid(grid, fixed, level)
         grey = _grey(regrid_image(image.array[:1], image.geometry, plane)[0], image.array[0])
+        grey[regrid_label(inside, image.geometry, plane) == 0] = 0  # beyond the field of view nothing was measured
         label = None if mask is None else np.squeeze(regrid_label(mask.array[0], mask.geometry, plane), axis=fixed)
         flat = _painted(np.repeat(np.squeeze(grey, axis=fixed)[..., None], 3, axis=-1), label, labels)
         shown = flat.transpose(1, 0, 2)[::-1, ::-1]  # superior or anterior up; the patient's right at the left
