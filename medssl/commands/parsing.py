@@ -224,7 +224,15 @@ def _convert(
     while True:
         try:
             parsed = parser.parse_object(given, _skip_validation=bool(problems))
-            return dict(parser.instantiate_classes(parsed).items(branches=True)) if not problems else {}
+            values = dict(parser.instantiate_classes(parsed).items(branches=True))
+            return {} if problems else values
+        except ConfigError as error:  # a group of options refuses its values: leave it out, look at the others
+            problems.extend(error.problems)
+            groups = {problem.split(".")[0] for problem in error.problems} & given.keys()
+            if not groups:
+                return {}
+            for group in groups:
+                del given[group]
         except (jsonargparse.ArgumentError, TypeError, ValueError, KeyError) as error:
             message = " ".join(str(error).split())
             found = re.search(r'(?:Parser key|[Kk]ey) ["\']([\w.]+)["\']', message)
