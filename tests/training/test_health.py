@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+
+from medssl.training.health import auroc, feature_spread, knn_accuracy, panel, presence_auroc
+
+
+def test_identical_features_have_no_spread():
+    assert feature_spread(torch.ones(20, 8)) == {"feature_std": pytest.approx(0, abs=1e-6), "effective_rank": 0.0}
+
+
+def test_features_on_a_line_have_rank_one_and_on_a_simplex_full_rank():
+    line = torch.linspace(-1, 1, 20)[:, None] * torch.ones(1, 8)
+    assert feature_spread(line)["effective_rank"] == pytest.approx(1, abs=1e-4)
+    axes = torch.cat([torch.eye(8), -torch.eye(8)])
+    found = feature_spread(axes)
+    assert found["effective_rank"] == pytest.approx(8, rel=1e-6)
+    assert found["feature_std"] == pytest.approx(1, rel=1e-6)
+
+
+def test_neighbours_of_the_same_patient_do_not_vote():
+    # Each patient's two images are alike, but the patients' classes alternate along the circle.
+    angles = torch.tensor([0.0, 0.01, 1.0, 1.01, 2.0, 2.01, 3.0, 3.01])
+    features = torch.stack([angles.cos(), angles.sin()], 1)
+    patients, classes = ["a", "a", "b", "b", "c", "c", "d", "d"], [0, 0, 1, 1, 0, 0, 1, 1]
+    assert knn_accuracy(features, classes, patients, neighbours=1) == 0.0
+    assert knn_accuracy(features, classes, [str(n) for n in range(8)], neighbours=1) == 1.0
+
+
+def test_accuracy_is_balanced_over_classes():
+    features = torch.cat([torch.tensor([[1.0, 0.0]]).repeat(9, 1), torch.tensor([[0.9, 0.1]])])
+    assert knn_accuracy(features, [0] * 9 + [1], [str(n) for n in range(10)], neighbours=3) == 0.5
+
+
+def test_auroc_against_counting():
+    scores = torch.tensor([0.1, 0.4, 0.4, 0.8, 0.9])
+    truth = torch.tensor([False, False, True, True, False])
+    # pairs (positive, negative): 0.4 beats 0.1, ties 0.4, loses to 0.9; 0.8 beats two, loses one
+    assert auroc(scores, truth) == pytest.approx((1 + 0.5 + 0 + 1 + 1 + 0) / 6)
+
+
+def test_the_presence_probe_reads_what_is_there_and_nothing_else(rng):
+    count = 80
+    present = torch.from_numpy(rng.random((count, 2)) < 0.5)
+    noise = torch.from_numpy(rng.normal(size=(count, 16))).float()
+    patients = [f"p{n // 4}" for n in range(count)]
+    told = torch.cat([noise, 3.0 * present.float()], 1)
+    assert presence_auroc(told, present, patients) > 0.95
+    assert 0.3 < presence_auroc(noise, present, patients) < 0.7
+    assert np.isnan(presence_auroc(told, torch.ones(count, 2, dtype=torch.bool), patients))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 3)])
+def test_the_panel_shows_rows_of_images_and_columns_of_kinds(shape):
+    image = torch.zeros(2, 1, *shape)
+    image[1, 0, 0] = 1.0  # first index: left column in 3D (to the right is +), first row in 2D
+    pixels = panel({"input": image, "masked": torch.zeros_like(image)})
+    rows, cols = shape if len(shape) == 2 else (shape[1], shape[0])
+    scale = round(128 / 6)
+    assert pixels.shape == (16 + 2 * rows * scale, 2 * cols * scale, 3)
+    second = pixels[16 + rows * scale :, : cols * scale, 0]
+    bright = second[:scale] if len(shape) == 2 else second[:, :scale]
+    assert (bright == 255).all()
+    assert (second == 255).mean() == pytest.approx(1 / 6)
+    assert (pixels[16:, cols * scale :] == 0).all()

@@ -1,0 +1,111 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from medssl.imaging.errors import ConfigError
+from medssl.training.ema import WeightAverage
+from medssl.training.optimizers import build_optimizer, parameter_groups, rate_at, set_rates
+from medssl.training.options import TrainOptions
+
+
+class _Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patch_embed = nn.Linear(2, 2)
+        self.position_embedding = nn.Parameter(torch.zeros(1, 4, 2))
+        self.blocks = nn.ModuleList([nn.Linear(2, 2) for _ in range(3)])
+        self.norm = nn.LayerNorm(2)
+
+
+class _Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = _Encoder(), nn.Linear(2, 2)
+
+
+def _scales(groups):
+    return {name: group.scale for group in groups for name in group.names}
+
+
+def test_layer_decay_halves_the_rate_from_layer_to_layer():
+    scale = _scales(parameter_groups(_Network(), layer_decay=0.5))
+    assert scale["decoder.weight"] == 1
+    assert scale["encoder.norm.weight"] == 1
+    assert [scale[f"encoder.blocks.{n}.weight"] for n in (2, 1, 0)] == [0.5, 0.25, 0.125]
+    assert scale["encoder.patch_embed.weight"] == scale["encoder.position_embedding"] == 0.0625
+
+
+def test_norms_biases_and_embeddings_are_not_decayed():
+    module = _Network()
+    groups = parameter_groups(module)
+    decayed = {name for group in groups if group.decay for name in group.names}
+    assert decayed == {name for name, _ in module.named_parameters() if name.endswith("weight") and "norm" not in name}
+    optimizer = build_optimizer(groups, TrainOptions(weight_decay=0.3))
+    assert {g["weight_decay"] for g in optimizer.param_groups} == {0.0, 0.3}
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(module.parameters()))
+
+
+def test_a_frozen_start_moves_only_the_rest():
+    module = _Network()
+    options = TrainOptions(lr=0.1, schedule="constant")
+    groups = parameter_groups(module, frozen_steps=2, encoder_scale=0.5)
+    optimizer = build_optimizer(groups, options)
+    start = {name: p.detach().clone() for name, p in module.named_parameters()}
+    for step in range(3):
+        for p in module.parameters():
+            p.grad = torch.ones_like(p)
+        set_rates(optimizer, groups, step, options)
+        optimizer.step()
+        moved = {name for name, p in module.named_parameters() if not torch.equal(p, start[name])}
+        assert {name for name in start if name.startswith("decoder")} <= moved
+        assert any(name.startswith("encoder") for name in moved) == (step == 2)
+
+
+def test_schedules_in_closed_form():
+    cosine = TrainOptions(steps=110, warmup_steps=10)
+    assert [rate_at(s, cosine) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert [rate_at(s, cosine) for s in (10, 35, 60, 110)] == pytest.approx(
+        [1, 0.5 + math.sqrt(0.125), 0.5, 0], abs=1e-9
+    )
+    poly = TrainOptions(steps=100, schedule="poly")
+    assert [rate_at(s, poly) for s in (0, 50)] == pytest.approx([1, 0.5**0.9])
+    assert rate_at(99, TrainOptions(steps=100, schedule="constant")) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_fused_steps_match_the_formula(optimizer):
+    module = nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(2.0)
+    options = TrainOptions(optimizer=optimizer, lr=0.1, weight_decay=0.5, beta2=0.95, schedule="constant")
+    built = build_optimizer(parameter_groups(module), options)
+    module.weight.grad = torch.full((1, 1), 4.0)
+    built.step()
+    # AdamW's first step is lr in the direction of the sign, beside decoupled decay; Nesterov's is 1.99 lr g.
+    expected = 2.0 * (1 - 0.1 * 0.5) - 0.1 if optimizer == "adamw" else 2.0 - 0.1 * 1.99 * (4.0 + 0.5 * 2.0)
+    assert module.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_average_follows_its_recurrence():
+    module = nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(1.0)
+    average = WeightAverage(module, 0.5)
+    expected = 1.0
+    for step, value in enumerate((3.0, 5.0, 4.0, 0.0, 8.0, 2.0, 7.0, 1.0, 9.0, 6.0), start=1):
+        module.weight.data.fill_(value)
+        average.update(step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    with average.applied():
+        assert module.weight.item() == pytest.approx(expected, rel=1e-6)
+    assert module.weight.item() == 6.0
+
+
+def test_all_mistakes_of_the_options_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        TrainOptions(steps=0, lr=-1.0, batch_size=3, accumulate=2, ema_decay=1.0, strategy="fsdp", devices=0)
+    told = "\n".join(caught.value.problems)
+    for name in ("train.steps", "train.lr", "train.batch_size", "train.ema_decay must lie", "fsdp", "train.devices"):
+        assert name in told
+    assert len(caught.value.problems) == 6
