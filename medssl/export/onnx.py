@@ -1,11 +1,11 @@
 """A trained network, or an ensemble of folds, as one ONNX graph with a fixed window and any batch size."""
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import onnx
 import torch
@@ -20,20 +20,17 @@ _REGISTRATION = logging.getLogger("torch.onnx._internal.exporter._registration")
 
 
 class Ensemble(nn.Module):
-    """Networks whose probabilities are averaged; answers logits that give just this average.
+    """Networks whose softmax probabilities are averaged; answers the logarithm of the mean, whose softmax it is.
 
-    One network is passed through unchanged. With softmax the logits of several are the logarithm of the mean
-    probability, with sigmoid its log-odds.
+    One network is passed through unchanged.
 
     Args:
         networks: Networks from image (B, C, *S) to logits (B, K, ...).
-        activation: How logits become probabilities.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], activation: Literal["softmax", "sigmoid"]) -> None:
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.activation = activation
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K, ...)."""
@@ -41,11 +38,8 @@ class Ensemble(nn.Module):
         if len(outputs) == 1:
             first: Tensor = outputs[0]
             return first
-        if self.activation == "softmax":
-            logs = torch.stack([torch.log_softmax(output, dim=1) for output in outputs])
-            return torch.logsumexp(logs, dim=0) - float(torch.log(torch.tensor(float(len(outputs)))))
-        mean = torch.stack([torch.sigmoid(output) for output in outputs]).mean(dim=0)
-        return torch.logit(mean, eps=1e-7)
+        logs = torch.stack([torch.log_softmax(output, dim=1) for output in outputs])
+        return torch.logsumexp(logs, dim=0) - math.log(len(outputs))
 
 
 def write_onnx(network: nn.Module, channels: int, window: Sequence[int], path: Path) -> None:

@@ -1,0 +1,337 @@
+"""Measure how well a fine-tuned run does on the cases of a split."""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medssl.commands.console import say
+from medssl.evaluation.options import MeasureOptions, PredictOptions
+from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.files import atomic_folder, write_json, write_text
+
+if TYPE_CHECKING:
+    from medssl.data.cache import Cache, CachedCase
+    from medssl.evaluation.loaded_run import LoadedRun
+    from medssl.evaluation.report.page import Section
+    from medssl.evaluation.segmentation_cases import Outcome
+
+POSITIONAL = ("run",)
+THRESHOLD_RULE = "threshold rule"
+SCHEMA_VERSION = 1
+
+_PREDICT, _MEASURE = PredictOptions(), MeasureOptions()
+
+
+def evaluate(
+    run: Path,
+    data: Path,
+    out: Path,
+    split: str = "test",
+    baseline: Path | None = None,
+    threshold_rule: bool = False,
+    predict: PredictOptions = _PREDICT,
+    measure: MeasureOptions = _MEASURE,
+) -> None:
+    """Predict the labelled cases of a split and compare with their labels; writes OUT/report.html and OUT/results.json.
+
+    Segmentation: Dice, 95 % Hausdorff distance, surface Dice and volumes of every case and class on the grid of the
+    original image (OUT/cases.csv), pictures of the best, the median and the worst case. Classification: AUROC, average
+    precision, balanced accuracy. Means come with 95 % intervals over patients. A run with folds is measured as an
+    ensemble.
+
+    Args:
+        run: Folder of a fine-tuning run.
+        data: Prepared cache, made by `medssl prepare`.
+        out: Folder of the results; must not exist.
+        split: Split of the cases.
+        baseline: Another run to compare with on the same cases, for instance one from random weights.
+        threshold_rule: Compare with a rule that gives each voxel the class of the nearest typical intensity as well.
+        predict: How the cases are predicted.
+        measure: What is measured.
+
+    Raises:
+        ConfigError: Every mistake in the options, or data that does not fit the model.
+        CacheError: No such split, or no labelled case in it.
+        CheckpointError: The run has no finished model.
+        MedsslError: Some cases could not be evaluated; the results of the others are written.
+    """
+    from medssl.data.cache import Cache
+    from medssl.evaluation.loaded_run import check_fits, load_run
+
+    if out.exists():
+        raise ConfigError([f"out: {out} exists already: choose another folder; nothing is overwritten"])
+    cache = Cache.open(data)
+    runs = [load_run(folder, predict) for folder in (run, baseline) if folder is not None]
+    for loaded in runs:
+        check_fits(loaded.spec, cache)
+    if len({loaded.spec.task for loaded in runs}) > 1:
+        raise ConfigError([f"baseline {baseline} has another task than {run}, so they cannot be compared"])
+    if runs[0].spec.task == "classification":
+        if baseline is not None or threshold_rule:
+            raise ConfigError(["baseline and threshold_rule are for segmentation; leave them out for a classifier"])
+        _classification(runs[0], cache, split, out, measure)
+    else:
+        _segmentation(run, runs, cache, split, out, (predict, measure, threshold_rule))
+
+
+def _segmentation(
+    folder: Path,
+    runs: "Sequence[LoadedRun]",
+    cache: "Cache",
+    split: str,
+    out: Path,
+    options: tuple[PredictOptions, MeasureOptions, bool],
+) -> None:
+    from medssl.evaluation.segmentation_cases import evaluate_cases, labelled_cases
+
+    predict, measure, with_rule = options
+    cases = labelled_cases(cache, split)
+    names = _names(runs)
+    arms = {name: _arm(loaded, predict.batch_size) for name, loaded in zip(names, runs, strict=True)}
+    if with_rule:
+        from medssl.evaluation.threshold_rule import fit_thresholds
+
+        arms[THRESHOLD_RULE] = fit_thresholds(cache, cache.select("train", labelled=True))
+    _announce(cache, cases, split, runs, list(arms), out)
+    outcome = evaluate_cases(cache, cases, arms, measure.tolerance_mm)
+    if not outcome.results[names[0]]:
+        first = outcome.failures[0]
+        raise MedsslError(
+            f"none of the {len(cases)} cases could be evaluated; the first, {first.case!r}: {first.message}",
+            reason=first.reason,
+        )
+    with atomic_folder(out) as temporary:
+        pictures, missing = _overlays(cache, cases, outcome.results[names[0]], arms[names[0]], temporary)
+        warnings = [*_warnings(runs, cases, outcome), *missing]
+        results = _results(outcome, names[0], split, cache, measure, warnings)
+        rows = [row for name, found in outcome.results.items() for result in found for row in result.rows(name)]
+        write_text(temporary / "cases.csv", _csv(rows))
+        write_json(temporary / "results.json", results)
+        _write_page(temporary, folder, results, rows, pictures)
+    _tell(out, results, names[0])
+    _report_failures(out, outcome, len(cases))
+
+
+def _classification(loaded: "LoadedRun", cache: "Cache", split: str, out: Path, measure: MeasureOptions) -> None:
+    from medssl.evaluation.classification_cases import CONVENTIONS, predict_classes, summarise_classes
+    from medssl.evaluation.report.page import write_report
+    from medssl.evaluation.report.results import classification_section, interval_text
+    from medssl.evaluation.segmentation_cases import classified_cases
+    from medssl.tasks.inference import classify_image
+
+    cases = classified_cases(cache, split)
+    classes = loaded.spec.classes
+    _announce(cache, cases, split, [loaded], [loaded.name], out)
+    found = predict_classes(cache, cases, classes, lambda image: classify_image(loaded.networks, loaded.spec, image))
+    results = {
+        **_head("classification", split, cache),
+        **summarise_classes(found, classes, measure.resamples),
+        "conventions": list(CONVENTIONS),
+        "warnings": _trained_on(loaded, cases),
+    }
+    rows = [
+        {
+            "case": p.case,
+            "patient": p.patient,
+            "class": classes[p.truth],
+            "predicted": classes[int(p.probabilities.argmax())],
+            **{f"probability_{name}": f"{share:.6g}" for name, share in zip(classes, p.probabilities, strict=True)},
+        }
+        for p in found
+    ]
+    with atomic_folder(out) as temporary:
+        write_text(temporary / "cases.csv", _csv(rows))
+        write_json(temporary / "results.json", results)
+        write_report(
+            temporary, [classification_section(results)], f"Evaluation of {loaded.name}", f"Cache {cache.path.name}"
+        )
+    say(f"AUROC {interval_text(results['metrics']['auroc'])}, report: {out / 'report.html'}")
+
+
+def _arm(loaded: "LoadedRun", batch_size: int) -> Callable[[Any], Any]:
+    from medssl.tasks.inference import segment_image
+
+    return lambda image: segment_image(loaded.networks, loaded.spec, image, batch_size)
+
+
+def _names(runs: "Sequence[LoadedRun]") -> list[str]:
+    names = [loaded.name for loaded in runs]
+    return names if len(set(names)) == len(names) else [f"{name} {n + 1}" for n, name in enumerate(names)]
+
+
+def _announce(
+    cache: "Cache",
+    cases: "Sequence[CachedCase]",
+    split: str,
+    runs: "Sequence[LoadedRun]",
+    arms: Sequence[str],
+    out: Path,
+) -> None:
+    patients = len({case.patient for case in cases})
+    folds = f", an ensemble of {len(runs[0].networks)} folds" if len(runs[0].networks) > 1 else ""
+    mirrored = f", mirrored along axes {list(runs[0].spec.mirror_axes)}" if runs[0].spec.mirror_axes else ""
+    say(
+        f"evaluate: {len(cases)} cases of {patients} patients, split {split} of {cache.path}; "
+        f"{runs[0].spec.task} by {', '.join(arms)}{folds}{mirrored} on {runs[0].device}; results: {out}; "
+        f"about {_estimate_s(runs, cases) / 60:.1f} min\n"
+        "Not a medical device: for research only."
+    )
+
+
+def _estimate_s(runs: "Sequence[LoadedRun]", cases: "Sequence[CachedCase]") -> float:
+    """Time of one window of each run, times the windows of all cases."""
+    import numpy as np
+
+    from medssl.tasks.inference import window_function
+
+    total = 0.0
+    for loaded in runs:
+        spec = loaded.spec
+        blank = np.zeros((1, spec.network.in_channels, *spec.window), np.float32)
+        function = window_function(loaded.networks)
+        function(blank)
+        began = time.perf_counter()
+        function(blank)
+        each = (time.perf_counter() - began) * 2 ** len(spec.mirror_axes)
+        total += each * sum(_windows(case.shape, spec.window, spec.overlap, spec.task) for case in cases)
+    return total
+
+
+def _windows(shape: Sequence[int], window: Sequence[int], overlap: float, task: str) -> int:
+    if task == "classification":
+        return 1
+    steps = [max(math.ceil((n - w) / max(w * (1 - overlap), 1)), 0) + 1 for n, w in zip(shape, window, strict=True)]
+    return math.prod(steps)
+
+
+def _head(task: str, split: str, cache: "Cache") -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "notice": "Not a medical device: for research only.",
+        "task": task,
+        "split": split,
+        "data_sha256": cache.data_sha256,
+        "manifest_sha256": cache.manifest_sha256,
+    }
+
+
+def _results(
+    outcome: "Outcome", arm: str, split: str, cache: "Cache", measure: MeasureOptions, warnings: list[str]
+) -> dict[str, Any]:
+    from medssl.evaluation.summaries import CONVENTIONS, differences, summarise
+
+    return {
+        **_head("segmentation", split, cache),
+        "arm": arm,
+        "tolerance_mm": measure.tolerance_mm,
+        "calibrated": outcome.calibrated,
+        "arms": {name: summarise(found) for name, found in outcome.results.items()},
+        "differences": {
+            name: differences(outcome.results[arm], found) for name, found in outcome.results.items() if name != arm
+        },
+        "conventions": list(CONVENTIONS),
+        "warnings": warnings,
+        "failures": [vars(failure) for failure in outcome.failures],
+    }
+
+
+def _warnings(runs: "Sequence[LoadedRun]", cases: "Sequence[CachedCase]", outcome: "Outcome") -> list[str]:
+    found = [sentence for loaded in runs for sentence in _trained_on(loaded, cases)]
+    if not outcome.calibrated:
+        found.append("Some images do not say how large a pixel is: lengths and the tolerance are in pixels, not in mm.")
+    if outcome.failures:
+        found.append(
+            f"{len(outcome.failures)} case(s) could not be evaluated and are not in the numbers: "
+            + "; ".join(f"{failure.case} ({failure.reason})" for failure in outcome.failures)
+        )
+    return found
+
+
+def _trained_on(loaded: "LoadedRun", cases: "Sequence[CachedCase]") -> list[str]:
+    known = {case.patient for case in cases} & loaded.trained_on
+    if not known:
+        return []
+    return [
+        f"{loaded.name} was trained on {len(known)} of these {len({case.patient for case in cases})} patients: the "
+        "numbers say nothing about new patients."
+    ]
+
+
+def _overlays(
+    cache: "Cache", cases: "Sequence[CachedCase]", results: Sequence[Any], arm: Callable[[Any], Any], folder: Path
+) -> tuple[list[tuple[Path, str]], list[str]]:
+    """Prediction and reference of the best, median and worst case, through the same planes, and why one is missing."""
+    from medssl.evaluation.segmentation_cases import native_image, native_reference
+    from medssl.evaluation.summaries import best_median_worst
+    from medssl.imaging.preprocess import restore_label
+    from medssl.imaging.writers.overlay import write_overlay
+
+    by_name = {case.case: case for case in cases}
+    pictures: list[tuple[Path, str]] = []
+    missing = []
+    for rank, result in best_median_worst(results).items():
+        case = by_name[result.case]
+        try:
+            image, reference = native_image(cache, case), native_reference(cache, case)
+        except (MedsslError, OSError) as error:
+            missing.append(f"No picture of case {case.case}: {error}")
+            continue
+        masks = {"reference": reference, "prediction": restore_label(arm(cache.image(case)), case.record)}
+        for kind, mask in masks.items():
+            path = folder / "overlays" / f"{rank}_{kind}.png"
+            write_overlay(image, mask, cache.labels, path, centre_by=reference)
+            pictures.append((path, f"{rank.capitalize()} case, {result.case}, Dice {result.mean_dice:.3f}: {kind}."))
+    return pictures, missing
+
+
+def _write_page(
+    folder: Path,
+    run: Path,
+    results: Mapping[str, Any],
+    rows: Sequence[Mapping[str, str]],
+    pictures: Sequence[tuple[Path, str]],
+) -> None:
+    from medssl.evaluation.report.page import write_report
+    from medssl.evaluation.report.results import comparison_section, segmentation_section
+    from medssl.evaluation.report.sections import loss_curve_section, overlay_section
+
+    sections: list[Section] = [segmentation_section(results, rows)]
+    if results["differences"]:
+        sections.append(comparison_section(results))
+    sections.append(overlay_section(pictures, "Best, median and worst case"))
+    logs = [path.parent for path in sorted(run.glob("metrics.jsonl")) + sorted(run.glob("fold_*/metrics.jsonl"))]
+    if logs:
+        sections.append(loss_curve_section({path.name: path for path in logs}))
+    write_report(folder, sections, f"Evaluation of {results['arm']}", "Segmentation, compared with reference labels.")
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _tell(out: Path, results: Mapping[str, Any], arm: str) -> None:
+    from medssl.evaluation.report.results import interval_text
+
+    for name, content in results["arms"].items():
+        say(f"{name}: mean Dice {interval_text(content['mean_dice'])}")
+    for name, found in results["differences"].items():
+        say(f"{arm} - {name}: {interval_text(found['mean_dice'], signed=True)}")
+    say(f"report: {out / 'report.html'}")
+
+
+def _report_failures(out: Path, outcome: "Outcome", total: int) -> None:
+    if outcome.failures:
+        lines = "\n".join(f"  - {f.case}: {f.message} ({f.reason})" for f in outcome.failures)
+        raise MedsslError(
+            f"{len(outcome.failures)} of {total} cases could not be evaluated; the others are in {out}\n{lines}",
+            reason="cases-failed",
+        )

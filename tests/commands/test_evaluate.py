@@ -1,0 +1,115 @@
+"""The verb from run and cache to files, and what it refuses."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cohort import make_cache, make_run
+
+from medssl.commands.evaluate import evaluate
+from medssl.data.cache import Cache
+from medssl.evaluation.options import MeasureOptions, PredictOptions
+from medssl.imaging.errors import CacheError, ConfigError, MedsslError
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return make_cache(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="module")
+def flat_cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return make_cache(tmp_path_factory.mktemp("cohort"), dims=2, classes=("healthy", "ill"))
+
+
+def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path) -> None:
+    run, baseline = make_run(tmp_path / "ours", cache), make_run(tmp_path / "scratch", cache, seed=5)
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5, "val/dice": 0.3}\n')
+    (run / "run.json").write_text(json.dumps({"patients": {"train": ["patient5"], "validation": []}}))
+    out = tmp_path / "evaluation"
+    evaluate(run, cache.path, out, baseline=baseline, threshold_rule=True)
+    assert sorted(p.name for p in out.iterdir()) == ["cases.csv", "overlays", "report.html", "results.json"]
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["arms"]) == ["ours", "scratch", "threshold rule"]
+    assert results["arms"]["threshold rule"]["mean_dice"]["estimate"] == 1.0
+    ours = results["arms"]["ours"]["mean_dice"]["estimate"]
+    assert ours < 0.5, "untrained"
+    assert results["differences"]["threshold rule"]["mean_dice"]["estimate"] == pytest.approx(ours - 1)
+    assert results["warnings"] == [
+        "ours was trained on 1 of these 2 patients: the numbers say nothing about new patients."
+    ]
+    with (out / "cases.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 3 * 4 * 2
+    mean = np.mean([float(r["dice"]) for r in rows if r["arm"] == "ours" and r["class"] == "class_1"])
+    assert results["arms"]["ours"]["classes"]["class_1"]["dice"]["estimate"] == pytest.approx(mean, abs=1e-5)
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 + 6 + 2
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+    assert "Not a medical device" in page
+
+
+def test_folds_are_measured_as_an_ensemble(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", cache, folds=2)
+    evaluate(run, cache.path, tmp_path / "out", predict=PredictOptions(mirror="on"))
+    said = capsys.readouterr().out
+    assert "an ensemble of 2 folds" in said
+    assert "mirrored along axes [0, 1, 2]" in said
+    assert "4 cases of 2 patients, split test" in said
+    single = make_run(tmp_path / "single", cache)
+    evaluate(single, cache.path, tmp_path / "single_out")
+    a, b = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("out", "single_out"))
+    assert a["arms"]["run"]["mean_dice"] != b["arms"]["single"]["mean_dice"]
+
+
+def test_classification(flat_cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", flat_cache, "classifier")
+    evaluate(run, flat_cache.path, tmp_path / "out", measure=MeasureOptions(resamples=100))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["class_names"] == ["healthy", "ill"]
+    assert np.sum(results["confusion"]) == 4
+    assert 0 <= results["metrics"]["auroc"]["estimate"] <= 1
+    assert (tmp_path / "out" / "report.html").is_file()
+    with pytest.raises(ConfigError, match="segmentation"):
+        evaluate(run, flat_cache.path, tmp_path / "other", threshold_rule=True)
+
+
+def test_refusals_write_nothing(cache: Cache, flat_cache: Cache, tmp_path: Path) -> None:
+    run, out = make_run(tmp_path / "run", cache), tmp_path / "out"
+    with pytest.raises(CacheError, match="no split 'gone'"):
+        evaluate(run, cache.path, out, split="gone")
+    with pytest.raises(CacheError, match="has a label map"):
+        evaluate(run, cache.path, out, split="val")
+    with pytest.raises(ConfigError, match="prepared otherwise"):
+        evaluate(run, flat_cache.path, out)
+    with pytest.raises(MedsslError, match="holds no finished model"):
+        evaluate(tmp_path, cache.path, out)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    out.mkdir()
+    with pytest.raises(ConfigError, match="exists already"):
+        evaluate(run, cache.path, out)
+
+
+def test_options_out_of_range_are_told_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        MeasureOptions(tolerance_mm=-1, resamples=1)
+    assert len(caught.value.problems) == 2
+    with pytest.raises(ConfigError):
+        PredictOptions(batch_size=0)
+
+
+def test_failed_cases_are_named_and_the_others_are_written(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", cache)
+    broken = tuple(replace(c, label_field="/gone.nii.gz") if c.case == "4R" else c for c in cache.cases)
+    monkeypatch.setattr(Cache, "open", classmethod(lambda cls, path: Cache(cache.path, cache._content, broken)))
+    with pytest.raises(MedsslError, match="1 of 4 cases could not be evaluated"):
+        evaluate(run, cache.path, tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["arms"]["run"]["cases"] == 3
+    assert [failure["case"] for failure in results["failures"]] == ["4R"]

@@ -1,0 +1,94 @@
+"""Predictions that are known in advance, through restoring, reading and scoring on the native grid."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from cohort import SHAPE, SPACING_MM, make_cache
+
+from medssl.data.cache import Cache
+from medssl.evaluation.segmentation_cases import (
+    classified_cases,
+    evaluate_cases,
+    labelled_cases,
+    native_image,
+)
+from medssl.evaluation.threshold_rule import fit_thresholds
+from medssl.imaging.errors import CacheError
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return make_cache(tmp_path_factory.mktemp("cohort"), request.param)
+
+
+def test_the_labels_themselves_are_perfect_on_the_native_grid(cache: Cache) -> None:
+    cases = labelled_cases(cache, "test")
+    answers = iter([cache.label(case) for case in cases])
+    outcome = evaluate_cases(cache, cases, {"oracle": lambda image: next(answers)})
+    assert not outcome.failures
+    assert [result.mean_dice for result in outcome.results["oracle"]] == [1.0] * 4
+    for result in outcome.results["oracle"]:
+        assert all(score.hd95_mm == 0 and score.nsd == 1 for score in result.scores.values())
+        size = result.scores["class_1"].reference_voxels * result.voxel_size
+        voxels = 6**3 - 3**3 if cache.spatial_dims == 3 else 36 - 9
+        assert size == pytest.approx(voxels * (math.prod(SPACING_MM) / 1000 if cache.spatial_dims == 3 else 1))
+        assert result.size_unit == ("mL" if cache.spatial_dims == 3 else "pixels")
+    assert outcome.calibrated is (cache.spatial_dims == 3)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_shift_by_one_voxel_is_as_far_as_the_native_spacing(cache: Cache, axis: int) -> None:
+    cases = labelled_cases(cache, "test")[:1]
+    moved = np.roll(cache.label(cases[0]), 1, axis=axis)
+    step = SPACING_MM[axis] if cache.spatial_dims == 3 else 1.0
+    outcome = evaluate_cases(cache, cases, {"moved": lambda image: moved}, tolerance_mm=step - 0.1)
+    score = outcome.results["moved"][0].scores["class_2"]
+    assert score.hd95_mm == pytest.approx(step, rel=1e-5)
+    assert score.dice == pytest.approx(2 / 3)
+    assert score.nsd < 1
+
+
+def test_threshold_rule_solves_what_intensity_tells(cache: Cache) -> None:
+    """Intensities of the three classes lie 50 noise deviations apart."""
+    rule = fit_thresholds(cache, cache.select("train", labelled=True))
+    outcome = evaluate_cases(cache, labelled_cases(cache, "test"), {"rule": rule})
+    assert all(result.mean_dice == 1.0 for result in outcome.results["rule"])
+
+
+def test_threshold_rule_needs_labels(cache: Cache) -> None:
+    with pytest.raises(CacheError, match="two classes"):
+        fit_thresholds(cache, ())
+
+
+def test_a_case_whose_files_are_gone_fails_alone(cache: Cache, tmp_path: Path) -> None:
+    cases = list(labelled_cases(cache, "test"))
+    cases[1] = replace(cases[1], label_field=str(tmp_path / "gone.nii.gz"))
+
+    def empty(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        return np.zeros(image.shape[1:], np.uint8)
+
+    outcome = evaluate_cases(cache, cases, {"empty": empty})
+    assert [failure.case for failure in outcome.failures] == [cases[1].case]
+    assert outcome.failures[0].reason == "no-such-file"
+    assert len(outcome.results["empty"]) == 3
+    assert outcome.results["empty"][0].scores["class_1"].state == "missed"
+
+
+def test_native_image_is_the_original(cache: Cache) -> None:
+    case = labelled_cases(cache, "test")[0]
+    image = native_image(cache, case)
+    assert image.geometry.shape == SHAPE[: cache.spatial_dims]
+    assert image.geometry.orientation == ("LAS" if cache.spatial_dims == 3 else image.geometry.orientation)
+
+
+def test_splits_without_labels_are_told(cache: Cache) -> None:
+    with pytest.raises(CacheError, match="no split 'nonsense'; it has test, train, val"):
+        labelled_cases(cache, "nonsense")
+    with pytest.raises(CacheError, match="none of the 2 cases of split 'val'"):
+        labelled_cases(cache, "val")
+    with pytest.raises(CacheError, match="has a class"):
+        classified_cases(cache, "test")
