@@ -224,7 +224,7 @@ def _convert(
     while True:
         try:
             parsed = parser.parse_object(given, _skip_validation=bool(problems))
-            values = dict(parser.instantiate_classes(parsed).items(branches=True))
+            values = dict(parser.instantiate(parsed).items(branches=True))
             return {} if problems else values
         except ConfigError as error:  # a group of options refuses its values: leave it out, look at the others
             problems.extend(error.problems)

@@ -79,8 +79,13 @@ def draws_of(fabric: Fabric, options: TrainOptions, step: int) -> range:
 
 
 def to_network(fabric: Fabric, batch: Batch, channels_last: bool, augment: Callable[[Batch], Batch] | None) -> Batch:
-    """Move a batch to the device, its image as float32, and augment it there."""
-    moved: Batch = fabric.to_device(dict(batch))
+    """Move a batch to the device, its image as float32, and augment it there.
+
+    `step` and `index` stay on the CPU: they seed generators there, and reading them back would wait for the device.
+    """
+    numbers: Batch = {name: batch[name] for name in ("step", "index") if name in batch}
+    moved: Batch = fabric.to_device({name: tensor for name, tensor in batch.items() if name not in numbers})
+    moved |= numbers
     moved["image"] = moved["image"].float()
     if augment is not None:
         with torch.no_grad():

@@ -11,7 +11,7 @@ from torch import nn
 from medssl.training.options import TrainOptions
 
 _SPARED = re.compile(
-    r"(^|[._])(cls_token|mask_token|mask_tokens|pos_embed|position_embedding|position|gamma|register_tokens)($|[._])"
+    r"(^|[._])(cls_token|mask_token|mask_tokens|pos_embed|position_embedding|position|tokens|gamma|register_tokens)($|[._])"
 )
 
 
@@ -37,7 +37,7 @@ class ParameterGroup:
 def parameter_groups(
     module: nn.Module,
     layer_decay: float = 1.0,
-    encoder: str = "encoder.",
+    encoder: str | None = None,
     encoder_scale: float = 1.0,
     frozen_steps: int = 0,
 ) -> list[ParameterGroup]:
@@ -50,12 +50,15 @@ def parameter_groups(
     Args:
         module: Module to train.
         layer_decay: Factor from a layer to the one below it.
-        encoder: Prefix of the encoder's parameter names.
+        encoder: Prefix of the encoder's parameter names; by default that of the module's attribute `encoder`.
         encoder_scale: Learning rate of the encoder's last layer relative to the rest.
         frozen_steps: Steps during which the encoder does not move.
     """
+    prefix = _encoder_prefix(module) if encoder is None else encoder
     depth = {
-        name: _depth(name.removeprefix(encoder)) for name, _ in module.named_parameters() if name.startswith(encoder)
+        name: _depth(name.removeprefix(prefix))
+        for name, _ in module.named_parameters()
+        if prefix and name.startswith(prefix)
     }
     top = max((d for d in depth.values() if d is not None), default=-1) + 2
     groups: dict[tuple[float, bool, int], ParameterGroup] = {}
@@ -74,11 +77,16 @@ def parameter_groups(
     return list(groups.values())
 
 
+def _encoder_prefix(module: nn.Module) -> str:
+    inner = getattr(module, "encoder", None)
+    return next((f"{name}." for name, part in module.named_modules() if part is inner), "")
+
+
 def _depth(name: str) -> int | None:
     """Number of a block or stage; -1 for the stem and embeddings, None for what comes after the last block."""
     if found := re.match(r"(?:\w+\.)*?(?:blocks|stages|levels|layers)\.(\d+)\.", name):
         return int(found.group(1))
-    return -1 if re.match(r"(patch_embed|embed|stem|pos|cls_token|position)", name) else None
+    return -1 if re.match(r"(patch_embed|embed|stem|pos|tokens|cls_token|position)", name) else None
 
 
 def build_optimizer(groups: Sequence[ParameterGroup], options: TrainOptions) -> torch.optim.Optimizer:

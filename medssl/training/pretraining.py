@@ -114,6 +114,7 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Pretraining:
         raise ConfigError([f"method: {settings.method.class_path} is no self-supervised method"])
     if method.views != 1:
         raise ConfigError([f"method: {settings.method.class_path} asks for {method.views} views; one is drawn"])
+    _try_out(method, len(cache.channels), views.size)
     cases = tuple(case for case in cache.cases if case.split in views.splits)
     plan = CropPlan(views.size, train.batch_size, parts_of(fabric, train), train.seed, min_std=views.min_std)
     spacing_mm = cases[0].spacing_mm if cases else (1.0,) * cache.spatial_dims
@@ -126,6 +127,13 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Pretraining:
         source=StepDataset(cache, cases, plan),
         augment=Augmentation(views.augment, spacing_mm, train.seed),
     )
+
+
+def _try_out(method: Method, channels: int, size: tuple[int, ...]) -> None:
+    """Let the method see an empty crop: sizes that do not divide are told before a run is started."""
+    method.eval()
+    with torch.no_grad():
+        method({"image": torch.zeros(1, channels, *size), "step": torch.tensor(0), "index": torch.zeros(1).long()})
 
 
 def check_space(job: Pretraining, out: Path) -> None:

@@ -51,11 +51,11 @@ def test_a_run_leaves_encoder_health_numbers_and_what_it_was(tmp_path, dims, cha
 
 @pytest.mark.parametrize(
     ("given", "number"),
-    [({"classes": ["a", "b"]}, "knn_balanced_accuracy"), ({"labelled": [True] * 3}, "presence_auroc")],
+    [({"classes": ["a", "b"]}, "knn_balanced_accuracy"), ({"labelled": [True] * 4}, "presence_auroc")],
 )
 def test_health_probes_what_labels_there_are(tmp_path, given, number):
-    data = small_cache(tmp_path / "cache", _SIZES[2], **given)
-    run(data.path, tmp_path / "run", size=(4, 4), steps=2, log_every=2)
+    data = small_cache(tmp_path / "cache", [(8, 8)] * 4, **given)
+    run(data.path, tmp_path / "run", size=(3, 3), steps=2, log_every=2)
     (health,) = (line for line in lines(tmp_path / "run") if "health/loss" in line)
     assert 0 <= health[f"health/{number}"] <= 1
 
