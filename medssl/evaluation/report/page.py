@@ -49,6 +49,12 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
 
+    @property
+    def rules(self) -> frozenset[int]:
+        """Rows that begin a new group: their first cell differs from the one above, where any two agree."""
+        begins = [n for n, row in enumerate(self.rows) if n and row[0] != self.rows[n - 1][0]]
+        return frozenset(begins) if len(begins) + 1 < len(self.rows) else frozenset()
+
 
 @dataclass(frozen=True)
 class Section:
@@ -60,6 +66,7 @@ class Section:
         tables: Tables, below the text.
         pictures: Pictures, below the tables.
         warnings: Sentences that must not be overlooked.
+        notes: What a careful reader wants to know, small and at the end.
     """
 
     title: str
@@ -67,6 +74,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = field(default=(), repr=False)
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def write_report(folder: Path, sections: Sequence[Section], title: str, subtitle: str = "") -> Path:

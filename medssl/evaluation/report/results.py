@@ -38,11 +38,15 @@ def segmentation_section(
         f"{_WORDS[arm['size_unit']]}: prediction minus reference; 95 % of cases are expected within the limits.",
     )
     mean = interval_text(arm["mean_dice"])
-    text = (
-        f"{arm['cases']} cases of {arm['patients']} patients, split {results['split']}. Mean Dice {mean}.",
-        *results["conventions"],
+    text = (f"{arm['cases']} cases of {arm['patients']} patients, split {results['split']}. Mean Dice {mean}.",)
+    return Section(
+        title,
+        text,
+        (agreement, sizes),
+        _case_pictures(results, cases),
+        tuple(results["warnings"]),
+        tuple(results["conventions"]),
     )
-    return Section(title, text, (agreement, sizes), _case_pictures(results, cases), tuple(results["warnings"]))
 
 
 def comparison_section(results: Mapping[str, Any], title: str = "Comparison", text: Sequence[str] = ()) -> Section:
@@ -88,22 +92,20 @@ def classification_section(results: Mapping[str, Any], title: str = "Classificat
     names = results["class_names"]
     confusion = tuple((name, *(str(n) for n in row)) for name, row in zip(names, results["confusion"], strict=True))
     tables.append(Table(("reference \\ prediction", *names), confusion))
-    text = (
-        f"{results['cases']} cases of {results['patients']} patients, split {results['split']}.",
-        *results["conventions"],
-    )
-    return Section(title, text, tuple(tables), warnings=tuple(results["warnings"]))
+    counted = f"{results['cases']} cases of {results['patients']} patients, split {results['split']}."
+    notes, warnings = tuple(results["conventions"]), tuple(results["warnings"])
+    return Section(title, (counted,), tuple(tables), warnings=warnings, notes=notes)
 
 
 def interval_text(interval: Mapping[str, Any], signed: bool = False) -> str:
-    """`0.871 (0.850 to 0.889)`; a dash where there is nothing."""
+    """`0.871 (0.850 to 0.889)`, to be broken before the bracket only; a dash where there is nothing."""
     if interval["estimate"] is None:
         return "–"
     style = "+.3f" if signed else ".3f"
     shown = f"{interval['estimate']:{style}}"
     if interval["low"] is None or interval["high"] is None:
         return shown
-    return f"{shown} ({interval['low']:{style}} to {interval['high']:{style}})"
+    return f"{shown} ({interval['low']:{style}}\u00a0to\u00a0{interval['high']:{style}})"
 
 
 def _agreement_cells(content: Mapping[str, Any]) -> list[str]:
