@@ -126,8 +126,8 @@ def load_model(folder: Path) -> tuple[Network, ModelSpec]:
         network = build_network(spec.network, trusted_only=True)
         network.load_state_dict(load_file(weights), strict=True)
     except (SafetensorError, RuntimeError, MedsslError) as error:
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"{weights} does not fit its model.json ({first})", reason="model-mismatch") from error
+        why = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{weights} does not fit its model.json ({why})", reason="model-mismatch") from error
     return network.eval().requires_grad_(False), spec
 
 

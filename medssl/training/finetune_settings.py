@@ -160,6 +160,10 @@ def _check_divisible(spec: NetworkSpec, size: tuple[int, ...], trusted_only: boo
         raise ConfigError(
             [f"crops.size {size} must divide by the encoder's strides {strides}: use {below} or {above}, for instance"]
         )
+    if size == strides:
+        raise ConfigError(
+            [f"crops.size {size} leaves one voxel at the encoder's coarsest level, nothing to normalise: double it"]
+        )
 
 
 def transfer_notes(settings: Settings, cache: Cache) -> list[str]:

@@ -152,4 +152,4 @@ def _chooses(settings: Settings, share: Share) -> bool:
 
 
 def _people(cases: Sequence[CachedCase]) -> str:
-    return f"{len(cases)} cases of {len({case.patient for case in cases})} patients"
+    return f"{len(cases)} case(s) of {len({case.patient for case in cases})} patient(s)"

@@ -1,0 +1,317 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from phantoms import phantom_cache, texture_cache
+from safetensors.torch import load_file
+
+from medssl.__main__ import main
+from medssl.commands.parsing import parse_verb
+from medssl.data.cache import Cache
+from medssl.models.component import Component
+from medssl.models.networks import build_encoder
+from medssl.models.weights import save_encoder
+from medssl.tasks.inference import classify_image, segment_image
+from medssl.tasks.model_file import load_model, model_folders
+from medssl.tasks.segmentation import dice, voxel_counts
+
+_CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "finetune").glob("*.yaml"))
+_UNET = {"features": [4, 8, 8], "blocks": [0, 1, 1]}
+_VIT = {"width": 24, "depth": 2, "heads": 2, "patch_size": 4}
+
+Finetune = Callable[..., int]
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return phantom_cache(tmp_path_factory.mktemp("cache"), request.param, 8)
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return phantom_cache(tmp_path_factory.mktemp("flat"), 2, 8)
+
+
+@pytest.fixture
+def finetune() -> Finetune:
+    """`finetune(cache, out, kind, **options)` through the command line; names with __ for a dot."""
+
+    def run(cache: Cache, out: Path, kind: str = "unet", **options: Any) -> int:
+        encoder, decoder = {
+            "unet": (Component("medssl.models.unet.ResidualUNetEncoder", _UNET), "UNetDecoder"),
+            "vit": (Component("medssl.models.vit.ViT", _VIT), "UNETRDecoder"),
+            "unet_class": (Component("medssl.models.unet.ResidualUNetEncoder", _UNET), "ClassificationHead"),
+            "vit_class": (Component("medssl.models.vit.ViT", _VIT), "ClassificationHead"),
+        }[kind]
+        given = {
+            "network__encoder": encoder.to_json(),
+            "network__decoder": {"class_path": f"medssl.models.decoders.{decoder}"},
+            "crops__size": [16] * cache.spatial_dims,
+            "train__steps": 3,
+            "train__accelerator": "cpu",
+            **({"task": "classification", "loss": "ce"} if kind.endswith("class") else {}),
+            **options,
+        }
+        argv = [f"--{name.replace('__', '.')}={json.dumps(value, default=str)}" for name, value in given.items()]
+        return main(["finetune", f"--data={cache.path}", f"--out={out}", *argv])
+
+    return run
+
+
+def _metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["unet", "vit"])
+def test_a_segmentation_run_leaves_a_model_that_scores_as_it_says(
+    finetune: Finetune, cache: Cache, tmp_path: Path, kind: str
+) -> None:
+    assert finetune(cache, tmp_path / "run", kind, train__validate_every=2, train__ema_decay=0.9) == 0
+    (folder,) = model_folders(tmp_path / "run")
+    network, spec = load_model(folder)
+    assert spec.window == (16,) * cache.spatial_dims
+    assert spec.preprocess == cache.preprocess
+    found = [
+        dice(voxel_counts(segment_image([network], spec, cache.image(case)), cache.label(case), [1, 2]))
+        for case in cache.select("val")
+    ]
+    assert spec.validation["dice"] == pytest.approx(np.mean(found))
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["status"] == "finished"
+    assert run["patients"]["train"] == ["p0", "p1", "p2", "p3"]
+    assert run["patients"]["validation"] == ["p4", "p5"]
+    scores = {row["step"]: row["val/dice"] for row in _metrics(tmp_path / "run") if "val/dice" in row}
+    assert sorted(scores) == [2, 3]
+    best = max(scores.values())
+    assert run["kept_step"] == min(step for step, value in scores.items() if value == best)
+    assert spec.validation["dice"] == pytest.approx(best)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("kind", ["unet_class", "vit_class"])
+def test_a_classification_run_leaves_a_model(finetune: Finetune, tmp_path: Path, kind: str, dims: int) -> None:
+    cache = texture_cache(tmp_path / "cache", dims, 8)
+    assert finetune(cache, tmp_path / "run", kind, loss="bce", crops__foreground=0) == 0
+    network, spec = load_model(tmp_path / "run")
+    assert spec.classes == ("fine", "smooth")
+    assert spec.labels == ()
+    assert set(spec.validation) == {"auroc", "balanced_accuracy", "log_loss"}
+    assert classify_image([network], spec, cache.image(cache.cases[0])).sum() == pytest.approx(1)
+
+
+def _encoder_file(folder: Path, dims: int, channels: tuple[str, ...] = ("T1",), **meta: Any) -> Path:
+    torch.manual_seed(99)
+    component = Component("medssl.models.unet.ResidualUNetEncoder", _UNET)
+    encoder = build_encoder(component, dims, len(channels))
+    arguments = {**_UNET, "spatial_dims": dims, "in_channels": len(channels)}  # as pretraining writes it
+    described = {"encoder": Component(component.class_path, arguments).to_json(), "channels": list(channels), **meta}
+    decoder = {"head.bias": torch.tensor([5.0, 6.0, 7.0])}
+    save_encoder(folder / "encoder.safetensors", encoder.state_dict(), decoder, described)
+    return folder / "encoder.safetensors"
+
+
+def _encoder_of(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    weights = load_file(folder / name)
+    prefix = "network.encoder." if name.startswith("checkpoints") else "encoder."
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize("decoder", [True, False])
+def test_pretrained_weights_arrive_and_the_report_is_kept(
+    finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str], decoder: bool
+) -> None:
+    """With a learning rate of next to nothing the model is what it was given."""
+    file = _encoder_file(tmp_path, 2)
+    run = tmp_path / "run"
+    given = {"init": file, "train__lr": 1e-12, "train__weight_decay": 0, "transfer__decoder": decoder}
+    assert finetune(flat, run, network__encoder=None, **given) == 0
+    kept = _encoder_of(run, "model.safetensors")
+    for name, tensor in load_file(file).items():
+        if name.startswith("encoder."):
+            torch.testing.assert_close(kept[name.removeprefix("encoder.")], tensor, rtol=0, atol=1e-9)
+    bias = load_file(run / "model.safetensors")["decoder.head.bias"]
+    assert torch.allclose(bias, torch.tensor([5.0, 6.0, 7.0])) == decoder
+    report = json.loads((run / "run.json").read_text())["transfer"]
+    assert ("decoder.head.bias" in report["loaded"]) == decoder
+    assert len([name for name in report["loaded"] if name.startswith("encoder.")]) == len(kept)
+    assert f"{len(report['loaded'])} tensors loaded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "moves"), [({"encoder_lr": 0}, False), ({"frozen_steps": 3}, False), ({}, True)])
+def test_a_frozen_encoder_does_not_move_and_the_decoder_does(
+    finetune: Finetune, flat: Cache, tmp_path: Path, options: dict[str, Any], moves: bool
+) -> None:
+    file = _encoder_file(tmp_path, 2)
+    given = {f"transfer__{name}": value for name, value in options.items()}
+    assert finetune(flat, tmp_path / "run", init=file, train__weight_decay=0.1, **given) == 0
+    after = _encoder_of(tmp_path / "run", "model.safetensors")
+    before = {n.removeprefix("encoder."): t for n, t in load_file(file).items() if n.startswith("encoder.")}
+    assert all(torch.equal(before[name], after[name]) for name in before) is not moves
+    decoder = load_file(tmp_path / "run" / "model.safetensors")["decoder.head.bias"]
+    assert not torch.equal(decoder, torch.tensor([5.0, 6.0, 7.0]))
+
+
+def test_last_keeps_the_end_of_the_training(finetune: Finetune, flat: Cache, tmp_path: Path) -> None:
+    """A training that ruins the network: `best` goes back, `last` does not."""
+    given = {"train__lr": 1.0, "train__steps": 6, "train__validate_every": 1, "train__schedule": "constant"}
+    assert finetune(flat, tmp_path / "best", **given) == 0
+    assert finetune(flat, tmp_path / "last", **given, inference__choose="last") == 0
+    scores = [row["val/dice"] for row in _metrics(tmp_path / "best") if "val/dice" in row]
+    assert scores == [row["val/dice"] for row in _metrics(tmp_path / "last") if "val/dice" in row]
+    (_, best), (_, last) = load_model(tmp_path / "best"), load_model(tmp_path / "last")
+    assert best.validation["dice"] == pytest.approx(max(scores))
+    assert last.validation["dice"] == pytest.approx(scores[-1])
+    assert best.provenance["step"] == scores.index(max(scores)) + 1
+    assert last.provenance["step"] == 6
+    assert not (tmp_path / "last" / "checkpoints" / "best.safetensors").exists()
+
+
+def test_without_validation_cases_the_end_is_kept_and_that_is_said(
+    finetune: Finetune, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = phantom_cache(tmp_path / "cache", 2, 3, held=0)
+    assert finetune(cache, tmp_path / "run") == 0
+    assert load_model(tmp_path / "run")[1].validation == {}
+    assert "kept: the weights at the end" in capsys.readouterr().err
+
+
+def test_folds_make_one_model_each_and_go_on_where_they_stopped(
+    finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert finetune(flat, run, folds=3, fold=1) == 0
+    assert [p.name for p in model_folders(run)] == ["fold_1"]
+    assert finetune(flat, run, folds=3) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    before = (run / "fold_1" / "model.safetensors").stat().st_mtime_ns
+    assert finetune(flat, run, folds=3, resume=True) == 0
+    assert [p.name for p in model_folders(run)] == ["fold_0", "fold_1", "fold_2"]
+    assert (run / "fold_1" / "model.safetensors").stat().st_mtime_ns == before
+    patients = [json.loads((p / "run.json").read_text())["patients"]["validation"] for p in model_folders(run)]
+    assert sorted(name for fold in patients for name in fold) == [f"p{n}" for n in range(6)]
+
+
+def test_a_run_stopped_half_way_ends_with_the_same_model(finetune: Finetune, cache: Cache, tmp_path: Path) -> None:
+    """Augmentation, average, optimiser and best weights go on as if nothing had happened."""
+    given = {
+        "train__steps": 6, "train__ema_decay": 0.9, "train__checkpoint_every": 2, "train__validate_every": 2,
+        "augment__affine_p": 1, "augment__noise_p": 1, "augment__flip_axes": [0],
+    }  # fmt: skip
+    assert finetune(cache, tmp_path / "whole", **given) == 0
+    assert finetune(cache, tmp_path / "cut", **given, train__time_limit_min=1e-9) == 0
+    assert json.loads((tmp_path / "cut" / "run.json").read_text())["step"] == 1
+    assert finetune(cache, tmp_path / "cut", **given, resume=True) == 0
+    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_dry_run_writes_nothing(
+    finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(flat, tmp_path / "run", dry_run=True) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert "nothing was written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"labels": 99, "crops__size": [15, 16]}, ["4 labelled patients", "use (12, 16) or (16, 16)"]),
+        ({"crops__size": [16, 16, 16]}, ["needs 2 numbers"]),
+        ({"loss": "bce", "task": "classification"}, ["0 image classes"]),
+        ({"inference__mirror_axes": [0]}, ["augment.flip_axes"]),
+        ({"augment__flip_axes": [2]}, ["lack"]),
+        ({"network__encoder": None}, ["--init FILE"]),
+        ({"init": "nowhere.safetensors"}, ["does not exist"]),
+        ({"transfer__frozen_steps": 5}, ["random weights would stay random"]),
+        ({"network__decoder__init_args__x": 1}, ["init_args.x is no argument of UNetDecoder"]),
+        ({"crops__size": [4, 4]}, ["one voxel"]),
+        ({"train__lr": -1, "crops__foreground": 2}, ["train.lr", "crops.foreground"]),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_together_before_anything_is_written(
+    finetune: Finetune,
+    flat: Cache,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: dict[str, Any],
+    words: list[str],
+) -> None:
+    assert finetune(flat, tmp_path / "run", **options) == 2
+    message = capsys.readouterr().err
+    assert all(word in message for word in words), message
+    assert "Traceback" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_file_that_does_not_fit_is_refused(
+    finetune: Finetune, cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = 5 - cache.spatial_dims
+    assert finetune(cache, tmp_path / "run", init=_encoder_file(tmp_path, other), network__encoder=None) == 2
+    assert f"pretrained on {other}D" in capsys.readouterr().err
+    assert finetune(cache, tmp_path / "run", "vit", init=_encoder_file(tmp_path, cache.spatial_dims)) == 2
+    assert "leave network.encoder out" in capsys.readouterr().err
+    file = _encoder_file(tmp_path, cache.spatial_dims)
+    file.write_bytes(file.read_bytes()[:-4])
+    assert finetune(cache, tmp_path / "run", init=file) == 2
+    assert "cut or edited" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_channels_and_preprocessing_are_adapted_and_told(
+    finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preprocess = {**flat.preprocess.to_json(), "spacing_mm": [2.0, 2.0]}
+    file = _encoder_file(tmp_path, 2, ("T1", "T2"), preprocess=preprocess)
+    assert finetune(flat, tmp_path / "run", init=file) == 0
+    message = capsys.readouterr().err
+    assert "spacing_mm was [2.0, 2.0], is None" in message
+    assert "channels were T1, T2, are T1" in message
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["transfer"]["adapted"]
+
+
+@pytest.mark.parametrize("path", _CONFIGS, ids=lambda p: p.stem)
+def test_every_configuration_makes_its_network_and_does_a_step(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = parse_verb("finetune", ["--config", str(path), "--data", "x", "--out", "y"])
+    dims = len(values["crops"].size)
+    assert dims == (3 if "3d" in path.stem else 2)
+    made = texture_cache if values["task"] == "classification" else phantom_cache
+    cache = made(tmp_path / "cache", dims, 8)
+    options = [
+        f"--crops.size={[16 if dims == 3 else 32] * dims}",
+        "--train.batch_size=2",
+        "--train.accelerator=cpu",
+        "--dry-run",
+    ]
+    assert main(["finetune", "--config", str(path), f"--data={cache.path}", f"--out={tmp_path / 'run'}", *options]) == 0
+    assert "nothing was written" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["unet", "vit"])
+def test_phantoms_are_learned(finetune: Finetune, tmp_path: Path, kind: str) -> None:
+    cache = phantom_cache(tmp_path / "cache", 3, 10)
+    given = {"train__steps": 250, "train__lr": 3e-3, "train__ema_decay": 0.98, "train__validate_every": 125}
+    assert finetune(cache, tmp_path / "run", kind, **given, train__warmup_steps=10) == 0
+    network, spec = load_model(tmp_path / "run")
+    found = [
+        dice(voxel_counts(segment_image([network], spec, cache.image(case)), cache.label(case), [1, 2]))
+        for case in cache.select("test")
+    ]
+    assert np.mean(found) > 0.9
+    shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_textures_are_told_apart(finetune: Finetune, tmp_path: Path) -> None:
+    cache = texture_cache(tmp_path / "cache", 2, 16)
+    assert finetune(cache, tmp_path / "run", "unet_class", train__steps=120, train__lr=3e-3, crops__foreground=0) == 0
+    assert load_model(tmp_path / "run")[1].validation["auroc"] == 1.0

@@ -1,0 +1,69 @@
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from phantoms import phantom_cache, texture_cache
+
+from medssl.data.cache import Cache, CachedCase
+from medssl.imaging.errors import ConfigError
+from medssl.tasks.options import SubsetOptions
+from medssl.training.shares import make_shares
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """12 patients with two sides each: 8 train, 2 val, 2 test."""
+    return phantom_cache(tmp_path_factory.mktemp("cache"), 2, 12, sides=2)
+
+
+def _patients(cases: tuple[CachedCase, ...]) -> set[str]:
+    return {case.patient for case in cases}
+
+
+def test_the_manifest_s_split_decides_without_folds(cache: Cache) -> None:
+    (share,) = make_shares(cache, "segmentation", SubsetOptions())
+    assert _patients(share.train) == {f"p{n}" for n in range(8)}
+    assert _patients(share.validation) == {"p8", "p9"}
+    assert len(share.train) == 16
+    assert share.folder(Path("run")) == Path("run")
+
+
+def test_fewer_labels_lie_within_more_and_a_patient_brings_both_sides(cache: Cache) -> None:
+    taken = [
+        _patients(make_shares(cache, "segmentation", SubsetOptions(labels=n, seed=3))[0].train) for n in range(1, 9)
+    ]
+    assert [len(patients) for patients in taken] == list(range(1, 9))
+    assert all(small < large for small, large in pairwise(taken))
+    (share,) = make_shares(cache, "segmentation", SubsetOptions(labels=3, seed=3))
+    assert len(share.train) == 6
+    others = [_patients(make_shares(cache, "segmentation", SubsetOptions(labels=3, seed=s))[0].train) for s in range(9)]
+    assert len({frozenset(patients) for patients in others}) > 3
+
+
+@pytest.mark.parametrize("labels", [0, 6])
+def test_folds_hold_each_patient_out_once_and_never_touch_the_test(cache: Cache, labels: int) -> None:
+    shares = make_shares(cache, "segmentation", SubsetOptions(folds=3, labels=labels))
+    assert [share.name for share in shares] == ["fold_0", "fold_1", "fold_2"]
+    held = [_patients(share.validation) for share in shares]
+    assert sum(map(len, held)) == len(set.union(*held)) == (labels or 10)
+    for share in shares:
+        assert not _patients(share.train) & _patients(share.validation)
+        assert _patients(share.train) | _patients(share.validation) == set.union(*held)
+        assert not {"p10", "p11"} & (_patients(share.train) | _patients(share.validation))
+    assert make_shares(cache, "segmentation", SubsetOptions(folds=3, fold=1, labels=labels)) == [shares[1]]
+
+
+def test_classification_needs_classes_and_segmentation_labels(cache: Cache, tmp_path: Path) -> None:
+    textures = texture_cache(tmp_path, 2, 8)
+    assert len(make_shares(textures, "classification", SubsetOptions())[0].train) == 4
+    with pytest.raises(ConfigError, match="no case of split train has a label map"):
+        make_shares(textures, "segmentation", SubsetOptions())
+    with pytest.raises(ConfigError, match="has a class"):
+        make_shares(cache, "classification", SubsetOptions())
+
+
+def test_more_than_there_is_is_refused(cache: Cache) -> None:
+    with pytest.raises(ConfigError, match="8 labelled patients"):
+        make_shares(cache, "segmentation", SubsetOptions(labels=9))
+    with pytest.raises(ConfigError, match="folds"):
+        make_shares(cache, "segmentation", SubsetOptions(folds=11))
