@@ -117,6 +117,12 @@ def instance_of(dataset: Dataset, path: Path) -> Instance:
     Raises:
         ImageError: Not an image, or values that make no sense.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # values are parsed when they are asked for, with pydicom's remarks
+        return _instance(dataset, path)
+
+
+def _instance(dataset: Dataset, path: Path) -> Instance:
     if "Rows" not in dataset or "Columns" not in dataset or dataset.get("SOPClassUID", "") in SEGMENTATIONS:
         kind = dataset.get("SOPClassUID", None)
         name = getattr(kind, "name", "no image")

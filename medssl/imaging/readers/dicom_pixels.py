@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.readers.dicom_frames import Frame
@@ -53,6 +53,8 @@ def _decode(path: Path) -> tuple[Dataset, npt.NDArray[np.generic]]:
         if "TransferSyntaxUID" not in dataset.file_meta:
             dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
         try:
+            if dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit and int(dataset.BitsStored) > 8:
+                return dataset, _extended(path)
             return dataset, dataset.pixel_array
         except Exception as error:  # each decoder has errors of its own
             syntax = dataset.file_meta.TransferSyntaxUID
@@ -60,6 +62,22 @@ def _decode(path: Path) -> tuple[Dataset, npt.NDArray[np.generic]]:
                 f"{path}: pixels cannot be decoded ({syntax.name}; {' '.join(str(error).split())[:300]})",
                 reason="truncated" if syntax in _UNCOMPRESSED else "cannot-decode",
             ) from error
+
+
+def _extended(path: Path) -> npt.NDArray[np.generic]:
+    """JPEG extended with 12 bits, which pydicom's plugins leave out, by GDCM itself."""
+    import gdcm  # noqa: PLC0415 (slow to import, and few files need it)
+
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    if not reader.Read():
+        raise ValueError("GDCM cannot read the file")
+    image = reader.GetImage()
+    columns, rows = image.GetDimension(0), image.GetDimension(1)
+    kind = np.dtype(np.int16 if image.GetPixelFormat().GetPixelRepresentation() else np.uint16)
+    pixels = np.frombuffer(image.GetBuffer().encode("utf-8", "surrogateescape"), dtype=kind)
+    frames = pixels.size // (rows * columns)
+    return pixels.reshape((frames, rows, columns) if frames > 1 else (rows, columns))
 
 
 def _inverted(plane: npt.NDArray[np.generic], dataset: Dataset) -> npt.NDArray[np.generic]:

@@ -1,5 +1,6 @@
 """DICOM files of a tree: grouped into series, label objects told apart, everything else explained."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -118,5 +119,7 @@ def _left_out(path: Path, reason: str, message: str) -> Problem:
 
 def _references(dataset: Dataset) -> set[str]:
     """SeriesInstanceUIDs anywhere inside the object but its own."""
-    own = str(dataset.get("SeriesInstanceUID", ""))
-    return {str(e.value) for e in dataset.iterall() if e.keyword == "SeriesInstanceUID" and str(e.value) != own}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # values are parsed when they are asked for, with pydicom's remarks
+        own = str(dataset.get("SeriesInstanceUID", ""))
+        return {str(e.value) for e in dataset.iterall() if e.keyword == "SeriesInstanceUID" and str(e.value) != own}

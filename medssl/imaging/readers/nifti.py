@@ -54,6 +54,7 @@ def nifti_header(path: Path) -> Geometry:
 
 def _open(path: Path) -> nib.Nifti1Image:
     try:
+        _check_spacing(path)
         image = nib.load(path)
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist", reason="no-such-file") from error
@@ -73,13 +74,19 @@ def _open(path: Path) -> nib.Nifti1Image:
     return image
 
 
+def _check_spacing(path: Path) -> None:
+    """Look at the header as it is in the file: nibabel mends a voxel size of 0 to 1 in silence."""
+    with nib.openers.ImageOpener(path) as stream:
+        block = stream.read(nib.Nifti1Header.template_dtype.itemsize)
+    if len(block) < nib.Nifti1Header.template_dtype.itemsize:
+        raise EOFError(f"the header has {len(block)} bytes")
+    header = nib.Nifti1Header(block, check=False)
+    spacing = [float(s) for s in header["pixdim"][1:4]]
+    if int(header["sizeof_hdr"]) == nib.Nifti1Header.sizeof_hdr and any(not np.isfinite(s) or s <= 0 for s in spacing):
+        raise ImageError(f"{path}: voxel size {spacing} mm in the header; all must be positive", reason="bad-spacing")
+
+
 def _geometry(image: nib.Nifti1Image, shape: tuple[int, ...], path: Path) -> Geometry:
-    spacing = image.header.get_zooms()[:3]
-    raw = image.header["pixdim"][1:4]
-    if any(not np.isfinite(s) or s <= 0 for s in (*spacing, *raw)):
-        raise ImageError(
-            f"{path}: voxel size {[float(s) for s in raw]} mm in the header; all must be positive", reason="bad-spacing"
-        )
     if int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0:
         raise ImageError(
             f"{path}: the header gives no orientation (sform and qform codes are 0), so left and right are unknown; "

@@ -1,0 +1,187 @@
+"""How odd series are treated: nothing is averaged or invented in silence."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+from dicom_phantom import ramp, read, slice_dataset, write_series
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.preprocess import Preprocess, prepare_volume
+from medssl.imaging.readers.open import read_volume
+
+_TILT = np.tan(np.deg2rad(15))
+
+
+def _value_at(volume, slice_, row, column):
+    """Intensity at the place where slice, row and column were written (0.5 mm pixels, 2.5 mm slices)."""
+    index = volume.geometry.to_index(np.array([-0.5 * column, -0.5 * row, 2.5 * slice_]))
+    whole = np.rint(index).astype(int)
+    np.testing.assert_allclose(index, whole, atol=1e-3)
+    return volume.array[(0, *whole)]
+
+
+@pytest.mark.parametrize("order", [list(range(16)), list(range(15, -1, -1)), [*range(1, 16, 2), *range(0, 16, 2)]])
+def test_slices_are_sorted_by_geometry_not_by_name(tmp_path: Path, order: list[int]):
+    volume = read_volume(write_series(tmp_path, ramp(), order=order))
+    assert volume.array.shape == (1, 12, 10, 16)
+    np.testing.assert_allclose(volume.geometry.spacing_mm, (0.5, 0.5, 2.5))
+    for place in ((0, 0, 0), (3, 4, 5), (15, 9, 11)):
+        assert _value_at(volume, *place) == ramp()[place]
+
+
+def test_a_missing_slice_is_refused_and_named(tmp_path: Path):
+    write_series(tmp_path, ramp())
+    (tmp_path / "007.dcm").unlink()
+    with pytest.raises(ImageError, match=r"1 slice.* missing: 5\.00 mm between slices 7 and 8") as error:
+        read_volume(tmp_path)
+    assert error.value.reason == "missing-slice"
+
+
+def test_an_exact_duplicate_is_dropped_and_said(tmp_path: Path):
+    write_series(tmp_path, ramp())
+    slice_dataset(ramp()[5], (0, 0, 12.5)).save_as(tmp_path / "again.dcm", enforce_file_format=True)
+    volume = read_volume(tmp_path)
+    assert volume.array.shape[-1] == 16
+    assert volume.source.notes == ("1 exact duplicate slice(s) left out",)
+
+
+def test_different_images_at_one_position_are_refused(tmp_path: Path):
+    write_series(tmp_path, ramp())
+    slice_dataset(ramp()[5] + 1, (0, 0, 12.5)).save_as(tmp_path / "again.dcm", enforce_file_format=True)
+    with pytest.raises(ImageError) as error:
+        read_volume(tmp_path)
+    assert error.value.reason == "several-volumes"
+
+
+def test_a_gap_that_doubles_is_refused_unless_resampling_is_asked_for(tmp_path: Path):
+    places = [(0, 0, 2.5 * k if k < 8 else 20 + 5.0 * (k - 8)) for k in range(16)]
+    write_series(tmp_path, ramp(), positions=places)
+    with pytest.raises(ImageError):
+        read_volume(tmp_path)
+    volume = read_volume(tmp_path, resample_irregular=True)
+    assert "resampled" in volume.source.notes[0]
+    assert volume.geometry.shape[2] == 23  # 55 mm in steps of 2.5
+    halfway = volume.array[0, :, :, 9].astype(float)  # between slices 8 and 9
+    np.testing.assert_allclose(halfway, (ramp()[8].T + ramp()[9].T.astype(float)) / 2, atol=1e-3)
+
+
+def test_uneven_positions_have_their_own_reason(tmp_path: Path):
+    places = [(0, 0, 2.5 * k + (0.9 if k > 8 else 0)) for k in range(16)]
+    with pytest.raises(ImageError) as error:
+        read_volume(write_series(tmp_path, ramp(), positions=places))
+    assert error.value.reason == "uneven-spacing"
+
+
+def test_gantry_tilt_keeps_the_full_affine_and_is_resampled_in_preprocessing(tmp_path: Path):
+    places = [(0, 2.5 * k * _TILT, 2.5 * k) for k in range(16)]
+    volume = read_volume(write_series(tmp_path, ramp(), positions=places))
+    assert volume.geometry.is_sheared
+    assert "tilted by 15.0 degrees" in volume.source.notes[0]
+    prepared = prepare_volume(volume, Preprocess())
+    assert not prepared.record.prepared.is_sheared
+    assert "resampled" in prepared.notes[0]
+
+
+def test_a_localizer_in_the_folder_is_left_out(tmp_path: Path):
+    write_series(tmp_path, ramp())
+    scout = slice_dataset(
+        ramp(1, 40, 40)[0],
+        (0, 0, 0),
+        orientation=(1, 0, 0, 0, 0, -1),
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+    )
+    scout.save_as(tmp_path / "scout.dcm", enforce_file_format=True)
+    assert read_volume(tmp_path).array.shape == (1, 12, 10, 16)
+
+
+def test_non_square_pixels_keep_their_sides_apart(tmp_path: Path):
+    volume = read_volume(write_series(tmp_path, ramp(), spacing=(0.8, 0.3)))  # row spacing, column spacing
+    np.testing.assert_allclose(volume.geometry.spacing_mm, (0.3, 0.8, 2.5))
+
+
+def test_two_series_in_one_folder_must_be_chosen_from(tmp_path: Path):
+    write_series(tmp_path / "a", ramp())
+    write_series(tmp_path / "b", ramp(4), series="1.2.3.9")
+    with pytest.raises(ImageError, match=r"1\.2\.3\.9") as error:
+        read_volume(tmp_path)
+    assert error.value.reason == "several-series"
+    assert read_volume(f"{tmp_path}#1.2.3.9").array.shape[-1] == 4
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "reason"),
+    [
+        ("ImageOrientationPatient", None, "no-orientation"),
+        ("ImagePositionPatient", None, "no-orientation"),
+        ("PixelSpacing", [0.0, 0.5], "bad-spacing"),
+        ("PixelSpacing", [-1.0, 0.5], "bad-spacing"),
+        ("PixelSpacing", None, "bad-spacing"),
+        ("ImageOrientationPatient", [1, 0, 0, 1, 0, 0], "no-orientation"),
+    ],
+)
+def test_headers_that_place_nothing_are_refused(tmp_path: Path, attribute: str, value: object, reason: str):
+    with pytest.raises(ImageError) as error:
+        read_volume(write_series(tmp_path, ramp(), **{attribute: value}))
+    assert error.value.reason == reason
+
+
+def test_slope_and_intercept_of_each_slice_count(tmp_path: Path):
+    for k, plane in enumerate(ramp(3)):
+        dataset = slice_dataset(plane, (0, 0, 2.5 * k), RescaleSlope=k + 1, RescaleIntercept=-10 * k)
+        dataset.save_as(tmp_path / f"{k}.dcm", enforce_file_format=True)
+    volume = read_volume(tmp_path)
+    for k in range(3):
+        np.testing.assert_array_equal(volume.array[0, :, :, k], ramp(3)[k].T.astype(int) * (k + 1) - 10 * k)
+
+
+def test_unsigned_first_slice_does_not_wrap_negative_later_ones(tmp_path: Path):
+    slice_dataset(np.full((4, 4), 7, np.uint16), (0, 0, 0)).save_as(tmp_path / "0.dcm", enforce_file_format=True)
+    slice_dataset(np.full((4, 4), -1000, np.int16), (0, 0, 1)).save_as(tmp_path / "1.dcm", enforce_file_format=True)
+    volume = read_volume(tmp_path)
+    assert sorted(np.unique(volume.array)) == [-1000, 7]
+
+
+def test_monochrome1_is_turned_round_and_said(tmp_path: Path):
+    pixels = np.array([[0, 255], [10, 20]], dtype=np.uint8)
+    dataset = slice_dataset(pixels, (0, 0, 0), PhotometricInterpretation="MONOCHROME1")
+    dataset.save_as(tmp_path / "0.dcm", enforce_file_format=True)
+    volume = read_volume(tmp_path)
+    np.testing.assert_array_equal(volume.array[0].T, 255 - pixels.astype(int))
+    assert "MONOCHROME1" in volume.source.notes[0]
+
+
+def test_real_series_lie_where_simpleitk_puts_them(real_data: Path):
+    """All five series of two real studies, two of them oblique, voxel by voxel at random places."""
+    rng = np.random.default_rng(0)
+    folders = sorted({path.parent for path in (real_data / "dicom_mr_brain_pgbm").rglob("*.dcm")})
+    assert len(folders) == 5
+    for folder in folders:
+        volume = read_volume(folder)
+        reader = SimpleITK.ImageSeriesReader()
+        reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+        other = reader.Execute()
+        for _ in range(100):
+            index = [int(rng.integers(n)) for n in other.GetSize()]
+            world = np.array(other.TransformIndexToPhysicalPoint(index)) * (-1, -1, 1)
+            ours = volume.geometry.to_index(world)
+            np.testing.assert_allclose(ours, np.rint(ours), atol=0.02)
+            assert volume.array[(0, *np.rint(ours).astype(int))] == other.GetPixel(index)
+
+
+def test_real_enhanced_multiframe_equals_its_single_frames(real_data: Path):
+    for name in ("23x38x3", "24x38x3"):
+        folder = real_data / "dicom_ct_seg_dcmqi" / name
+        single, several = read_volume(folder / "image"), read_volume(folder / "multiframe")
+        assert single.geometry.is_close(several.geometry)
+        np.testing.assert_array_equal(single.array, several.array)
+
+
+def test_a_truncated_file_is_named(tmp_path: Path):
+    write_series(tmp_path, ramp(3))
+    path = tmp_path / "001.dcm"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ImageError, match=r"001\.dcm"):
+        read_volume(tmp_path)
+    assert read(tmp_path / "000.dcm").Rows == 10
