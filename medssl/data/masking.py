@@ -33,10 +33,3 @@ def random_mask(grid: Sequence[int], batch: int, ratio: float, generator: torch.
 def step_generator(seed: int, step: int) -> torch.Generator:
     """Generator keyed by the run's seed and the step, so that a resumed run draws what it would have drawn."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
-
-
-def enlarge(mask: Tensor, cell: Sequence[int]) -> Tensor:
-    """(B, *grid) to (B, 1, *S): each cell repeated to its size in voxels."""
-    for axis, size in enumerate(cell):
-        mask = mask.repeat_interleave(int(size), dim=1 + axis)
-    return mask[:, None]

@@ -14,7 +14,7 @@ from medssl.data.masking import hidden_count, step_generator
 from medssl.imaging.errors import ConfigError
 from medssl.losses.reconstruction import normalise_patches, token_mse
 from medssl.methods.base import Batch, Method
-from medssl.models.positions import patchify, sincos_positions, unpatchify
+from medssl.models.positions import patchify, pick, sincos_positions, unpatchify
 from medssl.models.vit import TransformerBlock, ViT
 
 
@@ -91,7 +91,7 @@ class MAE(Method):
         patches = patchify(image.float(), self._vit.patch_size)
         predicted = self._predict(image, visible, hidden).float()
         if self.normalise_target:
-            own = _pick(patches, hidden)
+            own = pick(patches, hidden)
             predicted = predicted * (own.var(-1, keepdim=True) + self.variance_floor).sqrt() + own.mean(
                 -1, keepdim=True
             )
@@ -117,15 +117,12 @@ class MAE(Method):
         seen = encoded[:, extra:] + positions[visible]
         unseen = self.mask_token.to(encoded.dtype) + positions[hidden]
         tokens = torch.cat([encoded[:, :extra], seen, unseen], dim=1)  # order is free: positions are in the tokens
-        for block in self.decoder:
+        for block in self.decoder[:-1]:
             tokens = block(tokens)
-        out: Tensor = self.predict(self.decoder_norm(tokens[:, extra + visible.shape[1] :]))
+        tokens = self.decoder[-1](tokens, first=extra + visible.shape[1])  # hidden tokens alone are read from here on
+        out: Tensor = self.predict(self.decoder_norm(tokens))
         return out
 
     def _target(self, image: Tensor, hidden: Tensor) -> Tensor:
-        patches = _pick(patchify(image.float(), self._vit.patch_size), hidden)
+        patches = pick(patchify(image.float(), self._vit.patch_size), hidden)
         return normalise_patches(patches, self.variance_floor) if self.normalise_target else patches
-
-
-def _pick(patches: Tensor, index: Tensor) -> Tensor:
-    return patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))

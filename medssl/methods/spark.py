@@ -4,21 +4,23 @@ Tian et al., "Designing BERT for Convolutional Networks: Sparse and Hierarchical
 https://arxiv.org/abs/2301.03580. In 3D as Wald et al., "Revisiting MAE Pre-training for 3D Medical Image Segmentation",
 CVPR 2025, https://arxiv.org/abs/2410.23132: mask cells smaller than the total stride (coarser levels are computed
 densely), and with `sparse=False` their plain masked U-Net.
-Deviations: instance norm in place of batch norm; the decoder is the U-Net decoder of fine-tuning, so that its weights can
-be transferred as well; hidden positions of each level are filled with a learned vector without a further projection.
+Deviations: instance norm in place of batch norm; with `decoder="unet"`, the default, the decoder is that of
+fine-tuning, so that its weights can be transferred as well, and levels are filled without a norm and a projection
+before it; `decoder="light"` is the paper's.
 """
 
 from collections.abc import Sequence
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from medssl.data.masking import enlarge, random_mask, step_generator
+from medssl.data.masking import random_mask, step_generator
 from medssl.imaging.errors import ConfigError
 from medssl.losses.reconstruction import masked_token_mse, normalise_patches
 from medssl.methods.base import Batch, Method
-from medssl.models.decoders import UNetDecoder
+from medssl.models.decoders import LightDecoder, UNetDecoder
+from medssl.models.masked import Densify, HiddenBlocks
 from medssl.models.positions import patchify, unpatchify
 from medssl.models.unet import ResidualUNetEncoder
 
@@ -35,7 +37,8 @@ class SparK(Method):
         sparse: Masked statistics in the encoder; False feeds zeros for hidden voxels to the dense network.
         normalise_target: Each target block gets mean 0 and variance 1 (SparK); False targets the voxels (3D recipe).
         variance_floor: Added to the variance of a target block.
-        convolutions: Convolutions of each decoder stage; as in fine-tuning, when its weights shall be transferred.
+        decoder: `unet`: the decoder of segmentation with skips, whose weights fine-tuning can take over (3D recipe);
+            `light`: SparK's own, thrown away.
 
     Raises:
         ConfigError: The encoder is no convolutional pyramid, or the numbers do not fit.
@@ -51,21 +54,28 @@ class SparK(Method):
         sparse: bool = True,
         normalise_target: bool = False,
         variance_floor: float = 1e-6,
-        convolutions: int = 1,
+        decoder: Literal["light", "unet"] = "unet",
     ) -> None:
         super().__init__()
         if not isinstance(encoder, ResidualUNetEncoder):
             raise ConfigError([f"spark needs a ResidualUNetEncoder, got {type(encoder).__name__}; for a ViT use mae"])
+        problems = []
         if not 0 < mask_ratio < 1:
-            raise ConfigError([f"mask_ratio must lie between 0 and 1, got {mask_ratio}"])
+            problems.append(f"mask_ratio must lie between 0 and 1, got {mask_ratio}")
+        if decoder not in ("light", "unet"):
+            problems.append(f"decoder must be light or unet, got {decoder!r}")
+        if problems:
+            raise ConfigError(problems)
         self._encoder, self.seed, self.mask_ratio, self.sparse = encoder, seed, mask_ratio, sparse
         self.block = tuple([block] * encoder.spatial_dims if isinstance(block, int) else block)
         self.normalise_target, self.variance_floor = normalise_target, variance_floor
-        self.decoder = UNetDecoder(encoder, encoder.in_channels, convolutions)
-        self.fills = nn.ParameterList(
-            nn.Parameter(nn.init.trunc_normal_(torch.zeros(width), std=0.02, a=-0.02, b=0.02))
-            for width in (encoder.feature_channels if sparse else ())
+        light = decoder == "light"
+        self.decoder: nn.Module = (
+            LightDecoder(encoder, encoder.in_channels)
+            if light
+            else UNetDecoder(encoder, encoder.in_channels, norm=encoder.norm)
         )
+        self.densify = Densify(encoder.feature_channels, encoder.norm if light else None) if sparse else None
 
     @property
     def encoder(self) -> nn.Module:
@@ -73,7 +83,9 @@ class SparK(Method):
         return self._encoder
 
     def decoder_state_dict(self) -> dict[str, Tensor]:
-        """Weights of the decoder without its last layer, which is made new for the task."""
+        """Weights of the `unet` decoder without its last layer, which is made new for the task; else nothing."""
+        if not isinstance(self.decoder, UNetDecoder):
+            return {}
         return {name: tensor for name, tensor in self.decoder.state_dict().items() if not name.startswith("head.")}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -91,16 +103,15 @@ class SparK(Method):
         """Input, input with hidden blocks at 0, and the reconstruction in the input's intensities."""
         image = batch["image"]
         cells = self._draw(image, int(batch["step"]))
-        hidden = enlarge(cells, self.block)
         predicted = patchify(self._predict(image, cells).float(), self.block)
+        own = patchify(image.float(), self.block)
         if self.normalise_target:
-            own = patchify(image.float(), self.block)
-            predicted = predicted * (own.var(-1, keepdim=True) + self.variance_floor).sqrt() + own.mean(
-                -1, keepdim=True
-            )
-        grid = cells.shape[1:]
-        filled = torch.where(hidden, unpatchify(predicted, grid, self.block), image.float())
-        return {"input": image.float(), "masked": image.float() * ~hidden, "reconstructed": filled}
+            deviation = (own.var(-1, keepdim=True) + self.variance_floor).sqrt()
+            predicted = predicted * deviation + own.mean(-1, keepdim=True)
+        hidden, grid = cells.flatten(1)[..., None], cells.shape[1:]
+        masked, filled = own.masked_fill(hidden, 0.0), torch.where(hidden, predicted, own)
+        panels = [unpatchify(p, grid, self.block) for p in (masked, filled)]
+        return {"input": image.float(), "masked": panels[0], "reconstructed": panels[1]}
 
     def _draw(self, image: Tensor, step: int) -> Tensor:
         """Hidden blocks (B, *grid) bool."""
@@ -110,24 +121,16 @@ class SparK(Method):
         return random_mask(grid, image.shape[0], self.mask_ratio, step_generator(self.seed, step)).to(image.device)
 
     def _predict(self, image: Tensor, cells: Tensor) -> Tensor:
-        visible = (~enlarge(cells, self.block)).to(image.dtype)
-        if not self.sparse:
-            return self.decoder(image, self._encoder(image * visible))
-        return self.decoder(image, self._densified(self._encoder(image, visible), visible))
+        blocks = HiddenBlocks(cells, self.block)
+        if self.densify is None:
+            voxels = blocks.visible((1,) * len(self.block))
+            return self._decode(image, self._encoder(image if voxels is None else image * voxels))
+        masks = [blocks.visible(stride) for stride in self._encoder.strides]
+        return self._decode(image, self.densify(self._encoder(image, blocks), masks))
 
-    def _densified(self, maps: list[Tensor], visible: Tensor) -> list[Tensor]:
-        """Learned vectors in place of the zeros at hidden positions, on the levels that have any."""
-        filled = []
-        for level, out in enumerate(maps):
-            step = self._encoder.strides[level]
-            if all(b % s == 0 for b, s in zip(self.block, step, strict=True)):
-                every = (slice(None), slice(None), *(slice(None, None, s) for s in step))
-                seen = visible[every]  # cells are multiples of the stride: one voxel speaks for all it covers
-                fill = self.fills[level].view(1, -1, *([1] * len(step))).to(out.dtype)
-                filled.append(out * seen + fill * (1 - seen))
-            else:
-                filled.append(out)
-        return filled
+    def _decode(self, image: Tensor, pyramid: list[Tensor]) -> Tensor:
+        prediction: Tensor = self.decoder(image, pyramid)
+        return prediction
 
     def _target(self, image: Tensor) -> Tensor:
         patches = patchify(image.float(), self.block)

@@ -1,6 +1,7 @@
 """Decoders that turn an encoder's pyramid into a map of the image's size."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
 from medssl.models.layers import BlockSequence, ConvBlock, conv, transposed
+from medssl.models.masked import Norm, NormKind
 
 
 class UNetDecoder(nn.Module):
@@ -17,25 +19,25 @@ class UNetDecoder(nn.Module):
         encoder: Encoder with `spatial_dims`, `feature_channels` and `steps`, such as `ResidualUNetEncoder`.
         out_channels: Channels of the map.
         convolutions: Convolutions after each concatenation.
+        norm: `instance`, `batch` or `group`.
 
     Raises:
         ConfigError: The encoder has no convolutional pyramid.
     """
 
-    def __init__(self, encoder: nn.Module, out_channels: int, convolutions: int = 1) -> None:
+    def __init__(
+        self, encoder: nn.Module, out_channels: int, convolutions: int = 1, norm: NormKind = "instance"
+    ) -> None:
         super().__init__()
-        steps = getattr(encoder, "steps", None)
-        if steps is None:
-            raise ConfigError(
-                [f"UNetDecoder needs a convolutional pyramid, {type(encoder).__name__} has none: use UNETRDecoder"]
-            )
-        dims, widths = int(encoder.spatial_dims), tuple(encoder.feature_channels)
+        dims, widths, steps = _pyramid(self, encoder)
         self.ups, self.stages = nn.ModuleList(), nn.ModuleList()
         for level in range(len(widths) - 1, 0, -1):
             fine, coarse = widths[level - 1], widths[level]
             self.ups.append(transposed(dims)(coarse, fine, steps[level], stride=steps[level]))
             self.stages.append(
-                BlockSequence(ConvBlock(dims, 2 * fine if n == 0 else fine, fine) for n in range(convolutions))
+                BlockSequence(
+                    ConvBlock(dims, 2 * fine if n == 0 else fine, fine, norm=norm) for n in range(convolutions)
+                )
             )
         self.head = conv(dims)(widths[0], out_channels, 1)
 
@@ -48,8 +50,68 @@ class UNetDecoder(nn.Module):
         return logits
 
 
+class LightDecoder(nn.Module):
+    """SparK's decoder: skips are added, the width halves with each level (Tian et al., ICLR 2023, arXiv 2301.03580).
+
+    Deviations: instance norm unless asked otherwise, for batches of a few volumes; the finest level has no skip,
+    because what is visible there is the image itself.
+
+    Args:
+        encoder: Encoder with `spatial_dims`, `feature_channels` and `steps`, such as `ResidualUNetEncoder`.
+        out_channels: Channels of the map.
+        width: Channels at the coarsest level; None = those of the encoder.
+        norm: `instance`, `batch` (the paper's) or `group`.
+
+    Raises:
+        ConfigError: The encoder has no convolutional pyramid.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, out_channels: int, width: int | None = None, norm: NormKind = "instance"
+    ) -> None:
+        super().__init__()
+        dims, features, steps = _pyramid(self, encoder)
+        count = len(features) - 1
+        first = features[-1] if width is None else width
+        widths = [max(8, first // 2**n) for n in range(count + 1)]
+        self.sides, self.stages = nn.ModuleList(), nn.ModuleList()
+        for n in range(count):
+            level, plain = count - n, n == 0 and features[count] == widths[0]
+            kernel, padding = (1, 0) if n == 0 else (3, 1)
+            side = nn.Identity() if plain else conv(dims)(features[level], widths[n], kernel, padding=padding)
+            self.sides.append(side)
+            self.stages.append(LightBlock(dims, widths[n], widths[n + 1], steps[level], norm))
+        self.head = conv(dims)(widths[-1], out_channels, 1)
+
+    def forward(self, image: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
+        """(B, K, *S) from the pyramid; the image itself is not used."""
+        out: Tensor | None = None
+        for n, (side, stage) in enumerate(zip(self.sides, self.stages, strict=True)):
+            here = side(pyramid[-1 - n])
+            out = stage(here if out is None else out + here)
+        logits: Tensor = self.head(out)
+        return logits
+
+
+class LightBlock(nn.Module):
+    """Transposed convolution, then two convolutions with norm, ReLU6 between: (B, C, *S) to (B, D, *S * step)."""
+
+    def __init__(self, spatial_dims: int, inputs: int, outputs: int, step: Sequence[int], norm: NormKind) -> None:
+        super().__init__()
+        kernel, padding = tuple(s + 2 * (s // 2) for s in step), tuple(s // 2 for s in step)  # 4 and 1 at step 2
+        self.up = transposed(spatial_dims)(inputs, inputs, kernel, stride=tuple(step), padding=padding)
+        self.first = conv(spatial_dims)(inputs, inputs, 3, padding=1, bias=False)
+        self.second = conv(spatial_dims)(inputs, outputs, 3, padding=1, bias=False)
+        self.norm1, self.norm2 = Norm(inputs, norm), Norm(outputs, norm)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Enlarge and refine."""
+        out: Tensor = self.norm2(self.second(F.relu6(self.norm1(self.first(self.up(image))))))
+        return out
+
+
 class UNETRDecoder(nn.Module):
-    """Decoder for a transformer's patch grid at several depths (UNETR, Hatamizadeh et al., WACV 2022, arXiv 2103.10504).
+    """Decoder for a patch grid at several depths (UNETR, Hatamizadeh et al., WACV 2022, arXiv 2103.10504).
 
     Deviations: the levels are reached by one transposed convolution each instead of a chain of them, and the number
     of levels follows from the patch size.
@@ -68,10 +130,11 @@ class UNETRDecoder(nn.Module):
         patch = getattr(encoder, "patch_size", None)
         if patch is None or any(p & (p - 1) for p in patch):
             raise ConfigError([f"UNETRDecoder needs an encoder with patches of a power of two, got {patch}"])
-        dims, width = int(encoder.spatial_dims), int(encoder.feature_channels[-1])
+        facts: Any = encoder
+        dims, width = int(facts.spatial_dims), int(facts.feature_channels[-1])
         self.scales = _scales(patch)
         self.widths = [features * 2**n for n in range(len(self.scales))]
-        self.stem = ConvBlock(dims, int(encoder.in_channels), features)
+        self.stem = ConvBlock(dims, int(facts.in_channels), features)
         self.lifts, self.ups, self.stages = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level in range(len(self.scales) - 1, 0, -1):
             above = width if level == len(self.scales) - 1 else self.widths[level + 1]
@@ -95,6 +158,16 @@ class UNETRDecoder(nn.Module):
         out = self.join(torch.cat([self.last(out), self.stem(image)], dim=1))
         logits: Tensor = self.head(out)
         return logits
+
+
+def _pyramid(decoder: nn.Module, encoder: nn.Module) -> tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Dimensions, channels and steps of an encoder's levels, fine to coarse."""
+    steps = getattr(encoder, "steps", None)
+    if steps is None:
+        name, other = type(decoder).__name__, type(encoder).__name__
+        raise ConfigError([f"{name} needs a convolutional pyramid, {other} has none: use UNETRDecoder"])
+    facts: Any = encoder
+    return int(facts.spatial_dims), tuple(facts.feature_channels), tuple(steps)
 
 
 def _scales(patch: Sequence[int]) -> list[tuple[int, ...]]:
@@ -122,9 +195,9 @@ class ClassificationHead(nn.Module):
 
     def __init__(self, encoder: nn.Module, out_channels: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(int(encoder.feature_channels[-1]))
-        self.dropout = dropout
-        self.linear = nn.Linear(int(encoder.feature_channels[-1]), out_channels)
+        facts: Any = encoder
+        width = int(facts.feature_channels[-1])
+        self.norm, self.dropout, self.linear = nn.LayerNorm(width), dropout, nn.Linear(width, out_channels)
 
     def forward(self, image: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
         """(B, K) from the mean of the coarsest map; the image itself is not used."""

@@ -1,4 +1,4 @@
-"""A network for a task: an encoder and a decoder or head, built from a description that is stored beside the weights."""
+"""A network for a task: encoder and decoder or head, built from a description stored beside the weights."""
 
 import inspect
 from dataclasses import dataclass

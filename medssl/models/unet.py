@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
 from medssl.models.layers import BlockSequence, ConvBlock, ResidualBlock
+from medssl.models.masked import HiddenBlocks, NormKind
 
 
 class ResidualUNetEncoder(nn.Module):
@@ -22,6 +22,7 @@ class ResidualUNetEncoder(nn.Module):
         features: Channels of each level, fine to coarse.
         blocks: Residual blocks of each level; every level after the first needs one or more.
         strides: Step into each level, one number or one an axis; the first is 1. Default 2 everywhere.
+        norm: `instance`, `batch` or `group`.
 
     Raises:
         ConfigError: Lists of different lengths, or a level without blocks.
@@ -34,6 +35,7 @@ class ResidualUNetEncoder(nn.Module):
         features: Sequence[int] = (32, 64, 128, 256),
         blocks: Sequence[int] = (0, 1, 1, 1),
         strides: Sequence[int | Sequence[int]] | None = None,
+        norm: NormKind = "instance",
     ) -> None:
         super().__init__()
         steps = list(strides) if strides is not None else [1] + [2] * (len(features) - 1)
@@ -44,16 +46,18 @@ class ResidualUNetEncoder(nn.Module):
             )
         if any(b < 1 for b in blocks[1:]) or any(b < 0 for b in blocks[:1]):
             problems.append(f"blocks must be 1 or more after the first level, got {list(blocks)}")
+        per_axis = [tuple([s] * spatial_dims if isinstance(s, int) else s) for s in steps]
+        if any(len(p) != spatial_dims for p in per_axis) or any(s != 1 for s in per_axis[0]):
+            problems.append(f"strides need {spatial_dims} numbers a level and 1 at the first, got {steps}")
         if problems:
             raise ConfigError(problems)
-        per_axis = [tuple([s] * spatial_dims if isinstance(s, int) else s) for s in steps]
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.feature_channels = tuple(int(f) for f in features)
-        self.steps = tuple(per_axis)
+        self.steps, self.norm = tuple(per_axis), norm
         self.strides = tuple(
             tuple(math.prod(p[a] for p in per_axis[: n + 1]) for a in range(spatial_dims)) for n in range(len(steps))
         )
-        self.stem = ConvBlock(spatial_dims, in_channels, features[0], per_axis[0])
+        self.stem = ConvBlock(spatial_dims, in_channels, features[0], per_axis[0], norm)
         self.stages = nn.ModuleList()
         for level, count in enumerate(blocks):
             width = features[level]
@@ -61,29 +65,28 @@ class ResidualUNetEncoder(nn.Module):
             self.stages.append(
                 BlockSequence(
                     ResidualBlock(
-                        spatial_dims, into if b == 0 else width, width, per_axis[level] if b == 0 and level else 1
+                        spatial_dims, into if b == 0 else width, width, per_axis[level] if b == 0 and level else 1, norm
                     )
                     for b in range(count)
                 )
             )
 
-    def forward(self, image: Tensor, visible: Tensor | None = None) -> list[Tensor]:
+    def forward(self, image: Tensor, blocks: HiddenBlocks | None = None) -> list[Tensor]:
         """Feature maps, fine to coarse.
 
         Args:
             image: (B, C, *S), each side divisible by the last of `strides`.
-            visible: (B, 1, *S) float mask of voxels that may be seen, or None. A level coarser than the mask's cells
-                (where its down-sampled mask would mix both) is computed densely.
+            blocks: What may not be seen; None = the ordinary dense network. Levels coarser than a block are dense.
 
         Returns:
-            One (B, F, *S / stride) a level.
+            One (B, F, *S / stride) a level, 0 at hidden positions of the levels that have any.
         """
-        mask = visible
-        out = self.stem(image if mask is None else image * mask, mask)
+        masks = [None if blocks is None else blocks.visible(stride) for stride in self.strides]
+        if blocks is not None and (voxels := blocks.visible((1,) * self.spatial_dims)) is not None:
+            image = image * voxels.to(image.dtype)
+        out = self.stem(image, masks[0])
         maps = []
-        for level, stage in enumerate(self.stages):
-            if level:
-                mask = _coarser(mask, self.steps[level])
+        for stage, mask in zip(self.stages, masks, strict=True):
             out = stage(out, mask)
             maps.append(out)
         return maps
@@ -95,14 +98,3 @@ class ResidualUNetEncoder(nn.Module):
     def layer_depths(self) -> dict[str, int]:
         """Depth of each top-level part, 0 = nearest to the image, for layer-wise learning rates."""
         return {"stem": 0, **{f"stages.{n}": n for n in range(len(self.stages))}}
-
-
-def _coarser(mask: Tensor | None, step: tuple[int, ...]) -> Tensor | None:
-    """Mask at the next level; None once a cell would hold visible and hidden voxels."""
-    if mask is None:
-        return None
-    if any(n % s for n, s in zip(mask.shape[2:], step, strict=True)):
-        return None
-    pool = nn.functional.max_pool3d if mask.ndim == 5 else nn.functional.max_pool2d
-    highest, lowest = pool(mask, step), -pool(-mask, step)
-    return highest if torch.equal(highest, lowest) else None
