@@ -1,0 +1,130 @@
+"""Make a bundle for the clinic from a fine-tuned run."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medssl.commands.console import say
+from medssl.evaluation.options import PredictOptions
+from medssl.export.options import CardOptions, OperationOptions, ParityOptions
+from medssl.imaging.errors import CacheError, CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from medssl.data.cache import Cache
+    from medssl.evaluation.loaded_run import LoadedRun
+
+POSITIONAL = ("run",)
+
+_CARD, _PARITY, _OPERATION = CardOptions(), ParityOptions(), OperationOptions()
+
+
+def export(
+    run: Path,
+    out: Path,
+    data: Path | None = None,
+    evaluation: Path | None = None,
+    card: CardOptions = _CARD,
+    parity: ParityOptions = _PARITY,
+    operation: OperationOptions = _OPERATION,
+) -> None:
+    """Write a bundle that predicts without torch: ONNX graph, golden case, model card, hashes.
+
+    The graph is compared with the trained network on real cases, window by window and as whole images; where they
+    differ by more than is allowed, no bundle is made. A run with folds becomes one graph that averages them.
+
+    Args:
+        run: Folder of a fine-tuning run.
+        out: Folder of the bundle, or a file that ends in .zip; must not exist.
+        data: Prepared cache to take real cases from; the one the run was trained on when left out.
+        evaluation: Folder of `medssl evaluate`, for the model card; RUN/evaluation when left out and there.
+        card: What the bundle says of itself.
+        parity: What is compared and allowed.
+        operation: What is done with the network's answer.
+
+    Raises:
+        ConfigError: Every mistake in the options, or data that does not fit the model.
+        CheckpointError: The run has no finished model.
+        CacheError: The cache cannot be used.
+        BundleError: OUT exists, or the exported graph does not do what the network does.
+    """
+    from medssl.data.cache import Cache
+    from medssl.evaluation.loaded_run import check_fits, load_run
+    from medssl.export.bundle_writer import Request, write_bundle
+
+    if out.exists():
+        raise ConfigError([f"out: {out} exists already: choose another name; nothing is overwritten"])
+    loaded = load_run(run, PredictOptions(mirror=operation.mirror, device="cpu"))
+    cache = Cache.open(data or _cache_of(run))
+    check_fits(loaded.spec, cache)
+    _check_operation(loaded, operation)
+    results = _results(evaluation, run)
+    _announce(loaded, cache, out, parity)
+    request = Request(loaded.networks, loaded.spec, cache, results, card, parity, operation)
+    _tell(out, write_bundle(out, request).to_json())
+
+
+def _cache_of(run: Path) -> Path:
+    """Cache that run.json names.
+
+    Raises:
+        CacheError: It names none, or the cache has been moved.
+    """
+    for file in (run / "run.json", *sorted(run.glob("fold_*/run.json"))):
+        if not file.is_file():
+            continue
+        path = json.loads(file.read_text(encoding="utf-8")).get("config", {}).get("data")
+        if path and (Path(path) / "cache.json").is_file():
+            return Path(path)
+    raise CacheError(
+        f"the cache that {run} was trained on is not where run.json says: give it with --data CACHE; parity is "
+        "proven on its real cases",
+        reason="no-cache",
+    )
+
+
+def _check_operation(loaded: "LoadedRun", operation: OperationOptions) -> None:
+    known = {label.value for label in loaded.spec.labels}
+    foreign = sorted(set(operation.largest_component) - known)
+    if foreign:
+        raise ConfigError([f"operation.largest_component {foreign} are no labels of this model: {sorted(known)}"])
+
+
+def _results(evaluation: Path | None, run: Path) -> dict[str, Any] | None:
+    """Content of results.json.
+
+    Raises:
+        CheckpointError: It was asked for and is not there, or is damaged.
+    """
+    path = (evaluation or run / "evaluation") / "results.json"
+    if evaluation is None and not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be used for the model card ({error}): give the folder of medssl evaluate, or leave "
+            "--evaluation out",
+            reason="no-evaluation",
+        ) from error
+
+
+def _announce(loaded: "LoadedRun", cache: "Cache", out: Path, parity: ParityOptions) -> None:
+    folds = f"{len(loaded.networks)} folds as one graph" if len(loaded.networks) > 1 else "one network"
+    window = " x ".join(str(n) for n in loaded.spec.window)
+    say(
+        f"export: {loaded.name}, {folds}, window {window}, to {out}; then parity on {parity.cases} whole case(s) of "
+        f"{cache.path} in torch and in ONNX Runtime\nNot a medical device: for research only."
+    )
+
+
+def _tell(out: Path, parity: dict[str, Any]) -> None:
+    for batch, value in parity["max_logit_difference"].items():
+        say(f"largest difference of a logit, {batch.replace('_', ' ')}: {value:.3g}")
+    if "min_dice" in parity:
+        say(f"smallest Dice between masks of {parity['volumes']} whole case(s): {parity['min_dice']:.6f}")
+    if "max_probability_difference" in parity:
+        say(f"largest difference of a probability: {parity['max_probability_difference']:.3g}")
+    say(
+        f"one window: torch {1000 * parity['torch_window_s']:.1f} ms, ONNX Runtime "
+        f"{1000 * parity['onnxruntime_window_s']:.1f} ms\nbundle: {out}"
+    )

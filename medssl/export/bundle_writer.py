@@ -1,0 +1,174 @@
+"""Puts a bundle together: graph, proof, golden case, card, hashes.
+
+It appears whole, after the clinic's own check, or not at all.
+"""
+
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from medssl.data.cache import Cache, CachedCase
+from medssl.export.golden import golden_windows, more_windows
+from medssl.export.model_card import model_card
+from medssl.export.onnx import OPSET, Ensemble, write_onnx
+from medssl.export.options import CardOptions, OperationOptions, ParityOptions
+from medssl.export.parity import BATCHES, Parity, measure_parity, torch_function
+from medssl.imaging.errors import BundleError
+from medssl.imaging.files import atomic_folder, atomic_path, write_json, write_text
+from medssl.runtime.bundle import FILES, Bundle, BundleSpec, write_sums
+from medssl.runtime.session import Session, open_session
+from medssl.tasks.model_file import ModelSpec
+
+_PROVENANCE = ("manifest_sha256", "data_sha256", "fingerprint", "patients", "cases", "seed", "step", "steps")
+_WINDOWS = 6
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be exported.
+
+    Args:
+        networks: One network, or the folds of an ensemble, on the CPU.
+        spec: What they need and give; its `mirror_axes` are those of the clinic.
+        cache: Cache with real cases to prove parity on.
+        evaluation: Content of results.json for the card, or None.
+        card: What the bundle says of itself.
+        parity: What is allowed.
+        operation: What is done with the answer.
+    """
+
+    networks: Sequence[nn.Module]
+    spec: ModelSpec
+    cache: Cache
+    evaluation: Mapping[str, Any] | None
+    card: CardOptions
+    parity: ParityOptions
+    operation: OperationOptions
+
+
+def write_bundle(out: Path, request: Request) -> Parity:
+    """Write a bundle folder, or a .zip when `out` ends so.
+
+    Raises:
+        BundleError: `out` exists, the network cannot be exported, or the graph does not do what the network does;
+            nothing is left behind.
+    """
+    if out.exists():
+        raise BundleError(f"{out} exists already: choose another name; nothing is overwritten", reason="exists")
+    with _place(out) as folder:
+        network = Ensemble(request.networks).eval()
+        write_onnx(network, len(request.spec.channels), request.spec.window, folder / "model.onnx")
+        reference = torch_function(network)
+        golden = golden_windows(request.cache, _labelled_first(request.cache), request.spec.window)
+        parity = _proven(folder / "model.onnx", network, golden.image, request)
+        with atomic_path(folder / "golden.npz") as temporary:
+            np.savez_compressed(temporary, image=golden.image, logits=reference(golden.image))
+        bundle = _bundle_spec(out, request, parity, golden.missing)
+        write_json(folder / "bundle.json", bundle.to_json())
+        write_text(folder / "MODEL_CARD.md", model_card(bundle, request.evaluation, request.card.limits))
+        write_sums(folder)
+        open_session(Bundle.open(folder), request.parity.threads)  # as the clinic will
+    return parity
+
+
+def _proven(model: Path, network: nn.Module, golden: np.ndarray, request: Request) -> Parity:
+    """Parity within the rules.
+
+    Raises:
+        BundleError: It is not.
+    """
+    cases = _spread(_labelled_first(request.cache), request.parity.cases)
+    count = max(_WINDOWS - len(golden), max(BATCHES) - len(golden), 0)
+    windows = golden
+    if count:
+        windows = np.concatenate([golden, more_windows(request.cache, cases, request.spec.window, count).image])
+    session = Session(model, request.parity.threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(session.threads)
+    try:
+        parity = measure_parity(torch_function(network), session, request.cache, cases, windows, request.spec)
+    finally:
+        torch.set_num_threads(before)
+    if problems := parity.problems(request.parity):
+        raise BundleError(
+            "the exported graph does not do what the trained network does: "
+            + "; ".join(problems)
+            + ". No bundle is made",
+            reason="parity",
+        )
+    return parity
+
+
+def _bundle_spec(out: Path, request: Request, parity: Parity, missing: Sequence[int]) -> BundleSpec:
+    spec, card = request.spec, request.card
+    provenance = {key: spec.provenance[key] for key in _PROVENANCE if key in spec.provenance}
+    return BundleSpec(
+        name=card.name or out.name.removesuffix(".zip"),
+        task=spec.task,
+        channels=spec.channels,
+        preprocess=spec.preprocess,
+        window=spec.window,
+        overlap=spec.overlap,
+        mirror_axes=spec.mirror_axes,
+        labels=spec.labels,
+        classes=spec.classes,
+        post_processing={"largest_component": list(request.operation.largest_component)},
+        intended_use=card.intended_use,
+        licence=card.licence,
+        provenance={
+            **provenance,
+            "networks": len(request.networks),
+            "architecture": f"{_class(spec.network.encoder)} + {_class(spec.network.decoder)}",
+            "pretrained": spec.provenance.get("init") is not None,
+            "validation": dict(spec.validation),
+            "made": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "versions": {name: metadata.version(name) for name in ("medssl", "torch", "onnx", "onnxruntime")},
+        },
+        parity={
+            **parity.to_json(),
+            "allowed_logit_difference": request.parity.max_logit_difference,
+            "due_dice": request.parity.min_dice,
+            "opset": OPSET,
+            **({"classes_not_in_golden_case": list(missing)} if missing else {}),
+        },
+    )
+
+
+def _class(component: Any) -> str:
+    return str(component.class_path).rpartition(".")[2]
+
+
+def _labelled_first(cache: Cache) -> list[CachedCase]:
+    return sorted(cache.cases, key=lambda case: not case.has_label)
+
+
+def _spread(cases: Sequence[CachedCase], count: int) -> list[CachedCase]:
+    """`count` cases, evenly over the list."""
+    picked = np.linspace(0, len(cases) - 1, min(count, len(cases))).round().astype(int)
+    return [cases[position] for position in dict.fromkeys(picked.tolist())]
+
+
+@contextmanager
+def _place(out: Path) -> Iterator[Path]:
+    """Temporary folder that becomes the bundle, or its zip file, on success."""
+    if out.suffix.lower() != ".zip":
+        with atomic_folder(out) as folder:
+            yield folder
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=out.parent) as name:
+        folder = Path(name)
+        yield folder
+        with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            for part in (*FILES, "SHA256SUMS"):
+                archive.write(folder / part, part)

@@ -1,0 +1,146 @@
+"""MODEL_CARD.md: what a model is for, what it was made from, how well it does, and what it must not be used for."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medssl.runtime.bundle import BundleSpec
+
+_NOTICE = (
+    "**Not a medical device.** For research only. No diagnosis, treatment or other clinical decision may rest on its "
+    "output."
+)
+
+
+def model_card(bundle: BundleSpec, evaluation: Mapping[str, Any] | None, limits: Sequence[str] = ()) -> str:
+    """Markdown text.
+
+    Args:
+        bundle: Content of bundle.json.
+        evaluation: Content of results.json of `medssl evaluate`, or None.
+        limits: Known limits, a sentence each.
+    """
+    parts = [
+        ("", [f"# {bundle.name}", "", _NOTICE]),
+        ("Intended use", [bundle.intended_use]),
+        ("What it does", _does(bundle)),
+        ("Data", _data(bundle)),
+        ("Preprocessing", _preprocessing(bundle)),
+        ("Measured", _measured(evaluation)),
+        ("Proof of export", _parity(bundle)),
+        ("Licence", [bundle.licence or "Not stated: ask its maker before any use."]),
+        ("Limits", _limits(bundle, limits)),
+    ]
+    lines = []
+    for title, content in parts:
+        lines += [f"## {title}", "", *content, ""] if title else [*content, ""]
+    return "\n".join(lines)
+
+
+def _does(bundle: BundleSpec) -> list[str]:
+    count = bundle.provenance.get("networks", 1)
+    ensemble = f", the mean of {count} networks" if count > 1 else ""
+    by = bundle.provenance.get("architecture", "a neural network")
+    lines = [f"{bundle.task.capitalize()} by {by}{ensemble}.", ""]
+    lines.append(f"Input: {len(bundle.channels)} channel(s): {', '.join(bundle.channels)}.")
+    if bundle.labels:
+        lines += ["", "| value | class | code |", "| --- | --- | --- |"]
+        for label in bundle.labels:
+            code = f"{label.type.scheme} {label.type.value}" if label.type else ""
+            lines.append(f"| {label.value} | {label.name} | {code} |")
+    if bundle.classes:
+        lines += ["", f"Classes: {', '.join(bundle.classes)}."]
+    return lines
+
+
+def _data(bundle: BundleSpec) -> list[str]:
+    known = bundle.provenance
+    lines = []
+    if "patients" in known:
+        lines.append(f"- Trained on {known.get('cases')} labelled cases of {known['patients']} patients.")
+    begun = "weights pretrained without labels" if known.get("pretrained") else "random weights"
+    lines.append(f"- Began from {begun}.")
+    spacing = known.get("fingerprint", {}).get("spacing_mm")
+    if spacing:
+        low, high = (", ".join(f"{s:.3g}" for s in spacing[key]) for key in ("smallest", "largest"))
+        lines.append(f"- Voxel sizes of the data set: {low} to {high} mm.")
+    for key, title in (("manifest_sha256", "Manifest"), ("data_sha256", "Prepared data")):
+        if key in known:
+            lines.append(f"- {title}: SHA-256 `{known[key]}`.")
+    return lines
+
+
+def _preprocessing(bundle: BundleSpec) -> list[str]:
+    p = bundle.preprocess
+    spacing = "each image's own voxel size" if p.spacing_mm is None else f"voxels of {_by(p.spacing_mm)} mm"
+    ends = f" {list(p.intensity.low)} to {list(p.intensity.high)}" if p.intensity.low else ""
+    oriented = f"Orientation {p.orientation}, " if p.spatial_dims == 3 else "Orientation as it is, "
+    mirrored = f", averaged over mirror images along axes {list(bundle.mirror_axes)}" if bundle.mirror_axes else ""
+    return [
+        f"{oriented}{spacing}, crop {p.crop}, intensities {p.intensity.kind}{ends}; done by `medssl predict` itself.",
+        "",
+        f"Windows of {_by(bundle.window)} voxels, overlapping by {bundle.overlap:.0%}{mirrored}.",
+    ]
+
+
+def _measured(evaluation: Mapping[str, Any] | None) -> list[str]:
+    if evaluation is None:
+        return ["Nothing was measured on held-out patients before this bundle was made."]
+    lines = []
+    if evaluation["task"] == "classification":
+        lines.append(f"{evaluation['cases']} cases of {evaluation['patients']} patients, split {evaluation['split']}.")
+        lines += ["", "| measure | estimate and 95 % interval |", "| --- | --- |"]
+        lines += [f"| {name.replace('_', ' ')} | {_interval(i)} |" for name, i in evaluation["metrics"].items()]
+    else:
+        arm = evaluation["arms"][evaluation["arm"]]
+        tested = f"{arm['cases']} cases of {arm['patients']} patients, split {evaluation['split']}"
+        lines.append(f"{tested}; means with 95 % intervals over patients.")
+        lines += ["", "| class | Dice | HD95 mm | surface Dice |", "| --- | --- | --- | --- |"]
+        lines.append(f"| all | {_interval(arm['mean_dice'])} | | |")
+        lines += [
+            f"| {name} | {_interval(c['dice'])} | {_interval(c['hd95_mm'])} | {_interval(c['nsd'])} |"
+            for name, c in arm["classes"].items()
+        ]
+    for sentence in evaluation["warnings"]:
+        lines += ["", f"**{sentence}**"]
+    return lines
+
+
+def _parity(bundle: BundleSpec) -> list[str]:
+    known = bundle.parity
+    lines = [
+        f"- Largest difference of a logit between torch and ONNX Runtime, {batch.replace('_', ' ')}: {value:.2g}."
+        for batch, value in known.get("max_logit_difference", {}).items()
+    ]
+    if "min_dice" in known:
+        lowest = f"{known['min_dice']:.6f}"
+        lines.append(f"- Smallest Dice between both masks over {known['volumes']} whole images: {lowest}.")
+    if "max_probability_difference" in known:
+        lines.append(f"- Largest difference of a probability: {known['max_probability_difference']:.2g}.")
+    lines.append(
+        "- `golden.npz` holds windows of real cases as normalised intensities and the logits torch gave for them: no "
+        "name, date, identifier, file name or position. `medssl predict` replays it before it touches an image."
+    )
+    if missing := known.get("classes_not_in_golden_case"):
+        lines.append(f"- No case held the label values {missing}, so the golden case does not show them.")
+    return lines
+
+
+def _limits(bundle: BundleSpec, limits: Sequence[str]) -> list[str]:
+    general = (
+        "Images unlike those it was trained on (other scanners, protocols, ages, diseases) may be segmented wrongly "
+        "without a sign.",
+        "Its output must be looked at by someone who could have drawn it.",
+    )
+    return [f"- {sentence}" for sentence in (*limits, *general)]
+
+
+def _by(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{n:g}" for n in numbers)
+
+
+def _interval(interval: Mapping[str, Any]) -> str:
+    if interval["estimate"] is None:
+        return "–"
+    if interval["low"] is None:
+        return f"{interval['estimate']:.3f}"
+    return f"{interval['estimate']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"

@@ -1,0 +1,169 @@
+"""From a run to a bundle that the clinic's own code accepts, and every reason not to make one."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cohort import make_cache, make_run
+
+from medssl.commands import export as verb
+from medssl.commands.evaluate import evaluate
+from medssl.commands.export import export
+from medssl.data.cache import Cache
+from medssl.export import bundle_writer
+from medssl.export.onnx import Ensemble
+from medssl.export.options import CardOptions, OperationOptions, ParityOptions
+from medssl.imaging.errors import BundleError, CacheError, CheckpointError, ConfigError
+from medssl.imaging.preprocess import restore_label
+from medssl.imaging.readers.open import read_volume
+from medssl.runtime.bundle import Bundle
+from medssl.runtime.postprocess import keep_largest
+from medssl.runtime.predictor import Predictor
+from medssl.tasks.inference import segment_image
+from medssl.tasks.model_file import load_model
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return make_cache(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="module")
+def flat_cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return make_cache(tmp_path_factory.mktemp("cohort"), dims=2, classes=("healthy", "ill"))
+
+
+@pytest.fixture(scope="module")
+def made(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run with its evaluation, and the bundle made of it."""
+    root = tmp_path_factory.mktemp("made")
+    run, out = make_run(root / "run", cache, "vit"), root / "bundle"
+    description = {"patients": {"train": ["patient0"]}, "config": {"data": str(cache.path)}}
+    (run / "run.json").write_text(json.dumps(description))
+    evaluate(run, cache.path, run / "evaluation")
+    card = CardOptions(name="boxes", intended_use="Finding boxes.", licence="CC0", limits=("Boxes only.",))
+    export(run, out, card=card, operation=OperationOptions(largest_component=(1,)))
+    return run, out
+
+
+def test_bundle_of_a_run_gives_what_the_run_gives(cache: Cache, made: tuple[Path, Path]) -> None:
+    run, out = made
+    assert {p.name for p in out.iterdir()} == {"model.onnx", "bundle.json", "golden.npz", "MODEL_CARD.md", "SHA256SUMS"}
+    assert {p.name for p in out.parent.iterdir()} == {"run", "bundle"}
+    network, model = load_model(run)
+    case = cache.cases[0]
+    predictor = Predictor(out, threads=1)
+    found = predictor.predict(read_volume(case.image_field))
+    expected = keep_largest(segment_image([network], model, cache.image(case)), (1,))
+    assert found.mask is not None
+    same = found.mask.array == restore_label(expected, case.record).array
+    assert same.mean() > 0.999, "the cache holds half precision, the clinic does not round"
+    assert len(np.unique(expected)) > 1
+    spec = predictor.bundle.spec
+    assert spec.parity["max_logit_difference"]["batch_1"] < 1e-4
+    assert spec.parity["max_logit_difference"]["batch_3"] < 1e-4
+    assert spec.parity["min_dice"] > 0.9999
+    assert spec.parity["volumes"] == 3
+
+
+def test_card_tells_what_one_must_know(made: tuple[Path, Path]) -> None:
+    text = (made[1] / "MODEL_CARD.md").read_text()
+    for due in (
+        "Not a medical device", "Finding boxes.", "CC0", "Boxes only.", "| class_2 |", "Orientation RAS",
+        "4 cases of 2 patients, split test", "pretrained without labels", "windows of real cases",
+    ):  # fmt: skip
+        assert due in text
+
+
+def test_golden_case_is_torch_on_real_windows_with_every_class(cache: Cache, made: tuple[Path, Path]) -> None:
+    run, out = made
+    image, logits = Bundle.open(out).golden()
+    network, spec = load_model(run)
+    np.testing.assert_array_equal(logits, network(torch.from_numpy(image)).numpy())
+    classes: set[int] = set()
+    for window in image:
+        for case in cache.cases:
+            whole = cache.image(case)
+            for start in np.ndindex(*(n - w + 1 for n, w in zip(case.shape, spec.window, strict=True))):
+                place = tuple(slice(s, s + w) for s, w in zip(start, spec.window, strict=True))
+                if case.has_label and np.array_equal(whole[(slice(None), *place)], window):
+                    classes |= set(np.unique(cache.label(case)[place]).tolist())
+    assert classes == {0, 1, 2}
+
+
+def test_bundle_says_nothing_of_people_or_machine(cache: Cache, made: tuple[Path, Path]) -> None:
+    run, out = made
+    for file in out.iterdir():
+        content = file.read_bytes()
+        for secret in (str(run.parent), str(cache.path), "somebody", "patient0", str(Path.cwd()), "0L.nii"):
+            assert secret.encode() not in content, (file.name, secret)
+    with np.load(out / "golden.npz", allow_pickle=False) as arrays:
+        assert sorted(arrays.files) == ["image", "logits"]
+
+
+def test_folds_and_zip(cache: Cache, tmp_path: Path) -> None:
+    run, out = make_run(tmp_path / "run", cache, folds=2), tmp_path / "bundle.zip"
+    export(run, out, data=cache.path, operation=OperationOptions(mirror="on"))
+    assert zipfile.is_zipfile(out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle.zip", "run"]
+    predictor = Predictor(out, threads=1)
+    assert predictor.bundle.spec.mirror_axes == (0, 1, 2)
+    assert predictor.bundle.spec.provenance["networks"] == 2
+    networks = [load_model(run / f"fold_{fold}") for fold in (0, 1)]
+    case = cache.cases[0]
+    image, logits = predictor.bundle.golden()
+    mean = torch.stack([n(torch.from_numpy(image)).softmax(1) for n, _ in networks]).mean(0)
+    np.testing.assert_allclose(torch.from_numpy(logits).softmax(1).numpy(), mean.numpy(), atol=1e-5)
+    ours = segment_image([n for n, _ in networks], networks[0][1], cache.image(case))
+    assert ours.shape == case.shape
+
+
+@pytest.mark.parametrize("kind", ["unet", "classifier"])
+def test_two_dimensions(flat_cache: Cache, tmp_path: Path, kind: str) -> None:
+    run, out = make_run(tmp_path / "run", flat_cache, kind), tmp_path / "bundle"
+    export(run, out, data=flat_cache.path)
+    bundle = Bundle.open(out)
+    assert bundle.spec.task == ("classification" if kind == "classifier" else "segmentation")
+    if kind == "classifier":
+        assert bundle.spec.classes == ("healthy", "ill")
+        assert bundle.spec.parity["max_probability_difference"] < 1e-5
+
+
+def test_a_graph_that_differs_makes_no_bundle(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, out = make_run(tmp_path / "run", cache), tmp_path / "bundle"
+    export_graph = bundle_writer.write_onnx
+
+    def wrong(network: torch.nn.Module, channels: int, window: tuple[int, ...], path: Path) -> None:
+        altered = Ensemble([load_model(run)[0]]).eval()
+        altered.networks[0].decoder.head.bias.data += 0.01
+        export_graph(altered, channels, window, path)
+
+    monkeypatch.setattr(bundle_writer, "write_onnx", wrong)
+    with pytest.raises(BundleError, match=r"logits differ by 0.01 at batch 1, allowed are 0.001.*batch 3"):
+        export(run, out, data=cache.path)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_refusals(cache: Cache, flat_cache: Cache, tmp_path: Path) -> None:
+    run, out = make_run(tmp_path / "run", cache), tmp_path / "bundle"
+    with pytest.raises(CacheError, match="give it with --data"):
+        export(run, out)
+    with pytest.raises(ConfigError, match="prepared otherwise"):
+        export(run, out, data=flat_cache.path)
+    with pytest.raises(CheckpointError, match="model card"):
+        export(run, out, data=cache.path, evaluation=tmp_path)
+    with pytest.raises(ConfigError, match="no labels of this model"):
+        export(run, out, data=cache.path, operation=OperationOptions(largest_component=(9,)))
+    with pytest.raises(CheckpointError, match="no finished model"):
+        export(tmp_path, out, data=cache.path)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    out.mkdir()
+    with pytest.raises(ConfigError, match="exists already"):
+        export(run, out, data=cache.path)
+    with pytest.raises(ConfigError) as caught:
+        ParityOptions(cases=0, min_dice=0.5, max_logit_difference=1)
+    assert len(caught.value.problems) == 3
+    assert verb.POSITIONAL == ("run",)
