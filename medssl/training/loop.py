@@ -78,7 +78,8 @@ class _Window:
 
 def launch(options: TrainOptions) -> Fabric:
     """Start the devices and seed the weights; in a distributed run every process comes out of here."""
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for library in ("lightning.fabric", "lightning.pytorch"):  # what they announce is in our own plan
+        logging.getLogger(library).setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=options.accelerator,
         devices=options.devices,
