@@ -169,14 +169,18 @@ def _arguments(application: Application, stage: str, out: Path, skip: tuple[str,
     cache, run = str(out / "cache"), str(out / stage)
     resume = ["--resume"] if (out / stage / "checkpoints").is_dir() else []
     init = ["--init", str(out / "pretrain" / "encoder.safetensors")]
-    pretrained = "pretrain" in application.stages and "pretrain" not in skip
+    done = [name for name in application.stages if name not in skip]
+    pretrained = "pretrain" in done
+    baseline = ["--baseline", str(out / "baseline")] if "baseline" in done else []
+    evaluation = ["--evaluation", str(out / "evaluate")] if "evaluate" in done else []
+    bundle = str(out / "bundle")
     return {
         "prepare": [str(out / "manifest.csv"), "--config", str(config), "--out", cache],
         "pretrain": ["--config", str(config), "--data", cache, "--out", run, *resume],
         "finetune": ["--config", str(config), "--data", cache, "--out", run, *(init if pretrained else []), *resume],
         "baseline": ["--config", str(config), "--data", cache, "--out", run, *resume],
-        "evaluate": [str(out / "finetune"), "--config", str(config), "--data", cache, "--out", run],
-        "export": [str(out / "finetune"), "--config", str(config), "--data", cache, "--out", str(out / "bundle")],
+        "evaluate": [str(out / "finetune"), "--config", str(config), "--data", cache, "--out", run, *baseline],
+        "export": [str(out / "finetune"), "--config", str(config), "--data", cache, "--out", bundle, *evaluation],
     }[stage]
 
 
