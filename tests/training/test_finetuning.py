@@ -12,13 +12,19 @@ from safetensors.torch import load_file
 
 from medssl.__main__ import main
 from medssl.commands.parsing import parse_verb
+from medssl.data.augment_options import AugmentOptions
 from medssl.data.cache import Cache
 from medssl.models.component import Component
 from medssl.models.networks import build_encoder
 from medssl.models.weights import save_encoder
 from medssl.tasks.inference import classify_image, segment_image
 from medssl.tasks.model_file import load_model, model_folders
+from medssl.tasks.options import CropOptions, InferenceOptions, NetworkOptions, SubsetOptions, TransferOptions
 from medssl.tasks.segmentation import dice, voxel_counts
+from medssl.training.finetune_job import assemble, build_job
+from medssl.training.finetune_settings import Settings
+from medssl.training.loop import launch
+from medssl.training.options import TrainOptions
 
 _CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "finetune").glob("*.yaml"))
 _UNET = {"features": [4, 8, 8], "blocks": [0, 1, 1]}
@@ -140,6 +146,27 @@ def test_pretrained_weights_arrive_and_the_report_is_kept(
     assert ("decoder.head.bias" in report["loaded"]) == decoder
     assert len([name for name in report["loaded"] if name.startswith("encoder.")]) == len(kept)
     assert f"{len(report['loaded'])} tensors loaded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["unet", "vit"])
+def test_the_learning_rate_falls_from_layer_to_layer_of_the_encoder_alone(flat: Cache, kind: str) -> None:
+    encoder, decoder = {
+        "unet": (Component("medssl.models.unet.ResidualUNetEncoder", _UNET), "UNetDecoder"),
+        "vit": (Component("medssl.models.vit.ViT", _VIT), "UNETRDecoder"),
+    }[kind]
+    network = NetworkOptions(encoder, Component(f"medssl.models.decoders.{decoder}"))
+    train = TrainOptions(accelerator="cpu", layer_decay=0.5)
+    parts = (CropOptions((16, 16)), TransferOptions(encoder_lr=0.1), AugmentOptions(), InferenceOptions(), train)
+    settings = Settings("segmentation", "ce", network, *parts, SubsetOptions())
+    tuning = assemble(settings, flat, launch(train))
+    scales = {name: group.scale for group in build_job(tuning, tuning.shares[0]).groups for name in group.names}
+    first, middle, last = {
+        "unet": ("stem.conv.weight", "stages.1.0.conv.weight", "stages.2.0.conv.weight"),
+        "vit": ("patch_embed.weight", "blocks.0.qkv.weight", "blocks.1.qkv.weight"),
+    }[kind]
+    assert scales["network.decoder.head.weight"] == 1
+    assert scales[f"network.encoder.{middle}"] == scales[f"network.encoder.{last}"] / 2
+    assert scales[f"network.encoder.{first}"] < scales[f"network.encoder.{middle}"] < 0.1
 
 
 @pytest.mark.parametrize(("options", "moves"), [({"encoder_lr": 0}, False), ({"frozen_steps": 3}, False), ({}, True)])
@@ -299,8 +326,9 @@ def test_every_configuration_makes_its_network_and_does_a_step(
 @pytest.mark.parametrize("kind", ["unet", "vit"])
 def test_phantoms_are_learned(finetune: Finetune, tmp_path: Path, kind: str) -> None:
     cache = phantom_cache(tmp_path / "cache", 3, 10)
-    given = {"train__steps": 250, "train__lr": 3e-3, "train__ema_decay": 0.98, "train__validate_every": 125}
-    assert finetune(cache, tmp_path / "run", kind, **given, train__warmup_steps=10) == 0
+    given = {"train__steps": 250, "train__lr": 5e-3, "train__ema_decay": 0.98, "train__validate_every": 125}
+    wide = {"network__encoder__init_args__features": [8, 16, 32]} if kind == "unet" else {}
+    assert finetune(cache, tmp_path / "run", kind, **given, **wide, train__warmup_steps=10) == 0
     network, spec = load_model(tmp_path / "run")
     found = [
         dice(voxel_counts(segment_image([network], spec, cache.image(case)), cache.label(case), [1, 2]))
@@ -312,6 +340,10 @@ def test_phantoms_are_learned(finetune: Finetune, tmp_path: Path, kind: str) -> 
 
 @pytest.mark.slow
 def test_textures_are_told_apart(finetune: Finetune, tmp_path: Path) -> None:
-    cache = texture_cache(tmp_path / "cache", 2, 16)
-    assert finetune(cache, tmp_path / "run", "unet_class", train__steps=120, train__lr=3e-3, crops__foreground=0) == 0
-    assert load_model(tmp_path / "run")[1].validation["auroc"] == 1.0
+    cache = texture_cache(tmp_path / "cache", 2, 96)
+    options = {f"augment__{name}_p": 0 for name in ("blur", "low_resolution", "affine", "noise")}  # they hide it
+    options |= {"train__steps": 300, "train__lr": 5e-3, "train__batch_size": 8, "train__ema_decay": 0.98}
+    options |= {"train__validate_every": 50, "crops__foreground": 0, "train__warmup_steps": 20}
+    options |= {"network__encoder__init_args": {"features": [8, 16, 16], "blocks": [0, 1, 1], "norm": "batch"}}
+    assert finetune(cache, tmp_path / "run", "unet_class", **options) == 0
+    assert load_model(tmp_path / "run")[1].validation["auroc"] > 0.97
