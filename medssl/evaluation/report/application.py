@@ -27,11 +27,12 @@ def write_application_report(out: Path, name: str, title: str, notes: tuple[str,
         out: Folder of the run: `pretrain`, `finetune`, `baseline`, `evaluate`, `bundle`, `predictions`.
         name: Name of the application.
         title: One line for people.
-        notes: Sentences that must not be overlooked, for instance that the images are synthetic.
+        notes: Sentences that must not be overlooked; what `OUT/cohort/README.json` says of a made-up cohort is added.
 
     Raises:
         MedsslError: No stage left anything to report.
     """
+    notes = (*notes, *_cohort_notes(out / "cohort" / "README.json"))
     sections = [
         *([Section("About these numbers", warnings=notes)] if notes else []),
         *_evaluation(out / "evaluate"),
@@ -41,6 +42,13 @@ def write_application_report(out: Path, name: str, title: str, notes: tuple[str,
     if not sections:
         raise MedsslError(f"{out} holds nothing to report: no stage has run", reason="nothing-to-report")
     return write_report(out, sections, title or name, f"Application {name}")
+
+
+def _cohort_notes(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    what = json.loads(path.read_text(encoding="utf-8")).get("what", "")
+    return [f"{what}. Nothing about real patients follows from these numbers."] if what else []
 
 
 def _evaluation(folder: Path) -> list[Section]:
@@ -67,7 +75,7 @@ def _arms_explained(results: dict[str, Any]) -> list[str]:
     meanings = {
         "finetune": "finetune: the network of this run.",
         "baseline": "baseline: the same training from random weights, without pretraining.",
-        "threshold rule": "threshold rule: each voxel gets the class of the nearest typical intensity; no network at all.",
+        "threshold rule": "threshold rule: each voxel gets the class of the nearest typical intensity; no network.",
     }
     return [meanings[name] for name in results["arms"] if name in meanings]
 
@@ -76,9 +84,10 @@ def _training(out: Path) -> list[Section]:
     sections = []
     if (out / "pretrain" / "metrics.jsonl").is_file():
         sections.append(loss_curve_section(out / "pretrain", "Pretraining without labels"))
-    if any((out / "pretrain" / "health").glob("*reconstruction*.png")):
+    if any((out / "pretrain" / "health").glob("step-*.png")):
         sections.append(reconstruction_section(out / "pretrain"))
-    runs = {path.parent.name: path.parent for name in ("finetune", "baseline") for path in _logs(out / name)}
+    logs = [path for name in ("finetune", "baseline") for path in _logs(out / name)]
+    runs = {str(path.parent.relative_to(out)): path.parent for path in logs}
     if runs:
         sections.append(loss_curve_section(runs, "Fine-tuning with labels"))
     return sections

@@ -43,13 +43,13 @@ def loss_curve_section(runs: Path | Mapping[str, Path], title: str = "Training")
 
 
 def reconstruction_section(run: Path, title: str = "Reconstructions") -> Section:
-    """First and last reconstruction panel of a pretraining run (`RUN/health/*reconstruction*.png`)."""
+    """First and last reconstruction panel of a pretraining run (`RUN/health/step-N.png`)."""
     folder = Path(run) / "health"
-    panels = sorted(folder.glob("*reconstruction*.png"), key=_natural)
+    panels = sorted(folder.glob("step-*.png"), key=_step)
     if not panels:
         return Section(title, warnings=(f"No reconstruction panel in {folder}.",))
     shown = [panels[0], panels[-1]] if len(panels) > 1 else panels
-    pictures = tuple(file_picture(path, f"{path.stem.replace('_', ' ').replace('-', ' ')}.") for path in shown)
+    pictures = tuple(file_picture(path, f"After {_step(path)} steps.") for path in shown)
     text = "Each row is an image: what went in, what was hidden, what the network made of it."
     return Section(title, (text,), pictures=pictures)
 
@@ -94,9 +94,9 @@ def _run_row(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return (name, str(int(steps[-1])), f"{losses[-1]:.4g}", rate) if steps else (name, "–", "–", rate)
 
 
-def _natural(path: Path) -> list[int | str]:
-    """Key that sorts step 900 before step 1000."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
+def _step(path: Path) -> int:
+    """Number in the name of a panel; 0 where there is none."""
+    return int(re.sub(r"\D", "", path.stem) or 0)
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
