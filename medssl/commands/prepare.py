@@ -65,7 +65,7 @@ def prepare(
     resample_irregular: bool = False,
     workers: int = 2,
 ) -> None:
-    """Bring every image of a manifest to one orientation, voxel size and intensity scale, and store it for fast crops.
+    """Bring the images of a manifest to one orientation, voxel size and intensity scale, stored for fast crops.
 
     Run it again to resume: finished cases are kept. Cases that cannot be used are listed in OUT/problems.csv with the
     reason; the others are finished all the same.
@@ -139,7 +139,8 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
-        different = [key for key in settings if before.get(key) != settings[key]]
+        now = json.loads(json.dumps(settings))  # as it is read back: tuples become lists
+        different = [key for key in now if before.get(key) != now[key]]
         if different:
             raise CacheError(
                 f"{out} was begun with other settings ({', '.join(different)}): choose another folder, or remove it",
@@ -291,8 +292,8 @@ def _summary(out: Path, jobs: Sequence[Job], problems: Sequence[Problem]) -> Non
     splits = Counter(job.row.split for job in jobs if job.row.case in kept)
     labelled = sum(bool(job.row.label) for job in jobs if job.row.case in kept)
     say(
-        f"prepared {len(kept)} cases ({', '.join(f'{n} {s}' for s, n in sorted(splits.items()))}), {labelled} with a label map\n"
-        + "\n".join(f"  suggestion: {line}" for line in content["proposals"])
+        f"prepared {len(kept)} cases ({', '.join(f'{n} {s}' for s, n in sorted(splits.items()))}), "
+        f"{labelled} with a label map\n" + "\n".join(f"  suggestion: {line}" for line in content["proposals"])
     )
     if problems:
         shown = "\n".join(f"  - {Path(p.path).name}: {p.message} ({p.reason})" for p in problems[:20])

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from medssl.data.fingerprint import case_fingerprint, merge, propose
+from medssl.data.splits import assign_splits, folds, nested_subset, parse_fractions
+from medssl.imaging.errors import ConfigError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.volume import Volume
+
+_PATIENTS = [f"p{k:02d}" for k in range(40)]
+
+
+def test_shares_are_kept_and_every_patient_has_one_split():
+    splits = assign_splits([*_PATIENTS, *_PATIENTS], (0.7, 0.15, 0.15), seed=1)
+    assert sorted(splits) == _PATIENTS
+    assert [list(splits.values()).count(name) for name in ("train", "val", "test")] == [28, 6, 6]
+    assert splits == assign_splits(_PATIENTS[::-1], (0.7, 0.15, 0.15), seed=1)
+    assert splits != assign_splits(_PATIENTS, (0.7, 0.15, 0.15), seed=2)
+
+
+def test_a_small_share_still_gets_a_patient():
+    assert sorted(assign_splits(["a", "b", "c"], (0.9, 0.05, 0.05), seed=0).values()) == ["test", "train", "val"]
+
+
+def test_subsets_are_nested():
+    for seed in range(3):
+        small, large = (nested_subset(_PATIENTS, n, seed) for n in (4, 16))
+        assert large[:4] == small
+    with pytest.raises(ConfigError, match="there are 40"):
+        nested_subset(_PATIENTS, 41, 0)
+
+
+def test_folds_hold_every_patient_out_once():
+    parts = folds(_PATIENTS, 5, seed=0)
+    assert sorted(patient for part in parts for patient in part) == _PATIENTS
+    assert {len(part) for part in parts} == {8}
+    with pytest.raises(ConfigError):
+        folds(_PATIENTS, 1, seed=0)
+
+
+@pytest.mark.parametrize("text", ["70/30", "a/b/c", "-1/1/1", "0/1/1"])
+def test_unusable_fractions(text: str):
+    with pytest.raises(ConfigError, match="split"):
+        parse_fractions(text)
+
+
+def test_fingerprint_counts_and_proposes_with_reasons():
+    def case(spacing: float, voxels: int) -> dict[str, object]:
+        label = np.zeros((8, 8, 8), np.uint8)
+        label.ravel()[:voxels] = 2
+        volume = Volume(
+            np.arange(512, dtype=np.float32).reshape(1, 8, 8, 8), Geometry(np.diag([1, 1, spacing, 1]), (8, 8, 8))
+        )
+        return case_fingerprint(volume, label)
+
+    whole = merge([case(5.0, 3), case(6.0, 4), case(7.0, 5)])
+    assert whole["spacing_mm"] == {"median": [1, 1, 6], "smallest": [1, 1, 5], "largest": [1, 1, 7]}
+    assert whole["label_voxels"]["2"] == 12
+    spacing, patch, batch = propose(whole, 3)
+    assert spacing.startswith("spacing_mm [1.0, 1.0, 5.0]: the median, but axis 2 is 6.0 times coarser")
+    assert patch.startswith("patch [8, 8, 8]")
+    assert batch.startswith("batch ")

@@ -1,0 +1,154 @@
+"""Every file of a messy tree ends in the manifest or in problems.csv."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from dicom_phantom import ramp, slice_dataset, write_series
+
+from medssl.commands.index import index
+from medssl.imaging.errors import ConfigError, ImageError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.index import index_tree
+from medssl.imaging.labels import Label
+from medssl.imaging.manifest import Manifest
+from medssl.imaging.readers.open import read_volume
+from medssl.imaging.readers.scan import scan_tree
+from medssl.imaging.volume import Volume
+from medssl.imaging.writers.dicom_seg import write_dicom_seg
+from medssl.imaging.writers.nifti import write_nifti
+
+
+def _nifti(
+    path: Path, value: float = 0.0, shape: tuple[int, ...] = (4, 5, 6), affine: np.ndarray | None = None
+) -> Path:
+    array = np.full((1, *shape), value, np.float32)
+    write_nifti(Volume(array, Geometry(np.eye(4) if affine is None else affine, shape)), path)
+    return path
+
+
+def _rows(root: Path, out: Path) -> dict[str, dict[str, str]]:
+    index_tree(root, out)
+    with out.open(newline="") as stream:
+        return {row["case"]: row for row in csv.DictReader(stream)}
+
+
+def test_images_and_labels_in_sibling_folders(tmp_path: Path):
+    for name in ("a", "b", "c"):
+        _nifti(tmp_path / "d" / "train_images" / f"{name}.nii.gz", ord(name))
+    _nifti(tmp_path / "d" / "train_labels" / "a.nii.gz")
+    _nifti(tmp_path / "d" / "unlabelled" / "x.nii.gz", 9)
+    rows = _rows(tmp_path / "d", tmp_path / "m.csv")
+    assert sorted(rows) == ["a", "b", "c", "x"]
+    assert rows["a"]["label"] == "d/train_labels/a.nii.gz"
+    assert rows["b"]["label"] == ""
+    assert len(Manifest.read(tmp_path / "m.csv").rows) == 4
+
+
+def test_nnunet_channels_and_decathlon_list(tmp_path: Path):
+    for c in range(2):
+        _nifti(tmp_path / "d" / "imagesTr" / f"p1_{c:04d}.nii.gz", c)
+    _nifti(tmp_path / "d" / "labelsTr" / "p1.nii.gz")
+    _nifti(tmp_path / "e" / "scans" / "q.nii.gz")
+    _nifti(tmp_path / "e" / "truth" / "other.nii.gz")
+    listed = {"training": [{"image": "./scans/q.nii.gz", "label": "./truth/other.nii.gz"}]}
+    (tmp_path / "e" / "dataset.json").write_text(json.dumps(listed))
+    rows = _rows(tmp_path / "d", tmp_path / "m.csv")
+    assert rows["p1"]["image"] == "d/imagesTr/p1_0000.nii.gz;d/imagesTr/p1_0001.nii.gz"
+    assert rows["p1"]["label"] == "d/labelsTr/p1.nii.gz"
+    rows = _rows(tmp_path / "e", tmp_path / "n.csv")
+    assert list(rows) == ["q"]
+    assert rows["q"]["label"].endswith("other.nii.gz")
+
+
+def test_pictures_in_class_folders(tmp_path: Path):
+    for kind in ("benign", "malignant"):
+        for n in range(2):
+            path = tmp_path / "d" / kind / f"{kind}{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            PIL.Image.new("L", (8, 8), n).save(path)
+    rows = _rows(tmp_path / "d", tmp_path / "m.csv")
+    assert {name: row["class"] for name, row in rows.items()} == {
+        f"{kind}{n}": kind for kind in ("benign", "malignant") for n in range(2)
+    }
+
+
+def test_a_dicom_tree_with_segmentation_localizer_and_duplicate(tmp_path: Path):
+    root = tmp_path / "d"
+    companion = {"AccessionNumber": "", "StudyID": "1", "PatientBirthDate": "", "PatientSex": "F", "PatientAge": "063Y"}
+    volume = read_volume(write_series(root / "s", ramp(4), **companion))
+    mask = Volume((volume.array > 0).astype(np.uint8), volume.geometry)
+    write_dicom_seg(mask, volume, (Label(1, "x"),), root / "seg.dcm", model="m", key="k")
+    scout = slice_dataset(ramp(1)[0], (0, 0, 0), ImageType=["DERIVED", "SECONDARY", "LOCALIZER"])
+    scout.save_as(root / "s" / "scout.dcm", enforce_file_format=True)
+    slice_dataset(ramp(4)[2], (0, 0, 5.0), **companion).save_as(root / "s" / "again.dcm", enforce_file_format=True)
+    rows = _rows(root, tmp_path / "m.csv")
+    row = rows["s"]
+    assert (row["modality"], row["sex"], row["age"]) == ("CT", "F", "63")
+    assert row["label"] == "d/seg.dcm"
+    assert row["patient"] not in ("patient", "s")  # a pseudonym
+    with (tmp_path / "problems.csv").open(newline="") as stream:
+        reasons = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(stream)}
+    assert reasons["scout.dcm"] == "localizer"
+    assert {"again.dcm", "002.dcm"} & {name for name, reason in reasons.items() if reason == "duplicate-slice"}
+
+
+def test_no_file_vanishes(tmp_path: Path):
+    root = tmp_path / "d"
+    write_series(root / "good", ramp(4))
+    write_series(root / "gap", ramp(4), positions=[(0, 0, z) for z in (0, 1, 2, 5)], series="1.2.9")
+    _nifti(root / "images" / "a.nii.gz")
+    _nifti(root / "labels" / "a.nii.gz", shape=(4, 5, 7))
+    _nifti(root / "labels" / "lost.nii.gz")
+    (root / "images" / "cut.nii.gz").write_bytes(b"\x1f\x8b\x08")
+    (root / ".hidden").write_text("x")
+    (root / "README.md").write_text("hello")
+    (root / "empty.dcm").touch()
+    (root / "link").symlink_to(root / "nowhere")
+    summary = index_tree(root, tmp_path / "m.csv")
+    told = {Path(problem.path).resolve() for problem in summary.problems}
+    for image in scan_tree(root).images:
+        told |= {file.resolve() for file in image.files}
+    everything = {path.resolve() for path in root.rglob("*") if path.is_file() or path.is_symlink()}
+    assert everything == told
+    reasons = {Path(p.path).name: p.reason for p in summary.problems}
+    assert reasons["000.dcm"] == "missing-slice"
+    assert reasons["cut.nii.gz"] == "truncated"
+    assert reasons["empty.dcm"] == "empty-file"
+    assert reasons["link"] == "broken-link"
+    assert {p.path.rsplit("/", 2)[-2:][0] + "/" + Path(p.path).name: p.reason for p in summary.problems}[
+        "labels/a.nii.gz"
+    ] == "label-grid"
+
+
+def test_patients_from_a_table_and_identical_images(tmp_path: Path):
+    for name in ("l", "r", "z"):
+        _nifti(tmp_path / "d" / f"{name}.nii", 0 if name == "r" else 1)
+    (tmp_path / "d" / "t.csv").write_text("id,patient\nl,P1\nr,P1\n")
+    summary = index_tree(tmp_path / "d", tmp_path / "m.csv")
+    assert [row.patient for row in summary.rows] == ["P1", "P1", "z"]
+    assert any("identical images" in note and "l.nii, z.nii" in note for note in summary.notes)
+
+
+def test_the_verb_refuses_missing_empty_and_existing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(ImageError, match="no folder"):
+        index(tmp_path / "none", tmp_path / "m.csv")
+    (tmp_path / "d").mkdir()
+    with pytest.raises(ImageError, match="folder is empty"):
+        index(tmp_path / "d", tmp_path / "m.csv")
+    assert not (tmp_path / "m.csv").exists()
+    _nifti(tmp_path / "d" / "a.nii")
+    index(tmp_path / "d", tmp_path / "m.csv")
+    assert "found 1 cases of 1 patients" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="exists already"):
+        index(tmp_path / "d", tmp_path / "m.csv")
+
+
+def test_real_decathlon_folder(real_data: Path, tmp_path: Path):
+    summary = index_tree(real_data / "msd_hippocampus_dev", tmp_path / "m.csv")
+    assert len(summary.rows) == 200
+    assert sum(bool(row.label) for row in summary.rows) == 199
+    assert len({row.patient for row in summary.rows if row.label}) == 130

@@ -1,0 +1,110 @@
+"""A bundle that is not what its maker wrote is refused; predictions land in the patient's own geometry."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_bundle import onnx_bytes, write_bundle
+
+from medssl.imaging.errors import BundleError, ImageError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.volume import Volume
+from medssl.runtime.bundle import Bundle, write_sums
+from medssl.runtime.predictor import Predictor
+from medssl.runtime.session import Session
+
+_AFFINE = np.array([[0.0, -0.5, 0, 9], [0, 0, 2.5, -3], [-0.5, 0, 0, 4], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "bundle")
+
+
+def _refused(path: Path) -> str:
+    with pytest.raises(BundleError) as error:
+        Predictor(path)
+    return error.value.reason
+
+
+def test_the_mask_lies_on_the_native_grid(bundle: Path, rng: np.random.Generator):
+    array = rng.uniform(0, 30, size=(1, 11, 9, 14)).astype(np.float32)
+    volume = Volume(array, Geometry(_AFFINE, array.shape[1:]))
+    prediction = Predictor(bundle).predict(volume)
+    assert prediction.mask is not None
+    np.testing.assert_array_equal(prediction.mask.array[0], (array[0] > 10).astype(int) + (array[0] > 20))
+    assert prediction.mask.geometry.is_close(volume.geometry)
+    low = prediction.report["labels"][0]
+    count = int(((array > 10) & (array <= 20)).sum())
+    assert (low["name"], low["voxels"]) == ("low", count)
+    assert low["volume_ml"] == pytest.approx(count * 0.5 * 0.5 * 2.5 / 1000)
+    assert prediction.report["bundle_sha256"] == Bundle.open(bundle).sha256
+    assert "Not a medical device" in prediction.report["notice"]
+
+
+def test_a_zipped_bundle_works_like_the_folder(bundle: Path, tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for file in bundle.iterdir():
+            archive.write(file, f"bundle/{file.name}")
+    assert Bundle.open(tmp_path / "b.zip").sha256 == Bundle.open(bundle).sha256
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "bundle.json", "golden.npz", "MODEL_CARD.md"])
+def test_any_changed_byte_is_noticed(bundle: Path, name: str):
+    content = bytearray((bundle / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / name).write_bytes(bytes(content))
+    assert _refused(bundle) == "hash-mismatch"
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "SHA256SUMS"])
+def test_any_missing_file_is_noticed(bundle: Path, name: str):
+    (bundle / name).unlink()
+    assert _refused(bundle) == "incomplete"
+
+
+def _edit(bundle: Path, **entries: object) -> None:
+    path = bundle / "bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+    write_sums(bundle)
+
+
+def test_versions_and_schema(bundle: Path):
+    _edit(bundle, schema_version=2)
+    with pytest.raises(BundleError, match="needs a newer medssl"):
+        Bundle.open(bundle)
+    _edit(bundle, schema_version=1, surprise=1)
+    assert _refused(bundle) == "schema"
+
+
+def test_golden_mismatch(tmp_path: Path):
+    assert _refused(write_bundle(tmp_path / "b", golden_shift=0.1)) == "golden"
+    assert Predictor(write_bundle(tmp_path / "c", golden_shift=1e-4)).golden_difference == pytest.approx(1e-4, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "model", [b"", b"no graph", onnx_bytes(domain="evil.custom"), onnx_bytes(output="other")], ids=len
+)
+def test_models_that_are_no_plain_graph(tmp_path: Path, model: bytes):
+    assert _refused(write_bundle(tmp_path / "b", model)) == "bad-model"
+
+
+def test_absent_bundle_and_no_zip(tmp_path: Path):
+    assert _refused(tmp_path / "none") == "no-bundle"
+    (tmp_path / "x.zip").write_text("no zip")
+    assert _refused(tmp_path / "x.zip") == "bad-zip"
+
+
+def test_wrong_channels_are_refused_and_odd_spacing_is_doubted(bundle: Path):
+    predictor = Predictor(bundle)
+    two = Volume(np.zeros((2, 8, 8, 8), np.float32), Geometry(_AFFINE, (8, 8, 8)))
+    with pytest.raises(ImageError, match="takes 1 channel"):
+        predictor.predict(two)
+    wide = Volume(np.zeros((1, 8, 8, 8), np.float32), Geometry(np.diag([9.0, 9, 9, 1]), (8, 8, 8)))
+    assert any("outside the training data" in warning for warning in predictor.predict(wide).report["warnings"])
+
+
+def test_threads_are_what_was_asked_for(bundle: Path):
+    assert Session(bundle / "model.onnx", 1).threads == 1

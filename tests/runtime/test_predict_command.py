@@ -1,0 +1,116 @@
+"""The verb as a clinician runs it, on files and on mistakes."""
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_phantom import ramp, write_series
+from tiny_bundle import write_bundle
+
+from medssl.__main__ import main
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.volume import Volume
+from medssl.imaging.writers.nifti import write_nifti
+
+_COMPANION = {"AccessionNumber": "", "StudyID": "1", "PatientBirthDate": "", "PatientSex": "O", "StudyDate": "20260101"}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "bundle")
+
+
+def _nifti(path: Path, shape: tuple[int, ...] = (9, 10, 11)) -> Path:
+    values = np.random.default_rng(1).uniform(0, 30, size=(1, *shape)).astype(np.float32)
+    write_nifti(Volume(values, Geometry(np.diag([0.5, 0.5, 2.5, 1]), shape)), path)
+    return path
+
+
+def test_a_nifti_file_gives_mask_report_and_summary(bundle: Path, tmp_path: Path):
+    image = _nifti(tmp_path / "scan.nii.gz")
+    assert main(["predict", str(bundle), str(image), "--out", str(tmp_path / "out"), "--format", "nifti,json,png"]) == 0
+    folder = tmp_path / "out" / "scan"
+    assert sorted(p.name for p in folder.iterdir()) == ["overlay.png", "report.json", "seg.nii.gz"]
+    mask = nib.load(folder / "seg.nii.gz")
+    np.testing.assert_allclose(mask.affine, nib.load(image).affine)
+    voxels = nib.load(image).get_fdata()
+    np.testing.assert_array_equal(mask.get_fdata(), (voxels > 10).astype(int) + (voxels > 20))
+    report = json.loads((folder / "report.json").read_text())
+    with (tmp_path / "out" / "summary.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["status"] == "ok"
+    assert float(row["low_ml"]) == report["labels"][0]["volume_ml"]
+
+
+def test_a_tree_with_one_bad_case_finishes_the_others(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    _nifti(tmp_path / "in" / "a.nii.gz")
+    write_series(tmp_path / "in" / "series", (ramp(4) % 30).astype(np.int16), **_COMPANION)
+    bad = _nifti(tmp_path / "in" / "b.nii.gz")
+    bad.write_bytes(bad.read_bytes()[:-40])
+    assert main(["predict", str(bundle), str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
+    with (tmp_path / "out" / "summary.csv").open(newline="") as stream:
+        rows = {row["case"]: row for row in csv.DictReader(stream)}
+    assert {name: row["status"] for name, row in rows.items()} == {"a": "ok", "b": "truncated", "series": "ok"}
+    assert "1 of 3 case(s) failed" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "b").exists()
+    assert not list((tmp_path / "out").glob(".partial*"))
+
+
+def test_dicom_seg_from_dicom_only(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    series = write_series(tmp_path / "series", (ramp(4) % 30).astype(np.int16), **_COMPANION)
+    out = str(tmp_path / "out")
+    assert main(["predict", str(bundle), str(series), "--out", out, "--format", "dicom-seg"]) == 0
+    assert [p.name for p in (tmp_path / "out" / "series").iterdir()] == ["seg.dcm"]
+    image = str(_nifti(tmp_path / "a.nii.gz"))
+    assert main(["predict", str(bundle), image, "--out", out, "--format", "dicom-seg,json"]) == 2
+    assert "not-dicom" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["BUNDLE", "absent.nii.gz", "--out", "OUT"], "absent.nii.gz does not exist"),
+        (["BUNDLE", "IMAGE", "--out", "OUT", "--format", "nifty"], "choose from nifti, dicom-seg, json, png"),
+        (["BUNDLE", "IMAGE", "--out", "OUT", "--treads", "2"], "did you mean threads?"),
+        (["BUNDLE", "IMAGE", "--out", "OUT", "--threads", "two"], "option threads = 'two'"),
+        (["BUNDLE", "IMAGE"], "out is missing"),
+        (["none", "IMAGE", "--out", "OUT"], "bundle none does not exist"),
+        (["BUNDLE", "EMPTY", "--out", "OUT"], "holds no image"),
+        (["BUNDLE", "IMAGE", "--out", "IMAGE/x"], "error (file)"),
+    ],
+)
+def test_mistakes_are_one_message_and_leave_nothing(
+    bundle: Path, tmp_path: Path, arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "empty").mkdir()
+    image = _nifti(tmp_path / "scan.nii.gz")
+    names = {
+        "BUNDLE": bundle,
+        "IMAGE": image,
+        "OUT": tmp_path / "out",
+        "EMPTY": tmp_path / "empty",
+        "IMAGE/x": image / "x",
+    }
+    assert main(["predict", *(str(names.get(a, a)) for a in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert part in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_are_not_overwritten_unless_asked(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["predict", str(bundle), str(_nifti(tmp_path / "a.nii.gz")), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert "already holds results of 1 case(s)" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_cases_of_one_name_do_not_collide(bundle: Path, tmp_path: Path):
+    first, second = _nifti(tmp_path / "x" / "a.nii.gz"), _nifti(tmp_path / "y" / "a.nii.gz")
+    assert main(["predict", str(bundle), str(first), str(second), "--out", str(tmp_path / "out")]) == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "a_2", "summary.csv"]

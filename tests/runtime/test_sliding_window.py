@@ -1,0 +1,130 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from medssl.imaging.errors import ImageError
+from medssl.runtime.postprocess import components, keep_largest
+from medssl.runtime.sliding_window import classify, gaussian, segment, softmax
+
+
+def _network(weights: np.ndarray):
+    """Some network that depends on the place in the window, so that blending matters."""
+
+    def predict(crops: np.ndarray) -> np.ndarray:
+        shifted = np.stack(
+            [np.roll(crops[:, 0], k + 1, axis=-1) + np.roll(crops[:, 0], -k, axis=1) for k in range(len(weights))], 1
+        )
+        return (shifted * weights.reshape(1, -1, *([1] * (crops.ndim - 2)))).astype(np.float32)
+
+    return predict
+
+
+def _oracle(image, window, predict, mirror_axes=()):
+    """All-class scores at full size, windows one by one."""
+    shape = [max(n, w) for n, w in zip(image.shape[1:], window, strict=True)]
+    margins = [(0, 0)] + [((s - n) // 2, s - n - (s - n) // 2) for s, n in zip(shape, image.shape[1:], strict=True)]
+    padded = np.pad(image, margins, mode="edge")
+    starts = []
+    for size, side in zip(shape, window, strict=True):
+        steps = -(-(size - side) // (side // 2)) if size > side else 0
+        starts.append([round(k * (size - side) / steps) for k in range(steps + 1)] if steps else [0])
+    total, weight = 0, gaussian(window)
+    for place in itertools.product(*starts):
+        box = (slice(None), *(slice(p, p + w) for p, w in zip(place, window, strict=True)))
+        if isinstance(total, int):
+            total = np.zeros((predict(padded[box][None]).shape[1], *shape))
+        scores = 0
+        for bits in itertools.product((0, 1), repeat=len(mirror_axes)):
+            axes = tuple(a + 1 for a, bit in zip(mirror_axes, bits, strict=True) if bit)
+            scores = scores + np.flip(softmax(predict(np.flip(padded[box], axes)[None]))[0], axes)
+        total[box] += scores * weight
+    inside = tuple(slice(a, a + n) for (a, _), n in zip(margins[1:], image.shape[1:], strict=True))
+    return total.argmax(axis=0)[inside]
+
+
+@pytest.mark.parametrize("mirror", [(), (0, 1)])
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((50, 33, 70), (16, 16, 16)),
+        ((10, 40, 12), (16, 16, 16)),
+        ((8, 8, 8), (8, 8, 8)),
+        ((40, 61), (16, 24)),
+        ((5, 7), (8, 8)),
+    ],
+)
+def test_streaming_gives_exactly_what_the_full_accumulator_gives(shape, window, mirror, rng):
+    image = rng.normal(size=(1, *shape)).astype(np.float32)
+    predict = _network(rng.normal(size=4))
+    labels = segment(image, window, predict, 4, batch_size=3, mirror_axes=mirror)
+    np.testing.assert_array_equal(labels, _oracle(image, window, predict, mirror))
+
+
+def test_a_pointwise_network_is_reproduced_voxel_by_voxel(rng):
+    image = rng.normal(size=(1, 30, 20, 25)).astype(np.float32)
+    labels = segment(image, (8, 8, 8), lambda x: np.concatenate([x * 0, x, 2 * x - 1], axis=1), 3)
+    expected = np.where(image[0] > 1, 2, (image[0] > 0).astype(int))
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_batches_never_exceed_their_size(rng):
+    seen = []
+
+    def predict(crops: np.ndarray) -> np.ndarray:
+        seen.append(len(crops))
+        return np.concatenate([crops, -crops], axis=1)
+
+    segment(rng.normal(size=(1, 20, 20, 20)).astype(np.float32), (8, 8, 8), predict, 2, batch_size=3)
+    assert max(seen) == 3
+
+
+def test_wrong_window_and_wrong_classes_are_refused():
+    image = np.zeros((1, 9, 9, 9), np.float32)
+    with pytest.raises(ImageError, match="window"):
+        segment(image, (8, 8), lambda x: x, 1)
+    with pytest.raises(ImageError, match="gives 1 classes, 2"):
+        segment(image, (8, 8, 8), lambda x: x, 2)
+
+
+def test_the_weight_is_symmetric_and_highest_in_the_middle():
+    weight = gaussian((9, 8))
+    np.testing.assert_array_equal(weight, weight[::-1, ::-1])
+    assert weight.max() == weight[4, 4] == 1
+    assert weight.min() > 0
+
+
+def test_classification_takes_the_centre_and_averages_mirrorings():
+    image = np.zeros((1, 10, 10), np.float32)
+    image[0, 3:5, 3:7] = 1
+    probabilities = classify(image, (4, 4), lambda x: np.stack([x[:, 0, 0, 0], x[:, 0, 3, 0]], 1), mirror_axes=(0,))
+    np.testing.assert_allclose(probabilities, [0.5, 0.5])
+
+
+@pytest.mark.parametrize("shape", [(40, 41), (12, 13, 14)])
+@pytest.mark.parametrize("density", [0.1, 0.35, 0.6])
+def test_components_equal_a_slow_flood_fill(shape, density, rng):
+    mask = rng.random(shape) < density
+    expected, number = np.zeros(shape, int), 0
+    for seed in map(tuple, np.argwhere(mask)):
+        if expected[seed]:
+            continue
+        number += 1
+        queue = [seed]
+        expected[seed] = number
+        while queue:
+            place = queue.pop()
+            for axis, step in itertools.product(range(len(shape)), (-1, 1)):
+                near = tuple(p + step * (a == axis) for a, p in enumerate(place))
+                if all(0 <= p < n for p, n in zip(near, shape, strict=True)) and mask[near] and not expected[near]:
+                    expected[near] = number
+                    queue.append(near)
+    found = components(mask)
+    pairs = set(zip(found[mask].tolist(), expected[mask].tolist(), strict=True))
+    assert len(pairs) == number == len(np.unique(found[mask]))
+    assert not found[~mask].any()
+
+
+def test_only_the_largest_part_of_the_chosen_labels_is_kept():
+    labels = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [2, 0, 2, 2]], np.uint8)
+    np.testing.assert_array_equal(keep_largest(labels, (1,)), [[1, 1, 0, 0], [0, 0, 0, 0], [2, 0, 2, 2]])
