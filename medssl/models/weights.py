@@ -108,7 +108,8 @@ def load_encoder(network: nn.Module, path: Path, decoder: bool = True) -> LoadRe
     Raises:
         CheckpointError: The file cannot be used, or an encoder tensor that should load did not.
     """
-    tensors, _ = read_encoder(path)
+    tensors, meta = read_encoder(path)
+    channels, wanted = len(meta.get("channels", ())), int(getattr(network.encoder, "in_channels", 0))
     state = network.state_dict()
     loaded, adapted, skipped = {}, {}, []
     for name, tensor in tensors.items():
@@ -116,7 +117,9 @@ def load_encoder(network: nn.Module, path: Path, decoder: bool = True) -> LoadRe
             skipped.append(name)
         elif tensor.shape == state[name].shape:
             loaded[name] = tensor
-        elif name.startswith("encoder.") and (fitted := _other_channels(tensor, state[name])) is not None:
+        elif name.startswith("encoder.") and (
+            (fitted := _other_channels(tensor, state[name], channels, wanted)) is not None
+        ):
             adapted[name] = fitted
         else:
             skipped.append(f"{name} {tuple(tensor.shape)} != {tuple(state[name].shape)}")
@@ -132,14 +135,22 @@ def load_encoder(network: nn.Module, path: Path, decoder: bool = True) -> LoadRe
     return LoadReport(tuple(loaded), tuple(adapted), tuple(skipped), fresh)
 
 
-def _other_channels(tensor: Tensor, wanted: Tensor) -> Tensor | None:
-    """First layer for another number of input channels: their mean, repeated, so that the response keeps its size."""
-    if tensor.ndim == wanted.ndim and tensor.ndim > 2:
-        if tensor.shape[0] != wanted.shape[0] or tensor.shape[2:] != wanted.shape[2:]:
-            return None
-        mean = tensor.mean(1, keepdim=True) * tensor.shape[1] / wanted.shape[1]
-        return mean.expand_as(wanted).contiguous()
-    return None
+def _other_channels(tensor: Tensor, wanted: Tensor, before: int, after: int) -> Tensor | None:
+    """First layer for `after` instead of `before` input channels; None where that is not what differs.
+
+    Each new channel gets the mean of the old ones, scaled by `before / after`: an image repeated over all channels then
+    has the response it had.
+    """
+    if before < 1 or after < 1 or before == after or tensor.ndim != wanted.ndim:
+        return None
+    if tensor.ndim > 2:  # a convolution: (E, C, *kernel)
+        fits = tensor.shape[1] == before and wanted.shape == (tensor.shape[0], after, *tensor.shape[2:])
+        return (tensor.mean(1, keepdim=True) * before / after).expand(wanted.shape).contiguous() if fits else None
+    voxels = tensor.shape[-1] // before
+    if tensor.ndim != 2 or wanted.shape != (tensor.shape[0], voxels * after) or tensor.shape[1] % before:
+        return None
+    mean = tensor.reshape(-1, voxels, before).mean(-1, keepdim=True)  # patches have their channels last
+    return (mean * before / after).expand(-1, -1, after).reshape(wanted.shape).contiguous()
 
 
 def freeze(module: nn.Module, frozen: bool) -> None:
