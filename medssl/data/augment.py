@@ -1,5 +1,6 @@
 """Varied training batches: parameters are drawn first, then a pure function applies them, so every batch replays."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
@@ -10,7 +11,8 @@ from torch import Tensor
 from medssl.data import intensity, spatial
 from medssl.data.augment_options import AugmentOptions
 
-_CONTROLS = 3
+_BIAS_POINTS, _ELASTIC_POINTS = 3, 4
+_SINGLE = 40  # uniform numbers a sample besides those of the two fields
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Variation:
         gamma: (B,) exponent.
         gamma_inverted: (B,) bool.
         bias: (B, 3, ..., 3) logarithm of the field at its control points.
+        elastic: (B, D, 4, ..., 4) displacement in voxels at its control points.
     """
 
     matrix: Tensor
@@ -48,6 +51,7 @@ class Variation:
     gamma: Tensor
     gamma_inverted: Tensor
     bias: Tensor
+    elastic: Tensor
 
     def __getitem__(self, chosen: slice) -> "Variation":
         """The variation of some of the samples."""
@@ -88,25 +92,31 @@ def draw(
         spacing_mm: Voxel size along each spatial axis.
     """
     dims = len(shape)
-    uniform = _Uniform(torch.stack([_uniforms(seed, number, 32 + _CONTROLS**dims) for number in numbers]))
-    moved = uniform.below(options.affine_p)
-    angles = uniform.between(-options.rotation_deg, options.rotation_deg, 3 if dims == 3 else 1)
-    reach = float(np.log1p(options.scale))
-    zoom = uniform.between(-reach, reach, 1)[:, 0].exp()
-    size = torch.tensor(list(shape), dtype=torch.float64)
-    shift = uniform.between(-options.shift, options.shift, 3)[:, :dims] * size
-    wanted = torch.tensor([axis in options.flip_axes for axis in range(dims)])
-    curve = float(np.log1p(options.gamma))
+    bias_shape, elastic_shape = [_BIAS_POINTS] * dims, [dims, *[_ELASTIC_POINTS] * dims]
+    count = _SINGLE + math.prod(bias_shape) + math.prod(elastic_shape)
+    uniform = _Uniform(torch.stack([_uniforms(seed, number, count) for number in numbers]))
 
     def some(probability: float, low: float, high: float, otherwise: float) -> Tensor:
         chosen, value = uniform.below(probability), uniform.between(low, high, 1)[:, 0]
         return torch.where(chosen, value, otherwise)
 
+    turned = uniform.below(options.affine_p)
+    angles = uniform.between(-options.rotation_deg, options.rotation_deg, 3 if dims == 3 else 1)
+    reach, curve = math.log1p(options.scale), math.log1p(options.gamma)
+    zoom = uniform.between(-reach, reach, 1).exp()
+    reach = math.log1p(options.stretch)
+    zoom = zoom * uniform.between(-reach, reach, 3)[:, :dims].exp()
+    size = torch.tensor(list(shape), dtype=torch.float64)
+    shift = uniform.between(-options.shift, options.shift, 3)[:, :dims] * size
+    allowed = torch.tensor([axis in options.flip_axes for axis in range(dims)])
+    bent = uniform.below(options.elastic_p)
     return Variation(
-        matrix=spatial.affine_matrices(angles, zoom, spacing_mm),
-        shift=shift,
-        moved=moved,
-        flips=(uniform.between(0, 1, 3)[:, :dims] < 0.5) & wanted,
+        matrix=torch.where(
+            turned[:, None, None], spatial.affine_matrices(angles, zoom, spacing_mm), torch.eye(dims).double()
+        ),
+        shift=shift * turned[:, None],
+        moved=turned | bent,
+        flips=(uniform.between(0, 1, 3)[:, :dims] < 0.5) & allowed,
         noise=some(options.noise_p, 0, options.noise_std, 0),
         noise_seed=(uniform.between(0, 1, 1)[:, 0] * 2**31).long(),
         blur=some(options.blur_p, options.blur_voxels / 2, options.blur_voxels, 0),
@@ -115,8 +125,8 @@ def draw(
         coarse=some(options.low_resolution_p, 1, options.low_resolution, 1),
         gamma=some(options.gamma_p, -curve, curve, 0).exp(),
         gamma_inverted=uniform.below(0.5),
-        bias=torch.where(uniform.below(options.bias_p), 1.0, 0.0).view(-1, *[1] * dims)
-        * uniform.between(-options.bias, options.bias, _CONTROLS**dims).view(-1, *[_CONTROLS] * dims),
+        bias=uniform.field(uniform.below(options.bias_p), options.bias, bias_shape),
+        elastic=uniform.field(bent, options.elastic_voxels, elastic_shape),
     )
 
 
@@ -133,9 +143,12 @@ def apply(variation: Variation, image: Tensor, label: Tensor | None) -> tuple[Te
     """
     rows = variation.moved.nonzero()[:, 0]
     if len(rows):
-        device = image.device
+        device, elastic = image.device, variation.elastic[rows]
         grid = spatial.sampling_grid(
-            variation.matrix[rows].to(device), variation.shift[rows].to(device), image.shape[2:]
+            variation.matrix[rows].to(device),
+            variation.shift[rows].to(device),
+            image.shape[2:],
+            elastic.to(device) if bool(elastic.any()) else None,
         )
         picked = rows.to(device)
         image = image.index_copy(0, picked, spatial.resample_image(image[picked], grid))
@@ -190,3 +203,8 @@ class _Uniform:
     def below(self, probability: float) -> Tensor:
         """(B,) bool, true with this probability."""
         return self.between(0, 1, 1)[:, 0] < probability
+
+    def field(self, chosen: Tensor, reach: float, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) uniform within `reach` of 0; 0 where a sample is not `chosen` (B,)."""
+        values = self.between(-reach, reach, math.prod(shape)) * chosen[:, None]
+        return values.view(-1, *shape)

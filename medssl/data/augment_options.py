@@ -1,9 +1,11 @@
 """How training images are varied; torch-free, so that help is at once."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from medssl.imaging.errors import ConfigError
+
+_FROM_ZERO = ("scale", "stretch", "elastic_voxels", "noise_std", "brightness", "gamma", "bias")
 
 
 @dataclass
@@ -18,7 +20,7 @@ class AugmentOptions:
     """
 
     affine_p: float = 0.3
-    """Probability of rotation, scale and shift together, done in one resampling."""
+    """Probability of rotation, scale, stretch and shift together, done in one resampling."""
 
     rotation_deg: float = 20.0
     """Largest rotation about each axis, in degrees, on the grid in mm."""
@@ -26,8 +28,17 @@ class AugmentOptions:
     scale: float = 0.25
     """Largest relative change of size: the zoom is drawn between 1 / (1 + scale) and 1 + scale."""
 
+    stretch: float = 0.0
+    """Largest relative change of size of each axis on its own, on top of `scale`, drawn likewise."""
+
     shift: float = 0.0
     """Largest shift along each axis, as a share of the crop."""
+
+    elastic_p: float = 0.0
+    """Probability of a smooth deformation, done in the same resampling as the affine part."""
+
+    elastic_voxels: float = 2.0
+    """Largest displacement along each axis, in voxels, at 4 control points an axis."""
 
     flip_axes: tuple[int, ...] = ()
     """Spatial axes that are mirrored with probability 0.5 each; in RAS+ images axis 0 exchanges left and right."""
@@ -83,11 +94,10 @@ class AugmentOptions:
         values = asdict(self)
         rules = [
             *((name, 0 <= values[name] <= 1, "must lie in [0, 1]") for name in values if name.endswith("_p")),
-            *((name, values[name] >= 0, "must be 0 or more") for name in ("scale", "noise_std", "brightness", "bias")),
+            *((name, values[name] >= 0, "must be 0 or more") for name in _FROM_ZERO),
             ("rotation_deg", 0 <= self.rotation_deg <= 180, "must lie in [0, 180]"),
             ("shift", 0 <= self.shift <= 1, "must lie in [0, 1]"),
             ("contrast", 0 <= self.contrast < 1, "must lie in [0, 1)"),
-            ("gamma", self.gamma >= 0, "must be 0 or more"),
             ("blur_voxels", self.blur_voxels > 0 or self.blur_p == 0, "must be positive where blur_p is"),
             ("low_resolution", self.low_resolution >= 1, "must be 1 or more"),
             (
@@ -103,7 +113,5 @@ class AugmentOptions:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
-NO_AUGMENTATION: dict[str, float] = dict.fromkeys(
-    ("affine_p", "noise_p", "blur_p", "brightness_p", "contrast_p", "low_resolution_p", "gamma_p", "bias_p"), 0.0
-)
+NO_AUGMENTATION: dict[str, float] = {item.name: 0.0 for item in fields(AugmentOptions) if item.name.endswith("_p")}
 """Arguments that turn everything off: `AugmentOptions(**NO_AUGMENTATION)`."""

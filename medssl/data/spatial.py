@@ -15,7 +15,7 @@ def affine_matrices(angles_deg: Tensor, zoom: Tensor, spacing_mm: Sequence[float
 
     Args:
         angles_deg: (B, 3) rotations about the axes in 3D, (B, 1) in 2D, float64.
-        zoom: (B,) enlargement: 2 shows everything twice as large.
+        zoom: (B, D) enlargement along each axis: 2 shows everything twice as large.
         spacing_mm: Voxel size along each spatial axis.
 
     Returns:
@@ -31,10 +31,10 @@ def affine_matrices(angles_deg: Tensor, zoom: Tensor, spacing_mm: Sequence[float
         turn[:, a, a], turn[:, b, b], turn[:, a, b], turn[:, b, a] = cos, cos, -sin, sin
         rotation = rotation @ turn
     spacing = torch.tensor(spacing_mm, dtype=torch.float64)
-    return rotation * (spacing / spacing[:, None]) / zoom[:, None, None]
+    return rotation * (spacing / spacing[:, None]) / zoom[:, None, :]
 
 
-def sampling_grid(matrix: Tensor, shift: Tensor, shape: Sequence[int]) -> Tensor:
+def sampling_grid(matrix: Tensor, shift: Tensor, shape: Sequence[int], elastic: Tensor | None = None) -> Tensor:
     """Where each output voxel is read, in the coordinates of `grid_sample` with `align_corners=True`.
 
     Built from one broadcast sum over the axes: no (voxels x 4) matrix product.
@@ -43,6 +43,7 @@ def sampling_grid(matrix: Tensor, shift: Tensor, shape: Sequence[int]) -> Tensor
         matrix: (B, D, D), from output to input voxel offsets about the centre.
         shift: (B, D) voxels added to the input position.
         shape: Spatial shape.
+        elastic: (B, D, n, ..., n) voxels added to the input position at control points, interpolated linearly.
 
     Returns:
         (B, *S, D) float32, last axis first as `grid_sample` wants it.
@@ -59,6 +60,10 @@ def sampling_grid(matrix: Tensor, shift: Tensor, shape: Sequence[int]) -> Tensor
             view = [-1 if a == axis else 1 for a in range(dims)]
             total = total + scaled[:, row, axis].view(-1, *[1] * dims) * line.view(1, *view)
         grid[..., dims - 1 - row] = total
+    if elastic is not None:
+        mode = "trilinear" if dims == 3 else "bilinear"
+        moved = functional.interpolate(elastic.float(), size=tuple(shape), mode=mode, align_corners=True)
+        grid += (moved / half.view(-1, *[1] * dims)).flip(1).movedim(1, -1)
     return grid
 
 

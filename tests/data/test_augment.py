@@ -73,7 +73,7 @@ def test_resampling_agrees_with_affine_grid_and_grid_sample(dims: int) -> None:
 
 def test_a_quarter_turn_moves_voxels_exactly() -> None:
     label = torch.arange(25).view(1, 5, 5)
-    matrix = spatial.affine_matrices(torch.tensor([[90.0]], dtype=torch.float64), torch.ones(1).double(), (1.0, 1.0))
+    matrix = spatial.affine_matrices(torch.tensor([[90.0]], dtype=torch.float64), torch.ones(1, 1).double(), (1.0, 1.0))
     grid = spatial.sampling_grid(matrix, torch.zeros(1, 2), (5, 5))
     moved = spatial.resample_label(label, grid)
     assert torch.equal(moved[0], torch.rot90(label[0], -1))
@@ -84,7 +84,7 @@ def test_a_rotation_about_each_axis_leaves_that_axis_alone() -> None:
     for axis in range(3):
         angles = torch.zeros(1, 3, dtype=torch.float64)
         angles[0, axis] = 30.0
-        matrix = spatial.affine_matrices(angles, torch.ones(1).double(), (1.0, 1.0, 1.0))[0]
+        matrix = spatial.affine_matrices(angles, torch.ones(1, 1).double(), (1.0, 1.0, 1.0))[0]
         unit = torch.eye(3, dtype=torch.float64)[axis]
         assert torch.allclose(matrix @ unit, unit)
         assert torch.allclose(matrix @ matrix.T, torch.eye(3, dtype=torch.float64))
@@ -92,14 +92,14 @@ def test_a_rotation_about_each_axis_leaves_that_axis_alone() -> None:
 
 def test_rotation_is_one_in_millimetres() -> None:
     """On 1 x 3 mm voxels, 3 voxels along the first axis turn into 1 voxel along the second."""
-    matrix = spatial.affine_matrices(torch.tensor([[90.0]], dtype=torch.float64), torch.ones(1).double(), (1.0, 3.0))
+    matrix = spatial.affine_matrices(torch.tensor([[90.0]], dtype=torch.float64), torch.ones(1, 1).double(), (1.0, 3.0))
     torch.testing.assert_close(matrix[0] @ torch.tensor([3.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double())
 
 
 def test_zoom_two_doubles_what_is_seen() -> None:
     image = torch.zeros(1, 1, 9, 9)
     image[0, 0, 3:6, 3:6] = 1
-    matrix = spatial.affine_matrices(torch.zeros(1, 1).double(), torch.tensor([2.0]).double(), (1.0, 1.0))
+    matrix = spatial.affine_matrices(torch.zeros(1, 1).double(), torch.tensor([[2.0, 2.0]]).double(), (1.0, 1.0))
     zoomed = spatial.resample_image(image, spatial.sampling_grid(matrix, torch.zeros(1, 2), (9, 9)))[0, 0]
     assert torch.equal(zoomed[4], torch.tensor([0, 0.5, 1, 1, 1, 1, 1, 0.5, 0]))
 
@@ -115,7 +115,9 @@ def test_labels_move_with_the_image() -> None:
     """A ball drawn by intensity alone stays that ball after rotation, zoom, shift and flip."""
     axes = torch.meshgrid(*[torch.arange(24.0)] * 3, indexing="ij")
     ball = sum((a - c) ** 2 for a, c in zip(axes, (9, 12, 14), strict=True)) < 36
-    options = AugmentOptions(**{**NO_AUGMENTATION, "affine_p": 1.0}, flip_axes=(0, 1, 2), shift=0.1)
+    options = AugmentOptions(
+        **{**NO_AUGMENTATION, "affine_p": 0.7, "elastic_p": 0.9}, flip_axes=(0, 1, 2), shift=0.1, stretch=0.2
+    )
     batch = {"image": ball[None, None].float(), "label": ball[None].long(), "index": torch.tensor([0])}
     for number in range(8):
         out = Augmentation(options, (1.0, 1.0, 1.0), 0)({**batch, "index": torch.tensor([number])})
@@ -123,6 +125,18 @@ def test_labels_move_with_the_image() -> None:
         dice = 2 * (inside & seen).sum() / (inside.sum() + seen.sum())
         assert dice > 0.95
         assert not torch.equal(inside, ball)
+
+
+def test_elastic_of_equal_controls_is_a_shift_and_of_a_ramp_a_zoom() -> None:
+    row = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    controls = torch.zeros(1, 2, 4, 4)
+    controls[:, 1] = 1
+    still = torch.eye(2)[None], torch.zeros(1, 2), (1, 5)
+    image = row[None, None]
+    assert spatial.resample_image(image, spatial.sampling_grid(*still, controls))[0, 0, 0].tolist() == [2, 3, 4, 5, 5]
+    controls[:, 1] = torch.linspace(1, -1, 4)
+    moved = spatial.resample_image(image, spatial.sampling_grid(*still, controls))
+    torch.testing.assert_close(moved[0, 0, 0], torch.tensor([2.0, 2.5, 3.0, 3.5, 4.0]))
 
 
 def test_flips_are_exact_and_only_along_the_axes_allowed() -> None:
@@ -220,12 +234,27 @@ def test_probabilities_and_ranges_are_those_asked_for() -> None:
     assert v.moved.double().mean() == pytest.approx(options.affine_p, abs=0.04)
     assert float(v.gamma.max()) <= 1.5
     assert float(v.gamma.min()) >= 1 / 1.5
-    assert np.allclose(v.shift.abs().amax(0), (2.5, 5, 10), rtol=0.02)
-    zoom = torch.linalg.det(v.matrix).pow(-1 / 3)
+    assert np.allclose(v.shift.abs().amax(0), (2.5, 5, 10), rtol=0.03)
+    zoom = torch.linalg.det(v.matrix[v.moved]).pow(-1 / 3)
     assert float(zoom.max()) == pytest.approx(1.25, abs=0.01)
     assert float(zoom.min()) == pytest.approx(0.8, abs=0.01)
     assert not v.flips.any()
     assert float(v.bias.abs().max()) == 0
+    assert float(v.elastic.abs().max()) == 0
+    still = ~v.moved
+    assert torch.equal(v.matrix[still], torch.eye(3).double().expand(int(still.sum()), 3, 3))
+
+
+def test_elastic_and_stretch_have_their_own_ranges() -> None:
+    bent = draw(AugmentOptions(affine_p=0, elastic_p=0.5, elastic_voxels=3), range(500), 0, (9, 9), (1.0, 1.0))
+    assert bent.moved.double().mean() == pytest.approx(0.5, abs=0.06)
+    assert torch.equal(bent.moved, bent.elastic.flatten(1).any(1))
+    assert float(bent.elastic.abs().max()) == pytest.approx(3, abs=0.02)
+    options = AugmentOptions(affine_p=1, rotation_deg=0, scale=0, stretch=0.5)
+    zoom = 1 / torch.diagonal(draw(options, range(500), 0, (9, 9), (1.0, 2.0)).matrix, dim1=1, dim2=2)
+    assert float(zoom.max()) == pytest.approx(1.5, abs=0.02)
+    assert float(zoom.min()) == pytest.approx(1 / 1.5, abs=0.02)
+    assert float(torch.corrcoef(zoom.log().T)[0, 1].abs()) < 0.15
 
 
 def test_a_variation_replays_and_is_frozen() -> None:
