@@ -87,7 +87,10 @@ def test_batch_dice_differs_from_the_mean_of_samples():
     target = torch.tensor([[[0.0, 1.0]], [[0.0, 0.0]]])
     counted = torch.ones(2, 1, 2)
     assert soft_dice(probability, target, counted).tolist() == pytest.approx([3 / 5])
-    assert soft_dice(probability, target, counted, batch=False).tolist() == [pytest.approx([1.0]), pytest.approx([1 / 3])]
+    assert soft_dice(probability, target, counted, batch=False).tolist() == [
+        pytest.approx([1.0]),
+        pytest.approx([1 / 3]),
+    ]
 
 
 @pytest.mark.parametrize("shape", _SHAPES)
