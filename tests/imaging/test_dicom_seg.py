@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_phantom import ramp, write_series
+import SimpleITK
+from dicom_phantom import ramp, slice_dataset, write_series
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
@@ -100,8 +101,81 @@ def test_no_dicom_no_seg_and_no_foreign_grid(tmp_path: Path):
     assert not (tmp_path / "a.dcm").exists()
 
 
+def test_planes_that_are_not_those_of_the_files_are_refused(tmp_path: Path):
+    """One gap of 1.4 slices: evened on request to as many planes as there are files, but at other places."""
+    places = [(0, 0, 2.5 * k + (1.0 if k > 8 else 0.0)) for k in range(12)]
+    volume = read_volume(
+        write_series(tmp_path / "s", ramp(12), positions=places, **_COMPANION), resample_irregular=True
+    )
+    assert volume.geometry.shape[2] == len(volume.source.paths) == 12
+    with pytest.raises(ImageError) as error:
+        _write(volume, tmp_path / "seg.dcm")
+    assert error.value.reason == "resampled-source"
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_values_without_a_label_are_refused_and_labels_without_a_code_are_told(tmp_path: Path):
+    volume = read_volume(write_series(tmp_path / "s", ramp(4), **_COMPANION))
+    with pytest.raises(ImageError, match=r"\[3\]") as error:
+        write_dicom_seg(_mask(volume), volume, _LABELS[:1], tmp_path / "seg.dcm", model="m", key="k")
+    assert error.value.reason == "label-values"
+    notes = write_dicom_seg(_mask(volume), volume, _LABELS, tmp_path / "seg.dcm", model="m", key="k")
+    assert len(notes) == 1
+    assert "'lesion' has no code" in notes[0]
+    default = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence[1]
+    assert default.SegmentedPropertyTypeCodeSequence[0].CodeValue == "85756007"
+
+
+def test_identity_follows_source_and_bundle(tmp_path: Path):
+    seen = []
+    for folder, key in (("a", "k1"), ("a", "k2"), ("b", "k1")):
+        if not (tmp_path / folder).exists():
+            write_series(tmp_path / folder, ramp(4), **_COMPANION)
+        volume = read_volume(tmp_path / folder)
+        write_dicom_seg(_mask(volume), volume, _LABELS, tmp_path / "seg.dcm", model="m", key=key)
+        dataset = pydicom.dcmread(tmp_path / "seg.dcm")
+        seen += [dataset.SOPInstanceUID, dataset.SeriesInstanceUID]
+        seen += [segment.TrackingUID for segment in dataset.SegmentSequence]
+    assert len(set(seen)) == 12  # 3 objects: instance, series, 2 segments
+
+
+def test_names_in_any_language(tmp_path: Path):
+    """The source is in Latin-1, the label in Greek: both are legible in the object."""
+    patient = {**_COMPANION, "SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jürgen"}
+    volume = read_volume(write_series(tmp_path / "s", ramp(4), **patient))
+    mask = Volume(np.minimum(_mask(volume).array, 1), volume.geometry)
+    write_dicom_seg(mask, volume, (Label(1, "ήπαρ"),), tmp_path / "seg.dcm", model="Größe", key="k")
+    dataset = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert dataset.SegmentSequence[0].SegmentLabel == "ήπαρ"
+    assert str(dataset.PatientName) == "Müller^Jürgen"
+
+
+def test_simpleitk_sees_the_mask_at_the_same_place(tmp_path: Path):
+    """SimpleITK reads the slices of the source; the place it gives each marked pixel is the one in the object."""
+    places = [(3, -4, -2.5 * k) for k in range(4)]
+    write_series(tmp_path / "s", ramp(4), positions=places, orientation=_OBLIQUE, **_COMPANION)
+    volume = read_volume(tmp_path / "s")
+    _write(volume, tmp_path / "seg.dcm")
+    found = set()
+    for file in sorted((tmp_path / "s").iterdir()):
+        image = SimpleITK.ReadImage(str(file))
+        stored = SimpleITK.GetArrayFromImage(image)[0]
+        value = stored + 1000  # the ramp: 1000 slice + 20 row + column
+        k, rest = np.divmod(value, 1000)
+        row, column = np.divmod(rest, 20)
+        # `_mask` counts slices along the normal, the ramp along the positions, which run against it: k becomes 3 - k.
+        for number, columns, rows, slices in ((1, (2, 3, 4), (1, 2, 3), (2, 1)), (2, (6, 7), (5, 6, 7, 8), (1, 0))):
+            inside = np.isin(column, columns) & np.isin(row, rows) & np.isin(k, slices)
+            for r, c in np.argwhere(inside):
+                place = image.TransformIndexToPhysicalPoint((int(c), int(r), 0))
+                found.add((number, *(round(float(v), 2) for v in place)))
+    assert found == _independent(tmp_path / "seg.dcm")
+
+
 def _errors(path: Path) -> list[str]:
-    done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["dciodvfy", "-new", str(path)], capture_output=True, text=True, errors="replace", check=False
+    )
     return [line for line in done.stderr.splitlines() if line.startswith("Error")]
 
 
@@ -110,6 +184,20 @@ def test_dciodvfy_finds_no_error(tmp_path: Path):
     volume = read_volume(write_series(tmp_path / "s", ramp(4), **_COMPANION))
     _write(volume, tmp_path / "seg.dcm")
     assert _errors(tmp_path / "seg.dcm") == []
+    plane = read_volume(_radiograph(tmp_path / "dx.dcm"))
+    mask = Volume(np.ones((1, *plane.geometry.shape), np.uint8), plane.geometry)
+    write_dicom_seg(mask, plane, (Label(1, "x"),), tmp_path / "dxseg.dcm", model="m", key="k")
+    assert _errors(tmp_path / "dxseg.dcm") == []
+
+
+def _radiograph(path: Path) -> Path:
+    """A plane without a place in the patient."""
+    dataset = slice_dataset(ramp(1)[0], (0, 0, 0), PatientOrientation=["L", "F"], **_COMPANION)
+    del dataset.ImagePositionPatient, dataset.ImageOrientationPatient, dataset.FrameOfReferenceUID
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    dataset.Modality = "CR"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
 
 
 _SERIES = (
