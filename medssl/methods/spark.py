@@ -75,7 +75,10 @@ class SparK(Method):
             if light
             else UNetDecoder(encoder, encoder.in_channels, norm=encoder.norm)
         )
-        self.densify = Densify(encoder.feature_channels, encoder.norm if light else None) if sparse else None
+        self.first = 1 if light else 0  # finest level the decoder reads
+        strides, widths = encoder.strides[self.first :], encoder.feature_channels[self.first :]
+        holes = [all(b % s == 0 for b, s in zip(self.block, stride, strict=True)) for stride in strides]
+        self.densify = Densify(widths, holes, encoder.norm if light else None) if sparse else None
 
     @property
     def encoder(self) -> nn.Module:
@@ -125,8 +128,8 @@ class SparK(Method):
         if self.densify is None:
             voxels = blocks.visible((1,) * len(self.block))
             return self._decode(image, self._encoder(image if voxels is None else image * voxels))
-        masks = [blocks.visible(stride) for stride in self._encoder.strides]
-        return self._decode(image, self.densify(self._encoder(image, blocks), masks))
+        masks = [blocks.visible(stride) for stride in self._encoder.strides[self.first :]]
+        return self._decode(image, self.densify(self._encoder(image, blocks)[self.first :], masks))
 
     def _decode(self, image: Tensor, pyramid: list[Tensor]) -> Tensor:
         prediction: Tensor = self.decoder(image, pyramid)

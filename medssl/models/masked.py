@@ -134,24 +134,28 @@ class Densify(nn.Module):
 
     Args:
         widths: Channels of each level, fine to coarse.
-        norms: Normalise over visible positions first, as SparK does before its light decoder.
+        holes: Whether a level has hidden positions; the others get no vector.
+        norm: Normalise over visible positions first, as SparK does before its light decoder.
     """
 
-    def __init__(self, widths: Sequence[int], norms: NormKind | None = None) -> None:
+    def __init__(self, widths: Sequence[int], holes: Sequence[bool], norm: NormKind | None = None) -> None:
         super().__init__()
-        self.fills = nn.ParameterList(
-            nn.Parameter(nn.init.trunc_normal_(torch.zeros(width), std=0.02, a=-0.02, b=0.02)) for width in widths
+        self.fills = nn.ParameterDict(
+            {
+                str(level): nn.Parameter(nn.init.trunc_normal_(torch.zeros(width), std=0.02, a=-0.02, b=0.02))
+                for level, (width, hole) in enumerate(zip(widths, holes, strict=True))
+                if hole
+            }
         )
-        self.norms = nn.ModuleList(nn.Identity() if norms is None else Norm(width, norms) for width in widths)
+        self.norms = nn.ModuleList([] if norm is None else [Norm(width, norm) for width in widths])
 
     def forward(self, pyramid: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
-        """Maps (B, F, *S) without holes; a level whose mask is None has none and only gets its normalisation."""
+        """Maps (B, F, *S) without holes; `masks` holds None for the levels that have none."""
         filled = []
-        for out, mask, fill, norm in zip(pyramid, masks, self.fills, self.norms, strict=True):
-            normalised = norm(out, mask) if isinstance(norm, Norm) else out
-            if mask is None:
-                filled.append(normalised)
-            else:
-                vector = fill.view(1, -1, *[1] * (out.ndim - 2)).to(out.dtype)
-                filled.append(normalised + vector * (1 - mask).to(out.dtype))
+        for level, (out, mask) in enumerate(zip(pyramid, masks, strict=True)):
+            dense = self.norms[level](out, mask) if self.norms else out
+            if mask is not None:
+                vector = self.fills[str(level)].view(1, -1, *[1] * (out.ndim - 2)).to(out.dtype)
+                dense = dense + vector * (1 - mask).to(out.dtype)
+            filled.append(dense)
         return filled

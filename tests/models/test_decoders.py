@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medssl.imaging.errors import ConfigError
-from medssl.models.decoders import ClassificationHead, LightDecoder, UNETRDecoder, UNetDecoder
+from medssl.models.decoders import ClassificationHead, LightDecoder, UNetDecoder, UNETRDecoder
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
 

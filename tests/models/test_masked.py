@@ -144,12 +144,13 @@ def test_unknown_norm_is_refused():
 
 
 def test_densify_fills_hidden_positions_alone():
-    fill = Densify((4, 8))
+    fill = Densify((4, 8), (True, False))
     pyramid = [torch.randn(2, 4, 4, 4), torch.randn(2, 8, 2, 2)]
     mask = torch.zeros(2, 1, 4, 4)
     mask[:, :, :2] = 1
     fine, coarse = fill([pyramid[0] * mask, pyramid[1]], [mask, None])
     assert torch.equal(fine[:, :, :2], pyramid[0][:, :, :2])
-    assert torch.equal(fine[:, :, 2:], fill.fills[0].detach().view(1, 4, 1, 1).expand(2, 4, 2, 4))
+    assert torch.equal(fine[:, :, 2:], fill.fills["0"].detach().view(1, 4, 1, 1).expand(2, 4, 2, 4))
     assert torch.equal(coarse, pyramid[1])
-    assert all(f.abs().max() <= 0.02 for f in fill.fills)
+    assert list(fill.fills) == ["0"]
+    assert 0 < fill.fills["0"].abs().max() <= 0.02

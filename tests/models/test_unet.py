@@ -88,7 +88,7 @@ def test_nothing_hidden_is_the_dense_network(norm: str, dims: int, training: boo
 @pytest.mark.parametrize("dims", [2, 3])
 def test_levels_coarser_than_a_block_are_dense(dims: int):
     model, blocks = _encoder(dims), _hidden(dims, block=2)
-    fine, middle, coarse = model(torch.randn(2, 1, *[16] * dims), blocks)
+    fine, _, coarse = model(torch.randn(2, 1, *[16] * dims), blocks)
     assert blocks.visible(model.strides[1]) is not None
     assert blocks.visible(model.strides[2]) is None
     assert (fine * (1 - _voxels(blocks)) == 0).all()
@@ -96,17 +96,14 @@ def test_levels_coarser_than_a_block_are_dense(dims: int):
 
 
 def test_one_feature_voxel_sees_only_its_receptive_field_within_the_mask():
-    """A visible block surrounded by hidden ones must not see the next visible block through them at the finest level."""
+    """A visible block must not see the next visible block through the hidden one between them."""
     model = _encoder(2, features=(4, 8), blocks=(2, 1))
     cells = torch.tensor([[[False, True, False]]])
     blocks = HiddenBlocks(cells, (8, 8))
     image = torch.randn(1, 1, 8, 24, requires_grad=True)
-    model.stem.norm.forward = lambda x, visible=None: (
-        x if visible is None else x * visible
-    )  # statistics reach everywhere
-    for block in model.stages[0]:
-        for norm in (block.first.norm, block.norm):
-            norm.forward = lambda x, visible=None: x if visible is None else x * visible
+    norms = [model.stem.norm] + [norm for block in model.stages[0] for norm in (block.first.norm, block.norm)]
+    for norm in norms:  # their statistics reach everywhere
+        norm.forward = lambda x, visible: x * visible
     (gradient,) = torch.autograd.grad(model(image, blocks)[0][..., :8].square().sum(), image)
     assert (gradient[..., :8] != 0).any()
     assert (gradient[..., 8:] == 0).all()

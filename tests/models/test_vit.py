@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (the usual name)
 
 from medssl.imaging.errors import ConfigError
 from medssl.models.vit import TransformerBlock, ViT, attention
