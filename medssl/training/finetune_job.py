@@ -12,6 +12,7 @@ from medssl.data.augment import Augmentation
 from medssl.data.cache import Cache
 from medssl.data.dataset import CropPlan, StepDataset
 from medssl.imaging.errors import ConfigError
+from medssl.imaging.files import sha256
 from medssl.models.networks import Network, NetworkSpec, build_network
 from medssl.models.weights import LoadReport, freeze, load_encoder
 from medssl.tasks.classification import ClassificationTask
@@ -155,7 +156,7 @@ def model_spec(tuning: Finetuning, job: Job) -> ModelSpec:
             "manifest_sha256": cache.manifest_sha256,
             "data_sha256": cache.data_sha256,
             "fingerprint": cache.fingerprint,
-            "init": None if settings.init is None else str(settings.init),
+            "init_sha256": None if settings.init is None else sha256(settings.init),
             "patients": len({case.patient for case in job.share.train}),
             "cases": len(job.share.train),
             "seed": settings.train.seed,

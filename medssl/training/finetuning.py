@@ -33,6 +33,7 @@ def run_all(tuning: Finetuning, out: Path, *, resume: bool, dry_run: bool) -> No
         MedsslError: No room on the disk, or a loss that is no number.
     """
     due = _due(tuning, out, resume)
+    tuning.fabric.barrier()  # every process has looked before the first one writes
     for number, (share, run, resumes) in enumerate(due):
         job = build_job(tuning, share)
         if number == 0:
@@ -136,6 +137,8 @@ def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResu
         job.module.eval()
         scores: dict[str, float] = {}
         if share.validation:  # all cases, in the arithmetic of the clinic
+            if run.writes:
+                sys.stderr.write(f"finetune: scoring the kept weights on {_people(share.validation)}\n")
             whole = make_validation(tuning.cache, share.validation, spec, tuning.fabric, batch_size)
             scores = whole(job.module, result.step)
         kept = result.best_step if hooks.monitor and result.best_step else result.step

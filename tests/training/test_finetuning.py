@@ -198,6 +198,20 @@ def test_last_keeps_the_end_of_the_training(finetune: Finetune, flat: Cache, tmp
     assert not (tmp_path / "last" / "checkpoints" / "best.safetensors").exists()
 
 
+def test_fewer_validation_cases_in_training_and_all_of_them_at_the_end(
+    finetune: Finetune, flat: Cache, tmp_path: Path
+) -> None:
+    assert finetune(flat, tmp_path / "run", inference__cases=1) == 0
+    network, spec = load_model(tmp_path / "run")
+    found = [
+        dice(voxel_counts(segment_image([network], spec, flat.image(case)), flat.label(case), [1, 2])).mean()
+        for case in flat.select("val")
+    ]
+    assert _metrics(tmp_path / "run")[-1]["val/dice"] == pytest.approx(found[0])
+    assert spec.validation["dice"] == pytest.approx(np.mean(found))
+    assert found[0] != found[1]
+
+
 def test_without_validation_cases_the_end_is_kept_and_that_is_said(
     finetune: Finetune, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
