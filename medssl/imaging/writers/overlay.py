@@ -61,11 +61,24 @@ def _flat(image: Volume, mask: Volume | None, labels: Sequence[Label]) -> PIL.Im
     array = image.array[:3] if image.channels >= 3 else image.array[:1].repeat(3, axis=0)
     grey = np.stack([_grey(channel) for channel in array], axis=-1)
     painted = _painted(grey, None if mask is None else mask.array[0], labels)
-    if image.source.format == "dicom":
-        painted = painted.transpose(1, 0, 2)  # the first index runs along a row of a DICOM plane
-    picture = PIL.Image.fromarray(np.ascontiguousarray(painted))
-    scale = 2 * _SIDE / max(picture.size)
-    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+    shown, spacing_mm = _upright_plane(painted, image.geometry)
+    size = np.array([shown.shape[1] * spacing_mm[1], shown.shape[0] * spacing_mm[0]])
+    width, height = np.maximum(np.rint(size * 2 * _SIDE / size.max()), 1).astype(int)
+    return PIL.Image.fromarray(np.ascontiguousarray(shown)).resize((int(width), int(height)))
+
+
+def _upright_plane(plane: _Rgb, geometry: Geometry) -> tuple[_Rgb, tuple[float, float]]:
+    """(rows, columns, 3) as a radiologist sees it (right at the left, anterior or superior up); mm a row, mm a column."""
+    directions = geometry.affine[:3, :2] / geometry.spacing_mm
+    fixed = int(np.argmax(np.abs(np.cross(directions[:, 0], directions[:, 1]))))
+    across = next(axes for axes, *_ in _PLANES if fixed not in axes)[0]
+    column = int(np.argmax(np.abs(directions[across])))
+    row = 1 - column
+    up = next(axes for axes, *_ in _PLANES if fixed not in axes)[1]
+    shown = plane if row == 0 else plane.transpose(1, 0, 2)
+    shown = shown[::-1] if directions[up, row] > 0 else shown
+    shown = shown[:, ::-1] if directions[across, column] > 0 else shown
+    return shown, (geometry.spacing_mm[row], geometry.spacing_mm[column])
 
 
 def _planes(image: Volume, mask: Volume | None, labels: Sequence[Label], middle: Volume | None) -> PIL.Image.Image:
@@ -114,7 +127,7 @@ def _centre(image: Volume, mask: Volume | None) -> npt.NDArray[np.float64]:
 
 
 def _grey(values: npt.NDArray[np.generic], whole: npt.NDArray[np.generic] | None = None) -> npt.NDArray[np.uint8]:
-    low, high = np.percentile(values if whole is None else whole, [0.5, 99.5])
+    low, high = np.percentile((values if whole is None else whole).astype(np.float32), [0.5, 99.5])
     share = (values.astype(np.float32) - low) / max(float(high - low), 1e-6)
     return np.asarray(np.clip(share, 0, 1) * 255, dtype=np.uint8)
 
