@@ -156,7 +156,7 @@ def model_spec(tuning: Finetuning, job: Job) -> ModelSpec:
             "manifest_sha256": cache.manifest_sha256,
             "data_sha256": cache.data_sha256,
             "fingerprint": cache.fingerprint,
-            "init_sha256": None if settings.init is None else sha256(settings.init),
+            "init": None if settings.init is None else {"sha256": sha256(settings.init)},
             "patients": len({case.patient for case in job.share.train}),
             "cases": len(job.share.train),
             "seed": settings.train.seed,
