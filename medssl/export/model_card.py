@@ -61,8 +61,8 @@ def _data(bundle: BundleSpec) -> list[str]:
     lines.append(f"- Began from {begun}.")
     spacing = known.get("fingerprint", {}).get("spacing_mm")
     if spacing:
-        low, high = (", ".join(f"{s:.3g}" for s in spacing[key]) for key in ("smallest", "largest"))
-        lines.append(f"- Voxel sizes of the data set: {low} to {high} mm.")
+        low, high = (_by([round(s, 3) for s in spacing[key]]) for key in ("smallest", "largest"))
+        lines.append(f"- Voxel sizes of the data set: {low if low == high else f'{low} to {high}'} mm.")
     for key, title in (("manifest_sha256", "Manifest"), ("data_sha256", "Prepared data")):
         if key in known:
             lines.append(f"- {title}: SHA-256 `{known[key]}`.")

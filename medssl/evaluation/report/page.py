@@ -50,6 +50,12 @@ class Table:
     caption: str = ""
 
     @property
+    def words(self) -> frozenset[int]:
+        """Columns of words, which stand at the left; numbers stand at the right."""
+        columns = zip(*self.rows, strict=True)
+        return frozenset(n for n, cells in enumerate(columns) if any(cell[:1].isalpha() for cell in cells))
+
+    @property
     def rules(self) -> frozenset[int]:
         """Rows that begin a new group: their first cell differs from the one above, where any two agree."""
         begins = [n for n, row in enumerate(self.rows) if n and row[0] != self.rows[n - 1][0]]

@@ -12,7 +12,7 @@ _COUNTS = {
     "both empty": "both_empty",
     "missed": "missed",
     "invented": "invented",
-    "no distance": "distance_not_defined",
+    "without a distance": "distance_not_defined",
 }
 
 
@@ -28,7 +28,7 @@ def segmentation_section(
     """
     arm = results["arms"][results["arm"]]
     agreement = Table(
-        ("class", "Dice", "HD95 mm", f"surface Dice {results['tolerance_mm']:g} mm", *_COUNTS),
+        ("class", "Dice", "HD95 mm", f"surface Dice {results['tolerance_mm']:g} mm", "not counted"),
         tuple((name, *_agreement_cells(content)) for name, content in arm["classes"].items()),
         "Means over cases with 95 % intervals over patients.",
     )
@@ -110,7 +110,8 @@ def interval_text(interval: Mapping[str, Any], signed: bool = False) -> str:
 
 def _agreement_cells(content: Mapping[str, Any]) -> list[str]:
     measured = [interval_text(content[key]) for key in ("dice", "hd95_mm", "nsd")]
-    return measured + [str(content[key]) for key in _COUNTS.values()]
+    counts = [f"{content[key]} {name}" for name, key in _COUNTS.items() if content[key]]
+    return [*measured, ", ".join(counts) or "–"]
 
 
 def _size_cells(content: Mapping[str, Any]) -> list[str]:
