@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -52,10 +52,6 @@ class Variation:
     gamma_inverted: Tensor
     bias: Tensor
     elastic: Tensor
-
-    def __getitem__(self, chosen: slice) -> "Variation":
-        """The variation of some of the samples."""
-        return Variation(**{item.name: getattr(self, item.name)[chosen] for item in fields(self)})
 
 
 class Augmentation:
