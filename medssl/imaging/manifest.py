@@ -1,10 +1,11 @@
 """The manifest: one row a case, as a CSV file that opens in a spreadsheet."""
 
 import csv
+import difflib
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.imaging.errors import ManifestError
@@ -100,26 +101,58 @@ def _refuse(problems: Sequence[str], where: str) -> None:
 
 def _parse(text: str, path: Path) -> list[tuple[int, Row]]:
     """Rows with their line numbers."""
-    header = text.split("\n", 1)[0]
+    header = text.lstrip("\r\n").split("\n", 1)[0]
     separator = max((",", ";", "\t"), key=header.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
-    names = [name.strip() for name in reader.fieldnames or []]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    rows: list[tuple[int, Row]] = []
+    problems: list[str] = []
+    names: list[str] = []
+    try:
+        for record in reader:
+            values = [value.strip() for value in record]
+            if not any(values):
+                continue
+            if not names:
+                names = [value.lower() for value in values]
+                problems += _header_mistakes(names)
+            elif any(values[len(names) :]):
+                problems.append(
+                    f"line {reader.line_num}: {len(values)} fields for {len(names)} columns;{_advice(separator)}"
+                )
+            else:
+                given = dict(zip(names, values, strict=False))
+                rows.append((reader.line_num, Row(**{_attribute(c): given.get(c, "") for c in COLUMNS})))
+    except csv.Error as error:
+        problems.append(f"line {reader.line_num}: no CSV ({error})")
+    if not problems and not rows:
+        problems = ["it has no cases"] if names else [f"it is empty; the columns are {','.join(COLUMNS)}"]
+    _refuse(problems, str(path))
+    return rows
+
+
+def _header_mistakes(names: Sequence[str]) -> list[str]:
+    problems = [
+        f"line 1: column {name!r} is there twice" for name in sorted(set(names)) if names.count(name) > 1 and name
+    ]
+    absent = [name for name in COLUMNS if name not in names]
+    for name in names:
+        meant = difflib.get_close_matches(name, absent, n=1, cutoff=0.75) if name not in COLUMNS else []
+        if meant:
+            problems.append(
+                f"line 1: column {name!r} is unknown; rename it to {meant[0]!r} (or to something less alike)"
+            )
     missing = [name for name in _REQUIRED if name not in names]
     if missing:
-        raise ManifestError(
-            f"{path} lacks the column(s) {', '.join(missing)}; the columns are {','.join(COLUMNS)}",
-            reason="bad-manifest",
+        problems.append(
+            f"line 1: it lacks the column(s) {', '.join(missing)}; the columns are {','.join(COLUMNS)}, "
+            f"of which {', '.join(_REQUIRED)} are due"
         )
-    rows = []
-    for record in reader:
-        values = {(k or "").strip(): (v or "").strip() if isinstance(v, str) else "" for k, v in record.items()}
-        if any(values.values()):
-            known = {item.name for item in fields(Row)}
-            row = Row(**{_attribute(c): values.get(c, "") for c in COLUMNS if _attribute(c) in known})
-            rows.append((reader.line_num, row))
-    if not rows:
-        raise ManifestError(f"{path} has no cases", reason="bad-manifest")
-    return rows
+    return problems
+
+
+def _advice(separator: str) -> str:
+    channels = " put channels joined by ; between quotes" if separator == ";" else ""
+    return channels or f" put text with a {'tab' if separator == chr(9) else separator} between quotes"
 
 
 def _contradictions(numbered: Sequence[tuple[int, Row]]) -> list[str]:

@@ -58,11 +58,26 @@ def test_all_mistakes_are_told_with_their_lines(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("case,image\nA,a.nii\n", "lacks the column"), (_HEAD, "has no cases"), ("", "lacks the column")],
+    [
+        ("case,image\nA,a.nii\n", "lacks the column"),
+        (_HEAD, "has no cases"),
+        ("", "is empty"),
+        (_HEAD.replace("split", "splits") + "A,p,a.nii,,,,,,,,\n", "'splits' is unknown; rename it to 'split'"),
+        (_HEAD.replace("site", "case") + "A,p,a.nii,,,,,,,,\n", "'case' is there twice"),
+        (_HEAD + "A,p,a.nii,,,,,,,,,more\n", "line 2: 12 fields for 11 columns"),
+        (_HEAD + 'A,p,a.nii,,,,,,,,\n"' + "x" * 200_000, "line 3: no CSV"),
+        (_HEAD.replace(",", ";") + "A;p;a.nii;b.nii;;;;;;;;x\n", "channels joined by ; between quotes"),
+    ],
 )
 def test_unusable_files(tmp_path: Path, text: str, part: str):
     with pytest.raises(ManifestError, match=part):
         _read(tmp_path, text)
+
+
+def test_own_columns_any_case_and_channels_in_a_semicolon_file(tmp_path: Path):
+    text = 'Case;Patient;Image;Scanner\nA;p;"a.nii;b.nii";Vendor\nB;p;a.nii\n'
+    rows = _read(tmp_path, text).rows
+    assert [(row.case, row.image, row.label) for row in rows] == [("A", "a.nii;b.nii", ""), ("B", "a.nii", "")]
 
 
 def test_missing_and_binary_manifest(tmp_path: Path):

@@ -27,6 +27,7 @@ PALETTE = (
 _SIDE = 320
 _MARGIN = 18
 _OPACITY = 0.45
+_SMOOTH = PIL.Image.Resampling.BILINEAR  # bicubic rings at the border of the mask, in a colour of its own
 _BACK, _TEXT = (0, 0, 0), (235, 235, 235)
 _PLANES = (((0, 1), "axial", "RLAP"), ((0, 2), "coronal", "RLSI"), ((1, 2), "sagittal", "APSI"))
 """World axes across and down of each plane, and the letters at left, right, top, bottom (radiological view)."""
@@ -64,11 +65,11 @@ def _flat(image: Volume, mask: Volume | None, labels: Sequence[Label]) -> PIL.Im
     shown, spacing_mm = _upright_plane(painted, image.geometry)
     size = np.array([shown.shape[1] * spacing_mm[1], shown.shape[0] * spacing_mm[0]])
     width, height = np.maximum(np.rint(size * 2 * _SIDE / size.max()), 1).astype(int)
-    return PIL.Image.fromarray(np.ascontiguousarray(shown)).resize((int(width), int(height)))
+    return PIL.Image.fromarray(np.ascontiguousarray(shown)).resize((int(width), int(height)), _SMOOTH)
 
 
 def _upright_plane(plane: _Rgb, geometry: Geometry) -> tuple[_Rgb, tuple[float, float]]:
-    """(rows, columns, 3) as a radiologist sees it (right at the left, anterior or superior up); mm a row, mm a column."""
+    """(rows, columns, 3) as a radiologist sees it (right at the left, anterior or superior up); mm a row, a column."""
     directions = geometry.affine[:3, :2] / geometry.spacing_mm
     fixed = int(np.argmax(np.abs(np.cross(directions[:, 0], directions[:, 1]))))
     across = next(axes for axes, *_ in _PLANES if fixed not in axes)[0]
@@ -143,7 +144,7 @@ def _painted(grey: _Rgb, label: npt.NDArray[np.uint8] | None, labels: Sequence[L
 def _framed(plane: _Rgb, title: str, letters: str) -> PIL.Image.Image:
     picture = PIL.Image.fromarray(np.ascontiguousarray(plane))
     scale = _SIDE / max(picture.size)
-    picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+    picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), _SMOOTH)
     side = _SIDE + 2 * _MARGIN
     frame = PIL.Image.new("RGB", (side, side), _BACK)
     frame.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
