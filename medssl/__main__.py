@@ -1,6 +1,7 @@
 """`medssl VERB ...`: one verb a file in `medssl/commands/`; errors become one message and an exit code.
 
-Exit codes: 0 done, 2 a mistake of the user or an input that cannot be used, 3 an internal error, 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 done, 2 a mistake of the user or an input that cannot be used, 3 an internal error, 130 Ctrl-C, 143
+SIGTERM.
 """
 
 import ast

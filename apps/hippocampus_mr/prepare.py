@@ -1,16 +1,15 @@
 """Manifest of the hippocampus application: which files belong to which person.
 
-Reads the folder of the Medical Segmentation Decathlon's Task04_Hippocampus as published (`imagesTr`, `labelsTr`) or the
-same files as `images`, `labels`. Files `hippocampus_<id>.nii.gz` with the ids 2k-1 and 2k are the two sides of one person,
-so both go into one split.
+Reads the folder of the Medical Segmentation Decathlon's Task04_Hippocampus as published (`imagesTr`, `labelsTr`) or
+the same files as `images`, `labels`. Files `hippocampus_<id>.nii.gz` with the ids 2k-1 and 2k are the two sides of one
+person, so both go into one split.
 """
 
 import re
 from pathlib import Path
 
-from medssl.imaging.manifest import Manifest, Row
-
 from medssl.imaging.errors import ManifestError
+from medssl.imaging.manifest import Manifest, Row
 
 _NAME = re.compile(r"hippocampus_(\d+)\.nii(\.gz)?$")
 _FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))

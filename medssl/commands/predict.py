@@ -28,7 +28,7 @@ class Outcome:
     """What became of one input."""
 
     case: str
-    field: str
+    given: str
     error: MedsslError | None = None
     report: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -147,7 +147,8 @@ def _refuse_existing(out: Path, cases: Sequence[str], overwrite: bool) -> None:
     if there and not overwrite:
         raise ConfigError(
             [
-                f"{out} already holds results of {len(there)} case(s), first {there[0]!r}: choose another --out, or --overwrite"
+                f"{out} already holds results of {len(there)} case(s), first {there[0]!r}: "
+                "choose another --out, or --overwrite"
             ]
         )
 
@@ -162,7 +163,8 @@ def _one(
         volume = read_channels(name, Path(), resample_irregular=resample_irregular)
         if "dicom-seg" in formats and volume.source.format != "dicom":
             raise ImageError(
-                f"{name}: dicom-seg refers to DICOM images, this is {volume.source.format}; leave dicom-seg out of --format",
+                f"{name}: dicom-seg refers to DICOM images, this is {volume.source.format}; "
+                "leave dicom-seg out of --format",
                 reason="not-dicom",
             )
         prediction = predictor.predict(volume)
@@ -219,7 +221,7 @@ def _write_summary(out: Path, outcomes: Sequence[Outcome]) -> None:
         writer.writerow(
             (
                 outcome.case,
-                outcome.field,
+                outcome.given,
                 outcome.error.reason if outcome.error else "ok",
                 f"{outcome.seconds:.2f}",
                 *(numbers.get(name, "") for name in names),
@@ -240,7 +242,8 @@ def _report_failures(out: Path, outcomes: Sequence[Outcome]) -> None:
     if failed:
         lines = "\n".join(f"  - {o.case} ({o.error.reason}): {o.error.message}" for o in failed if o.error)
         raise MedsslError(
-            f"{len(failed)} of {len(outcomes)} case(s) failed, the others are finished; see {out / 'summary.csv'}\n{lines}",
-            reason=failed[0].error.reason if len(failed) == len(outcomes) and failed[0].error else "some-cases-failed",
+            f"{len(failed)} of {len(outcomes)} case(s) failed, the others are finished; "
+            f"see {out / 'summary.csv'}\n{lines}",
+            reason="all-cases-failed" if len(failed) == len(outcomes) else "some-cases-failed",
         )
     say(f"done: {len(outcomes)} case(s), summary in {out / 'summary.csv'}")

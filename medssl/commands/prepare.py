@@ -115,7 +115,7 @@ def prepare(
 
 
 def _with_splits(rows: Sequence[Row], split: str, seed: int) -> list[Row]:
-    """Splits from the manifest where it has any, else by patient, labelled and unlabelled patients each on their own."""
+    """Splits of the manifest where it has any, else by patient; unlabelled patients go into training."""
     from medssl.data.splits import assign_splits, parse_fractions
 
     if any(row.split for row in rows):

@@ -261,7 +261,7 @@ def write_case(
 
 
 def stored(image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-    """The image in the type it is stored in: int16 where whole numbers fit, float16 where it is precise, else float32."""
+    """The image as it is stored: int16 where whole numbers fit, float16 where it is precise, else float32."""
     peak = float(np.abs(image).max())
     if peak <= 32767 and peak > 256 and bool(np.all(image == np.rint(image))):
         return image.astype(np.int16)

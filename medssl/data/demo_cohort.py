@@ -1,4 +1,4 @@
-"""A cohort of virtual patients, made from the MNI152 template that ships inside nilearn: synthetic, and said so everywhere.
+"""A cohort of virtual patients, made from the MNI152 template that ships inside nilearn: synthetic, and said so.
 
 Each patient is the template after a random affine and a smooth random deformation, with contrast, bias field and noise
 of its own. Nothing about real patients can be learned or claimed from it; it shows that the line works.
@@ -114,7 +114,8 @@ def _deformation(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArra
     smooth = np.stack([ndimage.zoom(component, factors, order=3, mode="nearest") for component in coarse])
     offset = grid - centre[:, None, None, None]
     turned: npt.NDArray[np.float64] = np.tensordot(matrix, offset, axes=1)
-    return turned + centre[:, None, None, None] + smooth
+    where: npt.NDArray[np.float64] = turned + centre[:, None, None, None] + smooth
+    return where
 
 
 def _bias_field(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float64]:

@@ -53,8 +53,8 @@ def pair(root: Path, images: Sequence[FoundImage], labels: Sequence[FoundLabel])
     cases = _channels([image for image in images if image.field not in masks])
     for case in cases:
         first = case.images[0]
-        label = listed.get(first.files[0].resolve())
-        case.label = str(label) if label else _by_folder(case, by_name, root)
+        truth = listed.get(first.files[0].resolve())
+        case.label = str(truth) if truth else _by_folder(case, by_name, root)
         objects = [o for o in labels if first.series_uid and first.series_uid in o.series_uids]
         if not case.label and objects:
             case.label = str(objects[0].path)
@@ -129,7 +129,7 @@ def _by_folder(case: Case, masks: dict[tuple[Path, str], FoundImage], root: Path
 
 
 def _counterpart(images: Path, labels: Path, root: Path) -> bool:
-    """True where two folders differ in one name, and only by the words for images and labels (or have no image word)."""
+    """True where two folders differ in one name, and there only by the words for images and labels."""
     ours, theirs = images.relative_to(root).parts, labels.relative_to(root).parts
     if len(ours) != len(theirs):
         return bool(theirs) and theirs[:-1] == ours and bool(_LABEL_WORD.fullmatch(theirs[-1]))

@@ -23,8 +23,8 @@ class Intensity:
     """How intensities are normalised, each channel on its own."""
 
     kind: Literal["zscore", "window", "percentile", "none"] = "zscore"
-    """`zscore`: mean 0, standard deviation 1. `window`: `low` to `high` (HU in CT) to -1 to 1, clipped. `percentile`: the
-    `low`-th to `high`-th percentile to -1 to 1, clipped. `none`: as they are."""
+    """`zscore`: mean 0, standard deviation 1. `window`: `low` to `high` (HU in CT) to -1 to 1, clipped. `percentile`:
+    the `low`-th to `high`-th percentile to -1 to 1, clipped. `none`: as they are."""
 
     low: tuple[float, ...] = ()
     """One number, or one a channel: lower end of the window or lower percentile."""
@@ -33,7 +33,7 @@ class Intensity:
     """One number, or one a channel: upper end of the window or upper percentile."""
 
     nonzero: bool = False
-    """Take mean, deviation and percentiles over voxels that are not 0 (skull-stripped MR); zeros are normalised as well."""
+    """Take mean, deviation and percentiles over voxels that are not 0 (skull-stripped MR); zeros are moved as well."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _oriented(geometry: Geometry, wanted: str) -> Geometry:
 
 
 def _right_angled(geometry: Geometry) -> Geometry:
-    """Smallest grid at right angles, with the first two axes kept and the third along their normal, over the whole image."""
+    """Smallest grid at right angles over the whole image: the first axis kept, the third along the slices' normal."""
     columns = geometry.affine[:3, :3]
     first = columns[:, 0] / np.linalg.norm(columns[:, 0])
     normal = np.cross(columns[:, 0], columns[:, 1])
@@ -248,7 +248,8 @@ def _normalised(array: npt.NDArray[np.float32], intensity: Intensity) -> npt.NDA
         raise ImageError(
             f"{array.shape[0]} channels, but intensity.low has {len(intensity.low)} numbers", reason="channels"
         )
-    return np.stack([_normalised_channel(channel, intensity, c) for c, channel in enumerate(array)])
+    channels = [_normalised_channel(channel, intensity, c) for c, channel in enumerate(array)]
+    return np.stack(channels)
 
 
 def _normalised_channel(channel: npt.NDArray[np.float32], intensity: Intensity, number: int) -> npt.NDArray[np.float32]:
@@ -263,4 +264,5 @@ def _normalised_channel(channel: npt.NDArray[np.float32], intensity: Intensity, 
         low, high = (float(v) for v in np.percentile(measured, [low, high]))
         if not low < high:
             raise ImageError("constant image: both percentiles have one value", reason="constant-image")
-    return (np.clip((channel - low) / (high - low), 0, 1) * 2 - 1).astype(np.float32)
+    scaled: npt.NDArray[np.float32] = (np.clip((channel - low) / (high - low), 0, 1) * 2 - 1).astype(np.float32)
+    return scaled

@@ -129,7 +129,8 @@ def _resample_axis(
     centre = scale * np.arange(size) + shift
     last = array.shape[axis] - 1
     if abs(abs(scale) - 1) < _TOLERANCE and abs(shift - round(shift)) < _TOLERANCE:
-        return np.take(array, np.clip(np.rint(centre).astype(int), 0, last), axis=axis)
+        picked: npt.NDArray[np.generic] = np.take(array, np.clip(np.rint(centre).astype(int), 0, last), axis=axis)
+        return picked
     width = max(abs(scale), 1.0)
     first = np.floor(centre - width).astype(int) + 1
     taps = first[:, None] + np.arange(int(np.ceil(2 * width)))

@@ -59,7 +59,8 @@ class Predictor:
         spec = self.bundle.spec
         if volume.channels != len(spec.channels):
             raise ImageError(
-                f"the bundle takes {len(spec.channels)} channel(s) ({', '.join(spec.channels)}), the image has {volume.channels}",
+                f"the bundle takes {len(spec.channels)} channel(s) ({', '.join(spec.channels)}), "
+                f"the image has {volume.channels}",
                 reason="channels",
             )
         began = time.perf_counter()
@@ -109,7 +110,8 @@ class Predictor:
         if any(not low <= s <= high for s in volume.geometry.spacing_mm):
             own = ", ".join(f"{s:.2f}" for s in volume.geometry.spacing_mm)
             return [
-                f"voxel size {own} mm lies outside the training data's {low:.2f} to {high:.2f} mm: do not trust the result"
+                f"voxel size {own} mm lies outside the training data's {low:.2f} to {high:.2f} mm: "
+                "do not trust the result"
             ]
         return []
 

@@ -72,8 +72,8 @@ def open_session(bundle: Bundle, threads: int = 0) -> tuple[Session, float]:
     difference = float(np.abs(got - logits).max()) if got.shape == logits.shape else float("inf")
     if not difference <= GOLDEN_TOLERANCE:
         raise BundleError(
-            f"golden case: this machine differs by {difference:.3g} from what was recorded (allowed {GOLDEN_TOLERANCE}); "
-            "nothing was predicted",
+            f"golden case: this machine differs by {difference:.3g} from what was recorded "
+            f"(allowed {GOLDEN_TOLERANCE}); nothing was predicted",
             reason="golden",
         )
     return session, difference

@@ -1,8 +1,8 @@
 """Sliding-window inference with bounded memory, over any callable: ONNX Runtime in the clinic, torch in training.
 
-Windows are blended with a Gaussian weight (as nnU-Net does). The image is worked through in slabs along its longest axis:
-once no further window reaches a plane, its class map is written and the plane's scores are dropped, so all-class scores
-never exist at full size. For the class with the highest score the blending weights need not be divided out.
+Windows are blended with a Gaussian weight (as nnU-Net does). The image is worked through in slabs along its longest
+axis: once no further window reaches a plane, its class map is written and the plane's scores are dropped, so all-class
+scores never exist at full size. For the class with the highest score the blending weights need not be divided out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +76,7 @@ def segment(
 def classify(
     image: _Float, window: Sequence[int], predict: Predict, *, mirror_axes: Sequence[int] = ()
 ) -> npt.NDArray[np.float64]:
-    """Class probabilities (K,) of an image: the window at its centre, mirrorings averaged; smaller images are padded."""
+    """Class probabilities (K,) of the window at the image's centre, mirrorings averaged; small images are padded."""
     padded, _ = _padded(image, window)
     place = [(n - w) // 2 for n, w in zip(padded.shape[1:], window, strict=True)]
     crop = padded[(slice(None), *(slice(s, s + w) for s, w in zip(place, window, strict=True)))]
@@ -90,7 +90,8 @@ def gaussian(window: Sequence[int]) -> _Float:
     for side in window:
         away = (np.arange(side) - (side - 1) / 2) / max(side / 8, 0.5)
         weight = weight[..., None] * np.exp(-0.5 * away**2)
-    return np.maximum(weight / weight.max(), 1e-4).astype(np.float32)
+    blend: _Float = np.maximum(weight / weight.max(), 1e-4).astype(np.float32)
+    return blend
 
 
 def softmax(scores: _Float) -> _Float:
@@ -147,8 +148,8 @@ def _scores(
 
 
 def _add(into: _Float, scores: _Float, weight: _Float) -> None:
-    for target, score in zip(into, scores, strict=True):  # a class at a time: the product stays small
-        target += score * weight
+    for number, score in enumerate(scores):  # a class at a time: the product stays small
+        into[number] += score * weight
 
 
 def _flush(slab: _Float, labels: npt.NDArray[np.uint8], stream: int, start: int, done: int) -> None:

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medssl.imaging.readers.open import read_volume
 
 from medssl.data.demo_cohort import Cohort, write_cohort
+from medssl.imaging.readers.open import read_volume
 
 pytest.importorskip("nilearn", reason="the demo extra is not installed")
 _COHORT = Cohort(patients=4, labelled=2, dicom_every=2, spacing_mm=8, seed=3)

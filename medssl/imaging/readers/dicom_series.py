@@ -150,7 +150,8 @@ def gap_error(found: Stack, where: str) -> ImageError:
     missing = abs(ratio - round(ratio)) < 2 * _UNIFORM and round(ratio) > 1
     what = f"{round(ratio) - 1} slice(s) seem to be missing" if missing else "slices are not evenly spaced"
     return ImageError(
-        f"{where}: {what}: {distances[worst]:.2f} mm between slices {worst + 1} and {worst + 2}, {median:.2f} mm elsewhere; "
+        f"{where}: {what}: {distances[worst]:.2f} mm between slices {worst + 1} and {worst + 2}, "
+        f"{median:.2f} mm elsewhere; "
         "get the whole series, or opt in to resampling with resample_irregular",
         reason="missing-slice" if missing else "uneven-spacing",
     )
@@ -160,7 +161,7 @@ def to_volume(instances: Sequence[Instance], *, resample_irregular: bool = False
     """Read the planes of one grid as a volume: (1, columns, rows, slices), or 2D (C, columns, rows) for one plane.
 
     Raises:
-        ImageError: As `stack`, uneven spacing unless `resample_irregular`, pixels that cannot be read or are not finite.
+        ImageError: As `stack`, uneven spacing unless `resample_irregular`, or pixels that cannot be read.
     """
     head = instances[0]
     where = f"series {head.series_uid or head.path}"
@@ -191,7 +192,7 @@ def to_volume(instances: Sequence[Instance], *, resample_irregular: bool = False
 
 
 def _flat(instance: Instance) -> Volume:
-    """A single plane without a place in the patient, such as a radiograph: 2D, mm from its pixel spacing if it has one."""
+    """A plane without a place in the patient, such as a radiograph: 2D, in mm if it has a pixel spacing."""
     pixels, notes = read_frames(instance.frames)
     plane = pixels[0]
     array = np.transpose(plane, (2, 1, 0)) if plane.ndim == 3 else plane.T[None]

@@ -1,6 +1,7 @@
 """NRRD and MetaImage files, through SimpleITK."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,20 +19,21 @@ def read_itk(path: Path) -> Volume:
     Raises:
         ImageError: Missing, truncated, or not 2D or 3D.
     """
-    import SimpleITK as sitk  # noqa: PLC0415 (slow to import, and few inputs need it)
+    import SimpleITK  # noqa: PLC0415 (slow to import, and few inputs need it)
 
+    itk: Any = SimpleITK  # it has no types
     if not path.is_file():
         raise ImageError(f"{path} does not exist", reason="no-such-file")
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    itk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        image = sitk.ReadImage(str(path))
+        image = itk.ReadImage(str(path))
     except RuntimeError as error:
         line = str(error).strip().splitlines()[-1]
         raise ImageError(f"{path} cannot be read ({line}): truncated or damaged", reason="truncated") from error
     dims = image.GetDimension()
     if dims not in (2, 3):
         raise ImageError(f"{path}: {dims}D image where 2D or 3D is due", reason="not-3d")
-    array = sitk.GetArrayFromImage(image)
+    array = itk.GetArrayFromImage(image)
     array = np.moveaxis(array, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else array[None]
     array = np.transpose(array, (0, *range(dims, 0, -1)))
     affine = np.eye(4)

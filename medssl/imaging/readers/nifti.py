@@ -66,7 +66,8 @@ def _open(path: Path) -> nib.Nifti1Image:
         ValueError,
     ) as error:
         raise ImageError(
-            f"{path} cannot be read as NIfTI ({' '.join(str(error).split())}): it is truncated, damaged or another format",
+            f"{path} cannot be read as NIfTI ({' '.join(str(error).split())}): "
+            "it is truncated, damaged or another format",
             reason="truncated" if path.stat().st_size else "empty-file",
         ) from error
     if not isinstance(image, nib.Nifti1Image):
@@ -76,11 +77,11 @@ def _open(path: Path) -> nib.Nifti1Image:
 
 def _check_spacing(path: Path) -> None:
     """Look at the header as it is in the file: nibabel mends a voxel size of 0 to 1 in silence."""
-    with nib.openers.ImageOpener(path) as stream:
+    with nib.openers.ImageOpener(str(path)) as stream:
         block = stream.read(nib.Nifti1Header.template_dtype.itemsize)
     if len(block) < nib.Nifti1Header.template_dtype.itemsize:
         raise EOFError(f"the header has {len(block)} bytes")
-    header = nib.Nifti1Header(block, check=False)
+    header = nib.Nifti1Header(block, check=False)  # type: ignore[no-untyped-call]
     spacing = [float(s) for s in header["pixdim"][1:4]]
     if int(header["sizeof_hdr"]) == nib.Nifti1Header.sizeof_hdr and any(not np.isfinite(s) or s <= 0 for s in spacing):
         raise ImageError(f"{path}: voxel size {spacing} mm in the header; all must be positive", reason="bad-spacing")

@@ -122,7 +122,8 @@ def read_label(
     foreign = sorted({int(v) for v in wanted} - allowed) if labels else []
     if foreign:
         raise ImageError(
-            f"{path}: label values {foreign} are not in the class list {sorted(allowed)}; add them, or map them with label_map",
+            f"{path}: label values {foreign} are not in the class list {sorted(allowed)}; "
+            "add them, or map them with label_map",
             reason="label-values",
         )
     array = wanted.astype(np.uint8)[inverse].reshape(volume.array.shape)

@@ -47,11 +47,12 @@ def read_raster(path: Path) -> Volume:
 def _picture(path: Path) -> npt.NDArray[np.generic]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-        with PIL.Image.open(path) as image:
+        with PIL.Image.open(path) as file:
+            image: PIL.Image.Image = file
             if image.width * image.height > _MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are more than {_MAX_PIXELS}")
             if image.mode in ("P", "CMYK", "YCbCr", "LA", "RGBA", "1"):
-                image = image.convert("L" if image.mode in ("LA", "1") else "RGB")  # noqa: PLW2901
+                image = image.convert("L" if image.mode in ("LA", "1") else "RGB")
             array = np.array(image)
     return array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array[..., :3], -1, 0))
 
