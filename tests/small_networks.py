@@ -5,8 +5,6 @@ import torch
 from medssl.models.component import Component
 from medssl.models.networks import Network, NetworkSpec, build_network
 
-KINDS = ("unet", "vit", "classifier")
-
 
 def network_spec(kind: str, dims: int, channels: int = 1, classes: int = 3) -> NetworkSpec:
     """Description of a network that trains in no time."""

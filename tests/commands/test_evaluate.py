@@ -10,9 +10,12 @@ import pytest
 from cohort import make_cache, make_run
 
 from medssl.commands.evaluate import evaluate
+from medssl.commands.parsing import parse_verb
 from medssl.data.cache import Cache
 from medssl.evaluation.options import MeasureOptions, PredictOptions
 from medssl.imaging.errors import CacheError, ConfigError, MedsslError
+
+_CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "evaluate").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +116,9 @@ def test_failed_cases_are_named_and_the_others_are_written(
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["arms"]["run"]["cases"] == 3
     assert [failure["case"] for failure in results["failures"]] == ["4R"]
+
+
+@pytest.mark.parametrize("path", _CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_parses(path: Path) -> None:
+    parsed = parse_verb("evaluate", ["RUN", "--config", str(path), "--data", "CACHE", "--out", "OUT"])
+    assert parsed["run"] == Path("RUN")

@@ -12,6 +12,7 @@ from cohort import make_cache, make_run
 from medssl.commands import export as verb
 from medssl.commands.evaluate import evaluate
 from medssl.commands.export import export
+from medssl.commands.parsing import parse_verb
 from medssl.data.cache import Cache
 from medssl.export import bundle_writer
 from medssl.export.onnx import Ensemble
@@ -24,6 +25,8 @@ from medssl.runtime.postprocess import keep_largest
 from medssl.runtime.predictor import Predictor
 from medssl.tasks.inference import segment_image
 from medssl.tasks.model_file import load_model
+
+_CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "export").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,7 @@ def test_bundle_says_nothing_of_people_or_machine(cache: Cache, made: tuple[Path
         content = file.read_bytes()
         for secret in (str(run.parent), str(cache.path), "somebody", "patient0", str(Path.cwd()), "0L.nii"):
             assert secret.encode() not in content, (file.name, secret)
+    assert b".py" not in (out / "model.onnx").read_bytes(), "the exporter keeps stack traces"
     with np.load(out / "golden.npz", allow_pickle=False) as arrays:
         assert sorted(arrays.files) == ["image", "logits"]
 
@@ -167,3 +171,9 @@ def test_refusals(cache: Cache, flat_cache: Cache, tmp_path: Path) -> None:
         ParityOptions(cases=0, min_dice=0.5, max_logit_difference=1)
     assert len(caught.value.problems) == 3
     assert verb.POSITIONAL == ("run",)
+
+
+@pytest.mark.parametrize("path", _CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_parses(path: Path) -> None:
+    parsed = parse_verb("export", ["RUN", "--config", str(path), "--data", "CACHE", "--out", "OUT"])
+    assert parsed["run"] == Path("RUN")

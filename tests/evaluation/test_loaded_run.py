@@ -1,0 +1,76 @@
+"""Runs and caches that do not belong together are refused, with every difference named."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cohort import make_cache, make_run
+
+from medssl.data.cache import Cache
+from medssl.evaluation.loaded_run import check_fits, load_run
+from medssl.evaluation.options import PredictOptions
+from medssl.evaluation.segmentation_cases import _voxel_size
+from medssl.imaging.errors import CheckpointError, ConfigError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.labels import Label
+from medssl.imaging.preprocess import Preprocess
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return make_cache(tmp_path_factory.mktemp("cohort"), dims=2, classes=("a", "b"))
+
+
+def test_folds_are_loaded_with_all_their_patients(cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", cache, folds=2)
+    for fold in (0, 1):
+        (run / f"fold_{fold}" / "run.json").write_text(json.dumps({"patients": {"train": ["x", f"p{fold}"]}}))
+    loaded = load_run(run, PredictOptions(mirror="on", device="cpu"))
+    assert len(loaded.networks) == 2
+    assert loaded.trained_on == {"x", "p0", "p1"}
+    assert loaded.spec.mirror_axes == (0, 1)
+    assert loaded.name == "run"
+
+
+def test_folds_that_differ_make_no_ensemble(cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", cache, folds=2)
+    path = run / "fold_1" / "model.json"
+    content = json.loads(path.read_text())
+    content["window"] = [8, 8]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="make no ensemble"):
+        load_run(run, PredictOptions())
+
+
+def test_edited_weights_are_refused(cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", cache)
+    with (run / "model.safetensors").open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(CheckpointError, match="cut or edited"):
+        load_run(run, PredictOptions())
+
+
+def test_every_difference_between_model_and_cache_is_named(cache: Cache, tmp_path: Path) -> None:
+    spec = load_run(make_run(tmp_path / "run", cache), PredictOptions()).spec
+    check_fits(spec, cache)
+    other = replace(
+        spec,
+        preprocess=Preprocess(spatial_dims=2, spacing_mm=(2.0, 2.0)),
+        channels=("t1", "t2"),
+        labels=(Label(1, "something"),),
+    )
+    with pytest.raises(ConfigError) as caught:
+        check_fits(other, cache)
+    assert len(caught.value.problems) == 3
+    classifier = load_run(make_run(tmp_path / "classifier", cache, "classifier"), PredictOptions()).spec
+    check_fits(classifier, cache)
+    with pytest.raises(ConfigError, match=r"has classes \['a', 'b'\], the model \['b', 'c'\]"):
+        check_fits(replace(classifier, classes=("b", "c")), cache)
+
+
+def test_sizes_have_the_unit_that_the_image_allows() -> None:
+    affine = [[0.5, 0, 0, 0], [0, 2, 0, 0], [0, 0, 4, 0], [0, 0, 0, 1]]
+    assert _voxel_size(Geometry(affine, (3, 3, 3)), calibrated=True) == (pytest.approx(0.004), "mL")  # type: ignore[arg-type]
+    assert _voxel_size(Geometry(affine, (3, 3)), calibrated=True) == (pytest.approx(1.0), "mm2")  # type: ignore[arg-type]
+    assert _voxel_size(Geometry(affine, (3, 3)), calibrated=False) == (1.0, "pixels")  # type: ignore[arg-type]
