@@ -20,9 +20,9 @@ from medssl.imaging.writers.dicom_image import write_mr_series
 from medssl.imaging.writers.nifti import write_nifti
 
 SYNTHETIC = "SYNTHETIC virtual patient, made from the MNI152 template; not a real person"
-TISSUES = ("cerebrospinal_fluid", "grey_matter", "white_matter")
+TISSUES = ("grey_matter", "white_matter")
 _MEAN = np.array([0.22, 0.58, 0.90])
-"""T1-like intensity of each tissue before the patient's own contrast."""
+"""T1-like intensity of fluid, grey and white matter before the patient's own contrast."""
 
 _Array = npt.NDArray[np.float32]
 
@@ -69,7 +69,7 @@ def write_cohort(folder: Path, cohort: Cohort) -> None:
 
 
 def _template(spacing_mm: int) -> tuple[_Array, _Array, Geometry]:
-    """T1 template (*S), tissue probabilities (3, *S) and the grid."""
+    """T1 template (*S), probabilities of fluid, grey and white matter (3, *S), and the grid."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nilearn's notices about its own dependencies
         from nilearn import datasets  # noqa: PLC0415 (slow import, only needed here)
@@ -93,7 +93,7 @@ def _patient(template: _Array, tissues: _Array, rng: np.random.Generator) -> tup
     where = _deformation(template.shape, rng)
     warp = [ndimage.map_coordinates(channel, where, order=1, mode="nearest") for channel in (template, *tissues)]
     anatomy, maps = warp[0], np.stack(warp[1:])
-    label = np.where(maps.sum(axis=0) > 0.5, maps.argmax(axis=0) + 1, 0).astype(np.uint8)
+    label = np.where(maps.sum(axis=0) > 0.5, maps.argmax(axis=0), 0).astype(np.uint8)  # fluid is background
     mean = _MEAN + rng.normal(0, 0.05, size=3)
     image = 0.7 * np.tensordot(mean, maps, axes=1) + 0.3 * anatomy
     image = np.clip(image, 0, None) ** rng.uniform(0.8, 1.25) * _bias_field(template.shape, rng)
