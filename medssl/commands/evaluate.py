@@ -108,6 +108,7 @@ def _segmentation(
         pictures, missing = _overlays(cache, cases, outcome.results[names[0]], arms[names[0]], temporary)
         warnings = [*_warnings(runs, cases, outcome), *missing]
         results = _results(outcome, names[0], split, cache, measure, warnings)
+        results["pictures"] = [{"file": str(p.relative_to(temporary)), "caption": text} for p, text in pictures]
         rows = [row for name, found in outcome.results.items() for result in found for row in result.rows(name)]
         write_text(temporary / "cases.csv", _csv(rows))
         write_json(temporary / "results.json", results)

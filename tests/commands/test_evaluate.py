@@ -13,6 +13,7 @@ from medssl.commands.evaluate import evaluate
 from medssl.commands.parsing import parse_verb
 from medssl.data.cache import Cache
 from medssl.evaluation.options import MeasureOptions, PredictOptions
+from medssl.evaluation.report.application import write_application_report
 from medssl.imaging.errors import CacheError, ConfigError, MedsslError
 
 _CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "evaluate").glob("*.yaml"))
@@ -49,11 +50,19 @@ def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path) -> No
     assert len(rows) == 3 * 4 * 2
     mean = np.mean([float(r["dice"]) for r in rows if r["arm"] == "ours" and r["class"] == "class_1"])
     assert results["arms"]["ours"]["classes"]["class_1"]["dice"]["estimate"] == pytest.approx(mean, abs=1e-5)
+    assert all((out / picture["file"]).is_file() for picture in results["pictures"])
+    assert write_application_report(_as_stages(tmp_path, out), "demo", "").read_text().count("Best case, ") == 4
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2 + 6 + 2
+    assert page.count("data:image/png;base64,") == 2 + 6 + 1
     assert 'src="http' not in page
     assert 'href="http' not in page
     assert "Not a medical device" in page
+
+
+def _as_stages(root: Path, evaluation: Path) -> Path:
+    (root / "stages").mkdir()
+    (root / "stages" / "evaluate").symlink_to(evaluation)
+    return root / "stages"
 
 
 def test_folds_are_measured_as_an_ensemble(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ def _png(path: Path) -> Path:
 def _log(run: Path, steps: int = 60) -> Path:
     run.mkdir(parents=True)
     rows = [{"step": n + 1, "loss": 2.0 / (n + 1), "steps_per_s": 4.0} for n in range(steps)]
-    rows.append({"step": steps, "val/dice": 0.7, "val/broken": None})
+    rows += [{"step": 1, "val/dice": 0.5, "val/once": 0.1}, {"step": steps, "val/dice": 0.7, "val/broken": None}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return run
 
@@ -85,6 +85,12 @@ def test_loss_curves_of_two_runs(tmp_path: Path) -> None:
         "val/dice over the training steps: ours, scratch.",
     ]
     assert section.tables[0].rows[0] == ("ours", "60", "0.03333", "4")
+    assert section.tables[1].header == ("last value", "ours", "scratch", "none")
+    assert section.tables[1].rows == (
+        ("val/broken", "–", "–", "–"),
+        ("val/dice", "0.7", "0.7", "–"),
+        ("val/once", "0.1", "0.1", "–"),
+    )
     assert section.tables[0].rows[2] == ("none", "–", "–", "–")
     assert len(section.warnings) == 1
     (tmp_path / "a" / "metrics.jsonl").write_text("{")
@@ -97,7 +103,8 @@ def test_smoothing_keeps_a_constant_and_the_axis_is_named() -> None:
     lines = figure.axes[0].get_lines()
     assert len(lines) == 2
     np.testing.assert_allclose(lines[1].get_ydata(), 3.0)
-    assert figure.axes[0].get_yscale() == "log"
+    assert figure.axes[0].get_yscale() == "linear"
+    assert curve_figure({"wide": ([1, 2], [1.0, 0.01])}, "loss", logarithmic=True).axes[0].get_yscale() == "log"
 
 
 def test_interval_figure_draws_what_it_is_given() -> None:

@@ -15,8 +15,6 @@ from medssl.evaluation.report.sections import (
 )
 from medssl.imaging.errors import MedsslError
 
-_RANKS = ("best", "median", "worst")
-_KINDS = ("reference", "prediction")
 _SHOWN_PREDICTIONS = 3
 
 
@@ -62,12 +60,7 @@ def _evaluation(folder: Path) -> list[Section]:
     sections = [segmentation_section(results, rows)]
     if results["differences"]:
         sections.append(comparison_section(results, text=_arms_explained(results)))
-    pictures = [
-        (path, f"{rank.capitalize()} case: {kind}.")
-        for rank in _RANKS
-        for kind in _KINDS
-        if (path := folder / "overlays" / f"{rank}_{kind}.png").is_file()
-    ]
+    pictures = [(folder / picture["file"], picture["caption"]) for picture in results["pictures"]]
     return [*sections, overlay_section(pictures, "Best, median and worst case")] if pictures else sections
 
 

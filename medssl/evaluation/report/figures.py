@@ -28,7 +28,7 @@ def curve_figure(
     Args:
         curves: Name to (steps, values).
         ylabel: Name of the values.
-        logarithmic: Logarithmic values; only where all are positive.
+        logarithmic: Logarithmic values where all are positive and the largest is more than 20 times the smallest.
     """
     figure, axes = blank()
     for (name, (steps, values)), colour in zip(curves.items(), _cycled(len(curves)), strict=True):
@@ -38,7 +38,8 @@ def curve_figure(
             axes.plot(steps, smooth, color=colour, label=name)
         else:
             axes.plot(steps, values, color=colour, marker="o", markersize=3, label=name)
-    if logarithmic and all(v > 0 for _, values in curves.values() for v in values):
+    every = [v for _, values in curves.values() for v in values]
+    if logarithmic and min(every) > 0 and max(every) > 20 * min(every):
         axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel(ylabel)

@@ -33,13 +33,19 @@ def loss_curve_section(runs: Path | Mapping[str, Path], title: str = "Training")
     keys = sorted({key for rows in logs.values() for row in rows for key in row})
     pictures = []
     for key in ("loss", *(k for k in keys if k.startswith(("val/", "health/")))):
-        curves = {name: curve for name, rows in logs.items() if (curve := _curve(rows, key))[0]}
+        curves = {name: curve for name, rows in logs.items() if len((curve := _curve(rows, key))[0]) > 1}
         if curves:
             caption = f"{key} over the training steps" + (": " + ", ".join(curves) if len(curves) > 1 else "") + "."
             pictures.append(figure_picture(curve_figure(curves, key, logarithmic=key == "loss"), caption))
-    table = Table(("run", "steps", "last loss", "steps/s"), tuple(_run_row(name, rows) for name, rows in logs.items()))
+    tables = [
+        Table(("run", "steps", "last loss", "steps/s"), tuple(_run_row(name, rows) for name, rows in logs.items()))
+    ]
+    measured = [key for key in keys if key.startswith(("val/", "health/"))]
+    if measured:
+        last = tuple((key, *(_last(rows, key) for rows in logs.values())) for key in measured)
+        tables.append(Table(("last value", *logs), last))
     missing = tuple(f"{name}: no metrics.jsonl in {named[name]}." for name, rows in logs.items() if not rows)
-    return Section(title, tables=(table,), pictures=tuple(pictures), warnings=missing)
+    return Section(title, tables=tuple(tables), pictures=tuple(pictures), warnings=missing)
 
 
 def reconstruction_section(run: Path, title: str = "Reconstructions") -> Section:
@@ -85,6 +91,11 @@ def bundle_section(bundle: Path, predictions: Path | None = None, title: str = "
 def _curve(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
     known = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
     return [step for step, _ in known], [value for _, value in known]
+
+
+def _last(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+    _, values = _curve(rows, key)
+    return f"{values[-1]:.4g}" if values else "–"
 
 
 def _run_row(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
