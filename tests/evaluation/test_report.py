@@ -150,8 +150,8 @@ def test_bundle_section_shows_parity_and_timing(tmp_path: Path) -> None:
     report.write_text(json.dumps({"timing": {"prepare_s": 0.5, "network_s": 1.25}}))
     section = bundle_section(_bundle(tmp_path / "bundle"), tmp_path / "predictions")
     rows = dict(section.tables[0].rows)
-    assert rows["max logit difference, batch 1"] == "1.25e-06"
-    assert rows["differing voxels"] == "0, 100"
+    assert rows["largest difference of a logit, batch 1"] == "1.25e-06"
+    assert rows["voxels that differ, of how many"] == "0, 100"
     assert rows["window"] == "8 × 8"
     assert section.tables[1].header == ("predicted case", "prepare s", "network s")
     assert section.tables[1].rows == (("case1", "0.50", "1.25"),)

@@ -10,6 +10,22 @@ from medssl.evaluation.report.figures import curve_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture, file_picture
 from medssl.imaging.errors import CheckpointError
 
+_PARITY = {
+    "max logit difference, batch 1": "largest difference of a logit, batch 1",
+    "max logit difference, batch 3": "largest difference of a logit, batch 3",
+    "allowed logit difference": "largest difference allowed",
+    "min dice": "smallest Dice between both masks",
+    "due dice": "smallest Dice allowed",
+    "differing voxels": "voxels that differ, of how many",
+    "max probability difference": "largest difference of a probability",
+    "windows": "windows compared",
+    "volumes": "whole images compared",
+    "torch window s": "seconds a window, torch",
+    "onnxruntime window s": "seconds a window, ONNX Runtime",
+    "opset": "ONNX opset",
+}
+"""Entries of bundle.json in words."""
+
 
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Lines of `RUN/metrics.jsonl`; empty where there is none.
@@ -77,7 +93,7 @@ def bundle_section(bundle: Path, predictions: Path | None = None, title: str = "
     size = sum(path.stat().st_size for path in Path(bundle).iterdir() if path.is_file())
     parity = content.get("parity", {})
     rows = [("bundle on disk", f"{size / 1e6:.1f} MB"), ("window", " × ".join(str(n) for n in content["window"]))]
-    rows += [(name, _shown(value)) for name, value in _flat(parity)]
+    rows += [(_PARITY.get(name, name), _shown(value)) for name, value in _flat(parity)]
     tables = [Table(("measured at export", ""), tuple(rows))]
     text = ["The exported graph was compared with the trained network on real cases before the bundle was written."]
     if predictions is not None:
