@@ -1,19 +1,23 @@
 """From a folder of scans to a manifest, and a table of everything that did not make it."""
 
-import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medssl.imaging.duplicates import likely_duplicates
 from medssl.imaging.errors import ImageError
-from medssl.imaging.files import sha256
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
-from medssl.imaging.pairing import Case, pair, patients_from_tables
+from medssl.imaging.naming import bids_subject, unique_names
+from medssl.imaging.pairing import SPLIT_FOLDERS, Case, pair
 from medssl.imaging.problems import Problem, write_problems
 from medssl.imaging.readers.scan import FoundImage, Scan, scan_tree
+from medssl.imaging.tables import Decathlon, PatientTable, decathlon_lists, patient_tables
+
+_FEW = 4
+"""Names shown of a longer list."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class IndexSummary:
     Args:
         rows: Rows of the manifest.
         problems: Files left out or mended, with reasons.
-        notes: What the user should know: how patients were told, likely duplicates.
+        notes: What the user should know: how patients were told, what was mended, likely duplicates.
     """
 
     rows: tuple[Row, ...]
@@ -42,38 +46,86 @@ def index_tree(root: Path, out: Path) -> IndexSummary:
         ImageError: The folder does not exist or holds no image.
     """
     scan = scan_tree(root)
-    cases = pair(root, scan.images, scan.labels)
-    patients, tables = patients_from_tables(root)
-    notes = [f"patients were taken from {table.relative_to(root)}" for table in tables]
-    problems = [p for p in scan.problems if p.path not in {str(t) for t in tables}]
-    problems += [Problem(str(t), "table", "mended", "used to tell which cases belong to one patient") for t in tables]
-    problems += _unused_labels(scan, cases)
+    own = {out.resolve(), (out.parent / "problems.csv").resolve()}
+    tables = patient_tables([p for p in sorted(root.rglob("*.csv")) if p.resolve() not in own])
+    listed = decathlon_lists(set(root.rglob("dataset.json")))
+    images, problems = _nameable(scan.images, out.parent)
+    cases = pair(root, images, scan.labels, listed)
+    cases, mixed = _one_grid(cases)
+    problems = [*scan.problems, *problems, *mixed, *_unused_labels(scan, images, cases, mixed)]
     for case in cases:
-        problems += _check_label(case, scan)
+        problems += _check_label(case, images)
     if not cases:
         counts = ", ".join(f"{n} {reason}" for reason, n in Counter(p.reason for p in problems).most_common())
         raise ImageError(
             f"{root} holds no image that can be used ({counts or 'the folder is empty'})", reason="no-images"
         )
-    rows = _rows(cases, patients, out.parent)
-    notes += _likely_duplicates(cases, rows)
-    Manifest.from_rows(rows, out.parent).write(out)
+    used, notes = _patients(cases, tables, root)
+    rows = _rows(cases, used, listed, root, out.parent)
+    notes += _remarks(cases, rows, root) + _duplicates(cases, rows)
+    problems = _told_apart(problems, [table.path for table in tables], used, listed)
+    manifest = Manifest.from_rows(rows, out.parent)
     write_problems(out.parent / "problems.csv", problems)
+    manifest.write(out)
     return IndexSummary(tuple(rows), tuple(problems), tuple(notes))
 
 
-def _unused_labels(scan: Scan, cases: Sequence[Case]) -> list[Problem]:
+def _nameable(images: Sequence[FoundImage], root: Path) -> tuple[list[FoundImage], list[Problem]]:
+    """Images whose path a manifest can hold: `;` joins channels there, `#` picks a series."""
+    kept, problems = [], []
+    for image in images:
+        path = image.field.removesuffix(f"#{image.series_uid}") if image.series_uid else image.field
+        relative = os.path.relpath(Path(path).resolve(), root.resolve())
+        if set(path) & set(";#\r\n") or relative != relative.strip():
+            message = (
+                "a path in a manifest must not hold ; or # or line breaks, nor begin or end with a space: rename it"
+            )
+            problems += [Problem(str(file), "unusable-name", "left out", message) for file in image.files]
+        else:
+            kept.append(image)
+    return kept, problems
+
+
+def _one_grid(cases: Sequence[Case]) -> tuple[list[Case], list[Problem]]:
+    """Cases whose channels lie on one grid; the files of the others are told."""
+    kept, problems = [], []
+    for case in cases:
+        grids = [image.geometry for image in case.images if image.geometry is not None]
+        different = next((text for grid in grids[1:] if (text := _difference(grids[0], grid))), "")
+        if different:
+            message = f"the channels of {case.name} differ in {different}: resample them to one grid first"
+            problems += [Problem(image.field, "channel-grid", "left out", message) for image in case.images]
+            problems += [Problem(case.label, "channel-grid", "left out", message)] if case.label else []
+        else:
+            kept.append(case)
+    return kept, problems
+
+
+def _unused_labels(
+    scan: Scan, images: Sequence[FoundImage], cases: Sequence[Case], told: Sequence[Problem]
+) -> list[Problem]:
     """Label files that no case uses: they must not vanish."""
     used = {case.label for case in cases} | {image.field for case in cases for image in case.images}
-    lost = [str(label.path) for label in scan.labels if str(label.path) not in used]
-    lost += [image.field for image in scan.images if image.field not in used]
-    message = "no image of its name or series was found for this label"
-    return [Problem(path, "label-without-image", "left out", message) for path in lost]
+    used |= {problem.path for problem in told}
+    taken = {image.series_uid for case in cases for image in case.images if case.label and image.series_uid}
+    problems = []
+    for label in scan.labels:
+        if str(label.path) not in used:
+            message = "no image of the series it refers to was found"
+            if taken.intersection(label.series_uids):
+                message = "the series it refers to has another label already, which was taken"
+            problems.append(Problem(str(label.path), "label-without-image", "left out", message))
+    message = (
+        "by its folder or name it is a label, but no image goes with it: the image has the same name in a folder "
+        "called images instead of labels, or lies beside it as NAME where this is NAME_mask"
+    )
+    unpaired = [image for image in images if image.field not in used]
+    return problems + [Problem(image.field, "label-without-image", "left out", message) for image in unpaired]
 
 
-def _check_label(case: Case, scan: Scan) -> list[Problem]:
+def _check_label(case: Case, images: Sequence[FoundImage]) -> list[Problem]:
     """Drop a label that does not lie on its image's grid."""
-    label = next((i for i in scan.images if i.field == case.label), None)
+    label = next((i for i in images if i.field == case.label), None) if case.label else None
     image = case.images[0]
     if label is None or label.geometry is None or image.geometry is None:
         return []
@@ -91,31 +143,42 @@ def _difference(image: Geometry, label: Geometry) -> str:
     return "" if label.is_close(image, atol_mm=0.1 * min(image.spacing_mm)) else "affine (the place in the patient)"
 
 
-def _rows(cases: Sequence[Case], patients: dict[str, str], root: Path) -> list[Row]:
-    taken: Counter[str] = Counter()
+def _patients(cases: Sequence[Case], tables: Sequence[PatientTable], root: Path) -> tuple[dict[str, str], list[str]]:
+    """Patients told by tables, of the cases there are, and where they come from."""
+    names = {case.name for case in cases}
+    patients: dict[str, str] = {}
+    notes = []
+    for table in tables:
+        found = {name: patient for name, patient in table.patients.items() if name in names}
+        doubtful = sorted(name for name in found if patients.get(name, found[name]) != found[name])
+        where = table.path.relative_to(root)
+        if found:
+            notes.append(f"patients of {len(found)} of {len(names)} cases were taken from {where}")
+        if doubtful:
+            notes.append(f"warning: {where} and another table name different patients for {_some(doubtful)}")
+        patients |= found
+    return patients, notes
+
+
+def _rows(cases: Sequence[Case], patients: dict[str, str], listed: Decathlon, root: Path, out: Path) -> list[Row]:
+    places = [case.place.relative_to(root) if case.place != root else Path(root.name) for case in cases]
     rows = []
-    for case in cases:
+    for case, place, name in zip(cases, places, unique_names([case.name for case in cases], places), strict=True):
         image = case.images[0]
-        name = _safe(case.name)
-        taken[name] += 1
-        unique = name if taken[name] == 1 else f"{name}_{taken[name]}"
         rows.append(
             Row(
-                case=unique,
-                patient=patients.get(case.name) or image.patient or unique,
-                image=";".join(_relative(i.field, root) for i in case.images),
-                label=_relative(case.label, root) if case.label else "",
+                case=name,
+                patient=patients.get(case.name) or image.patient or bids_subject(place) or name,
+                image=";".join(_relative(i.field, out) for i in case.images),
+                label=_relative(case.label, out) if case.label else "",
                 class_name=case.class_name,
-                modality=image.modality,
+                modality=image.modality or listed.fact(image.files[0], "modality"),
                 sex=image.sex,
                 age=image.age,
+                licence=listed.fact(image.files[0], "licence"),
             )
         )
     return rows
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "case"
 
 
 def _relative(field: str, root: Path) -> str:
@@ -123,27 +186,45 @@ def _relative(field: str, root: Path) -> str:
     return os.path.relpath(Path(path).resolve(), root.resolve()) + separator + series
 
 
-def _likely_duplicates(cases: Sequence[Case], rows: Sequence[Row]) -> list[str]:
-    """Images with the same bytes under two patients: they would leak from training to test."""
-    patient = {case.images[0].field: row.patient for case, row in zip(cases, rows, strict=True)}
-    groups: dict[str, list[FoundImage]] = defaultdict(list)
-    for image in _same_size(case.images[0] for case in cases):
-        groups[_digest(image)].append(image)
-    notes = []
-    for group in groups.values():
-        if len({patient[image.field] for image in group}) > 1:
-            names = ", ".join(Path(image.field.partition("#")[0]).name for image in group[:4])
-            notes.append(f"warning: identical images under different patients: {names}; give them one patient")
+def _remarks(cases: Sequence[Case], rows: Sequence[Row], root: Path) -> list[str]:
+    """What was mended or assumed, once for all the cases it holds for, and what looks like a trap."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for case, row in zip(cases, rows, strict=True):
+        for note in [*case.notes, *(note for image in case.images for note in image.notes)]:
+            groups[note].append(row.case)
+    notes = [f"{note}: {_some(names)}" for note, names in groups.items()]
+    if any(bids_subject(case.place.relative_to(root)) == row.patient for case, row in zip(cases, rows, strict=True)):
+        notes.append("patients were taken from the sub- names of the Brain Imaging Data Structure")
+    folders = {name for case in cases for name in case.place.relative_to(root).parts[:-1]}
+    splits = sorted(name for name in folders if name.lower() in SPLIT_FOLDERS)
+    if len(splits) > 1:
+        notes.append(f"the folders {', '.join(splits)} look like a split; it is not taken over: fill the column split")
+    identities = {image.patient for case in cases for image in case.images if image.format == "dicom"}
+    if len(cases) >= _FEW and len(identities) == 1 and all(case.images[0].patient for case in cases):
+        notes.append("warning: all DICOM files carry one PatientID; if that is not one person, fill the column patient")
     return notes
 
 
-def _same_size(images: Iterable[FoundImage]) -> list[FoundImage]:
-    """Images that share their size in bytes with another: only these can be identical."""
-    sizes: dict[tuple[int, ...], list[FoundImage]] = defaultdict(list)
-    for image in images:
-        sizes[tuple(sorted(file.stat().st_size for file in image.files))].append(image)
-    return [image for group in sizes.values() if len(group) > 1 for image in group]
+def _duplicates(cases: Sequence[Case], rows: Sequence[Row]) -> list[str]:
+    first = [case.images[0] for case in cases]
+    names = {image.field: row.case for image, row in zip(first, rows, strict=True)}
+    patients = {image.field: row.patient for image, row in zip(first, rows, strict=True)}
+    return [
+        f"warning: {'identical' if found.identical else 'nearly identical'} images under different patients: "
+        f"{_some([names[field] for field in found.fields])}; give them one patient, or leave all but one out"
+        for found in likely_duplicates(first, patients)
+    ]
 
 
-def _digest(image: FoundImage) -> str:
-    return hashlib.sha256("".join(sorted(sha256(file) for file in image.files)).encode()).hexdigest()
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return ", ".join(names[:_FEW]) + more
+
+
+def _told_apart(
+    problems: Sequence[Problem], tables: Sequence[Path], patients: dict[str, str], listed: Decathlon
+) -> list[Problem]:
+    """Files that are no image but were used are called so, instead of left out."""
+    used = {str(path): "used to tell which cases belong to one patient" for path in tables if patients}
+    used |= {str(path): "used to tell which label belongs to which image" for path in listed.files}
+    return [replace(p, reason="table", action="used", message=used[p.path]) if p.path in used else p for p in problems]

@@ -1,20 +1,20 @@
 """Which file is the label of which image, which are channels of one case: by folders and names, never by guess."""
 
-import csv
-import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medssl.imaging.readers.scan import FoundImage, FoundLabel
+from medssl.imaging.tables import Decathlon, stem
 
-_SUFFIXES = (".gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".zip", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _CHANNEL = re.compile(r"^(.*)_(\d{4})$")
 # Whole words, as in `train_labels` and `labelsTr`, not in `unlabelled`.
 _IMAGE_WORD = re.compile(r"(?<![A-Za-z])[Ii]mages?(?![a-z])")
 _LABEL_WORD = re.compile(r"(?<![A-Za-z])([Ll]abels?|[Mm]asks?|[Ss]egmentations?|[Aa]nnotations?)(?![a-z])")
+_MASK_NAME = re.compile(r"^(?:(.+)[_-])?(?:seg|segmentation|mask|label|labelmap|annotation)$", re.IGNORECASE)
+SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
 
 @dataclass
@@ -27,86 +27,65 @@ class Case:
     class_name: str = ""
     notes: list[str] = field(default_factory=list)
 
-
-def stem(path: Path) -> str:
-    """File name without the suffixes of image formats."""
-    name = path.name
-    for suffix in _SUFFIXES:
-        name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
-    return name
+    @property
+    def place(self) -> Path:
+        """File of the image, or folder of the series."""
+        return Path(self.images[0].field.partition("#")[0])
 
 
-def pair(root: Path, images: Sequence[FoundImage], labels: Sequence[FoundLabel]) -> list[Case]:
+def pair(root: Path, images: Sequence[FoundImage], labels: Sequence[FoundLabel], listed: Decathlon) -> list[Case]:
     """Cases of a tree.
 
-    Label maps are files below a folder named like `labels`, `masks` or `segmentations` (or listed as such in an MSD
-    `dataset.json`); each belongs to the image of the same name in the folder of that name with `images`. Files
-    `NAME_0000`, `NAME_0001` in one folder are channels. DICOM-SEG and RTSTRUCT belong to the series they refer to.
+    Label maps are the files that a `dataset.json` lists as such, those below a folder named like `labels`, `masks` or
+    `segmentations`, and those named `NAME_mask`, `NAME_seg` and the like. A label belongs to the image it is listed
+    with; to the image of the same name in the folder of the same name with `images`; or to the one image beside it
+    called `NAME` (or `NAME_` and more). DICOM-SEG and RTSTRUCT belong to the series they refer to. Files
+    `NAME_0000`, `NAME_0001` in one folder are channels.
     """
-    masks = {image.field: image for image in images if _is_label(image, root)}
-    listed = _decathlon(root)
-    for label in listed.values():
-        found = next((i for i in images if _same(i.files[0], label)), None)
-        if found is not None:
-            masks[found.field] = found
-    by_name = {(mask.files[0].parent, stem(mask.files[0])): mask for mask in masks.values()}
-    cases = _channels([image for image in images if image.field not in masks])
+    by_file = {image.files[0].resolve(): image for image in images if image.format != "dicom"}
+    known = {by_file[label].field for label in listed.labels.values() if label in by_file}
+    foldered = [image for image in images if image.field in known or _in_label_folder(image, root)]
+    set_apart = {image.field for image in foldered}
+    others = [image for image in images if image.field not in set_apart]
+    beside = [image for image in others if image.format != "dicom" and _MASK_NAME.match(stem(image.files[0]))]
+    masks = {image.field for image in beside}
+    cases = _channels([image for image in others if image.field not in masks])
+    by_name: dict[str, list[FoundImage]] = defaultdict(list)
+    for mask in foldered:
+        by_name[stem(mask.files[0])].append(mask)
     for case in cases:
-        first = case.images[0]
-        truth = listed.get(first.files[0].resolve())
-        case.label = str(truth) if truth else _by_folder(case, by_name, root)
-        objects = [o for o in labels if first.series_uid and first.series_uid in o.series_uids]
-        if not case.label and objects:
-            case.label = str(objects[0].path)
-            case.notes += [f"{len(objects)} label objects refer to it, {objects[0].path.name} was taken"] * (
-                len(objects) > 1
-            )
+        truth = by_file.get(listed.labels.get(case.images[0].files[0].resolve(), Path()))
+        case.label = truth.field if truth else _by_folder(case, by_name, root)
+    _by_suffix(cases, beside)
+    _by_reference(cases, labels)
     _classes(cases, root)
     return cases
 
 
-def _same(path: Path, other: Path) -> bool:
-    return path.resolve() == other.resolve()
-
-
-def _is_label(image: FoundImage, root: Path) -> bool:
+def _in_label_folder(image: FoundImage, root: Path) -> bool:
     folders = image.files[0].relative_to(root).parts[:-1] if image.files[0].is_relative_to(root) else ()
     return image.format != "dicom" and any(
         _LABEL_WORD.search(folder) and not _IMAGE_WORD.search(folder) for folder in folders
     )
 
 
-def _decathlon(root: Path) -> dict[Path, Path]:
-    """Image to label of every `dataset.json` of the Medical Segmentation Decathlon below the folder."""
-    pairs = {}
-    for path in root.rglob("dataset.json"):
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8")).get("training", [])
-        except (ValueError, AttributeError, UnicodeDecodeError):
-            continue  # another program's dataset.json; it is listed among the files that are no image
-        for entry in entries if isinstance(entries, list) else []:
-            if isinstance(entry, dict) and {"image", "label"} <= set(entry):
-                pairs[(path.parent / str(entry["image"])).resolve()] = path.parent / str(entry["label"])
-    return {image: label for image, label in pairs.items() if label.exists()}
-
-
 def _channels(images: Sequence[FoundImage]) -> list[Case]:
     groups: dict[tuple[Path, str], list[FoundImage]] = defaultdict(list)
-    single = []
+    cases = []
     for image in images:
         match = _CHANNEL.match(stem(image.files[0])) if image.format != "dicom" else None
         if match:
             groups[image.files[0].parent, match.group(1)].append(image)
         else:
-            single.append(Case(_dicom_name(image) if image.format == "dicom" else stem(image.files[0]), [image]))
+            cases.append(Case(_dicom_name(image) if image.format == "dicom" else stem(image.files[0]), [image]))
     for (_, name), members in groups.items():
         ordered = sorted(members, key=lambda image: image.files[0].name)
         numbers = [int(stem(image.files[0])[-4:]) for image in ordered]
         if numbers == list(range(len(numbers))):
-            single.append(Case(name, ordered))
+            cases.append(Case(name, ordered))
         else:  # a running number, not channels
-            single += [Case(stem(image.files[0]), [image]) for image in ordered]
-    return sorted(single, key=lambda case: case.images[0].field)
+            cases += [Case(stem(image.files[0]), [image]) for image in ordered]
+    return sorted(cases, key=lambda case: case.images[0].field)
 
 
 def _dicom_name(image: FoundImage) -> str:
@@ -115,21 +94,24 @@ def _dicom_name(image: FoundImage) -> str:
     return f"{name}_{image.series_uid.rsplit('.', 1)[-1]}" if "#" in image.field else name
 
 
-def _by_folder(case: Case, masks: dict[tuple[Path, str], FoundImage], root: Path) -> str:
+def _by_folder(case: Case, masks: Mapping[str, Sequence[FoundImage]], root: Path) -> str:
     """Label of the same name in the folder that is called after labels where this one is called after images."""
-    file = case.images[0].files[0]
+    names = {case.name, stem(case.images[0].files[0]), case.place.name}
     found = [
         mask
-        for (folder, name), mask in masks.items()
-        if name in (case.name, stem(file)) and _counterpart(file.parent, folder, root)
+        for name in sorted(names)
+        for mask in masks.get(name, ())
+        if _counterpart(case.place.parent, mask.files[0].parent, root)
     ]
     if len(found) > 1:
-        case.notes.append(f"{len(found)} label files have its name; none was taken")
+        case.notes.append(f"{len(found)} label files have the name of one image; none was taken")
     return found[0].field if len(found) == 1 else ""
 
 
 def _counterpart(images: Path, labels: Path, root: Path) -> bool:
     """True where two folders differ in one name, and there only by the words for images and labels."""
+    if not images.is_relative_to(root):
+        return False
     ours, theirs = images.relative_to(root).parts, labels.relative_to(root).parts
     if len(ours) != len(theirs):
         return bool(theirs) and theirs[:-1] == ours and bool(_LABEL_WORD.fullmatch(theirs[-1]))
@@ -140,31 +122,52 @@ def _counterpart(images: Path, labels: Path, root: Path) -> bool:
     return _IMAGE_WORD.sub("", own).lower() == _LABEL_WORD.sub("", other).lower()
 
 
+def _by_suffix(cases: Sequence[Case], masks: Sequence[FoundImage]) -> None:
+    """`NAME_mask` belongs to `NAME`, or to the only image whose name starts so; `mask` to the only image beside it."""
+    folders: dict[Path, list[Case]] = defaultdict(list)
+    for case in cases:
+        folders[case.place.parent].append(case)
+    claims: dict[int, list[FoundImage]] = defaultdict(list)
+    for mask in masks:
+        match = _MASK_NAME.match(stem(mask.files[0]))
+        base = (match.group(1) if match else None) or ""
+        beside = folders[mask.files[0].parent]
+        exact = [case for case in beside if base == case.name]
+        close = [case for case in beside if not base or case.name.startswith((f"{base}_", f"{base}-"))]
+        if len(exact or close) == 1:
+            claims[id((exact or close)[0])].append(mask)
+    for case in cases:
+        claimed = claims[id(case)]
+        if len(claimed) == 1 and not case.label:
+            case.label = claimed[0].field
+        elif claimed:
+            case.notes.append(f"{len(claimed)} label files beside one image could be meant; none was taken")
+
+
+def _by_reference(cases: Sequence[Case], labels: Sequence[FoundLabel]) -> None:
+    by_series: dict[str, list[FoundLabel]] = defaultdict(list)
+    for label in labels:
+        for uid in label.series_uids:
+            by_series[uid].append(label)
+    for case in cases:
+        objects = by_series.get(case.images[0].series_uid, []) if not case.label else []
+        if objects:
+            case.label = str(objects[0].path)
+        if len(objects) > 1:
+            case.notes.append("several label objects refer to one series; the first by name was taken")
+
+
 def _classes(cases: Iterable[Case], root: Path) -> None:
-    """Class of pictures sorted into folders, where every picture lies in one of two or more sibling folders."""
+    """Class of pictures sorted into two or more sibling folders, also below `train`, `test` and the like."""
     pictures = [case for case in cases if case.images[0].format == "raster" and not case.label]
-    parents = {case.images[0].files[0].parent for case in pictures}
-    siblings = {parent.parent for parent in parents}
-    if len(parents) < 2 or len(siblings) != 1 or root in parents:
+    parents = {case.place.parent for case in pictures}
+    if len({parent.name for parent in parents}) < 2 or root in parents:
         return
-    if any(_IMAGE_WORD.search(parent.name) for parent in parents):
+    above = {parent.parent for parent in parents}
+    splits = len({folder.parent for folder in above}) == 1 and all(f.name.lower() in SPLIT_FOLDERS for f in above)
+    if not (len(above) == 1 or splits):
+        return
+    if any(_IMAGE_WORD.search(parent.name) or parent.name.lower() in SPLIT_FOLDERS for parent in parents):
         return
     for case in pictures:
-        case.class_name = case.images[0].files[0].parent.name
-
-
-def patients_from_tables(root: Path) -> tuple[dict[str, str], list[Path]]:
-    """Patient of each file stem, from CSV files with the columns `id` (or `case`) and `patient`."""
-    found: dict[str, str] = {}
-    tables = []
-    for path in sorted(root.rglob("*.csv")):
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as stream:
-                rows = list(csv.DictReader(stream))
-        except (UnicodeDecodeError, csv.Error):
-            continue  # no table; it is listed among the files that are no image
-        key = next((name for name in ("id", "case") if rows and name in rows[0]), None)
-        if key and "patient" in rows[0]:
-            found |= {stem(Path(row[key])): row["patient"] for row in rows if row[key] and row["patient"]}
-            tables.append(path)
-    return found, tables
+        case.class_name = case.place.parent.name

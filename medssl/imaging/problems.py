@@ -16,7 +16,7 @@ class Problem:
     Args:
         path: File, folder or case.
         reason: Machine-readable code.
-        action: `left out` or `mended`.
+        action: `left out`, `mended`, or `used` for a table that helped to sort the images.
         message: What is wrong and what to do.
     """
 

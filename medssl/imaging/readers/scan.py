@@ -1,13 +1,16 @@
 """What lies below a folder: images, label objects, and every other file with the reason why it is neither."""
 
+import os
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.problems import Problem
 from medssl.imaging.readers import itk, raster
+from medssl.imaging.readers.archive import unpacked
 from medssl.imaging.readers.nifti import nifti_header
 
 _NIFTI = (".nii", ".nii.gz")
@@ -104,15 +107,33 @@ def images_below(folder: Path) -> list[str]:
 
 
 def _files(root: Path, scan: Scan) -> Iterator[Path]:
-    for path in sorted(root.rglob("*")):
-        if path.is_symlink() and not path.exists():
-            scan.problems.append(Problem(str(path), "broken-link", "left out", "the link points nowhere"))
-        elif path.is_file():
+    """Files in the order of their paths; what cannot be entered is told, so that nothing below it vanishes unseen."""
+
+    def refused(error: OSError) -> None:
+        scan.problems.append(
+            Problem(str(error.filename), "no-permission", "left out", "the folder may not be read: ask its owner")
+        )
+
+    found: list[Path] = []
+    for folder, folders, files in os.walk(root, onerror=refused):
+        for name in folders:
+            if (Path(folder) / name).is_symlink():
+                message = "links to folders are not followed, because they can go round in circles: give their target"
+                scan.problems.append(Problem(str(Path(folder) / name), "linked-folder", "left out", message))
+        found += [Path(folder) / name for name in files]
+    for path in sorted(found):
+        if path.is_file():
             yield path
+        else:
+            what = ("broken-link", "the link points nowhere") if path.is_symlink() else ("no-file", "no regular file")
+            scan.problems.append(Problem(str(path), what[0], "left out", what[1]))
 
 
 def _add(scan: Scan, file: Path, kind: str) -> None:
     try:
+        if kind == "zip":
+            scan.images.append(_zipped(file))
+            return
         geometry = nifti_header(file) if kind == "nifti" else _read_grid(file, kind)
     except ImageError as error:
         scan.problems.append(Problem(str(file), error.reason, "left out", error.message))
@@ -121,6 +142,24 @@ def _add(scan: Scan, file: Path, kind: str) -> None:
         scan.problems.append(Problem(str(file), "no-permission", "left out", "the file may not be read: ask its owner"))
         return
     scan.images.append(FoundImage(str(file), (file,), kind, geometry))
+
+
+def _zipped(file: Path) -> FoundImage:
+    """The one DICOM series of a zip file; it is unpacked for a look and removed again."""
+    folder = unpacked(file)
+    try:
+        inside = scan_tree(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        unpacked.cache_clear()
+    series = [image for image in inside.images if image.format == "dicom"]
+    if len(series) != 1:
+        reason = "several-series" if series else (inside.problems[0].reason if inside.problems else "no-images")
+        raise ImageError(
+            f"{file} holds {len(series)} usable DICOM series, one is due: unpack it and search the folder",
+            reason=reason,
+        )
+    return replace(series[0], field=str(file), files=(file,), format="zip")
 
 
 def _read_grid(file: Path, kind: str) -> Geometry | None:

@@ -1,0 +1,46 @@
+"""Names of cases that are folder names on every system, are unique, and say where a case came from."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def unique_names(names: Sequence[str], places: Sequence[Path]) -> list[str]:
+    """Safe names; where two are alike, the names of the folders above are put before them.
+
+    Args:
+        names: Wanted names.
+        places: Path of each case, relative to the searched folder.
+
+    Returns:
+        One name a case, no two alike, also where upper and lower case are not told apart.
+    """
+    wanted = [safe(name) for name in names]
+    deepest = max((len(place.parts) for place in places), default=0)
+    for depth in range(1, deepest):
+        counts = Counter(name.lower() for name in wanted)
+        wanted = [
+            safe("_".join((*place.parts[:-1][-depth:], name))) if counts[now.lower()] > 1 else now
+            for now, name, place in zip(wanted, names, places, strict=True)
+        ]
+    taken: set[str] = set()
+    unique = []
+    for name in wanted:
+        number, candidate = 1, name
+        while candidate.lower() in taken:
+            number += 1
+            candidate = f"{name}_{number}"
+        taken.add(candidate.lower())
+        unique.append(candidate)
+    return unique
+
+
+def safe(name: str) -> str:
+    """Name with `_` for every character that a folder name or a table cell should not have."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "case"
+
+
+def bids_subject(place: Path) -> str:
+    """Subject of a path in the Brain Imaging Data Structure: the value of its `sub-` entity, empty when it has none."""
+    parts = [part for name in place.parts for part in name.split("_")[:1] if part.startswith("sub-") and len(part) > 4]
+    return parts[0].split(".")[0] if parts else ""
