@@ -1,10 +1,10 @@
-"""Say what this installation can do, and what is missing or doubled."""
+"""Say what this installation can do, and what is missing."""
 
 import platform
 import shutil
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -70,9 +70,6 @@ def _found(name: str, problems: list[str]) -> str:
     found = _version(name)
     if found is None:
         problems.append(f"{name} is missing: pip install {name}")
-    doubled = sum(d.metadata["Name"] == name for d in distributions()) > 1
-    if doubled:
-        problems.append(f"{name} is installed twice")
     return f"{name} {found or 'MISSING'}"
 
 

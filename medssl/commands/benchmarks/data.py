@@ -55,7 +55,8 @@ def run(
             fast["nnssl"] / fast["ours"],
         ),
         Comparison(
-            f"disk of {name}", "MiB", ours_size / 2**20, nnssl_size / 2**20, "blosc2 float32 zstd-8", nnssl_size / ours_size,
+            f"disk of {name}", "MiB", ours_size / 2**20, nnssl_size / 2**20, "blosc2 float32 zstd-8",
+            nnssl_size / ours_size,
         ),
     ]  # fmt: skip
 
