@@ -1,5 +1,6 @@
 """`medssl bench step`: a training step of MAE in 3D beside MONAI's MaskedAutoEncoderViT of the same sizes."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,7 +29,10 @@ class StepSizes:
     """Blocks of the encoder."""
 
     heads: int = 6
-    """Attention heads of encoder and decoder."""
+    """Attention heads of the encoder."""
+
+    decoder_heads: int = 3
+    """Attention heads of the decoder: 64 numbers each, as in the encoder."""
 
     decoder_width: int = 192
     """Embedding width of the decoder."""
@@ -62,7 +66,7 @@ def run(rounds: int = 15, threads: int = 0, sizes: StepSizes | None = None) -> l
     try:
         torch.manual_seed(0)
         image = torch.randn(sizes.batch, 1, sizes.side, sizes.side, sizes.side)
-        peer_bf16 = _runs(lambda: _peer_step(sizes, image, bf16=True)())
+        peer_bf16 = _runs(_peer_step(sizes, image, bf16=True))
         programs = {
             "ours fp32": _our_step(sizes, image, bf16=False),
             "ours bf16": _our_step(sizes, image, bf16=True),
@@ -97,24 +101,38 @@ def _our_step(sizes: StepSizes, image: "Tensor", *, bf16: bool) -> Callable[[], 
         mask_ratio=sizes.mask_ratio,
         decoder_width=sizes.decoder_width,
         decoder_depth=sizes.decoder_depth,
-        decoder_heads=sizes.heads,
+        decoder_heads=sizes.decoder_heads,
     )
     step = torch.zeros((), dtype=torch.int64)
 
     def loss() -> "Tensor":
         step.add_(1)
-        return method({"image": image, "step": step})["loss"]
+        value: Tensor = method({"image": image, "step": step})["loss"]
+        return value
 
     return _training_step(method, loss, bf16)
 
 
 def _peer_step(sizes: StepSizes, image: "Tensor", *, bf16: bool) -> Callable[[], None]:
-    from monai.networks.nets import MaskedAutoEncoderViT
-
     from medssl.losses.reconstruction import masked_token_mse, normalise_patches
     from medssl.models.positions import patchify
 
-    network = MaskedAutoEncoderViT(
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # it builds its positions with the old call
+        network = _peer_network(sizes)
+
+    def loss() -> "Tensor":
+        prediction, hidden = network(image)
+        target = normalise_patches(patchify(image, (sizes.patch,) * 3), 1e-3)
+        return masked_token_mse(prediction, target, hidden.bool())
+
+    return _training_step(network, loss, bf16)
+
+
+def _peer_network(sizes: StepSizes) -> "nn.Module":
+    from monai.networks.nets.masked_autoencoder_vit import MaskedAutoEncoderViT
+
+    network: nn.Module = MaskedAutoEncoderViT(
         in_channels=1,
         img_size=sizes.side,
         patch_size=sizes.patch,
@@ -126,16 +144,10 @@ def _peer_step(sizes: StepSizes, image: "Tensor", *, bf16: bool) -> Callable[[],
         decoder_hidden_size=sizes.decoder_width,
         decoder_mlp_dim=4 * sizes.decoder_width,
         decoder_num_layers=sizes.decoder_depth,
-        decoder_num_heads=sizes.heads,
+        decoder_num_heads=sizes.decoder_heads,
         spatial_dims=3,
     )
-
-    def loss() -> "Tensor":
-        prediction, hidden = network(image)
-        target = normalise_patches(patchify(image, (sizes.patch,) * 3), 1e-3)
-        return masked_token_mse(prediction, target, hidden.bool())
-
-    return _training_step(network, loss, bf16)
+    return network
 
 
 def _training_step(module: "nn.Module", loss: "Callable[[], Tensor]", bf16: bool) -> Callable[[], None]:
@@ -146,7 +158,7 @@ def _training_step(module: "nn.Module", loss: "Callable[[], Tensor]", bf16: bool
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             value = loss()
-        value.backward()
+        torch.autograd.backward(value)
         optimiser.step()
         optimiser.zero_grad()
 
