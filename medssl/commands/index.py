@@ -1,31 +1,42 @@
 """List the images of a folder in a manifest, and say what cannot be used."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from medssl.commands.console import say
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.index import IndexSummary, index_tree
+from medssl.imaging.problems import Problem
 
 POSITIONAL = ("folder",)
+_WIDTH = 200
+_NOTES = 40
 
 
 def index(folder: Path, out: Path = Path("manifest.csv"), overwrite: bool = False) -> None:
     """Find every image below a folder and write a manifest; files that cannot be used go to problems.csv, with reasons.
 
-    Understands DICOM trees, NIfTI, NRRD, MHA and picture folders, `images`/`labels` siblings, the Decathlon's
-    dataset.json, nnU-Net's `_0000` channels, DICOM-SEG and RTSTRUCT, and folders named by class.
+    The manifest is a CSV file, one line a case, that opens in a spreadsheet: correct it there, above all the columns
+    patient, split and class. Images: DICOM (folders, mixed series, zip files), NIfTI, NRRD, MHA, PNG, JPEG, TIFF.
+    Labels are found in `labels` or `masks` folders beside `images`, as NAME_mask or NAME_seg beside NAME, in the
+    Decathlon's dataset.json, and as DICOM-SEG or RTSTRUCT. NAME_0000 and NAME_0001 are channels of one case where a
+    folder holds several such sets (nnU-Net). Pictures in sibling folders get the folder's name as their class. Patients
+    come from the PatientID (a pseudonym is written, never the ID), from `sub-` names (BIDS), or from a CSV file with
+    the columns id and patient.
 
     Args:
         folder: Folder to search.
-        out: Manifest to write; check its patient column before you go on.
-        overwrite: Replace a manifest that is there.
+        out: Manifest to write; problems.csv is written beside it.
+        overwrite: Replace a manifest and a problems.csv that are there.
 
     Raises:
-        ImageError: No image can be used.
+        ConfigError: One of the two files is there already.
+        ImageError: The folder does not exist, or no image in it can be used.
     """
-    if out.exists() and not overwrite:
-        raise ConfigError([f"out {out} exists already: choose another name, or --overwrite"])
+    there = [path for path in (out, out.parent / "problems.csv") if path.exists()]
+    if there and not overwrite:
+        raise ConfigError([f"{path} exists already: choose another folder for --out, or --overwrite" for path in there])
     say(f"index: looking at every file below {folder}")
     summary = index_tree(folder, out)
     say(_told(summary, out))
@@ -42,9 +53,28 @@ def _told(summary: IndexSummary, out: Path) -> str:
     classes = Counter(row.class_name for row in rows if row.class_name)
     if classes:
         lines.append(f"classes by folder: {', '.join(f'{name} ({n})' for name, n in sorted(classes.items()))}")
-    reasons = Counter((p.action, p.reason) for p in summary.problems)
-    lines += [f"  {action}: {n} file(s), {reason}" for (action, reason), n in reasons.most_common()]
-    lines += list(summary.notes)
+    lines += _troubles(summary.problems)
+    lines += _first(summary.notes)
     lines.append(f"manifest: {out}; every file that was not used, with the reason: {out.parent / 'problems.csv'}")
     lines.append("check the column patient: all cases of one person need one name, or test results will be too good")
     return "\n".join(lines)
+
+
+def _troubles(problems: Sequence[Problem]) -> list[str]:
+    """One line a reason, the commonest first, with its first file and what to do."""
+    first = {(p.action, p.reason): p for p in reversed(problems)}
+    counts = Counter((p.action, p.reason) for p in problems)
+    return [
+        f"  {action}: {n} file(s), {reason}, for instance {first[action, reason].path}\n"
+        f"      {_short(first[action, reason].message)}"
+        for (action, reason), n in counts.most_common()
+    ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 4]} ..."
+
+
+def _first(notes: Sequence[str]) -> list[str]:
+    more = [f"and {len(notes) - _NOTES} more remarks of this kind"] if len(notes) > _NOTES else []
+    return [*notes[:_NOTES], *more]

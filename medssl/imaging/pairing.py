@@ -9,6 +9,7 @@ from pathlib import Path
 from medssl.imaging.readers.scan import FoundImage, FoundLabel
 from medssl.imaging.tables import Decathlon, stem
 
+_NNUNET_FOLDER = re.compile(r"^images(Tr|Ts|Va)$")
 _CHANNEL = re.compile(r"^(.*)_(\d{4})$")
 # Whole words, as in `train_labels` and `labelsTr`, not in `unlabelled`.
 _IMAGE_WORD = re.compile(r"(?<![A-Za-z])[Ii]mages?(?![a-z])")
@@ -40,7 +41,7 @@ def pair(root: Path, images: Sequence[FoundImage], labels: Sequence[FoundLabel],
     `segmentations`, and those named `NAME_mask`, `NAME_seg` and the like. A label belongs to the image it is listed
     with; to the image of the same name in the folder of the same name with `images`; or to the one image beside it
     called `NAME` (or `NAME_` and more). DICOM-SEG and RTSTRUCT belong to the series they refer to. Files
-    `NAME_0000`, `NAME_0001` in one folder are channels.
+    `NAME_0000`, `NAME_0001` are channels in nnU-Net's folders, and where several names have the same numbers.
     """
     by_file = {image.files[0].resolve(): image for image in images if image.format != "dicom"}
     known = {by_file[label].field for label in listed.labels.values() if label in by_file}
@@ -78,14 +79,33 @@ def _channels(images: Sequence[FoundImage]) -> list[Case]:
             groups[image.files[0].parent, match.group(1)].append(image)
         else:
             cases.append(Case(_dicom_name(image) if image.format == "dicom" else stem(image.files[0]), [image]))
-    for (_, name), members in groups.items():
+    holds_channels = _channel_folders(groups)
+    for (folder, name), members in groups.items():
         ordered = sorted(members, key=lambda image: image.files[0].name)
-        numbers = [int(stem(image.files[0])[-4:]) for image in ordered]
-        if numbers == list(range(len(numbers))):
+        if folder in holds_channels and _numbers(ordered) == list(range(len(ordered))):
             cases.append(Case(name, ordered))
         else:  # a running number, not channels
             cases += [Case(stem(image.files[0]), [image]) for image in ordered]
     return sorted(cases, key=lambda case: case.images[0].field)
+
+
+def _channel_folders(groups: Mapping[tuple[Path, str], Sequence[FoundImage]]) -> set[Path]:
+    """Folders where `_0000` is a channel: nnU-Net's, or those with several names that all have the same numbers.
+
+    One name alone with `_0000`, `_0001` is as likely a series of pictures.
+    """
+    sets: dict[Path, list[list[int]]] = defaultdict(list)
+    for (folder, _), members in groups.items():
+        sets[folder].append(sorted(_numbers(members)))
+    return {
+        folder
+        for folder, numbers in sets.items()
+        if _NNUNET_FOLDER.match(folder.name) or (len(numbers) > 1 and all(n == numbers[0] for n in numbers))
+    }
+
+
+def _numbers(images: Sequence[FoundImage]) -> list[int]:
+    return [int(stem(image.files[0])[-4:]) for image in images]
 
 
 def _dicom_name(image: FoundImage) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from medssl.imaging.index import index_tree
 from medssl.imaging.labels import Label
 from medssl.imaging.manifest import Manifest
 from medssl.imaging.readers.open import read_volume
-from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_seg import write_dicom_seg
 from medssl.imaging.writers.nifti import write_nifti
@@ -96,6 +96,18 @@ def test_a_dicom_tree_with_segmentation_localizer_and_duplicate(tmp_path: Path):
     assert {"again.dcm", "002.dcm"} & {name for name, reason in reasons.items() if reason == "duplicate-slice"}
 
 
+def _told(folder: Path) -> set[Path]:
+    """Every file that the written tables name: files of images, labels, and problems."""
+    told = set()
+    with (folder / "problems.csv").open(newline="") as stream:
+        told |= {Path(row["path"]) for row in csv.DictReader(stream)}
+    for row in Manifest.read(folder / "m.csv").rows:
+        for part in filter(None, [*row.image.split(";"), row.label]):
+            path = folder / part.partition("#")[0]
+            told |= set(read_volume(folder / part).source.paths) if path.is_dir() else {path}
+    return told
+
+
 def test_no_file_vanishes(tmp_path: Path):
     root = tmp_path / "d"
     write_series(root / "good", ramp(4))
@@ -108,12 +120,17 @@ def test_no_file_vanishes(tmp_path: Path):
     (root / "README.md").write_text("hello")
     (root / "empty.dcm").touch()
     (root / "link").symlink_to(root / "nowhere")
+    PIL.Image.new("L", (8, 8), 3).save(root / "picture.png")
+    PIL.Image.new("L", (8, 8), 1).save(root / "picture_mask.png")
+    PIL.Image.new("L", (9, 8), 1).save(root / "odd#name.png")
+    shutil.make_archive(str(root / "zipped"), "zip", root / "good")
+    companion = {"AccessionNumber": "", "StudyID": "1", "PatientBirthDate": "", "PatientSex": "F"}
+    volume = read_volume(write_series(root / "good2", ramp(4), series="1.2.11", **companion))
+    mask = Volume((volume.array > 0).astype(np.uint8), volume.geometry)
+    for name in ("seg", "seg_again"):
+        write_dicom_seg(mask, volume, (Label(1, "x"),), root / f"{name}.dcm", model="m", key=name)
     summary = index_tree(root, tmp_path / "m.csv")
-    told = {Path(problem.path).resolve() for problem in summary.problems}
-    for image in scan_tree(root).images:
-        told |= {file.resolve() for file in image.files}
-    everything = {path.resolve() for path in root.rglob("*") if path.is_file() or path.is_symlink()}
-    assert everything == told
+    assert _told(tmp_path) == {path for path in root.rglob("*") if path.is_file() or path.is_symlink()}
     reasons = {Path(p.path).name: p.reason for p in summary.problems}
     assert reasons["000.dcm"] == "missing-slice"
     assert reasons["cut.nii.gz"] == "truncated"
@@ -134,17 +151,44 @@ def test_patients_from_a_table_and_identical_images(tmp_path: Path):
 
 
 def test_the_verb_refuses_missing_empty_and_existing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(ImageError, match="no folder"):
+    with pytest.raises(ImageError, match="does not exist"):
         index(tmp_path / "none", tmp_path / "m.csv")
     (tmp_path / "d").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ImageError, match="is a file"):
+        index(tmp_path / "file", tmp_path / "m.csv")
     with pytest.raises(ImageError, match="folder is empty"):
         index(tmp_path / "d", tmp_path / "m.csv")
     assert not (tmp_path / "m.csv").exists()
     _nifti(tmp_path / "d" / "a.nii")
     index(tmp_path / "d", tmp_path / "m.csv")
     assert "found 1 cases of 1 patients" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match=r"m.csv exists already[^$]*problems.csv exists already"):
         index(tmp_path / "d", tmp_path / "m.csv")
+    _nifti(tmp_path / "d" / "b.nii", 1)
+    index(tmp_path / "d", tmp_path / "m.csv", overwrite=True)
+    assert "found 2 cases of 2 patients" in capsys.readouterr().out
+
+
+def test_a_manifest_inside_the_folder_is_no_patient_table(tmp_path: Path):
+    _nifti(tmp_path / "a.nii")
+    index(tmp_path, tmp_path / "m.csv")
+    (tmp_path / "m.csv").write_text((tmp_path / "m.csv").read_text().replace("a,a,", "a,wrong,"))
+    index(tmp_path, tmp_path / "m.csv", overwrite=True)
+    assert Manifest.read(tmp_path / "m.csv").rows[0].patient == "a"
+
+
+def test_nothing_is_left_behind_where_the_manifest_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _nifti(tmp_path / "d" / "a.nii")
+    (tmp_path / "out").mkdir()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        index(tmp_path / "d", tmp_path / "out" / "m.csv")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_real_decathlon_folder(real_data: Path, tmp_path: Path):

@@ -76,7 +76,8 @@ def scan_tree(root: Path) -> Scan:
         ImageError: The folder does not exist.
     """
     if not root.is_dir():
-        raise ImageError(f"{root} is no folder", reason="no-such-folder")
+        what = "is a file, no folder: give the folder it is in" if root.exists() else "does not exist: check the path"
+        raise ImageError(f"{root} {what}", reason="no-such-folder")
     scan = Scan()
     others = []
     for file in _files(root, scan):
