@@ -45,7 +45,7 @@ def index_tree(root: Path, out: Path) -> IndexSummary:
     Raises:
         ImageError: The folder does not exist or holds no image.
     """
-    scan = scan_tree(root)
+    scan = scan_tree(root, show=True)
     own = {out.resolve(), (out.parent / "problems.csv").resolve()}
     tables = patient_tables([p for p in sorted(root.rglob("*.csv")) if p.resolve() not in own])
     listed = decathlon_lists(set(root.rglob("dataset.json")))

@@ -1,6 +1,7 @@
 """Names, folders and lists: which label, which channel, which class, which patient."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from medssl.imaging.labels import Label
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.naming import bids_subject, unique_names
 from medssl.imaging.readers.open import read_volume
+from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_seg import write_dicom_seg
 from medssl.imaging.writers.nifti import write_nifti
@@ -240,6 +242,22 @@ def test_one_patient_id_for_all(tmp_path: Path):
     rows, summary = _index(tmp_path)
     assert len({row.patient for row in rows.values()}) == 1
     assert any("one PatientID" in note for note in summary.notes)
+
+
+def test_closed_folders_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _nifti(tmp_path / "d" / "a.nii")
+    (tmp_path / "d" / "closed").mkdir()
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    scan = scan_tree(tmp_path / "d")
+    assert len(scan.images) == 1
+    assert [(Path(p.path).name, p.reason) for p in scan.problems] == [("closed", "no-permission")]
 
 
 def test_links_to_folders_are_told(tmp_path: Path):

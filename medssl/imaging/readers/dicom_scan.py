@@ -1,7 +1,7 @@
 """DICOM files of a tree: grouped into series, label objects told apart, everything else explained."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -18,7 +18,7 @@ _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 
 
 def scan_dicom(
-    files: Sequence[Path], images: list[FoundImage], labels: list[FoundLabel], problems: list[Problem]
+    files: Iterable[Path], images: list[FoundImage], labels: list[FoundLabel], problems: list[Problem]
 ) -> None:
     """Sort files into images, label objects and problems, added to the three lists."""
     instances: list[Instance] = []

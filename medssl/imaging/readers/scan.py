@@ -2,13 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.problems import Problem
+from medssl.imaging.progress import track
 from medssl.imaging.readers import itk, raster
 from medssl.imaging.readers.archive import unpacked
 from medssl.imaging.readers.nifti import nifti_header
@@ -69,8 +69,12 @@ class Scan:
     problems: list[Problem] = field(default_factory=list)
 
 
-def scan_tree(root: Path) -> Scan:
+def scan_tree(root: Path, *, show: bool = False) -> Scan:
     """Look at every file at or below a folder; only headers are read where the format allows.
+
+    Args:
+        root: Folder.
+        show: Show progress.
 
     Raises:
         ImageError: The folder does not exist.
@@ -80,7 +84,8 @@ def scan_tree(root: Path) -> Scan:
         raise ImageError(f"{root} {what}", reason="no-such-folder")
     scan = Scan()
     others = []
-    for file in _files(root, scan):
+    files = _files(root, scan)
+    for file in track(files, "index: files", len(files), "file") if show else files:
         name = file.name.lower()
         if file.stat().st_size == 0:
             scan.problems.append(Problem(str(file), "empty-file", "left out", "the file is empty (0 bytes)"))
@@ -97,7 +102,8 @@ def scan_tree(root: Path) -> Scan:
     if others:
         from medssl.imaging.readers.dicom_scan import scan_dicom  # noqa: PLC0415 (pydicom is slow to import)
 
-        scan_dicom(others, scan.images, scan.labels, scan.problems)
+        headers = track(others, "index: DICOM headers", len(others), "file") if show else others
+        scan_dicom(headers, scan.images, scan.labels, scan.problems)
     scan.images.sort(key=lambda image: image.field)
     return scan
 
@@ -107,7 +113,7 @@ def images_below(folder: Path) -> list[str]:
     return [image.field for image in scan_tree(folder).images]
 
 
-def _files(root: Path, scan: Scan) -> Iterator[Path]:
+def _files(root: Path, scan: Scan) -> list[Path]:
     """Files in the order of their paths; what cannot be entered is told, so that nothing below it vanishes unseen."""
 
     def refused(error: OSError) -> None:
@@ -123,11 +129,10 @@ def _files(root: Path, scan: Scan) -> Iterator[Path]:
                 scan.problems.append(Problem(str(Path(folder) / name), "linked-folder", "left out", message))
         found += [Path(folder) / name for name in files]
     for path in sorted(found):
-        if path.is_file():
-            yield path
-        else:
+        if not path.is_file():
             what = ("broken-link", "the link points nowhere") if path.is_symlink() else ("no-file", "no regular file")
             scan.problems.append(Problem(str(path), what[0], "left out", what[1]))
+    return [path for path in sorted(found) if path.is_file()]
 
 
 def _add(scan: Scan, file: Path, kind: str) -> None:
