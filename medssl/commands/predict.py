@@ -182,8 +182,6 @@ def _write(
     temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
     try:
         spec = predictor.bundle.spec
-        if "json" in formats:
-            write_json(temporary / "report.json", prediction.report)
         if prediction.mask is not None and "nifti" in formats:
             from medssl.imaging.writers.nifti import write_nifti
 
@@ -191,7 +189,7 @@ def _write(
         if prediction.mask is not None and "dicom-seg" in formats:
             from medssl.imaging.writers.dicom_seg import write_dicom_seg
 
-            write_dicom_seg(
+            notes = write_dicom_seg(
                 prediction.mask,
                 volume,
                 spec.labels,
@@ -199,10 +197,13 @@ def _write(
                 model=spec.name,
                 key=predictor.bundle.sha256,
             )
+            prediction.report["warnings"].extend(notes)
         if "png" in formats:
             from medssl.imaging.writers.overlay import write_overlay
 
             write_overlay(volume, prediction.mask, spec.labels, temporary / "overlay.png")
+        if "json" in formats:
+            write_json(temporary / "report.json", prediction.report)
         temporary.chmod(0o755)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
