@@ -25,7 +25,7 @@ from medssl.imaging.preprocess import Preprocess, Restoration
 
 SCHEMA_VERSION = 1
 _CHUNK = {2: 256, 3: 64}
-_BLOCK = {2: 64, 3: 32}
+_BLOCK = {2: 64, 3: 16}
 _OPEN_ARRAYS = 64
 _FOREGROUND_POINTS = 2000
 
@@ -261,11 +261,17 @@ def write_case(
 
 
 def stored(image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-    """The image as it is stored: int16 where whole numbers fit, float16 where it is precise, else float32."""
+    """The image as it is stored: int16, float16 or, where neither is precise enough, float32.
+
+    int16 holds whole numbers, and values beyond float16's precision (resampled HU) whose spread dwarfs a rounding of
+    half a unit.
+    """
     peak = float(np.abs(image).max())
-    if peak <= 32767 and peak > 256 and bool(np.all(image == np.rint(image))):
+    if 256 < peak <= 32767 and bool(np.all(image == np.rint(image))):
         return image.astype(np.int16)
-    return image.astype(np.float16) if peak <= 2048 else image
+    if peak <= 2048:
+        return image.astype(np.float16)
+    return np.rint(image).astype(np.int16) if peak <= 32767 and float(image.std()) > 100 else image
 
 
 def _write_array(path: Path, array: npt.NDArray[Any], leading: int) -> None:

@@ -27,7 +27,7 @@ def regrid_image(array: npt.NDArray[np.generic], source: Geometry, target: Geome
     matrix, offset = _index_map(source, target)
     axes = _axis_pairs(matrix)
     if axes is None:
-        return _affine(array.astype(np.float32, copy=False), matrix, offset, target.shape)
+        return _oblique(array.astype(np.float32, copy=False), matrix, offset, target)
     moved = np.transpose(array, (0, *(a + 1 for a in axes)))
     for axis, source_axis in enumerate(axes):
         scale, shift = float(matrix[source_axis, axis]), float(offset[source_axis])
@@ -143,6 +143,22 @@ def _resample_axis(
     for tap in range(taps.shape[1]):
         result += np.take(array, taps[:, tap], axis=axis) * weights[:, tap].astype(np.float32).reshape(column)
     return result
+
+
+def _oblique(
+    array: _Float, matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], target: Geometry
+) -> _Float:
+    """Sample through the full affine; where the target is coarser, finely first, then shrink axis by axis."""
+    steps = np.linalg.norm(matrix, axis=0)
+    factors = np.maximum(np.ceil(steps - 0.1), 1).astype(int)  # 10 % coarser is taken as the same
+    if np.all(factors == 1):
+        return _affine(array, matrix, offset, target.shape)
+    first = -(factors - 1) / (2 * factors)
+    shape = tuple(int(n * f) for n, f in zip(target.shape, factors, strict=True))
+    moved: npt.NDArray[np.generic] = _affine(array, matrix / factors, matrix @ first + offset, shape)
+    for axis, factor in enumerate(factors):
+        moved = _resample_axis(moved, axis + 1, target.shape[axis], float(factor), (float(factor) - 1) / 2)
+    return moved.astype(np.float32, copy=False)
 
 
 def _affine(
