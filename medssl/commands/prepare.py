@@ -1,11 +1,13 @@
 """Preprocess the images of a manifest into a cache for training."""
 
+import errno
 import hashlib
 import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -22,6 +24,10 @@ from medssl.imaging.problems import Problem, write_problems
 from medssl.imaging.progress import Progress
 
 POSITIONAL = ("manifest",)
+_BYTES_A_SECOND = 5e6
+"""Of the originals, one worker (compressed CT and MR, 1 to 2 mm); only for the estimate before the first case."""
+_HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""Errors of the disk that meet every case, so that going on is in vain."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def prepare(
     """Bring the images of a manifest to one orientation, voxel size and intensity scale, stored for fast crops.
 
     Run it again to resume: finished cases are kept. Cases that cannot be used are listed in OUT/problems.csv with the
-    reason; the others are finished all the same.
+    reason; the others are finished all the same, the cache is usable, and the exit code is 2.
 
     Args:
         manifest: Manifest written by `medssl index` or by hand.
@@ -84,7 +90,7 @@ def prepare(
         workers: Processes.
 
     Raises:
-        CacheError: OUT holds another cache, or no case could be prepared.
+        CacheError: OUT holds another cache, too little space, or cases were left out.
         ManifestError: The manifest contradicts itself.
     """
     from medssl.data.cache import SCHEMA_VERSION
@@ -102,16 +108,22 @@ def prepare(
         "resample_irregular": resample_irregular,
     }
     _claim(out, settings)
-    _check_space(out, rows, listed.root)
+    own = any(row.split for row in listed.rows)
+    say("splits: as the manifest says" if own else f"splits: {split} of the labelled patients, seed {seed}")
+    pending = _pending_bytes(out, rows, listed.root)
+    _check_space(out, pending)
     jobs = [
         Job(row, listed.root, out, preprocess, classes, label_map or {}, ignore_label, resample_irregular)
         for row in rows
     ]
-    say(f"prepare: {len(jobs)} cases with {workers} worker(s) into {out}; time left is shown once the first are done")
+    say(
+        f"prepare: {len(jobs)} cases with {workers} worker(s) into {out}; {pending / 2**20:.0f} MiB to read, about "
+        f"{_minutes(pending / _BYTES_A_SECOND / max(1, workers))} (a guess; time left is shown once the first are done)"
+    )
     problems = _run(jobs, workers)
     write_problems(out / "problems.csv", problems)
     _finish(out, settings, jobs, {Path(p.path).name for p in problems}, listed, channels)
-    _summary(out, jobs, problems)
+    _summary(out, jobs, problems, given=bool(classes))
 
 
 def _with_splits(rows: Sequence[Row], split: str, seed: int) -> list[Row]:
@@ -138,7 +150,12 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Take the folder for these settings, or refuse one that was made with others."""
     path = out / "settings.json"
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CacheError(
+                f"{path} is damaged ({error}): remove {out} and prepare again", reason="bad-cache"
+            ) from error
         now = json.loads(json.dumps(settings))  # as it is read back: tuples become lists
         different = [key for key in now if before.get(key) != now[key]]
         if different:
@@ -152,10 +169,24 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         write_json(path, settings)
 
 
-def _check_space(out: Path, rows: Sequence[Row], root: Path) -> None:
+def _pending_bytes(out: Path, rows: Sequence[Row], root: Path) -> int:
+    """Size of the originals of the cases that are not there yet."""
+    waiting = (row for row in rows if not (out / "cases" / row.case / "case.json").is_file())
+    paths = {root / part.strip().partition("#")[0] for row in waiting for part in row.image.split(";")}
+    return sum(file.stat().st_size for path in paths for file in _files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or all below a folder, in order."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
+
+
+def _check_space(out: Path, needed: int) -> None:
     """A cache takes about as much as the originals unpacked; less than their packed size is surely too little."""
-    files = {root / part.partition("#")[0] for row in rows for part in row.image.split(";")}
-    needed = sum(f.stat().st_size for f in files if f.is_file())
     free = shutil.disk_usage(out).free
     if free < needed:
         raise CacheError(f"{out}: {free >> 20} MiB free, at least {needed >> 20} MiB are needed", reason="disk-full")
@@ -175,9 +206,18 @@ def _results(jobs: Sequence[Job], workers: int) -> Iterable[Problem | None]:
     if workers <= 1:
         yield from map(prepare_case, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"))
+    try:
         for future in as_completed([pool.submit(prepare_case, job) for job in jobs]):
             yield future.result()
+    except BrokenProcessPool as error:
+        raise CacheError(
+            "a worker was killed, most likely for want of memory: run the same again with fewer --workers; "
+            "finished cases are kept",
+            reason="worker-killed",
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def prepare_case(job: Job) -> Problem | None:
@@ -191,9 +231,19 @@ def prepare_case(job: Job) -> Problem | None:
                 return None
         _write(job, digest)
     except MedsslError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        return Problem(str(folder), error.reason, "left out", error.message)
+        return _left_out(folder, error.reason, error.message)
+    except OSError as error:
+        if error.errno in _HOPELESS:
+            raise
+        return _left_out(folder, "unreadable", f"{type(error).__name__}: {error}")
+    except Exception as error:  # one odd file must not keep the other cases from being finished
+        return _left_out(folder, "internal-error", f"{type(error).__name__}: {error}")
     return None
+
+
+def _left_out(folder: Path, reason: str, message: str) -> Problem:
+    shutil.rmtree(folder, ignore_errors=True)
+    return Problem(str(folder), reason, "left out", message)
 
 
 def _source_hash(job: Job) -> str:
@@ -202,7 +252,7 @@ def _source_hash(job: Job) -> str:
     for part in filter(None, (p.strip() for p in f"{job.row.image};{job.row.label}".split(";"))):
         path = job.root / part.partition("#")[0]
         if path.is_dir():
-            for file in sorted(path.rglob("*")):
+            for file in _files(path):
                 digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())
         elif path.is_file():
             digest.update(sha256(path).encode())
@@ -260,8 +310,13 @@ def _finish(
     contents = [json.loads((out / "cases" / n / "case.json").read_text(encoding="utf-8")) for n in names]
     counts = {content["extra"]["channels"] for content in contents}
     if len(counts) > 1 or (channels and counts != {len(channels)}):
+        examples = [
+            f"{n} in {next(c['case'] for c in contents if c['extra']['channels'] == n)!r}" for n in sorted(counts)
+        ]
         raise CacheError(
-            f"cases have {sorted(counts)} channels, names {list(channels or ())}: one number is due", reason="channels"
+            f"all cases need one number of channels, found {', '.join(examples)}; names given: {list(channels or ())}. "
+            "Mend the manifest's image column or the channels",
+            reason="channels",
         )
     fingerprint = merge([content["extra"]["fingerprint"] for content in contents])
     if not settings["labels"]:
@@ -286,7 +341,7 @@ def _finish(
     )
 
 
-def _summary(out: Path, jobs: Sequence[Job], problems: Sequence[Problem]) -> None:
+def _summary(out: Path, jobs: Sequence[Job], problems: Sequence[Problem], given: bool) -> None:
     content = json.loads((out / "cache.json").read_text(encoding="utf-8"))
     kept = set(content["cases"])
     splits = Counter(job.row.split for job in jobs if job.row.case in kept)
@@ -295,6 +350,12 @@ def _summary(out: Path, jobs: Sequence[Job], problems: Sequence[Problem]) -> Non
         f"prepared {len(kept)} cases ({', '.join(f'{n} {s}' for s, n in sorted(splits.items()))}), "
         f"{labelled} with a label map\n" + "\n".join(f"  suggestion: {line}" for line in content["proposals"])
     )
+    found = [label["name"] for label in content["labels"]]
+    if found:
+        how = "" if given else " (no labels were given, so each value found is one)"
+        say(f"label classes: {', '.join(found)}{how}")
+    if content["classes"]:
+        say(f"image classes: {', '.join(content['classes'])}")
     if problems:
         shown = "\n".join(f"  - {Path(p.path).name}: {p.message} ({p.reason})" for p in problems[:20])
         raise CacheError(

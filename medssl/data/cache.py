@@ -7,7 +7,9 @@ CACHE/cases/CASE/foreground.npz        up to 2000 voxel indices a class
 CACHE/cases/CASE/case.json             the rest; written last, so a case without it is not finished
 """
 
+import errno
 import json
+import shutil
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
@@ -279,14 +281,19 @@ def _write_array(path: Path, array: npt.NDArray[Any], leading: int) -> None:
     chunks = array.shape[:leading] + tuple(min(_CHUNK[dims], n) for n in array.shape[leading:])
     blocks = (1,) * leading + tuple(min(_BLOCK[dims], n) for n in array.shape[leading:])
     path.unlink(missing_ok=True)
-    blosc2.asarray(
-        np.ascontiguousarray(array),
-        urlpath=str(path),
-        mode="w",
-        chunks=chunks,
-        blocks=blocks,
-        cparams={"codec": blosc2.Codec.LZ4, "clevel": 5, "nthreads": 1},
-    )
+    try:
+        blosc2.asarray(
+            np.ascontiguousarray(array),
+            urlpath=str(path),
+            mode="w",
+            chunks=chunks,
+            blocks=blocks,
+            cparams={"codec": blosc2.Codec.LZ4, "clevel": 5, "nthreads": 1},
+        )
+    except RuntimeError as error:  # all that blosc2 says of a full disk
+        if shutil.disk_usage(path.parent).free < array.nbytes:
+            raise OSError(errno.ENOSPC, "no space left for the cache", str(path)) from error
+        raise
 
 
 def _foreground(label: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.int32]]:

@@ -46,6 +46,7 @@ def _range(values: npt.NDArray[Any]) -> dict[str, list[float]]:
         "median": np.median(values, axis=0).tolist(),
         "smallest": values.min(axis=0).tolist(),
         "largest": values.max(axis=0).tolist(),
+        "tenth_percentile": np.percentile(values, 10, axis=0).tolist(),
     }
 
 
@@ -58,9 +59,11 @@ def propose(fingerprint: dict[str, Any], spatial_dims: int) -> list[str]:
     reason = "the median of the data"
     if coarse > 3:
         axis = int(spacing.argmax())
-        smallest = np.array(fingerprint["spacing_mm"]["smallest"])[axis]
-        target[axis] = max(smallest, spacing.min() * 3)
-        reason = f"the median, but axis {axis} is {coarse:.1f} times coarser than the finest, so its finer end is taken"
+        target[axis] = max(fingerprint["spacing_mm"]["tenth_percentile"][axis], float(spacing.min()) * 3)
+        reason = (
+            f"the median, but axis {axis} is {coarse:.1f} times coarser than the finest, so that its 10th percentile "
+            "is taken there"
+        )
     patch = _patch(shape * spacing / target, spatial_dims)
     batch = max(2, int(2 * _PATCH_VOXELS[spatial_dims] // np.prod(patch)))
     return [

@@ -54,9 +54,14 @@ def test_fingerprint_counts_and_proposes_with_reasons():
         return case_fingerprint(volume, label)
 
     whole = merge([case(5.0, 3), case(6.0, 4), case(7.0, 5)])
-    assert whole["spacing_mm"] == {"median": [1, 1, 6], "smallest": [1, 1, 5], "largest": [1, 1, 7]}
+    assert whole["spacing_mm"] == {
+        "median": [1, 1, 6],
+        "smallest": [1, 1, 5],
+        "largest": [1, 1, 7],
+        "tenth_percentile": [1, 1, 5.2],
+    }
     assert whole["label_voxels"]["2"] == 12
     spacing, patch, batch = propose(whole, 3)
-    assert spacing.startswith("spacing_mm [1.0, 1.0, 5.0]: the median, but axis 2 is 6.0 times coarser")
+    assert spacing.startswith("spacing_mm [1.0, 1.0, 5.2]: the median, but axis 2 is 6.0 times coarser")
     assert patch.startswith("patch [8, 8, 8]")
     assert batch.startswith("batch ")
