@@ -31,8 +31,8 @@ class StepSizes:
     heads: int = 6
     """Attention heads of the encoder."""
 
-    decoder_heads: int = 3
-    """Attention heads of the decoder: 64 numbers each, as in the encoder."""
+    decoder_heads: int = 6
+    """Attention heads of the decoder: 32 numbers each, as in the paper's decoder."""
 
     decoder_width: int = 192
     """Embedding width of the decoder."""
