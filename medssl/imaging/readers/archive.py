@@ -5,6 +5,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -58,6 +59,6 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, lef
                 if left < 0:
                     raise ImageError(f"{archive.filename} unpacks to more than the limit", reason="zip-limit")
                 sink.write(block)
-    except (zipfile.BadZipFile, RuntimeError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, NotImplementedError) as error:
         raise ImageError(f"{archive.filename}: {entry.filename} is damaged ({error})", reason="bad-zip") from error
     return left

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medssl.imaging.errors import ImageError
@@ -23,6 +24,9 @@ def read_dicom(path: Path, series: str = "", *, resample_irregular: bool = False
     """
     instances, problems = find_instances(path)
     found = by_series(instances)
+    damaged = [p for p in problems if p.reason in ("truncated", "bad-dicom")]
+    if damaged and not series:  # nobody knows whether it is a slice of the volume
+        raise damaged[0]
     if series:
         found = {uid: group for uid, group in found.items() if uid == series}
     volumes = {uid: group for uid, group in found.items() if not all(is_localizer(i) for i in group)} or found
@@ -39,7 +43,7 @@ def read_dicom(path: Path, series: str = "", *, resample_irregular: bool = False
 
 
 def read_series(instances: Sequence[Instance], *, resample_irregular: bool = False) -> Volume:
-    """Read the main grid of a series; planes on other grids and localizers are left out.
+    """Read the main grid of a series; planes on other grids and localizers are left out, and it is noted.
 
     Raises:
         ImageError: Two grids of one size, or planes that make no volume.
@@ -52,7 +56,13 @@ def read_series(instances: Sequence[Instance], *, resample_irregular: bool = Fal
             f"series {instances[0].series_uid} mixes {len(groups)} grids of {sizes[0]} planes; give the files of one",
             reason="mixed-series",
         )
-    return to_volume(groups[0], resample_irregular=resample_irregular)
+    volume = to_volume(groups[0], resample_irregular=resample_irregular)
+    notes = volume.source.notes
+    if len(planes) < len(instances):
+        notes += (f"{len(instances) - len(planes)} localizer file(s) of the series were left out",)
+    if len(groups) > 1:
+        notes += (f"{sum(sizes[1:])} plane(s) of the series on another grid than its {sizes[0]} were left out",)
+    return replace(volume, source=replace(volume.source, notes=notes))
 
 
 def find_instances(path: Path) -> tuple[list[Instance], list[ImageError]]:
@@ -61,6 +71,8 @@ def find_instances(path: Path) -> tuple[list[Instance], list[ImageError]]:
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         try:
             instances.append(instance_of(read_header(file), file))
+        except PermissionError:
+            problems.append(ImageError(f"{file} may not be read: ask its owner", reason="no-permission"))
         except ImageError as error:
             problems.append(error)
     return instances, problems

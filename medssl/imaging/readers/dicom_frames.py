@@ -11,11 +11,14 @@ import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medssl.imaging.errors import ImageError
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """SOP classes of DICOM-SEG: BINARY and FRACTIONAL, and LABELMAP."""
+UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+"""Transfer syntaxes whose pixels have a length that the header tells."""
 _GEOMETRY = (
     "PixelMeasuresSequence",
     "PlanePositionSequence",
@@ -58,7 +61,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class Instance:
-    """A DICOM image file: what `scan` and the series reader need of its header, and its planes."""
+    """A DICOM image file: what `scan` and the series reader need of its header, and its planes.
+
+    `cut` says what is wrong with an uncompressed file that ends within its pixels; its length alone tells.
+    """
 
     path: Path
     sop_instance_uid: str
@@ -75,6 +81,7 @@ class Instance:
     sex: str
     age: str
     transfer_syntax: str
+    cut: str = ""
 
 
 def read_header(path: Path) -> Dataset:
@@ -82,13 +89,18 @@ def read_header(path: Path) -> Dataset:
 
     Raises:
         ImageError: No DICOM file, or cut before the end of its header.
+        PermissionError: The file may not be read.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on odd headers; what matters is refused or noted
         try:
-            return pydicom.dcmread(path, stop_before_pixels=True)
+            with path.open("rb") as file:
+                dataset = pydicom.dcmread(file, stop_before_pixels=True)
+                left = path.stat().st_size - file.tell()
         except InvalidDicomError:
             return _headless(path)
+        except PermissionError:
+            raise
         except FileNotFoundError as error:
             raise ImageError(f"{path} does not exist", reason="no-such-file") from error
         except (OSError, EOFError) as error:
@@ -97,6 +109,22 @@ def read_header(path: Path) -> Dataset:
             raise ImageError(
                 f"{path} is damaged DICOM ({type(error).__name__}: {error})", reason="bad-dicom"
             ) from error
+        dataset.bytes_after_header = left  # a plain attribute, no element: instance_of tells a cut file by it
+    return dataset
+
+
+def _cut(dataset: Dataset, path: Path) -> str:
+    """What to say of a file with fewer bytes after its header than its pixels need; empty where they are enough."""
+    left: int | None = getattr(dataset, "bytes_after_header", None)
+    if left is None or dataset.file_meta.get("TransferSyntaxUID", "") not in UNCOMPRESSED:
+        return ""
+    samples = int(dataset.get("SamplesPerPixel", 1) or 1) * int(dataset.get("NumberOfFrames", 1) or 1)
+    bits = int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.get("BitsAllocated", 8) or 8)
+    if str(dataset.get("PhotometricInterpretation", "")) == "YBR_FULL_422":
+        bits = bits * 2 // 3
+    if left >= bits // 8:
+        return ""
+    return f"{path} is cut: {bits // 8} bytes of pixels are due, {left} are there: copy it again"
 
 
 def _headless(path: Path) -> Dataset:
@@ -129,6 +157,7 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         raise ImageError(f"{path} holds no image but {name}", reason="not-an-image")
     try:
         frames = tuple(_frames(dataset, path))
+        cut = _cut(dataset, path)
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise ImageError(f"{path}: plane attributes are damaged ({error})", reason="bad-dicom") from error
     meta = getattr(dataset, "file_meta", Dataset())
@@ -146,8 +175,9 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         frames,
         pseudonym(dataset),
         str(dataset.get("PatientSex", "") or ""),
-        str(dataset.get("PatientAge", "") or "").lstrip("0").removesuffix("Y"),
+        _years(str(dataset.get("PatientAge", "") or "").strip()),
         str(meta.get("TransferSyntaxUID", "")),
+        cut,
     )
 
 
@@ -155,6 +185,14 @@ def pseudonym(dataset: Dataset) -> str:
     """Stable name for the patient that does not show the PatientID, empty when there is none."""
     identity = f"{dataset.get('IssuerOfPatientID', '') or ''}|{dataset.get('PatientID', '') or ''}"
     return "" if identity == "|" else "p" + hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
+def _years(age: str) -> str:
+    """DICOM age (`034Y`, `006M`) in years; empty where it is none."""
+    parts = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
+    if not age[:-1].isdigit() or age[-1] not in parts:
+        return ""
+    return f"{round(int(age[:-1]) / parts[age[-1]], 2):g}"
 
 
 def _frames(dataset: Dataset, path: Path) -> list[Frame]:
@@ -204,4 +242,5 @@ def _frame(
 def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
     if values is None or len(values) != count:
         return None
-    return tuple(float(v) for v in values)
+    numbers = tuple(float(v) for v in values)
+    return numbers if all(np.isfinite(numbers)) else None

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def read_dicom_label(path: Path, like: Volume, labels: Sequence[Label] = ()) -> 
         parts = _structures(header, like.geometry, path)
     else:
         raise ImageError(f"{path} is neither DICOM-SEG nor RTSTRUCT", reason="not-a-label")
-    return _joined(parts, like, labels, path)
+    joined = _joined(parts, like, labels, path)
+    return joined if kind in SEGMENTATIONS else replace(joined, source=replace(joined.source, format="rtstruct"))
 
 
 def _joined(
@@ -61,6 +63,11 @@ def _joined(
             continue
         used += 1
         placed = regrid_label(mask.astype(np.uint8), geometry, like.geometry) > 0
+        if bool(mask.any()) and not bool(placed.any()):
+            raise ImageError(
+                f"{path}: segment {name!r} lies nowhere on the image: it belongs to another one", reason="label-grid"
+            )
+        notes.extend(_lost(mask, geometry, like.geometry, name))
         if bool(np.any(result[placed])):
             notes.append(f"segment {name!r} overlaps others; where it does, it was taken")
         result[placed] = value
@@ -71,6 +78,19 @@ def _joined(
             reason="label-values",
         )
     return Volume(result[None], like.geometry, source=Source((path,), "dicom-seg", tuple(notes)))
+
+
+def _lost(mask: npt.NDArray[np.bool_], own: Geometry, image: Geometry, name: str) -> list[str]:
+    """What the user should know of a segment that was not drawn on the image's grid."""
+    notes = []
+    size = np.array((*image.shape, 1)[:3])
+    index = image.to_index(own.to_world(np.argwhere(mask)))
+    outside = int(np.count_nonzero(np.any((index < -0.5) | (index > size - 0.5), axis=1)))
+    if outside:
+        notes.append(f"{outside} of {len(index)} voxels of segment {name!r} lie outside the image and were left out")
+    if float(np.max(np.abs(index - np.rint(index)), initial=0.0)) > 0.1:
+        notes.append(f"segment {name!r} was drawn on another grid and was resampled to the image's")
+    return notes
 
 
 def _plain(name: str) -> str:
@@ -93,7 +113,7 @@ def _segments(path: Path) -> Iterator[tuple[int, str, npt.NDArray[np.bool_], Geo
     array = np.asarray(volume.array)
     for channel, number in enumerate(segmentation.segment_numbers):
         name = str(segmentation.get_segment_description(number).segment_label)
-        yield int(number), name, array[..., channel] > 0.5 * max(1, int(array.max() > 1)), geometry
+        yield int(number), name, array[..., channel] > 0.5, geometry
 
 
 def _structures(

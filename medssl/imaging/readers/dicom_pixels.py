@@ -3,18 +3,17 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_modality_lut
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.uid import ImplicitVRLittleEndian, JPEGExtended12Bit
 
 from medssl.imaging.errors import ImageError
-from medssl.imaging.readers.dicom_frames import Frame
-
-_UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+from medssl.imaging.readers.dicom_frames import UNCOMPRESSED, Frame
 
 
 def read_frames(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.generic], list[str]]:
@@ -55,12 +54,14 @@ def _decode(path: Path) -> tuple[Dataset, npt.NDArray[np.generic]]:
         try:
             if dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit and int(dataset.BitsStored) > 8:
                 return dataset, _extended(path)
+            if str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR":
+                return dataset, apply_color_lut(dataset.pixel_array, dataset)
             return dataset, dataset.pixel_array
         except Exception as error:  # each decoder has errors of its own
             syntax = dataset.file_meta.TransferSyntaxUID
             raise ImageError(
                 f"{path}: pixels cannot be decoded ({syntax.name}; {' '.join(str(error).split())[:300]})",
-                reason="truncated" if syntax in _UNCOMPRESSED else "cannot-decode",
+                reason="truncated" if syntax in UNCOMPRESSED else "cannot-decode",
             ) from error
 
 
@@ -91,7 +92,10 @@ def _intensities(plane: npt.NDArray[np.generic], dataset: Dataset, frame: Frame)
         return np.asarray(apply_modality_lut(plane, dataset))
     if frame.slope == 1 and frame.intercept == 0:
         return plane
-    return plane.astype(np.float64) * frame.slope + frame.intercept
+    if plane.dtype.kind in "iu" and frame.slope.is_integer() and frame.intercept.is_integer():
+        whole = plane.astype(np.int64) * int(frame.slope) + int(frame.intercept)
+        return whole.astype(_whole_kind(float(whole.min()), float(whole.max())) or np.float64)
+    return (plane.astype(np.float64) * frame.slope + frame.intercept).astype(np.float32)
 
 
 def _stacked(planes: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
@@ -100,8 +104,13 @@ def _stacked(planes: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.generi
     if len(kinds) == 1 and next(iter(kinds)).kind in "iu":
         return np.stack(planes)
     low, high = min(float(p.min()) for p in planes), max(float(p.max()) for p in planes)
-    if all(bool(np.all(p == np.rint(p.astype(np.float64)))) for p in planes):
-        for kind in (np.int16, np.uint16, np.int32):
-            if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-                return np.stack([np.rint(p.astype(np.float64)).astype(kind) for p in planes])
-    return np.stack([plane.astype(np.float32) for plane in planes])
+    kind = _whole_kind(low, high) if all(p.dtype.kind in "iu" for p in planes) else None
+    return np.stack([plane.astype(kind or np.float32) for plane in planes])
+
+
+def _whole_kind(low: float, high: float) -> type[np.integer[Any]] | None:
+    """The smallest of the usual integer types that holds a range."""
+    for kind in (np.int16, np.uint16, np.int32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return kind
+    return None

@@ -11,7 +11,7 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.problems import Problem
 from medssl.imaging.readers.dicom import by_series
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, Instance, instance_of, read_header
-from medssl.imaging.readers.dicom_series import gap_error, grids, is_localizer, stack
+from medssl.imaging.readers.dicom_series import gap_error, grids, is_localizer, refuse_cut, stack
 from medssl.imaging.readers.scan import FoundImage, FoundLabel
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -82,6 +82,7 @@ def _series(
 
 
 def _volume(group: Sequence[Instance]) -> tuple[Geometry | None, tuple[str, ...], set[Path]]:
+    refuse_cut(group)
     head = group[0]
     if len(group) == 1 and len(head.frames) == 1 and head.frames[0].orientation is None:
         return None, ("the image has no position in the patient",), set()

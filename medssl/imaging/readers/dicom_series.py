@@ -1,7 +1,6 @@
 """DICOM planes to one volume: sorted by geometry, strict about gaps, nothing averaged in silence."""
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,8 @@ from medssl.imaging.volume import Source, Volume
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _UNIFORM = 0.02
 """Slice distances may differ from their median by this share (positions are rounded in headers)."""
+_COSINE = 2e-3
+"""Direction cosines of planes of one grid may differ by this (they are rounded in headers)."""
 _LINE_MM = 0.1
 """Slice positions may lie this far beside one straight line."""
 
@@ -49,13 +50,39 @@ def is_localizer(instance: Instance) -> bool:
 
 def grids(instances: Sequence[Instance]) -> list[list[Instance]]:
     """Instances of one series, grouped by orientation, size and pixel spacing; the largest group first."""
-    groups: dict[tuple[object, ...], list[Instance]] = defaultdict(list)
+    groups: list[list[Instance]] = []
     for instance in instances:
-        frame = instance.frames[0]
-        orientation = None if frame.orientation is None else tuple(round(v, 3) + 0.0 for v in frame.orientation)
-        spacing = None if frame.spacing_mm is None else tuple(round(v, 4) for v in frame.spacing_mm)
-        groups[orientation, spacing, instance.rows, instance.columns].append(instance)
-    return sorted(groups.values(), key=lambda group: -sum(len(i.frames) for i in group))
+        for group in groups:
+            head = group[0]
+            size = (instance.rows, instance.columns) == (head.rows, head.columns)
+            if size and _parallel(instance.frames[0], head.frames[0]):
+                group.append(instance)
+                break
+        else:
+            groups.append([instance])
+    return sorted(groups, key=lambda group: -sum(len(i.frames) for i in group))
+
+
+def _parallel(one: Frame, other: Frame) -> bool:
+    """True where two planes have one orientation and pixel spacing, but for the rounding of headers."""
+    if one.orientation is None or other.orientation is None:
+        turned = one.orientation is not other.orientation
+    else:
+        turned = bool(np.max(np.abs(np.subtract(one.orientation, other.orientation))) > _COSINE)
+    if one.spacing_mm is None or other.spacing_mm is None:
+        return not turned and one.spacing_mm is other.spacing_mm
+    return not turned and bool(np.allclose(one.spacing_mm, other.spacing_mm, rtol=1e-3, atol=1e-4))
+
+
+def refuse_cut(instances: Sequence[Instance]) -> None:
+    """A series of which one file is cut is not read without it: nobody would see that it is shorter.
+
+    Raises:
+        ImageError: A file ends within its pixels.
+    """
+    for instance in instances:
+        if instance.cut:
+            raise ImageError(instance.cut, reason="truncated")
 
 
 def stack(instances: Sequence[Instance]) -> Stack:
@@ -64,6 +91,7 @@ def stack(instances: Sequence[Instance]) -> Stack:
     Raises:
         ImageError: Missing orientation or spacing, a gap, uneven or curved positions, several volumes in one series.
     """
+    refuse_cut(instances)
     frames = [frame for instance in instances for frame in instance.frames]
     where = f"series {instances[0].series_uid or instances[0].path}"
     first = frames[0]
@@ -73,6 +101,11 @@ def stack(instances: Sequence[Instance]) -> Stack:
         )
     if first.orientation is None or any(f.position_mm is None for f in frames):
         raise ImageError(f"{where}: position or orientation of its planes is missing", reason="no-orientation")
+    if not all(_parallel(frame, first) for frame in frames):
+        raise ImageError(
+            f"{where}: planes of one file lie on different grids (localizers, or several volumes in one file)",
+            reason="mixed-series",
+        )
     cosines = np.reshape(first.orientation, (2, 3))
     if np.max(np.abs(cosines @ cosines.T - np.eye(2))) > 1e-2:
         raise ImageError(
@@ -193,6 +226,7 @@ def to_volume(instances: Sequence[Instance], *, resample_irregular: bool = False
 
 def _flat(instance: Instance) -> Volume:
     """A plane without a place in the patient, such as a radiograph: 2D, in mm if it has a pixel spacing."""
+    refuse_cut([instance])
     pixels, notes = read_frames(instance.frames)
     plane = pixels[0]
     array = np.transpose(plane, (2, 1, 0)) if plane.ndim == 3 else plane.T[None]
@@ -200,6 +234,8 @@ def _flat(instance: Instance) -> Volume:
     calibrated = spacing is not None and all(s > 0 for s in spacing)
     rows_mm, columns_mm = spacing if spacing is not None and calibrated else (1.0, 1.0)
     notes = [*notes, "the image has no position in the patient; it is placed as an axial slice"]
+    if not calibrated:
+        notes.append("pixel size is not known, so mm and mL mean nothing")
     affine = np.diag([-columns_mm, -rows_mm, 1.0, 1.0])
     source = replace(_source(instance, instance.frames, tuple(notes)), calibrated=calibrated)
     return Volume(np.ascontiguousarray(array), Geometry(affine, array.shape[1:]), instance.modality, source)

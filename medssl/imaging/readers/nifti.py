@@ -28,6 +28,8 @@ def read_nifti(path: Path) -> Volume:
     geometry = _geometry(image, shape, path)
     try:
         array = np.asanyarray(image.dataobj).reshape(shape)
+    except PermissionError:
+        raise
     except (OSError, EOFError, ValueError) as error:
         raise ImageError(
             f"{path} is truncated or damaged ({error}): copy it again from its source", reason="truncated"
@@ -58,6 +60,8 @@ def _open(path: Path) -> nib.Nifti1Image:
         image = nib.load(path)
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist", reason="no-such-file") from error
+    except PermissionError:
+        raise
     except (
         nib.filebasedimages.ImageFileError,
         nib.spatialimages.HeaderDataError,

@@ -27,20 +27,32 @@ def read_volume(path: Path | str, *, resample_irregular: bool = False) -> Volume
     Raises:
         ImageError: Missing, unreadable, ambiguous or implausible, with a reason code.
     """
-    text, _, series = str(path).partition("#")
-    file = Path(text)
+    file, series = split_field(path)
     if not file.exists():
         raise ImageError(f"{file} does not exist", reason="no-such-file")
     if file.is_file() and file.stat().st_size == 0:
         raise ImageError(f"{file} is empty (0 bytes)", reason="empty-file")
-    volume = _read(file, series, resample_irregular)
+    try:
+        volume = _read(file, series, resample_irregular)
+    except PermissionError as error:
+        raise ImageError(f"{file} may not be read: ask its owner", reason="no-permission") from error
     if volume.array.dtype.kind == "f":
         bad = int(volume.array.size - np.count_nonzero(np.isfinite(volume.array)))
         if bad:
             raise ImageError(
                 f"{file}: {bad} voxels are NaN or infinite; mend them where they were made", reason="non-finite"
             )
+        return replace(volume, array=volume.array.astype(np.float32, copy=False))
     return volume
+
+
+def split_field(field: Path | str) -> tuple[Path, str]:
+    """Path and SeriesInstanceUID of `FOLDER#SeriesInstanceUID`; a `#` in the path itself is kept."""
+    text = str(field)
+    if "#" not in text or Path(text).exists():
+        return Path(text), ""
+    folder, _, series = text.rpartition("#")
+    return Path(folder), series
 
 
 def _read(file: Path, series: str, resample_irregular: bool) -> Volume:
@@ -131,11 +143,14 @@ def read_label(
 
 
 def _label_volume(path: Path, like: Volume, labels: Sequence[Label]) -> Volume:
-    text = str(path).partition("#")[0]
-    if Path(text).is_file() and not text.lower().endswith((".nii", ".nii.gz", *itk.SUFFIXES, *raster.SUFFIXES, ".zip")):
+    file, _ = split_field(path)
+    name = file.name.lower()
+    if file.is_file() and name.endswith(raster.SUFFIXES):
+        return raster.read_raster(file, indexed=True)
+    if file.is_file() and not name.endswith((".nii", ".nii.gz", *itk.SUFFIXES, ".zip")):
         from medssl.imaging.readers.dicom_labels import read_dicom_label  # noqa: PLC0415 (pydicom is slow to import)
 
-        return read_dicom_label(Path(text), like, labels)
+        return read_dicom_label(file, like, labels)
     return read_volume(path)
 
 

@@ -18,8 +18,12 @@ PICTURE_AFFINE = np.array([[0.0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 
 """Rows run to posterior and columns to the patient's left, as an axial slice is shown; 1 mm, which is not known."""
 
 
-def read_raster(path: Path) -> Volume:
+def read_raster(path: Path, *, indexed: bool = False) -> Volume:
     """Read a picture as (C, rows, columns); grey has one channel, colour three (alpha is dropped).
+
+    Args:
+        path: PNG, JPEG or TIFF.
+        indexed: Keep the numbers of a picture with a palette, as label maps have them, instead of its colours.
 
     Raises:
         ImageError: Missing, truncated, too large, or not a 2D picture.
@@ -27,7 +31,7 @@ def read_raster(path: Path) -> Volume:
     if not path.is_file():
         raise ImageError(f"{path} does not exist", reason="no-such-file")
     try:
-        array = _tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _picture(path)
+        array = _tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _picture(path, indexed)
     except (
         OSError,
         ValueError,
@@ -44,13 +48,15 @@ def read_raster(path: Path) -> Volume:
     return Volume(array, Geometry(PICTURE_AFFINE, array.shape[1:]), source=source)
 
 
-def _picture(path: Path) -> npt.NDArray[np.generic]:
+def _picture(path: Path, indexed: bool = False) -> npt.NDArray[np.generic]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         with PIL.Image.open(path) as file:
             image: PIL.Image.Image = file
             if image.width * image.height > _MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are more than {_MAX_PIXELS}")
+            if indexed and image.mode == "P":
+                return np.array(image)[None]
             if image.mode in ("P", "CMYK", "YCbCr", "LA", "RGBA", "1"):
                 image = image.convert("L" if image.mode in ("LA", "1") else "RGB")
             array = np.array(image)

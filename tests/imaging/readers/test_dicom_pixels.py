@@ -78,7 +78,7 @@ _DECODED = {
     "693_J2KR.dcm": (1, 512, 512),
     "JPEG-LL.dcm": (1, 256, 1024),
     "JLSL_16_15_1_1F.dcm": (1, 128, 128),
-    "OBXXXX1A_rle.dcm": (1, 800, 600),
+    "OBXXXX1A_rle.dcm": (3, 800, 600),
     "SC_rgb_expb.dcm": (3, 100, 100),
     "US1_J2KR.dcm": (3, 640, 480),
 }
