@@ -1,0 +1,183 @@
+"""`medssl prepare` from the command line: every configuration runs, and what it says and leaves is right."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medssl.__main__ import main
+from medssl.commands import prepare as verb
+from medssl.commands.prepare import prepare
+from medssl.data.cache import Cache
+from medssl.imaging.errors import CacheError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.manifest import Manifest, Row
+from medssl.imaging.preprocess import Intensity, Preprocess, restore_label
+from medssl.imaging.volume import Volume
+from medssl.imaging.writers.nifti import write_nifti
+
+_CONFIGS = Path(__file__).parents[2] / "configs" / "prepare"
+_SHAPE = (24, 20, 8)
+_GRID = Geometry(np.diag([-1.0, 1.5, 3.0, 1.0]), _SHAPE)
+
+
+def _scan(path: Path, rng: np.random.Generator, dims: int = 3) -> None:
+    if dims == 3:
+        array = np.zeros((1, *_SHAPE), np.float32)
+        array[:, 4:20, 3:17, 1:7] = 1000
+        array += rng.normal(-960, 20, size=array.shape).astype(np.float32)
+        write_nifti(Volume(array, _GRID), path)
+    else:
+        Image.fromarray(rng.integers(0, 255, size=(30, 40, 3), dtype=np.uint8)).save(path)
+
+
+def _manifest(folder: Path, rows: list[Row], dims: int = 3) -> Path:
+    rng = np.random.default_rng(0)
+    for row in rows:
+        for part in row.image.split(";"):
+            _scan(folder / part, rng, dims)
+    Manifest.from_rows(rows, folder).write(folder / "manifest.csv")
+    return folder / "manifest.csv"
+
+
+@pytest.mark.parametrize("config", sorted(_CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_runs_as_it_is(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dims = 2 if "2d" in config.stem else 3
+    suffix = ".png" if dims == 2 else ".nii.gz"
+    manifest = _manifest(tmp_path, [Row(f"c{n}", f"p{n}", f"{n}{suffix}") for n in range(2)], dims)
+    arguments = ["prepare", str(manifest), "--out", str(tmp_path / "cache"), "--config", str(config), "--workers", "1"]
+    assert main(arguments) == 0
+    cache = Cache.open(tmp_path / "cache")
+    assert len(cache.cases) == 2
+    assert cache.spatial_dims == dims
+    for case in cache.cases:
+        image = cache.image(case)
+        assert np.isfinite(image).all()
+        assert np.abs(image).max() > 0.5
+        assert restore_label(np.zeros(case.shape, np.uint8), case.record).geometry.is_close(case.record.native)
+        if cache.preprocess.spacing_mm is not None:
+            np.testing.assert_allclose(case.spacing_mm, cache.preprocess.spacing_mm, rtol=1e-6)
+    said = capsys.readouterr()
+    assert "suggestion: spacing_mm" in said.out + said.err
+    assert "MiB to read, about" in said.out + said.err
+
+
+def test_channels_and_image_classes_come_from_the_manifest(tmp_path: Path) -> None:
+    rows = [Row(f"c{n}", f"p{n}", f"{n}a.nii;{n}b.nii", class_name="ill" if n else "well") for n in range(3)]
+    prepare(_manifest(tmp_path, rows), tmp_path / "cache", channels=["T1", "T2"], workers=1)
+    cache = Cache.open(tmp_path / "cache")
+    assert cache.channels == ("T1", "T2")
+    assert cache.classes == ("ill", "well")
+    assert [case.class_name for case in cache.cases] == ["well", "ill", "ill"]
+    image = cache.image(cache.cases[0])
+    assert image.shape == (2, *_SHAPE)
+    assert not np.allclose(image[0], image[1])
+    np.testing.assert_allclose(image.mean(axis=(1, 2, 3)), 0, atol=2e-3)
+
+
+def test_cases_with_different_numbers_of_channels_are_named(tmp_path: Path) -> None:
+    manifest = _manifest(tmp_path, [Row("one", "p0", "0.nii"), Row("two", "p1", "1.nii;2.nii")])
+    with pytest.raises(CacheError, match="1 in 'one', 2 in 'two'"):
+        prepare(manifest, tmp_path / "cache", workers=1)
+    assert not (tmp_path / "cache" / "cache.json").exists()
+
+
+def _labelled(folder: Path, patients: int) -> Path:
+    rows = []
+    for number in range(patients):
+        for side in "LR":
+            label = np.zeros((1, *_SHAPE), np.uint8)
+            label[0, 5:9, 5:9, 2:5] = 3
+            label[0, 9, 9, 5] = 255
+            write_nifti(Volume(label, _GRID), folder / f"{number}{side}_label.nii")
+            name = f"{number}{side}"
+            rows.append(Row(name, f"p{number}", f"{name}.nii", f"{name}_label.nii"))
+    return _manifest(folder, rows)
+
+
+def test_splits_are_by_patient_and_repeat_with_the_seed(tmp_path: Path) -> None:
+    manifest = _labelled(tmp_path, 8)
+    chosen = []
+    for run, seed in enumerate((0, 0, 1)):
+        prepare(manifest, tmp_path / f"cache{run}", split="50/25/25", seed=seed, ignore_label=255, workers=1)
+        cases = Cache.open(tmp_path / f"cache{run}").cases
+        chosen.append({case.case: case.split for case in cases})
+        assert all(chosen[-1][f"{n}L"] == chosen[-1][f"{n}R"] for n in range(8))
+        assert sorted(chosen[-1].values()) == ["test"] * 4 + ["train"] * 8 + ["val"] * 4
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_values_found_become_classes_mapped_and_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(_labelled(tmp_path, 1), tmp_path / "cache", label_map={3: 1}, ignore_label=255, workers=1)
+    cache = Cache.open(tmp_path / "cache")
+    assert [(label.value, label.name) for label in cache.labels] == [(1, "class_1")]
+    assert cache.ignore_label == 255
+    assert sorted(np.unique(cache.label(cache.cases[0]))) == [0, 1, 255]
+    assert cache.fingerprint["label_voxels"]["1"] == 2 * 4 * 4 * 3
+    said = capsys.readouterr()
+    assert "label classes: class_1 (no labels were given" in said.out + said.err
+
+
+def test_a_changed_original_is_prepared_again_and_the_others_are_not(tmp_path: Path) -> None:
+    manifest = _manifest(tmp_path, [Row(f"c{n}", f"p{n}", f"{n}.nii") for n in range(2)])
+    prepare(manifest, tmp_path / "cache", Preprocess(intensity=Intensity("none")), workers=1)
+    cache = Cache.open(tmp_path / "cache")
+    before = [cache.image(case) for case in cache.cases]
+    times = [(cache.path / "cases" / f"c{n}" / "image.b2nd").stat().st_mtime_ns for n in range(2)]
+    _scan(tmp_path / "1.nii", np.random.default_rng(5))
+    prepare(manifest, tmp_path / "cache", Preprocess(intensity=Intensity("none")), workers=1)
+    again = Cache.open(tmp_path / "cache")
+    np.testing.assert_array_equal(again.image(again.cases[0]), before[0])
+    assert not np.array_equal(again.image(again.cases[1]), before[1])
+    assert (cache.path / "cases" / "c0" / "image.b2nd").stat().st_mtime_ns == times[0]
+    assert again.data_sha256 != cache.data_sha256
+
+
+def test_an_unforeseen_failure_leaves_one_case_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = verb._write
+
+    def odd(job: verb.Job, digest: str) -> None:
+        if job.row.case == "c1":
+            raise IndexError("a file like no other")
+        write(job, digest)
+
+    monkeypatch.setattr(verb, "_write", odd)
+    manifest = _manifest(tmp_path, [Row(f"c{n}", f"p{n}", f"{n}.nii") for n in range(3)])
+    with pytest.raises(CacheError, match=r"c1: IndexError: a file like no other \(internal-error\)"):
+        prepare(manifest, tmp_path / "cache", workers=1)
+    assert [case.case for case in Cache.open(tmp_path / "cache").cases] == ["c0", "c2"]
+
+
+def test_a_full_disk_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = _manifest(tmp_path, [Row(f"c{n}", f"p{n}", f"{n}.nii") for n in range(3)])
+    seen = []
+
+    def full(job: verb.Job, digest: str) -> None:
+        seen.append(job.row.case)
+        raise OSError(28, "No space left on device", "image.b2nd")
+
+    monkeypatch.setattr(verb, "_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(manifest, tmp_path / "cache", workers=1)
+    assert seen == ["c0"]
+    assert not (tmp_path / "cache" / "cache.json").exists()
+
+
+def test_too_little_space_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = _manifest(tmp_path, [Row("c", "p", "0.nii")])
+    monkeypatch.setattr(verb.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5})())
+    with pytest.raises(CacheError, match="MiB free") as error:
+        prepare(manifest, tmp_path / "cache", workers=1)
+    assert error.value.reason == "disk-full"
+    assert not (tmp_path / "cache" / "cases").exists()
+
+
+def test_mistakes_of_the_command_line_end_with_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = _manifest(tmp_path, [Row("c", "p", "0.nii")])
+    config = tmp_path / "odd.yaml"
+    config.write_text(json.dumps({"preprocess": {"spacing": [1, 1, 1]}}))
+    assert main(["prepare", str(manifest), "--out", str(tmp_path / "cache"), "--config", str(config)]) == 2
+    assert "spacing" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
