@@ -1,0 +1,115 @@
+"""Verbs that run other verbs: the label-fraction curve, and an application from its folder to a bundle."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from cohort import make_cache
+
+from medssl.__main__ import main
+
+_ENCODER = {
+    "class_path": "medssl.models.unet.ResidualUNetEncoder",
+    "init_args": {"features": [4, 8], "blocks": [0, 1]},
+}
+_PRETRAIN = {
+    "method": {"class_path": "medssl.methods.spark.SparK", "init_args": {"block": 4}},
+    "encoder": _ENCODER,
+    "views": {"size": [16, 16, 8]},
+    "train": {"steps": 2, "batch_size": 2},
+}
+_FINETUNE = {
+    "network": {"encoder": _ENCODER, "decoder": {"class_path": "medssl.models.decoders.UNetDecoder"}},
+    "crops": {"size": [16, 16, 8]},
+    "train": {"steps": 2, "batch_size": 2},
+}
+_PREPARE = "from cohort import write_scans\n\n\ndef make_manifest(data, out):\n    write_scans(out.parent)\n"
+
+
+def _run(*arguments: object) -> int:
+    return main([str(a) for a in arguments])
+
+
+@pytest.mark.integration
+def test_a_curve_pairs_both_arms_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cache = make_cache(tmp_path)
+    (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(_PRETRAIN))
+    (tmp_path / "finetune.yaml").write_text(yaml.safe_dump(_FINETUNE))
+    assert _run("pretrain", "--config", tmp_path / "pretrain.yaml", "--data", cache.path, "--out", tmp_path / "p") == 0
+    arguments = ["curve", "--data", cache.path, "--out", tmp_path / "curve", "--finetune", tmp_path / "finetune.yaml"]
+    arguments += ["--init", tmp_path / "p" / "encoder.safetensors", "--labels", "[1, 2]", "--seeds", "2"]
+    assert _run(*arguments) == 0
+    points = json.loads((tmp_path / "curve" / "curve.json").read_text())["points"]
+    assert [point["labels"] for point in points] == [1, 2]
+    assert all(point["seeds"] == [0, 1] for point in points)
+    assert (tmp_path / "curve" / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    runs = [json.loads((f / "run.json").read_text()) for f in sorted((tmp_path / "curve").glob("labels1_seed0_*"))]
+    assert len(runs) == 2
+    assert runs[0]["patients"] == runs[1]["patients"]
+    capsys.readouterr()
+    assert _run(*arguments) == 0
+    assert "8 fine-tunings, 0 still to do" in capsys.readouterr().out
+
+
+def test_a_curve_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["curve", "--data", tmp_path, "--out", tmp_path / "c", "--finetune", "segmentation_unet3d"]
+    assert _run(*arguments, "--init", tmp_path / "none", "--labels", "[0]", "--seeds", "1") == 2
+    error = capsys.readouterr().err
+    assert "3 mistake(s)" in error
+
+
+def _application(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "prepare.py").write_text(_PREPARE)
+    content = {
+        "name": "tiny",
+        "title": "boxes",
+        "prepare": {"workers": 1},
+        "pretrain": _PRETRAIN,
+        "finetune": _FINETUNE,
+        "baseline": _FINETUNE,
+        "evaluate": {"split": "test"},
+        "export": {"card": {"name": "tiny"}},
+        "profiles": {"short": {"finetune": {"train": {"steps": 1}}}},
+    }
+    (folder / "app.yaml").write_text(yaml.safe_dump(content))
+    return folder
+
+
+@pytest.mark.integration
+def test_an_application_goes_from_data_to_bundle_report_and_prediction(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "data").mkdir()
+    arguments = ["app", "run", _application(tmp_path / "app"), "--data", tmp_path / "data", "--out", tmp_path / "run"]
+    assert _run(*arguments, "--profile", "short") == 0
+    run = tmp_path / "run"
+    assert (run / "report.html").is_file()
+    assert json.loads((run / "finetune" / "run.json").read_text())["patients"]
+    assert _run("predict", run / "bundle", run / "images" / "0L.nii.gz", "--out", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "0L" / "seg.nii.gz").is_file()
+    began = (run / "bundle" / "model.onnx").stat().st_mtime_ns
+    assert _run(*arguments, "--profile", "short") == 0
+    assert (run / "bundle" / "model.onnx").stat().st_mtime_ns == began
+    capsys.readouterr()
+    assert _run(*arguments) == 2
+    assert "finished with other options" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (["--profile", "long"], "profile 'long' is unknown; tiny has ['short']"),
+        (["--skip", "[finetune]"], "--skip finetune: one of"),
+        (["--data", "nowhere"], "is no folder; tiny expects: boxes"),
+    ],
+)
+def test_mistakes_of_an_application_run(
+    tmp_path: Path, change: list[str], part: str, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "data").mkdir()
+    arguments = ["app", "run", _application(tmp_path / "app"), "--data", tmp_path / "data", "--out", tmp_path / "run"]
+    assert _run(*arguments, *change) == 2
+    assert part in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
