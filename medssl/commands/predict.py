@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from medssl.commands.console import say
 from medssl.imaging.errors import ConfigError, ImageError, MedsslError
 from medssl.imaging.files import write_json, write_text
+from medssl.imaging.naming import split_field
 from medssl.imaging.progress import Progress
 from medssl.imaging.volume import Volume
 
@@ -96,7 +97,7 @@ def _cases(inputs: Sequence[str]) -> list[tuple[str, str]]:
     fields: list[str] = []
     problems = []
     for given in inputs:
-        missing = [p for p in given.split(";") if not Path(p.partition("#")[0]).exists()]
+        missing = [p for p in given.split(";") if not split_field(p)[0].exists()]
         if missing:
             problems.append(f"input {missing[0]} does not exist")
         elif Path(given).is_dir():
@@ -115,7 +116,7 @@ def _names(fields: Sequence[str]) -> list[str]:
     """A folder name for each case, from its file or series folder; repeated names get a number."""
     names: list[str] = []
     for text in fields:
-        path = Path(text.split(";", 1)[0].partition("#")[0])
+        path = split_field(text.split(";", 1)[0])[0]
         name = path.resolve().name
         for suffix in (
             ".gz",

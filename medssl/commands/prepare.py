@@ -19,6 +19,7 @@ from medssl.imaging.errors import CacheError, ConfigError, MedsslError
 from medssl.imaging.files import sha256, write_json
 from medssl.imaging.labels import Code, Label
 from medssl.imaging.manifest import Manifest, Row
+from medssl.imaging.naming import split_field
 from medssl.imaging.preprocess import Preprocess
 from medssl.imaging.problems import Problem, write_problems
 from medssl.imaging.progress import Progress
@@ -250,7 +251,7 @@ def _source_hash(job: Job) -> str:
     """Hash over the row and the bytes of its files (names and sizes for folders, whose bytes are many)."""
     digest = hashlib.sha256(repr(job.row).encode())
     for part in filter(None, (p.strip() for p in f"{job.row.image};{job.row.label}".split(";"))):
-        path = job.root / part.partition("#")[0]
+        path = split_field(job.root / part)[0]
         if path.is_dir():
             for file in _files(path):
                 digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())

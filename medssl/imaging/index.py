@@ -10,7 +10,7 @@ from medssl.imaging.duplicates import likely_duplicates
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
-from medssl.imaging.naming import bids_subject, unique_names
+from medssl.imaging.naming import bids_subject, split_field, unique_names
 from medssl.imaging.pairing import SPLIT_FOLDERS, Case, pair
 from medssl.imaging.problems import Problem, write_problems
 from medssl.imaging.readers.scan import FoundImage, Scan, scan_tree
@@ -182,8 +182,8 @@ def _rows(cases: Sequence[Case], patients: dict[str, str], listed: Decathlon, ro
 
 
 def _relative(field: str, root: Path) -> str:
-    path, separator, series = field.partition("#")
-    return os.path.relpath(Path(path).resolve(), root.resolve()) + separator + series
+    path, series = split_field(field)
+    return os.path.relpath(path.resolve(), root.resolve()) + (f"#{series}" if series else "")
 
 
 def _remarks(cases: Sequence[Case], rows: Sequence[Row], root: Path) -> list[str]:

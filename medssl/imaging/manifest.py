@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medssl.imaging.errors import ManifestError
 from medssl.imaging.files import sha256, write_text
+from medssl.imaging.naming import split_field
 
 COLUMNS = ("case", "patient", "image", "label", "class", "modality", "split", "site", "sex", "age", "licence")
 _REQUIRED = ("case", "patient", "image")
@@ -183,6 +184,6 @@ def _missing_paths(numbered: Sequence[tuple[int, Row]], root: Path) -> list[str]
     for line, row in numbered:
         for name in ("image", "label"):
             for part in filter(None, (p.strip() for p in getattr(row, name).split(";"))):
-                if not (root / part.partition("#")[0]).exists():
+                if not split_field(root / part)[0].exists():
                     problems.append(f"line {line}: {name} {part!r} does not exist below {root.resolve()}")
     return problems

@@ -44,3 +44,12 @@ def bids_subject(place: Path) -> str:
     """Subject of a path in the Brain Imaging Data Structure: the value of its `sub-` entity, empty when it has none."""
     parts = [part for name in place.parts for part in name.split("_")[:1] if part.startswith("sub-") and len(part) > 4]
     return parts[0].split(".")[0] if parts else ""
+
+
+def split_field(field: Path | str) -> tuple[Path, str]:
+    """Path and SeriesInstanceUID of `FOLDER#SeriesInstanceUID`; a `#` in the path itself is kept."""
+    text = str(field)
+    if "#" not in text or Path(text).exists():
+        return Path(text), ""
+    folder, _, series = text.rpartition("#")
+    return Path(folder), series

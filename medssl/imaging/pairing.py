@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medssl.imaging.naming import split_field
 from medssl.imaging.readers.scan import FoundImage, FoundLabel
 from medssl.imaging.tables import Decathlon, stem
 
@@ -31,7 +32,7 @@ class Case:
     @property
     def place(self) -> Path:
         """File of the image, or folder of the series."""
-        return Path(self.images[0].field.partition("#")[0])
+        return split_field(self.images[0].field)[0]
 
 
 def pair(root: Path, images: Sequence[FoundImage], labels: Sequence[FoundLabel], listed: Decathlon) -> list[Case]:
@@ -109,9 +110,9 @@ def _numbers(images: Sequence[FoundImage]) -> list[int]:
 
 
 def _dicom_name(image: FoundImage) -> str:
-    path = Path(image.field.partition("#")[0])
+    path = split_field(image.field)[0]
     name = stem(path)
-    return f"{name}_{image.series_uid.rsplit('.', 1)[-1]}" if "#" in image.field else name
+    return f"{name}_{image.series_uid.rsplit('.', 1)[-1]}" if split_field(image.field)[1] else name
 
 
 def _by_folder(case: Case, masks: Mapping[str, Sequence[FoundImage]], root: Path) -> str:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.labels import Label
+from medssl.imaging.naming import split_field
 from medssl.imaging.readers import itk, raster
 from medssl.imaging.readers.archive import unpacked
 from medssl.imaging.readers.nifti import read_nifti
@@ -44,15 +45,6 @@ def read_volume(path: Path | str, *, resample_irregular: bool = False) -> Volume
             )
         return replace(volume, array=volume.array.astype(np.float32, copy=False))
     return volume
-
-
-def split_field(field: Path | str) -> tuple[Path, str]:
-    """Path and SeriesInstanceUID of `FOLDER#SeriesInstanceUID`; a `#` in the path itself is kept."""
-    text = str(field)
-    if "#" not in text or Path(text).exists():
-        return Path(text), ""
-    folder, _, series = text.rpartition("#")
-    return Path(folder), series
 
 
 def _read(file: Path, series: str, resample_irregular: bool) -> Volume:
