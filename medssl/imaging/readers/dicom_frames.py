@@ -155,6 +155,8 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         kind = dataset.get("SOPClassUID", None)
         name = getattr(kind, "name", "no image")
         raise ImageError(f"{path} holds no image but {name}", reason="not-an-image")
+    if "TotalPixelMatrixRows" in dataset:
+        raise ImageError(f"{path} is a tiled whole-slide image: export the region wanted as TIFF", reason="whole-slide")
     try:
         frames = tuple(_frames(dataset, path))
         cut = _cut(dataset, path)

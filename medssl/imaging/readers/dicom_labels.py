@@ -37,6 +37,7 @@ def read_dicom_label(path: Path, like: Volume, labels: Sequence[Label] = ()) -> 
     """
     header = read_header(path)
     kind = str(header.get("SOPClassUID", ""))
+    image, like = like, _solid(like)
     if kind in SEGMENTATIONS:
         parts = _segments(path)
     elif kind == _RTSTRUCT:
@@ -44,7 +45,15 @@ def read_dicom_label(path: Path, like: Volume, labels: Sequence[Label] = ()) -> 
     else:
         raise ImageError(f"{path} is neither DICOM-SEG nor RTSTRUCT", reason="not-a-label")
     joined = _joined(parts, like, labels, path)
-    return joined if kind in SEGMENTATIONS else replace(joined, source=replace(joined.source, format="rtstruct"))
+    source = joined.source if kind in SEGMENTATIONS else replace(joined.source, format="rtstruct")
+    return Volume(joined.array.reshape(1, *image.geometry.shape), image.geometry, source=source)
+
+
+def _solid(image: Volume) -> Volume:
+    """A single slice as a volume of one slice, on which segments and contours can be placed."""
+    if image.spatial_dims == 3:
+        return image
+    return Volume(image.array[..., None], Geometry(image.geometry.affine, (*image.geometry.shape, 1)), image.modality)
 
 
 def _joined(
@@ -55,7 +64,7 @@ def _joined(
 ) -> Volume:
     values = {_plain(label.name): label.value for label in labels}
     result = np.zeros(like.geometry.shape, dtype=np.uint8)
-    notes, used = [], 0
+    notes, used, drawn = [], 0, 0
     for number, name, mask, geometry in parts:
         value = values.get(_plain(name)) if labels else number
         if value is None:
@@ -63,10 +72,7 @@ def _joined(
             continue
         used += 1
         placed = regrid_label(mask.astype(np.uint8), geometry, like.geometry) > 0
-        if bool(mask.any()) and not bool(placed.any()):
-            raise ImageError(
-                f"{path}: segment {name!r} lies nowhere on the image: it belongs to another one", reason="label-grid"
-            )
+        drawn += int(np.count_nonzero(mask))
         notes.extend(_lost(mask, geometry, like.geometry, name))
         if bool(np.any(result[placed])):
             notes.append(f"segment {name!r} overlaps others; where it does, it was taken")
@@ -77,13 +83,15 @@ def _joined(
             f"{'; '.join(notes) or 'it has no segments'}",
             reason="label-values",
         )
+    if drawn and not bool(result.any()):
+        raise ImageError(f"{path}: its segments lie nowhere on the image: it belongs to another", reason="label-grid")
     return Volume(result[None], like.geometry, source=Source((path,), "dicom-seg", tuple(notes)))
 
 
 def _lost(mask: npt.NDArray[np.bool_], own: Geometry, image: Geometry, name: str) -> list[str]:
     """What the user should know of a segment that was not drawn on the image's grid."""
     notes = []
-    size = np.array((*image.shape, 1)[:3])
+    size = np.array(image.shape)
     index = image.to_index(own.to_world(np.argwhere(mask)))
     outside = int(np.count_nonzero(np.any((index < -0.5) | (index > size - 0.5), axis=1)))
     if outside:
@@ -112,6 +120,8 @@ def _segments(path: Path) -> Iterator[tuple[int, str, npt.NDArray[np.bool_], Geo
     geometry = Geometry(affine, volume.spatial_shape)
     array = np.asarray(volume.array)
     for channel, number in enumerate(segmentation.segment_numbers):
+        if number == 0:
+            continue  # the background of a LABELMAP, which has a description of its own
         name = str(segmentation.get_segment_description(number).segment_label)
         yield int(number), name, array[..., channel] > 0.5, geometry
 
@@ -120,8 +130,6 @@ def _structures(
     dataset: Dataset, geometry: Geometry, path: Path
 ) -> Iterator[tuple[int, str, npt.NDArray[np.bool_], Geometry]]:
     """Number, name, mask on the image's grid, and that grid, of each structure with closed planar contours."""
-    if geometry.spatial_dims != 3:
-        raise ImageError(f"{path}: RTSTRUCT contours need a 3D image", reason="spatial-dims")
     names = {int(s.ROINumber): str(s.ROIName) for s in dataset.get("StructureSetROISequence", ())}
     for roi in dataset.get("ROIContourSequence", ()):
         number = int(roi.ReferencedROINumber)
