@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_cache import small_cache
 
 from medssl.commands.prepare import LabelOptions, prepare
 from medssl.data.cache import Cache, stored
@@ -156,3 +157,24 @@ def test_open_arrays_stay_bounded(cache: Cache, monkeypatch: pytest.MonkeyPatch)
     for case in cache.cases:
         cache.crop_image(case, (0, 0, 0), (2, 2, 2))
     assert len(cache._arrays) == 2
+
+
+def test_resampled_hu_are_int16_and_lone_peaks_keep_the_rest(rng: np.random.Generator):
+    hu = rng.normal(0, 500, size=(1, 20, 20, 20)).astype(np.float32)
+    hu[0, 0, 0, 0] = 3000.5
+    assert stored(hu).dtype == np.int16
+    np.testing.assert_allclose(stored(hu), hu, atol=0.5)
+    quiet = rng.normal(size=(1, 20, 20, 20)).astype(np.float32)
+    quiet[0, 0, 0, 0] = 3000.5
+    assert stored(quiet).dtype == np.float32
+
+
+def test_open_maps_do_not_grow_with_the_number_of_cases(tmp_path: Path):
+    big = small_cache(tmp_path / "big", [(8, 8, 8)] * 90)
+    for case in big.cases:
+        big.crop_image(case, (0, 0, 0), (4, 4, 4))
+    maps = Path("/proc/self/maps")
+    if maps.is_file():
+        held = {line.split()[-1] for line in maps.read_text().splitlines() if str(big.path) in line}
+        assert 0 < len(held) <= 64
+    assert len(big._arrays) == 64

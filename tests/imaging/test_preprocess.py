@@ -197,3 +197,76 @@ def test_options_report_all_their_mistakes():
 def test_json_round_trip():
     preprocess = Preprocess(spacing_mm=(1, 2, 3), crop="nonzero", intensity=Intensity("window", (-100,), (300,)))
     assert Preprocess.from_json(json.loads(json.dumps(preprocess.to_json()))) == preprocess
+
+
+def test_shrinking_an_oblique_grid_is_anti_aliased():
+    """Turned by 30 degrees and four times coarser: a pattern finer than the new voxels becomes its mean."""
+    array = np.tile(np.array([0.0, 1.0], np.float32), 40)[None, :, None, None] * np.ones((1, 80, 80, 3), np.float32)
+    angle = np.deg2rad(30)
+    affine = np.eye(4)
+    affine[:2, :2] = 4 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    affine[:2, 3] = (30, 20)
+    moved = regrid_image(array, Geometry(np.eye(4), (80, 80, 3)), Geometry(affine, (8, 8, 3)))
+    np.testing.assert_allclose(moved, 0.5, atol=0.06)
+
+
+def test_shrinking_an_oblique_grid_keeps_places():
+    """A linear ramp is kept by any symmetric filter, so its values tell the place of every voxel."""
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in (60, 50, 20)), indexing="ij")).astype(np.float32)
+    angle = np.deg2rad(20)
+    affine = np.eye(4)
+    affine[:2, :2] = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag([2.5, 0.8])
+    affine[:3, 3] = (20, 8, 4)
+    target = Geometry(affine, (8, 12, 12))
+    moved = regrid_image(grid, Geometry(np.eye(4), (60, 50, 20)), target)
+    expected = np.moveaxis(
+        target.to_world(np.stack(np.meshgrid(*map(np.arange, target.shape), indexing="ij"), -1)), -1, 0
+    )
+    np.testing.assert_allclose(moved[:, 1:-1], expected[:, 1:-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(17, 23), (9, 12, 11)])
+@pytest.mark.parametrize("factor", [0.5, 0.8, 1.0])
+def test_refining_equals_scipy(shape, factor, rng):
+    from scipy import ndimage
+
+    array = rng.normal(size=(1, *shape)).astype(np.float32)
+    affine = np.eye(4)
+    affine[:3, :3] *= factor
+    affine[: len(shape), 3] = 0.3
+    target = Geometry(affine, tuple(n - 2 for n in shape))
+    places = np.stack(np.meshgrid(*(factor * np.arange(n) + 0.3 for n in target.shape), indexing="ij"))
+    expected = ndimage.map_coordinates(array[0], places, order=1, mode="nearest")
+    np.testing.assert_allclose(regrid_image(array, Geometry(np.eye(4), shape), target)[0], expected, atol=1e-5)
+
+
+def test_a_tilted_stack_at_another_spacing_comes_back():
+    image, mask = _sphere(48)
+    affine = np.diag([0.7, 0.7, 1.4, 1])
+    affine[1, 2] = 1.4 * np.tan(np.deg2rad(15))
+    geometry = Geometry(affine, mask.shape)
+    prepared = prepare_volume(Volume(image, geometry), Preprocess(spacing_mm=(1.0, 1.0, 1.0)))
+    np.testing.assert_allclose(prepared.record.prepared.spacing_mm, 1)
+    assert any("tilted" in note for note in prepared.notes)
+    back = restore_label(prepare_label(Volume(mask[None], geometry), prepared.record), prepared.record)
+    np.testing.assert_array_equal(back.geometry.affine, geometry.affine)
+    assert _dice(back.array[0], mask) > 0.97
+
+
+def test_a_label_on_another_grid_is_refused():
+    image, mask = _sphere(8)
+    prepared = prepare_volume(Volume(image, Geometry(np.eye(4), mask.shape)), Preprocess())
+    shifted = np.eye(4)
+    shifted[0, 3] = 1
+    with pytest.raises(ImageError) as error:
+        prepare_label(Volume(mask[None], Geometry(shifted, mask.shape)), prepared.record)
+    assert error.value.reason == "label-grid"
+
+
+def test_wrong_dimensions_and_channels_are_refused(rng):
+    volume = Volume(rng.normal(size=(3, 8, 8)).astype(np.float32), Geometry(np.eye(4), (8, 8)))
+    with pytest.raises(ImageError, match="2D image where 3D is due"):
+        prepare_volume(volume, Preprocess())
+    two = Preprocess(spatial_dims=2, intensity=Intensity("window", (0, 0), (1, 1)))
+    with pytest.raises(ImageError, match=r"3 channels, but intensity\.low has 2"):
+        prepare_volume(volume, two)
