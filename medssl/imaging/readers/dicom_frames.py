@@ -116,8 +116,10 @@ def read_header(path: Path) -> Dataset:
 def _cut(dataset: Dataset, path: Path) -> str:
     """What to say of a file with fewer bytes after its header than its pixels need; empty where they are enough."""
     left: int | None = getattr(dataset, "bytes_after_header", None)
-    if left is None or dataset.file_meta.get("TransferSyntaxUID", "") not in UNCOMPRESSED:
+    syntax = _meta(dataset).get("TransferSyntaxUID", "")
+    if left is None or syntax not in UNCOMPRESSED:
         return ""
+    left = max(0, left - (8 if syntax == ImplicitVRLittleEndian else 12))  # tag, type and length of the pixels
     samples = int(dataset.get("SamplesPerPixel", 1) or 1) * int(dataset.get("NumberOfFrames", 1) or 1)
     bits = int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.get("BitsAllocated", 8) or 8)
     if str(dataset.get("PhotometricInterpretation", "")) == "YBR_FULL_422":
@@ -152,8 +154,10 @@ def instance_of(dataset: Dataset, path: Path) -> Instance:
 
 def _instance(dataset: Dataset, path: Path) -> Instance:
     if "Rows" not in dataset or "Columns" not in dataset or dataset.get("SOPClassUID", "") in SEGMENTATIONS:
-        kind = dataset.get("SOPClassUID", None)
-        name = getattr(kind, "name", "no image")
+        kind = _meta(dataset).get("MediaStorageSOPClassUID", None) or dataset.get("SOPClassUID", None)
+        name = getattr(kind, "name", "")
+        if not name or name.endswith("Image Storage"):
+            raise ImageError(f"{path} is cut before the end of its header: copy it again", reason="truncated")
         raise ImageError(f"{path} holds no image but {name}", reason="not-an-image")
     if "TotalPixelMatrixRows" in dataset:
         raise ImageError(f"{path} is a tiled whole-slide image: export the region wanted as TIFF", reason="whole-slide")
@@ -162,7 +166,6 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         cut = _cut(dataset, path)
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise ImageError(f"{path}: plane attributes are damaged ({error})", reason="bad-dicom") from error
-    meta = getattr(dataset, "file_meta", Dataset())
     return Instance(
         path,
         str(dataset.get("SOPInstanceUID", "")),
@@ -178,9 +181,14 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         pseudonym(dataset),
         str(dataset.get("PatientSex", "") or ""),
         _years(str(dataset.get("PatientAge", "") or "").strip()),
-        str(meta.get("TransferSyntaxUID", "")),
+        str(_meta(dataset).get("TransferSyntaxUID", "")),
         cut,
     )
+
+
+def _meta(dataset: Dataset) -> Dataset:
+    found: Dataset | None = getattr(dataset, "file_meta", None)
+    return Dataset() if found is None else found
 
 
 def pseudonym(dataset: Dataset) -> str:
