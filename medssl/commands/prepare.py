@@ -27,6 +27,8 @@ from medssl.imaging.progress import Progress
 POSITIONAL = ("manifest",)
 _BYTES_A_SECOND = 5e6
 """Of the originals, one worker (compressed CT and MR, 1 to 2 mm); only for the estimate before the first case."""
+_SECONDS_A_CASE = 0.03
+"""What a case takes however small it is."""
 _HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Errors of the disk that meet every case, so that going on is in vain."""
 
@@ -117,9 +119,10 @@ def prepare(
         Job(row, listed.root, out, preprocess, classes, label_map or {}, ignore_label, resample_irregular)
         for row in rows
     ]
+    seconds = pending / _BYTES_A_SECOND + (_SECONDS_A_CASE * len(jobs) if pending else 0)
     say(
         f"prepare: {len(jobs)} cases with {workers} worker(s) into {out}; {pending / 2**20:.0f} MiB to read, about "
-        f"{_minutes(pending / _BYTES_A_SECOND / max(1, workers))} (a guess; time left is shown once the first are done)"
+        f"{_minutes(seconds / max(1, workers))} (a guess; time left is shown once the first are done)"
     )
     problems = _run(jobs, workers)
     write_problems(out / "problems.csv", problems)
