@@ -10,6 +10,9 @@ _TOLERANCE = 1e-4
 _SLAB = 32
 """Target planes worked on at a time, to bound memory for labels with many classes and for oblique grids."""
 
+_POINTS = 1 << 18
+"""Points of an oblique grid worked on at a time: what the processor's cache holds."""
+
 _Float = npt.NDArray[np.float32]
 
 
@@ -148,7 +151,11 @@ def _resample_axis(
 def _oblique(
     array: _Float, matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], target: Geometry
 ) -> _Float:
-    """Sample through the full affine; where the target is coarser, finely first, then shrink axis by axis."""
+    """Sample through the full affine; where the target is coarser, finely first, then shrink axis by axis.
+
+    An axis that no other mixes with (in a tilted stack: the one across the tilt) is resampled by itself before.
+    """
+    array, matrix, offset = _lone_axes(array, matrix.copy(), offset.copy(), target.shape)
     steps = np.linalg.norm(matrix, axis=0)
     factors = np.maximum(np.ceil(steps - 0.1), 1).astype(int)  # 10 % coarser is taken as the same
     if np.all(factors == 1):
@@ -161,6 +168,20 @@ def _oblique(
     return moved.astype(np.float32, copy=False)
 
 
+def _lone_axes(
+    array: _Float, matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], shape: tuple[int, ...]
+) -> tuple[_Float, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    used = np.abs(matrix) > _TOLERANCE * np.max(np.abs(matrix))
+    for axis, size in enumerate(shape):
+        source = int(np.argmax(used[:, axis]))
+        if used[:, axis].sum() == 1 and used[source].sum() == 1:
+            scale, shift = float(matrix[source, axis]), float(offset[source])
+            array = _resample_axis(array, source + 1, size, scale, shift).astype(np.float32, copy=False)
+            matrix[source] = np.arange(len(shape)) == axis
+            offset[source] = 0
+    return array, matrix, offset
+
+
 def _affine(
     array: _Float, matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], shape: tuple[int, ...]
 ) -> _Float:
@@ -168,17 +189,26 @@ def _affine(
     dims = len(shape)
     result = np.empty((array.shape[0], *shape), dtype=np.float32)
     limit = np.array(array.shape[1:])
-    for begin in range(0, shape[0], _SLAB):
-        end = min(begin + _SLAB, shape[0])
+    planes = max(1, _POINTS // int(np.prod(shape[1:])))
+    corners = [
+        c for c in np.ndindex(*([2] * dims)) if not any(b and _on_voxels(matrix[a], offset[a]) for a, b in enumerate(c))
+    ]
+    for begin in range(0, shape[0], planes):
+        end = min(begin + planes, shape[0])
         axes = [np.arange(begin, end), *(np.arange(n) for n in shape[1:])]
         index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) @ matrix.T + offset
         index = np.clip(index, 0, limit - 1)
-        low = np.minimum(np.floor(index).astype(int), np.maximum(limit - 2, 0))
+        low = np.floor(index).astype(int)
         part = (index - low).astype(np.float32)
         slab = np.zeros((array.shape[0], *index.shape[:-1]), dtype=np.float32)
-        for corner in np.ndindex(*([2] * dims)):
+        for corner in corners:
             weight = np.prod([part[..., a] if c else 1 - part[..., a] for a, c in enumerate(corner)], axis=0)
             place = tuple(np.minimum(low[..., a] + c, limit[a] - 1) for a, c in enumerate(corner))
             slab += weight * array[(slice(None), *place)]
         result[:, begin:end] = slab
     return result
+
+
+def _on_voxels(row: npt.NDArray[np.float64], offset: float) -> bool:
+    """Whether every point lies on a voxel along a source axis, so that there is nothing to interpolate."""
+    return bool(offset == round(offset) and np.all(row == np.rint(row)))
