@@ -1,0 +1,232 @@
+"""Headers of NRRD and MHA, palettes, zips and DICOM labels: what must not be guessed."""
+
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import PIL.Image
+import pydicom
+import pytest
+import SimpleITK
+from dicom_phantom import ramp, slice_dataset, write_series
+from pydicom.uid import MediaStorageDirectoryStorage
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.labels import Label
+from medssl.imaging.readers import archive
+from medssl.imaging.readers.open import read_label, read_volume
+from medssl.imaging.readers.scan import scan_tree
+from medssl.imaging.volume import Volume
+from medssl.imaging.writers.nifti import write_nifti
+
+_VOXELS = np.arange(60, dtype=np.int16).tobytes()
+_NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 5 4 3\nendian: little\nencoding: raw\n"
+_MHA = "ObjectType = Image\nNDims = 3\nDimSize = 5 4 3\nBinaryData = True\nElementType = MET_SHORT\n"
+
+
+def _reason(path: Path | str) -> str:
+    with pytest.raises(ImageError) as error:
+        read_volume(path)
+    return error.value.reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ("", "no-orientation"),
+        ("space: left-posterior-superior\nspace directions: (0,0,0) (0,1,0) (0,0,1)\n", "bad-spacing"),
+        ("spacings: -1 1 1\n", "bad-spacing"),
+        ("spacings: 0 1 1\n", "bad-spacing"),
+        ("spacings: nan 1 1\n", "bad-spacing"),
+    ],
+)
+def test_nrrd_headers_that_place_nothing(tmp_path: Path, fields: str, reason: str):
+    path = tmp_path / "a.nrrd"
+    path.write_bytes((_NRRD + fields + "\n").encode() + _VOXELS)
+    assert _reason(path) == reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ("ElementSpacing = 1 1 1\n", "no-orientation"),
+        ("ElementSpacing = 0 1 1\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n", "bad-spacing"),
+        ("ElementSpacing = -1 1 1\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n", "bad-spacing"),
+    ],
+)
+def test_mha_headers_that_place_nothing(tmp_path: Path, fields: str, reason: str):
+    path = tmp_path / "a.mha"
+    path.write_bytes((_MHA + fields + "ElementDataFile = LOCAL\n").encode() + _VOXELS)
+    assert _reason(path) == reason
+
+
+def test_nrrd_spaces_are_told_apart(tmp_path: Path):
+    text = "space: {}\nspace directions: (2,0,0) (0,1,0) (0,0,1)\nspace origin: (1,2,3)\n\n"
+    for space, signs in (("left-posterior-superior", (-1, -1, 1)), ("right-anterior-superior", (1, 1, 1))):
+        path = tmp_path / f"{space}.nrrd"
+        path.write_bytes((_NRRD + text.format(space)).encode() + _VOXELS)
+        volume = read_volume(path)
+        np.testing.assert_allclose(volume.geometry.to_world((0, 0, 0)), np.multiply(signs, (1, 2, 3)))
+        np.testing.assert_allclose(volume.geometry.to_world((1, 0, 0)), np.multiply(signs, (3, 2, 3)))
+        assert volume.array[0, 1, 0, 0] == 1
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_2d_and_4d_files(tmp_path: Path, suffix: str):
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((4, 5), np.uint8)), str(tmp_path / f"flat{suffix}"))
+    assert read_volume(tmp_path / f"flat{suffix}").array.shape == (1, 5, 4)
+    stack = SimpleITK.JoinSeries([SimpleITK.GetImageFromArray(np.zeros((3, 4, 5), np.uint8))] * 2)
+    SimpleITK.WriteImage(stack, str(tmp_path / f"many{suffix}"))
+    assert _reason(tmp_path / f"many{suffix}") == "not-3d"
+
+
+def test_palette_numbers_are_labels_and_colours_are_images(tmp_path: Path):
+    picture = PIL.Image.fromarray(np.array([[0, 1, 2], [2, 1, 0]], np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 200, 10, 20, 30, 220, 40])
+    picture.save(tmp_path / "label.png")
+    colours = read_volume(tmp_path / "label.png")
+    assert colours.array[:, 0, 1].tolist() == [200, 10, 20]
+    label = read_label(tmp_path / "label.png", colours, (Label(1, "a"), Label(2, "b")))
+    np.testing.assert_array_equal(label.array, [[[0, 1, 2], [2, 1, 0]]])
+
+
+def test_scaled_and_double_nifti_become_float32(tmp_path: Path):
+    image = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
+    image.set_sform(np.eye(4), code=1)
+    raw = bytearray(image.to_bytes())
+    image.header["scl_slope"], image.header["scl_inter"], image.header["vox_offset"] = 0.5, -3, 352
+    raw[:348] = image.header.binaryblock
+    (tmp_path / "a.nii").write_bytes(bytes(raw))
+    array = read_volume(tmp_path / "a.nii").array
+    assert array.dtype == np.float32
+    np.testing.assert_allclose(array[0], np.arange(24).reshape(2, 3, 4) * 0.5 - 3)
+
+
+def test_whole_slopes_keep_whole_numbers_in_the_smallest_type(tmp_path: Path):
+    pixels = ramp(2).astype(np.uint16) * 0 + np.arange(12, dtype=np.uint16)
+    folder = write_series(tmp_path / "s", pixels, RescaleSlope=1, RescaleIntercept=-1024)
+    array = read_volume(folder).array
+    assert array.dtype == np.int16
+    np.testing.assert_array_equal(array[0, :, 0, 0], np.arange(12) - 1024)
+
+
+@pytest.mark.filterwarnings("ignore")  # pydicom remarks on the number while the file is written
+def test_not_finite_positions_are_missing_positions(tmp_path: Path):
+    folder = write_series(tmp_path / "s", ramp(3), ImagePositionPatient=["nan", "0", "0"])
+    assert _reason(folder) == "no-orientation"
+
+
+def test_zip_limits_damage_and_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.dcm", b"0" * 100_000)
+    monkeypatch.setattr(archive, "_MAX_BYTES", 99_999)
+    assert _reason(path) == "zip-limit"
+    monkeypatch.setattr(archive, "_MAX_BYTES", 1 << 30)
+    monkeypatch.setattr(archive, "_MAX_FILES", 0)
+    assert _reason(path) == "zip-limit"
+    monkeypatch.setattr(archive, "_MAX_FILES", 10)
+    raw = bytearray(path.read_bytes())
+    raw[40:60] = b"\xff" * 20
+    (tmp_path / "b.zip").write_bytes(bytes(raw))
+    assert _reason(tmp_path / "b.zip") == "bad-zip"
+
+
+def test_a_header_that_lies_about_its_size_is_stopped_while_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The limit counts bytes that really come out, so a small claim does not help."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.dcm", b"0" * 3_000_000)
+    raw = bytearray(path.read_bytes())
+    size = (3_000_000).to_bytes(4, "little")
+    assert raw.count(size) == 2
+    (tmp_path / "b.zip").write_bytes(bytes(raw).replace(size, (10).to_bytes(4, "little")))
+    monkeypatch.setattr(archive, "_MAX_BYTES", 1000)
+    assert _reason(tmp_path / "b.zip") in {"zip-limit", "bad-zip"}
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path: Path):
+    entry = zipfile.ZipInfo("link.dcm")
+    entry.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr(entry, "/etc/hostname")
+    assert _reason(tmp_path / "a.zip") == "zip-unsafe"
+
+
+def test_dicomdir_and_reports_are_problems_beside_the_series(tmp_path: Path):
+    folder = write_series(tmp_path / "s", ramp(3))
+    directory = slice_dataset(ramp(1)[0], (0, 0, 0), Rows=None, Columns=None, PixelData=None)
+    directory.SOPClassUID = directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    directory.save_as(folder / "DICOMDIR", enforce_file_format=True)
+    (folder / "README").write_text("read me")
+    (folder / "link").symlink_to(folder / "absent")
+    assert read_volume(folder).array.shape[-1] == 3
+    scan = scan_tree(tmp_path)
+    assert len(scan.images) == 1
+    assert {Path(p.path).name: p.reason for p in scan.problems} == {
+        "DICOMDIR": "not-an-image",
+        "README": "not-an-image",
+        "link": "broken-link",
+    }
+
+
+def test_real_segment_on_one_slice_and_a_foreign_one(real_data: Path):
+    """The single-frame object was drawn on this image; its pixels are counted by pydicom alone."""
+    folder = real_data / "dicom_seg_highdicom"
+    image = read_volume(folder / "ct_image.dcm")
+    label = read_label(folder / "seg_image_ct_binary_single_frame.dcm", image)
+    assert label.array.shape == image.array.shape
+    pixels = pydicom.dcmread(folder / "seg_image_ct_binary_single_frame.dcm").pixel_array
+    np.testing.assert_array_equal(label.array[0].T, pixels)
+    with pytest.raises(ImageError) as error:
+        read_label(folder / "seg_image_ct_binary.dcm", image)
+    assert error.value.reason == "label-grid"
+
+
+def test_real_labelmap_segmentations_and_what_lies_outside(real_data: Path):
+    folder = real_data / "dicom_ct_seg_dcmqi"
+    for name in ("sparse-labelmap-ppv5.dcm", "sparse-labelmap-noppv.dcm"):
+        whole = read_label(folder / name, read_volume(folder / "24x38x3" / "image"))
+        assert int(whole.array.sum()) == int(pydicom.dcmread(folder / name).pixel_array.sum()) == 630
+        assert whole.source.notes == ()
+        smaller = read_label(folder / name, read_volume(folder / "23x38x3" / "multiframe"))
+        assert int(smaller.array.sum()) == 620
+        assert "10 of 630 voxels of segment 'Liver' lie outside" in smaller.source.notes[0]
+
+
+def test_real_overlapping_segments_are_said(real_data: Path):
+    folder = real_data / "dicom_ct_seg_dcmqi"
+    label = read_label(folder / "partial_overlaps.dcm", read_volume(folder / "ct-3slice"))
+    assert np.unique(label.array).tolist() == [0, 1, 2, 3, 4, 5]
+    assert any("overlaps" in note for note in label.source.notes)
+
+
+def test_real_objects_that_are_no_images_have_their_reasons(real_data: Path):
+    folder = real_data / "dicom_seg_highdicom"
+    assert _reason(folder / "sm_image.dcm") == "whole-slide"
+    assert _reason(folder / "sr_document.dcm") == "not-an-image"
+    scan = scan_tree(folder)
+    named = [str(f) for i in scan.images for f in i.files] + [str(x.path) for x in scan.labels]
+    named += [p.path for p in scan.problems]
+    assert sorted(named) == sorted(str(path) for path in folder.rglob("*") if path.is_file())
+
+
+def test_real_high_throughput_jpeg2000(real_data: Path):
+    array = read_volume(real_data / "dicom_odd_pydicom" / "HTJ2K_08_RGB.dcm").array
+    assert array.shape == (3, 640, 480)
+    assert array.std() > 10
+
+
+def test_real_palette_is_applied(real_data: Path):
+    """The picture is grey where red, green and blue agree; numbers of a palette would have one channel."""
+    array = read_volume(real_data / "dicom_odd_pydicom" / "OBXXXX1A_rle.dcm").array
+    assert array.shape[0] == 3
+    assert len(np.unique(array)) > 2
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 1), (1, 5, 6)])
+def test_one_slice_of_nifti_stays_3d(tmp_path: Path, shape: tuple[int, ...]):
+    write_nifti(Volume(np.zeros((1, *shape), np.float32), Geometry(np.eye(4), shape)), tmp_path / "a.nii")
+    assert read_volume(tmp_path / "a.nii").array.shape == (1, *shape)
