@@ -228,7 +228,7 @@ def test_shrinking_an_oblique_grid_keeps_places():
 @pytest.mark.parametrize("shape", [(17, 23), (9, 12, 11)])
 @pytest.mark.parametrize("factor", [0.5, 0.8, 1.0])
 def test_refining_equals_scipy(shape, factor, rng):
-    from scipy import ndimage
+    ndimage = pytest.importorskip("scipy.ndimage", reason="scipy is not in the base install")
 
     array = rng.normal(size=(1, *shape)).astype(np.float32)
     affine = np.eye(4)
