@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -157,8 +156,3 @@ def freeze(module: nn.Module, frozen: bool) -> None:
     """Stop or resume training of all parameters of a module."""
     for parameter in module.parameters():
         parameter.requires_grad_(not frozen)
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Number of parameters."""
-    return int(sum(torch.numel(p) for p in module.parameters()))

@@ -43,7 +43,6 @@ class BundleSpec:
         labels: Foreground classes of a segmentation.
         classes: Classes of a classification.
         post_processing: `largest_component`: label values of which only the largest connected part is kept.
-        thresholds: Named operating thresholds of a classification.
         intended_use: What the model is for, in a sentence.
         licence: Licence of the weights and of the data behind them.
         provenance: Hashes, versions, dates, fingerprint of the training data.
@@ -60,7 +59,6 @@ class BundleSpec:
     labels: tuple[Label, ...] = ()
     classes: tuple[str, ...] = ()
     post_processing: dict[str, Any] = field(default_factory=dict)
-    thresholds: dict[str, float] = field(default_factory=dict)
     intended_use: str = ""
     licence: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
