@@ -187,13 +187,13 @@ def _estimate_s(runs: "Sequence[LoadedRun]", cases: "Sequence[CachedCase]") -> f
     """Time of one window of each run, times the windows of all cases."""
     import numpy as np
 
-    from medssl.tasks.inference import window_function
+    from medssl.tasks.inference import Ensemble, window_function
 
     total = 0.0
     for loaded in runs:
         spec = loaded.spec
         blank = np.zeros((1, spec.network.in_channels, *spec.window), np.float32)
-        function = window_function(loaded.networks)
+        function = window_function(Ensemble(loaded.networks))
         function(blank)
         began = time.perf_counter()
         function(blank)

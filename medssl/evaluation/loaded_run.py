@@ -20,7 +20,7 @@ class LoadedRun:
 
     Args:
         name: Name of the run's folder, as it is called in tables.
-        networks: One, or the folds, whose softmax probabilities are averaged.
+        networks: One, or the folds, whose probabilities are averaged.
         spec: What the model needs and gives.
         trained_on: Patients that any of the networks learned from.
         device: Where they compute.
@@ -76,7 +76,7 @@ def check_fits(spec: ModelSpec, cache: Cache) -> None:
 
 
 def _facts(spec: ModelSpec) -> tuple[object, ...]:
-    return spec.task, spec.preprocess.to_json(), spec.window, spec.labels, spec.classes, spec.channels
+    return spec.task, spec.preprocess.to_json(), spec.window, spec.labels, spec.classes, spec.channels, spec.activation
 
 
 def _mirrored(spec: ModelSpec, mirror: Literal["model", "on", "off"]) -> tuple[int, ...]:

@@ -20,13 +20,15 @@ from torch import nn
 from medssl.data.cache import Cache, CachedCase
 from medssl.export.golden import golden_windows, more_windows
 from medssl.export.model_card import model_card
-from medssl.export.onnx import OPSET, Ensemble, write_onnx
+from medssl.export.onnx import OPSET, write_onnx
+from medssl.export.operating_point import operating_point
 from medssl.export.options import CardOptions, OperationOptions, ParityOptions
 from medssl.export.parity import BATCHES, Parity, measure_parity, torch_function
 from medssl.imaging.errors import BundleError
 from medssl.imaging.files import atomic_folder, atomic_path, write_json, write_text
 from medssl.runtime.bundle import FILES, Bundle, BundleSpec, write_sums
 from medssl.runtime.session import Session, open_session
+from medssl.tasks.inference import Ensemble
 from medssl.tasks.model_file import ModelSpec
 
 _PROVENANCE = ("manifest_sha256", "data_sha256", "fingerprint", "patients", "cases", "seed", "step", "steps")
@@ -66,7 +68,7 @@ def write_bundle(out: Path, request: Request) -> Parity:
     if out.exists():
         raise BundleError(f"{out} exists already: choose another name; nothing is overwritten", reason="exists")
     with _place(out) as folder:
-        network = Ensemble(request.networks).eval()
+        network = Ensemble(request.networks, request.spec.activation).eval()
         write_onnx(network, len(request.spec.channels), request.spec.window, folder / "model.onnx")
         reference = torch_function(network)
         golden = golden_windows(request.cache, _labelled_first(request.cache), request.spec.window)
@@ -120,8 +122,11 @@ def _bundle_spec(out: Path, request: Request, parity: Parity, missing: Sequence[
         window=spec.window,
         overlap=spec.overlap,
         mirror_axes=spec.mirror_axes,
+        activation=spec.activation,
+        ignore_label=spec.ignore_label,
         labels=spec.labels,
         classes=spec.classes,
+        operating_point=operating_point(request.networks, spec, request.cache, request.operation.threshold),
         post_processing={"largest_component": list(request.operation.largest_component)},
         intended_use=card.intended_use,
         licence=card.licence,

@@ -49,6 +49,13 @@ def _does(bundle: BundleSpec) -> list[str]:
             lines.append(f"| {label.value} | {label.name} | {code} |")
     if bundle.classes:
         lines += ["", f"Classes: {', '.join(bundle.classes)}."]
+    if point := bundle.operating_point:
+        lines += [
+            "",
+            f"`{point['class']}` is called from a probability of {point['threshold']:.4g} on ({point['rule']}): "
+            f"sensitivity {point['sensitivity']:.3f}, specificity {point['specificity']:.3f} on "
+            f"{point['measured_on']}, the ones it was chosen on.",
+        ]
     return lines
 
 

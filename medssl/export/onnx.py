@@ -1,7 +1,6 @@
-"""A trained network, or an ensemble of folds, as one ONNX graph with a fixed window and any batch size."""
+"""A network as an ONNX graph with a fixed window and any batch size."""
 
 import logging
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from medssl.imaging.errors import BundleError
 
@@ -17,29 +16,6 @@ OPSET = 18
 INPUT, OUTPUT = "image", "logits"
 _EXAMPLE_BATCH = 2  # a batch of 1 would be taken for a constant
 _REGISTRATION = logging.getLogger("torch.onnx._internal.exporter._registration")
-
-
-class Ensemble(nn.Module):
-    """Networks whose softmax probabilities are averaged; answers the logarithm of the mean, whose softmax it is.
-
-    One network is passed through unchanged.
-
-    Args:
-        networks: Networks from image (B, C, *S) to logits (B, K, ...).
-    """
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, K, ...)."""
-        outputs = [network(image) for network in self.networks]
-        if len(outputs) == 1:
-            first: Tensor = outputs[0]
-            return first
-        logs = torch.stack([torch.log_softmax(output, dim=1) for output in outputs])
-        return torch.logsumexp(logs, dim=0) - math.log(len(outputs))
 
 
 def write_onnx(network: nn.Module, channels: int, window: Sequence[int], path: Path) -> None:

@@ -63,3 +63,12 @@ class OperationOptions:
 
     mirror: Literal["model", "on", "off"] = "model"
     """Average over mirrored images: as stored in the model, along every axis, or not at all."""
+
+    threshold: float | Literal["youden"] | None = None
+    """Classification in two classes: probability from which the second one is called; `youden` takes that with the
+    highest sensitivity + specificity on the validation cases. Left out, the more probable class is taken. What it
+    costs on the validation cases is written into the bundle."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.threshold, float) and not 0 < self.threshold < 1:
+            raise ConfigError([f"operation.threshold must lie in (0, 1), got {self.threshold}"])

@@ -95,7 +95,10 @@ def measure_parity(
                 voxels = [voxels[0] + int((masks[0] != masks[1]).sum()), voxels[1] + int(masks[0].size)]
                 lowest = _lowest(lowest, masks[0], masks[1], [label.value for label in spec.labels])
             else:
-                shares = [classify(image, spec.window, predict) for predict in (reference, exported)]
+                shares = [
+                    classify(image, spec.window, predict, activation=spec.activation)
+                    for predict in (reference, exported)
+                ]
                 probability = max(probability or 0.0, float(np.abs(shares[0] - shares[1]).max()))
             progress.advance(note=case.case)
     return Parity(
@@ -141,7 +144,15 @@ def _logit_difference(reference: Predict, exported: Predict, windows: npt.NDArra
 
 
 def _mask(predict: Predict, image: npt.NDArray[np.float32], spec: ModelSpec) -> npt.NDArray[np.uint8]:
-    return segment(image, spec.window, predict, spec.network.out_channels, overlap=spec.overlap, batch_size=1)
+    return segment(
+        image,
+        spec.window,
+        predict,
+        spec.network.out_channels,
+        overlap=spec.overlap,
+        batch_size=1,
+        activation=spec.activation,
+    )
 
 
 def _lowest(

@@ -21,6 +21,7 @@ from medssl.imaging.files import sha256, write_text
 from medssl.imaging.labels import Label
 from medssl.imaging.preprocess import Preprocess
 from medssl.imaging.readers.archive import unpacked
+from medssl.runtime.sliding_window import Activation
 
 SCHEMA_VERSION = 1
 FILES = ("model.onnx", "bundle.json", "golden.npz", "MODEL_CARD.md")
@@ -40,8 +41,12 @@ class BundleSpec:
         window: Size of the network's input.
         overlap: Share by which windows overlap.
         mirror_axes: Axes mirrored at prediction.
+        activation: How logits become probabilities.
+        ignore_label: Value of the training labels that did not count; the network never gives it.
         labels: Foreground classes of a segmentation.
         classes: Classes of a classification.
+        operating_point: Two classes: `class` is called from `threshold` on, with what that cost on validation cases;
+            empty = the more probable class.
         post_processing: `largest_component`: label values of which only the largest connected part is kept.
         intended_use: What the model is for, in a sentence.
         licence: Licence of the weights and of the data behind them.
@@ -56,8 +61,11 @@ class BundleSpec:
     window: tuple[int, ...]
     overlap: float = 0.5
     mirror_axes: tuple[int, ...] = ()
+    activation: Activation = "softmax"
+    ignore_label: int | None = None
     labels: tuple[Label, ...] = ()
     classes: tuple[str, ...] = ()
+    operating_point: dict[str, Any] = field(default_factory=dict)
     post_processing: dict[str, Any] = field(default_factory=dict)
     intended_use: str = ""
     licence: str = ""

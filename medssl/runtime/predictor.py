@@ -33,6 +33,15 @@ class Prediction:
     report: dict[str, Any]
 
 
+def called_class(probabilities: dict[str, float], operating_point: dict[str, Any]) -> str:
+    """The class that is reported: the most probable one, or of two that which the operating point calls."""
+    if not operating_point:
+        return max(probabilities, key=lambda name: probabilities[name])
+    chosen = str(operating_point["class"])
+    other = next(name for name in probabilities if name != chosen)
+    return chosen if probabilities[chosen] >= operating_point["threshold"] else other
+
+
 class Predictor:
     """A bundle, verified and loaded; predicts one volume at a time.
 
@@ -68,10 +77,18 @@ class Predictor:
         ready = time.perf_counter()
         warnings = [*volume.source.notes, *prepared.notes, *self._doubts(volume)]
         if spec.task == "classification":
-            shares = classify(prepared.array, spec.window, self._session, mirror_axes=spec.mirror_axes)
+            shares = classify(
+                prepared.array,
+                spec.window,
+                self._session,
+                mirror_axes=spec.mirror_axes,
+                activation=spec.activation,
+            )
             found = {name: float(p) for name, p in zip(spec.classes, shares, strict=True)}
             timing = self._timing(began, ready, time.perf_counter(), 0.0)
-            result = {"probabilities": found, "class": max(found, key=lambda name: found[name])}
+            result: dict[str, Any] = {"probabilities": found, "class": called_class(found, spec.operating_point)}
+            if spec.operating_point:
+                result["operating_point"] = spec.operating_point
             return Prediction(None, self._report(volume, warnings, timing, result))
         labels = segment(
             prepared.array,
@@ -81,6 +98,7 @@ class Predictor:
             overlap=spec.overlap,
             batch_size=self._batch_size,
             mirror_axes=spec.mirror_axes,
+            activation=spec.activation,
         )
         labels = keep_largest(labels, tuple(spec.post_processing.get("largest_component", ())))
         computed = time.perf_counter()

@@ -7,6 +7,7 @@ scores never exist at full size. For the class with the highest score the blendi
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from medssl.imaging.errors import ImageError
 _Float = npt.NDArray[np.float32]
 Predict = Callable[[_Float], _Float]
 """(B, C, *window) to scores (B, K, *window): logits, before softmax or sigmoid."""
+Activation = Literal["softmax", "sigmoid"]
+"""How logits become scores: one class of all, or each class against all others, as the network was trained."""
 
 
 def segment(
@@ -27,6 +30,7 @@ def segment(
     overlap: float = 0.5,
     batch_size: int = 4,
     mirror_axes: Sequence[int] = (),
+    activation: Activation = "softmax",
 ) -> npt.NDArray[np.uint8]:
     """Class map of an image of any size.
 
@@ -37,10 +41,11 @@ def segment(
         num_classes: K, background included.
         overlap: Share by which neighbouring windows overlap, in [0, 1).
         batch_size: Windows a call.
-        mirror_axes: Spatial axes over whose mirrorings (all combinations) softmax scores are averaged.
+        mirror_axes: Spatial axes over whose mirrorings (all combinations) scores are averaged.
+        activation: How logits become scores.
 
     Returns:
-        (*S) uint8, the class with the highest blended softmax score.
+        (*S) uint8, the class with the highest blended score.
 
     Raises:
         ImageError: Window and image differ in dimensions, or the network gives another number of classes.
@@ -60,7 +65,7 @@ def segment(
     rest = [dict(zip(order[1:], places, strict=True)) for places in product(*starts[1:])]
     for number, start in enumerate(starts[0]):
         boxes = [{stream: start, **place} for place in rest]
-        for box, scores in _scores(padded, boxes, window, predict, batch_size, mirror_axes):
+        for box, scores in _scores(padded, boxes, window, _scored(predict, activation), batch_size, mirror_axes):
             if scores.shape[0] != num_classes:
                 raise ImageError(
                     f"the network gives {scores.shape[0]} classes, {num_classes} are due", reason="classes"
@@ -74,14 +79,34 @@ def segment(
 
 
 def classify(
-    image: _Float, window: Sequence[int], predict: Predict, *, mirror_axes: Sequence[int] = ()
+    image: _Float,
+    window: Sequence[int],
+    predict: Predict,
+    *,
+    mirror_axes: Sequence[int] = (),
+    activation: Activation = "softmax",
 ) -> npt.NDArray[np.float64]:
-    """Class probabilities (K,) of the window at the image's centre, mirrorings averaged; small images are padded."""
+    """Class probabilities (K,) of an image of any size: the mean over the fewest windows that cover it whole.
+
+    The network learned from crops of the window's size, each with the image's class. Small images are padded.
+
+    Args:
+        image: (C, *S) prepared image.
+        window: Size of a window, `spatial_dims` numbers.
+        predict: The network, to logits (B, K).
+        mirror_axes: Spatial axes over whose mirrorings (all combinations) probabilities are averaged.
+        activation: How logits become probabilities.
+
+    Raises:
+        ImageError: Window and image differ in dimensions.
+    """
+    if len(window) != image.ndim - 1:
+        raise ImageError(f"window {tuple(window)} does not fit an image of {image.shape}", reason="window")
     padded, _ = _padded(image, window)
-    place = [(n - w) // 2 for n, w in zip(padded.shape[1:], window, strict=True)]
-    crop = padded[(slice(None), *(slice(s, s + w) for s, w in zip(place, window, strict=True)))]
-    versions = np.stack([np.flip(crop, flips) for flips in _mirrorings(mirror_axes)])
-    return np.asarray(softmax(predict(np.ascontiguousarray(versions))).mean(axis=0), dtype=np.float64)
+    places = product(*(_starts(n, w, 0.0) for n, w in zip(padded.shape[1:], window, strict=True)))
+    boxes = [dict(enumerate(place)) for place in places]
+    scores = [s for _, s in _scores(padded, boxes, window, _scored(predict, activation), 1, mirror_axes)]
+    return np.asarray(np.mean(scores, axis=0), dtype=np.float64)
 
 
 def gaussian(window: Sequence[int]) -> _Float:
@@ -96,9 +121,21 @@ def gaussian(window: Sequence[int]) -> _Float:
 
 def softmax(scores: _Float) -> _Float:
     """Softmax over axis 1 of (B, K, ...)."""
-    exponent = np.exp(scores - scores.max(axis=1, keepdims=True))
-    result: _Float = exponent / exponent.sum(axis=1, keepdims=True)
+    result: _Float = scores - scores.max(axis=1, keepdims=True)
+    np.exp(result, out=result)  # in place: with many classes these arrays are the peak of memory
+    result /= result.sum(axis=1, keepdims=True)
     return result
+
+
+def sigmoid(scores: _Float) -> _Float:
+    """Sigmoid of each number, without overflow."""
+    result: _Float = 0.5 + 0.5 * np.tanh(0.5 * scores)
+    return result
+
+
+def _scored(predict: Predict, activation: Activation) -> Predict:
+    function = {"softmax": softmax, "sigmoid": sigmoid}[activation]
+    return lambda windows: function(predict(windows))
 
 
 def _padded(image: _Float, window: Sequence[int]) -> tuple[_Float, tuple[slice, ...]]:
@@ -132,18 +169,19 @@ def _scores(
     batch_size: int,
     mirror_axes: Sequence[int],
 ) -> Iterator[tuple[dict[int, int], _Float]]:
-    """Softmax scores (K, *window) of each box."""
+    """Scores (K, ...) of each box, averaged over mirrorings."""
     flips = _mirrorings(mirror_axes)
     for first in range(0, len(boxes), batch_size):
         chosen = boxes[first : first + batch_size]
         crops = np.stack(
             [image[(slice(None), *(slice(b[a], b[a] + window[a]) for a in range(len(window))))] for b in chosen]
         )
-        total = softmax(predict(crops))
+        total = predict(crops)
         for flip in flips[1:]:
             axes = tuple(a + 1 for a in flip)
             mirrored = predict(np.ascontiguousarray(np.flip(crops, axes)))
-            total += np.flip(softmax(mirrored), axes)
+            total += np.flip(mirrored, axes) if mirrored.ndim == crops.ndim else mirrored
+        total /= len(flips)
         yield from zip(chosen, total, strict=True)
 
 

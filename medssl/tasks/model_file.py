@@ -15,6 +15,7 @@ from medssl.imaging.files import atomic_path, sha256, write_json
 from medssl.imaging.labels import Label
 from medssl.imaging.preprocess import Preprocess
 from medssl.models.networks import Network, NetworkSpec, build_network
+from medssl.runtime.sliding_window import Activation
 
 SCHEMA_VERSION = 1
 
@@ -33,6 +34,7 @@ class ModelSpec:
         classes: Classes of a classification, in the order of the logits.
         ignore_label: Label value that did not count.
         channels: Names of the image's channels.
+        activation: How logits become probabilities, as the loss trained them.
         validation: Scores of the kept weights on the validation cases; empty without any.
         provenance: Where the model comes from: data hash, patients, initial weights, seed, versions.
     """
@@ -46,6 +48,7 @@ class ModelSpec:
     classes: tuple[str, ...]
     ignore_label: int | None
     channels: tuple[str, ...]
+    activation: Activation = "softmax"
     validation: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -68,6 +71,7 @@ class ModelSpec:
             "classes": list(self.classes),
             "ignore_label": self.ignore_label,
             "channels": list(self.channels),
+            "activation": self.activation,
             "validation": dict(self.validation),
             "provenance": dict(self.provenance),
         }
@@ -85,6 +89,7 @@ class ModelSpec:
             classes=tuple(content["classes"]),
             ignore_label=content["ignore_label"],
             channels=tuple(content["channels"]),
+            activation=content["activation"],
             validation=content["validation"],
             provenance=content["provenance"],
         )

@@ -152,6 +152,7 @@ def model_spec(tuning: Finetuning, job: Job) -> ModelSpec:
         classes=cache.classes if settings.task == "classification" else (),
         ignore_label=cache.ignore_label,
         channels=cache.channels,
+        activation="sigmoid" if "bce" in settings.loss else "softmax",
         provenance={
             "manifest_sha256": cache.manifest_sha256,
             "data_sha256": cache.data_sha256,

@@ -15,7 +15,6 @@ from medssl.commands.export import export
 from medssl.commands.parsing import parse_verb
 from medssl.data.cache import Cache
 from medssl.export import bundle_writer
-from medssl.export.onnx import Ensemble
 from medssl.export.options import CardOptions, OperationOptions, ParityOptions
 from medssl.imaging.errors import BundleError, CacheError, CheckpointError, ConfigError
 from medssl.imaging.preprocess import restore_label
@@ -23,7 +22,7 @@ from medssl.imaging.readers.open import read_volume
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.postprocess import keep_largest
 from medssl.runtime.predictor import Predictor
-from medssl.tasks.inference import segment_image
+from medssl.tasks.inference import Ensemble, segment_image
 from medssl.tasks.model_file import load_model
 
 _CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "export").glob("*.yaml"))

@@ -10,8 +10,9 @@ import torch
 from small_networks import network
 from torch import nn
 
-from medssl.export.onnx import Ensemble, write_onnx
+from medssl.export.onnx import write_onnx
 from medssl.imaging.errors import BundleError
+from medssl.tasks.inference import Ensemble
 
 
 @pytest.mark.parametrize(("kind", "dims"), [("unet", 2), ("unet", 3), ("vit", 2), ("vit", 3)])

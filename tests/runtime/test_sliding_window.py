@@ -94,11 +94,37 @@ def test_the_weight_is_symmetric_and_highest_in_the_middle():
     assert weight.min() > 0
 
 
-def test_classification_takes_the_centre_and_averages_mirrorings():
-    image = np.zeros((1, 10, 10), np.float32)
-    image[0, 3:5, 3:7] = 1
+def test_classification_averages_mirrorings():
+    image = np.zeros((1, 4, 4), np.float32)
+    image[0, :2] = 1
     probabilities = classify(image, (4, 4), lambda x: np.stack([x[:, 0, 0, 0], x[:, 0, 3, 0]], 1), mirror_axes=(0,))
     np.testing.assert_allclose(probabilities, [0.5, 0.5])
+
+
+def test_classification_sees_the_whole_image_once():
+    """A lesion in a corner counts as much as one in the middle; each of the 3 x 2 windows is asked once."""
+    asked = []
+
+    def brightest(windows):
+        asked.append(len(windows))
+        return np.stack([np.zeros(len(windows)), windows.max(axis=(1, 2, 3))], 1).astype(np.float32)
+
+    for place in ((0, 0), (5, 3), (11, 7)):
+        image = np.zeros((1, 12, 8), np.float32)
+        image[(0, *place)] = 2
+        probabilities = classify(image, (4, 4), brightest)
+        lit, dark = 1 / (1 + np.exp(-2)), 0.5
+        np.testing.assert_allclose(probabilities[1], (lit + 5 * dark) / 6, rtol=1e-6)
+    assert sum(asked) == 18
+
+
+def test_with_sigmoid_each_class_stands_for_itself():
+    scores = np.array([[0.0, 2.0, -800.0]], np.float32)
+    found = classify(np.zeros((1, 4, 4), np.float32), (4, 4), lambda _: scores, activation="sigmoid")
+    np.testing.assert_allclose(found, [0.5, 1 / (1 + np.exp(-2)), 0.0], atol=1e-7)
+    voxels = np.zeros((1, 3, 4, 4), np.float32)
+    voxels[0, 1] = 1
+    assert (segment(np.zeros((1, 4, 4), np.float32), (4, 4), lambda _: voxels, 3, activation="sigmoid") == 1).all()
 
 
 @pytest.mark.parametrize("shape", [(40, 41), (12, 13, 14)])

@@ -7,7 +7,7 @@ from small_networks import network, network_spec
 
 from medssl.imaging.labels import Label
 from medssl.imaging.preprocess import Preprocess
-from medssl.tasks.inference import classify_image, segment_image, window_function
+from medssl.tasks.inference import Ensemble, classify_image, segment_image, window_function
 from medssl.tasks.model_file import ModelSpec
 
 
@@ -39,9 +39,11 @@ def test_images_smaller_and_larger_than_the_window_keep_their_shape(dims: int) -
 def test_folds_are_averaged_as_probabilities() -> None:
     folds = [network("unet", 2, seed) for seed in (0, 1, 2)]
     windows = np.random.default_rng(0).standard_normal((2, 1, 8, 8)).astype(np.float32)
-    found = torch.from_numpy(window_function(folds)(windows)).exp()
-    expected = sum(fold(torch.from_numpy(windows)).softmax(1) for fold in folds) / 3
-    torch.testing.assert_close(found, expected)
+    shares = [fold(torch.from_numpy(windows)) for fold in folds]
+    found = torch.from_numpy(window_function(Ensemble(folds))(windows)).softmax(1)
+    torch.testing.assert_close(found, sum(logits.softmax(1) for logits in shares) / 3)
+    found = torch.from_numpy(window_function(Ensemble(folds, "sigmoid"))(windows)).sigmoid()
+    torch.testing.assert_close(found, sum(logits.sigmoid() for logits in shares) / 3)
 
 
 def test_mirroring_makes_the_answer_symmetric() -> None:
@@ -62,3 +64,6 @@ def test_classification_gives_the_network_s_probabilities(dims: int) -> None:
     image = np.random.default_rng(0).standard_normal((1, *[8] * dims)).astype(np.float32)
     expected = made(torch.from_numpy(image)[None]).softmax(1)[0].numpy()
     np.testing.assert_allclose(classify_image([made], _spec("classifier", dims), image), expected, rtol=1e-5)
+    each = replace(_spec("classifier", dims), activation="sigmoid")
+    expected = made(torch.from_numpy(image)[None]).sigmoid()[0].numpy()
+    np.testing.assert_allclose(classify_image([made], each, image), expected, rtol=1e-5)

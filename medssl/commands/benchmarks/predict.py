@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from medssl.commands.benchmarks.comparison import Comparison
-from medssl.commands.benchmarks.predict_child import OVERLAP, SHAPE, WINDOW
+from medssl.commands.benchmarks.predict_child import OVERLAP, SHAPE, WINDOW, random_network
 
-_CHANNELS, _STRIDES = (16, 32, 64, 128), (2, 2, 2)
 _CASE = (36, 50, 36)
 """Size of a hippocampus crop, for the time from start to first mask."""
 
@@ -33,25 +32,16 @@ def run(rounds: int = 3, classes: Sequence[int] = (3, 60)) -> list[Comparison]:
     with tempfile.TemporaryDirectory(prefix="medssl-bench-") as folder:
         for number in classes:
             model = Path(folder) / f"{number}.onnx"
-            _write_models(model, number)
+            _write_model(model, number)
             found += _window(model, number, rounds)
         found.append(_first_mask(Path(folder), rounds))
     return found
 
 
-def _write_models(path: Path, classes: int) -> None:
-    """The same network as ONNX for us and as torch program for the peer."""
-    import torch
-    from monai.networks.nets.unet import UNet
-
+def _write_model(path: Path, classes: int) -> None:
     from medssl.export.onnx import write_onnx
 
-    torch.manual_seed(0)
-    network = UNet(3, 1, classes, _CHANNELS, _STRIDES, num_res_units=2).eval()
-    write_onnx(network, 1, WINDOW, path)
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(network, (torch.zeros(4, 1, *WINDOW),), dynamic_shapes=({0: batch},))
-    torch.export.save(program, path.with_suffix(".pt2"))
+    write_onnx(random_network(classes), 1, WINDOW, path)
 
 
 def _window(model: Path, classes: int, rounds: int) -> list[Comparison]:
