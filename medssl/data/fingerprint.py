@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from medssl.imaging.volume import Volume
 
+_BATCH_SHARE = 0.05
+"""nnU-Net's rule: a batch holds no more of the data set, or its steps hardly differ."""
 _PATCH_VOXELS = {2: 512 * 512, 3: 64**3}
 
 
@@ -65,11 +67,13 @@ def propose(fingerprint: dict[str, Any], spatial_dims: int) -> list[str]:
             "is taken there"
         )
     patch = _patch(shape * spacing / target, spatial_dims)
-    batch = max(2, int(2 * _PATCH_VOXELS[spatial_dims] // np.prod(patch)))
+    share = _BATCH_SHARE * fingerprint["cases"] * float(np.prod(shape * spacing / target))
+    batch = max(2, int(min(2 * _PATCH_VOXELS[spatial_dims], share) // np.prod(patch)))
     return [
         f"spacing_mm {[round(float(s), 3) for s in target]}: {reason}.",
         f"patch {patch}: the median image, shrunk alike along all axes to what fits small memory, in steps of 8.",
-        f"batch {batch}: as many patches as two of the largest would fill, at least 2.",
+        f"batch {batch}: as many patches as two of the largest would fill, but no more than {_BATCH_SHARE:.0%} of the "
+        "data set's voxels; at least 2.",
     ]
 
 

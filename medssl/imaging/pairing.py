@@ -15,6 +15,7 @@ _CHANNEL = re.compile(r"^(.*)_(\d{4})$")
 # Whole words, as in `train_labels` and `labelsTr`, not in `unlabelled`.
 _IMAGE_WORD = re.compile(r"(?<![A-Za-z])[Ii]mages?(?![a-z])")
 _LABEL_WORD = re.compile(r"(?<![A-Za-z])([Ll]abels?|[Mm]asks?|[Ss]egmentations?|[Aa]nnotations?)(?![a-z])")
+_INSTANCES = re.compile(r"(?<![A-Za-z])[Ii]nstances?(?![a-z])")
 _MASK_NAME = re.compile(r"^(?:(.+)[_-])?(?:seg|segmentation|mask|label|labelmap|annotation)$", re.IGNORECASE)
 SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
@@ -40,9 +41,10 @@ def pair(root: Path, images: Sequence[FoundImage], labels: Sequence[FoundLabel],
 
     Label maps are the files that a `dataset.json` lists as such, those below a folder named like `labels`, `masks` or
     `segmentations`, and those named `NAME_mask`, `NAME_seg` and the like. A label belongs to the image it is listed
-    with; to the image of the same name in the folder of the same name with `images`; or to the one image beside it
-    called `NAME` (or `NAME_` and more). DICOM-SEG and RTSTRUCT belong to the series they refer to. Files
-    `NAME_0000`, `NAME_0001` are channels in nnU-Net's folders, and where several names have the same numbers.
+    with; to the image of the same name in the folder of the same name with `images`, or, where only one label folder
+    beside it holds that name, in any folder (masks of instances are no class maps); or to the one image beside it
+    called `NAME` (or `NAME_` and more). DICOM-SEG and RTSTRUCT belong to the series they refer to. Files `NAME_0000`,
+    `NAME_0001` are channels in nnU-Net's folders, and where several names have the same numbers.
     """
     by_file = {image.files[0].resolve(): image for image in images if image.format != "dicom"}
     known = {by_file[label].field for label in listed.labels.values() if label in by_file}
@@ -118,12 +120,11 @@ def _dicom_name(image: FoundImage) -> str:
 def _by_folder(case: Case, masks: Mapping[str, Sequence[FoundImage]], root: Path) -> str:
     """Label of the same name in the folder that is called after labels where this one is called after images."""
     names = {case.name, stem(case.images[0].files[0]), case.place.name}
-    found = [
-        mask
-        for name in sorted(names)
-        for mask in masks.get(name, ())
-        if _counterpart(case.place.parent, mask.files[0].parent, root)
-    ]
+    named = [mask for name in sorted(names) for mask in masks.get(name, ())]
+    found = [mask for mask in named if _counterpart(case.place.parent, mask.files[0].parent, root)]
+    if not found:  # `images` and `lung_masks` side by side; numbered objects are no classes
+        here = case.place.parent.parent if case.place.parent != root else root
+        found = [m for m in named if m.files[0].parent.parent == here and not _INSTANCES.search(m.files[0].parent.name)]
     if len(found) > 1:
         case.notes.append(f"{len(found)} label files have the name of one image; none was taken")
     return found[0].field if len(found) == 1 else ""

@@ -64,4 +64,6 @@ def test_fingerprint_counts_and_proposes_with_reasons():
     spacing, patch, batch = propose(whole, 3)
     assert spacing.startswith("spacing_mm [1.0, 1.0, 5.2]: the median, but axis 2 is 6.0 times coarser")
     assert patch.startswith("patch [8, 8, 8]")
-    assert batch.startswith("batch ")
+    assert batch.startswith("batch 2:"), "three small images fill no larger batch"
+    many = merge([case(5.0, 3)] * 400)
+    assert propose(many, 3)[2].startswith("batch 20:"), "5 % of 400 images of one patch each"

@@ -67,6 +67,18 @@ def test_masks_beside_their_images(tmp_path: Path):
     assert _reasons(summary) == {"c_seg.nii.gz": "label-without-image", "lost-label.nii.gz": "label-without-image"}
 
 
+def test_a_label_folder_of_another_name_beside_the_images(tmp_path: Path):
+    for folder in ("images", "semantic_masks", "instance_masks"):
+        _picture(tmp_path / "d" / folder / "a.png")
+    _picture(tmp_path / "d" / "images" / "b.png", 1)
+    _picture(tmp_path / "d" / "liver_masks" / "b.png", 1)
+    _picture(tmp_path / "d" / "tumour_masks" / "b.png", 1)
+    rows, summary = _index(tmp_path)
+    assert rows["a"].label == "d/semantic_masks/a.png", "instances are no class map"
+    assert rows["b"].label == "", "two label maps of one image could be meant"
+    assert set(_reasons(summary).values()) == {"label-without-image"}
+
+
 def test_channels_are_told_from_running_numbers(tmp_path: Path):
     for number in range(3):
         _picture(tmp_path / "d" / "one" / f"slice_{number:04d}.png", number)
