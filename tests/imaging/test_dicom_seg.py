@@ -278,3 +278,31 @@ def test_rtstruct_contours_with_a_hole(tmp_path: Path):
     np.testing.assert_array_equal(plane, expected)
     assert not label.array[0, :, :, [0, 2, 3]].any()
     assert "other" in label.source.notes[0]
+
+
+def test_a_label_of_another_frame_of_reference(tmp_path: Path):
+    volume = read_volume(write_series(tmp_path / "s", ramp(4), FrameOfReferenceUID="1.2.3.4"))
+    assert volume.source.uids["FrameOfReferenceUID"] == "1.2.3.4"
+    square = np.array([[0.4, 0.4, 2.5], [4.1, 0.4, 2.5], [4.1, 3.6, 2.5], [0.4, 3.6, 2.5]])
+    path = _rtstruct(tmp_path / "rt.dcm", {"LIVER": [square]})
+    assert read_label(path, volume, _LABELS).source.notes == (), "an object that names none is taken"
+
+    dataset = pydicom.dcmread(path)
+    frame, study, series = Dataset(), Dataset(), Dataset()
+    frame.FrameOfReferenceUID = "1.2.3.5"
+    dataset.ReferencedFrameOfReferenceSequence = [frame]
+    dataset.save_as(path)
+    with pytest.raises(ImageError, match="another frame of reference") as refused:
+        read_label(path, volume, _LABELS)
+    assert refused.value.reason == "frame-of-reference"
+
+    series.SeriesInstanceUID = volume.source.uids["SeriesInstanceUID"]
+    study.RTReferencedSeriesSequence = [series]
+    frame.RTReferencedStudySequence = [study]
+    dataset.save_as(path)
+    (note,) = read_label(path, volume, _LABELS).source.notes
+    assert "refers to it" in note
+
+    frame.FrameOfReferenceUID = "1.2.3.4"
+    dataset.save_as(path)
+    assert read_label(path, volume, _LABELS).source.notes == ()

@@ -63,7 +63,8 @@ class Frame:
 class Instance:
     """A DICOM image file: what `scan` and the series reader need of its header, and its planes.
 
-    `cut` says what is wrong with an uncompressed file that ends within its pixels; its length alone tells.
+    `cut` says what is wrong with an uncompressed file that ends within its pixels; its length alone tells. `frame_uid`
+    is the FrameOfReferenceUID: positions of two files can be compared where it is the same.
     """
 
     path: Path
@@ -82,6 +83,7 @@ class Instance:
     age: str
     transfer_syntax: str
     cut: str = ""
+    frame_uid: str = ""
 
 
 def read_header(path: Path) -> Dataset:
@@ -183,6 +185,7 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         _years(str(dataset.get("PatientAge", "") or "").strip()),
         str(_meta(dataset).get("TransferSyntaxUID", "")),
         cut,
+        str(dataset.get("FrameOfReferenceUID", "") or ""),
     )
 
 

@@ -33,10 +33,12 @@ def read_dicom_label(path: Path, like: Volume, labels: Sequence[Label] = ()) -> 
         labels: Classes.
 
     Raises:
-        ImageError: Neither object, nothing in it that is a class, or nothing on the image's grid.
+        ImageError: Neither object, of another frame of reference than the image, nothing in it that is a class, or
+            nothing on the image's grid.
     """
     header = read_header(path)
     kind = str(header.get("SOPClassUID", ""))
+    told = _frame_of_reference(header, like, path)
     image, like = like, _solid(like)
     if kind in SEGMENTATIONS:
         parts = _segments(path)
@@ -45,8 +47,36 @@ def read_dicom_label(path: Path, like: Volume, labels: Sequence[Label] = ()) -> 
     else:
         raise ImageError(f"{path} is neither DICOM-SEG nor RTSTRUCT", reason="not-a-label")
     joined = _joined(parts, like, labels, path)
-    source = joined.source if kind in SEGMENTATIONS else replace(joined.source, format="rtstruct")
+    source = replace(joined.source, notes=(*told, *joined.source.notes))
+    source = source if kind in SEGMENTATIONS else replace(source, format="rtstruct")
     return Volume(joined.array.reshape(1, *image.geometry.shape), image.geometry, source=source)
+
+
+def referenced_series(dataset: Dataset) -> set[str]:
+    """SeriesInstanceUIDs anywhere inside the object but its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # values are parsed when they are asked for, with pydicom's remarks
+        own = str(dataset.get("SeriesInstanceUID", ""))
+        return {str(e.value) for e in dataset.iterall() if e.keyword == "SeriesInstanceUID" and str(e.value) != own}
+
+
+def _frame_of_reference(header: Dataset, image: Volume, path: Path) -> tuple[str, ...]:
+    """Positions mean the same place only within one frame of reference; a note where only the reference says so.
+
+    Raises:
+        ImageError: Another frame of reference, and the object does not refer to the image either.
+    """
+    own = image.source.uids.get("FrameOfReferenceUID", "")
+    found = {str(e.value) for e in header.iterall() if e.keyword == "FrameOfReferenceUID" and str(e.value or "")}
+    if not own or not found or own in found:
+        return ()
+    if image.source.uids.get("SeriesInstanceUID", "") in referenced_series(header):
+        return ("the label has another frame of reference than the image, but refers to it: its positions were taken",)
+    raise ImageError(
+        f"{path} has another frame of reference than the image and does not refer to it: its positions say nothing "
+        "about this image; register both, or take the label that was made on it",
+        reason="frame-of-reference",
+    )
 
 
 def _solid(image: Volume) -> Volume:

@@ -1,16 +1,14 @@
 """DICOM files of a tree: grouped into series, label objects told apart, everything else explained."""
 
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from pydicom.dataset import Dataset
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.problems import Problem
 from medssl.imaging.readers.dicom import by_series
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, Instance, instance_of, read_header
+from medssl.imaging.readers.dicom_labels import referenced_series
 from medssl.imaging.readers.dicom_series import gap_error, grids, is_localizer, refuse_cut, stack
 from medssl.imaging.readers.scan import FoundImage, FoundLabel
 
@@ -26,7 +24,7 @@ def scan_dicom(
         try:
             dataset = read_header(file)
             if dataset.get("SOPClassUID", "") in (*SEGMENTATIONS, _RTSTRUCT):
-                labels.append(FoundLabel(file, tuple(sorted(_references(dataset)))))
+                labels.append(FoundLabel(file, tuple(sorted(referenced_series(dataset)))))
             else:
                 instances.append(instance_of(dataset, file))
         except ImageError as error:
@@ -116,11 +114,3 @@ def _field(uid: str, files: Sequence[Path], folders: dict[Path, int]) -> str:
 
 def _left_out(path: Path, reason: str, message: str) -> Problem:
     return Problem(str(path), reason, "left out", message)
-
-
-def _references(dataset: Dataset) -> set[str]:
-    """SeriesInstanceUIDs anywhere inside the object but its own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # values are parsed when they are asked for, with pydicom's remarks
-        own = str(dataset.get("SeriesInstanceUID", ""))
-        return {str(e.value) for e in dataset.iterall() if e.keyword == "SeriesInstanceUID" and str(e.value) != own}

@@ -254,5 +254,9 @@ def _evened(pixels: npt.NDArray[np.generic], found: Stack) -> tuple[npt.NDArray[
 
 
 def _source(instance: Instance, frames: Sequence[Frame], notes: tuple[str, ...]) -> Source:
-    uids = {"StudyInstanceUID": instance.study_uid, "SeriesInstanceUID": instance.series_uid}
+    uids = {
+        "StudyInstanceUID": instance.study_uid,
+        "SeriesInstanceUID": instance.series_uid,
+        "FrameOfReferenceUID": instance.frame_uid,
+    }
     return Source(tuple(frame.path for frame in frames), "dicom", notes, uids)
