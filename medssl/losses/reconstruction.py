@@ -22,7 +22,7 @@ def token_mse(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def masked_token_mse(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
-    """Mean squared error over hidden tokens of the whole batch.
+    """Mean squared error over hidden tokens of the whole batch; 0 where none is hidden.
 
     Args:
         prediction: (B, N, P).
@@ -31,4 +31,4 @@ def masked_token_mse(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tens
     """
     weight = hidden.to(torch.float32)
     error = (prediction.float() - target.float()).square().mean(-1)
-    return (error * weight).sum() / weight.sum()
+    return (error * weight).sum() / weight.sum().clamp(min=1)

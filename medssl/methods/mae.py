@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medssl.data.masking import hidden_count, step_generator
 from medssl.imaging.errors import ConfigError
-from medssl.losses.reconstruction import normalise_patches, token_mse
+from medssl.losses.reconstruction import masked_token_mse, normalise_patches, token_mse
 from medssl.methods.base import Batch, Method
 from medssl.models.positions import patchify, pick, sincos_positions, unpatchify
 from medssl.models.vit import TransformerBlock, ViT
@@ -29,8 +29,10 @@ class MAE(Method):
         decoder_width: Embedding width of the decoder.
         decoder_depth: Blocks of the decoder.
         decoder_heads: Attention heads of the decoder; few wide ones are faster, as the maps between tokens cost most.
-        normalise_target: Target patches get mean 0 and variance 1.
-        variance_floor: Added to the variance of a target patch (1e-6 in the paper; higher spares constant patches).
+        variance_floor: Target patches get mean 0 and variance 1; this is added to their variance (1e-6 in the paper;
+            higher spares constant patches). None: the voxels are the target as they are.
+        min_patch_std: Hidden patches whose standard deviation is not above this do not count: air says nothing of the
+            body. In the units of the prepared image; None, as in the paper, counts all.
 
     Raises:
         ConfigError: The encoder is no ViT, or the numbers do not fit.
@@ -45,8 +47,8 @@ class MAE(Method):
         decoder_width: int = 192,
         decoder_depth: int = 2,
         decoder_heads: int = 3,
-        normalise_target: bool = True,
-        variance_floor: float = 1e-3,
+        variance_floor: float | None = 1e-3,
+        min_patch_std: float | None = None,
     ) -> None:
         super().__init__()
         problems = []
@@ -56,10 +58,13 @@ class MAE(Method):
             problems.append(f"mask_ratio must lie between 0 and 1, got {mask_ratio}")
         if decoder_width % decoder_heads or decoder_width < 2 * encoder.spatial_dims:
             problems.append(f"decoder_width {decoder_width} must be divisible by decoder_heads {decoder_heads}")
+        if min_patch_std is not None and min_patch_std < 0:
+            problems.append(f"min_patch_std must be 0 or more, got {min_patch_std}")
         if problems:
             raise ConfigError(problems)
         self._vit, self.seed, self.mask_ratio = encoder, seed, mask_ratio
-        self.normalise_target, self.variance_floor = normalise_target, variance_floor
+        self.variance_floor = variance_floor
+        self.min_patch_std = min_patch_std
         self.project = nn.Linear(encoder.width, decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
         self.decoder = nn.ModuleList(TransformerBlock(decoder_width, decoder_heads) for _ in range(decoder_depth))
@@ -73,11 +78,15 @@ class MAE(Method):
         return self._vit
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """`loss`: mean squared error of the hidden patches."""
+        """`loss`: mean squared error of the hidden patches, or of those that are not flat (`min_patch_std`)."""
         image = batch["image"]
         visible, hidden = self._draw(image, int(batch["step"]))
-        target = self._target(image, hidden)
-        return {"loss": token_mse(self._predict(image, visible, hidden), target)}
+        patches = pick(patchify(image.float(), self._vit.patch_size), hidden)
+        target, prediction = self._target(patches), self._predict(image, visible, hidden)
+        if self.min_patch_std is None:
+            return {"loss": token_mse(prediction, target)}
+        counted = patches.std(-1) > self.min_patch_std
+        return {"loss": masked_token_mse(prediction, target, counted), "counted_patches": counted.float().mean()}
 
     def after_step(self, step: int) -> None:
         """Nothing to do: the method has no state beside its weights."""
@@ -90,7 +99,7 @@ class MAE(Method):
         visible, hidden = self._draw(image, int(batch["step"]))
         patches = patchify(image.float(), self._vit.patch_size)
         predicted = self._predict(image, visible, hidden).float()
-        if self.normalise_target:
+        if self.variance_floor is not None:
             own = pick(patches, hidden)
             predicted = predicted * (own.var(-1, keepdim=True) + self.variance_floor).sqrt() + own.mean(
                 -1, keepdim=True
@@ -123,6 +132,5 @@ class MAE(Method):
         out: Tensor = self.predict(self.decoder_norm(tokens))
         return out
 
-    def _target(self, image: Tensor, hidden: Tensor) -> Tensor:
-        patches = pick(patchify(image.float(), self._vit.patch_size), hidden)
-        return normalise_patches(patches, self.variance_floor) if self.normalise_target else patches
+    def _target(self, patches: Tensor) -> Tensor:
+        return patches if self.variance_floor is None else normalise_patches(patches, self.variance_floor)

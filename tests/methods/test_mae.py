@@ -62,10 +62,10 @@ def test_hidden_voxels_matter_through_the_target_alone(dims: int, channels: int)
 def test_visible_content_is_no_target():
     method, batch = _mae(), _batch()
     visible, hidden = method._draw(batch["image"], 7)
-    target = method._target(batch["image"], hidden)
     voxels = patchify(batch["image"], (4, 4))
+    target = method._target(pick(voxels, hidden))
     changed = unpatchify(voxels.scatter(1, visible[..., None].expand(-1, -1, 16), -5.0), [4, 4], (4, 4))
-    assert torch.equal(method._target(changed, hidden), target)
+    assert torch.equal(method._target(pick(patchify(changed, (4, 4)), hidden)), target)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -87,10 +87,14 @@ def test_decoder_equals_the_paper_order_of_tokens(dims: int):
     torch.testing.assert_close(method(batch)["loss"], expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-def test_perfect_prediction_costs_nothing(normalise: bool, monkeypatch):
-    method, batch = _mae(normalise_target=normalise), _batch()
-    monkeypatch.setattr(method, "_predict", lambda image, visible, hidden: method._target(image, hidden))
+@pytest.mark.parametrize("floor", [1e-3, None])
+def test_perfect_prediction_costs_nothing(floor: float | None, monkeypatch):
+    method, batch = _mae(variance_floor=floor), _batch()
+
+    def perfect(image: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        return method._target(pick(patchify(image, (4, 4)), hidden))
+
+    monkeypatch.setattr(method, "_predict", perfect)
     assert method(batch)["loss"].item() == 0
     columns = method.reconstruction(batch)
     torch.testing.assert_close(columns["reconstructed"], columns["input"], atol=5e-3, rtol=5e-3)
@@ -183,3 +187,25 @@ def test_numbers_that_do_not_fit(extra: dict, word: str):
 def test_needs_a_transformer():
     with pytest.raises(ConfigError, match="spark"):
         MAE(ResidualUNetEncoder(2, 1, (4, 8), (0, 1)))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_flat_patches_do_not_count_where_asked(dims: int):
+    batch = _batch(dims)
+    air = torch.zeros(2, 1, *[16] * dims)
+    half = torch.where(torch.arange(16) < 8, batch["image"], air)  # half of the patches are constant
+    plain, picky = _mae(dims), _mae(dims, min_patch_std=0.1)
+    out = picky({**batch, "image": half})
+    visible, hidden = picky._draw(half, 7)
+    patches = pick(patchify(half, (4,) * dims), hidden)
+    counted = patches.std(-1) > 0.1
+    assert 0 < counted.float().mean() < 1
+    assert out["counted_patches"] == counted.float().mean()
+    error = (picky._predict(half, visible, hidden) - normalise_patches(patches, 1e-3)).square().mean(-1)
+    torch.testing.assert_close(out["loss"], error[counted].mean())
+    torch.testing.assert_close(picky(batch)["loss"], plain(batch)["loss"])
+    empty = picky({**batch, "image": air})
+    assert empty["loss"] == 0
+    empty["loss"].backward()
+    with pytest.raises(ConfigError, match="min_patch_std"):
+        _mae(dims, min_patch_std=-1)
