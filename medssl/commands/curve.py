@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medssl.evaluation.curves import CurvePoint, CurveRow
 
 POSITIONAL: tuple[str, ...] = ()
-PRETRAINED, SCRATCH = "pretrained", "from scratch"
+PRETRAINED, SCRATCH, LONGER = "pretrained", "from scratch", "from scratch, longer"
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ def curve(
     split: str = "test",
     lr_pretrained: float = 0.0,
     lr_scratch: float = 0.0,
+    longer_steps: int = 0,
 ) -> None:
     """Train both arms for every number of patients and seed, evaluate each, and write OUT/curve.json and OUT/curve.png.
 
     Both arms share patients, seed, network, steps and augmentation; only the first weights differ, and the learning
-    rates where both were tuned alike. Run it again to resume: what is finished is kept.
+    rates where both were tuned alike. With `longer_steps` a third arm starts from scratch and spends the time of the
+    pretraining on the labels. Run it again to resume: what is finished is kept, also what others wrote into OUT.
 
     Args:
         data: Prepared cache.
@@ -55,7 +57,8 @@ def curve(
         seeds: Paired seeds, from 0.
         split: Split that is evaluated.
         lr_pretrained: Learning rate of the pretrained arm; 0 = that of the configuration.
-        lr_scratch: Learning rate of the other arm; 0 = that of the configuration.
+        lr_scratch: Learning rate of the arms from scratch; 0 = that of the configuration.
+        longer_steps: Steps of the third arm; 0 = without it.
 
     Raises:
         ConfigError: The encoder is missing, or numbers that make no curve.
@@ -63,32 +66,36 @@ def curve(
     problems = [f"init {init} does not exist"] if not init.is_file() else []
     problems += [f"labels {n} must be 1 or more" for n in labels if n < 1]
     problems += [f"seeds must be 2 or more for an interval, got {seeds}"] if seeds < 2 else []
+    problems += [f"longer_steps must be 0 (without) or more, got {longer_steps}"] if longer_steps < 0 else []
     if problems:
         raise ConfigError(problems)
+    arms = (PRETRAINED, SCRATCH, *((LONGER,) if longer_steps else ()))
     runs = [
-        _Run(n, seed, arm, out / f"labels{n}_seed{seed}_{arm.replace(' ', '_')}")
+        _Run(n, seed, arm, out / f"labels{n}_seed{seed}_{arm.replace(',', '').replace(' ', '_')}")
         for n in labels
         for seed in range(seeds)
-        for arm in (PRETRAINED, SCRATCH)
+        for arm in arms
     ]
     left = sum(not (run.folder / "evaluation" / "results.json").is_file() for run in runs)
     say(f"curve: {len(runs)} fine-tunings, {left} still to do, into {out}")
-    rates = {PRETRAINED: lr_pretrained, SCRATCH: lr_scratch}
     rows: list[CurveRow] = []
     for run in runs:
-        _train(run, data, init, finetune, rates[run.arm])
+        rate = lr_pretrained if run.arm == PRETRAINED else lr_scratch
+        changed = ["--train.lr", str(rate)] if rate else []
+        changed += ["--train.steps", str(longer_steps)] if run.arm == LONGER else []
+        _train(run, data, init, finetune, changed)
         _evaluate(run, data, split)
         rows += _rows(run)
-    _write(out, rows)
+    _write(out, rows, arms[1:])
 
 
-def _train(run: _Run, data: Path, init: Path, finetune: Path, rate: float) -> None:
+def _train(run: _Run, data: Path, init: Path, finetune: Path, changed: list[str]) -> None:
     if (run.folder / "model.json").is_file():
         return
     arguments = ["--config", str(finetune), "--data", str(data), "--out", str(run.folder)]
     arguments += ["--labels", str(run.labels), "--seed", str(run.seed), "--inference.choose", "last"]
     arguments += ["--init", str(init)] if run.arm == PRETRAINED else []
-    arguments += ["--train.lr", str(rate)] if rate else []
+    arguments += changed
     arguments += ["--resume"] if (run.folder / "run.json").is_file() else []
     run_verb("finetune", arguments)
 
@@ -114,17 +121,20 @@ def _rows(run: _Run) -> "list[CurveRow]":
     ]
 
 
-def _write(out: Path, rows: "list[CurveRow]") -> None:
+def _write(out: Path, rows: "list[CurveRow]", others: tuple[str, ...]) -> None:
+    """The pretrained arm beside each of `others`: the first as curve.json, a second as curve_longer.json."""
     from medssl.evaluation.curves import curve_figure, curve_json, paired_curve
     from medssl.imaging.files import atomic_path
 
-    points = paired_curve(rows, PRETRAINED, SCRATCH)
-    write_json(out / "curve.json", json.loads(json.dumps(curve_json(points, PRETRAINED, SCRATCH))))
-    with atomic_path(out / "curve.png") as temporary:
-        curve_figure(points, PRETRAINED, SCRATCH).savefig(temporary, dpi=120)
-    for point in points:
-        say(_told(point))
-    say(f"curve: {out / 'curve.json'}, {out / 'curve.png'}")
+    for other, name in zip(others, ("curve", "curve_longer"), strict=False):
+        points = paired_curve(rows, PRETRAINED, other)
+        write_json(out / f"{name}.json", json.loads(json.dumps(curve_json(points, PRETRAINED, other))))
+        with atomic_path(out / f"{name}.png") as temporary:
+            curve_figure(points, PRETRAINED, other).savefig(temporary, dpi=120)
+        say(f"{PRETRAINED} against {other}:")
+        for point in points:
+            say(_told(point))
+        say(f"curve: {out / f'{name}.json'}, {out / f'{name}.png'}")
 
 
 def _told(point: "CurvePoint") -> str:

@@ -144,15 +144,7 @@ def _logit_difference(reference: Predict, exported: Predict, windows: npt.NDArra
 
 
 def _mask(predict: Predict, image: npt.NDArray[np.float32], spec: ModelSpec) -> npt.NDArray[np.uint8]:
-    return segment(
-        image,
-        spec.window,
-        predict,
-        spec.network.out_channels,
-        overlap=spec.overlap,
-        batch_size=1,
-        activation=spec.activation,
-    )
+    return segment(image, spec.window, predict, spec.network.out_channels, overlap=spec.overlap, batch_size=1)
 
 
 def _lowest(

@@ -98,7 +98,6 @@ class Predictor:
             overlap=spec.overlap,
             batch_size=self._batch_size,
             mirror_axes=spec.mirror_axes,
-            activation=spec.activation,
         )
         labels = keep_largest(labels, tuple(spec.post_processing.get("largest_component", ())))
         computed = time.perf_counter()

@@ -1,8 +1,8 @@
 """Sliding-window inference with bounded memory, over any callable: ONNX Runtime in the clinic, torch in training.
 
-Windows are blended with a Gaussian weight (as nnU-Net does). The image is worked through in slabs along its longest
-axis: once no further window reaches a plane, its class map is written and the plane's scores are dropped, so all-class
-scores never exist at full size. For the class with the highest score the blending weights need not be divided out.
+Logits of windows are blended with a Gaussian weight (as nnU-Net does). The image is worked through in slabs along its
+longest axis: once no further window reaches a plane, its class map is written and the plane's scores are dropped, so
+all-class scores never exist at full size. For the class with the highest logit the weights need not be divided out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,6 @@ def segment(
     overlap: float = 0.5,
     batch_size: int = 4,
     mirror_axes: Sequence[int] = (),
-    activation: Activation = "softmax",
 ) -> npt.NDArray[np.uint8]:
     """Class map of an image of any size.
 
@@ -41,11 +40,10 @@ def segment(
         num_classes: K, background included.
         overlap: Share by which neighbouring windows overlap, in [0, 1).
         batch_size: Windows a call.
-        mirror_axes: Spatial axes over whose mirrorings (all combinations) scores are averaged.
-        activation: How logits become scores.
+        mirror_axes: Spatial axes over whose mirrorings (all combinations) logits are averaged.
 
     Returns:
-        (*S) uint8, the class with the highest blended score.
+        (*S) uint8, the class with the highest blended logit.
 
     Raises:
         ImageError: Window and image differ in dimensions, or the network gives another number of classes.
@@ -65,7 +63,7 @@ def segment(
     rest = [dict(zip(order[1:], places, strict=True)) for places in product(*starts[1:])]
     for number, start in enumerate(starts[0]):
         boxes = [{stream: start, **place} for place in rest]
-        for box, scores in _scores(padded, boxes, window, _scored(predict, activation), batch_size, mirror_axes):
+        for box, scores in _scores(padded, boxes, window, predict, batch_size, mirror_axes):
             if scores.shape[0] != num_classes:
                 raise ImageError(
                     f"the network gives {scores.shape[0]} classes, {num_classes} are due", reason="classes"
@@ -73,6 +71,7 @@ def segment(
             where = [slice(box[a], box[a] + window[a]) for a in range(len(shape))]
             where[stream] = slice(0, window[stream])
             _add(slab[(slice(None), *where)], scores, weight)
+            del scores  # all classes of a window: not two of them at once
         done = (starts[0][number + 1] if number + 1 < len(starts[0]) else shape[stream]) - start
         _flush(slab, labels, stream, start, done)
     return labels[inside]
@@ -180,24 +179,38 @@ def _scores(
         for flip in flips[1:]:
             axes = tuple(a + 1 for a in flip)
             mirrored = predict(np.ascontiguousarray(np.flip(crops, axes)))
-            total += np.flip(mirrored, axes) if mirrored.ndim == crops.ndim else mirrored
-        total /= len(flips)
-        yield from zip(chosen, total, strict=True)
+            total = total + (np.flip(mirrored, axes) if mirrored.ndim == crops.ndim else mirrored)
+        if len(flips) > 1:
+            total = (total / len(flips)).astype(np.float32)
+        for number, box in enumerate(chosen):
+            yield box, total[number]
+        del total
 
 
 def _add(into: _Float, scores: _Float, weight: _Float) -> None:
-    for number, score in enumerate(scores):  # a class at a time: the product stays small
-        into[number] += score * weight
+    product = np.empty_like(weight)
+    for number, score in enumerate(scores):  # a class at a time: the product stays in the processor's cache
+        np.multiply(score, weight, out=product)
+        into[number] += product
 
 
 def _flush(slab: _Float, labels: npt.NDArray[np.uint8], stream: int, start: int, done: int) -> None:
     """Write the classes of the first `done` planes of the slab, then move the rest to its front."""
     front: list[slice] = [slice(None)] * labels.ndim
     place: list[slice] = [slice(None)] * labels.ndim
-    for plane in range(done):  # plane by plane: argmax makes an int64 copy of what it is given
+    for plane in range(done):
         front[stream], place[stream] = slice(plane, plane + 1), slice(start + plane, start + plane + 1)
-        labels[tuple(place)] = slab[(slice(None), *front)].argmax(axis=0)
+        labels[tuple(place)] = _highest(slab[(slice(None), *front)])
     size = slab.shape[stream + 1]
     for plane in range(size):
         front[stream], place[stream] = slice(plane, plane + 1), slice(plane + done, plane + done + 1)
         slab[(slice(None), *front)] = slab[(slice(None), *place)] if plane + done < size else 0
+
+
+def _highest(scores: _Float) -> npt.NDArray[np.uint8]:
+    """Number of the class with the highest score, the first of equals; `argmax` over the first axis copies it all."""
+    best, labels = scores[0].copy(), np.zeros(scores.shape[1:], dtype=np.uint8)
+    for number, score in enumerate(scores[1:], start=1):
+        labels[score > best] = number
+        np.maximum(best, score, out=best)
+    return labels

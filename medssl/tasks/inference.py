@@ -69,7 +69,6 @@ def segment_image(
         overlap=spec.overlap,
         batch_size=batch_size,
         mirror_axes=spec.mirror_axes,
-        activation=spec.activation,
     )
 
 

@@ -48,8 +48,16 @@ def test_a_curve_pairs_both_arms_and_resumes(tmp_path: Path, capsys: pytest.Capt
     assert len(runs) == 2
     assert runs[0]["patients"] == runs[1]["patients"]
     capsys.readouterr()
-    assert _run(*arguments) == 0
-    assert "8 fine-tunings, 0 still to do" in capsys.readouterr().out
+    assert _run(*arguments, "--longer_steps", "4") == 0
+    assert "12 fine-tunings, 4 still to do" in capsys.readouterr().out
+    longer = json.loads((tmp_path / "curve" / "curve_longer.json").read_text())
+    assert longer["theirs"] == "from scratch, longer"
+    run = json.loads((tmp_path / "curve" / "labels2_seed1_from_scratch_longer" / "run.json").read_text())
+    assert run["config"]["train"]["steps"] == 4
+    assert (
+        run["patients"]
+        == json.loads((tmp_path / "curve" / "labels2_seed1_pretrained" / "run.json").read_text())["patients"]
+    )
 
 
 def test_a_curve_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -33,7 +33,7 @@ def run(
     """
     work = Path(tempfile.mkdtemp(prefix="medssl-bench-"))
     try:
-        volumes = [_volume(folder, shape, number) for number in range(2)]
+        volumes = [ct_volume(folder, shape, number) for number in range(2)]
         ours, ours_size = _ours(work, volumes, crop)
         nnssl, nnssl_size = _nnssl(work, volumes, crop)
         monai, monai_size = _monai(work, volumes, crop)
@@ -63,7 +63,7 @@ def run(
     ]  # fmt: skip
 
 
-def _volume(folder: Path | None, shape: tuple[int, int, int], number: int) -> _Array:
+def ct_volume(folder: Path | None, shape: tuple[int, int, int], number: int) -> _Array:
     """A CT of the size: a real one enlarged, or smooth blobs, with the noise of a scanner on top.
 
     Shared CT is often not calibrated, so the real one is scaled to HU by its air (-1000) and its tissue (40).

@@ -42,7 +42,7 @@ def test_real_volumes_are_brought_to_hu_and_get_noise(tmp_path: Path) -> None:
     array[:, 4:, 1:] = 3700
     write_nifti(Volume(array, Geometry(np.eye(4), array.shape[1:])), tmp_path / "images" / "a.nii")
     write_nifti(Volume(array * 0, Geometry(np.eye(4), array.shape[1:])), tmp_path / "labels" / "a.nii")
-    volume = data._volume(tmp_path, (40, 40, 30), 1)
+    volume = data.ct_volume(tmp_path, (40, 40, 30), 1)
     tissue = volume[20:, 20:]
     assert volume.dtype == np.int16
     assert tissue.mean() == pytest.approx(40, abs=2)
