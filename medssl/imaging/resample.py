@@ -54,16 +54,42 @@ def regrid_label(label: npt.NDArray[np.uint8], source: Geometry, target: Geometr
     if axes is not None and _whole(matrix) and _whole(offset):
         return _copy(label, axes, np.rint(matrix).astype(int), np.rint(offset).astype(int), target.shape)
     result = np.zeros(target.shape, dtype=np.uint8)
-    inside = Geometry(source.affine, tuple(n + 2 for n in source.shape))
+    low, high = _reach(label, matrix, offset, target.shape)
+    if np.any(low >= high):
+        return result
     padded = np.pad(label, 1)
     origin = np.zeros(3)
     origin[: source.spatial_dims] = -1
-    shifted = Geometry(_translated(source.affine, origin), inside.shape)
-    for begin in range(0, target.shape[0], _SLAB):
-        end = min(begin + _SLAB, target.shape[0])
-        slab = Geometry(_translated(target.affine, np.array([begin, 0, 0])), (end - begin, *target.shape[1:]))
-        result[begin:end] = _most_likely(padded, shifted, slab)
+    shifted = Geometry(_translated(source.affine, origin), padded.shape)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    corner = np.zeros(3)
+    corner[: target.spatial_dims] = low
+    for begin in range(low[0], high[0], _SLAB):
+        end = min(begin + _SLAB, high[0])
+        corner[0] = begin
+        slab = Geometry(_translated(target.affine, corner), (int(end - begin), *(high - low)[1:].tolist()))
+        result[(slice(begin, end), *box[1:])] = _most_likely(padded, shifted, slab)
     return result
+
+
+def _reach(
+    label: npt.NDArray[np.uint8],
+    matrix: npt.NDArray[np.float64],
+    offset: npt.NDArray[np.float64],
+    shape: tuple[int, ...],
+) -> tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]]:
+    """Box of the target, first and last + 1 along each axis, beyond which no voxel of the label has a share."""
+    filled = [
+        np.flatnonzero(label.any(axis=tuple(a for a in range(label.ndim) if a != axis))) for axis in range(label.ndim)
+    ]
+    if not len(filled[0]):
+        return np.zeros(label.ndim, dtype=int), np.zeros(label.ndim, dtype=int)
+    margin = np.ceil(np.maximum(np.abs(matrix).sum(axis=1), 1)) + 1  # the filter of a coarser target reaches further
+    ends = np.array([[f[0] - m, f[-1] + m] for f, m in zip(filled, margin, strict=True)])
+    corners = np.array([ends[range(label.ndim), list(pick)] for pick in np.ndindex(*[2] * label.ndim)])
+    index = (corners - offset) @ np.linalg.inv(matrix).T
+    low = np.clip(np.floor(index.min(axis=0)).astype(int), 0, shape)
+    return low, np.clip(np.ceil(index.max(axis=0)).astype(int) + 1, 0, shape)
 
 
 def _most_likely(label: npt.NDArray[np.uint8], source: Geometry, target: Geometry) -> npt.NDArray[np.uint8]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from medssl.imaging import resample
 from medssl.imaging.errors import ConfigError, ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.preprocess import Intensity, Preprocess, prepare_label, prepare_volume, restore_label
@@ -136,6 +137,24 @@ def test_a_many_class_label_keeps_all_classes_when_refined(rng):
     fine[:3, 3] = -1 / 3
     moved = regrid_label(label, source, Geometry(fine, (15, 18, 21)))
     np.testing.assert_array_equal(moved[1::3, 1::3, 1::3], label)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_labels_are_sampled_only_where_they_reach_and_lose_nothing(seed: int, monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(seed)
+    label = np.zeros((14, 12, 10), np.uint8)
+    start, size = rng.integers(0, 8, 3), rng.integers(1, 6, 3)
+    label[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))] = rng.integers(0, 3, 1)
+    label[tuple(rng.integers(0, 10, 3))] = 1
+    matrix = np.eye(3) if seed % 3 == 0 else np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    affine = np.eye(4)
+    affine[:3, :3] = matrix * rng.uniform(0.3, 3, 3)
+    affine[:3, 3] = rng.uniform(-8, 8, 3)
+    target = Geometry(affine, (13, 17, 15))
+    source = Geometry(np.diag([1.0, 0.7, 2.0, 1.0]), label.shape)
+    found = regrid_label(label, source, target)
+    monkeypatch.setattr(resample, "_reach", lambda *_: (np.zeros(3, int), np.array(target.shape)))
+    np.testing.assert_array_equal(found, regrid_label(label, source, target))
 
 
 def test_intensities():
