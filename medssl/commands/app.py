@@ -21,6 +21,7 @@ STAGES = ("manifest", "prepare", "pretrain", "finetune", "baseline", "evaluate",
 _SECTIONS = {
     "name",
     "title",
+    "data",
     "profiles",
     "default_profile",
     "prepare",
@@ -39,7 +40,8 @@ class Application:
     Args:
         folder: Folder with `app.yaml` and `prepare.py`.
         name: Name of the application.
-        title: One line for people.
+        title: What it does, the heading of its report.
+        data: What the folder given with --data must be.
         stages: Options of each stage, the profile's merged over the common ones.
         profile: Name of the profile that was chosen.
     """
@@ -47,6 +49,7 @@ class Application:
     folder: Path
     name: str
     title: str
+    data: str
     stages: dict[str, dict[str, Any]]
     profile: str
 
@@ -99,7 +102,9 @@ def read_application(folder: Path, profile: str) -> Application:
     stages = {stage: dict(content[stage] or {}) for stage in STAGES if stage in content}
     for stage, options in profiles.get(chosen, {}).items():
         stages[stage] = _merge(stages.get(stage, {}), options)
-    return Application(folder, str(content["name"]), str(content.get("title", "")), stages, chosen)
+    return Application(
+        folder, str(content["name"]), str(content.get("title", "")), str(content.get("data", "")), stages, chosen
+    )
 
 
 def _merge(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +120,7 @@ def _check(application: Application, skip: tuple[str, ...], data: Path) -> None:
     optional = {"pretrain", "baseline", "evaluate", "export", "report"}
     problems = [f"--skip {stage}: one of {sorted(optional)} is expected" for stage in skip if stage not in optional]
     if not data.is_dir():
-        problems.append(f"--data {data} is no folder; {application.name} expects: {application.title}")
+        problems.append(f"--data {data} is no folder; {application.name} expects: {application.data}")
     if problems:
         raise ConfigError(problems)
 

@@ -72,7 +72,8 @@ def _application(folder: Path) -> Path:
     (folder / "prepare.py").write_text(_PREPARE)
     content = {
         "name": "tiny",
-        "title": "boxes",
+        "title": "Boxes",
+        "data": "boxes",
         "prepare": {"workers": 1},
         "pretrain": _PRETRAIN,
         "finetune": _FINETUNE,
