@@ -1,6 +1,7 @@
 """Headers of NRRD and MHA, palettes, zips and DICOM labels: what must not be guessed."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -18,7 +19,7 @@ from medssl.imaging.labels import Label
 from medssl.imaging.readers import archive
 from medssl.imaging.readers.open import read_label, read_volume
 from medssl.imaging.readers.scan import scan_tree
-from medssl.imaging.volume import Volume
+from medssl.imaging.volume import Source, Volume
 from medssl.imaging.writers.nifti import write_nifti
 
 _VOXELS = np.arange(60, dtype=np.int16).tobytes()
@@ -182,7 +183,7 @@ def test_real_segment_on_one_slice_and_a_foreign_one(real_data: Path):
     np.testing.assert_array_equal(label.array[0].T, pixels)
     with pytest.raises(ImageError) as error:
         read_label(folder / "seg_image_ct_binary.dcm", image)
-    assert error.value.reason == "label-grid"
+    assert error.value.reason == "frame-of-reference"
 
 
 def test_real_labelmap_segmentations_and_what_lies_outside(real_data: Path):
@@ -191,7 +192,11 @@ def test_real_labelmap_segmentations_and_what_lies_outside(real_data: Path):
         whole = read_label(folder / name, read_volume(folder / "24x38x3" / "image"))
         assert int(whole.array.sum()) == int(pydicom.dcmread(folder / name).pixel_array.sum()) == 630
         assert whole.source.notes == ()
-        smaller = read_label(folder / name, read_volume(folder / "23x38x3" / "multiframe"))
+        other = read_volume(folder / "23x38x3" / "multiframe")
+        with pytest.raises(ImageError) as error:
+            read_label(folder / name, other)
+        assert error.value.reason == "frame-of-reference"
+        smaller = read_label(folder / name, replace(other, source=Source()))  # as after a conversion to NIfTI
         assert int(smaller.array.sum()) == 620
         assert "10 of 630 voxels of segment 'Liver' lie outside" in smaller.source.notes[0]
 
