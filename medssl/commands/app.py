@@ -91,20 +91,54 @@ def read_application(folder: Path, profile: str) -> Application:
     path = folder / "app.yaml"
     if not path.is_file() or not (folder / "prepare.py").is_file():
         raise ConfigError([f"{folder} is no application: it needs app.yaml and prepare.py"])
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    problems = [f"{path}: unknown section {key!r}; known: {sorted(_SECTIONS)}" for key in set(content) - _SECTIONS]
-    profiles = content.get("profiles", {})
-    chosen = profile or content.get("default_profile", "")
-    if chosen and chosen not in profiles:
-        problems.append(f"profile {chosen!r} is unknown; {content.get('name')} has {sorted(profiles)}")
+    content = _read_yaml(path)
+    problems = [f"{path}: {problem}" for problem in _mistakes(content)]
     if problems:
         raise ConfigError(problems)
+    profiles = content.get("profiles") or {}
+    chosen = profile or content.get("default_profile", "")
+    if chosen and chosen not in profiles:
+        raise ConfigError([f"profile {chosen!r} is unknown; {content['name']} has {sorted(profiles)}"])
     stages = {stage: dict(content[stage] or {}) for stage in STAGES if stage in content}
-    for stage, options in profiles.get(chosen, {}).items():
-        stages[stage] = _merge(stages.get(stage, {}), options)
+    for stage, options in (profiles.get(chosen) or {}).items():
+        stages[stage] = _merge(stages.get(stage, {}), options or {})
     return Application(
         folder, str(content["name"]), str(content.get("title", "")), str(content.get("data", "")), stages, chosen
     )
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError([f"{path} is no readable YAML: {' '.join(str(error).split())}"]) from error
+
+
+def _mistakes(content: Any) -> list[str]:
+    """What is wrong with the sections of an application, before any of its options is looked at."""
+    if not isinstance(content, dict):
+        return ["sections are expected, 'name: ...' first"]
+    problems = [f"unknown section {key!r}; known: {sorted(_SECTIONS)}" for key in content if key not in _SECTIONS]
+    if not isinstance(content.get("name"), str):
+        problems.append("'name' is missing, the name of the application")
+    problems += [f"section {stage!r} must hold options" for stage in STAGES if not _is_options(content.get(stage))]
+    profiles = content.get("profiles")
+    if not _is_options(profiles):
+        return [*problems, "section 'profiles' must hold profiles"]
+    for name, stages in (profiles or {}).items():
+        if not _is_options(stages):
+            problems.append(f"profile {name!r} must hold stages")
+            continue
+        for stage, options in (stages or {}).items():
+            if stage not in STAGES:
+                problems.append(f"profile {name!r}: unknown stage {stage!r}; known: {list(STAGES)}")
+            elif not _is_options(options):
+                problems.append(f"profile {name!r}: stage {stage!r} must hold options")
+    return problems
+
+
+def _is_options(value: Any) -> bool:
+    return value is None or isinstance(value, dict)
 
 
 def _merge(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

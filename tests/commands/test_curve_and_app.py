@@ -122,3 +122,26 @@ def test_mistakes_of_an_application_run(
     assert _run(*arguments, *change) == 2
     assert part in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "sections are expected"),
+        ("name: [", "is no readable YAML"),
+        ("title: x", "'name' is missing"),
+        ("name: x\npretrian: {}", "unknown section 'pretrian'"),
+        ("name: x\npretrain: 3", "section 'pretrain' must hold options"),
+        ("name: x\nprofiles: [1]", "section 'profiles' must hold profiles"),
+        ("name: x\nprofiles: {a: 3}", "profile 'a' must hold stages"),
+        ("name: x\nprofiles: {a: {finetun: {}}}", "profile 'a': unknown stage 'finetun'"),
+        ("name: x\nprofiles: {a: {finetune: 3}}", "stage 'finetune' must hold options"),
+    ],
+)
+def test_a_wrong_application_file_is_told(tmp_path: Path, text: str, part: str, capsys: pytest.CaptureFixture[str]):
+    folder = _application(tmp_path / "app")
+    (folder / "app.yaml").write_text(text)
+    (tmp_path / "data").mkdir()
+    assert _run("app", "run", folder, "--data", tmp_path / "data", "--out", tmp_path / "run") == 2
+    assert part in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
