@@ -29,8 +29,8 @@ def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
 def barlow_twins(first: Tensor, second: Tensor, off_diagonal: float, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     """The cross-correlation of two views' embeddings, over the batch of all processes, against the identity.
 
-    Barlow Twins, Zbontar et al., ICML 2021, https://arxiv.org/abs/2103.03230. Standardising each dimension over the batch
-    (biased variance) is what the authors' batch norm without affine does.
+    Barlow Twins, Zbontar et al., ICML 2021, https://arxiv.org/abs/2103.03230. Standardising each dimension over the
+    batch (biased variance) is what the authors' batch norm without affine does.
 
     Args:
         first: (B, E).
@@ -52,8 +52,8 @@ def barlow_twins(first: Tensor, second: Tensor, off_diagonal: float, eps: float 
 def vicreg_terms(first: Tensor, second: Tensor, eps: float = 1e-4) -> tuple[Tensor, Tensor, Tensor]:
     """Invariance, variance and covariance terms, not weighted.
 
-    VICReg, Bardes et al., ICLR 2022, https://arxiv.org/abs/2105.04906. Variance and covariance are those of the batch of all
-    processes, unbiased; the variance term is the mean of both views, the covariance term their sum.
+    VICReg, Bardes et al., ICLR 2022, https://arxiv.org/abs/2105.04906. Variance and covariance are those of the
+    batch of all processes, unbiased; the variance term is the mean of both views, the covariance term their sum.
 
     Args:
         first: (B, E), B at least 2.

@@ -15,8 +15,8 @@ _TINY = 1e-38  # rows of padding, and prototypes that underflow, sum to 0
 def sinkhorn(scores: Tensor, temperature: float, rounds: int = 3, counted: Tensor | None = None) -> Tensor:
     """Soft assignments in which all prototypes are used alike over the batch of all processes.
 
-    Sinkhorn-Knopp as in SwAV, Caron et al., NeurIPS 2020, https://arxiv.org/abs/2006.09882. The largest score is subtracted
-    first: the result is the same and nothing overflows.
+    Sinkhorn-Knopp as in SwAV, Caron et al., NeurIPS 2020, https://arxiv.org/abs/2006.09882. The largest score is
+    subtracted first: the result is the same and nothing overflows.
 
     Args:
         scores: (B, K) similarities to the prototypes.
@@ -50,8 +50,8 @@ def soft_cross_entropy(target: Tensor, logits: Tensor, temperature: float) -> Te
 def centred_softmax(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
     """DINO's target: `softmax((logits - centre) / temperature)`, (..., K).
 
-    Caron et al., ICCV 2021, https://arxiv.org/abs/2104.14294: the centre keeps one prototype from winning everywhere, the
-    low temperature keeps the target from being uniform.
+    Caron et al., ICCV 2021, https://arxiv.org/abs/2104.14294: the centre keeps one prototype from winning everywhere,
+    the low temperature keeps the target from being uniform.
     """
     return ((logits.float() - centre) / temperature).softmax(-1)
 

@@ -33,7 +33,7 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     Where each process takes the mean over its own anchors and gradients are then averaged over processes, as DDP does,
     the result is the gradient of the mean over all anchors.
     """
-    return tensor if world_size() == 1 else cast(Tensor, _Gather.apply(tensor))
+    return tensor if world_size() == 1 else cast(Tensor, _Gather.apply(tensor))  # type: ignore[no-untyped-call]
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
