@@ -90,7 +90,7 @@ def draw(
     dims = len(shape)
     bias_shape, elastic_shape = [_BIAS_POINTS] * dims, [dims, *[_ELASTIC_POINTS] * dims]
     count = _SINGLE + math.prod(bias_shape) + math.prod(elastic_shape)
-    uniform = _Uniform(torch.stack([_uniforms(seed, number, count) for number in numbers]))
+    uniform = _Uniform(torch.stack([uniforms(seed, number, count) for number in numbers]))
 
     def some(probability: float, low: float, high: float, otherwise: float) -> Tensor:
         chosen, value = uniform.below(probability), uniform.between(low, high, 1)[:, 0]
@@ -150,13 +150,13 @@ def apply(variation: Variation, image: Tensor, label: Tensor | None) -> tuple[Te
         image = image.index_copy(0, picked, spatial.resample_image(image[picked], grid))
         if label is not None:
             label = label.index_copy(0, picked, spatial.resample_label(label[picked], grid))
-    image = _change_intensity(variation, image)
+    image = change_intensity(variation, image)
     image = spatial.flip(image, variation.flips, 2)
     return image, label if label is None else spatial.flip(label, variation.flips, 1)
 
 
-def _change_intensity(v: Variation, image: Tensor) -> Tensor:
-    """Noise, smoothing, brightness, contrast, resolution and gamma in nnU-Net's order, after the coil's bias."""
+def change_intensity(v: Variation, image: Tensor) -> Tensor:
+    """Noise, smoothing, brightness, contrast, resolution and gamma in nnU-Net's order, after the coil's bias; pure."""
 
     def on(values: Tensor, rows: Tensor) -> Tensor:
         return values[rows].to(image.device, torch.float32)
@@ -178,7 +178,7 @@ def _change_intensity(v: Variation, image: Tensor) -> Tensor:
     return image
 
 
-def _uniforms(seed: int, number: int, count: int) -> Tensor:
+def uniforms(seed: int, number: int, count: int) -> Tensor:
     """(count,) float64 in [0, 1) for one sample."""
     state = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
     return torch.rand(count, generator=torch.Generator().manual_seed(state), dtype=torch.float64)

@@ -46,7 +46,8 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     epoch. `draw = s * parts + part`.
 
     A batch holds `image` (n, C, *S) in the cache's dtype, `index` (n,) int64 crop numbers, `step` () int64 = `draw`,
-    which keys the randomness of augmentation and masks, and what the plan adds.
+    which keys the randomness of augmentation and masks, `patient` (n,) int64 numbers of the crops' patients, and what
+    the plan adds.
 
     Args:
         cache: Prepared cache.
@@ -61,6 +62,7 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         self._cache, self._cases, self._plan = cache, tuple(cases), plan
         _check(cache, self._cases, plan)
         self._class_index = {name: number for number, name in enumerate(cache.classes)}
+        self._patients = {name: number for number, name in enumerate(sorted({case.patient for case in self._cases}))}
 
     @property
     def plan(self) -> CropPlan:
@@ -88,7 +90,7 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         case = self.case_of(number)
         generator = _generator(self._plan.seed, number, stream=1)
         start, image = self._draw(case, number, generator)
-        crop = {"image": image}
+        crop = {"image": image, "patient": np.array(self._patients[case.patient], dtype=np.int64)}
         if self._plan.labels:
             crop["label"] = self._label(case, start)
         if self._plan.classes:

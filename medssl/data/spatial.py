@@ -34,7 +34,13 @@ def affine_matrices(angles_deg: Tensor, zoom: Tensor, spacing_mm: Sequence[float
     return rotation * (spacing / spacing[:, None]) / zoom[:, None, :]
 
 
-def sampling_grid(matrix: Tensor, shift: Tensor, shape: Sequence[int], elastic: Tensor | None = None) -> Tensor:
+def sampling_grid(
+    matrix: Tensor,
+    shift: Tensor,
+    shape: Sequence[int],
+    elastic: Tensor | None = None,
+    source: Sequence[int] | None = None,
+) -> Tensor:
     """Where each output voxel is read, in the coordinates of `grid_sample` with `align_corners=True`.
 
     Built from one broadcast sum over the axes: no (voxels x 4) matrix product.
@@ -42,14 +48,15 @@ def sampling_grid(matrix: Tensor, shift: Tensor, shape: Sequence[int], elastic: 
     Args:
         matrix: (B, D, D), from output to input voxel offsets about the centre.
         shift: (B, D) voxels added to the input position.
-        shape: Spatial shape.
+        shape: Spatial shape of the output.
         elastic: (B, D, n, ..., n) voxels added to the input position at control points, interpolated linearly.
+        source: Spatial shape of the input; by default that of the output.
 
     Returns:
         (B, *S, D) float32, last axis first as `grid_sample` wants it.
     """
     dims, device = len(shape), matrix.device
-    half = torch.tensor([max(n - 1, 1) / 2 for n in shape], dtype=torch.float32, device=device)
+    half = torch.tensor([max(n - 1, 1) / 2 for n in source or shape], dtype=torch.float32, device=device)
     scaled = matrix.float() / half[:, None]  # (B, D, D), rows in units of half the input extent
     offset = shift.float() / half
     grid = torch.empty((len(matrix), *shape, dims), dtype=torch.float32, device=device)

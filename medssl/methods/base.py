@@ -1,12 +1,35 @@
 """The one abstract class a self-supervised method implements."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
-"""What a step gets: `image` (B, C, *S) float32 or bf16-castable, on the device, and `step` () int64."""
+"""What a step gets: `image` (B, C, *S) float32 or bf16-castable, on the device, `step` () int64 and
+`patient` (B,) int64, the number of each sample's patient. Methods with
+several views get `views` (V, B, C, *size) and, where the run makes local views, `local_views` (L, B, C, *smaller) of
+the same samples, with `..._centre` and `..._side` (V, B, D), the box of each view in voxels of `image`."""
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """What `medssl methods` tells of a method.
+
+    Args:
+        paper: First author, venue and year.
+        link: Address of the paper.
+        family: `contrastive`, `self-distillation`, `clustering`, `decorrelation`, `masked` or `anatomical`.
+        backbones: Encoders it runs on.
+        spatial_dims: Dimensions it runs in.
+    """
+
+    paper: str
+    link: str
+    family: Literal["contrastive", "self-distillation", "clustering", "decorrelation", "masked", "anatomical"]
+    backbones: tuple[str, ...]
+    spatial_dims: tuple[int, ...] = (2, 3)
 
 
 class Method(nn.Module, ABC):
@@ -17,8 +40,14 @@ class Method(nn.Module, ABC):
     `batch["step"]` and the run's seed, never from global state, so that a resumed run repeats itself.
     """
 
+    card: ClassVar[MethodCard]
+    """What `medssl methods` tells of it."""
+
     views: ClassVar[int] = 1
-    """How many augmented views of each crop the method asks for."""
+    """How many augmented views of each sample the method asks for; 1 = the varied crop itself, `image`."""
+
+    local_views: ClassVar[bool] = False
+    """Whether the method makes use of further, smaller views."""
 
     @property
     @abstractmethod
@@ -33,9 +62,9 @@ class Method(nn.Module, ABC):
     def after_step(self, step: int) -> None:
         """Called after each optimiser step (not each accumulated batch): EMA, queues; may do nothing."""
 
-    @abstractmethod
     def reconstruction(self, batch: Batch) -> dict[str, Tensor] | None:
         """Return `input`, `masked`, `reconstructed` (B, C, *S) for the health panel, or None where there is none."""
+        return None
 
     def encoder_state_dict(self) -> dict[str, Tensor]:
         """Weights that load `strict=True` into the plain encoder."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medssl.data.masking import hidden_count, step_generator
 from medssl.imaging.errors import ConfigError
 from medssl.losses.reconstruction import masked_token_mse, normalise_patches, token_mse
-from medssl.methods.base import Batch, Method
+from medssl.methods.base import Batch, Method, MethodCard
 from medssl.models.positions import patchify, pick, sincos_positions, unpatchify
 from medssl.models.vit import TransformerBlock, ViT
 
@@ -37,6 +37,8 @@ class MAE(Method):
     Raises:
         ConfigError: The encoder is no ViT, or the numbers do not fit.
     """
+
+    card = MethodCard("He et al., CVPR 2022", "https://arxiv.org/abs/2111.06377", "masked", ("ViT",))
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medssl.data.masking import random_mask, step_generator
 from medssl.imaging.errors import ConfigError
 from medssl.losses.reconstruction import masked_token_mse, normalise_patches
-from medssl.methods.base import Batch, Method
+from medssl.methods.base import Batch, Method, MethodCard
 from medssl.models.decoders import LightDecoder, UNetDecoder
 from medssl.models.masked import Densify, HiddenBlocks
 from medssl.models.positions import patchify, unpatchify
@@ -43,6 +43,8 @@ class SparK(Method):
     Raises:
         ConfigError: The encoder is no convolutional pyramid, or the numbers do not fit.
     """
+
+    card = MethodCard("Tian et al., ICLR 2023", "https://arxiv.org/abs/2301.03580", "masked", ("ResidualUNetEncoder",))
 
     def __init__(
         self,

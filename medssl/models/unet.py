@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
+from medssl.models.encoder import Encoder
 from medssl.models.layers import BlockSequence, ConvBlock, ResidualBlock
 from medssl.models.masked import HiddenBlocks, NormKind
 
 
-class ResidualUNetEncoder(nn.Module):
+class ResidualUNetEncoder(Encoder):
     """Convolutional pyramid: a stem at full resolution, then a stage of residual blocks for each further level.
 
     After nnU-Net's residual encoder (Isensee et al., "nnU-Net Revisited", MICCAI 2024, arXiv 2404.09556). Deviations:

@@ -7,6 +7,7 @@ import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
+from medssl.models.encoder import Encoder
 from medssl.models.positions import patchify, pick, sincos_positions
 
 
@@ -55,7 +56,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value)
 
 
-class ViT(nn.Module):
+class ViT(Encoder):
     """Vision transformer with fixed sine-cosine positions and a class token.
 
     Deviations from the paper: positions are fixed in N dimensions (as in MAE), so nothing is interpolated when the grid

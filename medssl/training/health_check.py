@@ -16,7 +16,7 @@ from medssl.training.run_folder import RunFolder
 _CROPS = 64
 _BATCH = 8
 _ROWS = 4
-_CALM = 2**31  # a number that no training step reaches: masks of the check are its own
+_CALM = 2**31  # a number that no training step reaches: masks and views of the check are its own
 
 
 class HealthCheck:
@@ -33,12 +33,19 @@ class HealthCheck:
         plan: Plan of the training crops.
         run: Where the panel is written; None writes none.
         device: Where to compute.
+        views: Makes the views of a batch, for methods with several; their draws are the check's own.
     """
 
     def __init__(
-        self, cache: Cache, cases: Sequence[CachedCase], plan: CropPlan, run: RunFolder | None, device: torch.device
+        self,
+        cache: Cache,
+        cases: Sequence[CachedCase],
+        plan: CropPlan,
+        run: RunFolder | None,
+        device: torch.device,
+        views: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> None:
-        self._run, self._device = run, device
+        self._run, self._device, self._views = run, device, views
         held = [case for case in cache.cases if case.split == "val"] or list(cases)
         labelled = [case for case in held if case.has_label]
         self._classed = bool(cache.classes) and all(case.class_name in cache.classes for case in held)
@@ -68,7 +75,10 @@ class HealthCheck:
     def _batch(self, first: int) -> dict[str, Tensor]:
         crops = self._crops[first : first + _BATCH]
         image = torch.cat([crop["image"].float() for crop in crops]).to(self._device)
-        return {"image": image, "step": torch.tensor(_CALM + first), "index": torch.arange(first, first + len(crops))}
+        index = torch.arange(_CALM + first, _CALM + first + len(crops))
+        patient = torch.cat([crop["patient"] for crop in crops]).to(self._device)
+        batch = {"image": image, "step": torch.tensor(_CALM + first), "index": index, "patient": patient}
+        return batch if self._views is None else self._views(batch)
 
     def _probe(self, features: Tensor) -> dict[str, float]:
         if self._classed:

@@ -1,9 +1,10 @@
 """What pretraining sees of the images; torch-free, so that help is at once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from medssl.data.augment_options import AugmentOptions
+from medssl.data.view_groups import ViewGroup
 from medssl.imaging.errors import ConfigError
 
 
@@ -40,24 +41,76 @@ class ViewOptions:
     """Splits to learn from; the empty name is cases without a split. Never the test cases."""
 
     augment: AugmentOptions = field(default_factory=light)
-    """How crops are varied."""
+    """How crops are varied; with several views a sample, the first of them, and the others where `second` is empty."""
+
+    second: AugmentOptions | None = None
+    """How the second view is varied, for methods with two views."""
+
+    source: tuple[int, ...] = ()
+    """Crop that all views of a sample are taken from, for methods with several views; empty = `size`."""
+
+    extent: tuple[float, float] = (0.5, 1.0)
+    """Lowest and highest side of a view's box, relative to the source's side; the box is resized to `size`. Papers give
+    shares of the area: 0.2 to 1 there is 0.45 to 1 here, 0.08 is 0.28, and in 3D the same side is meant."""
+
+    aspect: float = 1.33
+    """Largest ratio of a side of a view's box to its mean side."""
+
+    local_views: int = 0
+    """Further, smaller views a sample, for methods that use them."""
+
+    local_size: tuple[int, ...] = ()
+    """Voxels of a local view; empty = half of `size`."""
+
+    local_extent: tuple[float, float] = (0.25, 0.5)
+    """As `extent`, for local views."""
 
     def __post_init__(self) -> None:
-        problems = []
-        if len(self.size) not in (2, 3) or any(n < 1 for n in self.size):
-            problems.append(f"views.size needs 2 or 3 positive numbers, got {self.size}")
-        if self.min_std < 0:
-            problems.append(f"views.min_std must be 0 or more, got {self.min_std}")
-        if "test" in self.splits:
-            problems.append("views.splits must not name test: what is measured there must not have been seen")
-        if problems:
+        if problems := [*self._wrong_sizes(), *self._wrong_numbers()]:
             raise ConfigError(problems)
+
+    def _wrong_sizes(self) -> list[str]:
+        problems = []
+        for name in ("size", "source", "local_size"):
+            value = getattr(self, name)
+            if (value or name == "size") and (len(value) not in (2, 3) or any(n < 1 for n in value)):
+                problems.append(f"views.{name} needs 2 or 3 positive numbers, got {value}")
+            elif value and len(value) != len(self.size):
+                problems.append(f"views.{name} {value} needs as many numbers as views.size {self.size}")
+        return problems
+
+    def _wrong_numbers(self) -> list[str]:
+        rules = [
+            ("min_std", self.min_std >= 0, "must be 0 or more"),
+            ("extent", 0 < self.extent[0] <= self.extent[1] <= 1, "must rise between 0 and 1"),
+            ("local_extent", 0 < self.local_extent[0] <= self.local_extent[1] <= 1, "must rise between 0 and 1"),
+            ("aspect", self.aspect >= 1, "must be 1 or more"),
+            ("local_views", self.local_views >= 0, "must be 0 or more"),
+            ("splits", "test" not in self.splits, "must not name test: what is measured there must not have been seen"),
+        ]
+        return [f"views.{name} {rule}, got {getattr(self, name)}" for name, holds, rule in rules if not holds]
+
+    @property
+    def crop(self) -> tuple[int, ...]:
+        """What is read from the cache for each sample."""
+        return self.source or self.size
+
+    def groups(self, views: int) -> tuple[ViewGroup, ViewGroup | None]:
+        """The views of a method that asks for `views` of them, and the local ones."""
+        augments = (self.augment,) if self.second is None else (self.augment, self.second)
+        main = ViewGroup(views, self.size, self.extent, self.aspect, augments)
+        if not self.local_views:
+            return main, None
+        size = self.local_size or tuple(max(n // 2, 1) for n in self.size)
+        return main, ViewGroup(self.local_views, size, self.local_extent, self.aspect, (self.augment,))
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for run.json."""
-        return {
-            "size": list(self.size),
-            "min_std": self.min_std,
-            "splits": list(self.splits),
-            "augment": self.augment.to_json(),
-        }
+        content = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: _plain(value) for name, value in content.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, AugmentOptions):
+        return value.to_json()
+    return list(value) if isinstance(value, tuple) else value

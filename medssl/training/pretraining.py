@@ -2,16 +2,19 @@
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from torch import Tensor
 
 from medssl.data.augment import Augmentation
 from medssl.data.cache import Cache, CachedCase
 from medssl.data.dataset import CropPlan, StepDataset
+from medssl.data.views import MultiView
 from medssl.imaging.errors import ConfigError
 from medssl.methods.base import Method
 from medssl.models.component import Component
@@ -25,6 +28,9 @@ from medssl.training.options import RESUMABLE, TrainOptions
 from medssl.training.pretrain_options import ViewOptions
 from medssl.training.run_folder import RunFolder
 from medssl.training.state import build, checkpoint_bytes
+
+_OF_THE_RUN = ("seed", "steps", "batch_size")
+"""Arguments of methods that the options of the run decide."""
 
 _CHECKPOINTS = 3  # the old one, the new one while it is written, and the encoder
 
@@ -52,7 +58,7 @@ class Settings:
             ConfigError: All of them at once.
         """
         facts = ("spatial_dims", "in_channels", "image_size")
-        problems = check_component("method", self.method, ("encoder", "seed"))
+        problems = check_component("method", self.method, ("encoder", *_OF_THE_RUN))
         problems += check_component("encoder", self.encoder, facts)
         if problems:
             raise ConfigError(problems)
@@ -71,7 +77,9 @@ class Settings:
             "in_channels": len(cache.channels),
             "image_size": list(self.views.size),
         }
-        return Settings(self.method, completed("encoder", self.encoder, facts), self.views, self.train)
+        run = {name: getattr(self.train, name) for name in _OF_THE_RUN}
+        encoder, method = completed("encoder", self.encoder, facts), completed("method", self.method, run)
+        return Settings(method, encoder, self.views, self.train)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for run.json."""
@@ -88,7 +96,7 @@ class Pretraining:
     fabric: Fabric
     method: Method
     source: StepDataset
-    augment: Augmentation
+    augment: Augmentation | MultiView
 
 
 def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Pretraining:
@@ -109,15 +117,20 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Pretraining:
         )
     torch.manual_seed(train.seed)
     encoder = build_component("encoder", settings.encoder)
-    method = build_component("method", settings.method, encoder, seed=train.seed)
+    method = build_component("method", settings.method, encoder)
     if not isinstance(method, Method):
         raise ConfigError([f"method: {settings.method.class_path} is no self-supervised method"])
-    if method.views != 1:
-        raise ConfigError([f"method: {settings.method.class_path} asks for {method.views} views; one is drawn"])
-    _try_out(method, len(cache.channels), views.size)
+    if problems := unused_views(method, views):
+        raise ConfigError(problems)
     cases = tuple(case for case in cache.cases if case.split in views.splits)
-    plan = CropPlan(views.size, train.batch_size, parts_of(fabric, train), train.seed, min_std=views.min_std)
+    plan = CropPlan(views.crop, train.batch_size, parts_of(fabric, train), train.seed, min_std=views.min_std)
     spacing_mm = cases[0].spacing_mm if cases else (1.0,) * cache.spatial_dims
+    augment: Augmentation | MultiView = (
+        Augmentation(views.augment, spacing_mm, train.seed)
+        if method.views == 1
+        else MultiView(*views.groups(method.views), spacing_mm, train.seed)
+    )
+    _try_out(method, len(cache.channels), views.crop, augment)
     return Pretraining(
         settings=settings,
         cache=cache,
@@ -125,15 +138,32 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Pretraining:
         fabric=fabric,
         method=method,
         source=StepDataset(cache, cases, plan),
-        augment=Augmentation(views.augment, spacing_mm, train.seed),
+        augment=augment,
     )
 
 
-def _try_out(method: Method, channels: int, size: tuple[int, ...]) -> None:
-    """Let the method see an empty crop: sizes that do not divide are told before a run is started."""
+def unused_views(method: Method, views: ViewOptions) -> list[str]:
+    """Options for views that the method does not use: an option that does nothing is a mistake."""
+    name = type(method).__name__
+    problems = []
+    if views.local_views and not method.local_views:
+        problems.append(f"views.local_views {views.local_views}: {name} makes no use of local views")
+    if method.views == 1 and views.source:
+        problems.append(f"views.source: {name} has one view, the crop of views.size itself")
+    if method.views == 1 and views.second is not None:
+        problems.append(f"views.second: {name} has one view")
+    return problems
+
+
+def _try_out(
+    method: Method, channels: int, size: tuple[int, ...], augment: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> None:
+    """Let the method see two empty crops: sizes that do not divide are told before a run is started."""
     method.eval()
+    batch = {"image": torch.zeros(2, channels, *size), "step": torch.tensor(0)}
+    batch |= {"index": torch.arange(2), "patient": torch.arange(2)}
     with torch.no_grad():
-        method({"image": torch.zeros(1, channels, *size), "step": torch.tensor(0), "index": torch.zeros(1).long()})
+        method(augment(batch))
 
 
 def check_space(job: Pretraining, out: Path) -> None:
@@ -193,8 +223,9 @@ def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:
         "seed": job.settings.train.seed,
         "data_sha256": job.cache.data_sha256,
     }
-    run.start(description, {"data", *(f"train.{name}" for name in RESUMABLE)}, resume)
-    health = HealthCheck(job.cache, job.cases, job.source.plan, run, job.fabric.device)
+    run.start(description, {"data", "method.init_args.steps", *(f"train.{name}" for name in RESUMABLE)}, resume)
+    views = job.augment if job.method.views > 1 else None  # methods of one view are judged on crops as they are
+    health = HealthCheck(job.cache, job.cases, job.source.plan, run, job.fabric.device, views)
     with run.session():
         hooks = Hooks(augment=job.augment, health=health)
         result = fit(job.fabric, job.method, job.source, job.settings.train, run, hooks=hooks, resume=resume)

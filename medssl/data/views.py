@@ -1,0 +1,125 @@
+"""Several views of each sample: random boxes, resized, turned, flipped and varied, drawn first and then applied.
+
+A view is one resampling of the source crop; crop, resize, rotation, scale and shift are one matrix. Draws are functions
+of the run's seed, the sample's number and the view's number alone, so that every view replays.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from medssl.data import spatial
+from medssl.data.augment import Variation, change_intensity, draw, uniforms
+from medssl.data.view_groups import ViewGroup
+
+_MOST_VIEWS = 64  # views a sample; the numbers of samples are spread by it, so that no two views share their draws
+
+
+@dataclass(frozen=True)
+class DrawnViews:
+    """What makes the views of one group; rows are view by view: view 0 of all samples, then view 1.
+
+    Args:
+        variation: Rotation, flips and intensities; its `matrix` and `shift` lead from view to source voxels.
+        centre: (V, B, D) centre of each view's box in source voxels, 0 = centre of the first voxel.
+        side: (V, B, D) sides of each view's box in source voxels, before it is turned.
+    """
+
+    variation: Variation
+    centre: Tensor
+    side: Tensor
+
+
+class MultiView:
+    """Makes views of batches.
+
+    Args:
+        views: The views that all networks see.
+        local_views: Smaller ones, or None.
+        spacing_mm: Voxel size of the source; rotations are made in mm.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, views: ViewGroup, local_views: ViewGroup | None, spacing_mm: Sequence[float], seed: int) -> None:
+        self._groups = {"views": views} | ({} if local_views is None else {"local_views": local_views})
+        self._spacing_mm, self._seed = tuple(spacing_mm), seed
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add `views` (V, B, C, *size), `local_views` where asked for, and each one's box: `..._centre`, `..._side`."""
+        source, numbers = batch["image"], batch["index"].tolist()
+        added: dict[str, Tensor] = {}
+        first = 0
+        for name, group in self._groups.items():
+            drawn = draw_views(group, numbers, first, self._seed, source.shape[2:], self._spacing_mm)
+            added[name] = make_views(drawn, source, group.size)
+            added[f"{name}_centre"], added[f"{name}_side"] = drawn.centre, drawn.side
+            first += group.count
+        return {**batch, **added}
+
+
+def draw_views(
+    group: ViewGroup, numbers: Sequence[int], first: int, seed: int, source: Sequence[int], spacing_mm: Sequence[float]
+) -> DrawnViews:
+    """Draw where the views of samples `numbers` lie and how they are varied.
+
+    Args:
+        group: Which views.
+        numbers: Number of each sample in the run.
+        first: Number of the group's first view among all views of a sample.
+        seed: Seed of the run.
+        source: Spatial shape of the crop that the views are taken from.
+        spacing_mm: Its voxel size.
+    """
+    dims, shape = len(source), torch.tensor(list(source), dtype=torch.float64)
+    parts, centres, sides = [], [], []
+    for view in range(group.count):
+        keys = [number * _MOST_VIEWS + first + view for number in numbers]
+        table = torch.stack([uniforms(seed + 1, key, 2 * dims + 1) for key in keys])
+        side = _sides(table[:, : dims + 1], group) * shape
+        moved = (table[:, dims + 1 :] - 0.5) * (shape - side)  # the box stays inside the source
+        options = group.augments[min(view, len(group.augments) - 1)]
+        variation = draw(options, keys, seed, group.size, spacing_mm)
+        scale = side / torch.tensor(list(group.size), dtype=torch.float64)  # source voxels a view's voxel
+        parts.append(
+            replace(
+                variation,
+                matrix=variation.matrix * scale[:, None, :],
+                shift=variation.shift * scale + moved,
+                moved=torch.ones_like(variation.moved),
+            )
+        )
+        centres.append(moved + (shape - 1) / 2)
+        sides.append(side)
+    names = Variation.__dataclass_fields__
+    joined = Variation(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    return DrawnViews(joined, torch.stack(centres), torch.stack(sides))
+
+
+def make_views(drawn: DrawnViews, source: Tensor, size: Sequence[int]) -> Tensor:
+    """Views (V, B, C, *size) of a batch (B, C, *S); pure."""
+    count, variation = len(drawn.centre), drawn.variation
+    views = []
+    for rows in torch.arange(count * len(source)).chunk(count):
+        elastic = variation.elastic[rows]
+        grid = spatial.sampling_grid(
+            variation.matrix[rows].to(source.device),
+            variation.shift[rows].to(source.device),
+            size,
+            elastic.to(source.device) if bool(elastic.any()) else None,
+            source=source.shape[2:],
+        )
+        views.append(spatial.resample_image(source, grid))
+    flat = spatial.flip(change_intensity(variation, torch.cat(views)), variation.flips, 2)
+    return flat.view(count, len(source), *flat.shape[1:])
+
+
+def _sides(uniform: Tensor, group: ViewGroup) -> Tensor:
+    """Sides relative to the source (B, D) from uniform numbers (B, 1 + D)."""
+    low, high = group.extent
+    extent = low + (high - low) * uniform[:, :1]
+    reach = math.log(group.aspect)
+    stretch = (2 * uniform[:, 1:] - 1) * reach
+    return (extent * (stretch - stretch.mean(1, keepdim=True)).exp()).clamp(max=1)

@@ -1,0 +1,93 @@
+"""MoCo v2: a view finds its partner, seen by a slowly moving teacher, among a queue of earlier samples.
+
+Chen, Fan, Girshick and He, "Improved Baselines with Momentum Contrastive Learning", 2020,
+https://arxiv.org/abs/2003.04297; v1: He et al., CVPR 2020, https://arxiv.org/abs/1911.05722.
+Deviations: the encoders here have no batch norm unless asked for, so keys are not shuffled between devices; keys enter
+    the queue after the optimiser step, so that a batch computed in parts has the negatives of the whole one; a vision
+    transformer's vector is the mean of its patch tokens; no colour is varied.
+"""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from medssl.imaging.errors import ConfigError
+from medssl.losses.contrastive import queue_info_nce
+from medssl.losses.gather import gather
+from medssl.methods.base import Batch, Method, MethodCard
+from medssl.models.encoder import Encoder
+from medssl.models.momentum import KeyQueue, Teacher
+from medssl.models.projectors import Branch, Projector
+
+
+@final
+class MoCoV2(Method):
+    """Contrast against a queue of keys: negatives do not depend on the batch size.
+
+    Args:
+        encoder: Any encoder.
+        batch_size: Samples of a step over all devices; the queue holds a whole number of them.
+        seed: Seed of the queue's first, random keys.
+        temperature: Divides the cosines.
+        momentum: Of the teacher, constant.
+        queue: Keys kept; 65,536 in the paper, 4,096 to 16,384 suit small sets.
+        hidden: Width of the projector's hidden layer.
+        width: Width of a key.
+
+    Raises:
+        ConfigError: A queue that is no whole number of batches, or numbers out of range.
+    """
+
+    card = MethodCard(
+        "Chen et al., 2020", "https://arxiv.org/abs/2003.04297", "contrastive", ("ViT", "ResidualUNetEncoder")
+    )
+    views = 2
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        temperature: float = 0.2,
+        momentum: float = 0.999,
+        queue: int = 65536,
+        hidden: int = 2048,
+        width: int = 128,
+    ) -> None:
+        super().__init__()
+        problems = []
+        if temperature <= 0:
+            problems.append(f"temperature must be positive, got {temperature}")
+        if not 0 <= momentum <= 1:
+            problems.append(f"momentum must lie in [0, 1], got {momentum}")
+        if queue < batch_size or queue % batch_size:
+            problems.append(f"queue {queue} must be a whole number of batches of {batch_size} (train.batch_size)")
+        if problems:
+            raise ConfigError(problems)
+        self.temperature, self.momentum = temperature, momentum
+        widths = [encoder.feature_channels[-1], hidden, width]
+        self.student = Branch(encoder, Projector(widths, norm=False, bias=True, last_bias=True))
+        self.teacher = Teacher(self.student)
+        self.queue = KeyQueue(queue, width, seed)
+        self._fresh: list[Tensor] = []
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the student."""
+        return self.student.encoder
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss`: the first view against the second one's key and the queue."""
+        first, second = batch["views"]
+        key = self.teacher(second)
+        if self.training:
+            self._fresh.append(gather(key))
+        return {"loss": queue_info_nce(self.student(first), key, self.queue.keys, self.temperature)}
+
+    def after_step(self, step: int) -> None:
+        """The teacher follows, and the step's keys enter the queue."""
+        self.teacher.follow(self.student, self.momentum)
+        self.queue.push(torch.cat(self._fresh))
+        self._fresh = []

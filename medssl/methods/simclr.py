@@ -1,0 +1,68 @@
+"""SimCLR: two views of one sample find each other among all views of the batch.
+
+Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
+https://arxiv.org/abs/2002.05709.
+Deviations: a vision transformer's vector is the mean of its patch tokens; no colour is varied; AdamW unless the run
+    says otherwise.
+"""
+
+from typing import final
+
+from torch import Tensor
+
+from medssl.imaging.errors import ConfigError
+from medssl.losses.contrastive import nt_xent
+from medssl.methods.base import Batch, Method, MethodCard
+from medssl.models.encoder import Encoder
+from medssl.models.projectors import Branch, Projector
+
+
+@final
+class SimCLR(Method):
+    """Contrast of two views against all others of the batch.
+
+    Args:
+        encoder: Any encoder.
+        temperature: Divides the cosines; 0.1 for large batches, 0.5 for small data (both in the paper).
+        hidden: Width of the projector's hidden layer.
+        width: Width of the embedding that the loss sees.
+        same_patient: Whether other samples of one's own patient are negatives. Crops of one scan often show the same
+            anatomy, so they are left out unless asked for (the paper has no patients).
+
+    Raises:
+        ConfigError: A temperature that is not positive.
+    """
+
+    card = MethodCard(
+        "Chen et al., ICML 2020", "https://arxiv.org/abs/2002.05709", "contrastive", ("ViT", "ResidualUNetEncoder")
+    )
+    views = 2
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        temperature: float = 0.1,
+        hidden: int = 2048,
+        width: int = 128,
+        same_patient: bool = False,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ConfigError([f"temperature must be positive, got {temperature}"])
+        self.temperature, self.same_patient = temperature, same_patient
+        self.student = Branch(encoder, Projector([encoder.feature_channels[-1], hidden, width]))
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder."""
+        return self.student.encoder
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss`: NT-Xent of both views."""
+        first, second = (self.student(view) for view in batch["views"])
+        patients = None if self.same_patient else batch["patient"]
+        return {"loss": nt_xent(first, second, self.temperature, patients)}
+
+    def after_step(self, step: int) -> None:
+        """Nothing to do: the method has no state beside its weights."""

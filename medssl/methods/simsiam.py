@@ -1,0 +1,60 @@
+"""SimSiam: each view predicts the other one's projection, which is held fixed; no negatives and no teacher.
+
+Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, https://arxiv.org/abs/2011.10566.
+Deviations: a vision transformer's vector is the mean of its patch tokens; the predictor's learning rate falls with that
+    of the rest, where the paper keeps it constant; no colour is varied.
+"""
+
+from typing import final
+
+from torch import Tensor
+
+from medssl.imaging.errors import ConfigError
+from medssl.losses.agreement import negative_cosine
+from medssl.methods.base import Batch, Method, MethodCard
+from medssl.models.encoder import Encoder
+from medssl.models.projectors import Branch, Projector
+
+
+@final
+class SimSiam(Method):
+    """Agreement of two views with a stopped gradient.
+
+    Args:
+        encoder: Any encoder.
+        hidden: Width of the projector and of its output.
+        bottleneck: Width of the predictor's hidden layer.
+
+    Raises:
+        ConfigError: A bottleneck that is none.
+    """
+
+    card = MethodCard(
+        "Chen and He, CVPR 2021",
+        "https://arxiv.org/abs/2011.10566",
+        "self-distillation",
+        ("ViT", "ResidualUNetEncoder"),
+    )
+    views = 2
+
+    def __init__(self, encoder: Encoder, *, hidden: int = 2048, bottleneck: int = 512) -> None:
+        super().__init__()
+        if not 0 < bottleneck <= hidden:
+            raise ConfigError([f"bottleneck must lie between 1 and hidden {hidden}, got {bottleneck}"])
+        widths = [encoder.feature_channels[-1], hidden, hidden, hidden]
+        self.student = Branch(encoder, Projector(widths, last_norm="fixed"))
+        self.predictor = Projector([hidden, bottleneck, hidden], last_bias=True)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder."""
+        return self.student.encoder
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss`: the mean of both directions, between -1 and 1; -1 is perfect agreement, collapse included."""
+        first, second = (self.student(view) for view in batch["views"])
+        loss = negative_cosine(self.predictor(first), second) + negative_cosine(self.predictor(second), first)
+        return {"loss": loss / 2}
+
+    def after_step(self, step: int) -> None:
+        """Nothing to do: the method has no state beside its weights."""

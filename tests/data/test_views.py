@@ -1,0 +1,104 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from medssl.data.augment_options import NO_AUGMENTATION, AugmentOptions
+from medssl.data.view_groups import ViewGroup
+from medssl.data.views import MultiView, draw_views, make_views
+
+_PLAIN = AugmentOptions(**NO_AUGMENTATION)
+_SOURCES = {2: (30, 40), 3: (20, 24, 16)}
+
+
+def _group(dims: int, **given) -> ViewGroup:
+    size = (12, 8, 10)[:dims]
+    return ViewGroup(**{"count": 2, "size": size, "extent": (0.3, 0.8), "aspect": 1.3, "augments": (_PLAIN,), **given})
+
+
+def _ramps(shape: tuple[int, ...]) -> Tensor:
+    """One channel an axis: the voxel's own coordinate, so that a view shows where it was taken."""
+    return torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in shape], indexing="ij"))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_view_shows_its_box(dims: int) -> None:
+    """Read from ramps: the mean coordinate is the box's centre, neighbours are a box side / size apart."""
+    source, group = _SOURCES[dims], _group(dims)
+    drawn = draw_views(group, [3, 4], 0, 0, source, (1.0,) * dims)
+    views = make_views(drawn, _ramps(source).expand(2, -1, *[-1] * dims), group.size)
+    assert views.shape == (2, 2, dims, *group.size)
+    for view in range(2):
+        for sample in range(2):
+            for axis in range(dims):
+                line = views[view, sample, axis].movedim(axis, 0).flatten(1)
+                side, centre = drawn.side[view, sample, axis], drawn.centre[view, sample, axis]
+                step = side / group.size[axis]
+                wanted = centre + (torch.arange(group.size[axis]) - (group.size[axis] - 1) / 2) * step
+                wanted = wanted.clamp(0, source[axis] - 1).float()  # half a voxel outside: the edge
+                torch.testing.assert_close(line, wanted[:, None].expand_as(line), atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_boxes_lie_inside_and_have_the_sides_asked_for(dims: int) -> None:
+    source, group = _SOURCES[dims], _group(dims)
+    drawn = draw_views(group, range(200), 0, 0, source, (1.0,) * dims)
+    shape = torch.tensor(source, dtype=torch.float64)
+    low, high = drawn.centre - drawn.side / 2 + 0.5, drawn.centre + drawn.side / 2 + 0.5
+    assert (low > -1e-9).all()
+    assert (high < shape + 1e-9).all()
+    relative = drawn.side / shape
+    mean = relative.log().mean(-1).exp()
+    assert mean.min() >= 0.3 - 1e-9
+    assert mean.max() <= 0.8 + 1e-9
+    assert mean.min() < 0.35
+    assert mean.max() > 0.75
+    assert (relative / mean[..., None]).max() > 1.1
+    assert (drawn.centre[0] - drawn.centre[1]).abs().min() > 0  # the two views are drawn apart
+
+
+def test_the_whole_box_without_aspect_is_the_image_itself() -> None:
+    image = torch.randn(2, 1, 9, 7, generator=torch.Generator().manual_seed(0))
+    group = ViewGroup(1, (9, 7), (1.0, 1.0), 1.0, (_PLAIN,))
+    views = make_views(draw_views(group, [0, 1], 0, 0, (9, 7), (1.0, 1.0)), image, (9, 7))
+    torch.testing.assert_close(views[0], image, atol=1e-5, rtol=1e-5)
+
+
+def test_flips_turn_the_view_and_nothing_else() -> None:
+    image = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    flipped = dataclasses.replace(_PLAIN, flip_axes=(0,))
+    groups = [_group(2, augments=(options,)) for options in (_PLAIN, flipped)]
+    plain, turned = (make_views(draw_views(g, range(4), 0, 5, (16, 16), (1.0, 1.0)), image, g.size) for g in groups)
+    same = (plain - turned).abs().flatten(2).amax(2) < 1e-6
+    mirrored = (plain.flip(3) - turned).abs().flatten(2).amax(2) < 1e-6
+    assert (same ^ mirrored).all()
+    assert same.any()
+    assert mirrored.any()
+
+
+def test_views_replay_and_know_neither_batch_nor_neighbours() -> None:
+    strong = AugmentOptions(**dict.fromkeys(NO_AUGMENTATION, 1.0), flip_axes=(0, 1))
+    group = _group(2, augments=(strong, _PLAIN))
+    local = _group(2, count=3, size=(6, 6), augments=(strong,))
+    maker = MultiView(group, local, (1.0, 1.0), 7)
+    image = torch.randn(3, 1, 30, 40, generator=torch.Generator().manual_seed(0))
+    batch = {"image": image, "index": torch.tensor([5, 6, 7])}
+    first, again = maker(batch), maker(batch)
+    alone = maker({"image": image[1:2], "index": torch.tensor([6])})
+    assert first["views"].shape == (2, 3, 1, 12, 8)
+    assert first["local_views"].shape == (3, 3, 1, 6, 6)
+    assert first["local_views_centre"].shape == (3, 3, 2)
+    for name in ("views", "local_views", "views_side"):
+        assert torch.equal(first[name], again[name])
+        torch.testing.assert_close(first[name][:, 1:2], alone[name], atol=1e-5, rtol=1e-5)
+    assert not torch.equal(first["views_centre"][0], first["local_views_centre"][0])
+
+
+def test_the_second_view_has_its_own_variation() -> None:
+    noisy = dataclasses.replace(_PLAIN, noise_p=1.0, noise_std=3.0)
+    group = ViewGroup(2, (9, 7), (1.0, 1.0), 1.0, (_PLAIN, noisy))
+    image = torch.randn(2, 1, 9, 7, generator=torch.Generator().manual_seed(0))
+    views = make_views(draw_views(group, [0, 1], 0, 0, (9, 7), (1.0, 1.0)), image, (9, 7))
+    torch.testing.assert_close(views[0], image, atol=1e-5, rtol=1e-5)
+    assert (views[1] - image).std() > 0.1
