@@ -1,0 +1,35 @@
+"""Two processes that share a batch compute what one process computes of the whole."""
+
+from pathlib import Path
+
+import torch
+from gloo_pair import LOSSES, run, views, weights
+from torch import Tensor, multiprocessing
+
+from medssl.losses.distillation import moved_centre, sinkhorn
+from medssl.losses.gather import gather, gather_with_gradient, sum_over_processes
+
+
+def test_one_process_is_the_identity() -> None:
+    tensor = torch.ones(3, requires_grad=True)
+    assert gather_with_gradient(tensor) is tensor
+    assert torch.equal(gather(tensor), tensor)
+    assert not gather(tensor).requires_grad
+    assert torch.equal(sum_over_processes(tensor), tensor)
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    multiprocessing.spawn(run, args=(str(tmp_path),), nprocs=2)
+    halves: list[dict[str, Tensor]] = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for name, loss in LOSSES.items():
+        weight = weights()
+        value = loss(*(view @ weight for view in views()))
+        value.backward()
+        for half in halves:
+            torch.testing.assert_close(half[name], value.detach(), msg=name)
+            torch.testing.assert_close(half[f"{name}_gradient"], weight.grad, msg=name)
+    first, _ = views()
+    both = torch.cat([half["sinkhorn"] for half in halves])
+    torch.testing.assert_close(both, sinkhorn(first, 0.5))
+    for half in halves:
+        torch.testing.assert_close(half["centre"], moved_centre(torch.zeros(6), first, 0.9))
