@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
 """What a step gets: `image` (B, C, *S) float32 or bf16-castable, on the device, `step` () int64 and
-`patient` (B,) int64, the number of each sample's patient. Methods with
-several views get `views` (V, B, C, *size) and, where the run makes local views, `local_views` (L, B, C, *smaller) of
-the same samples, with `..._centre` and `..._side` (V, B, D), the box of each view in voxels of `image`."""
+`patient` (B,) int64, the number of each sample's patient, and in training `progress` (), the share of the run's steps
+done. Methods with several views get `views` (V, B, C, *size) and, where the run makes local views, `local_views` (L, B,
+C, *smaller) of the same samples, with `..._centre` and `..._side` (V, B, D), the box of each view in voxels of
+`image`."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,12 @@ class Method(nn.Module, ABC):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss` () with gradient, and logs (detached scalars) under their own names."""
 
+    def before_step(self, step: int) -> None:
+        """Called before each optimiser step, counted from 0, when all gradients are there: they may be changed."""
+
     @abstractmethod
     def after_step(self, step: int) -> None:
-        """Called after each optimiser step (not each accumulated batch): EMA, queues; may do nothing."""
+        """Called after each optimiser step (not each accumulated batch), counted from 1: EMA, queues."""
 
     def reconstruction(self, batch: Batch) -> dict[str, Tensor] | None:
         """Return `input`, `masked`, `reconstructed` (B, C, *S) for the health panel, or None where there is none."""

@@ -24,3 +24,7 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def embed(self, image: Tensor) -> Tensor:
         """One vector an image: (B, E)."""
+
+    def summary(self, image: Tensor) -> Tensor:
+        """One vector (B, E) where a method wants a token that stands for the image; `embed` unless overridden."""
+        return self.embed(image)

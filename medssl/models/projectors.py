@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+import torch
+import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
 from medssl.models.encoder import Encoder
@@ -40,14 +42,66 @@ class Projector(nn.Sequential):
         super().__init__(*layers)
 
 
-class Branch(nn.Module):
-    """Encoder and projector: image (B, C, *S) to embedding (B, E)."""
+class Prototypes(nn.Module):
+    """Cosines of vectors with learned unit vectors: (..., E) to (..., K).
 
-    def __init__(self, encoder: Encoder, projector: nn.Module) -> None:
+    What DINO writes as a weight-normalised layer whose gains are fixed at 1.
+
+    Args:
+        width: Width E of the vectors.
+        count: Prototypes K.
+    """
+
+    def __init__(self, width: int, count: int) -> None:
         super().__init__()
-        self.encoder, self.projector = encoder, projector
+        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(count, width), std=0.02))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """The cosines."""
+        return F.linear(F.normalize(vectors, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+class DINOHead(nn.Module):
+    """Three linear layers with GELU, then prototypes (Caron et al., ICCV 2021, arXiv 2104.14294): (..., E) to (..., K).
+
+    Args:
+        inputs: Width of what comes in.
+        hidden: Width of the two hidden layers.
+        bottleneck: Width of the vectors that are compared with the prototypes.
+        prototypes: Their number K.
+    """
+
+    def __init__(self, inputs: int, hidden: int = 2048, bottleneck: int = 256, prototypes: int = 65536) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in pairwise([inputs, hidden, hidden, bottleneck]):
+            linear = nn.Linear(before, after)
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+            layers += [linear, nn.GELU()]
+        self.mlp, self.prototypes = nn.Sequential(*layers[:-1]), Prototypes(bottleneck, prototypes)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Cosines with the prototypes."""
+        out: Tensor = self.prototypes(self.mlp(vectors))
+        return out
+
+
+class Branch(nn.Module):
+    """Encoder and projector: image (B, C, *S) to embedding (B, E).
+
+    Args:
+        encoder: The encoder.
+        projector: What follows it.
+        summary: Take the encoder's `summary`, a transformer's class token, instead of `embed`.
+    """
+
+    def __init__(self, encoder: Encoder, projector: nn.Module, *, summary: bool = False) -> None:
+        super().__init__()
+        self.encoder, self.projector, self.summary = encoder, projector, summary
 
     def forward(self, image: Tensor) -> Tensor:
         """The embedding."""
-        out: Tensor = self.projector(self.encoder.embed(image))
+        vector = self.encoder.summary(image) if self.summary else self.encoder.embed(image)
+        out: Tensor = self.projector(vector)
         return out

@@ -129,6 +129,10 @@ class ViT(Encoder):
         """Mean of the patch tokens: (B, E)."""
         return self.encode(image, None)[:, self.tokens.shape[1] :].mean(1)
 
+    def summary(self, image: Tensor) -> Tensor:
+        """The class token: (B, E)."""
+        return self.encode(image, None)[:, 0]
+
     def encode(self, image: Tensor, keep: Tensor | None) -> Tensor:
         """Normalised tokens (B, extra + n, E) of the patches `keep` (B, n) alone, or of all."""
         tokens = self._with_extra(self.embed_patches(image, keep))

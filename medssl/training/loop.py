@@ -17,7 +17,7 @@ from medssl.training.batches import Batch, StepBatches, StepSource, draws_of, se
 from medssl.training.checkpoints import read_checkpoint
 from medssl.training.divergence import diverged, first_bad, save_batch
 from medssl.training.journal import Journal
-from medssl.training.optimizers import ParameterGroup, set_rates
+from medssl.training.optimizers import ParameterGroup, clip_each, set_rates
 from medssl.training.options import TrainOptions
 from medssl.training.run_folder import RunFolder
 from medssl.training.signals import Interrupted, StopSignals
@@ -110,10 +110,11 @@ def fit(
 ) -> FitResult:
     """Train `module` for `options.steps` steps, from the run's checkpoint when `resume` and there is one.
 
-    `module(batch)` returns `loss` () and detached scalars to log; `module.after_step(step)` is called after each
-    optimiser step, counted from 1, when the module has it. After `fit` the module has the averaged weights when there
-    are any. Before each forward the global random generators are seeded from the run's seed and the batch's number, so
-    that dropout too repeats itself in a resumed run.
+    `module(batch)` returns `loss` () and detached scalars to log; the batch also holds `progress` (), the share of the
+    steps done. When the module has them, `module.before_step(step)` is called with the gradients of each optimiser
+    step, counted from 0, and `module.after_step(step)` after it, counted from 1. After `fit` the module has the
+    averaged weights when there are any. Before each forward the global random generators are seeded from the run's
+    seed and the batch's number, so that dropout too repeats itself in a resumed run.
 
     Args:
         fabric: From `launch`.
@@ -171,11 +172,17 @@ def train_step(state: TrainState, parts: list[Batch], options: TrainOptions, hoo
     for number, part in enumerate(parts):
         seed_globally(options.seed, int(part["step"]))
         batch = to_network(state.fabric, part, options.channels_last, hooks.augment)
+        batch["progress"] = torch.tensor(state.step / options.steps)
         with state.fabric.no_backward_sync(state.wrapped, enabled=number < len(parts) - 1):
             outputs = state.wrapped(batch)
             state.fabric.backward(outputs["loss"] / len(parts))
         for name, value in outputs.items():
             logs[name] = logs.get(name, 0.0) + value.detach().float() / len(parts)
+    before_step = getattr(state.module, "before_step", None)
+    if before_step is not None:
+        before_step(state.step)
+    if options.clip_each:
+        clip_each(state.module, options.clip_each)
     norm = state.fabric.clip_gradients(
         state.wrapped, state.stepper, max_norm=options.clip_norm or float("inf"), error_if_nonfinite=False
     )

@@ -110,13 +110,30 @@ def rate_at(step: int, options: TrainOptions) -> float:
     return (1 - share) ** 0.9 if options.schedule == "poly" else 1.0
 
 
+def decay_at(step: int, options: TrainOptions) -> float:
+    """Weight decay at a step counted from 0: half a cosine from `weight_decay` to `weight_decay_end`, where given."""
+    if options.weight_decay_end is None:
+        return options.weight_decay
+    rest = 0.5 * (1 + math.cos(math.pi * step / max(options.steps, 1)))
+    return options.weight_decay_end + (options.weight_decay - options.weight_decay_end) * rest
+
+
 def set_rates(
     optimizer: torch.optim.Optimizer, groups: Sequence[ParameterGroup], step: int, options: TrainOptions
 ) -> None:
-    """Set each group's learning rate for a step."""
-    rate = options.lr * rate_at(step, options)
+    """Set each group's learning rate and weight decay for a step."""
+    rate, decay = options.lr * rate_at(step, options), decay_at(step, options)
     for target, group in zip(_groups(optimizer), groups, strict=True):
         target["lr"] = 0.0 if step < group.frozen_steps else rate * group.scale
+        target["weight_decay"] = decay if group.decay else 0.0
+
+
+@torch.no_grad()
+def clip_each(module: nn.Module, largest: float) -> None:
+    """Shorten each parameter's gradient to a norm of `largest`, each on its own, as DINO does."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    torch._foreach_mul_(gradients, [(largest / (norm + 1e-6)).clamp(max=1) for norm in norms])
 
 
 def _groups(optimizer: torch.optim.Optimizer) -> Iterator[dict[str, object]]:

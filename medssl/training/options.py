@@ -19,7 +19,7 @@ _FROM_ONE = (
     "health_every",
     "nodes",
 )
-_FROM_ZERO = ("warmup_steps", "weight_decay", "clip_norm", "workers", "time_limit_min", "seed")
+_FROM_ZERO = ("warmup_steps", "weight_decay", "clip_norm", "clip_each", "workers", "time_limit_min", "seed")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ class TrainOptions:
     weight_decay: float = 0.05
     """Decoupled weight decay (for sgd: L2); never on biases, norms, tokens and position embeddings."""
 
+    weight_decay_end: float | None = None
+    """Weight decay at the end, reached along half a cosine (DINO); None = `weight_decay` throughout."""
+
     beta2: float = 0.999
     """Second-moment decay of AdamW; masked autoencoders use 0.95."""
 
@@ -62,6 +65,9 @@ class TrainOptions:
 
     clip_norm: float = 0.0
     """Largest norm of the whole gradient; 0 = no clipping."""
+
+    clip_each: float = 0.0
+    """Largest norm of each parameter's gradient on its own, before `clip_norm` (DINO: 3); 0 = no clipping."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of forward and backward; weights and optimiser stay fp32."""
@@ -119,6 +125,12 @@ class TrainOptions:
             *((name, getattr(self, name) >= 0, "must be 0 or more") for name in _FROM_ZERO),
             *((name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)") for name in ("ema_decay", "beta2")),
             ("lr", self.lr > 0, "must be positive"),
+            ("weight_decay_end", (self.weight_decay_end or 0) >= 0, "must be 0 or more"),
+            (
+                "clip_each",
+                not (self.clip_each and "fsdp" in self.strategy),
+                "needs whole gradients, which strategy fsdp splits",
+            ),
             ("layer_decay", 0 < self.layer_decay <= 1, "must lie in (0, 1]"),
             ("devices", self.devices == "auto" or self.devices >= 1, "must be 1 or more, or auto"),
             ("warmup_steps", self.warmup_steps <= max(self.steps, 0), f"must not exceed train.steps {self.steps}"),

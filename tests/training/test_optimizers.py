@@ -6,7 +6,7 @@ from torch import nn
 
 from medssl.imaging.errors import ConfigError
 from medssl.training.ema import WeightAverage
-from medssl.training.optimizers import build_optimizer, parameter_groups, rate_at, set_rates
+from medssl.training.optimizers import build_optimizer, clip_each, decay_at, parameter_groups, rate_at, set_rates
 from medssl.training.options import TrainOptions
 
 
@@ -109,3 +109,22 @@ def test_all_mistakes_of_the_options_are_told_at_once():
     for name in ("train.steps", "train.lr", "train.batch_size", "train.ema_decay must lie", "fsdp", "train.devices"):
         assert name in told
     assert len(caught.value.problems) == 6
+
+
+def test_weight_decay_rises_along_half_a_cosine() -> None:
+    options = TrainOptions(steps=100, weight_decay=0.04, weight_decay_end=0.4)
+    assert [decay_at(step, options) for step in (0, 50, 100)] == pytest.approx([0.04, 0.22, 0.4])
+    assert decay_at(70, TrainOptions(steps=100, weight_decay=0.04)) == 0.04
+    module = torch.nn.Linear(2, 2)
+    groups = parameter_groups(module)
+    optimizer = build_optimizer(groups, options)
+    set_rates(optimizer, groups, 50, options)
+    assert sorted(group["weight_decay"] for group in optimizer.param_groups) == pytest.approx([0.0, 0.22])
+
+
+def test_each_gradient_is_clipped_on_its_own() -> None:
+    module = torch.nn.Linear(3, 2)
+    module.weight.grad, module.bias.grad = torch.full((2, 3), 4.0), torch.tensor([0.3, 0.4])
+    clip_each(module, 1.0)
+    torch.testing.assert_close(module.weight.grad.norm(), torch.tensor(1.0))
+    torch.testing.assert_close(module.bias.grad, torch.tensor([0.3, 0.4]))

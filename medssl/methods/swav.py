@@ -1,0 +1,121 @@
+"""SwAV: predict one view's cluster from another view; clusters are balanced over the batch by Sinkhorn-Knopp.
+
+Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", NeurIPS 2020,
+https://arxiv.org/abs/2006.09882. Deviations: a vision transformer's vector is the mean of its patch tokens; the queue
+and the freezing of the prototypes follow the share of the run that is done, not epochs; no colour is varied.
+"""
+
+from typing import cast, final
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the usual name)
+from torch import Tensor, nn
+
+from medssl.imaging.errors import ConfigError
+from medssl.losses.distillation import sinkhorn, soft_cross_entropy
+from medssl.losses.gather import gather, rank, world_size
+from medssl.methods.base import Batch, Method, MethodCard
+from medssl.models.encoder import Encoder
+from medssl.models.momentum import KeyQueue
+from medssl.models.projectors import Branch, Projector, Prototypes
+
+
+@final
+class SwAV(Method):
+    """Swapped prediction of balanced assignments, on two global views and any number of local ones.
+
+    Args:
+        encoder: Any encoder.
+        batch_size: Samples of a step over all devices; the queue holds a whole number of them.
+        seed: Seed of the queue's first, random vectors.
+        head: Widths of the projector's hidden layer and of its output, and the number of prototypes; 3,000 in the
+            paper.
+        temperature: Of the prediction.
+        epsilon: Temperature of the assignment; the smaller, the harder.
+        queue: Earlier vectors of each global view that take part in balancing; needed where a batch is smaller than the
+            number of prototypes; 0 = none.
+        shares: Shares of the run in which the prototypes do not move yet, and after which the queue is used.
+
+    Raises:
+        ConfigError: Numbers out of range, a queue that is no whole number of batches, or too few vectors to balance.
+    """
+
+    card = MethodCard(
+        "Caron et al., NeurIPS 2020", "https://arxiv.org/abs/2006.09882", "clustering", ("ViT", "ResidualUNetEncoder")
+    )
+    views = 2
+    local_views = True
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        head: tuple[int, int, int] = (2048, 128, 3000),
+        temperature: float = 0.1,
+        epsilon: float = 0.05,
+        queue: int = 0,
+        shares: tuple[float, float] = (0.01, 0.1),
+    ) -> None:
+        super().__init__()
+        problems = []
+        if min(temperature, epsilon) <= 0:
+            problems.append(f"temperature and epsilon must be positive, got {temperature} and {epsilon}")
+        if queue < 0 or queue % batch_size:
+            problems.append(f"queue {queue} must be a whole number of batches of {batch_size} (train.batch_size)")
+        if 4 * (batch_size + queue) < head[2]:
+            problems.append(f"{head[2]} prototypes need a batch and queue of {head[2] // 4}, got {batch_size + queue}")
+        if any(not 0 <= share <= 1 for share in shares):
+            problems.append(f"shares must lie in [0, 1], got {shares}")
+        if problems:
+            raise ConfigError(problems)
+        self.temperature, self.epsilon = temperature, epsilon
+        self.frozen, self.queued = shares
+        self.student = Branch(encoder, Projector([encoder.feature_channels[-1], *head[:2]], bias=True, last_bias=True))
+        self.prototypes = Prototypes(head[1], head[2])
+        self.queues = nn.ModuleList([KeyQueue(queue, head[1], seed + view) for view in range(2 if queue else 0)])
+        self._fresh: list[Tensor] = []
+        self._progress = 0.0
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder."""
+        return self.student.encoder
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss`: mean over assigned global view and any other view."""
+        self._progress = float(batch.get("progress", 1.0))
+        vectors = [F.normalize(self.student(view).float(), dim=1) for view in batch["views"]]
+        if self.training:
+            self._fresh.append(torch.stack([gather(view) for view in vectors]))
+        guesses = [*vectors, *(self.student(view) for view in batch.get("local_views", ()))]
+        scores = [self.prototypes(view) for view in guesses]
+        terms = []
+        for number, vector in enumerate(vectors):
+            target = self._assign(vector.detach(), number)
+            others = [score for other, score in enumerate(scores) if other != number]
+            terms += [soft_cross_entropy(target, score, self.temperature).mean() for score in others]
+        return {"loss": torch.stack(terms).mean()}
+
+    def before_step(self, step: int) -> None:
+        """Hold the prototypes still at first."""
+        if self._progress < self.frozen:
+            self.prototypes.weight.grad = None
+
+    def after_step(self, step: int) -> None:
+        """The step's vectors enter the queue of their view."""
+        for queue, vectors in zip(self.queues, torch.cat(self._fresh, dim=1), strict=False):
+            cast(KeyQueue, queue).push(vectors)
+        self._fresh = []
+
+    @torch.no_grad()
+    def _assign(self, vector: Tensor, number: int) -> Tensor:
+        """Balanced assignments (B, K) of one view; vectors of the queue take part and are left out of the result."""
+        own = vector
+        if self.queues and self._progress >= self.queued:
+            share = cast(KeyQueue, self.queues[number]).keys.chunk(world_size())[
+                rank()
+            ]  # each process balances a part of the queue
+            own = torch.cat([share, vector])
+        return sinkhorn(self.prototypes(own), self.epsilon)[-len(vector) :]
