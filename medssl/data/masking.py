@@ -1,9 +1,20 @@
 """Masks over a grid of patches or blocks: True = hidden. Pure functions of a CPU generator."""
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Colour = Literal["red", "blue", "green", "purple"]
+MaskKind = Literal["random", "block", "red", "blue", "green", "purple"]
+
+SIGMAS: dict[str, tuple[float, ...]] = {"red": (1.5,), "blue": (1.0,), "green": (0.6, 1.8), "purple": (0.6, 1.8)}
+"""Filters of coloured masks in cells: choices of this project, the paper's are not known."""
+
+_ASPECT = 1 / 0.3  # largest ratio of two sides of a box
+_TRIES = 10  # boxes in a row that do not fit before single cells fill the rest
 
 
 def hidden_count(cells: int, ratio: float) -> int:
@@ -33,3 +44,87 @@ def random_mask(grid: Sequence[int], batch: int, ratio: float, generator: torch.
 def step_generator(seed: int, step: int) -> torch.Generator:
     """Generator keyed by the run's seed and the step, so that a resumed run draws what it would have drawn."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def draw_mask(kind: MaskKind, grid: Sequence[int], batch: int, ratio: float, generator: torch.Generator) -> Tensor:
+    """(B, *grid) bool, True = hidden, the same number in each sample, from the generator that `kind` names."""
+    if kind == "random":
+        return random_mask(grid, batch, ratio, generator)
+    if kind == "block":
+        return block_mask(grid, batch, ratio, generator)
+    return noise_mask(grid, batch, ratio, generator, kind, SIGMAS[kind])
+
+
+def noise_mask(
+    grid: Sequence[int], batch: int, ratio: float, generator: torch.Generator, colour: Colour, sigmas: Sequence[float]
+) -> Tensor:
+    """Hide the same number of cells in each sample where filtered noise is low.
+
+    ColorMAE, Hinojosa et al., ECCV 2024, https://arxiv.org/abs/2407.13036. Red noise makes large patches of hidden
+    cells, blue noise scatters them evenly, green lies between, purple has both and nothing between. Deviation: noise is
+    drawn for each sample on its own grid, periodic, where the authors cut windows from a bank of stored noise.
+
+    Args:
+        grid: Cells an axis.
+        batch: Number of samples B.
+        ratio: Share hidden, in (0, 1).
+        generator: CPU generator.
+        colour: red, blue, green or purple.
+        sigmas: Standard deviations of the Gaussian filters in cells: one for red and blue, a small and a large one for
+            green and purple. The paper's values are not known.
+
+    Returns:
+        (B, *grid) bool, True = hidden.
+    """
+    axes = tuple(range(1, len(grid) + 1))
+    spectrum = torch.fft.fftn(torch.randn(batch, *grid, generator=generator, dtype=torch.float64), dim=axes)
+    frequencies = torch.meshgrid(*[torch.fft.fftfreq(n, dtype=torch.float64) for n in grid], indexing="ij")
+    squared = torch.stack(frequencies).square().sum(0)
+    smooth = [torch.exp(-2 * math.pi**2 * sigma**2 * squared) for sigma in sigmas]
+    band = smooth[0] - smooth[-1]
+    keep = {"red": smooth[0], "blue": 1 - smooth[0], "green": band, "purple": 1 - band}[colour]
+    noise = torch.fft.ifftn(spectrum * keep, dim=axes).real.flatten(1)
+    hidden = torch.zeros(noise.shape, dtype=torch.bool)
+    hidden.scatter_(1, noise.argsort(1)[:, : hidden_count(noise.shape[1], ratio)], True)
+    return hidden.reshape(batch, *grid)
+
+
+def block_mask(grid: Sequence[int], batch: int, ratio: float, generator: torch.Generator, smallest: int = 4) -> Tensor:
+    """Hide boxes until the same number of cells is hidden in each sample.
+
+    BEiT, Bao et al., ICLR 2022, https://arxiv.org/abs/2106.08254, in N dimensions: a box has between `smallest` and all
+    missing cells and log-uniform aspects; what no box fits into is filled with single cells, so the count is exact.
+
+    Args:
+        grid: Cells an axis.
+        batch: Number of samples B.
+        ratio: Share hidden, in (0, 1).
+        generator: CPU generator.
+        smallest: Least cells of a box.
+
+    Returns:
+        (B, *grid) bool, True = hidden.
+    """
+    wanted = hidden_count(math.prod(grid), ratio)
+    return torch.stack([_boxes(grid, wanted, generator, smallest) for _ in range(batch)])
+
+
+def _boxes(grid: Sequence[int], wanted: int, generator: torch.Generator, smallest: int) -> Tensor:
+    hidden, misses = torch.zeros(*grid, dtype=torch.bool), 0
+    while misses < _TRIES and (missing := wanted - int(hidden.sum())) > 0:
+        draw = torch.rand(1 + 2 * len(grid), generator=generator, dtype=torch.float64)
+        volume = min(smallest, missing) + float(draw[0]) * max(missing - smallest, 0)
+        aspects = ((2 * draw[1 : 1 + len(grid)] - 1) * math.log(_ASPECT) / 2).exp()
+        sides = (volume ** (1 / len(grid)) * aspects / aspects.log().mean().exp()).round().long().clamp(min=1)
+        room = torch.tensor(list(grid)) - sides
+        begin = (draw[1 + len(grid) :] * (room + 1)).long()
+        box = tuple(slice(int(b), int(b + s)) for b, s in zip(begin, sides, strict=True))
+        fresh = 0 if bool((room < 0).any()) else int((~hidden[box]).sum())
+        if 0 < fresh <= missing:
+            hidden[box], misses = True, 0
+        else:
+            misses += 1
+    missing = wanted - int(hidden.sum())
+    free = (~hidden).flatten().nonzero()[:, 0]
+    hidden.view(-1)[free[torch.randperm(len(free), generator=generator)[:missing]]] = True
+    return hidden

@@ -32,7 +32,10 @@ class BarlowTwins(Method):
     """
 
     card = MethodCard(
-        "Zbontar et al., ICML 2021", "https://arxiv.org/abs/2103.03230", "decorrelation", ("ViT", "ResidualUNetEncoder")
+        "Zbontar et al., ICML 2021",
+        "https://arxiv.org/abs/2103.03230",
+        "decorrelation",
+        ("ViT", "ResNet", "ResidualUNetEncoder"),
     )
     views = 2
 

@@ -36,7 +36,7 @@ class BYOL(Method):
         "Grill et al., NeurIPS 2020",
         "https://arxiv.org/abs/2006.07733",
         "self-distillation",
-        ("ViT", "ResidualUNetEncoder"),
+        ("ViT", "ResNet", "ResidualUNetEncoder"),
     )
     views = 2
 

@@ -40,7 +40,7 @@ class DINO(Method):
         "Caron et al., ICCV 2021",
         "https://arxiv.org/abs/2104.14294",
         "self-distillation",
-        ("ViT", "ResidualUNetEncoder"),
+        ("ViT", "ResNet", "ResidualUNetEncoder"),
     )
     views = 2
     local_views = True

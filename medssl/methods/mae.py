@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from medssl.data.masking import hidden_count, step_generator
+from medssl.data.masking import MaskKind, draw_mask, step_generator
 from medssl.imaging.errors import ConfigError
 from medssl.losses.reconstruction import masked_token_mse, normalise_patches, token_mse
 from medssl.methods.base import Batch, Method, MethodCard
@@ -26,9 +26,10 @@ class MAE(Method):
         encoder: A `ViT`; it embeds visible patches only.
         seed: Seed of the masks.
         mask_ratio: Share of patches hidden.
-        decoder_width: Embedding width of the decoder.
-        decoder_depth: Blocks of the decoder.
-        decoder_heads: Attention heads of the decoder; few wide ones are faster, as the maps between tokens cost most.
+        mask: Which: `random`, in boxes (`block`), or by filtered noise as in ColorMAE (Hinojosa et al., ECCV 2024,
+            https://arxiv.org/abs/2407.13036), where `green` was best.
+        decoder: Width, blocks and attention heads of the decoder; few wide heads are faster, as the maps between tokens
+            cost most.
         variance_floor: Target patches get mean 0 and variance 1; this is added to their variance (1e-6 in the paper;
             higher spares constant patches). None: the voxels are the target as they are.
         min_patch_std: Hidden patches whose standard deviation is not above this do not count: air says nothing of the
@@ -46,9 +47,8 @@ class MAE(Method):
         *,
         seed: int = 0,
         mask_ratio: float = 0.75,
-        decoder_width: int = 192,
-        decoder_depth: int = 2,
-        decoder_heads: int = 3,
+        mask: MaskKind = "random",
+        decoder: tuple[int, int, int] = (192, 2, 3),
         variance_floor: float | None = 1e-3,
         min_patch_std: float | None = None,
     ) -> None:
@@ -58,13 +58,14 @@ class MAE(Method):
             raise ConfigError([f"mae needs a ViT encoder, got {type(encoder).__name__}; for CNNs use spark"])
         if not 0 < mask_ratio < 1:
             problems.append(f"mask_ratio must lie between 0 and 1, got {mask_ratio}")
+        decoder_width, decoder_depth, decoder_heads = decoder
         if decoder_width % decoder_heads or decoder_width < 2 * encoder.spatial_dims:
-            problems.append(f"decoder_width {decoder_width} must be divisible by decoder_heads {decoder_heads}")
+            problems.append(f"decoder: width {decoder_width} must be divisible by heads {decoder_heads}")
         if min_patch_std is not None and min_patch_std < 0:
             problems.append(f"min_patch_std must be 0 or more, got {min_patch_std}")
         if problems:
             raise ConfigError(problems)
-        self._vit, self.seed, self.mask_ratio = encoder, seed, mask_ratio
+        self._vit, self.seed, self.mask_ratio, self.mask = encoder, seed, mask_ratio, mask
         self.variance_floor = variance_floor
         self.min_patch_std = min_patch_std
         self.project = nn.Linear(encoder.width, decoder_width)
@@ -114,10 +115,11 @@ class MAE(Method):
 
     def _draw(self, image: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Indices of visible (B, n) and hidden (B, m) patches."""
-        cells = int(torch.tensor(self._vit.grid(image.shape[2:])).prod())
-        noise = torch.rand(image.shape[0], cells, generator=step_generator(self.seed, step))
-        order = noise.argsort(1).to(image.device)
-        split = cells - hidden_count(cells, self.mask_ratio)
+        generator = step_generator(self.seed, step)
+        grid = self._vit.grid(image.shape[2:])
+        mask = draw_mask(self.mask, grid, image.shape[0], self.mask_ratio, generator).flatten(1)
+        order = mask.long().argsort(stable=True, dim=1).to(image.device)
+        split = mask.shape[1] - int(mask[0].sum())
         return order[:, :split], order[:, split:]
 
     def _predict(self, image: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class MoCoV2(Method):
     """
 
     card = MethodCard(
-        "Chen et al., 2020", "https://arxiv.org/abs/2003.04297", "contrastive", ("ViT", "ResidualUNetEncoder")
+        "Chen et al., 2020", "https://arxiv.org/abs/2003.04297", "contrastive", ("ViT", "ResNet", "ResidualUNetEncoder")
     )
     views = 2
 

@@ -37,7 +37,10 @@ class MoCoV3(Method):
     """
 
     card = MethodCard(
-        "Chen, Xie and He, ICCV 2021", "https://arxiv.org/abs/2104.02057", "contrastive", ("ViT", "ResidualUNetEncoder")
+        "Chen, Xie and He, ICCV 2021",
+        "https://arxiv.org/abs/2104.02057",
+        "contrastive",
+        ("ViT", "ResNet", "ResidualUNetEncoder"),
     )
     views = 2
 

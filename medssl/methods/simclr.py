@@ -34,7 +34,10 @@ class SimCLR(Method):
     """
 
     card = MethodCard(
-        "Chen et al., ICML 2020", "https://arxiv.org/abs/2002.05709", "contrastive", ("ViT", "ResidualUNetEncoder")
+        "Chen et al., ICML 2020",
+        "https://arxiv.org/abs/2002.05709",
+        "contrastive",
+        ("ViT", "ResNet", "ResidualUNetEncoder"),
     )
     views = 2
 

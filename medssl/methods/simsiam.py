@@ -33,7 +33,7 @@ class SimSiam(Method):
         "Chen and He, CVPR 2021",
         "https://arxiv.org/abs/2011.10566",
         "self-distillation",
-        ("ViT", "ResidualUNetEncoder"),
+        ("ViT", "ResNet", "ResidualUNetEncoder"),
     )
     views = 2
 

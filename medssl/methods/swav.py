@@ -41,7 +41,10 @@ class SwAV(Method):
     """
 
     card = MethodCard(
-        "Caron et al., NeurIPS 2020", "https://arxiv.org/abs/2006.09882", "clustering", ("ViT", "ResidualUNetEncoder")
+        "Caron et al., NeurIPS 2020",
+        "https://arxiv.org/abs/2006.09882",
+        "clustering",
+        ("ViT", "ResNet", "ResidualUNetEncoder"),
     )
     views = 2
     local_views = True

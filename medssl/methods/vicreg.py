@@ -34,7 +34,10 @@ class VICReg(Method):
     """
 
     card = MethodCard(
-        "Bardes et al., ICLR 2022", "https://arxiv.org/abs/2105.04906", "decorrelation", ("ViT", "ResidualUNetEncoder")
+        "Bardes et al., ICLR 2022",
+        "https://arxiv.org/abs/2105.04906",
+        "decorrelation",
+        ("ViT", "ResNet", "ResidualUNetEncoder"),
     )
     views = 2
 

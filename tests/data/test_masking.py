@@ -1,9 +1,11 @@
 """Masks: exact counts, one result for one key."""
 
+import math
+
 import pytest
 import torch
 
-from medssl.data.masking import hidden_count, random_mask, step_generator
+from medssl.data.masking import block_mask, draw_mask, hidden_count, random_mask, step_generator
 
 
 @pytest.mark.parametrize(("cells", "ratio", "hidden"), [(512, 0.75, 384), (196, 0.75, 147), (49, 0.6, 30), (8, 0.6, 5)])
@@ -34,3 +36,54 @@ def test_key_decides_the_mask():
 def test_cells_are_hidden_equally_often():
     mask = random_mask((4, 4), 4000, 0.75, step_generator(0, 0)).float().mean(0)
     assert (mask - 0.75).abs().max() < 0.03  # four standard errors of a share of 0.75 over 4,000 draws
+
+
+@pytest.mark.parametrize("kind", ["random", "block", "red", "blue", "green", "purple"])
+@pytest.mark.parametrize("grid", [(7, 9), (14, 14), (4, 6, 5)])
+@pytest.mark.parametrize("ratio", [0.5, 0.75])
+def test_every_kind_hides_the_same_number_and_replays(kind, grid, ratio):
+    mask = draw_mask(kind, grid, 6, ratio, step_generator(3, 4))
+    assert mask.shape == (6, *grid)
+    assert mask.flatten(1).sum(1).tolist() == [hidden_count(math.prod(grid), ratio)] * 6
+    assert torch.equal(mask, draw_mask(kind, grid, 6, ratio, step_generator(3, 4)))
+    assert len({tuple(row.flatten().tolist()) for row in mask}) == 6
+
+
+def _bands(kind, grid):
+    """Energy of the binary mask under 0.1, up to 0.25 and above 0.25 cycles a cell; correlation of neighbours."""
+    mask = draw_mask(kind, grid, 16, 0.75, step_generator(0, 0)).double()
+    mask = mask - mask.mean()
+    axes = tuple(range(1, mask.ndim))
+    power = torch.fft.fftn(mask, dim=axes).abs().square().mean(0)
+    radius = torch.stack(
+        torch.meshgrid(*[torch.fft.fftfreq(n, dtype=torch.float64) for n in grid], indexing="ij")
+    ).norm(dim=0)
+    inside = radius > 0
+    bands = [inside & (radius < 0.1), (radius >= 0.1) & (radius < 0.25), radius >= 0.25]
+    near = (mask * mask.roll(1, dims=1)).mean() / mask.square().mean()
+    return [float(power[band].mean() / power[inside].mean()) for band in bands], float(near)
+
+
+@pytest.mark.parametrize("grid", [(64, 64), (32, 32, 32)])
+def test_coloured_masks_have_their_spectrum(grid):
+    found = {kind: _bands(kind, grid) for kind in ("random", "red", "blue", "green", "purple")}
+    (low, middle, _), near = (
+        [{kind: values[0][n] for kind, values in found.items()} for n in range(3)],
+        {kind: values[1] for kind, values in found.items()},
+    )
+    assert low["red"] > low["random"] > low["blue"]
+    assert middle["green"] > middle["random"] > middle["purple"]
+    assert near["red"] > near["green"] > near["random"] > near["blue"]
+    assert near["red"] == pytest.approx(0.68, abs=0.03)  # as computed once from the formula by other code
+    assert near["green"] == pytest.approx(0.25, abs=0.05)
+
+
+def test_blocks_are_boxes():
+    """One box on an empty grid: as many cells as its bounding box."""
+    for seed in range(20):
+        mask = block_mask((32, 32, 32), 1, 0.002, step_generator(seed, 0), smallest=66)[0]
+        assert int(mask.sum()) == 66
+    spread = block_mask((32, 32), 8, 0.4, step_generator(0, 0)).double()
+    pairs = (spread[:, 1:] == spread[:, :-1]).double().mean()
+    scattered = random_mask((32, 32), 8, 0.4, step_generator(0, 0)).double()
+    assert pairs > (scattered[:, 1:] == scattered[:, :-1]).double().mean() + 0.2

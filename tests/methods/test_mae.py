@@ -15,7 +15,7 @@ from medssl.models.vit import ViT
 def _mae(dims: int = 2, channels: int = 1, **extra) -> MAE:
     torch.manual_seed(0)
     vit = ViT(dims, channels, patch_size=4, width=24, depth=2, heads=2)
-    return MAE(vit, **{"decoder_width": 20, "decoder_depth": 2, "decoder_heads": 2, **extra})
+    return MAE(vit, **{"decoder": (20, 2, 2), **extra})
 
 
 def _batch(dims: int = 2, channels: int = 1, step: int = 7, batch: int = 2) -> dict[str, Tensor]:
@@ -177,7 +177,11 @@ def test_panel_shows_visible_voxels_unchanged(dims: int):
 
 @pytest.mark.parametrize(
     ("extra", "word"),
-    [({"mask_ratio": 0.0}, "mask_ratio"), ({"mask_ratio": 1.0}, "mask_ratio"), ({"decoder_heads": 3}, "decoder_heads")],
+    [
+        ({"mask_ratio": 0.0}, "mask_ratio"),
+        ({"mask_ratio": 1.0}, "mask_ratio"),
+        ({"decoder": (20, 2, 3)}, "width 20 must be divisible by heads 3"),
+    ],
 )
 def test_numbers_that_do_not_fit(extra: dict, word: str):
     with pytest.raises(ConfigError, match=word):

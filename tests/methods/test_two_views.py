@@ -23,6 +23,7 @@ from medssl.methods.simsiam import SimSiam
 from medssl.methods.swav import SwAV
 from medssl.methods.vicreg import VICReg
 from medssl.models.encoder import Encoder
+from medssl.models.resnet import ResNet
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
 
@@ -44,6 +45,8 @@ _TAUGHT = [MoCoV2, MoCoV3, BYOL, DINO]
 def _encoder(kind: str, dims: int, channels: int) -> Encoder:
     if kind == "vit":
         return ViT(dims, channels, patch_size=4, width=12, depth=2, heads=2)
+    if kind == "resnet":
+        return ResNet(dims, channels, depth=10, width=4, small=True)
     return ResidualUNetEncoder(dims, channels, features=(4, 8), blocks=(0, 1))
 
 
@@ -72,7 +75,7 @@ def _embeddings(method: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("kind", _METHODS)
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize(("channels", "encoder"), [(1, "vit"), (2, "cnn"), (4, "vit")])
+@pytest.mark.parametrize(("channels", "encoder"), [(1, "vit"), (2, "cnn"), (4, "resnet")])
 def test_every_method_runs_on_both_families_and_its_encoder_loads(
     kind: type[Method], dims: int, channels: int, encoder: str
 ) -> None:

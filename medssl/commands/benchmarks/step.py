@@ -99,9 +99,7 @@ def _our_step(sizes: StepSizes, image: "Tensor", *, bf16: bool) -> Callable[[], 
     method = MAE(
         ViT(3, 1, sizes.patch, sizes.width, sizes.depth, sizes.heads),
         mask_ratio=sizes.mask_ratio,
-        decoder_width=sizes.decoder_width,
-        decoder_depth=sizes.decoder_depth,
-        decoder_heads=sizes.decoder_heads,
+        decoder=(sizes.decoder_width, sizes.decoder_depth, sizes.decoder_heads),
     )
     step = torch.zeros((), dtype=torch.int64)
 
