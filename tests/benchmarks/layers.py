@@ -36,13 +36,9 @@ def _trained(
 def attention_kernels() -> None:
     """The plain products of `medssl.models.vit.attention` beside torch's fused kernel."""
     for tokens in (129, 513):
-        for dtype in (torch.bfloat16, torch.float32):
-            parts = [torch.randn(4, 6, tokens, 64, dtype=dtype) for _ in range(3)]
-            ways = {
-                "as in medssl": _trained(attention, *parts, dtype=dtype),
-                "fused": _trained(F.scaled_dot_product_attention, *parts, dtype=dtype),
-            }
-            _tell(f"attention, {tokens} tokens, {dtype}", ways)
+        parts = [torch.randn(4, 6, tokens, 64, dtype=torch.bfloat16) for _ in range(3)]
+        ways = {"as in medssl": _trained(attention, *parts), "fused": _trained(F.scaled_dot_product_attention, *parts)}
+        _tell(f"attention, {tokens} tokens, bf16", ways)
 
 
 def convolution_channels() -> None:
