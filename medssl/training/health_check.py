@@ -66,11 +66,18 @@ class HealthCheck:
         embed = cast(Callable[[Tensor], Tensor], module.encoder.embed)
         features = torch.cat([embed(b["image"]).float().cpu() for b in batches])
         found |= feature_spread(features) | self._probe(features)
-        columns = module.reconstruction({**batches[0], "image": batches[0]["image"][:_ROWS]})
-        if columns is not None and self._run is not None:
-            order = ("input", "masked", "reconstructed")
-            self._run.write_image(f"step-{step:07d}", panel({title: columns[title] for title in order}, _ROWS))
+        columns = self._columns(module, batches[0])
+        if columns and self._run is not None:
+            self._run.write_image(f"step-{step:07d}", panel(columns, _ROWS))
         return found
+
+    @staticmethod
+    def _columns(module: Method, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the panel shows: the reconstruction, or the views of methods that compare them."""
+        if module.views > 1:
+            return {f"view {number}": view[:_ROWS] for number, view in enumerate(batch["views"], start=1)}
+        found = module.reconstruction({**batch, "image": batch["image"][:_ROWS]}) or {}
+        return {title: found[title] for title in ("input", "masked", "reconstructed") if title in found}
 
     def _batch(self, first: int) -> dict[str, Tensor]:
         crops = self._crops[first : first + _BATCH]

@@ -27,7 +27,8 @@ def test_every_configuration_fits_the_verb_and_builds_its_network(path):
     settings.check()
     facts = {"spatial_dims": len(settings.views.size), "in_channels": 2, "image_size": list(settings.views.size)}
     encoder = build_component("encoder", completed("encoder", settings.encoder, facts))
-    build_component("method", settings.method, encoder, seed=0)
+    run = {"seed": 0, "steps": settings.train.steps, "batch_size": settings.train.batch_size}
+    build_component("method", completed("method", settings.method, run), encoder)
     header = path.read_text(encoding="utf-8").split("method:")[0]
     assert "Hardware:" in header
     assert "https://arxiv.org/abs/" in header
@@ -38,17 +39,21 @@ def test_every_configuration_fits_the_verb_and_builds_its_network(path):
 def test_small_configurations_train_from_the_command_line(path, tmp_path, capsys):
     dims = 3 if "3d" in path.stem else 2
     data = small_cache(tmp_path / "cache", [(40, 36, 34)] * 2 if dims == 3 else [(136, 130)] * 2, labelled=[True, True])
-    options = ["--train.steps", "2", "--train.batch_size", "2", "--train.warmup_steps", "1", "--views.min_std", "0"]
+    options = ["--train.steps", "2", "--train.warmup_steps", "1", "--views.min_std", "0"]
+    if "swav" not in path.stem:  # it needs as many samples as balance its prototypes
+        options += ["--train.batch_size", "2"]
     code = main(["pretrain", "--config", path.stem, "--data", str(data.path), "--out", str(tmp_path / "run"), *options])
     told = capsys.readouterr().err
     assert code == 0, told
-    assert re.search(r"2 steps of 2 crops", told)
+    assert re.search(r"2 steps of \d+ crops", told)
     tensors, meta = read_encoder(tmp_path / "run" / "encoder.safetensors")
     assert meta["method"]["class_path"] in path.read_text(encoding="utf-8")
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     assert len(list((tmp_path / "run" / "health").glob("*.png"))) == 1
     described = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert described["config"]["views"]["augment"]["noise_p"] == 0
+    assert (described["config"]["views"]["augment"]["noise_p"] == 0) == (
+        "masked" in path.read_text(encoding="utf-8").lower()
+    )
 
 
 def test_wrong_options_are_told_in_one_message_without_a_traceback(tmp_path, capsys):
