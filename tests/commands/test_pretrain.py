@@ -49,7 +49,8 @@ def test_small_configurations_train_from_the_command_line(path, tmp_path, capsys
     tensors, meta = read_encoder(tmp_path / "run" / "encoder.safetensors")
     assert meta["method"]["class_path"] in path.read_text(encoding="utf-8")
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
-    assert len(list((tmp_path / "run" / "health").glob("*.png"))) == 1
+    pictures = 0 if "ijepa" in path.stem else 1  # it predicts features: there is nothing to show
+    assert len(list((tmp_path / "run" / "health").glob("*.png"))) == pictures
     described = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (described["config"]["views"]["augment"]["noise_p"] == 0) == (
         "masked" in path.read_text(encoding="utf-8").lower()

@@ -1,0 +1,53 @@
+import math
+
+import pytest
+import torch
+
+from medssl.data.masking import step_generator
+from medssl.data.target_blocks import context_and_targets
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (8, 12), (6, 6, 6), (4, 8, 5)])
+def test_blocks_are_boxes_beside_the_context(grid: tuple[int, ...]) -> None:
+    cells = math.prod(grid)
+    for seed in range(10):
+        context, blocks = context_and_targets(grid, 5, step_generator(seed, 0))
+        assert context.shape[0] == 5
+        assert blocks.shape[:2] == (5, 4)
+        assert context.shape[1] >= max(1, cells // 20)
+        shapes = set()
+        for sample in range(5):
+            assert not torch.isin(context[sample], blocks[sample]).any()
+            assert len(context[sample].unique()) == context.shape[1]
+            for block in blocks[sample]:
+                where = torch.stack(torch.unravel_index(block, grid))
+                sides = where.amax(1) - where.amin(1) + 1
+                assert int(sides.prod()) == len(block.unique()) == blocks.shape[2]
+                shapes.add(tuple(sides.tolist()))
+        assert len(shapes) == 1  # one size a batch
+
+
+def test_blocks_have_the_share_asked_for_and_reach_every_cell() -> None:
+    grid, seen, shares, kept = (16, 16, 16), torch.zeros(16**3), [], []
+    for seed in range(60):
+        context, blocks = context_and_targets(grid, 4, step_generator(seed, 1))
+        seen[blocks.flatten()] += 1
+        shares.append(blocks.shape[2] / 16**3)
+        kept.append(context.shape[1] / 16**3)
+    assert sum(shares) / len(shares) == pytest.approx(0.175, abs=0.02)
+    assert 0.3 < sum(kept) / len(kept) < 0.7  # four blocks cover 40 to 50 per cent
+    cube = seen.view(grid)
+    assert min(cube[-1].sum(), cube[:, -1].sum(), cube[..., -1].sum()) > 0  # the last valid position is used as well
+    assert (seen > 0).double().mean() > 0.99
+
+
+def test_a_key_decides_the_blocks() -> None:
+    first, again, other = (context_and_targets((8, 8), 3, step_generator(0, step)) for step in (4, 4, 5))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[1], other[1]) or not torch.equal(first[0], other[0])
+
+
+def test_a_context_that_targets_would_eat_is_drawn_again() -> None:
+    context, blocks = context_and_targets((4, 4), 8, step_generator(0, 0), target_scale=(0.5, 0.5))
+    assert context.shape[1] >= 1
+    assert blocks.shape[2] >= 6
