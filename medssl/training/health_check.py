@@ -1,5 +1,6 @@
 """The health check of a pretraining run: fixed crops of cases, looked at again and again."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
@@ -16,6 +17,7 @@ from medssl.training.run_folder import RunFolder
 _CROPS = 64
 _BATCH = 8
 _ROWS = 4
+_SHRUNK = 0.1  # share of the first look's spread or rank under which the features are called collapsed
 _CALM = 2**31  # a number that no training step reaches: masks and views of the check are its own
 
 
@@ -46,6 +48,8 @@ class HealthCheck:
         views: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> None:
         self._run, self._device, self._views = run, device, views
+        self._first: dict[str, float] = {}
+        self._warned = False
         held = [case for case in cache.cases if case.split == "val"] or list(cases)
         labelled = [case for case in held if case.has_label]
         self._classed = bool(cache.classes) and all(case.class_name in cache.classes for case in held)
@@ -66,10 +70,26 @@ class HealthCheck:
         embed = cast(Callable[[Tensor], Tensor], module.encoder.embed)
         features = torch.cat([embed(b["image"]).float().cpu() for b in batches])
         found |= feature_spread(features) | self._probe(features)
+        self._warn(found, step)
         columns = self._columns(module, batches[0])
         if columns and self._run is not None:
             self._run.write_image(f"step-{step:07d}", panel(columns, _ROWS))
         return found
+
+    def _warn(self, found: dict[str, float], step: int) -> None:
+        """Say once, while the run still goes on, that the features have collapsed, and what usually helps."""
+        names = ("feature_std", "effective_rank")
+        self._first = self._first or {name: found[name] for name in names}
+        shrunk = [name for name in names if found[name] < _SHRUNK * self._first[name]]
+        if self._warned or not shrunk:
+            return
+        self._warned = True
+        told = ", ".join(f"{name} {found[name]:.2g}, at the first look {self._first[name]:.2g}" for name in shrunk)
+        sys.stderr.write(
+            f"\nhealth: at step {step} different images have nearly the same features ({told}): a collapse. Usual cures: "
+            "a lower --train.lr, more --train.warmup_steps, a momentum nearer to 1, a larger batch or queue; a lower loss "
+            "from here on means nothing\n"
+        )
 
     @staticmethod
     def _columns(module: Method, batch: dict[str, Tensor]) -> dict[str, Tensor]:

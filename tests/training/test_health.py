@@ -1,8 +1,15 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from small_cache import small_cache
 
+from medssl.data.dataset import CropPlan
+from medssl.methods.mae import MAE
+from medssl.models.vit import ViT
 from medssl.training.health import auroc, feature_spread, knn_accuracy, panel, presence_auroc
+from medssl.training.health_check import HealthCheck
 
 
 def test_identical_features_have_no_spread():
@@ -63,3 +70,21 @@ def test_the_panel_shows_rows_of_images_and_columns_of_kinds(shape):
     assert (bright == 255).all()
     assert (second == 255).mean() == pytest.approx(1 / 6)
     assert (pixels[16:, cols * scale :] == 0).all()
+
+
+def test_a_collapse_is_told_once_with_its_cure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = small_cache(tmp_path / "cache", [(12, 12)] * 4)
+    plan = CropPlan((8, 8), 2)
+    method = MAE(ViT(2, 1, patch_size=4, width=12, depth=1, heads=2), decoder=(8, 1, 2)).eval()
+    check = HealthCheck(cache, cache.cases, plan, None, torch.device("cpu"))
+    with torch.no_grad():
+        check(method, 1)
+        assert "collapse" not in capsys.readouterr().err
+        method.encoder.norm.weight.zero_()
+        method.encoder.norm.bias.fill_(1.0)
+        for step in (2, 3):
+            check(method, step)
+    told = capsys.readouterr().err
+    assert told.count("a collapse") == 1
+    assert "at step 2" in told
+    assert "--train.lr" in told
