@@ -86,9 +86,9 @@ class HealthCheck:
         self._warned = True
         told = ", ".join(f"{name} {found[name]:.2g}, at the first look {self._first[name]:.2g}" for name in shrunk)
         sys.stderr.write(
-            f"\nhealth: at step {step} different images have nearly the same features ({told}): a collapse. Usual cures: "
-            "a lower --train.lr, more --train.warmup_steps, a momentum nearer to 1, a larger batch or queue; a lower loss "
-            "from here on means nothing\n"
+            f"\nhealth: at step {step} different images have nearly the same features ({told}): a collapse. "
+            "Usual cures: a lower --train.lr, more --train.warmup_steps, a momentum nearer to 1, a larger batch or "
+            "queue; a lower loss from here on means nothing\n"
         )
 
     @staticmethod
