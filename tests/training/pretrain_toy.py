@@ -1,6 +1,7 @@
 """Runs the verb `pretrain` with the toy method, in a process of its own: `pretrain_toy.py CACHE OUT '{options}'`."""
 
 import json
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ def run(data: Path, out: Path, **given: Any) -> None:
 
 def start(data: Path, out: Path, environment: dict[str, str], options: dict[str, Any]) -> None:
     """As `run`, in a process that was started with some environment."""
+    multiprocessing.set_start_method("fork", force=True)  # readers as a command has them: they end when it is killed
     os.environ.update(environment)
     torch.set_num_threads(1)
     run(data, out, **options)
