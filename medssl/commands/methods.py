@@ -1,6 +1,7 @@
 """List the self-supervised methods with paper, family, dimensions and backbones."""
 
 import importlib
+import inspect
 import pkgutil
 
 from medssl.commands.console import say
@@ -16,7 +17,7 @@ def methods() -> None:
     found: dict[str, type[Method]] = {}
     for module in pkgutil.iter_modules(medssl.methods.__path__):
         for value in vars(importlib.import_module(f"medssl.methods.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, Method) and value is not Method:
+            if isinstance(value, type) and issubclass(value, Method) and not inspect.isabstract(value):
                 found[module.name] = value
     for name, method in sorted(found.items(), key=lambda item: (item[1].card.family, item[0])):
         card = method.card

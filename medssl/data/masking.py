@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Colour = Literal["red", "blue", "green", "purple"]
-MaskKind = Literal["random", "block", "red", "blue", "green", "purple"]
+MaskKind = Literal["random", "block"] | Colour
 
 SIGMAS: dict[str, tuple[float, ...]] = {"red": (1.5,), "blue": (1.0,), "green": (0.6, 1.8), "purple": (0.6, 1.8)}
 """Filters of coloured masks in cells: choices of this project, the paper's are not known."""
@@ -34,11 +34,7 @@ def random_mask(grid: Sequence[int], batch: int, ratio: float, generator: torch.
     Returns:
         (B, *grid) bool, True = hidden.
     """
-    cells = int(torch.tensor(list(grid)).prod())
-    order = torch.rand(batch, cells, generator=generator).argsort(1)
-    hidden = torch.zeros(batch, cells, dtype=torch.bool)
-    hidden.scatter_(1, order[:, : hidden_count(cells, ratio)], True)
-    return hidden.reshape(batch, *grid)
+    return _lowest(torch.rand(batch, math.prod(grid), generator=generator), ratio).reshape(batch, *grid)
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -53,6 +49,18 @@ def draw_mask(kind: MaskKind, grid: Sequence[int], batch: int, ratio: float, gen
     if kind == "block":
         return block_mask(grid, batch, ratio, generator)
     return noise_mask(grid, batch, ratio, generator, kind, SIGMAS[kind])
+
+
+def visible_and_hidden(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the visible (B, n) and hidden (B, m) cells, rising, of a mask that hides m cells in each sample.
+
+    Args:
+        mask: (B, *grid) bool on the CPU, True = hidden.
+    """
+    flat = mask.flatten(1)
+    order = flat.long().argsort(stable=True, dim=1)
+    split = flat.shape[1] - int(flat[0].sum())
+    return order[:, :split], order[:, split:]
 
 
 def noise_mask(
@@ -84,9 +92,7 @@ def noise_mask(
     band = smooth[0] - smooth[-1]
     keep = {"red": smooth[0], "blue": 1 - smooth[0], "green": band, "purple": 1 - band}[colour]
     noise = torch.fft.ifftn(spectrum * keep, dim=axes).real.flatten(1)
-    hidden = torch.zeros(noise.shape, dtype=torch.bool)
-    hidden.scatter_(1, noise.argsort(1)[:, : hidden_count(noise.shape[1], ratio)], True)
-    return hidden.reshape(batch, *grid)
+    return _lowest(noise, ratio).reshape(batch, *grid)
 
 
 def block_mask(grid: Sequence[int], batch: int, ratio: float, generator: torch.Generator, smallest: int = 4) -> Tensor:
@@ -107,6 +113,12 @@ def block_mask(grid: Sequence[int], batch: int, ratio: float, generator: torch.G
     """
     wanted = hidden_count(math.prod(grid), ratio)
     return torch.stack([_boxes(grid, wanted, generator, smallest) for _ in range(batch)])
+
+
+def _lowest(values: Tensor, ratio: float) -> Tensor:
+    """(B, N) bool: True where a sample's values (B, N) are lowest, the same number in each sample."""
+    order = values.argsort(1)[:, : hidden_count(values.shape[1], ratio)]
+    return torch.zeros(values.shape, dtype=torch.bool).scatter_(1, order, True)
 
 
 def _boxes(grid: Sequence[int], wanted: int, generator: torch.Generator, smallest: int) -> Tensor:

@@ -10,15 +10,14 @@ from typing import final
 
 from torch import Tensor
 
-from medssl.imaging.errors import ConfigError
 from medssl.losses.agreement import barlow_twins
-from medssl.methods.base import Batch, Method, MethodCard
+from medssl.methods.base import Batch, MethodCard, SiameseMethod, not_negative, require
 from medssl.models.encoder import Encoder
 from medssl.models.projectors import Branch, Projector
 
 
 @final
-class BarlowTwins(Method):
+class BarlowTwins(SiameseMethod):
     """Redundancy reduction between dimensions.
 
     Args:
@@ -31,31 +30,16 @@ class BarlowTwins(Method):
         ConfigError: A negative weight.
     """
 
-    card = MethodCard(
-        "Zbontar et al., ICML 2021",
-        "https://arxiv.org/abs/2103.03230",
-        "decorrelation",
-        ("ViT", "ResNet", "ResidualUNetEncoder"),
-    )
-    views = 2
+    card = MethodCard("Zbontar et al., ICML 2021", "https://arxiv.org/abs/2103.03230", "decorrelation")
 
     def __init__(self, encoder: Encoder, *, off_diagonal: float = 0.0051, width: int = 8192) -> None:
         super().__init__()
-        if off_diagonal < 0:
-            raise ConfigError([f"off_diagonal must be 0 or more, got {off_diagonal}"])
+        require(not_negative(off_diagonal=off_diagonal))
         self.off_diagonal = off_diagonal
         self.student = Branch(encoder, Projector([encoder.feature_channels[-1], width, width, width]))
-
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder."""
-        return self.student.encoder
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, and `diagonal`: the mean correlation of a dimension with itself, 1 = the views agree."""
         first, second = (self.student(view) for view in batch["views"])
         loss, diagonal = barlow_twins(first, second, self.off_diagonal)
         return {"loss": loss, "diagonal": diagonal}
-
-    def after_step(self, step: int) -> None:
-        """Nothing to do: the method has no state beside its weights."""

@@ -2,16 +2,22 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from torch import Tensor, nn
 
+from medssl.imaging.errors import ConfigError
+from medssl.models.encoder import Encoder
+from medssl.models.projectors import Branch
+
+E = TypeVar("E", bound=nn.Module)
+
 Batch = dict[str, Tensor]
-"""What a step gets: `image` (B, C, *S) float32 or bf16-castable, on the device, `step` () int64 and
-`patient` (B,) int64, the number of each sample's patient, and in training `progress` (), the share of the run's steps
-done. Methods with several views get `views` (V, B, C, *size) and, where the run makes local views, `local_views` (L, B,
-C, *smaller) of the same samples, with `..._centre` and `..._side` (V, B, D), the box of each view in voxels of
-`image`."""
+"""What a step gets: `image` (B, C, *S) float32 or bf16-castable, on the device, `step` () int64, the number that its
+masks are drawn by, `patient` (B,) int64, the number of each sample's patient, and in training `progress` (), the share
+of the run's steps done, 1 where it is missing. Methods with several views get `views` (V, B, C, *size) and, where the
+run makes local views, `local_views` (L, B, C, *smaller) of the same samples, with `..._centre` and `..._side` (V, B,
+D), the box of each view in voxels of `image`."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +28,14 @@ class MethodCard:
         paper: First author, venue and year.
         link: Address of the paper.
         family: `contrastive`, `self-distillation`, `clustering`, `decorrelation`, `masked` or `anatomical`.
-        backbones: Encoders it runs on.
+        backbones: Encoders it runs on; by default any.
         spatial_dims: Dimensions it runs in.
     """
 
     paper: str
     link: str
     family: Literal["contrastive", "self-distillation", "clustering", "decorrelation", "masked", "anatomical"]
-    backbones: tuple[str, ...]
+    backbones: tuple[str, ...] = ("ViT", "ResNet", "ResidualUNetEncoder")
     spatial_dims: tuple[int, ...] = (2, 3)
 
 
@@ -62,7 +68,6 @@ class Method(nn.Module, ABC):
     def before_step(self, step: int) -> None:
         """Called before each optimiser step, counted from 0, when all gradients are there: they may be changed."""
 
-    @abstractmethod
     def after_step(self, step: int) -> None:
         """Called after each optimiser step (not each accumulated batch), counted from 1: EMA, queues."""
 
@@ -73,3 +78,73 @@ class Method(nn.Module, ABC):
     def encoder_state_dict(self) -> dict[str, Tensor]:
         """Weights that load `strict=True` into the plain encoder."""
         return self.encoder.state_dict()
+
+
+class SiameseMethod(Method):
+    """A method that compares embeddings of views; abstract.
+
+    Attributes:
+        student: Encoder and projector that are trained.
+    """
+
+    views = 2
+    student: Branch
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the student."""
+        return self.student.encoder
+
+
+def expect(encoder: nn.Module, kind: type[E], method: str, otherwise: str = "") -> E:
+    """The encoder, which must be of a kind.
+
+    Args:
+        encoder: What the configuration names.
+        kind: What the method needs.
+        method: Name of the method, for the message.
+        otherwise: What to do where the encoder is another one.
+
+    Raises:
+        ConfigError: It is another one.
+    """
+    if not isinstance(encoder, kind):
+        wanted = f"{method} needs a {kind.__name__} encoder, got {type(encoder).__name__}"
+        raise ConfigError([f"{wanted}; {otherwise}" if otherwise else wanted])
+    return encoder
+
+
+def positive(**values: float) -> list[str]:
+    """A sentence for each value that is not above 0."""
+    return [f"{name} must be positive, got {value}" for name, value in values.items() if value <= 0]
+
+
+def not_negative(**values: float) -> list[str]:
+    """A sentence for each value below 0."""
+    return [f"{name} must be 0 or more, got {value}" for name, value in values.items() if value < 0]
+
+
+def share(**values: float) -> list[str]:
+    """A sentence for each value outside [0, 1]."""
+    return [f"{name} must lie in [0, 1], got {value}" for name, value in values.items() if not 0 <= value <= 1]
+
+
+def ratio(**values: float) -> list[str]:
+    """A sentence for each value that does not lie between 0 and 1."""
+    return [f"{name} must lie between 0 and 1, got {value}" for name, value in values.items() if not 0 < value < 1]
+
+
+def whole_batches(queue: int, batch_size: int) -> list[str]:
+    """A sentence where a queue is no whole number of batches."""
+    fits = queue % batch_size == 0
+    return [] if fits else [f"queue {queue} must be a whole number of batches of {batch_size} (train.batch_size)"]
+
+
+def require(problems: list[str]) -> None:
+    """Refuse where there is any problem.
+
+    Raises:
+        ConfigError: All of them at once.
+    """
+    if problems:
+        raise ConfigError(problems)

@@ -9,16 +9,15 @@ from typing import final
 
 from torch import Tensor
 
-from medssl.imaging.errors import ConfigError
 from medssl.losses.agreement import cosine_distance
-from medssl.methods.base import Batch, Method, MethodCard
+from medssl.methods.base import Batch, MethodCard, SiameseMethod, require, share
 from medssl.models.encoder import Encoder
 from medssl.models.momentum import Teacher, cosine_momentum
 from medssl.models.projectors import Branch, Projector
 
 
 @final
-class BYOL(Method):
+class BYOL(SiameseMethod):
     """Self-distillation of projections through a predictor.
 
     Args:
@@ -32,30 +31,18 @@ class BYOL(Method):
         ConfigError: A momentum outside [0, 1].
     """
 
-    card = MethodCard(
-        "Grill et al., NeurIPS 2020",
-        "https://arxiv.org/abs/2006.07733",
-        "self-distillation",
-        ("ViT", "ResNet", "ResidualUNetEncoder"),
-    )
-    views = 2
+    card = MethodCard("Grill et al., NeurIPS 2020", "https://arxiv.org/abs/2006.07733", "self-distillation")
 
     def __init__(
         self, encoder: Encoder, *, steps: int, momentum: float = 0.996, hidden: int = 4096, width: int = 256
     ) -> None:
         super().__init__()
-        if not 0 <= momentum <= 1:
-            raise ConfigError([f"momentum must lie in [0, 1], got {momentum}"])
+        require(share(momentum=momentum))
         self.steps, self.momentum = steps, momentum
         widths = [encoder.feature_channels[-1], hidden, width]
         self.student = Branch(encoder, Projector(widths, bias=True, last_bias=True))
         self.predictor = Projector([width, hidden, width], bias=True, last_bias=True)
         self.teacher = Teacher(self.student)
-
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder of the student."""
-        return self.student.encoder
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: the sum of both directions, between 0 and 8."""

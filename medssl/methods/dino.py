@@ -9,16 +9,15 @@ from typing import cast, final
 import torch
 from torch import Tensor
 
-from medssl.imaging.errors import ConfigError
 from medssl.losses.distillation import centred_softmax, moved_centre, soft_cross_entropy
-from medssl.methods.base import Batch, Method, MethodCard
+from medssl.methods.base import Batch, MethodCard, SiameseMethod, require, share
 from medssl.models.encoder import Encoder
 from medssl.models.momentum import Teacher, cosine_momentum
 from medssl.models.projectors import Branch, DINOHead
 
 
 @final
-class DINO(Method):
+class DINO(SiameseMethod):
     """Self-distillation with no labels, on two global views and any number of local ones.
 
     Args:
@@ -36,13 +35,7 @@ class DINO(Method):
         ConfigError: Numbers out of range, all at once.
     """
 
-    card = MethodCard(
-        "Caron et al., ICCV 2021",
-        "https://arxiv.org/abs/2104.14294",
-        "self-distillation",
-        ("ViT", "ResNet", "ResidualUNetEncoder"),
-    )
-    views = 2
+    card = MethodCard("Caron et al., ICCV 2021", "https://arxiv.org/abs/2104.14294", "self-distillation")
     local_views = True
     centre: Tensor
 
@@ -59,12 +52,10 @@ class DINO(Method):
         frozen: float = 0.01,
     ) -> None:
         super().__init__()
-        shares = {"warmup": warmup, "momentum": momentum, "centre_momentum": centre_momentum, "frozen": frozen}
-        problems = [f"{name} must lie in [0, 1], got {value}" for name, value in shares.items() if not 0 <= value <= 1]
+        problems = share(warmup=warmup, momentum=momentum, centre_momentum=centre_momentum, frozen=frozen)
         if min(temperatures) <= 0:
             problems.append(f"temperatures must be positive, got {temperatures}")
-        if problems:
-            raise ConfigError(problems)
+        require(problems)
         self.steps, self.momentum, self.centre_momentum = steps, momentum, centre_momentum
         self.student_temperature, *self.teacher_temperatures = temperatures
         self.warmup, self.frozen = warmup, frozen
@@ -72,11 +63,6 @@ class DINO(Method):
         self.teacher = Teacher(self.student)
         self.register_buffer("centre", torch.zeros(head[-1]))
         self._fresh: list[Tensor] = []
-
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder of the student."""
-        return self.student.encoder
 
     def encoder_state_dict(self) -> dict[str, Tensor]:
         """The teacher's encoder: its frozen features are the better ones (as the authors release it)."""

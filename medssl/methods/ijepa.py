@@ -10,16 +10,16 @@ from typing import cast, final
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
-from torch import Tensor, nn
+from torch import Tensor
 
 from medssl.data.masking import step_generator
 from medssl.data.target_blocks import context_and_targets
-from medssl.imaging.errors import ConfigError
-from medssl.methods.base import Batch, Method, MethodCard
+from medssl.methods.base import Batch, Method, MethodCard, expect, positive, require, share
 from medssl.models.encoder import Encoder
 from medssl.models.momentum import Teacher
-from medssl.models.positions import pick, sincos_positions
-from medssl.models.vit import TransformerBlock, ViT
+from medssl.models.positions import pick
+from medssl.models.token_decoder import TokenDecoder
+from medssl.models.vit import ViT
 
 
 @final
@@ -55,27 +55,16 @@ class IJEPA(Method):
         momentum: float = 0.996,
     ) -> None:
         super().__init__()
-        if not isinstance(encoder, ViT):
-            raise ConfigError([f"ijepa needs a ViT encoder, got {type(encoder).__name__}"])
-        width, depth, heads = predictor
-        problems = []
-        if width % heads or width < 2 * encoder.spatial_dims:
-            problems.append(f"predictor: width {width} must be divisible by heads {heads}")
+        vit = expect(encoder, ViT, "ijepa")
+        problems = share(momentum=momentum) + positive(targets=targets)
         for name, (low, high) in {"target_scale": target_scale, "context_scale": context_scale}.items():
             if not 0 < low <= high <= 1:
                 problems.append(f"{name} must rise between 0 and 1, got {(low, high)}")
-        if targets < 1 or not 0 <= momentum <= 1:
-            problems.append(f"targets must be 1 or more and momentum in [0, 1], got {targets} and {momentum}")
-        if problems:
-            raise ConfigError(problems)
-        self._vit, self.steps, self.seed, self.momentum = encoder, steps, seed, momentum
+        require(problems)
+        self._vit, self.steps, self.seed, self.momentum = vit, steps, seed, momentum
         self.targets, self.target_scale, self.context_scale = targets, target_scale, context_scale
-        self.teacher = Teacher(encoder)
-        self.into, self.out = nn.Linear(encoder.width, width), nn.Linear(width, encoder.width)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.predictor = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
-        self.predictor_norm = nn.LayerNorm(width, eps=1e-6)
-        nn.init.normal_(self.mask_token, std=0.02)
+        self.teacher = Teacher(vit)
+        self.predictor = TokenDecoder(vit.width, predictor, vit.width)
 
     @property
     def encoder(self) -> Encoder:
@@ -121,13 +110,8 @@ class IJEPA(Method):
     def _predict(self, image: Tensor, context: Tensor, blocks: Tensor) -> Tensor:
         """Features (B, T, m, E) of each block, each block predicted on its own."""
         batch, count, size = blocks.shape
-        seen = self.into(self._vit.encode(image, context)[:, self._vit.tokens.shape[1] :])  # (B, n, D)
-        positions = sincos_positions(self._vit.grid(image.shape[2:]), seen.shape[-1]).to(seen)
-        seen = (seen + positions[context]).repeat_interleave(count, dim=0)  # (B * T, n, D)
-        unseen = self.mask_token.to(seen.dtype) + positions[blocks.flatten(0, 1)]  # (B * T, m, D)
-        tokens = torch.cat([seen, unseen], dim=1)
-        for block in self.predictor[:-1]:
-            tokens = block(tokens)
-        tokens = self.predictor[-1](tokens, first=seen.shape[1])
-        predicted: Tensor = self.out(self.predictor_norm(tokens))
+        tokens = self._vit.encode(image, context)[:, self._vit.tokens.shape[1] :]  # (B, n, E)
+        tokens, seen = (part.repeat_interleave(count, dim=0) for part in (tokens, context))  # (B * T, n, ...)
+        grid = self._vit.grid(image.shape[2:])
+        predicted: Tensor = self.predictor(tokens, grid, seen, blocks.flatten(0, 1))
         return predicted.view(batch, count, size, -1)

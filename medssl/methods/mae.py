@@ -10,12 +10,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from medssl.data.masking import MaskKind, draw_mask, step_generator
-from medssl.imaging.errors import ConfigError
+from medssl.data.masking import MaskKind, draw_mask, step_generator, visible_and_hidden
 from medssl.losses.reconstruction import masked_token_mse, normalise_patches, token_mse
-from medssl.methods.base import Batch, Method, MethodCard
-from medssl.models.positions import patchify, pick, sincos_positions, unpatchify
-from medssl.models.vit import TransformerBlock, ViT
+from medssl.methods.base import Batch, Method, MethodCard, expect, not_negative, ratio, require
+from medssl.models.positions import patchify, pick, unpatchify
+from medssl.models.token_decoder import TokenDecoder
+from medssl.models.vit import ViT
 
 
 @final
@@ -28,8 +28,7 @@ class MAE(Method):
         mask_ratio: Share of patches hidden.
         mask: Which: `random`, in boxes (`block`), or by filtered noise as in ColorMAE (Hinojosa et al., ECCV 2024,
             https://arxiv.org/abs/2407.13036), where `green` was best.
-        decoder: Width, blocks and attention heads of the decoder; few wide heads are faster, as the maps between tokens
-            cost most.
+        decoder: Width, blocks and attention heads of the decoder.
         variance_floor: Target patches get mean 0 and variance 1; this is added to their variance (1e-6 in the paper;
             higher spares constant patches). None: the voxels are the target as they are.
         min_patch_std: Hidden patches whose standard deviation is not above this do not count: air says nothing of the
@@ -53,27 +52,12 @@ class MAE(Method):
         min_patch_std: float | None = None,
     ) -> None:
         super().__init__()
-        problems = []
-        if not isinstance(encoder, ViT):
-            raise ConfigError([f"mae needs a ViT encoder, got {type(encoder).__name__}; for CNNs use spark"])
-        if not 0 < mask_ratio < 1:
-            problems.append(f"mask_ratio must lie between 0 and 1, got {mask_ratio}")
-        decoder_width, decoder_depth, decoder_heads = decoder
-        if decoder_width % decoder_heads or decoder_width < 2 * encoder.spatial_dims:
-            problems.append(f"decoder: width {decoder_width} must be divisible by heads {decoder_heads}")
-        if min_patch_std is not None and min_patch_std < 0:
-            problems.append(f"min_patch_std must be 0 or more, got {min_patch_std}")
-        if problems:
-            raise ConfigError(problems)
-        self._vit, self.seed, self.mask_ratio, self.mask = encoder, seed, mask_ratio, mask
+        vit = expect(encoder, ViT, "mae", "for CNNs use spark")
+        require(ratio(mask_ratio=mask_ratio) + not_negative(min_patch_std=min_patch_std or 0))
+        self._vit, self.seed, self.mask_ratio, self.mask = vit, seed, mask_ratio, mask
         self.variance_floor = variance_floor
         self.min_patch_std = min_patch_std
-        self.project = nn.Linear(encoder.width, decoder_width)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
-        self.decoder = nn.ModuleList(TransformerBlock(decoder_width, decoder_heads) for _ in range(decoder_depth))
-        self.decoder_norm = nn.LayerNorm(decoder_width, eps=1e-6)
-        self.predict = nn.Linear(decoder_width, encoder.patch_embed.in_features)
-        nn.init.normal_(self.mask_token, std=0.02)
+        self.decoder = TokenDecoder(vit.width, decoder, vit.patch_embed.in_features)
 
     @property
     def encoder(self) -> nn.Module:
@@ -90,9 +74,6 @@ class MAE(Method):
             return {"loss": token_mse(prediction, target)}
         counted = patches.std(-1) > self.min_patch_std
         return {"loss": masked_token_mse(prediction, target, counted), "counted_patches": counted.float().mean()}
-
-    def after_step(self, step: int) -> None:
-        """Nothing to do: the method has no state beside its weights."""
 
     @torch.no_grad()
     def reconstruction(self, batch: Batch) -> dict[str, Tensor]:
@@ -115,25 +96,15 @@ class MAE(Method):
 
     def _draw(self, image: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Indices of visible (B, n) and hidden (B, m) patches."""
-        generator = step_generator(self.seed, step)
         grid = self._vit.grid(image.shape[2:])
-        mask = draw_mask(self.mask, grid, image.shape[0], self.mask_ratio, generator).flatten(1)
-        order = mask.long().argsort(stable=True, dim=1).to(image.device)
-        split = mask.shape[1] - int(mask[0].sum())
-        return order[:, :split], order[:, split:]
+        mask = draw_mask(self.mask, grid, image.shape[0], self.mask_ratio, step_generator(self.seed, step))
+        visible, hidden = (part.to(image.device) for part in visible_and_hidden(mask))
+        return visible, hidden
 
     def _predict(self, image: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
         """Hidden patches (B, m, P)."""
-        encoded = self.project(self._vit.encode(image, visible))  # (B, extra + n, D)
-        extra = encoded.shape[1] - visible.shape[1]
-        positions = sincos_positions(self._vit.grid(image.shape[2:]), encoded.shape[-1]).to(encoded)
-        seen = encoded[:, extra:] + positions[visible]
-        unseen = self.mask_token.to(encoded.dtype) + positions[hidden]
-        tokens = torch.cat([encoded[:, :extra], seen, unseen], dim=1)  # order is free: positions are in the tokens
-        for block in self.decoder[:-1]:
-            tokens = block(tokens)
-        tokens = self.decoder[-1](tokens, first=extra + visible.shape[1])  # hidden tokens alone are read from here on
-        out: Tensor = self.predict(self.decoder_norm(tokens))
+        tokens = self._vit.encode(image, visible)
+        out: Tensor = self.decoder(tokens, self._vit.grid(image.shape[2:]), visible, hidden)
         return out
 
     def _target(self, patches: Tensor) -> Tensor:

@@ -12,17 +12,16 @@ from typing import final
 import torch
 from torch import Tensor
 
-from medssl.imaging.errors import ConfigError
 from medssl.losses.contrastive import queue_info_nce
 from medssl.losses.gather import gather
-from medssl.methods.base import Batch, Method, MethodCard
+from medssl.methods.base import Batch, MethodCard, SiameseMethod, positive, require, share, whole_batches
 from medssl.models.encoder import Encoder
 from medssl.models.momentum import KeyQueue, Teacher
 from medssl.models.projectors import Branch, Projector
 
 
 @final
-class MoCoV2(Method):
+class MoCoV2(SiameseMethod):
     """Contrast against a queue of keys: negatives do not depend on the batch size.
 
     Args:
@@ -39,10 +38,7 @@ class MoCoV2(Method):
         ConfigError: A queue that is no whole number of batches, or numbers out of range.
     """
 
-    card = MethodCard(
-        "Chen et al., 2020", "https://arxiv.org/abs/2003.04297", "contrastive", ("ViT", "ResNet", "ResidualUNetEncoder")
-    )
-    views = 2
+    card = MethodCard("Chen et al., 2020", "https://arxiv.org/abs/2003.04297", "contrastive")
 
     def __init__(
         self,
@@ -57,26 +53,14 @@ class MoCoV2(Method):
         width: int = 128,
     ) -> None:
         super().__init__()
-        problems = []
-        if temperature <= 0:
-            problems.append(f"temperature must be positive, got {temperature}")
-        if not 0 <= momentum <= 1:
-            problems.append(f"momentum must lie in [0, 1], got {momentum}")
-        if queue < batch_size or queue % batch_size:
-            problems.append(f"queue {queue} must be a whole number of batches of {batch_size} (train.batch_size)")
-        if problems:
-            raise ConfigError(problems)
+        numbers = positive(temperature=temperature, queue=queue) + share(momentum=momentum)
+        require(numbers + whole_batches(queue, batch_size))
         self.temperature, self.momentum = temperature, momentum
         widths = [encoder.feature_channels[-1], hidden, width]
         self.student = Branch(encoder, Projector(widths, norm=False, bias=True, last_bias=True))
         self.teacher = Teacher(self.student)
         self.queue = KeyQueue(queue, width, seed)
         self._fresh: list[Tensor] = []
-
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder of the student."""
-        return self.student.encoder
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: the first view against the second one's key and the queue."""

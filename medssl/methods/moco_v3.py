@@ -10,9 +10,8 @@ from typing import final
 
 from torch import Tensor
 
-from medssl.imaging.errors import ConfigError
 from medssl.losses.contrastive import batch_info_nce
-from medssl.methods.base import Batch, Method, MethodCard
+from medssl.methods.base import Batch, MethodCard, SiameseMethod, positive, require, share
 from medssl.models.encoder import Encoder
 from medssl.models.momentum import Teacher, cosine_momentum
 from medssl.models.projectors import Branch, Projector
@@ -20,7 +19,7 @@ from medssl.models.vit import ViT
 
 
 @final
-class MoCoV3(Method):
+class MoCoV3(SiameseMethod):
     """Contrast of predictions with the keys of the batch.
 
     Args:
@@ -36,13 +35,7 @@ class MoCoV3(Method):
         ConfigError: Numbers out of range, or nothing to freeze.
     """
 
-    card = MethodCard(
-        "Chen, Xie and He, ICCV 2021",
-        "https://arxiv.org/abs/2104.02057",
-        "contrastive",
-        ("ViT", "ResNet", "ResidualUNetEncoder"),
-    )
-    views = 2
+    card = MethodCard("Chen, Xie and He, ICCV 2021", "https://arxiv.org/abs/2104.02057", "contrastive")
 
     def __init__(
         self,
@@ -56,15 +49,10 @@ class MoCoV3(Method):
         freeze_patch_embedding: bool = False,
     ) -> None:
         super().__init__()
-        problems = []
-        if temperature <= 0:
-            problems.append(f"temperature must be positive, got {temperature}")
-        if not 0 <= momentum <= 1:
-            problems.append(f"momentum must lie in [0, 1], got {momentum}")
+        problems = positive(temperature=temperature) + share(momentum=momentum)
         if freeze_patch_embedding and not isinstance(encoder, ViT):
             problems.append(f"freeze_patch_embedding needs a ViT, got {type(encoder).__name__}")
-        if problems:
-            raise ConfigError(problems)
+        require(problems)
         self.steps, self.temperature, self.momentum = steps, temperature, momentum
         transformer = isinstance(encoder, ViT)
         if freeze_patch_embedding:
@@ -73,11 +61,6 @@ class MoCoV3(Method):
         self.student = Branch(encoder, Projector(widths, last_norm="fixed"))
         self.predictor = Projector([width, hidden, width], last_norm="fixed" if transformer else "none")
         self.teacher = Teacher(self.student)
-
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder of the student."""
-        return self.student.encoder
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: the sum of both directions, each times 2 x temperature."""

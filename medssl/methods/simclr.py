@@ -10,15 +10,14 @@ from typing import final
 
 from torch import Tensor
 
-from medssl.imaging.errors import ConfigError
 from medssl.losses.contrastive import nt_xent
-from medssl.methods.base import Batch, Method, MethodCard
+from medssl.methods.base import Batch, MethodCard, SiameseMethod, positive, require
 from medssl.models.encoder import Encoder
 from medssl.models.projectors import Branch, Projector
 
 
 @final
-class SimCLR(Method):
+class SimCLR(SiameseMethod):
     """Contrast of two views against all others of the batch.
 
     Args:
@@ -33,13 +32,7 @@ class SimCLR(Method):
         ConfigError: A temperature that is not positive.
     """
 
-    card = MethodCard(
-        "Chen et al., ICML 2020",
-        "https://arxiv.org/abs/2002.05709",
-        "contrastive",
-        ("ViT", "ResNet", "ResidualUNetEncoder"),
-    )
-    views = 2
+    card = MethodCard("Chen et al., ICML 2020", "https://arxiv.org/abs/2002.05709", "contrastive")
 
     def __init__(
         self,
@@ -51,21 +44,12 @@ class SimCLR(Method):
         same_patient: bool = False,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ConfigError([f"temperature must be positive, got {temperature}"])
+        require(positive(temperature=temperature))
         self.temperature, self.same_patient = temperature, same_patient
         self.student = Branch(encoder, Projector([encoder.feature_channels[-1], hidden, width]))
-
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder."""
-        return self.student.encoder
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: NT-Xent of both views."""
         first, second = (self.student(view) for view in batch["views"])
         patients = None if self.same_patient else batch["patient"]
         return {"loss": nt_xent(first, second, self.temperature, patients)}
-
-    def after_step(self, step: int) -> None:
-        """Nothing to do: the method has no state beside its weights."""

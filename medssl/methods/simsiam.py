@@ -9,15 +9,14 @@ from typing import final
 
 from torch import Tensor
 
-from medssl.imaging.errors import ConfigError
 from medssl.losses.agreement import negative_cosine
-from medssl.methods.base import Batch, Method, MethodCard
+from medssl.methods.base import Batch, MethodCard, SiameseMethod, require
 from medssl.models.encoder import Encoder
 from medssl.models.projectors import Branch, Projector
 
 
 @final
-class SimSiam(Method):
+class SimSiam(SiameseMethod):
     """Agreement of two views with a stopped gradient.
 
     Args:
@@ -29,32 +28,18 @@ class SimSiam(Method):
         ConfigError: A bottleneck that is none.
     """
 
-    card = MethodCard(
-        "Chen and He, CVPR 2021",
-        "https://arxiv.org/abs/2011.10566",
-        "self-distillation",
-        ("ViT", "ResNet", "ResidualUNetEncoder"),
-    )
-    views = 2
+    card = MethodCard("Chen and He, CVPR 2021", "https://arxiv.org/abs/2011.10566", "self-distillation")
 
     def __init__(self, encoder: Encoder, *, hidden: int = 2048, bottleneck: int = 512) -> None:
         super().__init__()
         if not 0 < bottleneck <= hidden:
-            raise ConfigError([f"bottleneck must lie between 1 and hidden {hidden}, got {bottleneck}"])
+            require([f"bottleneck must lie between 1 and hidden {hidden}, got {bottleneck}"])
         widths = [encoder.feature_channels[-1], hidden, hidden, hidden]
         self.student = Branch(encoder, Projector(widths, last_norm="fixed"))
         self.predictor = Projector([hidden, bottleneck, hidden], last_bias=True)
-
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder."""
-        return self.student.encoder
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: the mean of both directions, between -1 and 1; -1 is perfect agreement, collapse included."""
         first, second = (self.student(view) for view in batch["views"])
         loss = negative_cosine(self.predictor(first), second) + negative_cosine(self.predictor(second), first)
         return {"loss": loss / 2}
-
-    def after_step(self, step: int) -> None:
-        """Nothing to do: the method has no state beside its weights."""

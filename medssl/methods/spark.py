@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medssl.data.masking import random_mask, step_generator
 from medssl.imaging.errors import ConfigError
 from medssl.losses.reconstruction import masked_token_mse, normalise_patches
-from medssl.methods.base import Batch, Method, MethodCard
+from medssl.methods.base import Batch, Method, MethodCard, expect, ratio, require
 from medssl.models.decoders import LightDecoder, UNetDecoder
 from medssl.models.masked import Densify, HiddenBlocks
 from medssl.models.positions import patchify, unpatchify
@@ -59,28 +59,22 @@ class SparK(Method):
         decoder: Literal["light", "unet"] = "unet",
     ) -> None:
         super().__init__()
-        if not isinstance(encoder, ResidualUNetEncoder):
-            raise ConfigError([f"spark needs a ResidualUNetEncoder, got {type(encoder).__name__}; for a ViT use mae"])
-        problems = []
-        if not 0 < mask_ratio < 1:
-            problems.append(f"mask_ratio must lie between 0 and 1, got {mask_ratio}")
+        unet = expect(encoder, ResidualUNetEncoder, "spark", "for a ViT use mae")
+        problems = ratio(mask_ratio=mask_ratio)
         if decoder not in ("light", "unet"):
             problems.append(f"decoder must be light or unet, got {decoder!r}")
-        if problems:
-            raise ConfigError(problems)
-        self._encoder, self.seed, self.mask_ratio, self.sparse = encoder, seed, mask_ratio, sparse
-        self.block = tuple([block] * encoder.spatial_dims if isinstance(block, int) else block)
+        require(problems)
+        self._encoder, self.seed, self.mask_ratio, self.sparse = unet, seed, mask_ratio, sparse
+        self.block = tuple([block] * unet.spatial_dims if isinstance(block, int) else block)
         self.normalise_target, self.variance_floor = normalise_target, variance_floor
         light = decoder == "light"
         self.decoder: nn.Module = (
-            LightDecoder(encoder, encoder.in_channels)
-            if light
-            else UNetDecoder(encoder, encoder.in_channels, norm=encoder.norm)
+            LightDecoder(unet, unet.in_channels) if light else UNetDecoder(unet, unet.in_channels, norm=unet.norm)
         )
         self.first = 1 if light else 0  # finest level the decoder reads
-        strides, widths = encoder.strides[self.first :], encoder.feature_channels[self.first :]
+        strides, widths = unet.strides[self.first :], unet.feature_channels[self.first :]
         holes = [all(b % s == 0 for b, s in zip(self.block, stride, strict=True)) for stride in strides]
-        self.densify = Densify(widths, holes, encoder.norm if light else None) if sparse else None
+        self.densify = Densify(widths, holes, unet.norm if light else None) if sparse else None
 
     @property
     def encoder(self) -> nn.Module:
@@ -99,9 +93,6 @@ class SparK(Method):
         hidden = self._draw(image, int(batch["step"]))
         prediction = patchify(self._predict(image, hidden), self.block)
         return {"loss": masked_token_mse(prediction, self._target(image), hidden.flatten(1))}
-
-    def after_step(self, step: int) -> None:
-        """Nothing to do: the method has no state beside its weights."""
 
     @torch.no_grad()
     def reconstruction(self, batch: Batch) -> dict[str, Tensor]:

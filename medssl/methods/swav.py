@@ -11,27 +11,26 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
-from medssl.imaging.errors import ConfigError
 from medssl.losses.distillation import sinkhorn, soft_cross_entropy
 from medssl.losses.gather import gather, rank, world_size
-from medssl.methods.base import Batch, Method, MethodCard
+from medssl.methods.base import Batch, MethodCard, SiameseMethod, not_negative, positive, require, share, whole_batches
 from medssl.models.encoder import Encoder
 from medssl.models.momentum import KeyQueue
 from medssl.models.projectors import Branch, Projector, Prototypes
 
 
 @final
-class SwAV(Method):
+class SwAV(SiameseMethod):
     """Swapped prediction of balanced assignments, on two global views and any number of local ones.
 
     Args:
         encoder: Any encoder.
+        steps: Steps of the run.
         batch_size: Samples of a step over all devices; the queue holds a whole number of them.
         seed: Seed of the queue's first, random vectors.
         head: Widths of the projector's hidden layer and of its output, and the number of prototypes; 3,000 in the
             paper.
-        temperature: Of the prediction.
-        epsilon: Temperature of the assignment; the smaller, the harder.
+        temperatures: Of the prediction and of the assignment; the smaller, the harder.
         queue: Earlier vectors of each global view that take part in balancing; needed where a batch is smaller than the
             number of prototypes; 0 = none.
         shares: Shares of the run in which the prototypes do not move yet, and after which the queue is used.
@@ -40,55 +39,37 @@ class SwAV(Method):
         ConfigError: Numbers out of range, a queue that is no whole number of batches, or too few vectors to balance.
     """
 
-    card = MethodCard(
-        "Caron et al., NeurIPS 2020",
-        "https://arxiv.org/abs/2006.09882",
-        "clustering",
-        ("ViT", "ResNet", "ResidualUNetEncoder"),
-    )
-    views = 2
+    card = MethodCard("Caron et al., NeurIPS 2020", "https://arxiv.org/abs/2006.09882", "clustering")
     local_views = True
 
     def __init__(
         self,
         encoder: Encoder,
         *,
+        steps: int,
         batch_size: int,
         seed: int = 0,
         head: tuple[int, int, int] = (2048, 128, 3000),
-        temperature: float = 0.1,
-        epsilon: float = 0.05,
+        temperatures: tuple[float, float] = (0.1, 0.05),
         queue: int = 0,
         shares: tuple[float, float] = (0.01, 0.1),
     ) -> None:
         super().__init__()
-        problems = []
-        if min(temperature, epsilon) <= 0:
-            problems.append(f"temperature and epsilon must be positive, got {temperature} and {epsilon}")
-        if queue < 0 or queue % batch_size:
-            problems.append(f"queue {queue} must be a whole number of batches of {batch_size} (train.batch_size)")
+        problems = positive(prediction=temperatures[0], assignment=temperatures[1]) + not_negative(queue=queue)
+        problems += share(frozen=shares[0], queued=shares[1]) + whole_batches(queue, batch_size)
         if 4 * (batch_size + queue) < head[2]:
             problems.append(f"{head[2]} prototypes need a batch and queue of {head[2] // 4}, got {batch_size + queue}")
-        if any(not 0 <= share <= 1 for share in shares):
-            problems.append(f"shares must lie in [0, 1], got {shares}")
-        if problems:
-            raise ConfigError(problems)
-        self.temperature, self.epsilon = temperature, epsilon
+        require(problems)
+        self.steps, (self.temperature, self.epsilon) = steps, temperatures
         self.frozen, self.queued = shares
         self.student = Branch(encoder, Projector([encoder.feature_channels[-1], *head[:2]], bias=True, last_bias=True))
         self.prototypes = Prototypes(head[1], head[2])
         self.queues = nn.ModuleList([KeyQueue(queue, head[1], seed + view) for view in range(2 if queue else 0)])
         self._fresh: list[Tensor] = []
-        self._progress = 0.0
-
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder."""
-        return self.student.encoder
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: mean over assigned global view and any other view."""
-        self._progress = float(batch.get("progress", 1.0))
+        queued = float(batch.get("progress", 1.0)) >= self.queued
         vectors = [F.normalize(self.student(view).float(), dim=1) for view in batch["views"]]
         if self.training:
             self._fresh.append(torch.stack([gather(view) for view in vectors]))
@@ -96,14 +77,14 @@ class SwAV(Method):
         scores = [self.prototypes(view) for view in guesses]
         terms = []
         for number, vector in enumerate(vectors):
-            target = self._assign(vector.detach(), number)
+            target = self._assign(vector.detach(), self.queues[number] if self.queues and queued else None)
             others = [score for other, score in enumerate(scores) if other != number]
             terms += [soft_cross_entropy(target, score, self.temperature).mean() for score in others]
         return {"loss": torch.stack(terms).mean()}
 
     def before_step(self, step: int) -> None:
         """Hold the prototypes still at first."""
-        if self._progress < self.frozen:
+        if step < self.frozen * self.steps:
             self.prototypes.weight.grad = None
 
     def after_step(self, step: int) -> None:
@@ -113,12 +94,9 @@ class SwAV(Method):
         self._fresh = []
 
     @torch.no_grad()
-    def _assign(self, vector: Tensor, number: int) -> Tensor:
+    def _assign(self, vector: Tensor, queue: nn.Module | None) -> Tensor:
         """Balanced assignments (B, K) of one view; vectors of the queue take part and are left out of the result."""
         own = vector
-        if self.queues and self._progress >= self.queued:
-            share = cast(KeyQueue, self.queues[number]).keys.chunk(world_size())[
-                rank()
-            ]  # each process balances a part of the queue
-            own = torch.cat([share, vector])
+        if queue is not None:  # each process balances a part of it
+            own = torch.cat([cast(KeyQueue, queue).keys.chunk(world_size())[rank()], vector])
         return sinkhorn(self.prototypes(own), self.epsilon)[-len(vector) :]

@@ -11,15 +11,14 @@ from typing import final
 import torch
 from torch import Tensor
 
-from medssl.imaging.errors import ConfigError
 from medssl.losses.agreement import vicreg_terms
-from medssl.methods.base import Batch, Method, MethodCard
+from medssl.methods.base import Batch, MethodCard, SiameseMethod, not_negative, require
 from medssl.models.encoder import Encoder
 from medssl.models.projectors import Branch, Projector
 
 
 @final
-class VICReg(Method):
+class VICReg(SiameseMethod):
     """Invariance, variance and covariance.
 
     Args:
@@ -33,13 +32,7 @@ class VICReg(Method):
         ConfigError: A negative weight.
     """
 
-    card = MethodCard(
-        "Bardes et al., ICLR 2022",
-        "https://arxiv.org/abs/2105.04906",
-        "decorrelation",
-        ("ViT", "ResNet", "ResidualUNetEncoder"),
-    )
-    views = 2
+    card = MethodCard("Bardes et al., ICLR 2022", "https://arxiv.org/abs/2105.04906", "decorrelation")
 
     def __init__(
         self,
@@ -52,14 +45,8 @@ class VICReg(Method):
     ) -> None:
         super().__init__()
         self.weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
-        if problems := [f"{name} must be 0 or more, got {value}" for name, value in self.weights.items() if value < 0]:
-            raise ConfigError(problems)
+        require(not_negative(**self.weights))
         self.student = Branch(encoder, Projector([encoder.feature_channels[-1], width, width, width], bias=True))
-
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder."""
-        return self.student.encoder
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, and the three terms before they are weighted."""
@@ -67,6 +54,3 @@ class VICReg(Method):
         terms = dict(zip(self.weights, vicreg_terms(first, second), strict=True))
         loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
-
-    def after_step(self, step: int) -> None:
-        """Nothing to do: the method has no state beside its weights."""

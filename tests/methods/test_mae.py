@@ -74,14 +74,15 @@ def test_decoder_equals_the_paper_order_of_tokens(dims: int):
     method, batch = _mae(dims).eval(), _batch(dims)
     image, mask = batch["image"], _mask(method, batch)
     visible, _ = method._draw(image, int(batch["step"]))
-    encoded = method.project(method._vit.encode(image, visible))
+    decoder = method.decoder
+    encoded = decoder.project(method._vit.encode(image, visible))
     count = mask.shape[1]
-    tokens = method.mask_token.expand(2, count, -1).clone()
+    tokens = decoder.mask_token.expand(2, count, -1).clone()
     restored = tokens.scatter(1, visible[..., None].expand(-1, -1, 20), encoded[:, 1:])
     tokens = torch.cat([encoded[:, :1], restored + sincos_positions([4] * dims, 20)], 1)
-    for block in method.decoder:
+    for block in decoder.blocks:
         tokens = block(tokens)
-    prediction = method.predict(method.decoder_norm(tokens))[:, 1:]
+    prediction = decoder.out(decoder.norm(tokens))[:, 1:]
     target = normalise_patches(patchify(image, (4,) * dims), method.variance_floor)
     expected = masked_token_mse(prediction, target, mask)
     torch.testing.assert_close(method(batch)["loss"], expected, atol=1e-5, rtol=1e-5)
@@ -103,7 +104,7 @@ def test_perfect_prediction_costs_nothing(floor: float | None, monkeypatch):
 def test_loss_of_an_untrained_decoder_is_near_one():
     """Targets have variance one and the prediction starts small."""
     method, batch = _mae(), _batch(batch=16)
-    method.predict.weight.data *= 0.01
+    method.decoder.out.weight.data *= 0.01
     assert method(batch)["loss"].item() == pytest.approx(15 / 16, abs=0.03)  # (n - 1) / n: the variance is unbiased
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from fixed_batch import learn
 from torch import Tensor
 
 from medssl.imaging.errors import ConfigError
@@ -35,7 +36,7 @@ _SMALL: dict[type[Method], dict[str, Any]] = {
     SimSiam: {"hidden": 16, "bottleneck": 8},
     BarlowTwins: {"width": 16},
     VICReg: {"width": 16},
-    SwAV: {"batch_size": 8, "head": (16, 8, 12), "queue": 16},
+    SwAV: {"steps": 100, "batch_size": 8, "head": (16, 8, 12), "queue": 16},
     DINO: {"steps": 100, "head": (16, 8, 12)},
 }
 _METHODS = list(_SMALL)
@@ -141,16 +142,8 @@ def test_the_order_of_the_views_does_not_matter(kind: type[Method]) -> None:
 @pytest.mark.parametrize("kind", _METHODS)
 def test_it_learns_a_fixed_batch(kind: type[Method]) -> None:
     method, batch = _method(kind), _batch()
-    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], 1e-2)
-    losses = []
-    for step in range(1, 41):
-        loss = method(batch)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if kind not in (MoCoV2, DINO):  # a queue of this very batch holds its partners; a moving centre moves the goal
-            method.after_step(step)
-        losses.append(loss.item())
+    # a queue of this very batch holds its partners; a moving centre moves the goal
+    losses = learn(method, batch, 1e-2, follow=kind not in (MoCoV2, DINO))
     assert losses[-1] < losses[0] - 0.02 * abs(losses[0])
     assert all(math.isfinite(loss) for loss in losses)
 
@@ -268,9 +261,9 @@ def test_prototypes_are_held_still_at_first() -> None:
     dino.before_step(49)
     assert weight.grad is None
     swav: Any = _method(SwAV, shares=(0.5, 1.0))
-    for progress, held in ((0.6, False), (0.4, True)):
-        swav({**_batch(), "progress": torch.tensor(progress)})["loss"].backward()
-        swav.before_step(0)
+    swav(_batch())["loss"].backward()
+    for step, held in ((50, False), (49, True)):
+        swav.before_step(step)
         assert (swav.prototypes.weight.grad is None) == held
 
 

@@ -1,0 +1,54 @@
+"""A narrow transformer that predicts something for hidden patches from the tokens of visible ones."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medssl.imaging.errors import ConfigError
+from medssl.models.positions import sincos_positions
+from medssl.models.vit import TransformerBlock
+
+
+class TokenDecoder(nn.Module):
+    """Decoder of MAE (He et al., CVPR 2022, arXiv 2111.06377), predictor of I-JEPA (arXiv 2301.08243).
+
+    Only hidden tokens are computed in the last block and in the output layer: nobody reads the others.
+
+    Args:
+        inputs: Width E of the encoder's tokens.
+        shape: Width D, blocks and attention heads; few wide heads are faster, as the maps between tokens cost most.
+        outputs: Numbers predicted for each hidden patch.
+
+    Raises:
+        ConfigError: Width and heads do not fit.
+    """
+
+    def __init__(self, inputs: int, shape: tuple[int, int, int], outputs: int) -> None:
+        super().__init__()
+        width, depth, heads = shape
+        if min(shape) < 1 or width % heads or width < 6:
+            raise ConfigError([f"decoder or predictor: width {width} must be divisible by heads {heads}, got {shape}"])
+        self.project, self.out = nn.Linear(inputs, width), nn.Linear(width, outputs)
+        self.mask_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, width), std=0.02))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    def forward(self, tokens: Tensor, grid: Sequence[int], visible: Tensor, hidden: Tensor) -> Tensor:
+        """Predictions (B, m, outputs) for the patches `hidden`.
+
+        Args:
+            tokens: (B, extra + n, E); the extra ones have no place and come first.
+            grid: Patches an axis.
+            visible: (B, n) numbers of the patches that the tokens are of.
+            hidden: (B, m) numbers of the patches to predict.
+        """
+        seen = self.project(tokens)
+        extra = seen.shape[1] - visible.shape[1]
+        positions = sincos_positions(list(grid), seen.shape[-1]).to(seen)
+        unseen = self.mask_token.to(seen.dtype) + positions[hidden]
+        seen = torch.cat([seen[:, :extra], seen[:, extra:] + positions[visible], unseen], dim=1)
+        for block in self.blocks[:-1]:
+            seen = block(seen)
+        out: Tensor = self.out(self.norm(self.blocks[-1](seen, first=extra + visible.shape[1])))
+        return out
