@@ -6,6 +6,7 @@ dense network. Hidden positions are 0 before and after each block (`medssl.model
 
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
@@ -16,7 +17,33 @@ _SLOPE = 0.01
 
 def conv(spatial_dims: int) -> Callable[..., nn.Module]:
     """Convolution class of the dimension."""
-    return nn.Conv3d if spatial_dims == 3 else nn.Conv2d
+    return _Conv3d if spatial_dims == 3 else _Conv2d
+
+
+def _bf16_is_wrong(image: Tensor, kernel: Sequence[int]) -> bool:
+    """Whether the gradient of the weights would be garbage: bf16 on a CPU, an axis shorter than the kernel.
+
+    There oneDNN's kernels read memory that was never written (torch 2.13, CPUs with avx512_bf16 or AMX;
+    `tests/models/test_small_maps.py`), so training ended in NaN at random, or went on with wrong gradients.
+    """
+    small = any(n < k for n, k in zip(image.shape[2:], kernel, strict=True))
+    return small and image.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+
+
+class _Conv2d(nn.Conv2d):
+    def forward(self, image: Tensor) -> Tensor:
+        if _bf16_is_wrong(image, self.kernel_size):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(image.float())
+        return super().forward(image)
+
+
+class _Conv3d(nn.Conv3d):
+    def forward(self, image: Tensor) -> Tensor:
+        if _bf16_is_wrong(image, self.kernel_size):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(image.float())
+        return super().forward(image)
 
 
 def transposed(spatial_dims: int) -> Callable[..., nn.Module]:
