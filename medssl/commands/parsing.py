@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jsonargparse
 import yaml
@@ -21,7 +21,9 @@ from jsonargparse.typing import register_type
 
 import medssl
 from medssl.imaging.errors import ConfigError
-from medssl.models.component import Component
+from medssl.models.component import Component, Overrides
+
+T = TypeVar("T")
 
 _PACKAGE = Path(medssl.__file__).parent
 
@@ -37,9 +39,18 @@ def _component(value: Any) -> Component:
     return Component(value["class_path"], dict(value.get("init_args") or {}))
 
 
+def _overrides(value: Any) -> Overrides:
+    if isinstance(value, Overrides):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("a mapping of options is expected")
+    return Overrides(value)
+
+
 # jsonargparse takes any mapping with class_path for a subclass of the annotated class; a component is plain data
-jsonargparse.set_parsing_settings(subclasses_enabled=[Component])
+jsonargparse.set_parsing_settings(subclasses_enabled=[Component], instantiate_subclass_spec_in_any=False)
 register_type(Component, Component.to_json, _component, fail_already_registered=False)
+register_type(Overrides, lambda value: value.options, _overrides, fail_already_registered=False)
 
 
 def resolve_folder(kind: str, name: Path) -> Path:
@@ -86,6 +97,25 @@ def parse_verb(verb: str, argv: Sequence[str]) -> dict[str, Any]:
     function = getattr(module, verb)
     parser = _parser(verb, function, module.POSITIONAL)
     return _checked(parser, function, _collect(argv, _positional(function, module.POSITIONAL)))
+
+
+def read_options(kind: Callable[..., T], path: Path) -> T:
+    """An object of typed options from a YAML file.
+
+    Args:
+        kind: A dataclass.
+        path: The file.
+
+    Raises:
+        ConfigError: Every mistake in it.
+    """
+    problems: list[str] = []
+    given = _read_yaml(str(path), problems)
+    if problems:
+        raise ConfigError(problems)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    return kind(**_checked(parser, kind, given))
 
 
 def _parser(verb: str, function: Callable[..., None], positional: Sequence[str]) -> jsonargparse.ArgumentParser:
@@ -184,7 +214,7 @@ def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def _checked(
-    parser: jsonargparse.ArgumentParser, function: Callable[..., None], given: dict[str, Any]
+    parser: jsonargparse.ArgumentParser, function: Callable[..., Any], given: dict[str, Any]
 ) -> dict[str, Any]:
     hints = typing.get_type_hints(function)
     problems = list(_unknown(given, hints, ""))

@@ -27,6 +27,19 @@ class Component:
         return cls(str(content["class_path"]), dict(content["init_args"]))
 
 
+class Overrides:
+    """Options of another verb as they were written, components in them included; that verb checks them.
+
+    No dataclass: the command line would look for its fields in the file.
+
+    Args:
+        options: Names to values, nested.
+    """
+
+    def __init__(self, options: dict[str, Any] | None = None) -> None:
+        self.options = dict(options or {})
+
+
 def resolve(class_path: str, trusted_only: bool = False) -> type:
     """Import the class that `class_path` names.
 

@@ -1,0 +1,140 @@
+"""What `medssl benchmark` compares; torch-free, so that mistakes are told at once."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from medssl.imaging.errors import ConfigError
+from medssl.models.component import Overrides
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """A set of images with something to ask of each."""
+
+    name: str
+    """Short name, also that of its folder."""
+
+    images: str
+    """Folder of the images, below the data folder."""
+
+    target: Literal["class", "structures"]
+    """`class`: the class of a whole image. `structures`: which structures fill more of a crop than of most crops."""
+
+    size: tuple[int, ...]
+    """Voxels of what is probed."""
+
+    labels: str = ""
+    """Folder of label maps with the names of the images, for `structures`."""
+
+    table: str = ""
+    """CSV with a row an image, below the data folder; without one every image is its own patient."""
+
+    columns: dict[str, str] = field(default_factory=dict)
+    """Manifest column (`image`, `class`, `patient`, `split`) to column of the table."""
+
+    suffix: str = ""
+    """What the table's image names lack, for instance `.nii.gz`."""
+
+    exclude: dict[str, str] = field(default_factory=dict)
+    """Rows of the table to leave out: column to value."""
+
+    prepare: Overrides = field(default_factory=Overrides)
+    """Options of `medssl prepare`; `config` names a configuration to start from."""
+
+    crops: int = 4
+    """Crops of each case, for `structures`."""
+
+
+@dataclass(frozen=True)
+class FamilyPlan:
+    """What all methods of a family share, so that none has a larger budget."""
+
+    name: str
+    """Name of the family."""
+
+    changes: Overrides
+    """Name of a set to the options of `medssl pretrain` that differ from the method's configuration there."""
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """A method in the comparison."""
+
+    name: str
+    """Name in the table."""
+
+    family: str
+    """Its family's name."""
+
+    config: str
+    """Configuration of `medssl pretrain` without its dimension: `simclr_unet` for `simclr_unet2d` and `..3d`."""
+
+    changes: Overrides = field(default_factory=Overrides)
+    """Options that differ from the configuration on every set."""
+
+
+@dataclass(frozen=True)
+class BenchmarkPlan:
+    """Sets, methods and seeds.
+
+    Raises:
+        ConfigError: Names that are not there or there twice, or numbers that make no comparison, all at once.
+    """
+
+    sets: list[SetPlan]
+    """Where features are judged."""
+
+    families: list[FamilyPlan]
+    """Budgets."""
+
+    methods: list[MethodPlan]
+    """What is compared."""
+
+    seeds: int = 3
+    """Paired seeds, from 0."""
+
+    def __post_init__(self) -> None:
+        problems = [f"seeds must be 2 or more for an interval, got {self.seeds}"] if self.seeds < 2 else []
+        for kind in ("sets", "families", "methods"):
+            names = [entry.name for entry in getattr(self, kind)]
+            problems += [f"{kind}: {name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
+            problems += [] if names else [f"{kind}: none is named"]
+        sets, families = {entry.name for entry in self.sets}, {entry.name for entry in self.families}
+        for method in self.methods:
+            if method.family not in families:
+                problems.append(f"methods: {method.name} is of family {method.family!r}, known: {sorted(families)}")
+        for family in self.families:
+            problems += [
+                f"families: {family.name} changes {s!r}, no set" for s in family.changes.options if s not in sets
+            ]
+        for entry in self.sets:
+            problems += _wrong_set(entry)
+        if problems:
+            raise ConfigError(problems)
+
+    def changes(self, method: MethodPlan, images: SetPlan) -> dict[str, Any]:
+        """Options of a method's run on a set, the method's own over those of its family."""
+        family = next(entry for entry in self.families if entry.name == method.family)
+        return merged(family.changes.options.get(images.name) or {}, method.changes.options)
+
+
+def merged(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`own` over `common`; a component with a class of its own replaces the other whole."""
+    result = dict(common)
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict) and "class_path" not in value
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def _wrong_set(entry: SetPlan) -> list[str]:
+    problems = []
+    if len(entry.size) not in (2, 3) or min(entry.size) < 1:
+        problems.append(f"sets: {entry.name} size needs 2 or 3 positive numbers, got {entry.size}")
+    if entry.target == "structures" and not entry.labels:
+        problems.append(f"sets: {entry.name} needs the folder of its label maps (labels)")
+    if entry.target == "class" and "class" not in entry.columns:
+        problems.append(f"sets: {entry.name} needs the table's column of the class (columns)")
+    if entry.crops < 1:
+        problems.append(f"sets: {entry.name} crops must be 1 or more, got {entry.crops}")
+    return problems

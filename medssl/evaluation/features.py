@@ -1,0 +1,78 @@
+"""Frozen features of images: one vector an image in several ways, and the tokens of the deepest map."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medssl.models.encoder import Encoder
+
+_BATCH = 64
+_UPDATES = 60  # passes of a batch through batch norm: what it started with then counts for less than 1 %
+_TOKENS = {2: 5, 3: 3}  # most cells an axis of the maps that attentive probes read
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of N images.
+
+    Args:
+        pooled: Kind of pooling to (N, E): `mean` and `peak` (mean and maximum) of the deepest map, `levels` (means of
+            all maps) and, where the encoder has a token for it, `summary`.
+        tokens: (N, T, E) cells of the deepest map.
+    """
+
+    pooled: dict[str, Tensor]
+    tokens: Tensor
+
+
+def calibrate(encoder: Encoder, images: Tensor, seed: int = 0) -> None:
+    """Let batch norm see the images, so that a random encoder is not judged by statistics that it never met.
+
+    Nothing changes in an encoder without such statistics. Leaves the encoder in eval mode.
+
+    Args:
+        encoder: Its buffers change.
+        images: (N, C, *S) of the training split.
+        seed: Seed of the batches.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if any(name.endswith("running_var") for name, _ in encoder.named_buffers()):
+        encoder.train()
+        with torch.no_grad():
+            for _ in range(_UPDATES):
+                encoder(images[torch.randperm(len(images), generator=generator)[:_BATCH]])
+    encoder.eval()
+
+
+@torch.no_grad()
+def extract(encoder: Encoder, images: Tensor) -> Features:
+    """Features of images (N, C, *S), from an encoder in eval mode."""
+    parts = [_of_batch(encoder, batch) for batch in torch.split(images, _BATCH)]
+    pooled = {name: torch.cat([part.pooled[name] for part in parts]) for name in parts[0].pooled}
+    return Features(pooled, torch.cat([part.tokens for part in parts]))
+
+
+def _of_batch(encoder: Encoder, images: Tensor) -> Features:
+    maps: Sequence[Tensor] = encoder(images)
+    means = [level.flatten(2).mean(2) for level in maps]
+    pooled = {
+        "mean": means[-1],
+        "peak": torch.cat([means[-1], maps[-1].flatten(2).amax(2)], 1),
+        "levels": torch.cat(means, 1),
+    }
+    if type(encoder).summary is not Encoder.summary:
+        pooled["summary"] = encoder.summary(images)
+    return Features({name: value.float() for name, value in pooled.items()}, _tokens(maps[-1].float()))
+
+
+def _tokens(deepest: Tensor) -> Tensor:
+    """(B, E, *S) to (B, T, E), averaged where there are too many."""
+    dims = deepest.ndim - 2
+    size = [min(n, _TOKENS[dims]) for n in deepest.shape[2:]]
+    pool: Callable[[Tensor, list[int]], Tensor] = (
+        functional.adaptive_avg_pool3d if dims == 3 else functional.adaptive_avg_pool2d  # type: ignore[assignment]
+    )
+    return pool(deepest, size).flatten(2).transpose(1, 2)

@@ -1,0 +1,52 @@
+"""Judge a frozen encoder, or one with random weights, on a set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from medssl.evaluation.features import calibrate, extract
+from medssl.evaluation.probe_data import ProbeData
+from medssl.evaluation.probes import attentive_probe, knn_probe, linear_probe
+from medssl.models.component import Component
+from medssl.models.encoder import Encoder
+from medssl.models.networks import build_encoder
+from medssl.models.weights import read_encoder
+
+PROBES = {"knn": knn_probe, "linear": linear_probe, "attentive": attentive_probe}
+
+
+def pretrained_encoder(path: Path, spatial_dims: int, channels: Sequence[str]) -> Encoder:
+    """The encoder of an encoder file, its weights loaded strictly.
+
+    Raises:
+        CheckpointError: The file cannot be used.
+        ConfigError: It holds another architecture than it says.
+    """
+    tensors, meta = read_encoder(path)
+    encoder = random_encoder(Component.from_json(meta["encoder"]), spatial_dims, channels, seed=0)
+    encoder.load_state_dict(
+        {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
+    )
+    return encoder
+
+
+def random_encoder(component: Component, spatial_dims: int, channels: Sequence[str], seed: int) -> Encoder:
+    """An encoder as it is before any training.
+
+    Raises:
+        ConfigError: Unknown class or arguments.
+    """
+    given = {k: v for k, v in component.init_args.items() if k not in ("spatial_dims", "in_channels")}
+    torch.manual_seed(seed)
+    plain = Component(component.class_path, given)
+    return cast(Encoder, build_encoder(plain, spatial_dims, len(channels), trusted_only=True))
+
+
+def judge(encoder: Encoder, data: ProbeData) -> dict[str, dict[str, Any]]:
+    """Every probe on the frozen features: options chosen on val, and the mean AUROC on val and test."""
+    calibrate(encoder, data.images[data.rows("train")])
+    features = extract(encoder, data.images)
+    found = {name: probe(features, data) for name, probe in PROBES.items()}
+    return {name: {"chosen": r.chosen, "val": r.val, "test": r.test} for name, r in found.items()}

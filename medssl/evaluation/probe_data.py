@@ -1,0 +1,106 @@
+"""Images and targets that frozen features are judged on, from a prepared cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medssl.data.cache import Cache, CachedCase
+from medssl.imaging.errors import CacheError
+
+Target = Literal["class", "structures"]
+
+
+@dataclass(frozen=True)
+class ProbeData:
+    """What is probed.
+
+    Args:
+        images: (N, C, *S) float32.
+        targets: (N, K) bool, one column a question.
+        names: Name of each column.
+        splits: train, val or test of each image.
+        patients: Patient of each image.
+    """
+
+    images: Tensor
+    targets: Tensor
+    names: tuple[str, ...]
+    splits: tuple[str, ...]
+    patients: tuple[str, ...]
+
+    def rows(self, *splits: str) -> Tensor:
+        """Numbers of the images of some splits."""
+        return torch.tensor([n for n, split in enumerate(self.splits) if split in splits])
+
+
+def read_probe_data(cache: Cache, size: Sequence[int], target: Target, crops: int = 1, seed: int = 0) -> ProbeData:
+    """Read images and what is asked of them.
+
+    `class`: the middle of each case of split train, val and test, and whether it is of each class (one column where
+    there are two). `structures`: `crops` random crops of each case with a label map, and whether each structure fills
+    more of the crop than of the median crop of split train.
+
+    Args:
+        cache: Prepared cache with splits.
+        size: Voxels of an image; smaller cases are padded.
+        target: What is asked.
+        crops: Crops of each case, for `structures`.
+        seed: Seed of the crops.
+
+    Raises:
+        CacheError: A split has no such case, or a question has one answer only.
+    """
+    cases = [case for case in cache.cases if case.split in ("train", "val", "test") and _usable(cache, case, target)]
+    rng = np.random.default_rng(seed)
+    images, answers, kept = [], [], []
+    for case in cases:
+        for _ in range(crops if target == "structures" else 1):
+            start = _start(case, size, rng if target == "structures" else None)
+            images.append(cache.crop_image(case, start, tuple(size)).astype(np.float32))
+            answers.append(_answer(cache, case, start, size, target))
+            kept.append(case)
+    splits, patients = tuple(case.split for case in kept), tuple(case.patient for case in kept)
+    if target == "class":
+        names = cache.classes[1:] if len(cache.classes) == 2 else cache.classes
+    else:
+        names = tuple(label.name for label in cache.labels)
+    values = np.array(answers, dtype=np.float64).reshape(len(answers), len(names))
+    middle = np.median(values[[split == "train" for split in splits]], axis=0) if target == "structures" else 0.5
+    data = ProbeData(
+        torch.from_numpy(np.array(images)), torch.from_numpy(values > middle), tuple(names), splits, patients
+    )
+    _check(cache, data)
+    return data
+
+
+def _usable(cache: Cache, case: CachedCase, target: Target) -> bool:
+    return case.class_name in cache.classes if target == "class" else case.has_label
+
+
+def _start(case: CachedCase, size: Sequence[int], rng: np.random.Generator | None) -> tuple[int, ...]:
+    """First voxel of a crop: the middle one, or a random one within the case; axes that are too short are centred."""
+    room = [n - s for n, s in zip(case.shape, size, strict=True)]
+    return tuple(int(rng.integers(r + 1)) if rng is not None and r > 0 else r // 2 for r in room)
+
+
+def _answer(cache: Cache, case: CachedCase, start: tuple[int, ...], size: Sequence[int], target: Target) -> list[float]:
+    if target == "class":
+        names = cache.classes[1:] if len(cache.classes) == 2 else cache.classes
+        return [float(case.class_name == name) for name in names]
+    label = cache.crop_label(case, start, tuple(size))
+    return [float((label == structure.value).mean()) for structure in cache.labels]
+
+
+def _check(cache: Cache, data: ProbeData) -> None:
+    for split in ("train", "val", "test"):
+        rows = data.rows(split)
+        if not len(rows):
+            raise CacheError(f"{cache.path}: no case of split {split} can be probed", reason="no-cases")
+        asked = data.targets[rows]
+        same = [name for name, column in zip(data.names, asked.T, strict=True) if column.all() or not column.any()]
+        if same:
+            raise CacheError(f"{cache.path}: in split {split} {same[0]!r} has one answer only", reason="one-class")

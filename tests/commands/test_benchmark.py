@@ -1,0 +1,109 @@
+"""`medssl benchmark`: a comparison from a folder of pictures to a table, resumed, with a run that fails."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from medssl.__main__ import main
+
+_CNN = {"class_path": "medssl.models.unet.ResidualUNetEncoder", "init_args": {"features": [4, 8], "blocks": [0, 1]}}
+_SMALL = {
+    "encoder": _CNN,
+    "views": {"size": [8, 8], "source": [16, 16]},
+    "train": {"steps": 2, "batch_size": 4, "warmup_steps": 0},
+}
+
+
+def _pictures(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    (folder / "pictures").mkdir(parents=True)
+    with (folder / "table.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["name", "who", "ill", "part", "bad"])
+        for number in range(36):
+            ill = number % 2
+            array = rng.normal(90 + 60 * ill, 20, (16, 16)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(array).save(folder / "pictures" / f"p{number}.png")
+            writer.writerow([f"p{number}", f"w{number}", ill, ("train", "val", "test")[number // 2 % 3], 0])
+        writer.writerow(["missing", "w99", 1, "train", 1])
+
+
+def _plan(path: Path, **given: object) -> Path:
+    images = {
+        "name": "pictures", "images": "pictures", "table": "table.csv", "target": "class", "size": [16, 16],
+        "columns": {"image": "name", "class": "ill", "patient": "who", "split": "part"}, "suffix": ".png",
+        "exclude": {"bad": "1"}, "prepare": {"config": "image_2d"},
+    }  # fmt: skip
+    methods = [
+        {"name": "spark", "family": "masked", "config": "spark_unet", "changes": {"views": {"source": []}}},
+        {"name": "simclr", "family": "siamese", "config": "simclr_unet"},
+        {"name": "broken", "family": "siamese", "config": "byol_unet", "changes": {"train": {"accumulate": 3}}},
+    ]  # fmt: skip
+    masked = {"method": {"init_args": {"block": 4}}}
+    families = [
+        {"name": "masked", "changes": {"pictures": {**_SMALL, **masked}}},
+        {"name": "siamese", "changes": {"pictures": _SMALL}},
+    ]
+    content = {"sets": [images], "families": families, "methods": methods, "seeds": 2, **given}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def _run(*arguments: object) -> int:
+    return main(["benchmark", *[str(a) for a in arguments]])
+
+
+@pytest.mark.integration
+def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    _pictures(tmp_path / "data")
+    plan, out = _plan(tmp_path / "plan.yaml"), tmp_path / "out"
+    assert _run(plan, "--data", tmp_path / "data", "--out", out, "--methods", "[simclr]") == 0
+    first = (out / "runs" / "pictures" / "simclr" / "seed1" / "encoder.safetensors").stat().st_mtime_ns
+    assert _run(plan, "--data", tmp_path / "data", "--out", out) == 0
+    assert (out / "runs" / "pictures" / "simclr" / "seed1" / "encoder.safetensors").stat().st_mtime_ns == first
+    results = json.loads((out / "results.json").read_text())
+    assert [(c["method"], c["encoder"]) for c in results["comparisons"]] == [
+        ("spark", "ResidualUNetEncoder"),
+        ("simclr", "ResidualUNetEncoder"),
+        ("broken", ""),
+    ]
+    assert "must divide by train.accumulate" in results["comparisons"][2]["failures"][0]
+    assert len(results["runs"]) == 6
+    assert {run["seed"] for run in results["runs"]} == {0, 1}
+    for run in results["runs"][:4]:
+        assert set(run["probes"]) == set(run["random"]) == {"knn", "linear", "attentive"}
+        assert all(0 <= value <= 1 for value in run["probes"].values())
+    assert results["runs"][0]["random"] == results["runs"][2]["random"]  # the same architecture and seed
+    assert results["runs"][0]["random"] != results["runs"][1]["random"]
+    table = (out / "table.md").read_text()
+    assert table.startswith("### pictures")
+    assert "| failed |" in table
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert len(rows) == 4 * 3 + 2
+    assert "pictures, simclr" not in capsys.readouterr().out.split("spark, seed 1")[-1]
+
+
+def test_mistakes_are_told_before_anything_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    methods = [{"name": "m", "family": "masked", "config": "nothing_of_that_name"}]
+    plan = _plan(tmp_path / "plan.yaml", methods=methods)
+    assert _run(plan, "--data", tmp_path / "none", "--out", tmp_path / "out", "--sets", "[other]") == 2
+    told = capsys.readouterr().err
+    for part in ("data", "'other' is not in the plan", "nothing_of_that_name2d does not exist"):
+        assert part in told
+    assert not (tmp_path / "out").exists()
+    plan = _plan(tmp_path / "plan.yaml", seeds=1, speed=3)
+    assert _run(plan, "--data", tmp_path, "--out", tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "speed" in told
+
+
+def test_a_table_without_a_column_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    _pictures(tmp_path / "data")
+    (tmp_path / "data" / "table.csv").write_text("name,who\np0,w0\n")
+    assert _run(_plan(tmp_path / "plan.yaml"), "--data", tmp_path / "data", "--out", tmp_path / "out") == 2
+    assert "table.csv" in capsys.readouterr().err

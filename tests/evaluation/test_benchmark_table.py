@@ -1,0 +1,72 @@
+"""The table of a comparison of methods, and the plan it comes from."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from medssl.evaluation.benchmark_plan import BenchmarkPlan, FamilyPlan, MethodPlan, SetPlan, merged
+from medssl.evaluation.benchmark_table import Judged, compare, markdown
+from medssl.imaging.errors import ConfigError
+from medssl.models.component import Overrides
+
+
+def _judged(seed: int, linear: float, random: float, **given: Any) -> Judged:
+    about = {"images": "set", "method": "m", "family": "f", "encoder": "ViT", "seed": seed, "hours": 0.5}
+    probes = {"knn": 0.9, "linear": linear}
+    return Judged(**{**about, "probes": probes, "random": {"knn": 0.5, "linear": random}, **given})
+
+
+def test_differences_are_paired_by_seed():
+    (found,) = compare([_judged(0, 0.8, 0.7), _judged(1, 0.9, 0.78), _judged(2, 0.7, 0.62)])
+    mean, difference = found.probes["linear"]
+    assert mean == pytest.approx(0.8)
+    assert difference.estimate == pytest.approx(0.1)
+    half = 4.302653 * 0.02 / math.sqrt(3)  # differences 0.10, 0.12, 0.08
+    assert difference.low == pytest.approx(0.1 - half, abs=1e-6)
+    assert found.learns
+    assert found.minutes == pytest.approx(30)
+    assert "| m | ViT | 0.900 (+0.400: +0.400 to +0.400) | 0.800 (+0.100: +0.050 to +0.150) | yes | 30.0 |" in markdown(
+        [found]
+    )
+
+
+def test_neighbours_alone_do_not_count_and_failures_are_told():
+    (found,) = compare([_judged(0, 0.7, 0.7), _judged(1, 0.8, 0.81)])
+    assert not found.learns
+    assert "not shown" in markdown([found])
+    (failed,) = compare([replace(_judged(0, 0, 0), probes={}, random={}, failed="diverged")])
+    assert failed.failures == ("seed 0: diverged",)
+    assert "| failed |" in markdown([failed])
+
+
+def _plan(**given: Any) -> BenchmarkPlan:
+    images = SetPlan("a", "images", "class", (8, 8), columns={"class": "c"})
+    family = FamilyPlan(
+        "f", Overrides({"a": {"train": {"steps": 3, "lr": 0.1}, "encoder": {"class_path": "x", "init_args": {}}}})
+    )
+    method = MethodPlan("m", "f", "m_unet", Overrides({"train": {"lr": 0.2}, "encoder": {"class_path": "y"}}))
+    return BenchmarkPlan(**{"sets": [images], "families": [family], "methods": [method], **given})
+
+
+def test_a_method_s_changes_lie_over_its_family_s():
+    plan = _plan()
+    assert plan.changes(plan.methods[0], plan.sets[0]) == {
+        "train": {"steps": 3, "lr": 0.2},
+        "encoder": {"class_path": "y"},
+    }
+    assert merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}}) == {"a": {"b": 1, "c": 3}}
+
+
+def test_all_mistakes_of_a_plan_are_told_at_once():
+    images = SetPlan("a", "images", "structures", (8,), crops=0)
+    with pytest.raises(ConfigError) as caught:
+        _plan(
+            seeds=1,
+            sets=[images, images],
+            methods=[MethodPlan("m", "g", "m_unet")],
+            families=[FamilyPlan("f", Overrides({"b": {}}))],
+        )
+    for part in ("seeds", "a is there twice", "family 'g'", "'b', no set", "size needs", "label maps", "crops must be"):
+        assert part in caught.value.message

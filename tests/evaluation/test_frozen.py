@@ -1,0 +1,108 @@
+"""Frozen features: what is read of a cache, how it is pooled, and that the encoder's weights stay as they are."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_cache import small_cache
+
+from medssl.evaluation.features import calibrate, extract
+from medssl.evaluation.frozen import pretrained_encoder, random_encoder
+from medssl.evaluation.probe_data import read_probe_data
+from medssl.imaging.errors import CacheError
+from medssl.models.component import Component
+from medssl.models.encoder import Encoder
+from medssl.models.resnet import ResNet
+from medssl.models.unet import ResidualUNetEncoder
+from medssl.models.vit import ViT
+from medssl.models.weights import save_encoder
+
+_SPLITS = ("train", "train", "val", "val", "test", "test")
+
+
+def _encoders(dims: int) -> list[Encoder]:
+    return [
+        ViT(dims, 1, patch_size=4, width=12, depth=2, heads=2),
+        ResNet(dims, 1, depth=10, width=4, small=True),
+        ResidualUNetEncoder(dims, 1, features=(4, 8), blocks=(0, 1)),
+    ]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_pooling_is_that_of_the_maps(dims: int):
+    images = torch.randn(3, 1, *[16] * dims, generator=torch.Generator().manual_seed(0))
+    for encoder in _encoders(dims):
+        features = extract(encoder.eval(), images)
+        with torch.no_grad():
+            maps = encoder(images)
+        axes = tuple(range(2, 2 + dims))
+        torch.testing.assert_close(features.pooled["mean"], maps[-1].mean(axes))
+        torch.testing.assert_close(features.pooled["peak"][:, maps[-1].shape[1] :], maps[-1].amax(axes))
+        torch.testing.assert_close(features.pooled["levels"], torch.cat([m.mean(axes) for m in maps], 1))
+        assert ("summary" in features.pooled) == isinstance(encoder, ViT)
+        torch.testing.assert_close(features.tokens.mean(1), maps[-1].mean(axes), atol=0.3, rtol=1.0)
+        assert features.tokens.shape[::2] == (3, maps[-1].shape[1])
+
+
+def test_batch_norm_meets_the_images_and_no_weight_moves():
+    images = 7 + 3 * torch.randn(40, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    for encoder in _encoders(2):
+        weights = [p.clone() for p in encoder.parameters()]
+        buffers = {name: b.clone() for name, b in encoder.named_buffers()}
+        calibrate(encoder, images)
+        assert not encoder.training
+        assert all(torch.equal(a, b) for a, b in zip(weights, encoder.parameters(), strict=True))
+        moved = [name for name, b in encoder.named_buffers() if not torch.equal(b, buffers[name])]
+        assert bool(moved) == isinstance(encoder, ResNet)
+        if isinstance(encoder, ResNet):
+            with torch.no_grad():
+                out = encoder(images)[0]
+            encoder.train()
+            with torch.no_grad():
+                own = encoder(images)[0]
+            torch.testing.assert_close(out, own, atol=0.05, rtol=0.05)
+
+
+def test_classes_are_asked_of_the_middle_of_each_case(tmp_path: Path):
+    shapes = [(8, 8), (10, 12), (8, 8), (12, 8), (8, 8), (6, 6)]
+    cache = small_cache(tmp_path, shapes, splits=_SPLITS, classes=("a", "b"))
+    data = read_probe_data(cache, (8, 8), "class")
+    assert data.names == ("b",)
+    assert data.targets[:, 0].tolist() == [False, True] * 3
+    assert data.rows("val").tolist() == [2, 3]
+    torch.testing.assert_close(data.images[1, 0], torch.from_numpy(cache.crop_image(cache.cases[1], (1, 2), (8, 8))[0]).float())  # fmt: skip  # noqa: E501
+    assert data.images.shape == (6, 1, 8, 8)
+    with pytest.raises(CacheError, match="one answer only"):
+        read_probe_data(small_cache(tmp_path / "one", shapes, splits=_SPLITS, classes=("a", "a")), (8, 8), "class")
+    with pytest.raises(CacheError, match="no case of split val"):
+        read_probe_data(small_cache(tmp_path / "no", shapes, classes=("a", "b")), (8, 8), "class")
+
+
+def test_structures_are_asked_of_crops_and_the_median_is_that_of_train(tmp_path: Path):
+    cache = small_cache(tmp_path, [(12, 12)] * 6, splits=_SPLITS, labelled=[True] * 6)
+    data = read_probe_data(cache, (7, 7), "structures", crops=60)
+    assert data.names == ("box", "corner")
+    assert len(data.images) == 360
+    assert 0 < float(data.targets[data.rows("train")].float().mean()) <= 0.5
+    for image, answers in zip(data.images, data.targets, strict=True):
+        number, position = divmod(float(image[0, 0, 0]), 1000)
+        assert number < 6
+        row, column = divmod(int(position), 12)
+        inside = max(0, min(row + 7, 6) - max(row, 3)) * max(0, min(column + 7, 6) - max(column, 3))
+        assert inside > 0 or not answers[0]
+        assert bool(answers[1]) == ((row, column) == (5, 5))
+    again = read_probe_data(cache, (7, 7), "structures", crops=60)
+    assert torch.equal(again.images, data.images)
+
+
+def test_an_encoder_file_is_loaded_strictly_and_random_weights_are_the_seed_s(tmp_path: Path):
+    component = Component("medssl.models.vit.ViT", {"patch_size": 4, "width": 12, "depth": 1, "heads": 2})
+    encoder = random_encoder(component, 2, ("x",), seed=3)
+    again, other = (random_encoder(component, 2, ("x",), seed=seed) for seed in (3, 4))
+    assert torch.equal(again.get_parameter("norm.weight"), encoder.get_parameter("norm.weight"))
+    assert torch.equal(again.get_parameter("patch_embed.weight"), encoder.get_parameter("patch_embed.weight"))
+    assert not torch.equal(other.get_parameter("patch_embed.weight"), encoder.get_parameter("patch_embed.weight"))
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(path, encoder.state_dict(), None, {"encoder": component.to_json()})
+    read = pretrained_encoder(path, 2, ("x",))
+    assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), read.parameters(), strict=True))
