@@ -79,7 +79,7 @@ class _Probed:
 
     def __init__(self, images: SetPlan, data: Path, out: Path) -> None:
         from medssl.data.cache import Cache
-        from medssl.evaluation.probe_data import read_probe_data
+        from medssl.evaluation.probe_data import draw_labelled, read_probe_data
 
         self._images, self._out = images, out
         folder = out / "sets" / images.name
@@ -91,6 +91,7 @@ class _Probed:
         run_verb("prepare", [*arguments, "--config", str(folder / "prepare.yaml")])
         self._cache: Cache = Cache.open(folder / "cache")
         self._data: ProbeData = read_probe_data(self._cache, images.size, images.target, images.crops)
+        self._draws = draw_labelled(self._data, images.labels_used, images.draws)
 
     def judged(self, method: MethodPlan, changes: dict[str, Any], seed: int) -> "Judged":
         """Pretrain and probe, unless it was done already."""
@@ -141,7 +142,7 @@ class _Probed:
         from medssl.evaluation.frozen import judge
 
         if not path.is_file():
-            write_json(path, judge(make(), self._data))
+            write_json(path, judge(make(), self._data, self._draws))
         content = json.loads(path.read_text(encoding="utf-8"))
         return {name: float(entry["test"]) for name, entry in content.items()}
 

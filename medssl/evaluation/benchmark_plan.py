@@ -44,6 +44,13 @@ class SetPlan:
     crops: int = 4
     """Crops of each case, for `structures`."""
 
+    labels_used: int = 0
+    """Images of split train whose answers the probes learn from; 0 = all. Few labels are what pretraining is for, and
+    with many of them random convolutions already tell much."""
+
+    draws: int = 10
+    """How often so many are drawn; probes are judged by their mean."""
+
 
 @dataclass(frozen=True)
 class FamilyPlan:
@@ -135,6 +142,6 @@ def _wrong_set(entry: SetPlan) -> list[str]:
         problems.append(f"sets: {entry.name} needs the folder of its label maps (labels)")
     if entry.target == "class" and "class" not in entry.columns:
         problems.append(f"sets: {entry.name} needs the table's column of the class (columns)")
-    if entry.crops < 1:
-        problems.append(f"sets: {entry.name} crops must be 1 or more, got {entry.crops}")
+    if min(entry.crops, entry.draws) < 1 or entry.labels_used < 0:
+        problems.append(f"sets: {entry.name} crops and draws must be 1 or more and labels_used 0 or more")
     return problems

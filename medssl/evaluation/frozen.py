@@ -1,10 +1,12 @@
 """Judge a frozen encoder, or one with random weights, on a set."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from medssl.evaluation.features import calibrate, extract
 from medssl.evaluation.probe_data import ProbeData
@@ -44,9 +46,8 @@ def random_encoder(component: Component, spatial_dims: int, channels: Sequence[s
     return cast(Encoder, build_encoder(plain, spatial_dims, len(channels), trusted_only=True))
 
 
-def judge(encoder: Encoder, data: ProbeData) -> dict[str, dict[str, Any]]:
+def judge(encoder: Encoder, data: ProbeData, draws: Sequence[Tensor]) -> dict[str, dict[str, Any]]:
     """Every probe on the frozen features: options chosen on val, and the mean AUROC on val and test."""
     calibrate(encoder, data.images[data.rows("train")])
     features = extract(encoder, data.images)
-    found = {name: probe(features, data) for name, probe in PROBES.items()}
-    return {name: {"chosen": r.chosen, "val": r.val, "test": r.test} for name, r in found.items()}
+    return {name: asdict(probe(features, data, draws)) for name, probe in PROBES.items()}

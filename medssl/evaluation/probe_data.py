@@ -11,6 +11,8 @@ from torch import Tensor
 from medssl.data.cache import Cache, CachedCase
 from medssl.imaging.errors import CacheError
 
+_TRIES = 50
+
 Target = Literal["class", "structures"]
 
 
@@ -75,6 +77,35 @@ def read_probe_data(cache: Cache, size: Sequence[int], target: Target, crops: in
     )
     _check(cache, data)
     return data
+
+
+def draw_labelled(data: ProbeData, labels: int, draws: int, seed: int = 0) -> list[Tensor]:
+    """Numbers of the images of split train that have labels, several times.
+
+    Args:
+        data: What is probed.
+        labels: Images with labels in each draw, at least two with each answer to each question; 0 = all, once.
+        draws: How many draws.
+        seed: Seed of the draws.
+
+    Raises:
+        CacheError: Split train is too small for such a draw.
+    """
+    train, rng = data.rows("train"), np.random.default_rng(seed)
+    if labels == 0:
+        return [train]
+    found: list[Tensor] = []
+    for _ in range(_TRIES * draws):
+        rows = train[torch.from_numpy(rng.permutation(len(train))[:labels])]
+        present = data.targets[rows].sum(0)
+        if len(rows) == labels and bool(((present >= 2) & (present <= labels - 2)).all()):
+            found.append(rows)
+        if len(found) == draws:
+            return found
+    raise CacheError(
+        f"no {draws} draws of {labels} images with both answers to each question: split train has {len(train)} images",
+        reason="too-few",
+    )
 
 
 def _usable(cache: Cache, case: CachedCase, target: Target) -> bool:

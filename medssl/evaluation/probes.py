@@ -1,9 +1,10 @@
 """Probes of frozen features: how well the questions of a set are answered without changing the encoder.
 
-Options of a probe are chosen on split val; split test is read once, by the chosen one, fitted anew on train and val.
+Options of a probe are chosen on split val; split test is read once, by the chosen one. Each option is fitted on several
+draws of labelled images of split train, the same for all encoders, and judged by its mean over them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,15 +38,13 @@ class ProbeResult:
 
     Args:
         chosen: The options, as text.
-        val: Mean area under the ROC curve over the questions, split val, the best of the grid.
-        test: The same, split test.
-        scores: (n, K) of the test images, in the set's order.
+        val: Area under the ROC curve on split val, mean over questions and draws, the best of the grid.
+        test: The same on split test.
     """
 
     chosen: str
     val: float
     test: float
-    scores: Scores
 
 
 def mean_auroc(targets: npt.NDArray[np.bool_], scores: Scores) -> float:
@@ -53,74 +52,108 @@ def mean_auroc(targets: npt.NDArray[np.bool_], scores: Scores) -> float:
     return float(np.mean([roc_auc_score(t, s) for t, s in zip(targets.T, scores.T, strict=True)]))
 
 
-def knn_probe(features: Features, data: ProbeData) -> ProbeResult:
-    """Weighted nearest neighbours: 20 of them, weights `exp(cosine / 0.07)`; the pooling is chosen.
+def knn_probe(features: Features, data: ProbeData, draws: Sequence[Tensor]) -> ProbeResult:
+    """`knn_scores`; the pooling is chosen."""
+    return _best(
+        list(features.pooled), lambda p, known, asked: knn_scores(features.pooled[p], data, known, asked), data, draws
+    )
+
+
+def linear_probe(features: Features, data: ProbeData, draws: Sequence[Tensor]) -> ProbeResult:
+    """`linear_scores`; pooling and penalty are chosen."""
+    grid = [(pooling, penalty) for pooling in features.pooled for penalty in PENALTIES]
+    return _best(
+        grid, lambda o, known, asked: linear_scores(features.pooled[o[0]], data, known, asked, o[1]), data, draws
+    )
+
+
+def attentive_probe(features: Features, data: ProbeData, draws: Sequence[Tensor]) -> ProbeResult:
+    """`attentive_scores`; rate and decay are chosen."""
+    return _best(
+        list(RATES), lambda o, known, asked: attentive_scores(features.tokens, data, known, asked, o), data, draws
+    )
+
+
+def knn_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor) -> Scores:
+    """Weighted nearest neighbours: at most 20 of them, weights `exp(cosine / 0.07)` of centred vectors.
 
     As in DINO (Caron et al., ICCV 2021, https://arxiv.org/abs/2104.14294); with a column a question each neighbour
     votes for its own answers.
+
+    Args:
+        vectors: (N, E).
+        data: Whose answers are learned.
+        known: Images with labels.
+        asked: Images (n) to score.
+
+    Returns:
+        (n, K).
     """
-
-    def fit_and_score(pooling: str, known: Tensor, asked: Tensor) -> Scores:
-        vectors = features.pooled[pooling]
-        centred = nn.functional.normalize(vectors - vectors[known].mean(0), dim=1)
-        near = (centred[asked] @ centred[known].T).topk(min(_NEIGHBOURS, len(known)), dim=1)
-        weights = (near.values / _TEMPERATURE).softmax(1)  # (n, k)
-        votes = data.targets[known].float()[near.indices]  # (n, k, K)
-        return (weights[..., None] * votes).sum(1).double().numpy()
-
-    return _best(list(features.pooled), fit_and_score, data)
+    centred = nn.functional.normalize(vectors - vectors[known].mean(0), dim=1)
+    near = (centred[asked] @ centred[known].T).topk(min(_NEIGHBOURS, len(known)), dim=1)
+    weights = (near.values / _TEMPERATURE).softmax(1)  # (n, k)
+    votes = data.targets[known].float()[near.indices]  # (n, k, K)
+    scores: Scores = (weights[..., None] * votes).sum(1).double().numpy()
+    return scores
 
 
-def linear_probe(features: Features, data: ProbeData) -> ProbeResult:
-    """Logistic regression on standardised features; pooling and penalty are chosen."""
-
-    def fit_and_score(options: tuple[str, float], known: Tensor, asked: Tensor) -> Scores:
-        pooling, penalty = options
-        vectors = _standardised(features.pooled[pooling], known).double().numpy()
-        columns = []
-        for answers in data.targets[known].T.numpy():
-            model = LogisticRegression(C=penalty, max_iter=1000).fit(vectors[known], answers)
-            columns.append(model.decision_function(vectors[asked]))
-        return np.stack(columns, axis=1)
-
-    return _best([(pooling, c) for pooling in features.pooled for c in PENALTIES], fit_and_score, data)
+def linear_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor, penalty: float) -> Scores:
+    """Logistic regression on vectors (N, E) that are standardised over the images of split train."""
+    values = _standardised(vectors, data.rows("train")).double().numpy()
+    columns = []
+    for answers in data.targets[known].T.numpy():
+        model = LogisticRegression(C=penalty, max_iter=1000).fit(values[known], answers)
+        columns.append(model.decision_function(values[asked]))
+    return np.stack(columns, axis=1)
 
 
-def attentive_probe(features: Features, data: ProbeData) -> ProbeResult:
-    """One learned query attends to the deepest map's cells, then a linear layer; rate and decay are chosen.
+def attentive_scores(
+    tokens: Tensor, data: ProbeData, known: Tensor, asked: Tensor, options: tuple[float, float]
+) -> Scores:
+    """One learned query attends to the cells (N, T, E) of the deepest map, then a linear layer.
 
     As in the context autoencoder's evaluation (Chen et al., 2022, https://arxiv.org/abs/2202.03026), which is fair to
     methods whose features are not meant to be averaged.
+
+    Args:
+        tokens: (N, T, E), standardised here over the images of split train.
+        data: Whose answers are learned.
+        known: Images with labels.
+        asked: Images to score.
+        options: Learning rate and weight decay.
     """
-
-    def fit_and_score(options: tuple[float, float], known: Tensor, asked: Tensor) -> Scores:
-        tokens = _standardised(features.tokens, known)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            probe = _Attentive(tokens.shape[-1], data.targets.shape[1])
-        wanted, (rate, decay) = data.targets[known].float(), options
-        optimizer = torch.optim.AdamW(probe.parameters(), rate, weight_decay=decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-        for _ in range(_STEPS):
-            optimizer.zero_grad()
-            torch.autograd.backward(nn.functional.binary_cross_entropy_with_logits(probe(tokens[known]), wanted))
-            optimizer.step()
-            schedule.step()
-        with torch.no_grad():
-            scores: Scores = probe(tokens[asked]).double().numpy()
-        return scores
-
-    return _best(list(RATES), fit_and_score, data)
+    cells = _standardised(tokens, data.rows("train"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        probe = _Attentive(cells.shape[-1], data.targets.shape[1])
+    seen, wanted, (rate, decay) = cells[known], data.targets[known].float(), options
+    optimizer = torch.optim.AdamW(probe.parameters(), rate, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
+    for _ in range(_STEPS):
+        optimizer.zero_grad()
+        torch.autograd.backward(nn.functional.binary_cross_entropy_with_logits(probe(seen), wanted))
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        scores: Scores = probe(cells[asked]).double().numpy()
+    return scores
 
 
 def _best(
-    options: list[Option], fit_and_score: Callable[[Option, Tensor, Tensor], Scores], data: ProbeData
+    options: list[Option],
+    fit_and_score: Callable[[Option, Tensor, Tensor], Scores],
+    data: ProbeData,
+    draws: Sequence[Tensor],
 ) -> ProbeResult:
-    train, val, test = (data.rows(split) for split in ("train", "val", "test"))
-    found = [mean_auroc(data.targets[val].numpy(), fit_and_score(option, train, val)) for option in options]
+    val, test = data.rows("val"), data.rows("test")
+
+    def judged(option: Option, asked: Tensor) -> float:
+        answers = data.targets[asked].numpy()
+        return float(np.mean([mean_auroc(answers, fit_and_score(option, known, asked)) for known in draws]))
+
+    found = [judged(option, val) for option in options]
     chosen = options[int(np.argmax(found))]
-    scores = fit_and_score(chosen, torch.cat([train, val]), test)
-    return ProbeResult(str(chosen), max(found), mean_auroc(data.targets[test].numpy(), scores), scores)
+    return ProbeResult(str(chosen), max(found), judged(chosen, test))
 
 
 def _standardised(values: Tensor, known: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def _plan(path: Path, **given: object) -> Path:
     images = {
         "name": "pictures", "images": "pictures", "table": "table.csv", "target": "class", "size": [16, 16],
         "columns": {"image": "name", "class": "ill", "patient": "who", "split": "part"}, "suffix": ".png",
-        "exclude": {"bad": "1"}, "prepare": {"config": "image_2d"},
+        "labels_used": 8, "draws": 2, "exclude": {"bad": "1"}, "prepare": {"config": "image_2d"},
     }  # fmt: skip
     methods = [
         {"name": "spark", "family": "masked", "config": "spark_unet", "changes": {"views": {"source": []}}},
@@ -83,7 +83,8 @@ def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, capsys: pytest
     table = (out / "table.md").read_text()
     assert table.startswith("### pictures")
     assert "| failed |" in table
-    rows = list(csv.DictReader((out / "results.csv").open()))
+    with (out / "results.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
     assert len(rows) == 4 * 3 + 2
     assert "pictures, simclr" not in capsys.readouterr().out.split("spark, seed 1")[-1]
 

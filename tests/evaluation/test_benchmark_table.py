@@ -68,5 +68,13 @@ def test_all_mistakes_of_a_plan_are_told_at_once():
             methods=[MethodPlan("m", "g", "m_unet")],
             families=[FamilyPlan("f", Overrides({"b": {}}))],
         )
-    for part in ("seeds", "a is there twice", "family 'g'", "'b', no set", "size needs", "label maps", "crops must be"):
+    for part in (
+        "seeds",
+        "a is there twice",
+        "family 'g'",
+        "'b', no set",
+        "size needs",
+        "label maps",
+        "crops and draws must be",
+    ):
         assert part in caught.value.message

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 
 from medssl.evaluation.features import Features
-from medssl.evaluation.probe_data import ProbeData
-from medssl.evaluation.probes import ProbeResult, attentive_probe, knn_probe, linear_probe, mean_auroc
+from medssl.evaluation.probe_data import ProbeData, draw_labelled
+from medssl.evaluation.probes import ProbeResult, attentive_probe, knn_probe, knn_scores, linear_probe, mean_auroc
+from medssl.imaging.errors import CacheError
 
 _PROBES = (knn_probe, linear_probe, attentive_probe)
-_Probe = Callable[[Features, ProbeData], ProbeResult]
+_Probe = Callable[[Features, ProbeData, list[torch.Tensor]], ProbeResult]
 
 
 def _data(targets: torch.Tensor) -> ProbeData:
@@ -39,15 +39,16 @@ def _targets(count: int = 150, questions: int = 2) -> torch.Tensor:
 
 @pytest.mark.parametrize("probe", _PROBES)
 def test_a_planted_answer_is_found(probe: _Probe):
-    result = probe(_features(_targets(), 5.0), _data(_targets()))
-    assert result.test > 0.9
+    data = _data(_targets())
+    result = probe(_features(_targets(), 5.0), data, draw_labelled(data, 40, 2))
+    assert result.test > 0.85
     assert "noise" not in result.chosen
-    assert result.scores.shape == (30, 2)
 
 
 @pytest.mark.parametrize("probe", _PROBES)
 def test_noise_is_no_better_than_chance(probe: _Probe):
-    found = [probe(_features(_targets(400), 0.0, seed), _data(_targets(400))).test for seed in range(3)]
+    data = _data(_targets(400))
+    found = [probe(_features(_targets(400), 0.0, seed), data, [data.rows("train")]).test for seed in range(3)]
     assert abs(float(np.mean(found)) - 0.5) < 0.08
 
 
@@ -55,32 +56,30 @@ def test_noise_is_no_better_than_chance(probe: _Probe):
 def test_the_test_split_decides_nothing(probe: _Probe):
     targets = _targets()
     data, features = _data(targets), _features(targets, 1.0)
-    first = probe(features, data)
+    draws = draw_labelled(data, 30, 2)
+    first = probe(features, data, draws)
     rows = data.rows("test")
     for values in (*features.pooled.values(), features.tokens):
         values[rows] = values[rows].flip(0)
-    targets[rows] = ~targets[rows]
-    second = probe(features, data)
+    targets[rows] = ~targets[rows].flip(0)
+    second = probe(features, data, draws)
     assert (second.chosen, second.val) == (first.chosen, first.val)
-    np.testing.assert_allclose(second.scores, first.scores[::-1], atol=1e-5)
+    assert second.test == pytest.approx(1 - first.test, abs=1e-6)
 
 
 @pytest.mark.parametrize("probe", _PROBES)
 def test_the_same_again_and_the_global_generator_is_left_alone(probe: _Probe):
     data, features = _data(_targets()), _features(_targets(), 1.0)
-    before = torch.get_rng_state()
-    first, second = probe(features, data), probe(features, data)
-    np.testing.assert_array_equal(first.scores, second.scores)
+    before, draws = torch.get_rng_state(), draw_labelled(data, 30, 2)
+    assert probe(features, data, draws) == probe(features, data, draws)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_neighbours_vote_by_their_cosine():
     targets = _targets(60, 1)
-    features, data = _features(targets, 1.0), _data(targets)
-    result = knn_probe(Features({"planted": features.pooled["planted"]}, features.tokens), data)
-    asked = data.rows("test")
-    known = torch.cat([data.rows("train"), data.rows("val")])
-    vectors = features.pooled["planted"] - features.pooled["planted"][known].mean(0)
+    data, planted = _data(targets), _features(targets, 1.0).pooled["planted"]
+    known, asked = data.rows("train"), data.rows("test")
+    vectors = planted - planted[known].mean(0)
     expected = []
     for row in asked:
         near = []
@@ -90,8 +89,22 @@ def test_neighbours_vote_by_their_cosine():
         near.sort(reverse=True)
         weights = np.exp(np.array([c for c, _ in near[:20]]) / 0.07)
         expected.append(float(weights @ np.array([a for _, a in near[:20]]) / weights.sum()))
-    np.testing.assert_allclose(result.scores[:, 0], expected, rtol=1e-4)
-    assert result.test == pytest.approx(roc_auc_score(targets[asked, 0], expected))
+    np.testing.assert_allclose(knn_scores(planted, data, known, asked)[:, 0], expected, rtol=1e-4)
+
+
+def test_draws_hold_each_answer_and_are_the_same_again():
+    data = _data(_targets())
+    draws = draw_labelled(data, 8, 5)
+    assert len(draws) == 5
+    for rows in draws:
+        assert set(rows.tolist()) <= set(data.rows("train").tolist())
+        assert len(set(rows.tolist())) == 8
+        assert (data.targets[rows].sum(0) >= 2).all()
+        assert (data.targets[rows].sum(0) <= 6).all()
+    assert all(torch.equal(a, b) for a, b in zip(draws, draw_labelled(data, 8, 5), strict=True))
+    assert not torch.equal(draws[0], draws[1])
+    with pytest.raises(CacheError, match="split train has 90 images"):
+        draw_labelled(data, 91, 1)
 
 
 def test_the_mean_area_is_that_over_the_questions():
