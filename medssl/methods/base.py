@@ -56,6 +56,9 @@ class Method(nn.Module, ABC):
     local_views: ClassVar[bool] = False
     """Whether the method makes use of further, smaller views."""
 
+    least_batch: ClassVar[int] = 1
+    """Samples that must be computed together: 2 where the loss or a batch norm compares samples."""
+
     @property
     @abstractmethod
     def encoder(self) -> nn.Module:
@@ -88,6 +91,7 @@ class SiameseMethod(Method):
     """
 
     views = 2
+    least_batch = 2
     student: Branch
 
     @property

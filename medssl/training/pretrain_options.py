@@ -37,6 +37,10 @@ class ViewOptions:
     min_std: float = 0.1
     """Crops with a smaller standard deviation (air) are drawn again, up to 8 times; in units of the prepared images."""
 
+    foreground: float = 0.0
+    """Share of crops centred on a voxel of a labelled structure, of cases that have a label map; labels are not
+    learned from."""
+
     splits: tuple[str, ...] = ("train", "")
     """Splits to learn from; the empty name is cases without a split. Never the test cases."""
 
@@ -81,6 +85,7 @@ class ViewOptions:
 
     def _wrong_numbers(self) -> list[str]:
         rules = [
+            ("foreground", 0 <= self.foreground <= 1, "must lie in [0, 1]"),
             ("min_std", self.min_std >= 0, "must be 0 or more"),
             ("extent", 0 < self.extent[0] <= self.extent[1] <= 1, "must rise between 0 and 1"),
             ("local_extent", 0 < self.local_extent[0] <= self.local_extent[1] <= 1, "must rise between 0 and 1"),

@@ -2,14 +2,12 @@
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
 
 from medssl.data.augment import Augmentation
 from medssl.data.cache import Cache, CachedCase
@@ -25,6 +23,7 @@ from medssl.training.components import build_component, check_component, complet
 from medssl.training.health_check import HealthCheck
 from medssl.training.loop import FitResult, Hooks, duration, fit, parts_of, train_step
 from medssl.training.options import RESUMABLE, TrainOptions
+from medssl.training.pretrain_checks import Problems, contradictions, try_out
 from medssl.training.pretrain_options import ViewOptions
 from medssl.training.run_folder import RunFolder
 from medssl.training.state import build, checkpoint_bytes
@@ -64,21 +63,23 @@ class Settings:
             raise ConfigError(problems)
 
     def fitted_to(self, cache: Cache) -> "Settings":
-        """The settings with the encoder's arguments that the data and the crops decide.
+        """The settings with the arguments that the data, the crops and the run decide.
 
         Raises:
-            ConfigError: They contradict one another.
+            ConfigError: They contradict one another, all at once.
         """
-        if len(self.views.size) != cache.spatial_dims:
-            wanted = f"{cache.spatial_dims} numbers: {cache.path} is {cache.spatial_dims}D"
-            raise ConfigError([f"views.size {self.views.size} needs {wanted}"])
         facts = {
             "spatial_dims": cache.spatial_dims,
             "in_channels": len(cache.channels),
             "image_size": list(self.views.size),
         }
         run = {name: getattr(self.train, name) for name in _OF_THE_RUN}
-        encoder, method = completed("encoder", self.encoder, facts), completed("method", self.method, run)
+        problems = Problems()
+        with problems.collected():
+            encoder = completed("encoder", self.encoder, facts)
+        with problems.collected():
+            method = completed("method", self.method, run)
+        problems.refuse()
         return Settings(method, encoder, self.views, self.train)
 
     def to_json(self) -> dict[str, Any]:
@@ -103,34 +104,32 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Pretraining:
     """Build method and data source.
 
     Raises:
-        ConfigError: Options that contradict the data or the classes' own rules.
+        ConfigError: Options that contradict the data, one another or the classes' own rules, all at once.
         CacheError: No case to learn from.
     """
-    settings = settings.fitted_to(cache)
     train, views = settings.train, settings.views
-    if train.batch_size % parts_of(fabric, train):
-        raise ConfigError(
-            [
-                f"train.batch_size {train.batch_size} must divide by devices x nodes x accumulate = "
-                f"{parts_of(fabric, train)}: every device computes the same share"
-            ]
-        )
-    torch.manual_seed(train.seed)
-    encoder = build_component("encoder", settings.encoder)
-    method = build_component("method", settings.method, encoder)
-    if not isinstance(method, Method):
-        raise ConfigError([f"method: {settings.method.class_path} is no self-supervised method"])
-    if problems := unused_views(method, views):
-        raise ConfigError(problems)
     cases = tuple(case for case in cache.cases if case.split in views.splits)
-    plan = CropPlan(views.crop, train.batch_size, parts_of(fabric, train), train.seed, min_std=views.min_std)
+    parts = parts_of(fabric, train)
+    problems = Problems(contradictions(settings.method, views, train, cache, cases, parts))
+    method = None
+    with problems.collected():
+        settings = settings.fitted_to(cache)
+        torch.manual_seed(train.seed)
+        encoder = build_component("encoder", settings.encoder)
+        method = build_component("method", settings.method, encoder)
+    if method is None:
+        problems.refuse()
+    plan = CropPlan(views.crop, train.batch_size, parts, train.seed, foreground=views.foreground, min_std=views.min_std)
     spacing_mm = cases[0].spacing_mm if cases else (1.0,) * cache.spatial_dims
     augment: Augmentation | MultiView = (
         Augmentation(views.augment, spacing_mm, train.seed)
         if method.views == 1
         else MultiView(*views.groups(method.views), spacing_mm, train.seed)
     )
-    _try_out(method, len(cache.channels), views.crop, augment)
+    if len(views.size) == cache.spatial_dims:
+        with problems.collected():
+            try_out(method, len(cache.channels), views.crop, augment)
+    problems.refuse()
     return Pretraining(
         settings=settings,
         cache=cache,
@@ -140,30 +139,6 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Pretraining:
         source=StepDataset(cache, cases, plan),
         augment=augment,
     )
-
-
-def unused_views(method: Method, views: ViewOptions) -> list[str]:
-    """Options for views that the method does not use: an option that does nothing is a mistake."""
-    name = type(method).__name__
-    problems = []
-    if views.local_views and not method.local_views:
-        problems.append(f"views.local_views {views.local_views}: {name} makes no use of local views")
-    if method.views == 1 and views.source:
-        problems.append(f"views.source: {name} has one view, the crop of views.size itself")
-    if method.views == 1 and views.second is not None:
-        problems.append(f"views.second: {name} has one view")
-    return problems
-
-
-def _try_out(
-    method: Method, channels: int, size: tuple[int, ...], augment: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-) -> None:
-    """Let the method see two empty crops: sizes that do not divide are told before a run is started."""
-    method.eval()
-    batch = {"image": torch.zeros(2, channels, *size), "step": torch.tensor(0)}
-    batch |= {"index": torch.arange(2), "patient": torch.arange(2)}
-    with torch.no_grad():
-        method(augment(batch))
 
 
 def check_space(job: Pretraining, out: Path) -> None:
