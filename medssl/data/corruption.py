@@ -38,11 +38,11 @@ class CorruptionOptions:
         outside: Share of paintings that leave some blocks and paint all else, not the other way round.
     """
 
-    shuffle_p: float = 0.5
-    windows: int = 10_000
-    bend_p: float = 0.9
-    paint_p: float = 0.9
-    outside: float = 0.8
+    shuffle_p: float
+    windows: int
+    bend_p: float
+    paint_p: float
+    outside: float
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ class FusionOptions:
         sides: Shortest and longest side of a box, relative to the image's.
     """
 
-    levels: int = 4
-    boxes: tuple[int, int] = (10, 39)
-    sides: tuple[float, float] = (0.0625, 0.625)
+    levels: int
+    boxes: tuple[int, int]
+    sides: tuple[float, float]
 
 
 @dataclass(frozen=True)
