@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_POINTS = 513  # of a curve's table; between them it is a line
+
 
 def add_noise(image: Tensor, std: Tensor, seeds: Sequence[int]) -> Tensor:
     """Add Gaussian noise of `std` (n,) times the image's own deviation, drawn from one generator a sample."""
@@ -67,6 +69,28 @@ def add_bias_field(image: Tensor, controls: Tensor) -> Tensor:
     field = functional.interpolate(controls[:, None], size=image.shape[2:], mode=mode, align_corners=True).exp()
     low, _ = _range(image)
     return torch.addcmul(low, image - low, field)
+
+
+def bend(image: Tensor, curve: Tensor, inverted: Tensor) -> Tensor:
+    """Pass intensities, scaled to 0 to 1 in each channel, through a cubic Bezier curve from (0, 0) to (1, 1).
+
+    With control points in the unit square both coordinates rise along the curve, so that it is a function.
+
+    Args:
+        image: (n, C, *S).
+        curve: (n, 2, 2) x, then y, of the two inner control points.
+        inverted: (n,) bool: the curve is run through backwards in y, from (0, 1) to (1, 0).
+    """
+    low, high = _range(image)
+    unit = ((image - low) / (high - low).clamp_min(1e-7)).clamp_(0, 1).flatten(1)
+    t = torch.linspace(0, 1, _POINTS, device=image.device)
+    weights = torch.stack([3 * (1 - t).square() * t, 3 * (1 - t) * t.square()])
+    x, y = ((curve[..., None] * weights).sum(2) + t**3).unbind(1)  # (n, points); a product of matrices may be in bf16
+    y = torch.where(inverted[:, None], y.flip(1), y)
+    right = torch.searchsorted(x.contiguous(), unit, right=True).clamp_(1, _POINTS - 1)
+    x0, x1, y0, y1 = (values.gather(1, place) for values in (x, y) for place in (right - 1, right))
+    share = ((unit - x0) / (x1 - x0).clamp_min(1e-12)).clamp_(0, 1)
+    return low + (high - low) * torch.lerp(y0, y1, share).view_as(image)
 
 
 def _along_axes(image: Tensor, matrices: Sequence[Tensor]) -> Tensor:

@@ -7,7 +7,9 @@ from typing import ClassVar, Literal, TypeVar
 from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
+from medssl.models.decoders import without_head
 from medssl.models.encoder import Encoder
+from medssl.models.networks import Network
 from medssl.models.projectors import Branch
 
 E = TypeVar("E", bound=nn.Module)
@@ -98,6 +100,25 @@ class SiameseMethod(Method):
     def encoder(self) -> Encoder:
         """The encoder of the student."""
         return self.student.encoder
+
+
+class DenseMethod(Method):
+    """A method that trains the decoder of segmentation as well, so that fine-tuning can take over both; abstract.
+
+    Attributes:
+        network: Encoder and decoder.
+    """
+
+    network: Network
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder in front of the decoder."""
+        return self.network.encoder
+
+    def decoder_state_dict(self) -> dict[str, Tensor]:
+        """Weights of the decoder without its last layer, which is made new for the task."""
+        return without_head(self.network.decoder)
 
 
 def expect(encoder: nn.Module, kind: type[E], method: str, otherwise: str = "") -> E:

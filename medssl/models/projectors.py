@@ -105,3 +105,23 @@ class Branch(nn.Module):
         vector = self.encoder.summary(image) if self.summary else self.encoder.embed(image)
         out: Tensor = self.projector(vector)
         return out
+
+
+class PyramidBranch(nn.Module):
+    """Encoder and projector: image (B, C, *S) to embedding (B, E), from the means of all maps side by side.
+
+    Args:
+        encoder: The encoder.
+        head: Widths of the projector's two hidden layers, and of its output.
+    """
+
+    def __init__(self, encoder: Encoder, head: tuple[int, int]) -> None:
+        super().__init__()
+        self.encoder, self.width = encoder, head[1]
+        self.projector = Projector([sum(encoder.feature_channels), head[0], *head], bias=True, last_bias=True)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The embedding."""
+        means = torch.cat([level.flatten(2).mean(-1) for level in self.encoder(image)], dim=1)
+        out: Tensor = self.projector(means)
+        return out

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from medssl.training.lars import LARS
 from medssl.training.options import TrainOptions
 
 _SPARED = re.compile(
@@ -90,11 +91,13 @@ def _depth(name: str) -> int | None:
 
 
 def build_optimizer(groups: Sequence[ParameterGroup], options: TrainOptions) -> torch.optim.Optimizer:
-    """The optimiser over the groups; fused, which is one pass over the weights a step."""
+    """The optimiser over the groups; AdamW and SGD fused, which is one pass over the weights a step."""
     content = [
         {"params": g.parameters, "weight_decay": options.weight_decay if g.decay else 0.0, "lr": options.lr * g.scale}
         for g in groups
     ]
+    if options.optimizer == "lars":
+        return LARS([{**part, "adapt": g.decay} for part, g in zip(content, groups, strict=True)], lr=options.lr)
     if options.optimizer == "sgd":
         return torch.optim.SGD(content, lr=options.lr, momentum=0.99, nesterov=True, fused=True)
     return torch.optim.AdamW(content, lr=options.lr, betas=(0.9, options.beta2), fused=True)

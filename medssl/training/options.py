@@ -39,8 +39,8 @@ class TrainOptions:
     accumulate: int = 1
     """Compute a step's batch in this many parts, to fit memory; the gradient stays that of the whole batch."""
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """Fused AdamW, or SGD with Nesterov momentum 0.99 as nnU-Net uses."""
+    optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
+    """Fused AdamW, SGD with Nesterov momentum 0.99 as nnU-Net uses, or LARS with momentum 0.9 for large batches."""
 
     lr: float = 1e-3
     """Peak learning rate."""
@@ -52,7 +52,7 @@ class TrainOptions:
     """After the warm-up: half a cosine to zero, (1 - t)^0.9 to zero, or constant."""
 
     weight_decay: float = 0.05
-    """Decoupled weight decay (for sgd: L2); never on biases, norms, tokens and position embeddings."""
+    """Decoupled weight decay (for sgd and lars: L2); never on biases, norms, tokens and position embeddings."""
 
     weight_decay_end: float | None = None
     """Weight decay at the end, reached along half a cosine (DINO); None = `weight_decay` throughout."""
@@ -138,6 +138,11 @@ class TrainOptions:
                 "batch_size",
                 self.accumulate < 1 or self.batch_size % self.accumulate == 0,
                 f"must divide by train.accumulate {self.accumulate}: all parts of a batch have one size",
+            ),
+            (
+                "optimizer",
+                not (self.optimizer == "lars" and "fsdp" in self.strategy),
+                "needs whole weights, which strategy fsdp splits: use ddp, or adamw",
             ),
             (
                 "ema_decay",

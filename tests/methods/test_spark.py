@@ -197,3 +197,20 @@ def test_parts_that_do_not_fit():
         SparK(ViT(2, 1, 4, 24, 2, 2))
     with pytest.raises(ConfigError, match="divide"):
         _spark(block=5)(_batch())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_residual_encoder_recipe_begins_at_the_variance_of_hidden_voxels(dims: int):
+    """Wald et al., CVPR 2025: 75 % hidden, zeros for them, a plain error, so 1 on standardised images."""
+    method = _spark(dims, 2, sparse=False, mask_ratio=0.75)
+    method.decoder.head.weight.data.zero_()  # type: ignore[union-attr]
+    method.decoder.head.bias.data.zero_()  # type: ignore[union-attr]
+    image = torch.randn(4, 2, *[16] * dims, generator=torch.Generator().manual_seed(0))
+    batch = {"image": image, "step": torch.tensor(3)}
+    visible = _voxels(method, batch)
+    assert (visible == 0).flatten(1).sum(1).tolist() == [int(0.75 * 16**dims)] * 4
+    loss = method(batch)["loss"].item()
+    assert loss == pytest.approx(image[(visible == 0).expand_as(image)].square().mean().item(), rel=1e-5)
+    assert loss == pytest.approx(1, abs=0.1)
+    changed = method({**batch, "image": image + 5 * visible})["loss"].item()
+    assert changed == pytest.approx(loss, rel=1e-5)

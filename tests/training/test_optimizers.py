@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -128,3 +129,58 @@ def test_each_gradient_is_clipped_on_its_own() -> None:
     clip_each(module, 1.0)
     torch.testing.assert_close(module.weight.grad.norm(), torch.tensor(1.0))
     torch.testing.assert_close(module.bias.grad, torch.tensor([0.3, 0.4]))
+
+
+def test_lars_steps_match_the_formula() -> None:
+    module = torch.nn.Linear(2, 1)
+    module.weight.data, module.bias.data = torch.tensor([[3.0, 4.0]]), torch.tensor([2.0])
+    options = TrainOptions(optimizer="lars", lr=10.0, weight_decay=0.5, schedule="constant")
+    groups = parameter_groups(module)
+    built = build_optimizer(groups, options)
+    weight, bias, moving, moving_bias = [3.0, 4.0], 2.0, [0.0, 0.0], 0.0
+    for step in range(3):
+        set_rates(built, groups, step, options)
+        module.weight.grad, module.bias.grad = torch.tensor([[1.0, -2.0 * step]]), torch.tensor([0.25])
+        built.step()
+        change = [1.0 + 0.5 * weight[0], -2.0 * step + 0.5 * weight[1]]
+        rate = 0.001 * math.hypot(*weight) / math.hypot(*change)
+        moving = [0.9 * m + rate * c for m, c in zip(moving, change, strict=True)]
+        weight = [w - 10 * m for w, m in zip(weight, moving, strict=True)]
+        moving_bias = 0.9 * moving_bias + 0.25  # neither scaled nor decayed
+        bias -= 10 * moving_bias
+        torch.testing.assert_close(module.weight.data, torch.tensor([weight]))
+        torch.testing.assert_close(module.bias.data, torch.tensor([bias]))
+
+
+def test_a_step_of_lars_is_a_share_of_the_weights_whatever_the_gradient() -> None:
+    lengths = []
+    for gradient in (1e-3, 1e3):
+        module = torch.nn.Linear(4, 4, bias=False)
+        start = module.weight.detach().clone()
+        options = TrainOptions(optimizer="lars", lr=1.0, weight_decay=0.0)
+        built = build_optimizer(parameter_groups(module), options)
+        module.weight.grad = torch.full((4, 4), gradient)
+        built.step()
+        lengths.append(((module.weight - start).norm() / start.norm()).item())
+    assert lengths == pytest.approx([0.001, 0.001], rel=1e-3)
+
+
+def test_lars_moves_weights_away_from_zero_and_goes_on_from_its_state() -> None:
+    module, other = torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False)
+    module.weight.data.zero_()
+    options = TrainOptions(optimizer="lars", lr=0.5)
+    first, second = (build_optimizer(parameter_groups(m), options) for m in (module, other))
+    module.weight.grad = torch.ones(2, 2)
+    first.step()
+    torch.testing.assert_close(module.weight.data, torch.full((2, 2), -0.5))
+    other.load_state_dict(module.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for network, optimizer in ((module, first), (other, second)):
+        network.weight.grad = torch.eye(2)
+        optimizer.step()
+    assert torch.equal(module.weight, other.weight)
+
+
+def test_lars_with_split_weights_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train\.optimizer needs whole weights"):
+        TrainOptions(optimizer="lars", strategy="fsdp")

@@ -24,6 +24,9 @@ _METHODS: dict[str, tuple[Component, dict[str, Any], bool]] = {
     "barlow_twins.BarlowTwins": (_CNN, {"width": 8}, False),
     "swav.SwAV": (_CNN, {"head": [8, 8, 12], "queue": 4, "shares": [0.1, 0.2]}, True),
     "dino.DINO": (_VIT, {"head": [8, 8, 12], "frozen": 0.2}, True),
+    "voco.VoCo": (_CNN, {"grid": [2, 2], "head": [8, 8]}, False),
+    "models_genesis.ModelsGenesis": (_CNN, {"windows": 50}, False),
+    "volume_fusion.VolumeFusion": (_CNN, {"boxes": [2, 6]}, False),
     "ijepa.IJEPA": (_VIT, {"predictor": [12, 1, 2]}, False),
 }
 
