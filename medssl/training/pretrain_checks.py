@@ -65,6 +65,8 @@ def contradictions(
     kind = resolve(method.class_path)
     if not issubclass(kind, Method):
         return [*problems, f"method: {method.class_path} is no self-supervised method"]
+    if not hasattr(kind, "card"):
+        return [*problems, f"method: {method.class_path} has no card, which names its paper, family and dimensions"]
     if cache.spatial_dims not in kind.card.spatial_dims:
         runs = " and ".join(f"{dims}D" for dims in kind.card.spatial_dims)
         problems.append(f"method: {kind.__name__} runs in {runs}, {cache.path} is {cache.spatial_dims}D")

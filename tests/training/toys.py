@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medssl.methods.base import Method
+from medssl.methods.base import Method, MethodCard
 from medssl.training.options import TrainOptions
 
 
@@ -71,6 +71,8 @@ class ToyEncoder(nn.Module):
 
 class ToyMethod(Method):
     """Predicts hidden voxels from the others; an average of the encoder's stem is kept as state."""
+
+    card = MethodCard("none", "https://example.org", "masked")
 
     def __init__(self, encoder: nn.Module, *, seed: int, mask_ratio: float = 0.5, explode_at: int = -1) -> None:
         super().__init__()
