@@ -10,11 +10,13 @@ CACHE/cases/CASE/case.json             the rest; written last, so a case without
 import errno
 import json
 import shutil
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import blosc2
 import numpy as np
@@ -79,7 +81,7 @@ class Cache:
 
     def __init__(self, path: Path, content: dict[str, Any], cases: tuple[CachedCase, ...]) -> None:
         self.path, self._content, self.cases = path, content, cases
-        self._arrays: OrderedDict[Path, Any] = OrderedDict()
+        self._arrays: OrderedDict[Path, tuple[Any, int]] = OrderedDict()
 
     @classmethod
     def open(cls, path: Path) -> "Cache":
@@ -176,11 +178,11 @@ class Cache:
 
     def image(self, case: CachedCase) -> npt.NDArray[np.float32]:
         """Whole image (C, *S)."""
-        return np.asarray(self._array(case, "image")[...], dtype=np.float32)
+        return np.asarray(self._read(case, "image", ...), dtype=np.float32)
 
     def label(self, case: CachedCase) -> npt.NDArray[np.uint8]:
         """Whole label map (*S)."""
-        return np.asarray(self._array(case, "label")[...], dtype=np.uint8)
+        return np.asarray(self._read(case, "label", ...), dtype=np.uint8)
 
     def crop_image(self, case: CachedCase, start: tuple[int, ...], size: tuple[int, ...]) -> npt.NDArray[Any]:
         """Crop (C, *size) in the stored dtype; voxels outside the image repeat its edge."""
@@ -192,30 +194,45 @@ class Cache:
 
     def foreground(self, case: CachedCase) -> dict[int, npt.NDArray[np.int32]]:
         """Some voxel indices (n, d) of each class that the case holds."""
-        with np.load(self._folder(case) / "foreground.npz", allow_pickle=False) as points:
-            return {int(value): points[value] for value in points.files}
+        path = self._folder(case) / "foreground.npz"
+        try:
+            with np.load(path, allow_pickle=False) as points:
+                return {int(value): points[value] for value in points.files}
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+            raise CacheError(f"{path} is missing or damaged ({error}): prepare it again", reason="bad-cache") from error
 
     def _crop(self, case: CachedCase, kind: str, start: tuple[int, ...], size: tuple[int, ...]) -> npt.NDArray[Any]:
         bounds = [(max(s, 0), min(s + n, limit), s, s + n) for s, n, limit in zip(start, size, case.shape, strict=True)]
         if any(low >= high for low, high, _, _ in bounds):
             raise CacheError(f"crop at {start} of size {size} misses case {case.case!r} of {case.shape}", reason="crop")
         inside = tuple(slice(low, high) for low, high, _, _ in bounds)
-        crop = self._array(case, kind)[(slice(None), *inside) if kind == "image" else inside]
+        crop = self._read(case, kind, (slice(None), *inside) if kind == "image" else inside)
         missing = [(low - first, last - high) for low, high, first, last in bounds]
         if not any(a or b for a, b in missing):
             return np.asarray(crop)
         return np.pad(crop, [(0, 0), *missing], mode="edge") if kind == "image" else np.pad(crop, missing)
 
-    def _array(self, case: CachedCase, kind: str) -> Any:
-        """Open array; the most recent ones are kept, so that memory and file handles stay bounded."""
+    def _read(self, case: CachedCase, kind: str, where: Any) -> npt.NDArray[Any]:
+        """Part of an array.
+
+        Raises:
+            CacheError: The file is missing, cut or damaged (reason `bad-cache`).
+        """
         path = self._folder(case) / f"{kind}.b2nd"
+        try:
+            array, size = self._array(path)
+            if path.stat().st_size != size:  # reading a memory map beyond the end of its file would kill the process
+                raise OSError(f"its size changed from {size} to {path.stat().st_size} bytes")
+            return np.asarray(array[where])
+        except (OSError, RuntimeError, ValueError) as error:
+            self._arrays.pop(path, None)
+            raise CacheError(f"{path} is missing or damaged ({error}): prepare it again", reason="bad-cache") from error
+
+    def _array(self, path: Path) -> tuple[Any, int]:
+        """Open array and the size of its file; the latest ones are kept, so that memory and handles stay bounded."""
         if path not in self._arrays:
-            try:
-                self._arrays[path] = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
-            except (OSError, RuntimeError, ValueError) as error:
-                raise CacheError(
-                    f"{path} is missing or damaged ({error}): prepare it again", reason="bad-cache"
-                ) from error
+            size = path.stat().st_size
+            self._arrays[path] = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1}), size
             while len(self._arrays) > _OPEN_ARRAYS:
                 self._arrays.popitem(last=False)
         self._arrays.move_to_end(path)

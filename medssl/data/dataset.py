@@ -47,7 +47,8 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     A batch holds `image` (n, C, *S) in the cache's dtype, `index` (n,) int64 crop numbers, `step` () int64 = `draw`,
     which keys the randomness of augmentation and masks, `patient` (n,) int64 numbers of the crops' patients, and what
-    the plan adds.
+    the plan adds. Where a case cannot be read, the next one stands in for it and `damaged` (k,) int64 holds the numbers
+    of the cases that were passed over: whoever trains must tell it.
 
     Args:
         cache: Prepared cache.
@@ -80,14 +81,31 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         step, part = divmod(int(draw), self._plan.parts)
         size = self._plan.batch_size // self._plan.parts
         first = step * self._plan.batch_size + part * size
-        crops = [self._crop(number) for number in range(first, first + size)]
+        damaged: set[int] = set()
+        crops = [self._readable_crop(number, damaged) for number in range(first, first + size)]
         batch = {name: torch.from_numpy(np.stack([crop[name] for crop in crops])) for name in crops[0]}
         batch["index"] = torch.arange(first, first + size)
         batch["step"] = torch.tensor(int(draw))
-        return batch
+        return batch if not damaged else {**batch, "damaged": torch.tensor(sorted(damaged))}
 
-    def _crop(self, number: int) -> dict[str, np.ndarray]:
-        case = self.case_of(number)
+    def _readable_crop(self, number: int, damaged: set[int]) -> dict[str, np.ndarray]:
+        """The crop, of the next case that can be read where the own one cannot; `damaged` gets what was passed over.
+
+        Raises:
+            CacheError: No case can be read.
+        """
+        first = self._cases.index(self.case_of(number))
+        for further in range(len(self._cases)):
+            position = (first + further) % len(self._cases)
+            try:
+                return self._crop(self._cases[position], number)
+            except CacheError as error:
+                if error.reason != "bad-cache":
+                    raise
+                damaged.add(position)
+        raise CacheError(f"{self._cache.path}: no case can be read any more: prepare it again", reason="bad-cache")
+
+    def _crop(self, case: CachedCase, number: int) -> dict[str, np.ndarray]:
         generator = _generator(self._plan.seed, number, stream=1)
         start, image = self._draw(case, number, generator)
         crop = {"image": image, "patient": np.array(self._patients[case.patient], dtype=np.int64)}

@@ -13,6 +13,7 @@ from medssl.imaging.errors import ConfigError
 from medssl.tasks.model_file import save_model
 from medssl.training.batches import StepBatches
 from medssl.training.checkpoints import require_space
+from medssl.training.damaged_cases import DamagedCases
 from medssl.training.finetune_job import Finetuning, Job, build_job, describe, model_spec
 from medssl.training.finetune_settings import Settings
 from medssl.training.loop import FitResult, Hooks, duration, fit, train_step
@@ -127,7 +128,8 @@ def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResu
     batch_size, monitor = settings.inference.batch_size, MONITOR[settings.task]
     few = share.validation[: settings.inference.cases or None]
     validate = make_validation(tuning.cache, few, spec, tuning.fabric, batch_size) if few else None
-    hooks = Hooks(job.augment, validate, monitor if _chooses(settings, share) else "")
+    damaged = DamagedCases([case.case for case in job.share.train], settings.train.damaged_cases, run)
+    hooks = Hooks(damaged, job.augment, validate, monitor if _chooses(settings, share) else "")
     with run.session():
         result = fit(
             tuning.fabric, job.module, job.source, settings.train, run, hooks=hooks, groups=job.groups, resume=resume

@@ -58,8 +58,10 @@ class HealthCheck:
         self._values = [label.value for label in cache.labels] if labelled and not self._classed else []
         fixed = replace(plan, batch_size=1, parts=1, labels=bool(self._values), classes=self._classed, foreground=0.0)
         source = StepDataset(cache, self._cases, fixed)
-        self._crops = [source[number] for number in range(count)]
-        self._patients = [source.case_of(number).patient for number in range(count)]
+        drawn = {number: source[number] for number in range(count)}
+        kept = [number for number, crop in drawn.items() if "damaged" not in crop]  # training tells of such cases
+        self._crops = [drawn[number] for number in kept]
+        self._patients = [source.case_of(number).patient for number in kept]
 
     def __call__(self, module: nn.Module, step: int) -> dict[str, float]:
         """Numbers of this step; the panel goes to `health/`."""

@@ -32,6 +32,7 @@ class Hooks:
     """What a task adds to the loop; all optional.
 
     Args:
+        damaged: Called with each step's batches as they are read: tells of cases that could not be.
         augment: Pure function of a batch on the device, randomness keyed by `batch["step"]`.
         validate: `validate(module, step)`, called every `validate_every` steps and at the end, with the averaged
             weights when there are any, in eval mode, without gradient, under the run's precision; its numbers are
@@ -42,6 +43,7 @@ class Hooks:
             `health/NAME`.
     """
 
+    damaged: Callable[[list[Batch]], None] | None = None
     augment: Callable[[Batch], Batch] | None = None
     validate: Callable[[nn.Module, int], Mapping[str, float]] | None = None
     monitor: str = ""
@@ -144,7 +146,10 @@ def fit(
         Progress("train", options.steps, "step", state.step, bar) as progress,
     ):
         while state.step < options.steps and not stop:
-            window.pending.append(train_step(state, batches.next_step(), options, hooks))
+            parts = batches.next_step()
+            if hooks.damaged is not None:
+                hooks.damaged(parts)
+            window.pending.append(train_step(state, parts, options, hooks))
             if state.step - first == _ESTIMATE_AFTER:
                 _say_estimate(bar, state, options, began)
             if _look_due(state, options):

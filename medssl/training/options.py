@@ -5,7 +5,16 @@ from typing import Any, Literal
 
 from medssl.imaging.errors import ConfigError
 
-RESUMABLE = ("steps", "time_limit_min", "workers", "log_every", "checkpoint_every", "validate_every", "health_every")
+RESUMABLE = (
+    "steps",
+    "time_limit_min",
+    "workers",
+    "log_every",
+    "checkpoint_every",
+    "validate_every",
+    "health_every",
+    "damaged_cases",
+)
 """Options that `--resume` may change: they do not touch what a step computes. A new `steps` changes the schedule from
 the checkpoint on, as it must when a run is prolonged; all other differences are refused."""
 
@@ -19,7 +28,16 @@ _FROM_ONE = (
     "health_every",
     "nodes",
 )
-_FROM_ZERO = ("warmup_steps", "weight_decay", "clip_norm", "clip_each", "workers", "time_limit_min", "seed")
+_FROM_ZERO = (
+    "warmup_steps",
+    "weight_decay",
+    "clip_norm",
+    "clip_each",
+    "workers",
+    "time_limit_min",
+    "seed",
+    "damaged_cases",
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +116,10 @@ class TrainOptions:
 
     time_limit_min: float = 0.0
     """Stop with a checkpoint after this many minutes; 0 = no limit."""
+
+    damaged_cases: int = 3
+    """Cases of the cache that may turn out unreadable while the run goes on: each is named and counted, and the next
+    case stands in for it. One more ends the run."""
 
     devices: int | Literal["auto"] = 1
     """Devices on each node, or auto for all that are there."""

@@ -20,6 +20,7 @@ from medssl.models.weights import save_encoder
 from medssl.training.batches import StepBatches
 from medssl.training.checkpoints import require_space
 from medssl.training.components import build_component, check_component, completed
+from medssl.training.damaged_cases import DamagedCases
 from medssl.training.health_check import HealthCheck
 from medssl.training.loop import FitResult, Hooks, duration, fit, parts_of, train_step
 from medssl.training.options import RESUMABLE, TrainOptions
@@ -202,7 +203,8 @@ def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:
     views = job.augment if job.method.views > 1 else None  # methods of one view are judged on crops as they are
     health = HealthCheck(job.cache, job.cases, job.source.plan, run, job.fabric.device, views)
     with run.session():
-        hooks = Hooks(augment=job.augment, health=health)
+        damaged = DamagedCases([case.case for case in job.cases], job.settings.train.damaged_cases, run)
+        hooks = Hooks(damaged, job.augment, health=health)
         result = fit(job.fabric, job.method, job.source, job.settings.train, run, hooks=hooks, resume=resume)
         if run.writes:
             write_encoder(job, run, result)

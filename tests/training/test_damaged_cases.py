@@ -1,0 +1,91 @@
+"""Files of the cache that are cut or damaged while a run goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_cache import small_cache
+
+from medssl.commands.pretrain import pretrain
+from medssl.data.cache import Cache
+from medssl.data.dataset import CropPlan, StepDataset
+from medssl.imaging.errors import CacheError
+from medssl.models.component import Component
+from medssl.training.options import TrainOptions
+from medssl.training.pretrain_options import ViewOptions
+
+_METHOD = Component("medssl.methods.spark.SparK", {"block": 4})
+_ENCODER = Component("medssl.models.unet.ResidualUNetEncoder", {"features": [4, 8], "blocks": [0, 1]})
+
+
+def _damage(cache: Cache, case: str, kind: str = "image", cut: bool = False) -> None:
+    path = cache.path / "cases" / case / f"{kind}.b2nd"
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(b ^ 0xFF for b in content[middle : middle + 200])
+    path.write_bytes(content[:middle] if cut else content)
+
+
+def _cache(path: Path, cases: int = 4) -> Cache:
+    return small_cache(path, [(40, 40)] * cases, splits=["train"] * cases)
+
+
+def _run(cache: Cache, out: Path, resume: bool = False, **given: int) -> None:
+    options = {"steps": 8, "batch_size": 2, "checkpoint_every": 4, "workers": 0, **given}
+    train = TrainOptions(accelerator="cpu", lr=0.01, **options)
+    pretrain(cache.path, out, _METHOD, _ENCODER, ViewOptions((16, 16), min_std=0), train, resume=resume)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_another_case_stands_in_and_the_number_is_told(tmp_path: Path, cut: bool):
+    cache = _cache(tmp_path)
+    source = StepDataset(cache, cache.cases, CropPlan((16, 16), 4))
+    whole = source[0]
+    assert "damaged" not in whole
+    _damage(cache, "c2", cut=cut)  # while the file is open
+    parts = [StepDataset(Cache.open(tmp_path), cache.cases, CropPlan((16, 16), 4))[0], source[0]]
+    for part in parts:
+        assert part["damaged"].tolist() == [2]
+        assert 2 not in part["patient"]
+        same = [bool(torch.equal(a, b)) for a, b in zip(part["image"], whole["image"], strict=True)]
+        assert sorted(same) == [False, True, True, True]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_names_them_once_and_goes_on_bit_for_bit(
+    tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
+):
+    cache = _cache(tmp_path / "cache")
+    _damage(cache, "c1")
+    _run(cache, tmp_path / "whole", workers=workers)
+    assert capsys.readouterr().err.count("case(s) c1 of the cache cannot be read") == 1
+    assert json.loads((tmp_path / "whole" / "run.json").read_text())["damaged_cases"] == ["c1"]
+    _run(cache, tmp_path / "cut", steps=8, time_limit_min=1e-9)
+    _run(cache, tmp_path / "cut", resume=True)
+    whole, again = (load_file(tmp_path / name / "encoder.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_too_many_end_the_run_with_their_names(tmp_path: Path):
+    cache = _cache(tmp_path / "cache")
+    for case in ("c0", "c3"):
+        _damage(cache, case, cut=True)
+    with pytest.raises(CacheError, match="2 cases of the cache cannot be read: c0, c3"):
+        _run(cache, tmp_path / "run", damaged_cases=1)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["damaged_cases"] == ["c0", "c3"]
+    for case in ("c1", "c2"):
+        _damage(cache, case)
+    with pytest.raises(CacheError, match="no case can be read"):
+        _run(cache, tmp_path / "other")
+
+
+def test_damaged_foreground_and_label_are_named(tmp_path: Path):
+    cache = small_cache(tmp_path, [(40, 40)] * 2, labelled=[True, True])
+    _damage(cache, "c0", "label", cut=True)
+    with pytest.raises(CacheError, match=r"c0/label\.b2nd is missing or damaged"):
+        cache.label(cache.cases[0])
+    (tmp_path / "cases" / "c1" / "foreground.npz").write_bytes(b"PK")
+    with pytest.raises(CacheError, match=r"c1/foreground\.npz is missing or damaged"):
+        cache.foreground(cache.cases[1])
