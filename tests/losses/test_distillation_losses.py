@@ -45,7 +45,7 @@ def test_the_golden_cross_entropy_and_centre() -> None:
     centre = torch.tensor([0.1, -0.2, 0.05], dtype=torch.float64)
     target = centred_softmax(Y, centre, 0.04)
     assert float(soft_cross_entropy(target, X, 0.1).mean()) == pytest.approx(0.45125023, abs=1e-6)
-    assert float(moved_centre(centre, Y, 0.9)[0]) == pytest.approx(0.09195673, abs=1e-6)
+    assert float(moved_centre(centre, Y.sum(0), 4, 0.9)[0]) == pytest.approx(0.09195673, abs=1e-6)
 
 
 def test_what_equals_the_centre_teaches_the_uniform_distribution() -> None:
