@@ -24,6 +24,9 @@ _METHODS: dict[str, tuple[Component, dict[str, Any], bool]] = {
     "barlow_twins.BarlowTwins": (_CNN, {"width": 8}, False),
     "swav.SwAV": (_CNN, {"head": [8, 8, 12], "queue": 4, "shares": [0.1, 0.2]}, True),
     "dino.DINO": (_VIT, {"head": [8, 8, 12], "frozen": 0.2}, True),
+    "ibot.IBOT": (_VIT, {"head": [8, 8, 12, 0], "schedule": [0.9, 0.5, 0.2]}, True),
+    "dinov2.DINOv2": (_VIT, {"head": [8, 8, 12, 10], "schedule": [0.9, 0.5, 0.2], "spread": [0.9, 0.1]}, True),
+    "sit.SiT": (_VIT, {"head": [8, 8]}, False),
     "ijepa.IJEPA": (_VIT, {"predictor": [12, 1, 2]}, False),
 }
 
