@@ -163,6 +163,7 @@ class MaskedDistillingMethod(DistillingMethod):
         logs |= {"teacher_entropy": entropy(wanted), "patch_entropy": entropy(wanted_patches)}
         return {"loss": torch.stack(list(terms.values())).sum(), **logs}
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would be compiled anew for each ratio
     def draw(self, images: Tensor, step: int) -> HiddenTokens:
         """Which patches of the global views (V * B, C, *S) are hidden in a step."""
         generator = step_generator(self.seed, step)

@@ -100,6 +100,7 @@ class SiT(SiameseMethod):
         """The teacher follows."""
         self.teacher.follow(self.student, cosine_momentum(self.momentum, step - 1, self.steps))
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # boxes are drawn in plain loops
     def _draw(self, views: Tensor, step: int) -> tuple[list[Tensor], list[Corruption], Tensor]:
         """The views (B, C, *S), turned where that is asked for; their corruption; quarter turns (V * B,)."""
         generator = step_generator(self.seed, step)
