@@ -19,6 +19,7 @@ def pretrain(
     encoder: Component,
     views: ViewOptions = _VIEWS,
     train: TrainOptions = _TRAIN,
+    init: Path | None = None,
     resume: bool = False,
     dry_run: bool = False,
 ) -> None:
@@ -34,13 +35,15 @@ def pretrain(
         encoder: Encoder and its arguments; spatial dimensions, channels and image size come from data and crops.
         views: Which crops are drawn and how they are varied.
         train: Length, optimiser, precision and house-keeping.
+        init: `encoder.safetensors` of an earlier run with the same encoder, to go on from: larger crops, other images,
+            another method; everything else starts anew. Random weights without it.
         resume: Go on with the run in OUT. Only its length, time limit, workers and intervals may differ.
         dry_run: Check everything, build, do two steps, say how long it would take, write nothing.
 
     Raises:
         ConfigError: Every mistake in the options.
         CacheError: The cache cannot be used.
-        CheckpointError: The checkpoint to resume from cannot be used.
+        CheckpointError: The checkpoint to resume from, or the encoder to start from, cannot be used.
         MedsslError: No room on the disk, or a loss that is no number.
     """
     from medssl.data.cache import Cache
@@ -48,7 +51,7 @@ def pretrain(
     from medssl.training.loop import launch
     from medssl.training.run_folder import RunFolder
 
-    settings = pretraining.Settings(method, encoder, views, train)
+    settings = pretraining.Settings(method, encoder, views, train, init)
     settings.check()
     cache = Cache.open(data)
     fabric = launch(train)

@@ -1,168 +1,126 @@
-"""Spoiling images so that a network can learn to restore them: local shuffling, bent intensities, painting.
+"""Corrupted images for group masked model learning: boxes of voxels replaced, drawn first and then applied.
 
-After Models Genesis, Zhou et al., MICCAI 2019, https://arxiv.org/abs/1908.06912. What is done to each sample is drawn
-first and then applied by a pure function, batched, on the device. Deviations: intensities are bent and noise is drawn
-between each channel's lowest and highest value in the crop, because prepared images do not lie between 0 and 1; in- and
-out-painting have at least one block; windows are at least 2 voxels a side where there is more than one, so that small
-crops are shuffled as well.
+SiT, Atito et al., 2021, https://arxiv.org/abs/2104.03602. Masks: True = corrupted.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medssl.data.boxes import draw_boxes, inside, sides_of
-from medssl.data.intensity import bend
+from medssl.imaging.errors import ConfigError
 
-_BLOCKS = 5  # most blocks of a painting
-_MORE = 0.95  # probability of each further block
-_WINDOW = 10  # the image's side over the longest side of a window
-_PAINTED, _LEFT = (
-    (1 / 6, 1 / 3),
-    (3 / 7, 4 / 7),
-)  # sides of blocks painted in, and of those left, relative to the image's
+Content = Literal["noise", "zeros", "region"]
 
+LONGEST = 0.3
+"""Longest side of a box, relative to the image's."""
 
-@dataclass(frozen=True)
-class CorruptionOptions:
-    """How often and how strongly images are spoilt.
-
-    Args:
-        shuffle_p: Probability of local shuffling.
-        windows: Windows whose voxels are shuffled; 10,000 cover a volume 1.2 times, and an image 25 times.
-        bend_p: Probability of a curve over the intensities.
-        paint_p: Probability of painting.
-        outside: Share of paintings that leave some blocks and paint all else, not the other way round.
-    """
-
-    shuffle_p: float
-    windows: int
-    bend_p: float
-    paint_p: float
-    outside: float
+_DRAWN = 64  # boxes drawn at a time
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """What happens to each sample of a batch; drawn by `draw_corruption`, applied by `spoil`. All lies on the CPU.
+    """What happens to each image of a batch.
 
     Args:
-        shuffled: (B,) bool.
-        window_start: (B, W, D) lowest corners of the windows.
-        window_size: (B, W, D) their sides.
-        bent: (B,) bool.
-        curve: (B, 2, 2) x, then y, of the two inner control points of a cubic Bezier curve in the unit square.
-        inverted: (B,) bool: the curve falls.
-        painted: (B,) bool.
-        outside: (B,) bool: the blocks are what is left.
-        block_start: (B, 5, D) lowest corners of the blocks.
-        block_size: (B, 5, D) their sides; 0 for blocks that are not there.
-        seed: Of the noise and of the orders in the windows, which are drawn on the device: another kind of device draws
-            others.
+        mask: (B, 1, *S) bool on the CPU, True = corrupted.
+        donor: (B,) the image whose voxels are put there; the image itself where it gets `content`.
+        shift: (B, D) voxels by which the image is rolled along each axis to find another of its own regions.
+        seeds: (B,) seeds of the noise.
     """
 
-    shuffled: Tensor
-    window_start: Tensor
-    window_size: Tensor
-    bent: Tensor
-    curve: Tensor
-    inverted: Tensor
-    painted: Tensor
-    outside: Tensor
-    block_start: Tensor
-    block_size: Tensor
-    seed: int
+    mask: Tensor
+    donor: Tensor
+    shift: Tensor
+    seeds: Tensor
 
 
 def draw_corruption(
-    options: CorruptionOptions, batch: int, shape: Sequence[int], generator: torch.Generator
+    shape: Sequence[int], batch: int, covered: tuple[float, float], align: int, generator: torch.Generator
 ) -> Corruption:
-    """Draw what happens to `batch` images of spatial shape `shape` from a CPU generator."""
+    """Draw boxes until a share of each image is covered.
 
-    def uniform(*size: int) -> Tensor:
-        return torch.rand(*size, generator=generator, dtype=torch.float64)
+    Args:
+        shape: Spatial shape S of the images.
+        batch: How many there are.
+        covered: Least share that is corrupted by the image's own content, and by that of another image; each image gets
+            the one or the other with probability 1/2, or always its own where the second is 0.
+        align: Boxes begin and end at multiples of this many voxels.
+        generator: CPU generator.
 
-    chosen = uniform(5, batch)
-    longest = [max(n // _WINDOW, min(2, n)) for n in shape]
-    windows = draw_boxes(shape, (batch, options.windows), ([1] * len(shape), longest), generator)
-    outside = chosen[3] < options.outside
-    left, painted = (draw_boxes(shape, (batch, _BLOCKS), sides_of(shape, s), generator) for s in (_LEFT, _PAINTED))
-    blocks = [torch.where(outside[:, None, None], *pair) for pair in zip(left, painted, strict=True)]
-    further = (uniform(batch, _BLOCKS - 1) < _MORE).cumprod(1).bool()
-    there = torch.cat([torch.ones(batch, 1, dtype=torch.bool), further], dim=1)
+    Raises:
+        ConfigError: The boxes do not fit the image.
+    """
+    if any(n % align for n in shape):
+        raise ConfigError([f"images of {tuple(shape)} do not divide into cells of {align}"])
+    own, alien = covered
+    foreign = torch.rand(batch, generator=generator) < (0.5 if alien else 0.0)
+    partner = (torch.arange(batch) + 1 + torch.randint(max(batch - 1, 1), (batch,), generator=generator)) % batch
+    places = torch.rand(batch, len(shape), generator=generator)
+    masks = [_boxes(shape, alien if given else own, align, generator) for given in foreign.tolist()]
     return Corruption(
-        shuffled=chosen[0] < options.shuffle_p,
-        window_start=windows[0],
-        window_size=windows[1],
-        bent=chosen[1] < options.bend_p,
-        curve=uniform(batch, 2, 2),
-        inverted=chosen[4] < 0.5,
-        painted=chosen[2] < options.paint_p,
-        outside=outside,
-        block_start=blocks[0],
-        block_size=blocks[1] * there[..., None],
-        seed=int(uniform(1) * 2**62),
+        mask=torch.from_numpy(np.stack(masks))[:, None],
+        donor=torch.where(foreign, partner, torch.arange(batch)),
+        shift=(places * torch.tensor(list(shape))).long(),
+        seeds=torch.randint(2**62, (batch,), generator=generator),
     )
 
 
-def spoil(corruption: Corruption, image: Tensor) -> Tensor:
-    """Apply a corruption to images (B, C, *S) float32; pure, and what drew nothing comes back bit for bit."""
-    c, generator = corruption, torch.Generator(device=image.device).manual_seed(corruption.seed)
-    steps: tuple[tuple[Tensor, Callable[[Tensor, Tensor], Tensor]], ...] = (
-        (c.shuffled, lambda part, rows: shuffle(part, c.window_start[rows], c.window_size[rows], generator)),
-        (c.bent, lambda part, rows: bend(part, c.curve[rows].to(part), c.inverted[rows].to(part.device))),
-        (c.painted, lambda part, rows: _paint(c, part, rows, generator)),
-    )
-    for chosen, change in steps:
-        rows = chosen.nonzero()[:, 0]
-        if len(rows):
-            picked = rows.to(image.device)
-            image = image.index_copy(0, picked, change(image[picked], rows))
-    return image
-
-
-def shuffle(image: Tensor, start: Tensor, size: Tensor, generator: torch.Generator) -> Tensor:
-    """Exchange the voxels of each window, all channels alike; windows read the original, the last one is what is seen.
-
-    Each voxel of each window is one entry of a list: sorted by random keys within its window, an entry is a place and
-    where that place's value comes from. One sort serves the whole batch.
+def corrupt(image: Tensor, drawn: Corruption, content: Content) -> Tensor:
+    """The images (B, C, *S) with other voxels where the mask says so; pure.
 
     Args:
         image: (B, C, *S).
-        start: (B, W, D) lowest corners on the CPU.
-        size: (B, W, D) sides.
-        generator: Of the orders, on the image's device.
+        drawn: What was drawn.
+        content: What an image without a donor gets: noise of its own mean and deviation, zeros, or another region of
+            its own.
     """
-    batch, device, shape = len(image), image.device, image.shape[2:]
-    count, total = math.prod(shape), int(size.prod(-1).sum())
-    starts, sides = start.flatten(0, 1).to(device), size.flatten(0, 1).to(device)
-    volume = sides.prod(-1)
-    begin = volume.cumsum(0) - volume
-    window = torch.repeat_interleave(volume, output_size=total)  # (T,) number of each entry's window
-    entry = torch.arange(total, device=device)
-    rest, step = entry - begin[window], 1
-    place = window // start.shape[1] * count
-    for axis in reversed(range(len(shape))):
-        side = sides[window, axis]
-        place = place + (starts[window, axis] + rest % side) * step
-        rest, step = rest // side, step * shape[axis]
-    keys = window + torch.rand(total, generator=generator, device=device, dtype=torch.float64)
-    origin = place[keys.argsort()]
-    itself = torch.arange(batch * count, device=device)
-    last = torch.full_like(itself, -1).scatter_reduce(0, place, entry, "amax")
-    source = torch.where(last >= 0, origin[last.clamp(min=0)], itself) if total else itself
-    index = (source % count).view(batch, 1, count).expand(-1, image.shape[1], -1)
-    return image.flatten(2).gather(2, index).view_as(image)
+    made = []
+    for number, (sample, donor) in enumerate(zip(image, drawn.donor.tolist(), strict=True)):
+        if donor != number:
+            made.append(image[donor])
+        elif content == "noise":
+            made.append(_noise_like(sample, int(drawn.seeds[number])))
+        elif content == "region":
+            axes = tuple(range(1, sample.dim()))
+            made.append(sample.roll(tuple(drawn.shift[number].tolist()), axes))
+        else:
+            made.append(torch.zeros_like(sample))
+    return torch.where(drawn.mask.to(image.device), torch.stack(made), image)
 
 
-def _paint(corruption: Corruption, image: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-    start, size = (part[rows].to(image.device) for part in (corruption.block_start, corruption.block_size))
-    shape = image.shape[2:]
-    blocks = torch.stack([inside(start[:, n], size[:, n], shape) for n in range(_BLOCKS)]).any(0)
-    hidden = blocks ^ corruption.outside[rows].to(image.device).view(-1, *[1] * len(shape))
-    low, high = (bound(tuple(range(2, image.ndim)), keepdim=True) for bound in (image.amin, image.amax))
-    noise = torch.rand(image.shape, generator=generator, device=image.device, dtype=image.dtype)
-    return torch.where(hidden[:, None], low + (high - low) * noise, image)
+def quarter_turned(image: Tensor, turns: Tensor) -> Tensor:
+    """Images (B, C, *S) turned by so many quarters (B,) in the plane of their first two axes, of one length."""
+    return torch.stack([sample.rot90(turn, (1, 2)) for sample, turn in zip(image, turns.tolist(), strict=True)])
+
+
+def _noise_like(sample: Tensor, seed: int) -> Tensor:
+    """Gaussian noise with each channel's mean and deviation; drawn where the image is, as it is large."""
+    noise = torch.empty_like(sample).normal_(generator=torch.Generator(device=sample.device).manual_seed(seed))
+    axes = tuple(range(1, sample.dim()))
+    return sample.mean(axes, keepdim=True) + sample.std(axes, keepdim=True, correction=0) * noise
+
+
+def _boxes(shape: Sequence[int], share: float, align: int, generator: torch.Generator) -> npt.NDArray[np.bool_]:
+    """Boxes on the grid of aligned cells until at least `share` of the voxels is covered."""
+    grid = np.array(shape) // align
+    longest = np.maximum((LONGEST * grid).astype(int), 1)
+    cells = np.zeros(tuple(grid), dtype=np.bool_)
+    covered, wanted = 0, share * cells.size
+    while covered < wanted:
+        draws = torch.rand(_DRAWN, 2, len(shape), generator=generator, dtype=torch.float64).numpy()
+        sides = 1 + (draws[:, 0] * longest).astype(int)
+        begins = (draws[:, 1] * (grid - sides + 1)).astype(int)
+        for begin, side in zip(begins.tolist(), sides.tolist(), strict=True):
+            box = cells[tuple(slice(b, b + s) for b, s in zip(begin, side, strict=True))]
+            covered += box.size - int(np.count_nonzero(box))
+            box[...] = True
+            if covered >= wanted:
+                break
+    for axis in range(len(shape)):
+        cells = cells.repeat(align, axis)
+    return cells

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor
 
-from medssl.losses.gather import gather_with_gradient
+from medssl.losses.gather import gather_with_gradient, rank
+from medssl.losses.precision import without_autocast
 
 
 def cosine_distance(prediction: Tensor, target: Tensor) -> Tensor:
@@ -26,6 +27,7 @@ def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
     return -F.cosine_similarity(prediction.float(), target.detach().float(), dim=1).mean()
 
 
+@without_autocast
 def barlow_twins(first: Tensor, second: Tensor, off_diagonal: float, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     """The cross-correlation of two views' embeddings, over the batch of all processes, against the identity.
 
@@ -49,6 +51,7 @@ def barlow_twins(first: Tensor, second: Tensor, off_diagonal: float, eps: float 
     return on + off_diagonal * off, diagonal.mean().detach()
 
 
+@without_autocast
 def vicreg_terms(first: Tensor, second: Tensor, eps: float = 1e-4) -> tuple[Tensor, Tensor, Tensor]:
     """Invariance, variance and covariance terms, not weighted.
 
@@ -76,16 +79,18 @@ def koleo(features: Tensor, eps: float = 1e-8) -> Tensor:
     """Minus the mean logarithm of the distance to the nearest neighbour on the unit sphere: features spread out.
 
     Kozachenko-Leonenko estimator, Sablayrolles et al., ICLR 2019, https://arxiv.org/abs/1806.03198, as in DINOv2.
+    Deviation: neighbours are looked for in the batch of all processes, so that they do not depend on their number.
 
     Args:
         features: (B, E), B at least 2.
         eps: Added to each coordinate's difference and to the distance.
     """
     unit = F.normalize(features.float(), dim=1)
-    with torch.no_grad():
-        cosine = unit @ unit.T
-        nearest = cosine.fill_diagonal_(-torch.inf).argmax(1)
-    distance = F.pairwise_distance(unit, unit[nearest], eps=eps)
+    others = gather_with_gradient(unit)
+    with torch.no_grad(), torch.autocast(unit.device.type, enabled=False):  # bf16 confuses near neighbours
+        itself = torch.arange(len(unit), device=unit.device)[:, None] + rank() * len(unit)
+        nearest = (unit @ others.T).scatter(1, itself, -torch.inf).argmax(1)
+    distance = F.pairwise_distance(unit, others[nearest], eps=eps)
     return -(distance + eps).log().mean()
 
 

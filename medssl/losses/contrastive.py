@@ -8,8 +8,10 @@ import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor
 
 from medssl.losses.gather import gather, gather_with_gradient, rank
+from medssl.losses.precision import without_autocast
 
 
+@without_autocast
 def nt_xent(first: Tensor, second: Tensor, temperature: float, patients: Tensor | None = None) -> Tensor:
     """Normalised-temperature cross-entropy: the other view against all other views of the batch of all processes.
 
@@ -39,6 +41,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, patients: Tensor 
     return (losses[0] + losses[1]) / 2
 
 
+@without_autocast
 def queue_info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of the own key against a queue of older keys; equals log(K + 1) where all similarities agree.
 
@@ -56,6 +59,7 @@ def queue_info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float
     return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device))
 
 
+@without_autocast
 def batch_info_nce(query: Tensor, key: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of the own key against the keys of the batch of all processes, times 2 x temperature.
 

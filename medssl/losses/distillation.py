@@ -3,6 +3,8 @@
 All are computed in float32.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,8 @@ def sinkhorn(scores: Tensor, temperature: float, rounds: int = 3, counted: Tenso
     if counted is not None:
         scaled = scaled.masked_fill(~counted[:, None], -torch.inf)
     weight = torch.ones(len(scores), device=scores.device) if counted is None else counted.float()
-    peak = max_over_processes(scaled.max()).clamp(min=torch.finfo(scaled.dtype).min)  # finite where no row counts
+    peak = scaled.max() if len(scaled) else scaled.new_tensor(-torch.inf)  # another process may have rows
+    peak = max_over_processes(peak).clamp(min=torch.finfo(scaled.dtype).min)  # finite where no row counts
     assignments = (scaled - peak).exp()
     samples = sum_over_processes(weight.sum()).clamp(min=1)
     assignments = assignments / sum_over_processes(assignments.sum()).clamp(min=_TINY)
@@ -46,6 +49,45 @@ def soft_cross_entropy(target: Tensor, logits: Tensor, temperature: float) -> Te
     return -(target.detach().float() * (logits.float() / temperature).log_softmax(-1)).sum(-1)
 
 
+def across_views(targets: Sequence[Tensor], students: Sequence[Tensor], temperature: float) -> Tensor:
+    """Mean of `soft_cross_entropy` over each target and each student view but its own.
+
+    Args:
+        targets: (B, K) distributions of the first views.
+        students: (B, K) logits of these views in the same order, and of any further ones.
+        temperature: Divides the logits.
+    """
+    terms = []
+    for number, student in enumerate(students):
+        others = [target for view, target in enumerate(targets) if view != number]
+        if others:  # the loss is linear in the target: one softmax a student view serves all of them
+            terms.append(soft_cross_entropy(torch.stack(others).sum(0), student, temperature).mean())
+    return torch.stack(terms).sum() / (len(targets) * (len(students) - 1))
+
+
+def over_hidden_tokens(target: Tensor, logits: Tensor, temperature: float, sample: Tensor, samples: int) -> Tensor:
+    """`soft_cross_entropy` of hidden tokens: the mean over each sample's own, then over all samples.
+
+    iBOT, Zhou et al., ICLR 2022, https://arxiv.org/abs/2111.07832. A sample that hides nothing counts as 0.
+
+    Args:
+        target: (M, K) distributions.
+        logits: (M, K).
+        temperature: Divides the logits.
+        sample: (M,) which sample each token is of.
+        samples: How many samples there are.
+    """
+    terms = soft_cross_entropy(target, logits, temperature)
+    count = torch.zeros(samples, device=terms.device).index_add_(0, sample, torch.ones_like(terms))
+    return (terms / count[sample]).sum() / samples
+
+
+def entropy(distribution: Tensor) -> Tensor:
+    """Mean entropy of distributions (..., K): 0 where each is one-hot, log K where they are uniform; no gradient."""
+    known = distribution.detach().float()
+    return -(known * known.clamp(min=1e-12).log()).sum(-1).mean()
+
+
 @torch.no_grad()
 def centred_softmax(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
     """DINO's target: `softmax((logits - centre) / temperature)`, (..., K).
@@ -57,9 +99,15 @@ def centred_softmax(logits: Tensor, centre: Tensor, temperature: float) -> Tenso
 
 
 @torch.no_grad()
-def moved_centre(centre: Tensor, logits: Tensor, momentum: float) -> Tensor:
-    """The centre (K,) after taking in the mean of logits (..., K) of all processes."""
-    flat = logits.float().flatten(0, -2)
-    total = sum_over_processes(flat.sum(0))
-    count = sum_over_processes(torch.tensor(float(len(flat)), device=flat.device)).clamp(min=1)
-    return centre * momentum + total / count * (1 - momentum)
+def moved_centre(centre: Tensor, total: Tensor, count: int, momentum: float) -> Tensor:
+    """The centre (K,) after taking in the mean of the logits of all processes; without any it stays.
+
+    Args:
+        centre: (K,).
+        total: (K,) sum of this process's logits.
+        count: How many they are.
+        momentum: Weight of the old centre.
+    """
+    counts = sum_over_processes(torch.tensor(float(count), device=centre.device))
+    mean = sum_over_processes(total) / counts.clamp(min=1)
+    return torch.where(counts > 0, torch.lerp(mean, centre, momentum), centre)

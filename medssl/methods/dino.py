@@ -4,20 +4,19 @@ Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV
 Deviations: schedules follow the share of the run that is done, not epochs; no colour, no solarisation.
 """
 
-from typing import cast, final
+from typing import final
 
-import torch
 from torch import Tensor
 
-from medssl.losses.distillation import centred_softmax, moved_centre, soft_cross_entropy
-from medssl.methods.base import Batch, MethodCard, SiameseMethod, require, share
+from medssl.losses.distillation import across_views, entropy
+from medssl.methods.base import Batch, MethodCard, require
+from medssl.methods.base_distillation import DistillingMethod, wrong_numbers
 from medssl.models.encoder import Encoder
-from medssl.models.momentum import Teacher, cosine_momentum
 from medssl.models.projectors import Branch, DINOHead
 
 
 @final
-class DINO(SiameseMethod):
+class DINO(DistillingMethod):
     """Self-distillation with no labels, on two global views and any number of local ones.
 
     Args:
@@ -36,8 +35,6 @@ class DINO(SiameseMethod):
     """
 
     card = MethodCard("Caron et al., ICCV 2021", "https://arxiv.org/abs/2104.14294", "self-distillation")
-    local_views = True
-    centre: Tensor
 
     def __init__(
         self,
@@ -51,55 +48,23 @@ class DINO(SiameseMethod):
         centre_momentum: float = 0.9,
         frozen: float = 0.01,
     ) -> None:
-        super().__init__()
-        problems = share(warmup=warmup, momentum=momentum, centre_momentum=centre_momentum, frozen=frozen)
-        if min(temperatures) <= 0:
-            problems.append(f"temperatures must be positive, got {temperatures}")
-        require(problems)
-        self.steps, self.momentum, self.centre_momentum = steps, momentum, centre_momentum
-        self.student_temperature, *self.teacher_temperatures = temperatures
-        self.warmup, self.frozen = warmup, frozen
-        self.student = Branch(encoder, DINOHead(encoder.feature_channels[-1], *head), summary=True)
-        self.teacher = Teacher(self.student)
-        self.register_buffer("centre", torch.zeros(head[-1]))
-        self._fresh: list[Tensor] = []
-
-    def encoder_state_dict(self) -> dict[str, Tensor]:
-        """The teacher's encoder: its frozen features are the better ones (as the authors release it)."""
-        return cast(Branch, self.teacher.network).encoder.state_dict()
+        schedule = (momentum, warmup, frozen)
+        require(wrong_numbers(temperatures, schedule, centre_momentum))
+        super().__init__(
+            Branch(encoder, DINOHead(encoder.feature_channels[-1], *head), summary=True),
+            steps=steps,
+            temperatures=temperatures,
+            schedule=schedule,
+            centres={"centre": head[-1]},
+            centre_momentum=centre_momentum,
+        )
+        _, *self.teacher_temperatures = temperatures
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: mean over teacher view and any other student view; `teacher_entropy`, between 0 and log K."""
         views = batch["views"]
-        logits = self.teacher(views.flatten(0, 1))
-        if self.training:
-            self._fresh.append(logits)
-        targets = centred_softmax(logits, self.centre, self._temperature(batch)).chunk(len(views))
-        students = list(self.student(views.flatten(0, 1)).chunk(len(views)))
-        if "local_views" in batch:
-            small = batch["local_views"]
-            students += self.student(small.flatten(0, 1)).chunk(len(small))
-        terms = [
-            soft_cross_entropy(target, student, self.student_temperature).mean()
-            for number, target in enumerate(targets)
-            for other, student in enumerate(students)
-            if number != other
-        ]
-        entropy = -torch.stack([(target * target.clamp(min=1e-12).log()).sum(-1).mean() for target in targets]).mean()
-        return {"loss": torch.stack(terms).mean(), "teacher_entropy": entropy}
-
-    def before_step(self, step: int) -> None:
-        """Hold the prototypes still at first."""
-        if step < self.frozen * self.steps:
-            cast(DINOHead, self.student.projector).prototypes.weight.grad = None
-
-    def after_step(self, step: int) -> None:
-        """The teacher follows, and the centre takes in the step's logits."""
-        self.teacher.follow(self.student, cosine_momentum(self.momentum, step - 1, self.steps))
-        self.centre.copy_(moved_centre(self.centre, torch.cat(self._fresh), self.centre_momentum))
-        self._fresh = []
-
-    def _temperature(self, batch: Batch) -> float:
-        low, high = self.teacher_temperatures
-        progress = float(batch.get("progress", 1.0))
-        return high if progress >= self.warmup else low + (high - low) * progress / self.warmup
+        images, count = views.flatten(0, 1), len(views)
+        targets = self.centred("centre", self.teacher(images), self.warmed(batch, *self.teacher_temperatures))
+        students = [*self.student(images).chunk(count), *self.local_logits(batch)]
+        loss = across_views(targets.chunk(count), students, self.temperature)
+        return {"loss": loss, "teacher_entropy": entropy(targets)}

@@ -3,7 +3,7 @@
 Zhou et al., "Models Genesis: Generic Autodidactic Models for 3D Medical Image Analysis", MICCAI 2019,
 https://arxiv.org/abs/1908.06912. Deviations: the output has no sigmoid, since images here are not scaled to 0 to 1;
 mirroring is that of the crop (`views.augment.flip_axes`); AdamW and a schedule unless the run says otherwise, no early
-stopping; and those of `medssl.data.corruption`.
+stopping; and those of `medssl.data.spoiling`.
 """
 
 from typing import final
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor
 
-from medssl.data.corruption import CorruptionOptions, draw_corruption, spoil
 from medssl.data.masking import step_generator
+from medssl.data.spoiling import CorruptionOptions, draw_corruption, spoil
 from medssl.methods.base import Batch, DenseMethod, MethodCard, not_negative, require, share
 from medssl.models.decoders import decoder_for
 from medssl.models.encoder import Encoder

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
-from medssl.losses.distillation import sinkhorn, soft_cross_entropy
+from medssl.losses.distillation import across_views, sinkhorn
 from medssl.losses.gather import gather, rank, world_size
 from medssl.methods.base import Batch, MethodCard, SiameseMethod, not_negative, positive, require, share, whole_batches
 from medssl.models.encoder import Encoder
@@ -75,12 +75,9 @@ class SwAV(SiameseMethod):
             self._fresh.append(torch.stack([gather(view) for view in vectors]))
         guesses = [*vectors, *(self.student(view) for view in batch.get("local_views", ()))]
         scores = [self.prototypes(view) for view in guesses]
-        terms = []
-        for number, vector in enumerate(vectors):
-            target = self._assign(vector.detach(), self.queues[number] if self.queues and queued else None)
-            others = [score for other, score in enumerate(scores) if other != number]
-            terms += [soft_cross_entropy(target, score, self.temperature).mean() for score in others]
-        return {"loss": torch.stack(terms).mean()}
+        queues = self.queues if self.queues and queued else [None] * len(vectors)
+        targets = [self._assign(vector.detach(), queue) for vector, queue in zip(vectors, queues, strict=True)]
+        return {"loss": across_views(targets, scores, self.temperature)}
 
     def before_step(self, step: int) -> None:
         """Hold the prototypes still at first."""

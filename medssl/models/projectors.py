@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
 from medssl.models.encoder import Encoder
+from medssl.models.vit import ViT
 
 
 class Projector(nn.Sequential):
@@ -125,3 +126,33 @@ class PyramidBranch(nn.Module):
         means = torch.cat([level.flatten(2).mean(-1) for level in self.encoder(image)], dim=1)
         out: Tensor = self.projector(means)
         return out
+
+
+class TokenBranch(Branch):
+    """A ViT with a head for its class token and one for its patch tokens; as a function, the class token's alone.
+
+    Args:
+        encoder: The ViT.
+        projector: Head of the class token.
+        patch_projector: Head of the patch tokens; None = the same.
+    """
+
+    def __init__(self, encoder: ViT, projector: nn.Module, patch_projector: nn.Module | None = None) -> None:
+        super().__init__(encoder, projector, summary=True)
+        self.patch_projector = patch_projector
+
+    def both(
+        self, image: Tensor, rows: Tensor, fill: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Class tokens (B, E), what their head makes of them, and what its head makes of patch tokens.
+
+        Args:
+            image: (B, C, *S).
+            rows: (M,) numbers of the patches, counted over the whole batch: samples may have any number of them.
+            fill: Hidden patches and what takes their place, as in `ViT.encode`.
+        """
+        vit = cast(ViT, self.encoder)
+        tokens = vit.encode(image, fill=fill)
+        patches = tokens[:, vit.tokens.shape[1] :].flatten(0, 1)[rows]
+        head = self.projector if self.patch_projector is None else self.patch_projector
+        return tokens[:, 0], self.projector(tokens[:, 0]), head(patches)

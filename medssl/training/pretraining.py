@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from torch import nn
 
 from medssl.data.augment import Augmentation
 from medssl.data.cache import Cache, CachedCase
 from medssl.data.dataset import CropPlan, StepDataset
 from medssl.data.views import MultiView
 from medssl.imaging.errors import ConfigError
+from medssl.imaging.files import sha256
 from medssl.methods.base import Method
 from medssl.models.component import Component
-from medssl.models.weights import save_encoder
+from medssl.models.weights import LoadReport, load_encoder, save_encoder
 from medssl.training.batches import StepBatches
 from medssl.training.checkpoints import require_space
 from medssl.training.components import build_component, check_component, completed
@@ -44,12 +46,14 @@ class Settings:
         encoder: Encoder that it trains.
         views: Crops.
         train: Length, optimiser, house-keeping.
+        init: Encoder file to start from; None = random weights.
     """
 
     method: Component
     encoder: Component
     views: ViewOptions
     train: TrainOptions
+    init: Path | None = None
 
     def check(self) -> None:
         """Refuse wrong class names and arguments before any data is read.
@@ -81,11 +85,12 @@ class Settings:
         with problems.collected():
             method = completed("method", self.method, run)
         problems.refuse()
-        return Settings(method, encoder, self.views, self.train)
+        return Settings(method, encoder, self.views, self.train, self.init)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for run.json."""
-        return {name: getattr(self, name).to_json() for name in ("method", "encoder", "views", "train")}
+        groups = {name: getattr(self, name).to_json() for name in ("method", "encoder", "views", "train")}
+        return {**groups, "init": None if self.init is None else str(self.init.resolve())}
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class Pretraining:
     method: Method
     source: StepDataset
     augment: Augmentation | MultiView
+    report: LoadReport | None
 
 
 def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Pretraining:
@@ -107,16 +113,19 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Pretraining:
     Raises:
         ConfigError: Options that contradict the data, one another or the classes' own rules, all at once.
         CacheError: No case to learn from.
+        CheckpointError: The encoder file to start from cannot be used.
     """
     train, views = settings.train, settings.views
     cases = tuple(case for case in cache.cases if case.split in views.splits)
     parts = parts_of(fabric, train)
     problems = Problems(contradictions(settings.method, views, train, cache, cases, parts))
-    method = None
+    method = report = None
     with problems.collected():
         settings = settings.fitted_to(cache)
         torch.manual_seed(train.seed)
         encoder = build_component("encoder", settings.encoder)
+        if settings.init is not None:  # before the method is built: teachers start as copies of the encoder
+            report = load_encoder(nn.ModuleDict({"encoder": encoder}), settings.init, decoder=False)
         method = build_component("method", settings.method, encoder)
     if method is None:
         problems.refuse()
@@ -139,6 +148,7 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Pretraining:
         method=method,
         source=StepDataset(cache, cases, plan),
         augment=augment,
+        report=report,
     )
 
 
@@ -166,6 +176,7 @@ def announce(job: Pretraining, out: Path) -> None:
     sys.stderr.write(
         f"pretrain: {type(job.method).__name__} with {type(job.method.encoder).__name__}, {weights:.2f} M weights, "
         f"of which {kept:.2f} M are kept\n"
+        f"  start: {'random weights' if job.report is None else f'{job.settings.init}: {job.report}'}\n"
         f"  data: {len(job.cases)} cases of {patients} patients in {job.cache.path}, crops {size}\n"
         f"  work: {train.steps} steps of {train.batch_size} crops = {each:.1f} crops of each case, "
         f"{train.precision} on {job.fabric.world_size} x {job.fabric.device.type}{limit}\n"
@@ -198,6 +209,7 @@ def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:
         "config": {**job.settings.to_json(), "data": str(job.cache.path.resolve())},
         "seed": job.settings.train.seed,
         "data_sha256": job.cache.data_sha256,
+        "init": None if job.report is None else job.report.to_json(),
     }
     run.start(description, {"data", "method.init_args.steps", *(f"train.{name}" for name in RESUMABLE)}, resume)
     views = job.augment if job.method.views > 1 else None  # methods of one view are judged on crops as they are
@@ -225,6 +237,7 @@ def write_encoder(job: Pretraining, run: RunFolder, result: FitResult) -> None:
         "provenance": {
             "manifest_sha256": job.cache.manifest_sha256,
             "data_sha256": job.cache.data_sha256,
+            "init": None if settings.init is None else {"sha256": sha256(settings.init)},
             "cases": len(job.cases),
             "commit": sessions[-1]["commit"],
             "versions": sessions[-1]["versions"],

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from medssl.losses.agreement import barlow_twins, vicreg_terms
+from medssl.losses.agreement import barlow_twins, koleo, vicreg_terms
 from medssl.losses.contrastive import batch_info_nce, nt_xent
 from medssl.losses.distillation import moved_centre, sinkhorn
 
@@ -15,6 +15,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nt_xent": lambda a, b: nt_xent(a, b, 0.2),
     "batch_info_nce": lambda a, b: batch_info_nce(a, b, 0.2),
     "barlow_twins": lambda a, b: barlow_twins(a, b, 0.1)[0],
+    "koleo": lambda a, _: koleo(a),
     "vicreg": lambda a, b: sum(vicreg_terms(a, b), torch.zeros(())),
 }
 
@@ -47,6 +48,6 @@ def run(rank: int, folder: str) -> None:
         found[name], found[f"{name}_gradient"] = total, weight.grad
     first, _ = views()
     found["sinkhorn"] = sinkhorn(first[rows], 0.5)
-    found["centre"] = moved_centre(torch.zeros(6), first[rows], 0.9)
+    found["centre"] = moved_centre(torch.zeros(6), first[rows].sum(0), 4, 0.9)
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()

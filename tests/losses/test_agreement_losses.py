@@ -56,6 +56,15 @@ def test_each_term_of_vicreg_alone() -> None:
     assert torch.isfinite(constant.grad).all()
 
 
+def test_koleo_finds_near_neighbours_in_bf16_too() -> None:
+    angles = torch.tensor([0.0, 0.03, 0.05, 1.5, 1.52, 1.57])  # cosines of neighbours differ by less than bf16 can tell
+    points = torch.stack([angles.cos(), angles.sin()], 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = koleo(points)
+    nearest = torch.tensor([0.03, 0.02, 0.02, 0.02, 0.02, 0.05])
+    torch.testing.assert_close(found, -(2 * (nearest / 2).sin()).log().mean(), atol=1e-4, rtol=1e-4)
+
+
 def test_koleo_of_two_opposite_points_and_of_duplicates() -> None:
     assert float(koleo(torch.tensor([[1.0, 0], [-1, 0]]))) == pytest.approx(-math.log(2), abs=1e-6)
     same = torch.ones(4, 384)

@@ -4,7 +4,15 @@ import pytest
 import torch
 from golden import X, Y
 
-from medssl.losses.distillation import centred_softmax, moved_centre, sinkhorn, soft_cross_entropy
+from medssl.losses.distillation import (
+    across_views,
+    centred_softmax,
+    entropy,
+    moved_centre,
+    over_hidden_tokens,
+    sinkhorn,
+    soft_cross_entropy,
+)
 
 
 def test_sinkhorn_of_the_golden_matrix() -> None:
@@ -39,13 +47,54 @@ def test_padding_takes_no_part() -> None:
     torch.testing.assert_close(found[counted], sinkhorn(scores[counted], 0.3))
     assert not found[~counted].any()
     assert torch.isfinite(sinkhorn(scores, 0.3, counted=torch.zeros(6).bool())).all()
+    assert sinkhorn(scores[:0], 0.3).shape == (0, 4)
 
 
 def test_the_golden_cross_entropy_and_centre() -> None:
     centre = torch.tensor([0.1, -0.2, 0.05], dtype=torch.float64)
     target = centred_softmax(Y, centre, 0.04)
     assert float(soft_cross_entropy(target, X, 0.1).mean()) == pytest.approx(0.45125023, abs=1e-6)
-    assert float(moved_centre(centre, Y, 0.9)[0]) == pytest.approx(0.09195673, abs=1e-6)
+    assert float(moved_centre(centre, Y.sum(0), 4, 0.9)[0]) == pytest.approx(0.09195673, abs=1e-6)
+
+
+def test_a_centre_that_nothing_was_said_to_stays() -> None:
+    centre = torch.tensor([0.5, -1.0])
+    assert torch.equal(moved_centre(centre, torch.zeros(2), 0, 0.9), centre)
+    torch.testing.assert_close(moved_centre(centre, torch.tensor([2.0, 4.0]), 2, 0.5), torch.tensor([0.75, 0.5]))
+
+
+def test_views_are_compared_with_every_other_view() -> None:
+    centre = torch.tensor([0.1, -0.2, 0.05], dtype=torch.float64)
+    target = centred_softmax(Y, centre, 0.04)
+    assert float(across_views([target], [Y, X], 0.1)) == pytest.approx(0.45125023, abs=1e-6)  # not with itself
+    generator = torch.Generator().manual_seed(5)
+    targets = torch.randn(2, 3, 6, generator=generator).softmax(-1)
+    students = torch.randn(5, 3, 6, generator=generator)
+    terms = [
+        soft_cross_entropy(target, student, 0.2).mean()
+        for number, target in enumerate(targets)
+        for other, student in enumerate(students)
+        if number != other
+    ]
+    assert len(terms) == 2 * (5 - 1)
+    torch.testing.assert_close(across_views(list(targets), list(students), 0.2), torch.stack(terms).mean())
+
+
+def test_each_sample_counts_its_hidden_tokens_alike_and_those_without_dilute() -> None:
+    generator = torch.Generator().manual_seed(6)
+    target, logits = torch.randn(2, 4, 5, generator=generator).unbind()
+    target, sample = target.softmax(-1), torch.tensor([0, 0, 0, 2])
+    terms = soft_cross_entropy(target, logits, 0.1)
+    found = over_hidden_tokens(target, logits, 0.1, sample, 3)
+    torch.testing.assert_close(found, (terms[:3].mean() + 0 + terms[3]) / 3)
+    none = over_hidden_tokens(target[:0], logits[:0].requires_grad_(), 0.1, sample[:0], 3)
+    assert none == 0
+    none.backward()
+
+
+def test_entropy_lies_between_one_prototype_and_all() -> None:
+    assert float(entropy(torch.eye(4))) == 0
+    assert float(entropy(torch.full((3, 8), 1 / 8))) == pytest.approx(math.log(8), abs=1e-6)
 
 
 def test_what_equals_the_centre_teaches_the_uniform_distribution() -> None:

@@ -18,11 +18,11 @@ from medssl.training.pretrain_options import ViewOptions
 
 
 def run(data: Path, out: Path, **given: Any) -> None:
-    """Options of `train` by name; others: size, explode_at, resume, dry_run, encoder, method."""
+    """Options of `train` by name; others: size, explode_at, init, resume, dry_run, encoder, method."""
     size = tuple(given.pop("size", (8, 8)))
     method = Component("toys.ToyMethod", given.pop("method", {}))
     encoder = Component("toys.ToyEncoder", given.pop("encoder", {}))
-    flags = {name: given.pop(name, False) for name in ("resume", "dry_run")}
+    flags = {name: given.pop(name, False) for name in ("resume", "dry_run")} | {"init": given.pop("init", None)}
     augment = AugmentOptions(noise_p=0.5, affine_p=0.5, flip_axes=(0,))
     train = TrainOptions(**{"accelerator": "cpu", "steps": 8, "batch_size": 4, "log_every": 4, **given})
     pretrain(data, out, method, encoder, ViewOptions(size, augment=augment), train, **flags)

@@ -27,6 +27,9 @@ _METHODS: dict[str, tuple[Component, dict[str, Any], bool]] = {
     "voco.VoCo": (_CNN, {"grid": [2, 2], "head": [8, 8]}, False),
     "models_genesis.ModelsGenesis": (_CNN, {"windows": 50}, False),
     "volume_fusion.VolumeFusion": (_CNN, {"boxes": [2, 6]}, False),
+    "ibot.IBOT": (_VIT, {"head": [8, 8, 12, 0], "schedule": [0.9, 0.5, 0.2]}, True),
+    "dinov2.DINOv2": (_VIT, {"head": [8, 8, 12, 10], "schedule": [0.9, 0.5, 0.2], "spread": [0.9, 0.1]}, True),
+    "sit.SiT": (_VIT, {"head": [8, 8]}, False),
     "ijepa.IJEPA": (_VIT, {"predictor": [12, 1, 2]}, False),
 }
 

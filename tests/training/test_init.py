@@ -1,0 +1,84 @@
+"""Pretraining that goes on from an encoder of an earlier run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from pretrain_toy import run
+from safetensors.torch import load_file
+from small_cache import small_cache
+
+from medssl.commands.pretrain import pretrain
+from medssl.imaging.errors import CheckpointError, ConfigError
+from medssl.imaging.files import sha256
+from medssl.models.component import Component
+from medssl.models.weights import read_encoder
+from medssl.training.options import TrainOptions
+from medssl.training.pretrain_options import ViewOptions
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return small_cache(tmp_path / "cache", [(40, 44), (48, 40)]).path
+
+
+@pytest.fixture
+def first(cache: Path, tmp_path: Path) -> Path:
+    run(cache, tmp_path / "first", steps=3)
+    return tmp_path / "first" / "encoder.safetensors"
+
+
+def test_a_run_goes_on_from_an_encoder_and_says_so(cache: Path, first: Path, tmp_path: Path, capsys) -> None:
+    capsys.readouterr()
+    run(cache, tmp_path / "second", steps=1, lr=1e-12, size=(10, 10), init=first, seed=1)
+    told = capsys.readouterr().err
+    assert f"start: {first}: " in told
+    before, after = load_file(first), load_file(tmp_path / "second" / "encoder.safetensors")
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-9, rtol=1e-6)
+    described = json.loads((tmp_path / "second" / "run.json").read_text())
+    assert described["init"]["loaded"] == list(before)
+    assert not described["init"]["fresh"]
+    provenance = read_encoder(tmp_path / "second" / "encoder.safetensors")[1]["provenance"]
+    assert provenance["init"] == {"sha256": sha256(first)}
+    run(cache, tmp_path / "third", steps=1, lr=1e-12, seed=1)
+    fresh = load_file(tmp_path / "third" / "encoder.safetensors")
+    assert any(not torch.allclose(fresh[name], tensor, atol=1e-4) for name, tensor in before.items())
+
+
+def test_a_run_that_goes_on_must_go_on_from_the_same_encoder(cache: Path, first: Path, tmp_path: Path) -> None:
+    run(cache, tmp_path / "second", steps=2, init=first)
+    for wrong in (None, Path(shutil.copy(first.with_suffix(".json"), tmp_path)).with_suffix(".safetensors")):
+        if wrong is not None:
+            shutil.copy(first, wrong)
+        with pytest.raises(ConfigError, match="init: the run has"):
+            run(cache, tmp_path / "second", steps=4, init=wrong, resume=True)
+    run(cache, tmp_path / "second", steps=4, init=first, resume=True)
+
+
+def test_an_encoder_that_does_not_fit_is_refused_before_anything_is_written(
+    cache: Path, first: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="does not fit this encoder"):
+        run(cache, tmp_path / "second", encoder={"width": 6}, init=first)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        run(cache, tmp_path / "second", init=tmp_path / "none.safetensors")
+    assert not (tmp_path / "second").exists()
+
+
+def _train(data: Path, out: Path, size: int, momentum: float, init: Path | None) -> Path:
+    method = Component("medssl.methods.dinov2.DINOv2", {"head": [8, 8, 12, 12], "schedule": [momentum, 0.3, 0.0]})
+    vit = Component("medssl.models.vit.ViT", {"patch_size": 8, "width": 12, "depth": 1, "heads": 2})
+    views = ViewOptions((size, size), local_views=2, local_size=(size // 2, size // 2))
+    train = TrainOptions(steps=2, batch_size=4, lr=0.01, health_every=9, accelerator="cpu")
+    pretrain(data, out, method, vit, views, train, init)
+    return out / "encoder.safetensors"
+
+
+def test_a_teacher_starts_from_the_encoder_too_and_larger_crops_need_nothing_else(cache: Path, tmp_path: Path) -> None:
+    small = _train(cache, tmp_path / "small", 16, 0.5, None)
+    large = _train(cache, tmp_path / "large", 32, 1.0, small)  # a teacher that stays what it was, and is kept
+    before, after = load_file(small), load_file(large)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
