@@ -9,6 +9,8 @@ from medssl.training.pretrain_options import ViewOptions
 
 POSITIONAL: tuple[str, ...] = ()
 
+_WORTH_MEASURING = 200  # steps; a shorter run is over before anyone has read what it would need
+
 _VIEWS, _TRAIN = ViewOptions(), TrainOptions()
 
 
@@ -38,7 +40,7 @@ def pretrain(
         init: `encoder.safetensors` of an earlier run with the same encoder, to go on from: larger crops, other images,
             another method; everything else starts anew. Random weights without it.
         resume: Go on with the run in OUT. Only its length, time limit, workers and intervals may differ.
-        dry_run: Check everything, build, do two steps, say how long it would take, write nothing.
+        dry_run: Check everything, measure a few steps, say what the run would need, write nothing.
 
     Raises:
         ConfigError: Every mistake in the options.
@@ -60,8 +62,11 @@ def pretrain(
     run.check(resume)
     pretraining.check_space(job, out)
     pretraining.announce(job, out)
+    if dry_run or (train.steps >= _WORTH_MEASURING and not resume):
+        pretraining.preflight(job)
     if dry_run:
-        pretraining.rehearse(job)
+        if fabric.is_global_zero:
+            sys.stderr.write("dry run: nothing was written\n")
         return
     result = pretraining.train(job, run, resume)
     if fabric.is_global_zero:

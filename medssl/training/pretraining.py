@@ -1,8 +1,7 @@
 """Compose a pretraining run: cache, crops, method, loop, encoder file."""
 
 import sys
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,17 @@ from medssl.imaging.files import sha256
 from medssl.methods.base import Method
 from medssl.models.component import Component
 from medssl.models.weights import LoadReport, load_encoder, save_encoder
-from medssl.training.batches import StepBatches
 from medssl.training.checkpoints import require_space
 from medssl.training.components import build_component, check_component, completed
 from medssl.training.damaged_cases import DamagedCases
 from medssl.training.health_check import HealthCheck
-from medssl.training.loop import FitResult, Hooks, duration, fit, parts_of, train_step
+from medssl.training.loop import FitResult, Hooks, fit, parts_of
 from medssl.training.options import RESUMABLE, TrainOptions
+from medssl.training.preflight import measure
 from medssl.training.pretrain_checks import Problems, contradictions, try_out
 from medssl.training.pretrain_options import ViewOptions
 from medssl.training.run_folder import RunFolder
-from medssl.training.state import build, checkpoint_bytes
+from medssl.training.state import checkpoint_bytes
 
 _OF_THE_RUN = ("seed", "steps", "batch_size")
 """Arguments of methods that the options of the run decide."""
@@ -184,22 +183,16 @@ def announce(job: Pretraining, out: Path) -> None:
     )
 
 
-def rehearse(job: Pretraining) -> float:
-    """Do a step twice and say how long the run would take; writes nothing. Returns seconds a step."""
+def preflight(job: Pretraining) -> None:
+    """Measure a few steps on a copy and say what the run will need; neither the run nor its folder is touched."""
     train = job.settings.train
-    state = build(job.fabric, job.method, train)
-    seconds = loss = 0.0
-    with StepBatches(job.fabric, job.source, train, 0) as batches:
-        for _ in range(min(2, train.steps)):
-            began = time.monotonic()
-            loss = float(train_step(state, batches.next_step(), train, Hooks(augment=job.augment))["loss"])
-            seconds = time.monotonic() - began
+
+    def source_of(batch_size: int) -> StepDataset:
+        return StepDataset(job.cache, job.cases, replace(job.source.plan, batch_size=batch_size))
+
+    estimate = measure(job.fabric, job.method, source_of, train, Hooks(augment=job.augment))
     if job.fabric.is_global_zero:
-        sys.stderr.write(
-            f"dry run: loss {loss:.4g}, {seconds:.3g} s a step, {duration(seconds * train.steps)} for {train.steps} "
-            "steps; nothing was written\n"
-        )
-    return seconds
+        sys.stderr.write(f"  needs: {estimate.told(train, job.fabric.world_size, job.fabric.device.type)}\n")
 
 
 def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:

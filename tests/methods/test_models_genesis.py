@@ -8,8 +8,8 @@ from fixed_batch import learn
 from small_networks import small_encoder
 from torch import Tensor
 
-from medssl.data.corruption import draw_corruption, spoil
 from medssl.data.masking import step_generator
+from medssl.data.spoiling import draw_corruption, spoil
 from medssl.imaging.errors import ConfigError
 from medssl.methods.models_genesis import ModelsGenesis
 from medssl.models.decoders import decoder_for
