@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from small_cache import small_cache
 
 from medssl.__main__ import main
+from medssl.commands.parsing import parse_verb, read_options, resolve_folder
+from medssl.data.cache import Cache
+from medssl.evaluation.benchmark_plan import BenchmarkPlan, MethodPlan, SetPlan, merged
+from medssl.training.loop import launch
+from medssl.training.pretraining import Settings, assemble
 
 _CNN = {"class_path": "medssl.models.unet.ResidualUNetEncoder", "init_args": {"features": [4, 8], "blocks": [0, 1]}}
 _SMALL = {
@@ -108,3 +114,34 @@ def test_a_table_without_a_column_is_told(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "data" / "table.csv").write_text("name,who\np0,w0\n")
     assert _run(_plan(tmp_path / "plan.yaml"), "--data", tmp_path / "data", "--out", tmp_path / "out") == 2
     assert "table.csv" in capsys.readouterr().err
+
+
+_SMALL_PLAN = read_options(BenchmarkPlan, resolve_folder("configs", Path("methods_small")))
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Cache]:
+    shapes: dict[int, tuple[int, ...]] = {2: (100, 100), 3: (36, 50, 34)}
+    return {dims: small_cache(tmp_path_factory.mktemp("cache"), [shape] * 2) for dims, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("images", _SMALL_PLAN.sets, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("method", _SMALL_PLAN.methods, ids=lambda entry: entry.name)
+def test_every_run_of_the_built_in_plan_can_be_built(
+    method: MethodPlan, images: SetPlan, caches: dict[int, Cache], tmp_path: Path
+):
+    dims = len(images.size)
+    start = yaml.safe_load(resolve_folder("configs", Path(f"{method.config}{dims}d")).read_text(encoding="utf-8"))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(merged(start, _SMALL_PLAN.changes(method, images))))
+    given = parse_verb("pretrain", ["--config", str(tmp_path / "run.yaml"), "--data", "c", "--out", "o"])
+    settings = Settings(given["method"], given["encoder"], given["views"], given["train"])
+    settings.check()
+    assert assemble(settings, caches[dims], launch(settings.train)).method.encoder.spatial_dims == dims
+
+
+def test_methods_of_a_family_have_one_budget():
+    for images in _SMALL_PLAN.sets:
+        for family in _SMALL_PLAN.families:
+            runs = [_SMALL_PLAN.changes(m, images) for m in _SMALL_PLAN.methods if m.family == family.name]
+            assert len({(run["train"]["steps"], run["train"]["batch_size"]) for run in runs}) <= 1
+            assert len({str(run["encoder"]) for run in runs}) <= 1
