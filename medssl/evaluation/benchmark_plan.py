@@ -79,6 +79,9 @@ class MethodPlan:
     changes: Overrides = field(default_factory=Overrides)
     """Options that differ from the configuration on every set."""
 
+    on: Overrides = field(default_factory=Overrides)
+    """Name of a set to the options that differ on it alone."""
+
 
 @dataclass(frozen=True)
 class BenchmarkPlan:
@@ -110,10 +113,9 @@ class BenchmarkPlan:
         for method in self.methods:
             if method.family not in families:
                 problems.append(f"methods: {method.name} is of family {method.family!r}, known: {sorted(families)}")
-        for family in self.families:
-            problems += [
-                f"families: {family.name} changes {s!r}, no set" for s in family.changes.options if s not in sets
-            ]
+        named = [("families", f.name, f.changes) for f in self.families]
+        for kind, name, given in named + [("methods", m.name, m.on) for m in self.methods]:
+            problems += [f"{kind}: {name} changes {s!r}, no set" for s in given.options if s not in sets]
         for entry in self.sets:
             problems += _wrong_set(entry)
         if problems:
@@ -122,7 +124,8 @@ class BenchmarkPlan:
     def changes(self, method: MethodPlan, images: SetPlan) -> dict[str, Any]:
         """Options of a method's run on a set, the method's own over those of its family."""
         family = next(entry for entry in self.families if entry.name == method.family)
-        return merged(family.changes.options.get(images.name) or {}, method.changes.options)
+        common = merged(family.changes.options.get(images.name) or {}, method.changes.options)
+        return merged(common, method.on.options.get(images.name) or {})
 
 
 def merged(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
