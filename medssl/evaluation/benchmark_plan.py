@@ -79,7 +79,7 @@ class MethodPlan:
     changes: Overrides = field(default_factory=Overrides)
     """Options that differ from the configuration on every set."""
 
-    on: Overrides = field(default_factory=Overrides)
+    on_set: Overrides = field(default_factory=Overrides)
     """Name of a set to the options that differ on it alone."""
 
 
@@ -114,7 +114,7 @@ class BenchmarkPlan:
             if method.family not in families:
                 problems.append(f"methods: {method.name} is of family {method.family!r}, known: {sorted(families)}")
         named = [("families", f.name, f.changes) for f in self.families]
-        for kind, name, given in named + [("methods", m.name, m.on) for m in self.methods]:
+        for kind, name, given in named + [("methods", m.name, m.on_set) for m in self.methods]:
             problems += [f"{kind}: {name} changes {s!r}, no set" for s in given.options if s not in sets]
         for entry in self.sets:
             problems += _wrong_set(entry)
@@ -125,7 +125,7 @@ class BenchmarkPlan:
         """Options of a method's run on a set, the method's own over those of its family."""
         family = next(entry for entry in self.families if entry.name == method.family)
         common = merged(family.changes.options.get(images.name) or {}, method.changes.options)
-        return merged(common, method.on.options.get(images.name) or {})
+        return merged(common, method.on_set.options.get(images.name) or {})
 
 
 def merged(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
