@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
+from medssl.models.batch_norm import over_processes, several_processes
 
 NormKind = Literal["instance", "batch", "group"]
 
@@ -53,6 +54,8 @@ class HiddenBlocks:
 class Norm(nn.Module):
     """Instance, batch or group normalisation with affine parameters; over visible voxels only where a mask is given.
 
+    Batch statistics are those of the batch of all processes.
+
     Args:
         channels: Channels normalised.
         kind: `instance`, `batch`, or `group` (8 groups, or as many as divide the channels).
@@ -75,6 +78,8 @@ class Norm(nn.Module):
 
     def forward(self, image: Tensor, visible: Tensor | None = None) -> Tensor:
         """Normalise (B, C, *S); `visible` (B, 1, *S) is 1 or 0, and hidden positions come out 0."""
+        if visible is None and self.kind == "batch" and self.training and several_processes():
+            visible = torch.ones_like(image[:, :1], dtype=torch.float32)
         if visible is not None:
             return self._masked(image, visible)
         if self.kind == "instance":
@@ -105,7 +110,7 @@ class Norm(nn.Module):
         """Sum over what shares one mean, in a shape that broadcasts: (B, C, 1...), or (1, C, 1...) for batch norm."""
         axes = tuple(range(2, values.ndim))
         if self.kind == "batch":
-            return values.sum((0, *axes), keepdim=True)
+            return over_processes(values.sum((0, *axes), keepdim=True))
         sums = values.sum(axes, keepdim=True)
         if self.kind == "group":
             grouped = sums.reshape(sums.shape[0], self.groups, -1).sum(2, keepdim=True)
@@ -116,7 +121,8 @@ class Norm(nn.Module):
         """How many values `_sum` adds up where they are visible; 1 where there are none."""
         axes = tuple(range(0 if self.kind == "batch" else 1, visible.ndim))
         each = channels // self.groups if self.kind == "group" else 1
-        return (visible.sum(axes, keepdim=True) * each).clamp(min=1)
+        count = visible.sum(axes, keepdim=True) * each
+        return (over_processes(count) if self.kind == "batch" else count).clamp(min=1)
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
+from medssl.models.batch_norm import BatchNorm
 from medssl.models.encoder import Encoder
 from medssl.models.vit import ViT
 
@@ -35,11 +36,11 @@ class Projector(nn.Sequential):
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths[:-1]):
             layers.append(nn.Linear(inputs, outputs, bias=bias))
-            layers += [nn.BatchNorm1d(outputs)] if norm else []
+            layers += [BatchNorm(outputs)] if norm else []
             layers.append(nn.ReLU())
         layers.append(nn.Linear(widths[-2], widths[-1], bias=last_bias))
         if last_norm != "none":
-            layers.append(nn.BatchNorm1d(widths[-1], affine=last_norm == "learned"))
+            layers.append(BatchNorm(widths[-1], affine=last_norm == "learned"))
         super().__init__(*layers)
 
 

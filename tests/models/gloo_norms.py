@@ -1,0 +1,56 @@
+"""What each of two gloo processes computes of networks with batch norm; started by test_batch_norm.py."""
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from medssl.models.masked import Norm
+from medssl.models.projectors import Projector
+
+
+def networks() -> dict[str, nn.Module]:
+    """Small networks with the same weights in every process."""
+    torch.manual_seed(0)
+    return {
+        "projector": nn.Sequential(nn.Flatten(), Projector([16, 8, 6], last_norm="fixed")),
+        "encoder": nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), Norm(4, "batch"), nn.ReLU(), nn.Flatten()),
+    }
+
+
+def images() -> Tensor:
+    """The whole batch of eight."""
+    return torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+def computed(network: nn.Module, batch: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Loss, a gradient and the running statistics after a step."""
+    loss = (network(batch) * targets).mean()
+    loss.backward()
+    gradient = next(network.parameters()).grad
+    return {"loss": loss.detach(), "gradient": torch.zeros(1) if gradient is None else gradient}
+
+
+def run(rank: int, folder: str) -> None:
+    """Compute this process's half; loss and gradients are averaged as DDP averages them."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    found: dict[str, dict[str, Tensor]] = {}
+    rows = slice(4 * rank, 4 * rank + 4)
+    for name, network in networks().items():
+        found[name] = computed(network, images()[rows], targets(network)[rows])
+        for tensor in found[name].values():
+            dist.all_reduce(tensor)
+            tensor.div_(2)
+        found[name] |= {n: b.clone() for n, b in network.named_buffers()}
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def targets(network: nn.Module) -> Tensor:
+    """Weights of the outputs in the loss, so that every output has a gradient of its own."""
+    with torch.no_grad():
+        shape = network.eval()(images()).shape
+    network.train()
+    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
