@@ -20,6 +20,7 @@ _REQUIRED = {
     "evaluate": ["R", "--data", "C", "--out", "O"],
     "export": ["R", "--out", "O"],
     "curve": ["--data", "C", "--out", "O", "--init", "E"],
+    "cluster": ["--data", "C", "--out", "O", "--config", "mae_vit3d_gpu"],
 }
 
 
@@ -57,7 +58,8 @@ def test_every_configuration_parses_and_says_what_it_is_for(path: Path):
     if folder == "benchmark":
         assert read_options(BenchmarkPlan, path)
     else:
-        assert parse_verb(folder, [*_REQUIRED[folder], "--config", str(path)])
+        verb = "pretrain" if folder == "cluster" else folder
+        assert parse_verb(verb, [*_REQUIRED[folder], "--config", str(path)])
 
 
 @pytest.mark.parametrize("folder", sorted(p.parent for p in (_ROOT / "apps").glob("*/app.yaml")), ids=lambda p: p.name)
