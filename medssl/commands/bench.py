@@ -1,4 +1,4 @@
-"""Measure training step, data path and prediction side by side with peers."""
+"""Measure training step, data path, views and prediction side by side with peers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +14,15 @@ POSITIONAL = ("what",)
 
 
 def bench(
-    what: Literal["step", "data", "predict", "all"], json: Path | None = None, folder: Path | None = None
+    what: Literal["step", "data", "views", "predict", "all"], json: Path | None = None, folder: Path | None = None
 ) -> None:
     """Run medssl and a peer in turns in one run and print both and their ratio; above 1 is in medssl's favour.
 
     Ratios mean something on a machine that does nothing else; the numbers themselves belong to this machine.
 
     Args:
-        what: `step` (training step of MAE), `data` (random crops), `predict` (sliding window, memory, start-up), `all`.
+        what: `step` (training step of MAE), `data` (random crops), `views` (two varied views a
+            sample), `predict` (sliding window, memory, start-up), `all`.
         json: File for the results: a list of name, unit, ours, peer, peer_name, ratio.
         folder: For `data`: a folder with CT volumes in NIfTI, enlarged for the measurement; generated ones without it.
     """
@@ -36,6 +37,11 @@ def bench(
 
         say("bench data: writes two large volumes three ways, about three minutes and 3 GiB of temporary disk")
         found += data.run(folder)
+    if what in ("views", "all"):
+        from medssl.commands.benchmarks import views
+
+        say("bench views: two views of 96^3 of each of 8 samples in turns, about a minute")
+        found += views.run()
     if what in ("predict", "all"):
         from medssl.commands.benchmarks import predict
 
