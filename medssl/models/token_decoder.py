@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
+from medssl.models.attention import TransformerBlock
 from medssl.models.positions import sincos_positions
-from medssl.models.vit import TransformerBlock
 
 
 class TokenDecoder(nn.Module):

@@ -1,63 +1,31 @@
 """Vision transformer for 2D and 3D that can embed only the patches it is shown."""
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
+from medssl.models.attention import Rotation, SigmaLinear, TransformerBlock, rotary_angles
 from medssl.models.encoder import Encoder
 from medssl.models.positions import patchify, pick, sincos_positions
 
+Attention = Literal["plain", "rope", "sigma", "rope_sigma"]
 
-class TransformerBlock(nn.Module):
-    """Pre-norm attention and MLP (Dosovitskiy et al., ICLR 2021, arXiv 2010.11929): (B, N, E) to (B, N, E)."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        hidden = int(width * mlp_ratio)
-        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
-
-    def forward(self, tokens: Tensor, first: int = 0) -> Tensor:
-        """Attend, then transform each token.
-
-        Args:
-            tokens: (B, N, E).
-            first: Only tokens from here on are computed and returned, (B, N - first, E); they attend to all N. A last
-                block whose other outputs nobody reads saves their cost.
-        """
-        kept = tokens[:, first:] + self._attend(self.norm1(tokens), first)
-        out: Tensor = kept + self.fc2(F.gelu(self.fc1(self.norm2(kept))))
-        return out
-
-    def _attend(self, tokens: Tensor, first: int) -> Tensor:
-        batch, count, width = tokens.shape
-        qkv = self.qkv(tokens).view(batch, count, 3, self.heads, width // self.heads)
-        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, heads, N, E / heads)
-        mixed = attention(query[:, :, first:], key, value)
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, count - first, width))
-        return out
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention: (B, heads, M, D) and twice (B, heads, N, D) to (B, heads, M, D).
-
-    Plain products where bf16 is trained on a CPU: there the flash kernel of torch 2.13 takes two to three times as long
-    (`tests/benchmarks/layers.py`: 129 tokens 21 against 7 ms, 513 tokens 98 against 54 ms, forward and backward).
-    """
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and torch.is_grad_enabled():
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        mixed: Tensor = scores.softmax(-1, dtype=torch.bfloat16) @ value
-        return mixed
-    return F.scaled_dot_product_attention(query, key, value)
+SIZES: dict[str, tuple[int, int, int]] = {
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
+"""Width, depth and heads (Touvron et al., ICML 2021, https://arxiv.org/abs/2012.12877; Dosovitskiy et al., 2021)."""
 
 
 class ViT(Encoder):
-    """Vision transformer with fixed sine-cosine positions and a class token.
+    """Vision transformer with a class token, and with sine-cosine or rotary positions.
 
     Deviations from the paper: positions are fixed in N dimensions (as in MAE), so nothing is interpolated when the grid
     changes; the pyramid for dense tasks has the patch grid at four depths, as UNETR uses it.
@@ -66,11 +34,13 @@ class ViT(Encoder):
         spatial_dims: 2 or 3.
         in_channels: Channels of the image.
         patch_size: Side of a patch in voxels, one number or one an axis.
-        width: Embedding width E; divisible by `heads`.
+        width: Embedding width E, divisible by `heads`; or `tiny`, `small`, `base` or `large`, which set depth and heads
+            as well.
         depth: Number of blocks.
         heads: Attention heads.
-        mlp_ratio: Hidden width of the MLP over E.
         registers: Extra learned tokens that carry no position (Darcet et al., 2024, arXiv 2309.16588).
+        attention: `rope` turns queries and keys by their positions instead of adding positions to the tokens; `sigma`
+            bounds the weights of every linear layer in the blocks, against attention that collapses; or both.
 
     Raises:
         ConfigError: Width and heads do not fit.
@@ -81,27 +51,42 @@ class ViT(Encoder):
         spatial_dims: int,
         in_channels: int,
         patch_size: int | Sequence[int] = 8,
-        width: int = 384,
+        width: int | Literal["tiny", "small", "base", "large"] = 384,
         depth: int = 6,
         heads: int = 6,
-        mlp_ratio: float = 4.0,
         registers: int = 0,
+        attention: Attention = "plain",
     ) -> None:
         super().__init__()
+        if isinstance(width, str):
+            if width not in SIZES:
+                raise ConfigError([f"width must be a number or one of {', '.join(SIZES)}, got {width!r}"])
+            width, depth, heads = SIZES[width]
         if width % heads or width < 2 * spatial_dims:
             raise ConfigError([f"width {width} must be divisible by heads {heads} and at least {2 * spatial_dims}"])
         self.spatial_dims, self.in_channels, self.width = spatial_dims, in_channels, width
         self.patch_size = tuple([patch_size] * spatial_dims if isinstance(patch_size, int) else patch_size)
-        patch_voxels = int(torch.tensor(self.patch_size).prod())
+        patch_voxels = math.prod(self.patch_size)
         self.patch_embed = nn.Linear(patch_voxels * in_channels, width)
         self.tokens = nn.Parameter(torch.zeros(1, 1 + registers, width))
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads, mlp_ratio) for _ in range(depth))
+        self._head_width = width // heads
+        self.rotary, bounded = attention.startswith("rope"), attention.endswith("sigma")
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, bounded) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.levels = tuple(sorted({max(1, round(depth * q / 4)) for q in (1, 2, 3, 4)}))
         self.feature_channels = (width,) * len(self.levels)
         self.strides = (self.patch_size,) * len(self.levels)
         nn.init.normal_(self.tokens, std=0.02)
         self.apply(_initialise)
+
+    def _rotation(self, image: Tensor, keep: Tensor | None) -> Rotation | None:
+        """By which queries and keys are turned; the class token and the registers stay as they are."""
+        if not self.rotary:
+            return None
+        angles = rotary_angles(self.grid(image.shape[2:]), self._head_width).to(image.device)
+        angles = angles[None] if keep is None else angles[keep]
+        angles = F.pad(angles, (0, 0, self.tokens.shape[1], 0))[:, None]
+        return angles.cos(), angles.sin()
 
     def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Number of patches an axis of an image of spatial shape `shape`.
@@ -117,9 +102,9 @@ class ViT(Encoder):
         """Patch grid (B, E, *grid) at four depths, the last one normalised."""
         grid = self.grid(image.shape[2:])
         tokens = self._with_extra(self.embed_patches(image, None))
-        maps = []
+        maps, rotation = [], self._rotation(image, None)
         for depth, block in enumerate(self.blocks, start=1):
-            tokens = block(tokens)
+            tokens = block(tokens, rotation=rotation)
             if depth in self.levels:
                 last = self.norm(tokens) if depth == len(self.blocks) else tokens
                 maps.append(last[:, self.tokens.shape[1] :].transpose(1, 2).reshape(image.shape[0], self.width, *grid))
@@ -142,22 +127,26 @@ class ViT(Encoder):
             fill: Which patches are hidden (B, N) bool, and the token (1, 1, E) that takes their place.
         """
         tokens = self._with_extra(self.embed_patches(image, keep, fill))
+        rotation = self._rotation(image, keep)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, rotation=rotation)
         out: Tensor = self.norm(tokens)
         return out
 
     def embed_patches(self, image: Tensor, keep: Tensor | None, fill: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Embedded patches with positions (B, n, E), as `encode` takes them; those not kept cost nothing."""
+        """Embedded patches (B, n, E), as `encode` takes them, with added positions; those not kept cost nothing."""
+        grid = self.grid(image.shape[2:])
         patches = patchify(image, self.patch_size)
-        positions = sincos_positions(self.grid(image.shape[2:]), self.width).to(image.device)
         if keep is not None:
-            patches, positions = pick(patches, keep), positions[keep]
+            patches = pick(patches, keep)
         tokens: Tensor = self.patch_embed(patches)
         if fill is not None:
             hidden, token = fill
             tokens = torch.where((hidden if keep is None else hidden.gather(1, keep))[..., None], token, tokens)
-        return tokens + positions
+        if self.rotary:
+            return tokens
+        positions = sincos_positions(grid, self.width).to(image.device)
+        return tokens + (positions if keep is None else positions[keep])
 
     def _with_extra(self, tokens: Tensor) -> Tensor:
         extra = self.tokens.expand(tokens.shape[0], -1, -1).to(tokens.dtype)
@@ -174,3 +163,5 @@ def _initialise(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    if isinstance(module, SigmaLinear):
+        module.start()

@@ -11,10 +11,10 @@ import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
 from medssl.commands.benchmarks.comparison import median_seconds
+from medssl.models.attention import attention
 from medssl.models.component import Component
 from medssl.models.masked import HiddenBlocks
 from medssl.models.networks import NetworkSpec, build_network
-from medssl.models.vit import attention
 
 _ROUNDS = 9
 

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 
 from medssl.imaging.errors import ConfigError
+from medssl.models.attention import SigmaLinear, TransformerBlock, attention, rotary_angles, rotate
 from medssl.models.positions import pick, sincos_positions
-from medssl.models.vit import TransformerBlock, ViT, attention
+from medssl.models.vit import ViT
 
 
 def _vit(dims: int, channels: int = 1, **extra) -> ViT:
@@ -122,3 +123,85 @@ def test_what_does_not_fit_is_refused(extra: dict, word: str):
 def test_image_that_does_not_divide_is_refused():
     with pytest.raises(ConfigError, match="patches"):
         _vit(2)(torch.randn(1, 1, 8, 10))
+
+
+@pytest.mark.parametrize(("name", "count"), [("tiny", 5.717), ("small", 22.05), ("base", 86.57), ("large", 304.3)])
+def test_named_sizes_have_the_published_weights(name, count):
+    """In millions, of ViT-*/16 with the 1000-class head (timm, DeiT); positions here are fixed, theirs are learned."""
+    with torch.device("meta"):
+        vit = ViT(2, 3, patch_size=16, width=name)
+    learned_positions, head = 197 * vit.width, 1000 * vit.width + 1000
+    own = sum(p.numel() for p in vit.parameters())
+    assert (own + learned_positions + head) / 1e6 == pytest.approx(count, rel=5e-4)
+
+
+def test_an_unknown_size_is_told():
+    with pytest.raises(ConfigError, match="one of tiny, small, base, large, got 'huge'"):
+        ViT(2, 1, width="huge")
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("attention", ["rope", "sigma", "rope_sigma"])
+def test_the_options_of_attention_run_on_all_paths(dims, attention):
+    torch.manual_seed(0)
+    vit = ViT(dims, 2, patch_size=4, width=24, depth=2, heads=2, registers=1, attention=attention)
+    image = torch.randn(2, 2, *[12] * dims)
+    maps, every = vit(image), torch.arange(3**dims).expand(2, -1)
+    torch.testing.assert_close(vit.eval().encode(image, every), vit.encode(image, None))
+    assert maps[-1].shape == (2, 24, *[3] * dims)
+    vit.train()(image)[-1].square().mean().backward()
+    assert all(p.grad is not None for p in vit.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(vit(image)[-1]).all()
+    other = ViT(dims, 2, patch_size=4, width=24, depth=2, heads=2, registers=1, attention=attention)
+    other.load_state_dict(vit.state_dict(), strict=True)
+    torch.testing.assert_close(other.eval()(image)[-1], vit.eval()(image)[-1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("grid", [(4, 5), (3, 4, 2)])
+def test_rotary_scores_depend_on_the_distance_alone(grid):
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 1, 1, 1, 26)
+    table = rotary_angles(grid, 26).view(*grid, 13)
+
+    def score(first, second):
+        turned = [rotate(v, (table[p].cos(), table[p].sin())) for v, p in ((query, first), (key, second))]
+        return float((turned[0] * turned[1]).sum())
+
+    zero, far = (0,) * len(grid), tuple(n - 2 for n in grid)
+    step = (1,) * len(grid)
+    moved = tuple(a + b for a, b in zip(far, step, strict=True))
+    assert score(zero, step) == pytest.approx(score(far, moved), abs=1e-5)
+    assert score(zero, step) != pytest.approx(score(zero, zero), abs=1e-3)
+    torch.testing.assert_close(rotate(query, (table.cos()[far], table.sin()[far])).norm(), query.norm())
+
+
+def test_order_matters_to_rotary_tokens_and_the_class_token_is_not_turned():
+    torch.manual_seed(0)
+    vit = ViT(2, 1, patch_size=4, width=24, depth=1, heads=2, attention="rope").eval()
+    image = torch.randn(1, 1, 12, 12)
+    assert not torch.allclose(vit.embed(image), vit.embed(image.flip(2)), atol=1e-4)
+    cosines, sines = vit._rotation(image, None)
+    assert (cosines[..., 0, :] == 1).all()
+    assert (sines[..., 0, :] == 0).all()
+
+
+def test_sigma_is_the_largest_singular_value_and_gamma_the_norm():
+    torch.manual_seed(0)
+    layer = SigmaLinear(12, 20)
+    plain = torch.nn.Linear(12, 20)
+    plain.load_state_dict({"weight": layer.weight, "bias": layer.bias})
+    layer.start()
+    tokens = torch.randn(3, 12)
+    torch.testing.assert_close(layer.eval()(tokens), plain(tokens))  # as it was drawn
+    with torch.no_grad():
+        layer.weight.add_(torch.randn(20, 12))
+        layer.gamma.fill_(0.7)
+        before = layer.direction.clone()
+        layer(tokens)
+        assert torch.equal(layer.direction, before)  # nothing moves in eval mode
+        layer.train()
+        for _ in range(200):
+            layer(tokens)
+        effective = (layer.eval()(torch.eye(12)) - layer.bias).T
+    assert float(torch.linalg.matrix_norm(effective, 2)) == pytest.approx(0.7, rel=1e-4)
