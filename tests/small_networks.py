@@ -1,9 +1,13 @@
-"""Small networks of every kind that can be exported."""
+"""Small networks of every kind that can be exported, and small encoders."""
 
 import torch
 
 from medssl.models.component import Component
+from medssl.models.encoder import Encoder
 from medssl.models.networks import Network, NetworkSpec, build_network
+from medssl.models.resnet import ResNet
+from medssl.models.unet import ResidualUNetEncoder
+from medssl.models.vit import ViT
 
 
 def network_spec(kind: str, dims: int, channels: int = 1, classes: int = 3) -> NetworkSpec:
@@ -26,3 +30,12 @@ def network(kind: str, dims: int, seed: int = 0, channels: int = 1, classes: int
     for parameter in made.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     return made.eval().requires_grad_(False)
+
+
+def small_encoder(kind: str, dims: int, channels: int = 1) -> Encoder:
+    """A `vit`, `resnet` or `unet` encoder for images of 8 voxels and more a side."""
+    if kind == "vit":
+        return ViT(dims, channels, patch_size=4, width=12, depth=2, heads=2)
+    if kind == "resnet":
+        return ResNet(dims, channels, depth=10, width=4, small=True)
+    return ResidualUNetEncoder(dims, channels, features=(4, 8), blocks=(0, 1))

@@ -32,3 +32,15 @@ def masked_token_mse(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tens
     weight = hidden.to(torch.float32)
     error = (prediction.float() - target.float()).square().mean(-1)
     return (error * weight).sum() / weight.sum().clamp(min=1)
+
+
+def masked_l1(prediction: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+    """Mean absolute error over the numbers that count, of the whole batch; 0 where none does.
+
+    Args:
+        prediction: (B, N, P).
+        target: (B, N, P).
+        counted: (B, N, P) bool.
+    """
+    weight = counted.to(torch.float32)
+    return ((prediction.float() - target.float()).abs() * weight).sum() / weight.sum().clamp(min=1)

@@ -19,7 +19,7 @@ from medssl.data.masking import random_mask, step_generator
 from medssl.imaging.errors import ConfigError
 from medssl.losses.reconstruction import masked_token_mse, normalise_patches
 from medssl.methods.base import Batch, Method, MethodCard, expect, ratio, require
-from medssl.models.decoders import LightDecoder, UNetDecoder
+from medssl.models.decoders import LightDecoder, UNetDecoder, without_head
 from medssl.models.masked import Densify, HiddenBlocks
 from medssl.models.positions import patchify, unpatchify
 from medssl.models.unet import ResidualUNetEncoder
@@ -83,9 +83,7 @@ class SparK(Method):
 
     def decoder_state_dict(self) -> dict[str, Tensor]:
         """Weights of the `unet` decoder without its last layer, which is made new for the task; else nothing."""
-        if not isinstance(self.decoder, UNetDecoder):
-            return {}
-        return {name: tensor for name, tensor in self.decoder.state_dict().items() if not name.startswith("head.")}
+        return without_head(self.decoder) if isinstance(self.decoder, UNetDecoder) else {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: mean squared error over hidden blocks."""

@@ -1,6 +1,7 @@
 """Decoders that turn an encoder's pyramid into a map of the image's size."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
+from medssl.models.encoder import Encoder
 from medssl.models.layers import BlockSequence, ConvBlock, conv, transposed
 from medssl.models.masked import Norm, NormKind
 
@@ -15,8 +17,10 @@ from medssl.models.masked import Norm, NormKind
 class UNetDecoder(nn.Module):
     """Decoder with skip connections (Ronneberger et al., MICCAI 2015, arXiv 1505.04597).
 
+    Where the encoder's finest level is coarser than the image, one transposed convolution makes up for it.
+
     Args:
-        encoder: Encoder with `spatial_dims`, `feature_channels` and `steps`, such as `ResidualUNetEncoder`.
+        encoder: Encoder whose levels get coarser, such as `ResidualUNetEncoder` or `ResNet`.
         out_channels: Channels of the map.
         convolutions: Convolutions after each concatenation.
         norm: `instance`, `batch` or `group`.
@@ -39,6 +43,8 @@ class UNetDecoder(nn.Module):
                     ConvBlock(dims, 2 * fine if n == 0 else fine, fine, norm=norm) for n in range(convolutions)
                 )
             )
+        coarse = any(step > 1 for step in steps[0])
+        self.whole = transposed(dims)(widths[0], widths[0], steps[0], stride=steps[0]) if coarse else nn.Identity()
         self.head = conv(dims)(widths[0], out_channels, 1)
 
     def forward(self, image: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
@@ -46,7 +52,7 @@ class UNetDecoder(nn.Module):
         out = pyramid[-1]
         for level, (up, stage) in enumerate(zip(self.ups, self.stages, strict=True)):
             out = stage(torch.cat([up(out), pyramid[-2 - level]], dim=1))
-        logits: Tensor = self.head(out)
+        logits: Tensor = self.head(self.whole(out))
         return logits
 
 
@@ -57,7 +63,7 @@ class LightDecoder(nn.Module):
     because what is visible there is the image itself.
 
     Args:
-        encoder: Encoder with `spatial_dims`, `feature_channels` and `steps`, such as `ResidualUNetEncoder`.
+        encoder: Encoder whose levels get coarser and begin at the image's resolution, such as `ResidualUNetEncoder`.
         out_channels: Channels of the map.
         width: Channels at the coarsest level; None = those of the encoder.
         norm: `instance`, `batch` (the paper's) or `group`.
@@ -71,6 +77,8 @@ class LightDecoder(nn.Module):
     ) -> None:
         super().__init__()
         dims, features, steps = _pyramid(self, encoder)
+        if any(step > 1 for step in steps[0]):
+            raise ConfigError([f"LightDecoder needs a level of the image's size, {type(encoder).__name__} has none"])
         count = len(features) - 1
         first = features[-1] if width is None else width
         widths = [max(8, first // 2**n) for n in range(count + 1)]
@@ -160,14 +168,34 @@ class UNETRDecoder(nn.Module):
         return logits
 
 
-def _pyramid(decoder: nn.Module, encoder: nn.Module) -> tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """Dimensions, channels and steps of an encoder's levels, fine to coarse."""
-    steps = getattr(encoder, "steps", None)
-    if steps is None:
+def decoder_for(encoder: Encoder, out_channels: int) -> nn.Module:
+    """The decoder of segmentation that suits an encoder: UNETR's for patch grids of one size, else a U-Net's.
+
+    Raises:
+        ConfigError: Patches of a size that UNETR's decoder cannot reach.
+    """
+    if _is_patch_grid(encoder.strides):
+        return UNETRDecoder(encoder, out_channels)
+    return UNetDecoder(encoder, out_channels)
+
+
+def without_head(decoder: nn.Module) -> dict[str, Tensor]:
+    """Weights of a decoder that another task can start from: all but the last layer, which each task has its own of."""
+    return {name: tensor for name, tensor in decoder.state_dict().items() if not name.startswith("head.")}
+
+
+def _is_patch_grid(strides: Sequence[Sequence[int]]) -> bool:
+    return tuple(strides[0]) == tuple(strides[-1]) and any(step > 1 for step in strides[0])
+
+
+def _pyramid(decoder: nn.Module, encoder: nn.Module) -> tuple[int, tuple[int, ...], list[tuple[int, ...]]]:
+    """Dimensions, channels and steps of an encoder's levels, fine to coarse; the first step is that from the image."""
+    facts: Any = encoder
+    if _is_patch_grid(facts.strides):
         name, other = type(decoder).__name__, type(encoder).__name__
         raise ConfigError([f"{name} needs a convolutional pyramid, {other} has none: use UNETRDecoder"])
-    facts: Any = encoder
-    return int(facts.spatial_dims), tuple(facts.feature_channels), tuple(steps)
+    steps = [tuple(facts.strides[0]), *(_ratio(coarse, fine) for fine, coarse in pairwise(facts.strides))]
+    return int(facts.spatial_dims), tuple(facts.feature_channels), steps
 
 
 def _scales(patch: Sequence[int]) -> list[tuple[int, ...]]:

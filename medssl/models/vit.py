@@ -133,21 +133,30 @@ class ViT(Encoder):
         """The class token: (B, E)."""
         return self.encode(image, None)[:, 0]
 
-    def encode(self, image: Tensor, keep: Tensor | None) -> Tensor:
-        """Normalised tokens (B, extra + n, E) of the patches `keep` (B, n) alone, or of all."""
-        tokens = self._with_extra(self.embed_patches(image, keep))
+    def encode(self, image: Tensor, keep: Tensor | None = None, *, fill: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Normalised tokens (B, extra + n, E).
+
+        Args:
+            image: (B, C, *S).
+            keep: (B, n) numbers of the patches that are looked at; None = all N.
+            fill: Which patches are hidden (B, N) bool, and the token (1, 1, E) that takes their place.
+        """
+        tokens = self._with_extra(self.embed_patches(image, keep, fill))
         for block in self.blocks:
             tokens = block(tokens)
         out: Tensor = self.norm(tokens)
         return out
 
-    def embed_patches(self, image: Tensor, keep: Tensor | None) -> Tensor:
-        """Embedded patches with positions (B, n, E); hidden patches are never embedded, so they cost nothing."""
+    def embed_patches(self, image: Tensor, keep: Tensor | None, fill: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Embedded patches with positions (B, n, E), as `encode` takes them; those not kept cost nothing."""
         patches = patchify(image, self.patch_size)
         positions = sincos_positions(self.grid(image.shape[2:]), self.width).to(image.device)
         if keep is not None:
             patches, positions = pick(patches, keep), positions[keep]
         tokens: Tensor = self.patch_embed(patches)
+        if fill is not None:
+            hidden, token = fill
+            tokens = torch.where((hidden if keep is None else hidden.gather(1, keep))[..., None], token, tokens)
         return tokens + positions
 
     def _with_extra(self, tokens: Tensor) -> Tensor:

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from medssl.imaging.errors import ConfigError
-from medssl.models.decoders import ClassificationHead, LightDecoder, UNetDecoder, UNETRDecoder
+from medssl.models.decoders import (
+    ClassificationHead,
+    LightDecoder,
+    UNetDecoder,
+    UNETRDecoder,
+    decoder_for,
+    without_head,
+)
+from medssl.models.encoder import Encoder
+from medssl.models.resnet import ResNet
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
 
@@ -42,7 +51,43 @@ def test_transformer_decoder(patch, dims: int):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in decoder.parameters())
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("small", [True, False])
+def test_a_u_net_on_a_resnet_gives_a_map_of_the_image_size(small: bool, dims: int):
+    torch.manual_seed(0)
+    encoder = ResNet(dims, 2, depth=10, width=4, small=small)
+    image = torch.randn(2, 2, *[32] * dims)
+    pyramid = [level.detach().requires_grad_() for level in encoder(image)]
+    decoder = UNetDecoder(encoder, 3)
+    logits = decoder(image, pyramid)
+    assert logits.shape == (2, 3, *image.shape[2:])
+    logits.square().sum().backward()
+    assert all(level.grad is not None for level in pyramid)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in decoder.parameters())
+    assert any(name.startswith("whole.") for name in decoder.state_dict()) != small
+
+
+@pytest.mark.parametrize(
+    ("encoder", "kind"),
+    [
+        (ViT(2, 1, 4, 24, 4, 2), UNETRDecoder),
+        (ViT(2, 1, 4, 24, 1, 2), UNETRDecoder),
+        (ResNet(2, 1, depth=10, width=4), UNetDecoder),
+        (ResidualUNetEncoder(2, 1, (4, 8), (0, 1)), UNetDecoder),
+    ],
+)
+def test_each_encoder_gets_the_decoder_that_suits_it(encoder: Encoder, kind: type):
+    decoder = decoder_for(encoder, 3)
+    assert type(decoder) is kind
+    other, kept = decoder_for(encoder, 5), without_head(decoder)
+    result = other.load_state_dict(kept, strict=False)
+    assert set(result.missing_keys) == {"head.weight", "head.bias"}
+    assert not result.unexpected_keys
+
+
 def test_parts_that_do_not_fit_are_refused():
+    with pytest.raises(ConfigError, match="a level of the image's size, ResNet has none"):
+        LightDecoder(ResNet(2, 1, depth=10, width=4), 3)
     with pytest.raises(ConfigError, match="UNETRDecoder"):
         UNetDecoder(ViT(2, 1, 4, 24, 2, 2), 3)
     with pytest.raises(ConfigError, match="power of two"):

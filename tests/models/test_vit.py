@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 
 from medssl.imaging.errors import ConfigError
+from medssl.models.positions import pick, sincos_positions
 from medssl.models.vit import TransformerBlock, ViT, attention
 
 
@@ -45,6 +46,24 @@ def test_only_kept_patches_are_embedded(dims: int, monkeypatch):
     tokens = model.encode(image, keep)
     assert seen == [(2, 2, 4**dims)]
     assert tokens.shape == (2, 3, 24)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_token_takes_the_place_of_hidden_patches_and_keeps_their_position(dims: int):
+    model, image = _vit(dims, registers=1), torch.randn(2, 1, *(8, 12, 4)[:dims])
+    hidden = torch.tensor([[True, False, False, True, True, False], [False] * 6])
+    token = torch.randn(1, 1, 24, requires_grad=True)
+    embedded, plain = model.embed_patches(image, None, (hidden, token)), model.embed_patches(image, None)
+    positions = sincos_positions(model.grid(image.shape[2:]), 24)
+    torch.testing.assert_close(embedded[0, hidden[0]], token[0] + positions[hidden[0]])
+    assert torch.equal(embedded[~hidden], plain[~hidden])
+    encoded = model.encode(image, fill=(hidden, token))
+    assert encoded.shape == (2, 2 + 6, 24)
+    torch.testing.assert_close(encoded[1], model.encode(image)[1])
+    encoded[0].sum().backward()
+    assert token.grad is not None
+    keep = torch.tensor([[3, 1], [5, 0]])
+    assert torch.equal(model.embed_patches(image, keep, (hidden, token)), pick(embedded, keep))
 
 
 @pytest.mark.parametrize("first", [0, 3])
