@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
-from medssl.models.encoder import Encoder
+from medssl.models.encoder import PatchEncoder
 from medssl.models.positions import patchify, pick, sincos_positions
 
 
@@ -56,7 +56,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value)
 
 
-class ViT(Encoder):
+class ViT(PatchEncoder):
     """Vision transformer with fixed sine-cosine positions and a class token.
 
     Deviations from the paper: positions are fixed in N dimensions (as in MAE), so nothing is interpolated when the grid
@@ -103,20 +103,10 @@ class ViT(Encoder):
         nn.init.normal_(self.tokens, std=0.02)
         self.apply(_initialise)
 
-    def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Number of patches an axis of an image of spatial shape `shape`.
-
-        Raises:
-            ConfigError: The shape does not divide into patches.
-        """
-        if any(n % p for n, p in zip(shape, self.patch_size, strict=True)):
-            raise ConfigError([f"image of {tuple(shape)} does not divide into patches of {self.patch_size}"])
-        return tuple(n // p for n, p in zip(shape, self.patch_size, strict=True))
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Patch grid (B, E, *grid) at four depths, the last one normalised."""
+    def forward(self, image: Tensor, fill: tuple[Tensor, Tensor] | None = None) -> list[Tensor]:
+        """Patch grid (B, E, *grid) at four depths, the last one normalised; `fill` as in `encode`."""
         grid = self.grid(image.shape[2:])
-        tokens = self._with_extra(self.embed_patches(image, None))
+        tokens = self._with_extra(self.embed_patches(image, None, fill))
         maps = []
         for depth, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)
