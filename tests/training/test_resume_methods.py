@@ -18,12 +18,18 @@ from medssl.training.pretrain_options import ViewOptions
 
 _VIT = Component("medssl.models.vit.ViT", {"patch_size": 4, "width": 12, "depth": 1, "heads": 2})
 _CNN = Component("medssl.models.resnet.ResNet", {"depth": 10, "width": 4, "small": True})
+_SWIN = Component(
+    "medssl.models.swin.SwinV2",
+    {"patch_size": 2, "width": 8, "stages": [[2, 2], [2, 2]], "window": 3, "drop_path": 0.3},
+)
 _METHODS: dict[str, tuple[Component, dict[str, Any], bool]] = {
     "moco_v2.MoCoV2": (_CNN, {"queue": 12, "hidden": 8, "width": 8}, False),
     "byol.BYOL": (_CNN, {"hidden": 8, "width": 8}, False),
     "barlow_twins.BarlowTwins": (_CNN, {"width": 8}, False),
     "swav.SwAV": (_CNN, {"head": [8, 8, 12], "queue": 4, "shares": [0.1, 0.2]}, True),
     "dino.DINO": (_VIT, {"head": [8, 8, 12], "frozen": 0.2}, True),
+    "simmim.SimMIM": (_SWIN, {"block": 4, "decoder": "unet"}, False),
+    "swin_unetr.SwinUNETRPretraining": (_SWIN, {"weighting": "automatic", "width": 8}, False),
     "ijepa.IJEPA": (_VIT, {"predictor": [12, 1, 2]}, False),
 }
 
