@@ -5,12 +5,14 @@ Deviations: noise has the range of the crop, because prepared images do not lie 
 clean.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_DRAWN = 64  # boxes drawn at a time
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,17 @@ def cut_out(image: Tensor, drawn: Cutouts) -> Tensor:
 
 def _boxes(shape: Sequence[int], share: float, sides: tuple[float, float], generator: torch.Generator) -> Tensor:
     """Boxes until at least `share` of the voxels (*S) is in one."""
-    inside = torch.zeros(*shape, dtype=torch.bool).numpy()
-    low, high = ([max(int(n * side + 1e-6), 1) for n in shape] for side in sides)
-    covered, wanted = 0, share * math.prod(shape)
+    inside = np.zeros(tuple(shape), dtype=np.bool_)
+    low, high = (np.maximum((np.array(shape) * side + 1e-6).astype(int), 1) for side in sides)
+    covered, wanted = 0, share * inside.size
     while covered < wanted:
-        draw = torch.rand(2, len(shape), generator=generator, dtype=torch.float64).tolist()
-        lengths = [least + int(u * (most - least + 1)) for u, least, most in zip(draw[0], low, high, strict=True)]
-        begins = [int(u * (n - length + 1)) for u, n, length in zip(draw[1], shape, lengths, strict=True)]
-        box = inside[tuple(slice(b, b + n) for b, n in zip(begins, lengths, strict=True))]
-        covered += box.size - int(box.sum())
-        box[...] = True
+        draws = torch.rand(_DRAWN, 2, len(shape), generator=generator, dtype=torch.float64).numpy()
+        lengths = low + (draws[:, 0] * (high - low + 1)).astype(int)
+        begins = (draws[:, 1] * (np.array(shape) - lengths + 1)).astype(int)
+        for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
+            box = inside[tuple(slice(b, b + n) for b, n in zip(begin, length, strict=True))]
+            covered += box.size - int(np.count_nonzero(box))
+            box[...] = True
+            if covered >= wanted:
+                break
     return torch.from_numpy(inside)

@@ -37,7 +37,8 @@ class BottleneckDecoder(nn.Module):
     """Convolution, instance norm, leaky ReLU and linear enlargement by 2, until the image's size is reached.
 
     Of Swin UNETR's pretraining (Tang et al., CVPR 2022, https://arxiv.org/abs/2111.14791): the width halves with each
-    step down to a 16th of the first, 768 to 48 there.
+    step down to a 16th of the first, 768 to 48 there. The last layer comes before the last enlargement, not after it:
+    being linear both, the numbers are the same, and fewer channels are enlarged.
 
     Args:
         encoder: Any encoder.
@@ -59,10 +60,13 @@ class BottleneckDecoder(nn.Module):
     def forward(self, image: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
         """(B, K, *S); the image itself is not used."""
         out = pyramid[-1]
-        for block, step in zip(self.blocks, self.steps, strict=True):
-            out = F.interpolate(block(out), scale_factor=[float(s) for s in step], mode=self.mode)
-        logits: Tensor = self.head(out)
-        return logits
+        for number, block in enumerate(self.blocks):
+            out = block(self._enlarged(out, self.steps[number - 1]) if number else out)
+        out = self.head(out)
+        return self._enlarged(out, self.steps[-1]) if self.steps else out
+
+    def _enlarged(self, image: Tensor, step: tuple[int, ...]) -> Tensor:
+        return F.interpolate(image, scale_factor=[float(s) for s in step], mode=self.mode)
 
 
 def _steps(stride: Sequence[int]) -> list[tuple[int, ...]]:

@@ -160,6 +160,16 @@ def test_the_painter_reaches_the_size_of_the_image(patch: Any, steps: int) -> No
     assert painter(image, encoder(image)).shape == image.shape
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_painter_gives_the_numbers_of_the_paper_s_order(dims: int) -> None:
+    encoder = small_encoder("swin", dims, 2)
+    painter, last = BottleneckDecoder(encoder, 2), torch.randn(2, 16, *[4] * dims)
+    out = last
+    for block in painter.blocks:
+        out = F.interpolate(block(out), scale_factor=2.0, mode="trilinear" if dims == 3 else "bilinear")
+    torch.testing.assert_close(painter(torch.empty(0), [last]), painter.head(out))
+
+
 def test_the_painter_of_the_paper() -> None:
     """768 to 384, 192, 96, 48, 48 in five steps, on an encoder with strides 2 to 32."""
     stages = [[1, 1], [1, 1], [1, 1], [1, 1], [0, 1]]
