@@ -6,6 +6,7 @@ from medssl.models.component import Component
 from medssl.models.encoder import Encoder
 from medssl.models.networks import Network, NetworkSpec, build_network
 from medssl.models.resnet import ResNet
+from medssl.models.swin import SwinV2
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
 
@@ -14,8 +15,12 @@ def network_spec(kind: str, dims: int, channels: int = 1, classes: int = 3) -> N
     """Description of a network that trains in no time."""
     vit = Component("medssl.models.vit.ViT", {"width": 24, "depth": 2, "heads": 2, "patch_size": 4})
     unet = Component("medssl.models.unet.ResidualUNetEncoder", {"features": [4, 8, 8], "blocks": [0, 1, 1]})
+    swin = Component(
+        "medssl.models.swin.SwinV2", {"patch_size": 2, "width": 8, "stages": [[2, 2], [1, 2]], "window": 3}
+    )
     encoder, decoder = {
         "unet": (unet, Component("medssl.models.decoders.UNetDecoder")),
+        "swin": (swin, Component("medssl.models.decoders.UNetDecoder")),
         "vit": (vit, Component("medssl.models.decoders.UNETRDecoder", {"features": 4})),
         "classifier": (unet, Component("medssl.models.decoders.ClassificationHead")),
     }[kind]
@@ -33,7 +38,9 @@ def network(kind: str, dims: int, seed: int = 0, channels: int = 1, classes: int
 
 
 def small_encoder(kind: str, dims: int, channels: int = 1) -> Encoder:
-    """A `vit`, `resnet` or `unet` encoder for images of 8 voxels and more a side."""
+    """A `vit`, `swin`, `resnet` or `unet` encoder for images of 8 voxels and more a side."""
+    if kind == "swin":
+        return SwinV2(dims, channels, patch_size=2, width=8, stages=[[2, 2], [1, 2]], window=3)
     if kind == "vit":
         return ViT(dims, channels, patch_size=4, width=12, depth=2, heads=2)
     if kind == "resnet":

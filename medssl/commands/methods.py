@@ -22,5 +22,5 @@ def methods() -> None:
     for name, method in sorted(found.items(), key=lambda item: (item[1].card.family, item[0])):
         card = method.card
         dimensions = " and ".join(f"{dims}D" for dims in card.spatial_dims)
-        say(f"{name:<16}{card.family:<18}{dimensions:<11}{', '.join(card.backbones):<34}{card.paper}, {card.link}")
+        say(f"{name:<16}{card.family:<18}{dimensions:<11}{', '.join(card.backbones):<42}{card.paper}, {card.link}")
         say(f"{'':<16}class_path: {method.__module__}.{method.__qualname__}")

@@ -116,3 +116,14 @@ def flip(tensor: Tensor, axes: Tensor, leading: int) -> Tensor:
         dims = [leading - 1 + axis for axis, on in enumerate(chosen) if on]
         samples.append(sample.flip(dims) if dims else sample)
     return torch.stack(samples)
+
+
+def quarter_turned(image: Tensor, turns: Tensor, plane: tuple[int, int]) -> Tensor:
+    """Turn each sample of (B, C, *S) by so many quarters (B,), exactly, from the first to the second of two axes.
+
+    Args:
+        image: Of one length along both axes.
+        turns: On the CPU.
+        plane: The two axes of a sample (C, *S).
+    """
+    return torch.stack([sample.rot90(turn, plane) for sample, turn in zip(image, turns.tolist(), strict=True)])

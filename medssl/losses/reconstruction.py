@@ -1,6 +1,7 @@
 """Losses between hidden patches and their reconstruction."""
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor
 
 
@@ -14,6 +15,29 @@ def normalise_patches(patches: Tensor, variance_floor: float = 1e-6) -> Tensor:
     centred = patches - patches.mean(-1, keepdim=True)
     variance = centred.square().sum(-1, keepdim=True) / (patches.shape[-1] - 1)  # on a CPU 4 x as fast as var()
     return centred * torch.rsqrt(variance + variance_floor)
+
+
+def local_statistics(image: Tensor, window: int, variance_floor: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """Mean and deviation about each voxel, channel by channel: what SimMIM of Swin V2 normalises its target with.
+
+    Args:
+        image: (B, C, *S).
+        window: Side of the box about a voxel, odd; what lies outside the image does not count.
+        variance_floor: Added to the variance (unbiased).
+
+    Returns:
+        Two (B, C, *S) float32.
+    """
+    centre = image.float().mean(tuple(range(2, image.ndim)), keepdim=True)  # squares of small numbers lose less
+    centred = image.float() - centre
+    mean = _box_mean(centred, window)
+    count = torch.ones((), device=image.device)
+    for axis, length in enumerate(image.shape[2:], start=2):
+        place = torch.arange(length, device=image.device)
+        inside = (place + window // 2).clamp(max=length - 1) - (place - window // 2).clamp(min=0) + 1
+        count = count * inside.view(*[length if other == axis else 1 for other in range(image.ndim)])
+    variance = (_box_mean(centred.square(), window) - mean.square()).clamp(min=0) * count / (count - 1)
+    return mean + centre, (variance + variance_floor).sqrt()
 
 
 def token_mse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -44,3 +68,12 @@ def masked_l1(prediction: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     """
     weight = counted.to(torch.float32)
     return ((prediction.float() - target.float()).abs() * weight).sum() / weight.sum().clamp(min=1)
+
+
+def _box_mean(image: Tensor, window: int) -> Tensor:
+    """Mean over a box about each voxel of (B, C, *S), axis after axis: so it costs little in 3D."""
+    pool = F.avg_pool3d if image.ndim == 5 else F.avg_pool2d
+    for axis in range(image.ndim - 2):
+        kernel = [window if other == axis else 1 for other in range(image.ndim - 2)]
+        image = pool(image, kernel, stride=1, padding=[n // 2 for n in kernel], count_include_pad=False)
+    return image

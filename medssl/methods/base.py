@@ -37,7 +37,7 @@ class MethodCard:
     paper: str
     link: str
     family: Literal["contrastive", "self-distillation", "clustering", "decorrelation", "masked", "anatomical"]
-    backbones: tuple[str, ...] = ("ViT", "ResNet", "ResidualUNetEncoder")
+    backbones: tuple[str, ...] = ("ViT", "SwinV2", "ResNet", "ResidualUNetEncoder")
     spatial_dims: tuple[int, ...] = (2, 3)
 
 

@@ -1,9 +1,12 @@
 """What methods and tasks may expect of an encoder."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+from medssl.imaging.errors import ConfigError
 
 
 class Encoder(nn.Module, ABC):
@@ -28,3 +31,33 @@ class Encoder(nn.Module, ABC):
     def summary(self, image: Tensor) -> Tensor:
         """One vector (B, E) where a method wants a token that stands for the image; `embed` unless overridden."""
         return self.embed(image)
+
+
+class PatchEncoder(Encoder):
+    """An encoder that embeds patches, and in which a token can take the place of any of them; abstract."""
+
+    patch_size: tuple[int, ...]
+    """Side of a patch in voxels, an axis each."""
+
+    width: int
+    """Width E of an embedded patch."""
+
+    @abstractmethod
+    def forward(self, image: Tensor, fill: tuple[Tensor, Tensor] | None = None) -> list[Tensor]:
+        """Feature maps, fine to coarse.
+
+        Args:
+            image: (B, C, *S).
+            fill: Which patches are hidden (B, N) bool, and the token (1, 1, E) that takes their place.
+        """
+
+    def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Number of patches an axis of an image of spatial shape `shape`.
+
+        Raises:
+            ConfigError: The shape does not divide into patches, or into the largest merged ones.
+        """
+        largest = self.strides[-1]
+        if any(n % p for n, p in zip(shape, largest, strict=True)):
+            raise ConfigError([f"image of {tuple(shape)} does not divide into patches of {largest}"])
+        return tuple(n // p for n, p in zip(shape, self.patch_size, strict=True))

@@ -44,11 +44,16 @@ class HiddenBlocks:
         if any(b % s for b, s in zip(self.block, stride, strict=True)):
             return None
         if stride not in self._visible:
-            mask = ~self.hidden
-            for axis, (side, step) in enumerate(zip(self.block, stride, strict=True)):
-                mask = mask.repeat_interleave(side // step, dim=1 + axis)
+            mask = enlarged(~self.hidden, [side // step for side, step in zip(self.block, stride, strict=True)])
             self._visible[stride] = mask[:, None].float()
         return self._visible[stride]
+
+
+def enlarged(mask: Tensor, factors: Sequence[int]) -> Tensor:
+    """Each cell of a mask (B, *grid) becomes as many along each axis as its factor says."""
+    for axis, factor in enumerate(factors, start=1):
+        mask = mask.repeat_interleave(factor, dim=axis)
+    return mask
 
 
 class Norm(nn.Module):

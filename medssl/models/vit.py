@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
 from medssl.models.attention import Rotation, SigmaLinear, TransformerBlock, rotary_angles
-from medssl.models.encoder import Encoder
+from medssl.models.encoder import PatchEncoder
 from medssl.models.positions import patchify, pick, sincos_positions
 
 Attention = Literal["plain", "rope", "sigma", "rope_sigma"]
@@ -24,7 +24,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
 """Width, depth and heads (Touvron et al., ICML 2021, https://arxiv.org/abs/2012.12877; Dosovitskiy et al., 2021)."""
 
 
-class ViT(Encoder):
+class ViT(PatchEncoder):
     """Vision transformer with a class token, and with sine-cosine or rotary positions.
 
     Deviations from the paper: positions are fixed in N dimensions (as in MAE), so nothing is interpolated when the grid
@@ -88,20 +88,10 @@ class ViT(Encoder):
         angles = F.pad(angles, (0, 0, self.tokens.shape[1], 0))[:, None]
         return angles.cos(), angles.sin()
 
-    def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Number of patches an axis of an image of spatial shape `shape`.
-
-        Raises:
-            ConfigError: The shape does not divide into patches.
-        """
-        if any(n % p for n, p in zip(shape, self.patch_size, strict=True)):
-            raise ConfigError([f"image of {tuple(shape)} does not divide into patches of {self.patch_size}"])
-        return tuple(n // p for n, p in zip(shape, self.patch_size, strict=True))
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Patch grid (B, E, *grid) at four depths, the last one normalised."""
+    def forward(self, image: Tensor, fill: tuple[Tensor, Tensor] | None = None) -> list[Tensor]:
+        """Patch grid (B, E, *grid) at four depths, the last one normalised; `fill` as in `encode`."""
         grid = self.grid(image.shape[2:])
-        tokens = self._with_extra(self.embed_patches(image, None))
+        tokens = self._with_extra(self.embed_patches(image, None, fill))
         maps, rotation = [], self._rotation(image, None)
         for depth, block in enumerate(self.blocks, start=1):
             tokens = block(tokens, rotation=rotation)

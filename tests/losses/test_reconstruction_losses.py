@@ -1,10 +1,12 @@
 """Reconstruction losses: the golden number and closed forms."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
 
-from medssl.losses.reconstruction import masked_token_mse, normalise_patches, token_mse
+from medssl.losses.reconstruction import local_statistics, masked_l1, masked_token_mse, normalise_patches, token_mse
 
 
 def _sines(rows: int, columns: int, offset: float) -> Tensor:
@@ -43,3 +45,30 @@ def test_perfect_prediction_costs_nothing_and_visible_tokens_do_not_count():
     prediction = torch.where(hidden[..., None], target, target + 100)
     assert masked_token_mse(prediction, target, hidden).item() == 0
     assert masked_token_mse(target + 2, target, hidden).item() == pytest.approx(4)
+
+
+@pytest.mark.parametrize(("shape", "window"), [((6, 5), 3), ((4, 7), 47), ((4, 3, 5), 3)])
+def test_local_statistics_equal_loops(shape: tuple[int, ...], window: int):
+    image = 3 + torch.randn(2, 2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean, deviation = local_statistics(image.float(), window, 1e-4)
+    for place in itertools.product(*(range(n) for n in shape)):
+        box = tuple(slice(max(p - window // 2, 0), p + window // 2 + 1) for p in place)
+        near = image[(slice(None), slice(None), *box)].flatten(2)
+        here = (slice(None), slice(None), *place)
+        torch.testing.assert_close(mean[here].double(), near.mean(-1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(deviation[here].double(), (near.var(-1) + 1e-4).sqrt(), atol=1e-5, rtol=1e-4)
+
+
+def test_local_statistics_of_a_constant_image_are_its_value_and_the_floor():
+    mean, deviation = local_statistics(torch.full((1, 1, 9, 9), 1000.0), 5, 1e-2)
+    assert (mean == 1000).all()
+    torch.testing.assert_close(deviation, torch.full_like(deviation, 0.1))
+
+
+def test_masked_l1_is_the_mean_over_what_counts():
+    target = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    counted = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(1)) < 0.3
+    spread = counted.expand_as(target)
+    prediction = torch.where(spread, target - 2, target + 100)
+    assert masked_l1(prediction, target, spread).item() == pytest.approx(2, rel=1e-5)
+    assert masked_l1(prediction, target, torch.zeros_like(spread)).item() == 0

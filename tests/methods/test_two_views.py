@@ -25,6 +25,7 @@ from medssl.methods.swav import SwAV
 from medssl.methods.vicreg import VICReg
 from medssl.models.encoder import Encoder
 from medssl.models.resnet import ResNet
+from medssl.models.swin import SwinV2
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
 
@@ -46,6 +47,8 @@ _TAUGHT = [MoCoV2, MoCoV3, BYOL, DINO]
 def _encoder(kind: str, dims: int, channels: int) -> Encoder:
     if kind == "vit":
         return ViT(dims, channels, patch_size=4, width=12, depth=2, heads=2)
+    if kind == "swin":
+        return SwinV2(dims, channels, patch_size=2, width=8, stages=[[2, 2], [1, 2]], window=3)
     if kind == "resnet":
         return ResNet(dims, channels, depth=10, width=4, small=True)
     return ResidualUNetEncoder(dims, channels, features=(4, 8), blocks=(0, 1))
@@ -76,7 +79,7 @@ def _embeddings(method: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("kind", _METHODS)
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize(("channels", "encoder"), [(1, "vit"), (2, "cnn"), (4, "resnet")])
+@pytest.mark.parametrize(("channels", "encoder"), [(1, "vit"), (2, "cnn"), (4, "resnet"), (1, "swin")])
 def test_every_method_runs_on_both_families_and_its_encoder_loads(
     kind: type[Method], dims: int, channels: int, encoder: str
 ) -> None:

@@ -18,6 +18,10 @@ from medssl.training.pretrain_options import ViewOptions
 
 _VIT = Component("medssl.models.vit.ViT", {"patch_size": 4, "width": 12, "depth": 1, "heads": 2})
 _CNN = Component("medssl.models.resnet.ResNet", {"depth": 10, "width": 4, "small": True})
+_SWIN = Component(
+    "medssl.models.swin.SwinV2",
+    {"patch_size": 2, "width": 8, "stages": [[2, 2], [2, 2]], "window": 3, "drop_path": 0.3},
+)
 _METHODS: dict[str, tuple[Component, dict[str, Any], bool]] = {
     "moco_v2.MoCoV2": (_CNN, {"queue": 12, "hidden": 8, "width": 8}, False),
     "byol.BYOL": (_CNN, {"hidden": 8, "width": 8}, False),
@@ -30,6 +34,8 @@ _METHODS: dict[str, tuple[Component, dict[str, Any], bool]] = {
     "ibot.IBOT": (_VIT, {"head": [8, 8, 12, 0], "schedule": [0.9, 0.5, 0.2]}, True),
     "dinov2.DINOv2": (_VIT, {"head": [8, 8, 12, 10], "schedule": [0.9, 0.5, 0.2], "spread": [0.9, 0.1]}, True),
     "sit.SiT": (_VIT, {"head": [8, 8]}, False),
+    "simmim.SimMIM": (_SWIN, {"block": 4, "decoder": "unet"}, False),
+    "swin_unetr.SwinUNETRPretraining": (_SWIN, {"weighting": "automatic", "width": 8}, False),
     "ijepa.IJEPA": (_VIT, {"predictor": [12, 1, 2]}, False),
 }
 

@@ -1,0 +1,93 @@
+"""Boxes of a crop replaced by noise and by another crop, drawn first and then applied; masks: True = replaced.
+
+Of Swin UNETR's pretraining, Tang et al., CVPR 2022, https://arxiv.org/abs/2111.14791, as the authors released it.
+Deviations: noise has the range of the crop, because prepared images do not lie between 0 and 1; what is pasted is
+clean.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_DRAWN = 64  # boxes drawn at a time
+
+
+@dataclass(frozen=True)
+class Cutouts:
+    """What is replaced in each crop of a batch; on the CPU.
+
+    Args:
+        noise: (B, 1, *S) bool, where noise is put.
+        pasted: (B, 1, *S) bool, where voxels of another crop are put afterwards.
+        donor: (B,) that other crop.
+        seed: Of the noise, which is drawn where the image is: another kind of device draws another.
+    """
+
+    noise: Tensor
+    pasted: Tensor
+    donor: Tensor
+    seed: int
+
+
+def draw_cutouts(
+    shape: Sequence[int], batch: int, most: float, sides: tuple[float, float], generator: torch.Generator
+) -> Cutouts:
+    """Draw what is replaced in `batch` crops of spatial shape `shape`.
+
+    Args:
+        shape: Voxels an axis.
+        batch: Crops B.
+        most: Each crop draws its share of noise between 0 and this, and likewise its share of another crop; a crop
+            that draws itself as the other one keeps its voxels.
+        sides: Shortest and longest side of a box, relative to the crop's.
+        generator: CPU generator.
+    """
+    shares = most * torch.rand(2, batch, generator=generator, dtype=torch.float64)
+    donor = torch.randint(batch, (batch,), generator=generator)
+    shares[1] *= donor != torch.arange(batch)
+    noise, pasted = (
+        torch.stack([_boxes(shape, share, sides, generator) for share in row.tolist()])[:, None] for row in shares
+    )
+    return Cutouts(
+        noise=noise,
+        pasted=pasted,
+        donor=donor,
+        seed=int(torch.randint(2**62, (), generator=generator)),
+    )
+
+
+def cut_out(image: Tensor, drawn: Cutouts) -> Tensor:
+    """The crops (B, C, *S) with other voxels where the masks say so; pure.
+
+    Noise is Gaussian, stretched so that its lowest and highest value in a crop are those of the crop.
+    """
+    axes = tuple(range(2, image.ndim))
+    generator = torch.Generator(device=image.device).manual_seed(drawn.seed)
+    noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
+    (low, high), (least, largest) = (
+        (part.amin(axes, keepdim=True), part.amax(axes, keepdim=True)) for part in (image, noise)
+    )
+    stretched = low + (noise - least) * ((high - low) / (largest - least))
+    out = torch.where(drawn.noise.to(image.device), stretched, image)
+    return torch.where(drawn.pasted.to(image.device), image[drawn.donor.to(image.device)], out)
+
+
+def _boxes(shape: Sequence[int], share: float, sides: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """Boxes until at least `share` of the voxels (*S) is in one."""
+    inside = np.zeros(tuple(shape), dtype=np.bool_)
+    low, high = (np.maximum((np.array(shape) * side + 1e-6).astype(int), 1) for side in sides)
+    covered, wanted = 0, share * inside.size
+    while covered < wanted:
+        draws = torch.rand(_DRAWN, 2, len(shape), generator=generator, dtype=torch.float64).numpy()
+        lengths = low + (draws[:, 0] * (high - low + 1)).astype(int)
+        begins = (draws[:, 1] * (np.array(shape) - lengths + 1)).astype(int)
+        for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
+            box = inside[tuple(slice(b, b + n) for b, n in zip(begin, length, strict=True))]
+            covered += box.size - int(np.count_nonzero(box))
+            box[...] = True
+            if covered >= wanted:
+                break
+    return torch.from_numpy(inside)
