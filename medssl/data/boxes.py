@@ -7,8 +7,11 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_DRAWN = 64  # covering boxes drawn at a time
 
 
 def draw_boxes(
@@ -38,6 +41,33 @@ def sides_of(shape: Sequence[int], shares: tuple[float, float]) -> tuple[list[in
     """Shortest and longest side in voxels, at least 1, from sides relative to the image's."""
     low, high = ([max(int(n * share + 1e-6), 1) for n in shape] for share in shares)
     return low, high
+
+
+def covering_boxes(
+    shape: Sequence[int], share: float, sides: tuple[Sequence[int], Sequence[int]], generator: torch.Generator
+) -> Tensor:
+    """Draw boxes until at least a share of an image's voxels is in one: (*S) bool on the CPU.
+
+    Args:
+        shape: Voxels an axis.
+        share: Share to cover.
+        sides: Shortest and longest side, an axis each; every axis of a box is drawn on its own, uniformly.
+        generator: CPU generator.
+    """
+    inside_any = np.zeros(tuple(shape), dtype=np.bool_)
+    low, high = (np.array(list(side)) for side in sides)
+    covered, wanted = 0, share * inside_any.size
+    while covered < wanted:
+        draws = torch.rand(_DRAWN, 2, len(shape), generator=generator, dtype=torch.float64).numpy()
+        lengths = low + (draws[:, 0] * (high - low + 1)).astype(int)
+        begins = (draws[:, 1] * (np.array(shape) - lengths + 1)).astype(int)
+        for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
+            box = inside_any[tuple(slice(b, b + n) for b, n in zip(begin, length, strict=True))]
+            covered += box.size - int(np.count_nonzero(box))
+            box[...] = True
+            if covered >= wanted:
+                break
+    return torch.from_numpy(inside_any)
 
 
 def place(size: Tensor, shape: Sequence[int], uniform: Tensor) -> Tensor:

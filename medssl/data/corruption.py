@@ -7,19 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medssl.data.boxes import covering_boxes
 from medssl.imaging.errors import ConfigError
 
 Content = Literal["noise", "zeros", "region"]
 
 LONGEST = 0.3
 """Longest side of a box, relative to the image's."""
-
-_DRAWN = 64  # boxes drawn at a time
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def draw_corruption(
     places = torch.rand(batch, len(shape), generator=generator)
     masks = [_boxes(shape, alien if given else own, align, generator) for given in foreign.tolist()]
     return Corruption(
-        mask=torch.from_numpy(np.stack(masks))[:, None],
+        mask=torch.stack(masks)[:, None],
         donor=torch.where(foreign, partner, torch.arange(batch)),
         shift=(places * torch.tensor(list(shape))).long(),
         seeds=torch.randint(2**62, (batch,), generator=generator),
@@ -93,11 +90,6 @@ def corrupt(image: Tensor, drawn: Corruption, content: Content) -> Tensor:
     return torch.where(drawn.mask.to(image.device), torch.stack(made), image)
 
 
-def quarter_turned(image: Tensor, turns: Tensor) -> Tensor:
-    """Images (B, C, *S) turned by so many quarters (B,) in the plane of their first two axes, of one length."""
-    return torch.stack([sample.rot90(turn, (1, 2)) for sample, turn in zip(image, turns.tolist(), strict=True)])
-
-
 def _noise_like(sample: Tensor, seed: int) -> Tensor:
     """Gaussian noise with each channel's mean and deviation; drawn where the image is, as it is large."""
     noise = torch.empty_like(sample).normal_(generator=torch.Generator(device=sample.device).manual_seed(seed))
@@ -105,22 +97,11 @@ def _noise_like(sample: Tensor, seed: int) -> Tensor:
     return sample.mean(axes, keepdim=True) + sample.std(axes, keepdim=True, correction=0) * noise
 
 
-def _boxes(shape: Sequence[int], share: float, align: int, generator: torch.Generator) -> npt.NDArray[np.bool_]:
-    """Boxes on the grid of aligned cells until at least `share` of the voxels is covered."""
-    grid = np.array(shape) // align
-    longest = np.maximum((LONGEST * grid).astype(int), 1)
-    cells = np.zeros(tuple(grid), dtype=np.bool_)
-    covered, wanted = 0, share * cells.size
-    while covered < wanted:
-        draws = torch.rand(_DRAWN, 2, len(shape), generator=generator, dtype=torch.float64).numpy()
-        sides = 1 + (draws[:, 0] * longest).astype(int)
-        begins = (draws[:, 1] * (grid - sides + 1)).astype(int)
-        for begin, side in zip(begins.tolist(), sides.tolist(), strict=True):
-            box = cells[tuple(slice(b, b + s) for b, s in zip(begin, side, strict=True))]
-            covered += box.size - int(np.count_nonzero(box))
-            box[...] = True
-            if covered >= wanted:
-                break
+def _boxes(shape: Sequence[int], share: float, align: int, generator: torch.Generator) -> Tensor:
+    """Boxes (*S) on the grid of aligned cells until at least `share` of the voxels is covered."""
+    grid = [n // align for n in shape]
+    longest = [max(int(LONGEST * n), 1) for n in grid]
+    cells = covering_boxes(grid, share, ([1] * len(grid), longest), generator)
     for axis in range(len(shape)):
-        cells = cells.repeat(align, axis)
+        cells = cells.repeat_interleave(align, axis)
     return cells

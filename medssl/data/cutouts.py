@@ -8,11 +8,10 @@ clean.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-_DRAWN = 64  # boxes drawn at a time
+from medssl.data.boxes import covering_boxes, sides_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,10 @@ def draw_cutouts(
     donor = torch.randint(batch, (batch,), generator=generator)
     shares[1] *= donor != torch.arange(batch)
     noise, pasted = (
-        torch.stack([_boxes(shape, share, sides, generator) for share in row.tolist()])[:, None] for row in shares
+        torch.stack([covering_boxes(shape, share, sides_of(shape, sides), generator) for share in row.tolist()])[
+            :, None
+        ]
+        for row in shares
     )
     return Cutouts(
         noise=noise,
@@ -73,21 +75,3 @@ def cut_out(image: Tensor, drawn: Cutouts) -> Tensor:
     stretched = low + (noise - least) * ((high - low) / (largest - least))
     out = torch.where(drawn.noise.to(image.device), stretched, image)
     return torch.where(drawn.pasted.to(image.device), image[drawn.donor.to(image.device)], out)
-
-
-def _boxes(shape: Sequence[int], share: float, sides: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Boxes until at least `share` of the voxels (*S) is in one."""
-    inside = np.zeros(tuple(shape), dtype=np.bool_)
-    low, high = (np.maximum((np.array(shape) * side + 1e-6).astype(int), 1) for side in sides)
-    covered, wanted = 0, share * inside.size
-    while covered < wanted:
-        draws = torch.rand(_DRAWN, 2, len(shape), generator=generator, dtype=torch.float64).numpy()
-        lengths = low + (draws[:, 0] * (high - low + 1)).astype(int)
-        begins = (draws[:, 1] * (np.array(shape) - lengths + 1)).astype(int)
-        for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
-            box = inside[tuple(slice(b, b + n) for b, n in zip(begin, length, strict=True))]
-            covered += box.size - int(np.count_nonzero(box))
-            box[...] = True
-            if covered >= wanted:
-                break
-    return torch.from_numpy(inside)

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
-from medssl.data.corruption import Content, Corruption, corrupt, draw_corruption, quarter_turned
+from medssl.data.corruption import Content, Corruption, corrupt, draw_corruption
 from medssl.data.masking import step_generator
+from medssl.data.spatial import quarter_turned
 from medssl.imaging.errors import ConfigError
 from medssl.losses.contrastive import batch_info_nce
 from medssl.losses.reconstruction import masked_l1
@@ -112,7 +113,7 @@ class SiT(SiameseMethod):
                 raise ConfigError(
                     [f"quarter turns need views as long along axis 0 as along axis 1, got {tuple(shape)}"]
                 )
-            clean = [quarter_turned(view, given) for view, given in zip(views, turns, strict=True)]
+            clean = [quarter_turned(view, given, (1, 2)) for view, given in zip(views, turns, strict=True)]
         drawn = [draw_corruption(shape, views.shape[1], self.covered, self.align, generator) for _ in clean]
         return clean, drawn, turns.flatten()
 

@@ -69,7 +69,7 @@ class ViT(PatchEncoder):
         patch_voxels = math.prod(self.patch_size)
         self.patch_embed = nn.Linear(patch_voxels * in_channels, width)
         self.tokens = nn.Parameter(torch.zeros(1, 1 + registers, width))
-        self._head_width = width // heads
+        self.heads, self._head_width = heads, width // heads
         self.rotary, bounded = attention.startswith("rope"), attention.endswith("sigma")
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, bounded) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from medssl.data.corruption import LONGEST, Corruption, corrupt, draw_corruption, quarter_turned
+from medssl.data.corruption import LONGEST, Corruption, corrupt, draw_corruption
+from medssl.data.spatial import quarter_turned
 from medssl.imaging.errors import ConfigError
 
 
@@ -83,7 +84,9 @@ def test_draws_repeat_themselves() -> None:
 
 def test_quarter_turns() -> None:
     image = torch.tensor([[1.0, 2], [3, 4]]).expand(3, 1, 2, 2)
-    turned = quarter_turned(image, torch.tensor([0, 1, 2]))
+    turned = quarter_turned(image, torch.tensor([0, 1, 2]), (1, 2))
     assert turned[:, 0].tolist() == [[[1, 2], [3, 4]], [[2, 4], [1, 3]], [[4, 3], [2, 1]]]
     volume = torch.randn(1, 1, 4, 4, 3)
-    torch.testing.assert_close(quarter_turned(volume, torch.tensor([1]))[..., 2], volume[..., 2].rot90(1, (2, 3)))
+    torch.testing.assert_close(
+        quarter_turned(volume, torch.tensor([1]), (1, 2))[..., 2], volume[..., 2].rot90(1, (2, 3))
+    )

@@ -9,7 +9,8 @@ from fixed_batch import learn
 from token_views import small_vit, tokens_of, view_batch
 from torch import Tensor
 
-from medssl.data.corruption import corrupt, quarter_turned
+from medssl.data.corruption import corrupt
+from medssl.data.spatial import quarter_turned
 from medssl.imaging.errors import ConfigError
 from medssl.losses.contrastive import batch_info_nce
 from medssl.losses.reconstruction import masked_l1
@@ -59,7 +60,7 @@ def test_views_are_turned_only_where_that_is_asked_for() -> None:
     assert torch.equal(torch.stack(still), batch["views"])
     turned, _, turns = _method(registers=1, weights=(1.0, 1.0))._draw(batch["views"], 3)
     assert turns.any()
-    assert torch.equal(torch.cat(turned), quarter_turned(batch["views"].flatten(0, 1), turns))
+    assert torch.equal(torch.cat(turned), quarter_turned(batch["views"].flatten(0, 1), turns, (1, 2)))
     assert _method().compass is None
 
 
