@@ -36,6 +36,8 @@ _METHODS: dict[str, tuple[Component, dict[str, Any], bool]] = {
     "sit.SiT": (_VIT, {"head": [8, 8]}, False),
     "simmim.SimMIM": (_SWIN, {"block": 4, "decoder": "unet"}, False),
     "swin_unetr.SwinUNETRPretraining": (_SWIN, {"weighting": "automatic", "width": 8}, False),
+    "cae.CAE": (_VIT, {"depths": [1, 1]}, False),
+    "croco.CroCo": (_VIT, {"mask_ratio": 0.75, "decoder": [12, 1, 2]}, False),
     "ijepa.IJEPA": (_VIT, {"predictor": [12, 1, 2]}, False),
 }
 
