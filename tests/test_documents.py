@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from medssl.commands.app import STAGES, read_application
+from medssl.commands.methods import methods
 from medssl.commands.parsing import parse_verb, read_options
 from medssl.evaluation.benchmark_plan import BenchmarkPlan
 
@@ -49,6 +50,23 @@ def test_links_lead_to_files(document: str):
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if "://" not in target:
             assert (_ROOT / target).exists(), target
+
+
+def test_every_method_has_a_page_configurations_and_a_place_in_the_comparison(capsys: pytest.CaptureFixture[str]):
+    methods()
+    names = re.findall(r"^(\w+) ", capsys.readouterr().out, re.MULTILINE)
+    assert len(names) > 20
+    listed = [(_ROOT / document).read_text(encoding="utf-8") for document in ("README.md", "docs/methods/README.md")]
+    stems = [path.stem for path in _CONFIGS if path.parent.name == "pretrain"]
+    compared = {
+        m.name for m in read_options(BenchmarkPlan, _ROOT / "configs" / "benchmark" / "methods_small.yaml").methods
+    }
+    for name in names:
+        assert (_ROOT / "docs" / "methods" / f"{name}.md").is_file(), name
+        assert all(f"`{name}`" in text for text in listed), name
+        own = [stem for stem in stems if re.fullmatch(rf"{name}_[a-z]+[23]d(_gpu)?", stem)]
+        assert {stem[-2:] for stem in own} >= {"2d", "3d", "pu"}, name
+        assert name in compared
 
 
 @pytest.mark.parametrize("path", _CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
