@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medssl.data import intensity, spatial
 from medssl.data.augment_options import AugmentOptions
+from medssl.data.stain import jitter_stain
 
 _BIAS_POINTS, _ELASTIC_POINTS = 3, 4
 _SINGLE = 40  # uniform numbers a sample besides those of the two fields
@@ -36,6 +37,7 @@ class Variation:
         gamma_inverted: (B,) bool.
         bias: (B, 3, ..., 3) logarithm of the field at its control points.
         elastic: (B, D, 4, ..., 4) displacement in voxels at its control points.
+        stain: (B, 2, 3) factor less 1, and offset, of each stain.
     """
 
     matrix: Tensor
@@ -52,6 +54,7 @@ class Variation:
     gamma_inverted: Tensor
     bias: Tensor
     elastic: Tensor
+    stain: Tensor
 
 
 class Augmentation:
@@ -123,6 +126,7 @@ def draw(
         gamma_inverted=uniform.below(0.5),
         bias=uniform.field(uniform.below(options.bias_p), options.bias, bias_shape),
         elastic=uniform.field(bent, options.elastic_voxels, elastic_shape),
+        stain=uniform.field(uniform.below(options.stain_p), options.stain, [2, 3]),
     )
 
 
@@ -156,12 +160,20 @@ def apply(variation: Variation, image: Tensor, label: Tensor | None) -> tuple[Te
 
 
 def change_intensity(v: Variation, image: Tensor) -> Tensor:
-    """Noise, smoothing, brightness, contrast, resolution and gamma in nnU-Net's order, after the coil's bias; pure."""
+    """Noise, smoothing, brightness, contrast, resolution and gamma in nnU-Net's order; pure.
+
+    Before them come the stains and the coil's bias.
+    """
 
     def on(values: Tensor, rows: Tensor) -> Tensor:
         return values[rows].to(image.device, torch.float32)
 
+    def restained(part: Tensor, rows: Tensor) -> Tensor:
+        factor, offset = on(v.stain, rows).unbind(1)
+        return jitter_stain(part, 1 + factor, offset)
+
     steps: tuple[tuple[Tensor, Callable[[Tensor, Tensor], Tensor]], ...] = (
+        (v.stain.flatten(1).any(1), restained),
         (v.bias.flatten(1).any(1), lambda part, rows: intensity.add_bias_field(part, on(v.bias, rows))),
         (v.noise > 0, lambda part, rows: intensity.add_noise(part, on(v.noise, rows), v.noise_seed[rows].tolist())),
         (v.blur > 0, lambda part, rows: intensity.blur(part, on(v.blur, rows))),

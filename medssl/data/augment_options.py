@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from medssl.imaging.errors import ConfigError
+from medssl.imaging.preprocess import Intensity
 
-_FROM_ZERO = ("scale", "stretch", "elastic_voxels", "noise_std", "brightness", "gamma", "bias")
+_FROM_ZERO = ("scale", "stretch", "elastic_voxels", "noise_std", "brightness", "gamma", "bias", "stain")
 
 
 @dataclass
@@ -85,9 +86,26 @@ class AugmentOptions:
     bias: float = 0.3
     """Largest natural logarithm of the field."""
 
+    stain_p: float = 0.0
+    """Probability of stronger and weaker stains in H&E sections: colour pictures prepared with intensity window 0 to
+    255 (Tellez et al. 2018)."""
+
+    stain: float = 0.05
+    """Largest relative change of each stain, and largest optical density added to it: 0.05 is light, 0.2 strong."""
+
     def __post_init__(self) -> None:
         if problems := self.problems():
             raise ConfigError(problems)
+
+    def misfits(self, channels: int, intensity: Intensity) -> list[str]:
+        """What the prepared images cannot be varied by, one sentence each."""
+        coloured = (
+            channels == 3 and intensity.kind == "window" and (intensity.low, intensity.high) == ((0.0,), (255.0,))
+        )
+        if self.stain_p == 0 or coloured:
+            return []
+        found = f"these have {channels} channel(s) and intensity {intensity.kind}"
+        return [f"augment.stain_p needs red, green and blue prepared with intensity window 0 to 255, {found}"]
 
     def problems(self) -> list[str]:
         """Every value outside its range, one sentence each."""

@@ -59,6 +59,7 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Finetuning:
     parts = parts_of(fabric, settings.train)
     problems = list(settings.problems())
     sound = not problems
+    problems += settings.augment.misfits(len(cache.channels), cache.preprocess.intensity)
     shares: list[Share] = []
     spec: NetworkSpec | None = None
     if settings.train.batch_size % parts:

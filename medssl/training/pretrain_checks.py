@@ -57,6 +57,8 @@ def contradictions(
         parts: Parts that a step's batch is computed in, over all devices.
     """
     problems = _wrong_crops(views, cache, cases)
+    for augment in filter(None, (views.augment, views.second)):
+        problems += augment.misfits(len(cache.channels), cache.preprocess.intensity)
     if train.batch_size % parts:
         problems.append(
             f"train.batch_size {train.batch_size} must divide by devices x nodes x accumulate = {parts}: every device "

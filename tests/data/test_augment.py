@@ -13,7 +13,7 @@ from medssl.data.augment_options import NO_AUGMENTATION, AugmentOptions
 from medssl.imaging.errors import ConfigError
 
 _SHAPES = {2: (9, 7), 3: (6, 7, 5)}
-_EVERYTHING = AugmentOptions(**dict.fromkeys(NO_AUGMENTATION, 1.0), flip_axes=(0, 1), shift=0.1)
+_EVERYTHING = AugmentOptions(**{**dict.fromkeys(NO_AUGMENTATION, 1.0), "stain_p": 0.0}, flip_axes=(0, 1), shift=0.1)
 
 
 def _batch(dims: int, numbers: list[int]) -> dict[str, torch.Tensor]:
