@@ -1,6 +1,6 @@
 """What a network is fine-tuned to do and how; torch-free, so that help is at once."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from medssl.imaging.errors import ConfigError
@@ -20,12 +20,13 @@ class NetworkOptions:
     encoder: Component | None = None
     """Encoder and its arguments; left out, it is that of the file given with --init."""
 
-    decoder: Component = field(default_factory=lambda: Component("medssl.models.decoders.UNetDecoder"))
-    """Decoder (segmentation) or head (classification) and its arguments."""
+    decoder: Component | None = None
+    """Decoder (segmentation) or head (classification) and its arguments; left out, `UNetDecoder` or
+    `ClassificationHead`."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for run.json."""
-        return {"encoder": self.encoder and self.encoder.to_json(), "decoder": self.decoder.to_json()}
+        return {"encoder": self.encoder and self.encoder.to_json(), "decoder": self.decoder and self.decoder.to_json()}
 
 
 @dataclass

@@ -53,6 +53,12 @@ class Settings:
     subset: SubsetOptions
     init: Path | None = None
 
+    @property
+    def decoder(self) -> Component:
+        """The decoder or head named, or the usual one of the task."""
+        usual = "UNetDecoder" if self.task == "segmentation" else "ClassificationHead"
+        return self.network.decoder or Component(f"medssl.models.decoders.{usual}")
+
     def problems(self) -> Iterator[str]:
         """Every mistake that can be seen without looking at the data, one sentence each."""
         if self.loss not in LOSSES[self.task]:
@@ -61,7 +67,7 @@ class Settings:
             yield "network.encoder is missing: name one, or give --init FILE to use the pretrained one"
         elif self.network.encoder is not None:
             yield from check_component("network.encoder", self.network.encoder, _FACTS)
-        yield from check_component("network.decoder", self.network.decoder, ("encoder", "out_channels"))
+        yield from check_component("network.decoder", self.decoder, ("encoder", "out_channels"))
         if self.init is not None and not self.init.is_file():
             yield f"init {self.init} does not exist: give the encoder.safetensors of a pretraining run"
         if self.init is None and (self.transfer.frozen_steps or self.transfer.encoder_lr == 0):
@@ -122,7 +128,7 @@ def network_spec(settings: Settings, cache: Cache) -> NetworkSpec:
         if settings.task == "segmentation"
         else len(cache.classes),
         encoder=Component(found.class_path, arguments),
-        decoder=settings.network.decoder,
+        decoder=settings.decoder,
     )
     _check_divisible(spec, settings.crops.size, trusted_only=settings.network.encoder is None)
     return spec

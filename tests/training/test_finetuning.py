@@ -28,6 +28,7 @@ from medssl.training.options import TrainOptions
 
 _CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "finetune").glob("*.yaml"))
 _UNET = {"features": [4, 8, 8], "blocks": [0, 1, 1]}
+_UNET_DECODER = {"class_path": "medssl.models.decoders.UNetDecoder"}
 _VIT = {"width": 24, "depth": 2, "heads": 2, "patch_size": 4}
 
 Finetune = Callable[..., int]
@@ -48,15 +49,13 @@ def finetune() -> Finetune:
     """`finetune(cache, out, kind, **options)` through the command line; names with __ for a dot."""
 
     def run(cache: Cache, out: Path, kind: str = "unet", **options: Any) -> int:
-        encoder, decoder = {
-            "unet": (Component("medssl.models.unet.ResidualUNetEncoder", _UNET), "UNetDecoder"),
-            "vit": (Component("medssl.models.vit.ViT", _VIT), "UNETRDecoder"),
-            "unet_class": (Component("medssl.models.unet.ResidualUNetEncoder", _UNET), "ClassificationHead"),
-            "vit_class": (Component("medssl.models.vit.ViT", _VIT), "ClassificationHead"),
-        }[kind]
+        encoder = {
+            "unet": Component("medssl.models.unet.ResidualUNetEncoder", _UNET),
+            "vit": Component("medssl.models.vit.ViT", _VIT),
+        }[kind.removesuffix("_class")]
         given = {
             "network__encoder": encoder.to_json(),
-            "network__decoder": {"class_path": f"medssl.models.decoders.{decoder}"},
+            **({"network__decoder": {"class_path": "medssl.models.decoders.UNETRDecoder"}} if kind == "vit" else {}),
             "crops__size": [16] * cache.spatial_dims,
             "train__steps": 3,
             "train__accelerator": "cpu",
@@ -274,7 +273,7 @@ def test_a_dry_run_writes_nothing(
         ({"network__encoder": None}, ["--init FILE"]),
         ({"init": "nowhere.safetensors"}, ["does not exist"]),
         ({"transfer__frozen_steps": 5}, ["random weights would stay random"]),
-        ({"network__decoder__init_args__x": 1}, ["init_args.x is no argument of UNetDecoder"]),
+        ({"network__decoder": {**_UNET_DECODER, "init_args": {"x": 1}}}, ["init_args.x is no argument of UNetDecoder"]),
         ({"crops__size": [4, 4]}, ["one voxel"]),
         ({"train__lr": -1, "crops__foreground": 2}, ["train.lr", "crops.foreground"]),
     ],
