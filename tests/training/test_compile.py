@@ -1,7 +1,12 @@
 """torch.compile changes the speed of a run, not what it learns; where it cannot compile, the run goes on without."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
+from small_cache import small_cache
+from tiny_methods import METHODS, run
 from toys import Toy
 
 pytestmark = pytest.mark.slow  # the compiler takes its time
@@ -24,3 +29,20 @@ def test_a_compiled_run_learns_what_an_eager_one_learns(train, make):
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
     for (name, ours), (_, theirs) in zip(compiled.state_dict().items(), eager.state_dict().items(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns_the_same_when_compiled(name: str, tmp_path: Path):
+    data = small_cache(tmp_path / "cache", [(20, 24), (24, 20), (18, 18)]).path
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    kept = []
+    for compiled in (False, True):
+        out = tmp_path / f"compiled_{compiled}"
+        run(data, out, name, steps=3, lr=1e-3, compile=compiled)
+        kept.append(load_file(out / "encoder.safetensors"))
+    frames = torch._dynamo.utils.counters["frames"]
+    assert frames["ok"] >= frames["total"] - 2, frames
+    for key, eager in kept[0].items():
+        torch.testing.assert_close(kept[1][key], eager, atol=1e-4, rtol=1e-3, msg=key)
