@@ -20,9 +20,10 @@ def small_cache(
     splits: Sequence[str] = (),
     classes: Sequence[str] = (),
     labelled: Sequence[bool] = (),
+    patients: Sequence[str] = (),
     ignore_label: int | None = None,
 ) -> Cache:
-    """One case a shape, named `c0`, `c1`, ..., each of its own patient.
+    """One case a shape, named `c0`, `c1`, ..., each of its own patient unless `patients` are named.
 
     Case `n` has the value `1000 n + position` in its first channel, where `position` counts voxels, so that a crop
     tells where it came from; a label map has a box of class 1 and a corner voxel of class 2.
@@ -37,7 +38,8 @@ def small_cache(
         label[(-1,) * dims] = 2
         grid = Geometry(np.eye(4), shape)
         case = CachedCase(
-            case=f"c{number}", patient=f"p{number}", split=splits[number] if splits else "train", modality="MR",
+            case=f"c{number}", patient=patients[number] if patients else f"p{number}",
+            split=splits[number] if splits else "train", modality="MR",
             class_name=classes[number % len(classes)] if classes else "", site="", sex="", age="", shape=shape,
             spacing_mm=(1.0,) * dims, has_label=has_label, image_field="", label_field="",
             record=Restoration(grid, grid),

@@ -26,6 +26,8 @@ class CropPlan:
         classes: Add `class_index` (B,) int64.
         foreground: Share of crops centred near a voxel of a random class of the case; the rest anywhere.
         min_std: Crops whose standard deviation is below it are drawn again, at most 8 times: air teaches nothing.
+        partners: Add `partner` (B, C, *S): the crop at the same place, relative to its size, of another case of the
+            same patient, or the crop itself where there is none.
     """
 
     size: tuple[int, ...]
@@ -36,6 +38,7 @@ class CropPlan:
     classes: bool = False
     foreground: float = 0.0
     min_std: float = 0.0
+    partners: bool = False
 
 
 class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -98,14 +101,14 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         for further in range(len(self._cases)):
             position = (first + further) % len(self._cases)
             try:
-                return self._crop(self._cases[position], number)
+                return self._crop(self._cases[position], number, damaged)
             except CacheError as error:
                 if error.reason != "bad-cache":
                     raise
                 damaged.add(position)
         raise CacheError(f"{self._cache.path}: no case can be read any more: prepare it again", reason="bad-cache")
 
-    def _crop(self, case: CachedCase, number: int) -> dict[str, np.ndarray]:
+    def _crop(self, case: CachedCase, number: int, damaged: set[int]) -> dict[str, np.ndarray]:
         generator = _generator(self._plan.seed, number, stream=1)
         start, image = self._draw(case, number, generator)
         crop = {"image": image, "patient": np.array(self._patients[case.patient], dtype=np.int64)}
@@ -113,7 +116,27 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
             crop["label"] = self._label(case, start)
         if self._plan.classes:
             crop["class_index"] = np.array(self._class_index[case.class_name], dtype=np.int64)
+        if self._plan.partners:
+            found = self._partner(case, number, start, damaged)
+            crop["partner"] = image if found is None else found
         return crop
+
+    def _partner(self, case: CachedCase, number: int, start: tuple[int, ...], damaged: set[int]) -> np.ndarray | None:
+        """The crop at the same place of another case of the patient that can be read."""
+        others = [n for n, other in enumerate(self._cases) if other.patient == case.patient and other.case != case.case]
+        for position in _generator(self._plan.seed, number, stream=3).permutation(others).astype(int).tolist():
+            other = self._cases[position]
+            place = tuple(
+                round(begin * (n - size) / (own - size)) if own > size and n > size else (n - size) // 2
+                for begin, own, n, size in zip(start, case.shape, other.shape, self._plan.size, strict=True)
+            )
+            try:
+                return self._cache.crop_image(other, place, self._plan.size)
+            except CacheError as error:
+                if error.reason != "bad-cache":
+                    raise
+                damaged.add(position)
+        return None
 
     def _draw(
         self, case: CachedCase, number: int, generator: np.random.Generator

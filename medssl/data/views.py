@@ -48,13 +48,16 @@ class MultiView:
         self._spacing_mm, self._seed = tuple(spacing_mm), seed
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add `views` (V, B, C, *size), `local_views` where asked for, and each one's box: `..._centre`, `..._side`."""
+        """Add `views` (V, B, C, *size), `local_views` where asked for, and each one's box: `..._centre`, `..._side`.
+
+        Where the batch has `partner` (B, C, *S), the second of the views is taken from it.
+        """
         source, numbers = batch["image"], batch["index"].tolist()
         added: dict[str, Tensor] = {}
         first = 0
         for name, group in self._groups.items():
             drawn = draw_views(group, numbers, first, self._seed, source.shape[2:], self._spacing_mm)
-            added[name] = make_views(drawn, source, group.size)
+            added[name] = make_views(drawn, source, group.size, batch.get("partner") if name == "views" else None)
             added[f"{name}_centre"], added[f"{name}_side"] = drawn.centre, drawn.side
             first += group.count
         return {**batch, **added}
@@ -98,11 +101,11 @@ def draw_views(
     return DrawnViews(joined, torch.stack(centres), torch.stack(sides))
 
 
-def make_views(drawn: DrawnViews, source: Tensor, size: Sequence[int]) -> Tensor:
-    """Views (V, B, C, *size) of a batch (B, C, *S); pure."""
+def make_views(drawn: DrawnViews, source: Tensor, size: Sequence[int], partner: Tensor | None = None) -> Tensor:
+    """Views (V, B, C, *size) of a batch (B, C, *S), the second of `partner` (B, C, *S) where there is one; pure."""
     count, variation = len(drawn.centre), drawn.variation
     views = []
-    for rows in torch.arange(count * len(source)).chunk(count):
+    for view, rows in enumerate(torch.arange(count * len(source)).chunk(count)):
         elastic = variation.elastic[rows]
         grid = spatial.sampling_grid(
             variation.matrix[rows].to(source.device),
@@ -111,7 +114,7 @@ def make_views(drawn: DrawnViews, source: Tensor, size: Sequence[int]) -> Tensor
             elastic.to(source.device) if bool(elastic.any()) else None,
             source=source.shape[2:],
         )
-        views.append(spatial.resample_image(source, grid))
+        views.append(spatial.resample_image(source if partner is None or view != 1 else partner, grid))
     flat = spatial.flip(change_intensity(variation, torch.cat(views)), variation.flips, 2)
     return flat.view(count, len(source), *flat.shape[1:])
 

@@ -2,8 +2,8 @@
 
 Weinzaepfel et al., "CroCo: Self-Supervised Pre-training for 3D Vision Tasks by Cross-View Completion", NeurIPS 2022,
 https://arxiv.org/abs/2210.10716; v2: ICCV 2023, https://arxiv.org/abs/2211.10408. Deviations: 2D and 3D; the scene is a
-part of a body: two boxes of one source crop, which overlap, or two channels of one crop; the encoder keeps its class
-token, which the decoder does not see.
+part of a body: two boxes of one source crop, which overlap, or of two scans of a patient, or two channels of one crop;
+the encoder keeps its class token, which the decoder does not see.
 """
 
 from typing import Literal, final

@@ -86,7 +86,7 @@ def to_network(fabric: Fabric, batch: Batch, channels_last: bool, augment: Calla
     numbers: Batch = {name: batch[name] for name in ("step", "index") if name in batch}
     moved: Batch = fabric.to_device({name: tensor for name, tensor in batch.items() if name not in numbers})
     moved |= numbers
-    moved["image"] = moved["image"].float()
+    moved |= {name: moved[name].float() for name in ("image", "partner") if name in moved}
     if augment is not None:
         with torch.no_grad():
             moved = augment(moved)

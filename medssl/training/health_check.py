@@ -107,6 +107,8 @@ class HealthCheck:
         index = torch.arange(_CALM + first, _CALM + first + len(crops))
         patient = torch.cat([crop["patient"] for crop in crops]).to(self._device)
         batch = {"image": image, "step": torch.tensor(_CALM + first), "index": index, "patient": patient}
+        if "partner" in crops[0]:
+            batch["partner"] = torch.cat([crop["partner"].float() for crop in crops]).to(self._device)
         return batch if self._views is None else self._views(batch)
 
     def _probe(self, features: Tensor) -> dict[str, float]:

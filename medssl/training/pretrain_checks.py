@@ -90,6 +90,8 @@ def unused_views(method: type[Method], views: ViewOptions) -> list[str]:
         problems.append(f"views.source: {name} has one view, the crop of views.size itself")
     if method.views == 1 and views.second is not None:
         problems.append(f"views.second: {name} has one view")
+    if method.views == 1 and views.partner != "same":
+        problems.append(f"views.partner {views.partner}: {name} has one view")
     return problems
 
 
@@ -130,6 +132,11 @@ def _wrong_crops(views: ViewOptions, cache: Cache, cases: Sequence[CachedCase]) 
                 f"{name} {views.crop} is larger than every case along axis {axis}, where the longest has {longest} "
                 "voxels: the rest of every crop would be padding; use smaller crops"
             )
+    if views.partner == "patient" and len({case.patient for case in cases}) == len(cases):
+        problems.append(
+            f"views.partner patient: every patient in splits {list(views.splits)} of {cache.path} has one case; all "
+            "cases of one person need one name in the manifest's column patient"
+        )
     if views.foreground and not any(cache.foreground(case) for case in cases if case.has_label):
         problems.append(
             f"views.foreground {views.foreground}: no case of splits {list(views.splits)} in {cache.path} has a "

@@ -1,7 +1,7 @@
 """What pretraining sees of the images; torch-free, so that help is at once."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from medssl.data.augment_options import AugmentOptions
 from medssl.data.view_groups import ViewGroup
@@ -52,6 +52,11 @@ class ViewOptions:
 
     source: tuple[int, ...] = ()
     """Crop that all views of a sample are taken from, for methods with several views; empty = `size`."""
+
+    partner: Literal["same", "patient"] = "same"
+    """What the second view shows, for methods with two views: a box of the `same` crop, or of the crop at the same
+    place, relative to its size, of another case of the same `patient`: time points, or sequences in files of their
+    own. A patient with one case gives the same crop."""
 
     extent: tuple[float, float] = (0.5, 1.0)
     """Lowest and highest side of a view's box, relative to the source's side; the box is resized to `size`. Papers give

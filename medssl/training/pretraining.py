@@ -128,7 +128,15 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Pretraining:
         method = build_component("method", settings.method, encoder)
     if method is None:
         problems.refuse()
-    plan = CropPlan(views.crop, train.batch_size, parts, train.seed, foreground=views.foreground, min_std=views.min_std)
+    plan = CropPlan(
+        views.crop,
+        train.batch_size,
+        parts,
+        train.seed,
+        foreground=views.foreground,
+        min_std=views.min_std,
+        partners=views.partner == "patient",
+    )
     spacing_mm = cases[0].spacing_mm if cases else (1.0,) * cache.spatial_dims
     augment: Augmentation | MultiView = (
         Augmentation(views.augment, spacing_mm, train.seed)

@@ -129,3 +129,28 @@ def test_no_cases_are_refused(tmp_path):
     cache = small_cache(tmp_path, [(6, 6)])
     with pytest.raises(CacheError, match="no cases to train on"):
         StepDataset(cache, [], CropPlan((4, 4), 2))
+
+
+def test_a_partner_is_the_same_place_of_another_case_of_the_patient(tmp_path):
+    cache = small_cache(tmp_path, [(20, 9), (38, 9), (20, 9), (7, 6)], patients=["a", "a", "a", "b"])
+    plan = CropPlan((2, 3), batch_size=400, partners=True)
+    batch = StepDataset(cache, cache.cases, plan)[0]
+    pairs = set()
+    for own, other in zip(batch["image"].float(), batch["partner"].float(), strict=True):
+        (case, at), (partner, place) = (divmod(float(crop[0, 0, 0]), 1000) for crop in (own, other))
+        pairs.add((int(case), int(partner)))
+        if {case, partner} == {0, 2}:
+            assert place == at
+        if (case, partner) == (0, 1):
+            assert divmod(place, 9) == (2 * (at // 9), at % 9)
+    assert pairs == {(a, b) for a in range(3) for b in range(3) if a != b} | {(3, 3)}
+    again = StepDataset(cache, cache.cases, CropPlan((2, 3), batch_size=100, partners=True))[2]
+    assert torch.equal(again["partner"], batch["partner"][200:300])
+
+
+def test_a_damaged_partner_is_told_and_another_or_the_crop_itself_stands_in(tmp_path):
+    cache = small_cache(tmp_path, [(8, 8)] * 2, patients=["a", "a"])
+    (tmp_path / "cases" / "c1" / "image.b2nd").write_bytes(b"nothing")
+    batch = StepDataset(cache, cache.cases, CropPlan((4, 4), batch_size=2, partners=True))[0]
+    assert batch["damaged"].tolist() == [1]
+    assert torch.equal(batch["partner"], batch["image"])

@@ -102,3 +102,14 @@ def test_the_second_view_has_its_own_variation() -> None:
     views = make_views(draw_views(group, [0, 1], 0, 0, (9, 7), (1.0, 1.0)), image, (9, 7))
     torch.testing.assert_close(views[0], image, atol=1e-5, rtol=1e-5)
     assert (views[1] - image).std() > 0.1
+
+
+def test_the_second_view_is_taken_from_the_partner() -> None:
+    maker = MultiView(_group(2, count=3), _group(2, count=1), (1.0, 1.0), 7)
+    image, partner = torch.randn(2, 2, 1, 30, 40, generator=torch.Generator().manual_seed(0))
+    numbers = {"index": torch.tensor([5, 6])}
+    own, others = maker({"image": image, **numbers}), maker({"image": partner, **numbers})
+    both = maker({"image": image, "partner": partner, **numbers})
+    for view, expected in enumerate((own, others, own)):
+        assert torch.equal(both["views"][view], expected["views"][view])
+    assert torch.equal(both["local_views"], own["local_views"])
