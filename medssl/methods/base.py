@@ -80,6 +80,10 @@ class Method(nn.Module, ABC):
         """Return `input`, `masked`, `reconstructed` (B, C, *S) for the health panel, or None where there is none."""
         return None
 
+    def trouble(self, logs: dict[str, float]) -> str:
+        """What the numbers of a health check tell to be wrong, with the usual cures; empty where they tell nothing."""
+        return ""
+
     def encoder_state_dict(self) -> dict[str, Tensor]:
         """Weights that load `strict=True` into the plain encoder."""
         return self.encoder.state_dict()

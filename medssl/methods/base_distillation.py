@@ -1,5 +1,6 @@
 """What DINO and its heirs share: a student learns a slowly moving teacher's distributions over prototypes."""
 
+import math
 from abc import abstractmethod
 from typing import Any, cast
 
@@ -24,6 +25,8 @@ head of the patch tokens' own, 0 = both kinds of tokens share one head."""
 
 Masks = tuple[MaskKind, float, float, float]
 """Which masks; share of the global views that get one; lowest and highest ratio of their patches that are hidden."""
+
+_UNIFORM = 0.995  # of the largest possible entropy
 
 NO_TOKENS = "a CNN has no tokens that could stand in place of hidden patches: use dino"
 
@@ -82,6 +85,18 @@ class DistillingMethod(SiameseMethod):
     def encoder_state_dict(self) -> dict[str, Tensor]:
         """The teacher's encoder: its frozen features are the better ones (as the authors release it)."""
         return cast(Branch, self.teacher.network).encoder.state_dict()
+
+    def trouble(self, logs: dict[str, float]) -> str:
+        """Whether the teacher finds all prototypes equally likely, whatever it is shown."""
+        head = next(head for head in self.student.modules() if isinstance(head, DINOHead))
+        most, found = math.log(len(head.prototypes.weight)), logs["teacher_entropy"]
+        if found < _UNIFORM * most:
+            return ""
+        return (
+            f"the teacher finds all prototypes equally likely (teacher_entropy {found:.4g} of at most {most:.4g}) and "
+            "teaches nothing. Usual cures: a lower temperature of the teacher, a lower --train.lr, fewer prototypes, a "
+            "longer run"
+        )
 
     def before_step(self, step: int) -> None:
         """Hold the prototypes still at first."""

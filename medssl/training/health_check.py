@@ -49,7 +49,7 @@ class HealthCheck:
     ) -> None:
         self._run, self._device, self._views = run, device, views
         self._first: dict[str, float] = {}
-        self._warned = False
+        self._warned: set[str] = set()
         held = [case for case in cache.cases if case.split == "val"] or list(cases)
         labelled = [case for case in held if case.has_label]
         self._classed = bool(cache.classes) and all(case.class_name in cache.classes for case in held)
@@ -68,30 +68,40 @@ class HealthCheck:
         if not isinstance(module, Method):
             raise TypeError(f"the health check looks at methods, got {type(module).__name__}")
         batches = [self._batch(first) for first in range(0, len(self._crops), _BATCH)]
-        found = {"loss": sum(float(module(b)["loss"]) * len(b["image"]) for b in batches) / len(self._crops)}
+        shares = [len(b["image"]) / len(self._crops) for b in batches]
+        outputs = [module(batch) for batch in batches]
+        logs = {
+            name: sum(share * float(output[name]) for share, output in zip(shares, outputs, strict=True))
+            for name in outputs[0]
+        }
+        found = {"loss": logs["loss"]}
         embed = cast(Callable[[Tensor], Tensor], module.encoder.embed)
         features = torch.cat([embed(b["image"]).float().cpu() for b in batches])
         found |= feature_spread(features) | self._probe(features)
-        self._warn(found, step)
+        self._warn(found, module.trouble(logs), step)
         columns = self._columns(module, batches[0])
         if columns and self._run is not None:
             self._run.write_image(f"step-{step:07d}", panel(columns, _ROWS))
         return found
 
-    def _warn(self, found: dict[str, float], step: int) -> None:
-        """Say once, while the run still goes on, that the features have collapsed, and what usually helps."""
+    def _warn(self, found: dict[str, float], trouble: str, step: int) -> None:
+        """Say once each, while the run still goes on, that the features have collapsed, and what the method sees."""
         names = ("feature_std", "effective_rank")
         self._first = self._first or {name: found[name] for name in names}
         shrunk = [name for name in names if found[name] < _SHRUNK * self._first[name]]
-        if self._warned or not shrunk:
-            return
-        self._warned = True
         told = ", ".join(f"{name} {found[name]:.2g}, at the first look {self._first[name]:.2g}" for name in shrunk)
-        sys.stderr.write(
-            f"\nhealth: at step {step} different images have nearly the same features ({told}): a collapse. "
-            "Usual cures: a lower --train.lr, more --train.warmup_steps, a momentum nearer to 1, a larger batch or "
-            "queue; a lower loss from here on means nothing\n"
-        )
+        warnings = {
+            "method": trouble,
+            "features": f"different images have nearly the same features ({told}): a collapse. Usual cures: a lower "
+            "--train.lr, more --train.warmup_steps, a momentum nearer to 1, a larger batch or queue; a lower loss from "
+            "here on means nothing"
+            if shrunk
+            else "",
+        }
+        for about, warning in warnings.items():
+            if warning and about not in self._warned:
+                self._warned.add(about)
+                sys.stderr.write(f"\nhealth: at step {step} {warning}\n")
 
     @staticmethod
     def _columns(module: Method, batch: dict[str, Tensor]) -> dict[str, Tensor]:

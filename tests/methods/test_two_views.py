@@ -245,6 +245,18 @@ def test_dino_compares_each_teacher_view_with_every_other_view() -> None:
     torch.testing.assert_close(method(batch)["loss"], total / terms)
 
 
+def test_a_teacher_without_an_opinion_is_told() -> None:
+    method, batch = _method(DINO, head=(8, 8, 12)).eval(), _batch()
+    entropy = float(method(batch)["teacher_entropy"])
+    assert method.trouble({"loss": 0.0, "teacher_entropy": entropy}) == ""
+    for parameter in method.teacher.network.encoder.parameters():
+        parameter.data.zero_()
+    method.centre.copy_(method.teacher(batch["views"][0])[0])
+    logs = {name: float(value.detach()) for name, value in method(batch).items()}
+    assert logs["teacher_entropy"] == pytest.approx(math.log(12))
+    assert "temperature of the teacher" in method.trouble(logs)
+
+
 def test_the_centre_takes_in_what_the_teacher_said_in_the_step() -> None:
     method: Any = _method(DINO)
     batch = _batch()
