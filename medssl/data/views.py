@@ -32,6 +32,14 @@ class DrawnViews:
     centre: Tensor
     side: Tensor
 
+    def affine(self, size: Sequence[int], source: Sequence[int]) -> Tensor:
+        """(V, B, D, D + 1) from the index of a voxel of a view of `size` to its place in voxels of the `source`."""
+        mirrored = torch.where(self.variation.flips, -1.0, 1.0).to(self.variation.matrix)
+        matrix = self.variation.matrix * mirrored[:, None, :]
+        middle, target = (torch.tensor(list(shape), dtype=matrix.dtype).sub(1) / 2 for shape in (size, source))
+        offset = target + self.variation.shift - matrix @ middle
+        return torch.cat([matrix, offset[..., None]], dim=-1).view(*self.centre.shape, -1)
+
 
 class MultiView:
     """Makes views of batches.
@@ -50,6 +58,8 @@ class MultiView:
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add `views` (V, B, C, *size), `local_views` where asked for, and each one's box: `..._centre`, `..._side`.
 
+        `views_affine` (V, B, D, D + 1) leads from the index of a voxel of a view to its place in voxels of the source,
+        rotation and flips included, elastic deformation left out.
         Where the batch has `partner` (B, C, *S), the second of the views is taken from it.
         """
         source, numbers = batch["image"], batch["index"].tolist()
@@ -59,6 +69,7 @@ class MultiView:
             drawn = draw_views(group, numbers, first, self._seed, source.shape[2:], self._spacing_mm)
             added[name] = make_views(drawn, source, group.size, batch.get("partner") if name == "views" else None)
             added[f"{name}_centre"], added[f"{name}_side"] = drawn.centre, drawn.side
+            added[f"{name}_affine"] = drawn.affine(group.size, source.shape[2:])
             first += group.count
         return {**batch, **added}
 

@@ -113,3 +113,17 @@ def test_the_second_view_is_taken_from_the_partner() -> None:
     for view, expected in enumerate((own, others, own)):
         assert torch.equal(both["views"][view], expected["views"][view])
     assert torch.equal(both["local_views"], own["local_views"])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_affine_leads_from_a_voxel_of_a_view_to_where_it_was_taken(dims: int) -> None:
+    shape = (24, 20, 22)[:dims]
+    turned = dataclasses.replace(_PLAIN, affine_p=1.0, rotation_deg=20.0, scale=0.1, flip_axes=tuple(range(dims)))
+    maker = MultiView(_group(dims, extent=(0.3, 0.5), augments=(turned,)), None, (1.0, 2.0, 0.7)[:dims], 3)
+    batch = maker({"image": _ramps(shape).expand(5, *[-1] * (dims + 1)), "index": torch.arange(5)})
+    views, affine = batch["views"], batch["views_affine"].float()
+    voxels = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in views.shape[3:]], indexing="ij")).flatten(1)
+    expected = affine[..., :-1] @ voxels + affine[..., -1:]
+    inside = ((expected >= 0) & (expected <= torch.tensor(shape)[:, None] - 1)).all(2, keepdim=True).expand_as(expected)
+    assert inside.float().mean() > 0.5
+    torch.testing.assert_close(views.flatten(3)[inside], expected[inside], atol=1e-3, rtol=1e-4)

@@ -35,6 +35,7 @@ METHODS: dict[str, tuple[Component, dict[str, Any], bool]] = {
     "cae.CAE": (VIT, {"depths": [1, 1]}, False),
     "croco.CroCo": (VIT, {"mask_ratio": 0.75, "decoder": [12, 1, 2]}, False),
     "ijepa.IJEPA": (VIT, {"predictor": [12, 1, 2]}, False),
+    "sam.SAM": (CNN, {"width": 6, "fine": [20, 10, 20, 8], "coarse": [20, 4, 8, 4], "others": 6}, False),
     "voco.VoCo": (CNN, {"grid": [2, 2], "head": [8, 8]}, False),
     "models_genesis.ModelsGenesis": (CNN, {"windows": 50}, False),
     "volume_fusion.VolumeFusion": (CNN, {"boxes": [2, 6]}, False),

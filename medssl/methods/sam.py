@@ -1,0 +1,119 @@
+"""SAM: the same place of the body gets the same embedding in two crops, and no other place does.
+
+Yan et al., "SAM: Self-supervised Learning of Pixel-wise Anatomical Embeddings in Radiological Images", IEEE TMI 2022,
+https://arxiv.org/abs/2012.02383. Deviations: 2D and 3D on any encoder; the crops are boxes of one source crop, which
+overlap; distances are measured in steps of each grid; other images of this process only are further negatives.
+"""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from medssl.data.masking import step_generator
+from medssl.imaging.errors import ConfigError
+from medssl.losses.anatomy import PairSampling, place_info_nce
+from medssl.methods.base import Batch, Method, MethodCard, not_negative, positive, require
+from medssl.models.anatomy import AnatomyMaps, AnatomyNetwork, cell_places
+from medssl.models.encoder import Encoder
+
+
+@final
+class SAM(Method):
+    """Self-supervised anatomical embeddings.
+
+    Args:
+        encoder: Any encoder of two maps or more.
+        seed: Seed of the places that are compared.
+        width: Numbers of an embedding.
+        temperature: Divides the cosines.
+        fine: Of the fine grid: places looked at, anchors, hard negatives, and how many of them are drawn.
+        coarse: The same of the coarse grid.
+        others: Coarse embeddings of other images of the batch that are further negatives.
+        radii: Of the fine and of the coarse grid, in steps: farthest that a counterpart may be, and nearest that a
+            negative may be to the anchor or its counterpart.
+
+    Raises:
+        ConfigError: Numbers out of range, all at once.
+    """
+
+    card = MethodCard("Yan et al., TMI 2022", "https://arxiv.org/abs/2012.02383", "anatomical")
+    views = 2
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        seed: int = 0,
+        width: int = 128,
+        temperature: float = 0.5,
+        fine: tuple[int, int, int, int] = (2000, 100, 2000, 500),
+        coarse: tuple[int, int, int, int] = (2000, 100, 250, 200),
+        others: int = 300,
+        radii: tuple[float, float, float, float] = (1.25, 0.75, 1.0, 0.5),
+    ) -> None:
+        super().__init__()
+        problems = positive(width=width, temperature=temperature) + not_negative(others=others)
+        problems += [
+            f"{n} needs positive numbers, got {v}" for n, v in (("fine", fine), ("coarse", coarse)) if min(v) < 1
+        ]
+        require(problems + ([] if min(radii) > 0 else [f"radii must be positive, got {radii}"]))
+        if len(encoder.feature_channels) < 2:
+            raise ConfigError([f"sam needs an encoder of two maps or more, {type(encoder).__name__} has one"])
+        self.network = AnatomyNetwork(encoder, width)
+        self.seed, self.temperature, self.others = seed, temperature, others
+        self.fine, self.coarse = PairSampling(*fine, *radii[:2]), PairSampling(*coarse, *radii[2:])
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder below the heads."""
+        return self.network.encoder
+
+    def decoder_state_dict(self) -> dict[str, Tensor]:
+        """Weights of the two heads, for `medssl match`."""
+        return self.network.heads_state_dict()
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss`: the sum of `fine_loss` and `coarse_loss`."""
+        views = batch["views"]
+        samples, generator = views.shape[1], step_generator(self.seed, int(batch["step"]))
+        maps: AnatomyMaps = self.network(views.flatten(0, 1))
+        fine, coarse, ranking = (_rows(part, samples) for part in (maps.fine, maps.coarse, maps.coarse_on_fine()))
+        places = [
+            _places(batch["views_affine"].to(fine), grid.shape[2:], stride)
+            for grid, stride in ((maps.fine, maps.stride), (maps.coarse, self.encoder.strides[-1]))
+        ]
+        losses = []
+        for sample in range(samples):
+            rank = ranking[:, sample]
+            near = place_info_nce(
+                fine[:, sample], places[0][:, sample], self.fine, self.temperature, generator, ranking=rank
+            )
+            others = self._others(coarse, sample, generator)
+            far = place_info_nce(
+                coarse[:, sample], places[1][:, sample], self.coarse, self.temperature, generator, others=others
+            )
+            losses.append(torch.stack([near, far]))
+        found = torch.stack(losses).mean(0)
+        return {"loss": found.sum(), "fine_loss": found[0].detach(), "coarse_loss": found[1].detach()}
+
+    def _others(self, coarse: Tensor, sample: int, generator: torch.Generator) -> Tensor | None:
+        """Embeddings (M, E) of the other images, drawn without replacement."""
+        rest = torch.cat([coarse[:, :sample], coarse[:, sample + 1 :]], dim=1).flatten(0, 2)
+        if not len(rest) or not self.others:
+            return None
+        return rest[torch.randperm(len(rest), generator=generator)[: self.others].to(rest.device)]
+
+
+def _rows(maps: Tensor, samples: int) -> Tensor:
+    """(V * B, E, *grid) to (V, B, N, E)."""
+    rows = maps.flatten(2).transpose(1, 2)
+    return rows.reshape(-1, samples, *rows.shape[1:])
+
+
+def _places(affine: Tensor, grid: Sequence[int], stride: tuple[int, ...]) -> Tensor:
+    """Where the cells of all views lie in their sources (V, B, N, D), in steps of the grid."""
+    cells = cell_places(grid, stride).to(affine)
+    in_source = cells @ affine[..., :-1].transpose(-1, -2) + affine[..., None, :, -1]
+    return in_source / torch.tensor(list(stride)).to(in_source)
