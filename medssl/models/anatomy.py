@@ -31,6 +31,10 @@ class AnatomyMaps:
     coarse: Tensor
     stride: tuple[int, ...]
 
+    def sample(self, number: int) -> "AnatomyMaps":
+        """The maps of one image of the batch."""
+        return AnatomyMaps(self.fine[number, None], self.coarse[number, None], self.stride)
+
     def coarse_on_fine(self) -> Tensor:
         """The coarse embeddings on the fine grid (B, E, *grid), of unit length again."""
         mode = "trilinear" if len(self.stride) == 3 else "bilinear"

@@ -49,10 +49,19 @@ class UNetDecoder(nn.Module):
 
     def forward(self, image: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
         """(B, K, *S) from the pyramid; the image itself is not used."""
-        out = pyramid[-1]
+        return self.finish(self.climb(pyramid)[-1])
+
+    def climb(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
+        """What each stage makes, coarse to fine: maps of the encoder's levels but the last, from the coarsest on."""
+        out, made = pyramid[-1], []
         for level, (up, stage) in enumerate(zip(self.ups, self.stages, strict=True)):
             out = stage(torch.cat([up(out), pyramid[-2 - level]], dim=1))
-        logits: Tensor = self.head(self.whole(out))
+            made.append(out)
+        return made
+
+    def finish(self, finest: Tensor) -> Tensor:
+        """(B, K, *S) from what the last stage made."""
+        logits: Tensor = self.head(self.whole(finest))
         return logits
 
 

@@ -1,10 +1,10 @@
 """torch.compile changes the speed of a run, not what it learns; where it cannot compile, the run goes on without."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from small_cache import small_cache
 from tiny_methods import METHODS, run
 from toys import Toy
@@ -37,12 +37,12 @@ def test_every_method_learns_the_same_when_compiled(name: str, tmp_path: Path):
     data = small_cache(tmp_path / "cache", [(20, 24), (24, 20), (18, 18)]).path
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    kept = []
+    losses = []
     for compiled in (False, True):
         out = tmp_path / f"compiled_{compiled}"
-        run(data, out, name, steps=3, lr=1e-3, compile=compiled)
-        kept.append(load_file(out / "encoder.safetensors"))
+        run(data, out, name, steps=4, lr=1e-3, log_every=1, compile=compiled)
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses.append([row["loss"] for row in rows if "loss" in row])
     frames = torch._dynamo.utils.counters["frames"]
-    assert frames["ok"] >= frames["total"] - 2, frames
-    for key, eager in kept[0].items():
-        torch.testing.assert_close(kept[1][key], eager, atol=1e-4, rtol=1e-3, msg=key)
+    assert frames["ok"] > 0.8 * frames["total"], "most of it runs eagerly"
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
