@@ -38,7 +38,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     from medssl.commands.parsing import run_verb
 
     try:
-        run_verb(verb, arguments)
+        run_verb(verb.replace("-", "_"), arguments)
     except MedsslError as error:
         return _fail(verb, f"error ({error.reason}): {error.message}", 2)
     except KeyboardInterrupt:
@@ -63,15 +63,17 @@ def _fail(verb: str, message: str, code: int) -> int:
 
 
 def _verbs() -> list[str]:
-    return sorted(path.stem for path in _COMMANDS.glob("*.py") if path.stem not in _NOT_VERBS)
+    return sorted(path.stem.replace("_", "-") for path in _COMMANDS.glob("*.py") if path.stem not in _NOT_VERBS)
 
 
 def _overview() -> str:
     """Verbs with the first line of their modules' docstrings, read without importing them."""
     lines = ["usage: medssl VERB [--help] [ARGUMENTS]", ""]
     for verb in _verbs():
-        text = ast.get_docstring(ast.parse((_COMMANDS / f"{verb}.py").read_text(encoding="utf-8"))) or ""
-        lines.append(f"  {verb:<12}{text.splitlines()[0] if text else ''}")
+        text = (
+            ast.get_docstring(ast.parse((_COMMANDS / f"{verb.replace('-', '_')}.py").read_text(encoding="utf-8"))) or ""
+        )
+        lines.append(f"  {verb:<16}{text.splitlines()[0] if text else ''}")
     return "\n".join([*lines, "", "Not a medical device: for research only.", ""])
 
 

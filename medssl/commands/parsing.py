@@ -120,10 +120,11 @@ def read_options(kind: Callable[..., T], path: Path) -> T:
 
 def _parser(verb: str, function: Callable[..., None], positional: Sequence[str]) -> jsonargparse.ArgumentParser:
     description = inspect.cleandoc(function.__doc__ or "").split("\n\nArgs:")[0]
+    shown = verb.replace("_", "-")
     usage = " ".join(name.upper() + ("..." if _is_list(function, name) else "") for name in positional)
     parser = jsonargparse.ArgumentParser(
-        prog=f"medssl {verb}",
-        usage=f"medssl {verb} {usage}{' ' if usage else ''}[--config FILE.yaml] [--option VALUE ...]",
+        prog=f"medssl {shown}",
+        usage=f"medssl {shown} {usage}{' ' if usage else ''}[--config FILE.yaml] [--option VALUE ...]",
         description=description,
         epilog="Not a medical device: for research only.",
         exit_on_error=False,

@@ -5,12 +5,15 @@ dense network. Hidden positions are 0 before and after each block (`medssl.model
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
 from medssl.models.masked import Norm, NormKind
+
+ShortcutKind = Literal["strided", "pooled"]
 
 _SLOPE = 0.01
 
@@ -75,8 +78,8 @@ class ConvBlock(nn.Module):
 class ResidualBlock(nn.Module):
     """Two convolutions with a residual path (He et al., 2016, arXiv 1512.03385), as in nnU-Net's residual encoder.
 
-    Deviation: the shortcut of a strided block is a strided 1x1 convolution without average pooling, because pooling
-    would mix visible and hidden voxels.
+    The shortcut is a strided 1x1 convolution, or `pooled`, nnU-Net's: an average over each step, a 1x1 convolution and
+    a norm. A step never reaches over the border of a hidden block, so neither mixes visible and hidden voxels.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class ResidualBlock(nn.Module):
         outputs: int,
         stride: int | Sequence[int] = 1,
         norm: NormKind = "instance",
+        shortcut: ShortcutKind = "strided",
     ) -> None:
         super().__init__()
         strides = stride if isinstance(stride, int) else tuple(stride)
@@ -93,12 +97,36 @@ class ResidualBlock(nn.Module):
         self.conv = conv(spatial_dims)(outputs, outputs, 3, padding=1, bias=False)
         self.norm = Norm(outputs, norm)
         plain = inputs == outputs and all(s == 1 for s in ([strides] if isinstance(strides, int) else strides))
-        self.shortcut = nn.Identity() if plain else conv(spatial_dims)(inputs, outputs, 1, stride=strides, bias=False)
+        self.shortcut: nn.Module = nn.Identity()
+        if not plain and shortcut == "pooled":
+            self.shortcut = _PooledShortcut(spatial_dims, inputs, outputs, strides, norm)
+        elif not plain:
+            self.shortcut = conv(spatial_dims)(inputs, outputs, 1, stride=strides, bias=False)
 
     def forward(self, image: Tensor, visible: Tensor | None = None) -> Tensor:
         """`visible` at the output's resolution."""
         out = self.norm(self.conv(self.first(image, visible)), visible)
-        return F.leaky_relu(out + self.shortcut(image), _SLOPE)  # 1x1 without bias: hidden positions stay 0
+        pooled = isinstance(self.shortcut, _PooledShortcut)
+        beside = self.shortcut(image, visible) if pooled else self.shortcut(image)
+        return F.leaky_relu(out + beside, _SLOPE)  # 1x1 without bias: hidden positions stay 0
+
+
+class _PooledShortcut(nn.Module):
+    """Mean over each step, 1x1 convolution, norm."""
+
+    def __init__(
+        self, spatial_dims: int, inputs: int, outputs: int, strides: int | tuple[int, ...], norm: NormKind
+    ) -> None:
+        super().__init__()
+        pool: Callable[..., nn.Module] = nn.AvgPool3d if spatial_dims == 3 else nn.AvgPool2d
+        strided = strides > 1 if isinstance(strides, int) else max(strides) > 1
+        self.pool = pool(strides, strides) if strided else nn.Identity()
+        self.conv, self.norm = conv(spatial_dims)(inputs, outputs, 1, bias=False), Norm(outputs, norm)
+
+    def forward(self, image: Tensor, visible: Tensor | None) -> Tensor:
+        """`visible` at the output's resolution."""
+        out: Tensor = self.norm(self.conv(self.pool(image)), visible)
+        return out
 
 
 class BlockSequence(nn.ModuleList):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
 from medssl.models.encoder import Encoder
-from medssl.models.layers import BlockSequence, ConvBlock, ResidualBlock
+from medssl.models.layers import BlockSequence, ConvBlock, ResidualBlock, ShortcutKind
 from medssl.models.masked import HiddenBlocks, NormKind
 
 
@@ -24,6 +24,8 @@ class ResidualUNetEncoder(Encoder):
         blocks: Residual blocks of each level; every level after the first needs one or more.
         strides: Step into each level, one number or one an axis; the first is 1. Default 2 everywhere.
         norm: `instance`, `batch` or `group`.
+        shortcut: `strided`, or `pooled`: with it, and a block at the first level, it is nnU-Net's encoder exactly, and
+            can be written for it (`medssl export-encoder`).
 
     Raises:
         ConfigError: Lists of different lengths, or a level without blocks.
@@ -37,6 +39,7 @@ class ResidualUNetEncoder(Encoder):
         blocks: Sequence[int] = (0, 1, 1, 1),
         strides: Sequence[int | Sequence[int]] | None = None,
         norm: NormKind = "instance",
+        shortcut: ShortcutKind = "strided",
     ) -> None:
         super().__init__()
         steps = list(strides) if strides is not None else [1] + [2] * (len(features) - 1)
@@ -54,7 +57,7 @@ class ResidualUNetEncoder(Encoder):
             raise ConfigError(problems)
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.feature_channels = tuple(int(f) for f in features)
-        self.steps, self.norm = tuple(per_axis), norm
+        self.steps, self.norm, self.shortcut = tuple(per_axis), norm, shortcut
         self.strides = tuple(
             tuple(math.prod(p[a] for p in per_axis[: n + 1]) for a in range(spatial_dims)) for n in range(len(steps))
         )
@@ -66,7 +69,12 @@ class ResidualUNetEncoder(Encoder):
             self.stages.append(
                 BlockSequence(
                     ResidualBlock(
-                        spatial_dims, into if b == 0 else width, width, per_axis[level] if b == 0 and level else 1, norm
+                        spatial_dims,
+                        into if b == 0 else width,
+                        width,
+                        per_axis[level] if b == 0 and level else 1,
+                        norm,
+                        shortcut,
                     )
                     for b in range(count)
                 )

@@ -1,0 +1,85 @@
+"""An encoder written so that another library's own module loads it and computes the same."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from medssl.imaging.errors import ConfigError
+from medssl.imaging.files import atomic_path
+from medssl.models.component import Component
+from medssl.models.layouts import Layout, Library, layout_of
+from medssl.models.networks import build_encoder
+from medssl.models.weights import read_encoder
+
+
+@dataclass(frozen=True)
+class ForeignEncoder:
+    """What was written.
+
+    Args:
+        names: Name of each tensor in the run and in the file.
+        added: Tensors of the file that are fixed or absent in the run.
+        left: Tensors of the run's file that are no part of the encoder.
+        snippet: Python that builds the other module and loads the file.
+    """
+
+    names: dict[str, str]
+    added: tuple[str, ...]
+    left: tuple[str, ...]
+    snippet: str
+
+
+def write_foreign_encoder(run: Path, library: Library, size: Sequence[int], out: Path) -> ForeignEncoder:
+    """Write the encoder of a run for another library.
+
+    Args:
+        run: Folder of a pretraining run, or its `encoder.safetensors`.
+        library: For which.
+        size: Voxels of the images that the other module will see; empty = the crops of the run.
+        out: File to write, `.safetensors`, with the run's description in its metadata.
+
+    Raises:
+        CheckpointError: The run cannot be used.
+        ConfigError: The library has no module that computes the same, or the size does not fit.
+    """
+    tensors, meta = read_encoder(run / "encoder.safetensors" if run.is_dir() else run)
+    described = Component.from_json(meta["encoder"])
+    given = {name: value for name, value in described.init_args.items() if name not in ("spatial_dims", "in_channels")}
+    dims = int(meta["preprocess"]["spatial_dims"])
+    plain = Component(described.class_path, given)
+    encoder = build_encoder(plain, dims, len(meta["channels"]), trusted_only=True)
+    own = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
+    encoder.load_state_dict(own)
+    voxels = tuple(size or meta["provenance"]["crop"])
+    if len(voxels) != dims or min(voxels) < 1:
+        raise ConfigError([f"size needs {dims} positive numbers, got {list(voxels)}"])
+    layout = layout_of(encoder, library, voxels)
+    with atomic_path(out) as temporary:
+        save_file({name: t.contiguous().clone() for name, t in layout.there(own).items()}, temporary, _about(meta))
+    return ForeignEncoder(
+        {entry.ours: entry.theirs for entry in layout.entries},
+        tuple(layout.extra),
+        tuple(name for name in tensors if not name.startswith("encoder.")),
+        _snippet(layout, library, plain, dims, len(meta["channels"]), out),
+    )
+
+
+def _snippet(layout: Layout, library: Library, encoder: Component, dims: int, channels: int, out: Path) -> str:
+    build = layout.build
+    if library == "torch":
+        module, _, name = encoder.class_path.rpartition(".")
+        arguments = "".join(f", {key}={value!r}" for key, value in encoder.init_args.items())
+        build = f"from {module} import {name}\nmodule = {name}({dims}, {channels}{arguments})\n"
+    return (
+        f"from safetensors.torch import load_file\n{build}module.load_state_dict(load_file({str(out)!r}))\n"
+        f"module.eval()\n# of an image (B, {channels}, ...) prepared as the file's metadata say:\n# {layout.features}\n"
+    )
+
+
+def _about(meta: dict[str, Any]) -> dict[str, str]:
+    """Metadata of the file: safetensors takes text only."""
+    return {name: json.dumps(meta[name]) for name in ("encoder", "method", "preprocess", "channels", "provenance")}
