@@ -41,13 +41,13 @@ class Estimate:
     peak_bytes: int
     fitting_batch: int | None
 
-    def told(self, train: TrainOptions, devices: int, kind: str) -> str:
+    def told(self, steps: int, devices: int, kind: str) -> str:
         """For the person at the console."""
-        left = self.step_s * train.steps
+        left = self.step_s * steps
         batch = "" if self.fitting_batch is None else f"; a batch of about {self.fitting_batch} should still fit"
         where = "GPU" if kind == "cuda" else "host"
         return (
-            f"loss {self.loss:.4g}, {self.step_s:.3g} s a step, {duration(left)} for {train.steps} steps = "
+            f"loss {self.loss:.4g}, {self.step_s:.3g} s a step, {duration(left)} for {steps} steps = "
             f"{left * devices / 3600:.2g} {'GPU' if kind == 'cuda' else 'device'}-hours on {devices}; "
             f"{where} memory up to {self.peak_bytes / 2**30:.1f} GiB{batch}"
         )

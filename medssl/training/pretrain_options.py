@@ -1,6 +1,7 @@
 """What pretraining sees of the images; torch-free, so that help is at once."""
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from medssl.data.augment_options import AugmentOptions
@@ -113,6 +114,40 @@ class ViewOptions:
         """Plain dictionary for run.json."""
         content = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: _plain(value) for name, value in content.items()}
+
+
+@dataclass(frozen=True)
+class SecondData:
+    """A second cache, of the other dimension, for methods that learn from 2D and 3D images in one run.
+
+    Raises:
+        ConfigError: Values outside their range, all at once.
+    """
+
+    data: Path | None = None
+    """Prepared cache; where this group is given at all, it cannot do without."""
+
+    views: ViewOptions = field(default_factory=ViewOptions)
+    """Which crops are drawn of it and how they are varied."""
+
+    share: float = 0.5
+    """Share of the steps that are of this cache: 0.5 takes turns."""
+
+    batch_size: int = 0
+    """Crops of one of its steps, over all devices and accumulated parts together; 0 = `train.batch_size`."""
+
+    def __post_init__(self) -> None:
+        rules = [
+            ("share", 0 < self.share < 1, "must lie between 0 and 1"),
+            ("batch_size", self.batch_size >= 0, "must be 0 or more"),
+        ]
+        if problems := [f"also.{name} {rule}, got {getattr(self, name)}" for name, holds, rule in rules if not holds]:
+            raise ConfigError(problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for run.json."""
+        data = None if self.data is None else str(self.data.resolve())
+        return {"data": data, "views": self.views.to_json(), "share": self.share, "batch_size": self.batch_size}
 
 
 def _plain(value: Any) -> Any:
