@@ -55,7 +55,7 @@ def contradictions(method: Component, sources: Sequence[Source], train: TrainOpt
         parts: Parts that a step's batch is computed in, over all devices.
     """
     problems = [problem for source in sources for problem in (*_wrong_crops(source), *_uneven(source, parts))]
-    problems += _wrong_pair(sources, train)
+    problems += _wrong_pair(sources, train, parts > train.accumulate)
     kind = resolve(method.class_path)
     if not issubclass(kind, Method):
         return [*problems, f"method: {method.class_path} is no self-supervised method"]
@@ -81,7 +81,7 @@ def wrong_number(method: type, mixed: bool) -> list[str]:
     return []
 
 
-def _wrong_pair(sources: Sequence[Source], train: TrainOptions) -> list[str]:
+def _wrong_pair(sources: Sequence[Source], train: TrainOptions, several: bool) -> list[str]:
     """What keeps two caches from being learned from in one run."""
     if len(sources) < 2:
         return []
@@ -92,7 +92,6 @@ def _wrong_pair(sources: Sequence[Source], train: TrainOptions) -> list[str]:
     if len(first.channels) != len(second.channels):
         both = " and ".join(f"{len(c.channels)} ({', '.join(c.channels)}) in {c.path}" for c in (first, second))
         problems.append(f"also.data: images of both caches must have as many channels, there are {both}")
-    several = train.devices == "auto" or train.devices * train.nodes > 1
     if several and train.strategy != _UNUSED_WEIGHTS:
         problems.append(
             f"train.strategy must be {_UNUSED_WEIGHTS} where several devices learn from 2D and 3D: in each step the "
