@@ -79,6 +79,7 @@ def measure(
         count = min(_STEPS, train.steps) if size == train.batch_size else 1
         state = build(fabric, trial if size == train.batch_size else copy.deepcopy(trial), options)
         with StepBatches(fabric, source_of(size), replace(options, workers=0), 0) as batches:
+            state.step = train.steps - count  # the end of a run: queues and late stages are in use
             for _ in range(count):
                 began = time.monotonic()
                 loss = float(train_step(state, batches.next_step(), options, hooks)["loss"])
