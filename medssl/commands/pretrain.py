@@ -11,7 +11,7 @@ POSITIONAL: tuple[str, ...] = ()
 
 _WORTH_MEASURING = 200  # steps; a shorter run is over before anyone has read what it would need
 
-_VIEWS, _TRAIN = ViewOptions(), TrainOptions()
+_VIEWS, _TRAIN, _ALSO = ViewOptions(), TrainOptions(), SecondData()
 
 
 def pretrain(
@@ -21,7 +21,7 @@ def pretrain(
     encoder: Component,
     views: ViewOptions = _VIEWS,
     train: TrainOptions = _TRAIN,
-    also: SecondData | None = None,
+    also: SecondData = _ALSO,
     init: Path | None = None,
     resume: bool = False,
     dry_run: bool = False,
@@ -63,7 +63,7 @@ def pretrain(
     settings = Settings(method, encoder, views, train, init, also)
     settings.check()
     cache = Cache.open(data)
-    other = None if also is None or also.data is None else Cache.open(also.data)
+    other = None if also.data is None else Cache.open(also.data)
     fabric = launch(train)
     job = pretraining.assemble(settings, cache, fabric, other)
     run = RunFolder(out, fabric.is_global_zero)

@@ -26,6 +26,8 @@ from medssl.training.pretrain_sources import Source
 _OF_THE_RUN = ("seed", "steps", "batch_size")
 """Arguments of methods that the options of the run decide."""
 
+_ONE = SecondData()
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -37,7 +39,7 @@ class Settings:
         views: Crops.
         train: Length, optimiser, house-keeping.
         init: Encoder file to start from; None = random weights.
-        also: A second cache; None = one only.
+        also: A second cache, if it has one.
     """
 
     method: Component
@@ -45,7 +47,7 @@ class Settings:
     views: ViewOptions
     train: TrainOptions
     init: Path | None = None
-    also: SecondData | None = None
+    also: SecondData = _ONE
 
     def check(self) -> None:
         """Refuse wrong class names and arguments before any data is read.
@@ -57,9 +59,9 @@ class Settings:
         problems = check_component("method", self.method, ("encoder", *_OF_THE_RUN))
         problems += check_component("encoder", self.encoder, facts)
         with suppress(ConfigError):  # told above
-            problems += wrong_number(resolve(self.method.class_path), self.also is not None)
-        if self.also is not None and self.also.data is None:
-            problems.append("also.data is missing: give the cache of the other dimension with --also.data")
+            problems += wrong_number(resolve(self.method.class_path), self.also.data is not None)
+        if self.also.data is None and self.also != _ONE and not problems:
+            problems.append("also: without also.data these options do nothing: leave them out, or give a second cache")
         if problems:
             raise ConfigError(problems)
 
@@ -87,7 +89,7 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for run.json."""
         groups = {name: getattr(self, name).to_json() for name in ("method", "encoder", "views", "train")}
-        also = {} if self.also is None else {"also": self.also.to_json()}
+        also = {} if self.also.data is None else {"also": self.also.to_json()}
         return {**groups, **also, "init": None if self.init is None else str(self.init.resolve())}
 
 
@@ -115,4 +117,4 @@ class Pretraining:
         """
         train, also = self.settings.train, self.settings.also
         sets = [source.dataset(parts_of(self.fabric, train), train.seed) for source in self.sources]
-        return sets[0] if also is None else Turns(sets[0], sets[1], also.share)
+        return sets[0] if len(sets) == 1 else Turns(sets[0], sets[1], also.share)

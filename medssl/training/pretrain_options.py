@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from medssl.data.augment_options import AugmentOptions
 from medssl.data.view_groups import ViewGroup
@@ -31,6 +31,9 @@ class ViewOptions:
     Raises:
         ConfigError: Values outside their range, all at once.
     """
+
+    group: ClassVar[str] = "views"
+    """What the options' names begin with."""
 
     size: tuple[int, ...] = (32, 32, 32)
     """Crop size in voxels, one number a spatial axis, in the axis order of the prepared arrays."""
@@ -79,9 +82,9 @@ class ViewOptions:
         for name in ("size", "source", "local_size"):
             value = getattr(self, name)
             if (value or name == "size") and (len(value) not in (2, 3) or any(n < 1 for n in value)):
-                problems.append(f"views.{name} needs 2 or 3 positive numbers, got {value}")
+                problems.append(f"{self.group}.{name} needs 2 or 3 positive numbers, got {value}")
             elif value and len(value) != len(self.size):
-                problems.append(f"views.{name} {value} needs as many numbers as views.size {self.size}")
+                problems.append(f"{self.group}.{name} {value} needs as many numbers as {self.group}.size {self.size}")
         return problems
 
     def _wrong_numbers(self) -> list[str]:
@@ -94,7 +97,7 @@ class ViewOptions:
             ("local_views", self.local_views >= 0, "must be 0 or more"),
             ("splits", "test" not in self.splits, "must not name test: what is measured there must not have been seen"),
         ]
-        return [f"views.{name} {rule}, got {getattr(self, name)}" for name, holds, rule in rules if not holds]
+        return [f"{self.group}.{name} {rule}, got {getattr(self, name)}" for name, holds, rule in rules if not holds]
 
     @property
     def crop(self) -> tuple[int, ...]:
@@ -117,6 +120,13 @@ class ViewOptions:
 
 
 @dataclass(frozen=True)
+class SecondViewOptions(ViewOptions):
+    """The same of a second cache."""
+
+    group = "also.views"
+
+
+@dataclass(frozen=True)
 class SecondData:
     """A second cache, of the other dimension, for methods that learn from 2D and 3D images in one run.
 
@@ -125,9 +135,9 @@ class SecondData:
     """
 
     data: Path | None = None
-    """Prepared cache; where this group is given at all, it cannot do without."""
+    """Prepared cache; without it there is no second one, and the rest of this group must be left out."""
 
-    views: ViewOptions = field(default_factory=ViewOptions)
+    views: SecondViewOptions = field(default_factory=SecondViewOptions)
     """Which crops are drawn of it and how they are varied."""
 
     share: float = 0.5
@@ -146,8 +156,12 @@ class SecondData:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for run.json."""
-        data = None if self.data is None else str(self.data.resolve())
-        return {"data": data, "views": self.views.to_json(), "share": self.share, "batch_size": self.batch_size}
+        return {
+            "data": str(self.data and self.data.resolve()),
+            "views": self.views.to_json(),
+            "share": self.share,
+            "batch_size": self.batch_size,
+        }
 
 
 def _plain(value: Any) -> Any:

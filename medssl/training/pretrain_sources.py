@@ -59,7 +59,7 @@ class Source:
 
 
 def make_sources(
-    cache: Cache, views: ViewOptions, train: TrainOptions, also: SecondData | None, other: Cache | None
+    cache: Cache, views: ViewOptions, train: TrainOptions, also: SecondData, other: Cache | None
 ) -> tuple[Source, ...]:
     """One or two sources.
 
@@ -74,7 +74,7 @@ def make_sources(
     def cases(of: Cache, splits: tuple[str, ...]) -> tuple[CachedCase, ...]:
         return tuple(case for case in of.cases if case.split in splits)
 
-    if also is None or other is None:
+    if other is None:
         return (Source(cache, cases(cache, views.splits), views, train.batch_size, train.steps),)
     theirs = int(train.steps * also.share)
     return (
