@@ -21,6 +21,6 @@ def methods() -> None:
                 found[module.name] = value
     for name, method in sorted(found.items(), key=lambda item: (item[1].card.family, item[0])):
         card = method.card
-        dimensions = " and ".join(f"{dims}D" for dims in card.spatial_dims)
+        dimensions = (" with " if method.mixed else " and ").join(f"{dims}D" for dims in card.spatial_dims)
         say(f"{name:<16}{card.family:<18}{dimensions:<11}{', '.join(card.backbones):<42}{card.paper}, {card.link}")
         say(f"{'':<16}class_path: {method.__module__}.{method.__qualname__}")

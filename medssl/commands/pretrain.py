@@ -5,13 +5,13 @@ from pathlib import Path
 
 from medssl.models.component import Component
 from medssl.training.options import TrainOptions
-from medssl.training.pretrain_options import ViewOptions
+from medssl.training.pretrain_options import SecondData, ViewOptions
 
 POSITIONAL: tuple[str, ...] = ()
 
 _WORTH_MEASURING = 200  # steps; a shorter run is over before anyone has read what it would need
 
-_VIEWS, _TRAIN = ViewOptions(), TrainOptions()
+_VIEWS, _TRAIN, _ALSO = ViewOptions(), TrainOptions(), SecondData()
 
 
 def pretrain(
@@ -21,11 +21,15 @@ def pretrain(
     encoder: Component,
     views: ViewOptions = _VIEWS,
     train: TrainOptions = _TRAIN,
+    also: SecondData = _ALSO,
     init: Path | None = None,
     resume: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Pretrain an encoder on images without labels; writes OUT/encoder.safetensors and OUT/encoder.json.
+
+    Methods that learn from 2D and 3D images in one run take a second cache with --also.data, and write an encoder for
+    each: OUT/encoder_2d.safetensors and OUT/encoder_3d.safetensors.
 
     OUT also gets run.json, metrics.jsonl, TensorBoard logs in tb/, checkpoints/, and a picture of reconstructions in
     health/ at each look at the run's health. Ctrl-C, SIGTERM and SLURM's SIGUSR1 stop the run with a checkpoint.
@@ -37,6 +41,7 @@ def pretrain(
         encoder: Encoder and its arguments; spatial dimensions, channels and image size come from data and crops.
         views: Which crops are drawn and how they are varied.
         train: Length, optimiser, precision and house-keeping.
+        also: A second cache, of the other dimension, and what is drawn from it.
         init: `encoder.safetensors` of an earlier run with the same encoder, to go on from: larger crops, other images,
             another method; everything else starts anew. Random weights without it.
         resume: Go on with the run in OUT. Only its length, time limit, workers and intervals may differ.
@@ -50,14 +55,17 @@ def pretrain(
     """
     from medssl.data.cache import Cache
     from medssl.training import pretraining
+    from medssl.training.encoder_files import encoder_names
     from medssl.training.loop import launch
+    from medssl.training.pretrain_job import Settings
     from medssl.training.run_folder import RunFolder
 
-    settings = pretraining.Settings(method, encoder, views, train, init)
+    settings = Settings(method, encoder, views, train, init, also)
     settings.check()
     cache = Cache.open(data)
+    other = None if also.data is None else Cache.open(also.data)
     fabric = launch(train)
-    job = pretraining.assemble(settings, cache, fabric)
+    job = pretraining.assemble(settings, cache, fabric, other)
     run = RunFolder(out, fabric.is_global_zero)
     run.check(resume)
     pretraining.check_space(job, out)
@@ -71,4 +79,5 @@ def pretrain(
     result = pretraining.train(job, run, resume)
     if fabric.is_global_zero:
         end = "done" if result.finished else "time is up, go on with --resume"
-        sys.stderr.write(f"pretrain: {end}: step {result.step}, {out / 'encoder.safetensors'}\n")
+        files = ", ".join(str(out / name) for name in encoder_names(job).values())
+        sys.stderr.write(f"pretrain: {end}: step {result.step}, {files}\n")

@@ -73,6 +73,11 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         """Which crops are drawn."""
         return self._plan
 
+    @property
+    def cases(self) -> tuple[CachedCase, ...]:
+        """What they are drawn from."""
+        return self._cases
+
     def case_of(self, number: int) -> CachedCase:
         """Case that crop `number` is taken from."""
         epoch, position = divmod(number, len(self._cases))
@@ -142,7 +147,7 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         self, case: CachedCase, number: int, generator: np.random.Generator
     ) -> tuple[tuple[int, ...], np.ndarray]:
         best: tuple[float, tuple[int, ...], np.ndarray] | None = None
-        centred = _due(number, self._plan.foreground)
+        centred = due(number, self._plan.foreground)
         for _ in range(_TRIES):
             start = self._start(case, centred, generator)
             image = self._cache.crop_image(case, start, self._plan.size)
@@ -185,7 +190,7 @@ def _generator(seed: int, number: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, stream], dtype=np.uint64)))
 
 
-def _due(number: int, share: float) -> bool:
+def due(number: int, share: float) -> bool:
     """Every `1 / share`-th number is due, so that the share holds over any stretch of the run."""
     return int((number + 1) * share) > int(number * share)
 

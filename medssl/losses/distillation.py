@@ -3,12 +3,12 @@
 All are computed in float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from medssl.losses.gather import max_over_processes, sum_over_processes
+from medssl.losses.gather import max_over_processes, rank, sum_over_processes, world_size
 
 _TINY = 1e-38  # rows of padding, and prototypes that underflow, sum to 0
 
@@ -42,6 +42,25 @@ def sinkhorn(scores: Tensor, temperature: float, rounds: int = 3, counted: Tenso
         assignments = assignments / sum_over_processes(assignments.sum(0)).clamp(min=_TINY) / scores.shape[1]
         assignments = assignments / assignments.sum(1, keepdim=True).clamp(min=_TINY) / samples
     return assignments * samples
+
+
+@torch.no_grad()
+def balanced(
+    vectors: Tensor, prototypes: Callable[[Tensor], Tensor], temperature: float, earlier: Tensor | None = None
+) -> Tensor:
+    """Balanced assignments (B, K) of vectors by `sinkhorn`.
+
+    Args:
+        vectors: (B, E) of this process.
+        prototypes: Makes scores (..., K) of vectors (..., E).
+        temperature: Divides the scores.
+        earlier: (Q, E) vectors of all processes that take part in balancing and are left out of the result; each
+            process balances a part of them.
+    """
+    own = vectors.detach()
+    if earlier is not None:
+        own = torch.cat([earlier[rank() :: world_size()], own])
+    return sinkhorn(prototypes(own), temperature)[-len(vectors) :]
 
 
 def soft_cross_entropy(target: Tensor, logits: Tensor, temperature: float) -> Tensor:

@@ -17,6 +17,11 @@ def normalise_patches(patches: Tensor, variance_floor: float = 1e-6) -> Tensor:
     return centred * torch.rsqrt(variance + variance_floor)
 
 
+def denormalise_patches(normalised: Tensor, own: Tensor, variance_floor: float) -> Tensor:
+    """Inverse of `normalise_patches`: tokens (B, N, P) with the mean and variance of `own` (B, N, P)."""
+    return normalised * (own.var(-1, keepdim=True) + variance_floor).sqrt() + own.mean(-1, keepdim=True)
+
+
 def local_statistics(image: Tensor, window: int, variance_floor: float = 1e-6) -> tuple[Tensor, Tensor]:
     """Mean and deviation about each voxel, channel by channel: what SimMIM of Swin V2 normalises its target with.
 

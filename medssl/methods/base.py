@@ -58,6 +58,10 @@ class Method(nn.Module, ABC):
     local_views: ClassVar[bool] = False
     """Whether the method makes use of further, smaller views."""
 
+    mixed: ClassVar[bool] = False
+    """Whether it learns from 2D and 3D images in one run; its encoder is a `MixedEncoder`, and each batch is of one
+    dimension."""
+
     least_batch: ClassVar[int] = 1
     """Samples that must be computed together: 2 where the loss or a batch norm compares samples."""
 

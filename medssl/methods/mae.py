@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from medssl.data.masking import MaskKind, draw_mask, step_generator, visible_and_hidden
-from medssl.losses.reconstruction import masked_token_mse, normalise_patches, token_mse
+from medssl.losses.reconstruction import denormalise_patches, masked_token_mse, normalise_patches, token_mse
 from medssl.methods.base import Batch, Method, MethodCard, expect, not_negative, ratio, require
-from medssl.models.positions import patchify, pick, unpatchify
+from medssl.models.positions import patchify, pick, with_hidden
 from medssl.models.token_decoder import TokenDecoder
 from medssl.models.vit import ViT
 
@@ -81,18 +81,11 @@ class MAE(Method):
         image = batch["image"]
         grid = self._vit.grid(image.shape[2:])
         visible, hidden = self._draw(image, int(batch["step"]))
-        patches = patchify(image.float(), self._vit.patch_size)
         predicted = self._predict(image, visible, hidden).float()
         if self.variance_floor is not None:
-            own = pick(patches, hidden)
-            predicted = predicted * (own.var(-1, keepdim=True) + self.variance_floor).sqrt() + own.mean(
-                -1, keepdim=True
-            )
-        index = hidden[..., None].expand_as(predicted)
-        masked = patches.scatter(1, index, 0.0)
-        filled = patches.scatter(1, index, predicted)
-        as_image = [unpatchify(p, grid, self._vit.patch_size) for p in (masked, filled)]
-        return {"input": image.float(), "masked": as_image[0], "reconstructed": as_image[1]}
+            own = pick(patchify(image.float(), self._vit.patch_size), hidden)
+            predicted = denormalise_patches(predicted, own, self.variance_floor)
+        return with_hidden(image, hidden, predicted, grid, self._vit.patch_size)
 
     def _draw(self, image: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Indices of visible (B, n) and hidden (B, m) patches."""

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
-from medssl.losses.distillation import across_views, sinkhorn
-from medssl.losses.gather import gather, rank, world_size
+from medssl.losses.distillation import across_views, balanced
+from medssl.losses.gather import gather
 from medssl.methods.base import Batch, MethodCard, SiameseMethod, not_negative, positive, require, share, whole_batches
 from medssl.models.encoder import Encoder
 from medssl.models.momentum import KeyQueue
@@ -76,7 +76,10 @@ class SwAV(SiameseMethod):
         guesses = [*vectors, *(self.student(view) for view in batch.get("local_views", ()))]
         scores = [self.prototypes(view) for view in guesses]
         queues = self.queues if self.queues and queued else [None] * len(vectors)
-        targets = [self._assign(vector.detach(), queue) for vector, queue in zip(vectors, queues, strict=True)]
+        earlier = [None if queue is None else cast(KeyQueue, queue).keys for queue in queues]
+        targets = [
+            balanced(vector, self.prototypes, self.epsilon, old) for vector, old in zip(vectors, earlier, strict=True)
+        ]
         return {"loss": across_views(targets, scores, self.temperature)}
 
     def before_step(self, step: int) -> None:
@@ -89,11 +92,3 @@ class SwAV(SiameseMethod):
         for queue, vectors in zip(self.queues, torch.cat(self._fresh, dim=1), strict=False):
             cast(KeyQueue, queue).push(vectors)
         self._fresh = []
-
-    @torch.no_grad()
-    def _assign(self, vector: Tensor, queue: nn.Module | None) -> Tensor:
-        """Balanced assignments (B, K) of one view; vectors of the queue take part and are left out of the result."""
-        own = vector
-        if queue is not None:  # each process balances a part of it
-            own = torch.cat([cast(KeyQueue, queue).keys.chunk(world_size())[rank()], vector])
-        return sinkhorn(self.prototypes(own), self.epsilon)[-len(vector) :]

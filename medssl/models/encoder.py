@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
+from medssl.models.component import Component
 
 
 class Encoder(nn.Module, ABC):
@@ -61,3 +62,24 @@ class PatchEncoder(Encoder):
         if any(n % p for n, p in zip(shape, largest, strict=True)):
             raise ConfigError([f"image of {tuple(shape)} does not divide into patches of {largest}"])
         return tuple(n // p for n, p in zip(shape, self.patch_size, strict=True))
+
+
+class MixedEncoder(nn.Module, ABC):
+    """An encoder of 2D and of 3D images with weights in common; abstract.
+
+    What is kept of it are plain encoders, one a dimension, which fine-tuning loads like any other.
+    """
+
+    in_channels: int
+
+    @abstractmethod
+    def plain(self, spatial_dims: int) -> Encoder:
+        """The encoder of one dimension; its weights are those of this one."""
+
+    @abstractmethod
+    def description(self, spatial_dims: int) -> Component:
+        """Class and arguments that build it."""
+
+    def embed(self, image: Tensor) -> Tensor:
+        """One vector an image, of either dimension: (B, E)."""
+        return self.plain(image.ndim - 2).embed(image)

@@ -33,6 +33,24 @@ def pick(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.flatten(0, 1)[index + first]
 
 
+def with_hidden(
+    image: Tensor, hidden: Tensor, predicted: Tensor, grid: Sequence[int], patch_size: Sequence[int]
+) -> dict[str, Tensor]:
+    """What the health panel shows of a masked image: `input`, `masked` (hidden patches at 0) and `reconstructed`.
+
+    Args:
+        image: (B, C, *S).
+        hidden: (B, m) numbers of the hidden patches.
+        predicted: (B, m, P * C) what they are taken to be.
+        grid: Patches an axis.
+        patch_size: Side of a patch, an axis each.
+    """
+    patches, index = patchify(image.float(), patch_size), hidden[..., None].expand_as(predicted)
+    parts = patches.scatter(1, index, 0.0), patches.scatter(1, index, predicted.float())
+    masked, filled = (unpatchify(part, grid, patch_size) for part in parts)
+    return {"input": image.float(), "masked": masked, "reconstructed": filled}
+
+
 def sincos_positions(grid: Sequence[int], width: int) -> Tensor:
     """Fixed positions (N, width): the width is split over the axes; what does not divide stays 0 at the end.
 

@@ -18,7 +18,8 @@ class TokenDecoder(nn.Module):
     Args:
         inputs: Width E of the encoder's tokens.
         shape: Width D, blocks and attention heads; few wide heads are faster, as the maps between tokens cost most.
-        outputs: Numbers predicted for each hidden patch.
+        outputs: Numbers predicted for each hidden patch; 0 = its own width D, for who has
+            output layers of their own.
 
     Raises:
         ConfigError: Width and heads do not fit.
@@ -29,7 +30,8 @@ class TokenDecoder(nn.Module):
         width, depth, heads = shape
         if min(shape) < 1 or width % heads or width < 6:
             raise ConfigError([f"decoder or predictor: width {width} must be divisible by heads {heads}, got {shape}"])
-        self.project, self.out = nn.Linear(inputs, width), nn.Linear(width, outputs)
+        self.project = nn.Linear(inputs, width)
+        self.out = nn.Linear(width, outputs) if outputs else nn.Identity()
         self.mask_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, width), std=0.02))
         self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)

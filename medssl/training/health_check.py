@@ -36,6 +36,7 @@ class HealthCheck:
         run: Where the panel is written; None writes none.
         device: Where to compute.
         views: Makes the views of a batch, for methods with several; their draws are the check's own.
+        suffix: Of the names of numbers and pictures, where a run has a check for each dimension.
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class HealthCheck:
         run: RunFolder | None,
         device: torch.device,
         views: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        suffix: str = "",
     ) -> None:
-        self._run, self._device, self._views = run, device, views
+        self._run, self._device, self._views, self._suffix = run, device, views, suffix
         self._first: dict[str, float] = {}
         self._warned: set[str] = set()
         held = [case for case in cache.cases if case.split == "val"] or list(cases)
@@ -81,8 +83,8 @@ class HealthCheck:
         self._warn(found, module.trouble(logs), step)
         columns = self._columns(module, batches[0])
         if columns and self._run is not None:
-            self._run.write_image(f"step-{step:07d}", panel(columns, _ROWS))
-        return found
+            self._run.write_image(f"step-{step:07d}{self._suffix}", panel(columns, _ROWS))
+        return {f"{name}{self._suffix}": value for name, value in found.items()}
 
     def _warn(self, found: dict[str, float], trouble: str, step: int) -> None:
         """Say once each, while the run still goes on, that the features have collapsed, and what the method sees."""

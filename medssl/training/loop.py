@@ -219,10 +219,9 @@ def _look(
     state: TrainState, window: _Window, source: StepSource, options: TrainOptions, run: RunFolder, hooks: Hooks
 ) -> None:
     """Bring the pending numbers here; end the run when one is not finite, before it can reach a checkpoint."""
-    names = list(window.pending[0])
-    values = torch.stack([torch.stack([logs[name] for name in names]) for logs in window.pending])  # (steps, names)
-    rows = state.fabric.all_reduce(values, reduce_op="mean").tolist()  # type: ignore[union-attr]
-    fresh = [dict(zip(names, row, strict=True)) for row in rows]
+    values = torch.stack([value for logs in window.pending for value in logs.values()])
+    found = iter(state.fabric.all_reduce(values, reduce_op="mean").tolist())  # type: ignore[union-attr]
+    fresh = [{name: next(found) for name in logs} for logs in window.pending]
     if bad := first_bad(fresh):
         position, name, value = bad
         step = state.step - len(fresh) + position + 1
@@ -248,7 +247,9 @@ def _agreed_stop(state: TrainState, options: TrainOptions, signals: StopSignals,
 
 def _log(state: TrainState, window: _Window, batches: StepBatches, journal: Journal) -> None:
     count, elapsed = len(window.seen), time.monotonic() - window.began
-    means = {name: sum(row[name] for row in window.seen) / count for name in window.seen[0]}
+    names = dict.fromkeys(name for row in window.seen for name in row)  # steps of another dimension may have others
+    values = {name: [row[name] for row in window.seen if name in row] for name in names}
+    means = {name: sum(found) / len(found) for name, found in values.items()}
     journal.write(
         state.step,
         {

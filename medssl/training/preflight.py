@@ -41,13 +41,13 @@ class Estimate:
     peak_bytes: int
     fitting_batch: int | None
 
-    def told(self, train: TrainOptions, devices: int, kind: str) -> str:
+    def told(self, steps: int, devices: int, kind: str) -> str:
         """For the person at the console."""
-        left = self.step_s * train.steps
+        left = self.step_s * steps
         batch = "" if self.fitting_batch is None else f"; a batch of about {self.fitting_batch} should still fit"
         where = "GPU" if kind == "cuda" else "host"
         return (
-            f"loss {self.loss:.4g}, {self.step_s:.3g} s a step, {duration(left)} for {train.steps} steps = "
+            f"loss {self.loss:.4g}, {self.step_s:.3g} s a step, {duration(left)} for {steps} steps = "
             f"{left * devices / 3600:.2g} {'GPU' if kind == 'cuda' else 'device'}-hours on {devices}; "
             f"{where} memory up to {self.peak_bytes / 2**30:.1f} GiB{batch}"
         )
@@ -79,6 +79,7 @@ def measure(
         count = min(_STEPS, train.steps) if size == train.batch_size else 1
         state = build(fabric, trial if size == train.batch_size else copy.deepcopy(trial), options)
         with StepBatches(fabric, source_of(size), replace(options, workers=0), 0) as batches:
+            state.step = train.steps - count  # the end of a run: queues and late stages are in use
             for _ in range(count):
                 began = time.monotonic()
                 loss = float(train_step(state, batches.next_step(), options, hooks)["loss"])

@@ -7,12 +7,14 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from medssl.data.cache import Cache, CachedCase
 from medssl.imaging.errors import ConfigError
 from medssl.methods.base import Method
 from medssl.models.component import Component, resolve
 from medssl.training.options import TrainOptions
 from medssl.training.pretrain_options import ViewOptions
+from medssl.training.pretrain_sources import Source
+
+_UNUSED_WEIGHTS = "ddp_find_unused_parameters_true"
 
 
 class Problems:
@@ -43,103 +45,147 @@ class Problems:
             raise ConfigError(list(dict.fromkeys(self._found)))
 
 
-def contradictions(
-    method: Component, views: ViewOptions, train: TrainOptions, cache: Cache, cases: Sequence[CachedCase], parts: int
-) -> list[str]:
+def contradictions(method: Component, sources: Sequence[Source], train: TrainOptions, parts: int) -> list[str]:
     """What can be told before anything is built.
 
     Args:
         method: Class and arguments of the method.
-        views: Crops.
+        sources: What is learned from.
         train: Length and batch.
-        cache: Prepared cache.
-        cases: Its cases that are learned from.
         parts: Parts that a step's batch is computed in, over all devices.
     """
-    problems = _wrong_crops(views, cache, cases)
-    for augment in filter(None, (views.augment, views.second)):
-        problems += augment.misfits(len(cache.channels), cache.preprocess.intensity)
-    if train.batch_size % parts:
-        problems.append(
-            f"train.batch_size {train.batch_size} must divide by devices x nodes x accumulate = {parts}: every device "
-            "computes the same share"
-        )
+    problems = [problem for source in sources for problem in (*_wrong_crops(source), *_uneven(source, parts))]
+    problems += _wrong_pair(sources, train, parts > train.accumulate)
+    for source in sources:
+        for augment in filter(None, (source.views.augment, source.views.second)):
+            problems += augment.misfits(len(source.cache.channels), source.cache.preprocess.intensity)
     kind = resolve(method.class_path)
     if not issubclass(kind, Method):
         return [*problems, f"method: {method.class_path} is no self-supervised method"]
     if not hasattr(kind, "card"):
         return [*problems, f"method: {method.class_path} has no card, which names its paper, family and dimensions"]
-    if cache.spatial_dims not in kind.card.spatial_dims:
-        runs = " and ".join(f"{dims}D" for dims in kind.card.spatial_dims)
-        problems.append(f"method: {kind.__name__} runs in {runs}, {cache.path} is {cache.spatial_dims}D")
-    if train.batch_size // parts < kind.least_batch:
+    problems += wrong_number(kind, len(sources) > 1)
+    return problems + [problem for source in sources for problem in _not_for(kind, source, parts)]
+
+
+def wrong_number(method: type, mixed: bool) -> list[str]:
+    """A sentence where a method wants both dimensions and the run has one, or the other way round."""
+    wants = getattr(method, "mixed", False)
+    if wants and not mixed:
+        return [
+            f"method: {method.__name__} learns from 2D and 3D images in one run: give the cache of the other dimension "
+            "with --also.data"
+        ]
+    if mixed and not wants:
+        return [
+            f"also: {method.__name__} learns from one cache: leave this group out, or use a method for both, such "
+            "as uni4eye"
+        ]
+    return []
+
+
+def _wrong_pair(sources: Sequence[Source], train: TrainOptions, several: bool) -> list[str]:
+    """What keeps two caches from being learned from in one run."""
+    if len(sources) < 2:
+        return []
+    problems = []
+    first, second = (source.cache for source in sources)
+    if first.spatial_dims == second.spatial_dims:
+        problems.append(f"also.data: {second.path} and {first.path} are both {first.spatial_dims}D: give one of each")
+    if len(first.channels) != len(second.channels):
+        both = " and ".join(f"{len(c.channels)} ({', '.join(c.channels)}) in {c.path}" for c in (first, second))
+        problems.append(f"also.data: images of both caches must have as many channels, there are {both}")
+    if several and train.strategy != _UNUSED_WEIGHTS:
         problems.append(
-            f"train.batch_size {train.batch_size} in {parts} part(s) leaves fewer than {kind.least_batch} samples at a "
-            f"time: {kind.__name__} compares samples with one another; use a larger batch or fewer parts"
+            f"train.strategy must be {_UNUSED_WEIGHTS} where several devices learn from 2D and 3D: in each step the "
+            f"weights of one dimension have no gradient; got {train.strategy}"
         )
-    return problems + unused_views(kind, views)
+    return problems
 
 
-def unused_views(method: type[Method], views: ViewOptions) -> list[str]:
+def _uneven(source: Source, parts: int) -> list[str]:
+    if source.batch_size % parts == 0:
+        return []
+    return [
+        f"{source.batch_option} {source.batch_size} must divide by devices x nodes x accumulate = {parts}: every "
+        "device computes the same share"
+    ]
+
+
+def _not_for(method: type[Method], source: Source, parts: int) -> list[str]:
+    """What a method cannot do with a source."""
+    problems, cache = [], source.cache
+    if cache.spatial_dims not in method.card.spatial_dims:
+        runs = " and ".join(f"{dims}D" for dims in method.card.spatial_dims)
+        problems.append(f"method: {method.__name__} runs in {runs}, {cache.path} is {cache.spatial_dims}D")
+    if source.batch_size // parts < method.least_batch:
+        problems.append(
+            f"{source.batch_option} {source.batch_size} in {parts} part(s) leaves fewer than {method.least_batch} "
+            f"samples at a time: {method.__name__} compares samples with one another; use a larger batch or fewer parts"
+        )
+    return problems + unused_views(method, source.views, source.group)
+
+
+def unused_views(method: type[Method], views: ViewOptions, group: str = "") -> list[str]:
     """Options for views that the method does not use: an option that does nothing is a mistake."""
     name = method.__name__
     problems = []
     if views.local_views and not method.local_views:
-        problems.append(f"views.local_views {views.local_views}: {name} makes no use of local views")
+        problems.append(f"{group}views.local_views {views.local_views}: {name} makes no use of local views")
     if method.views == 1 and views.source:
-        problems.append(f"views.source: {name} has one view, the crop of views.size itself")
+        problems.append(f"{group}views.source: {name} has one view, the crop of views.size itself")
     if method.views == 1 and views.second is not None:
-        problems.append(f"views.second: {name} has one view")
+        problems.append(f"{group}views.second: {name} has one view")
     if method.views == 1 and views.partner != "same":
-        problems.append(f"views.partner {views.partner}: {name} has one view")
+        problems.append(f"{group}views.partner {views.partner}: {name} has one view")
     return problems
 
 
-def try_out(
-    method: Method, channels: int, size: tuple[int, ...], augment: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-) -> None:
+def try_out(method: Method, source: Source, augment: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
     """Let the method see two empty crops: sizes that do not divide are told before a run is started.
 
     Raises:
         ConfigError: The method cannot compute crops of this size.
     """
+    size = source.views.crop
     method.eval()
-    batch = {"image": torch.zeros(2, channels, *size), "step": torch.tensor(0)}
+    batch = {"image": torch.zeros(2, len(source.cache.channels), *size), "step": torch.tensor(0)}
     batch |= {"index": torch.arange(2), "patient": torch.arange(2)}
     try:
         with torch.no_grad():
             method(augment(batch))
     except (ValueError, RuntimeError) as error:
-        _cannot(method, size, error)
+        _cannot(method, source, error)
 
 
-def _cannot(method: Method, size: tuple[int, ...], error: Exception) -> NoReturn:
+def _cannot(method: Method, source: Source, error: Exception) -> NoReturn:
     names = f"{type(method).__name__} on {type(method.encoder).__name__}"
-    told = f"views.size: {names} cannot compute crops of {size} ({error}); use larger crops or fewer levels"
-    raise ConfigError([told]) from error
+    told = f"{names} cannot compute crops of {source.views.crop} ({error}); use larger crops or fewer levels"
+    raise ConfigError([f"{source.group}views.size: {told}"]) from error
 
 
-def _wrong_crops(views: ViewOptions, cache: Cache, cases: Sequence[CachedCase]) -> list[str]:
+def _wrong_crops(source: Source) -> list[str]:
+    views, cache, group = source.views, source.cache, source.group
     if len(views.size) != cache.spatial_dims:
         wanted = f"{cache.spatial_dims} numbers: {cache.path} is {cache.spatial_dims}D"
-        return [f"views.size {views.size} needs {wanted}"]
+        return [f"{group}views.size {views.size} needs {wanted}"]
     problems = []
-    name = "views.source" if views.source else "views.size"
+    name = f"{group}views.source" if views.source else f"{group}views.size"
     for axis, wanted_size in enumerate(views.crop):
-        longest = max((case.shape[axis] for case in cases), default=wanted_size)
+        longest = max((case.shape[axis] for case in source.cases), default=wanted_size)
         if longest < wanted_size:
             problems.append(
                 f"{name} {views.crop} is larger than every case along axis {axis}, where the longest has {longest} "
                 "voxels: the rest of every crop would be padding; use smaller crops"
             )
-    if views.partner == "patient" and len({case.patient for case in cases}) == len(cases):
+    if views.partner == "patient" and len({case.patient for case in source.cases}) == len(source.cases):
         problems.append(
-            f"views.partner patient: every patient in splits {list(views.splits)} of {cache.path} has one case; all "
-            "cases of one person need one name in the manifest's column patient"
+            f"{group}views.partner patient: every patient in splits {list(views.splits)} of {cache.path} has one case; "
+            "all cases of one person need one name in the manifest's column patient"
         )
-    if views.foreground and not any(cache.foreground(case) for case in cases if case.has_label):
+    if views.foreground and not any(cache.foreground(case) for case in source.cases if case.has_label):
         problems.append(
-            f"views.foreground {views.foreground}: no case of splits {list(views.splits)} in {cache.path} has a "
+            f"{group}views.foreground {views.foreground}: no case of splits {list(views.splits)} in {cache.path} has a "
             "labelled structure to centre crops on; leave it at 0"
         )
     return problems

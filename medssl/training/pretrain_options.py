@@ -1,7 +1,8 @@
 """What pretraining sees of the images; torch-free, so that help is at once."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from medssl.data.augment_options import AugmentOptions
 from medssl.data.view_groups import ViewGroup
@@ -30,6 +31,9 @@ class ViewOptions:
     Raises:
         ConfigError: Values outside their range, all at once.
     """
+
+    group: ClassVar[str] = "views"
+    """What the options' names begin with."""
 
     size: tuple[int, ...] = (32, 32, 32)
     """Crop size in voxels, one number a spatial axis, in the axis order of the prepared arrays."""
@@ -83,9 +87,9 @@ class ViewOptions:
         for name in ("size", "source", "local_size"):
             value = getattr(self, name)
             if (value or name == "size") and (len(value) not in (2, 3) or any(n < 1 for n in value)):
-                problems.append(f"views.{name} needs 2 or 3 positive numbers, got {value}")
+                problems.append(f"{self.group}.{name} needs 2 or 3 positive numbers, got {value}")
             elif value and len(value) != len(self.size):
-                problems.append(f"views.{name} {value} needs as many numbers as views.size {self.size}")
+                problems.append(f"{self.group}.{name} {value} needs as many numbers as {self.group}.size {self.size}")
         return problems
 
     def _wrong_numbers(self) -> list[str]:
@@ -98,7 +102,7 @@ class ViewOptions:
             ("local_views", self.local_views >= 0, "must be 0 or more"),
             ("splits", "test" not in self.splits, "must not name test: what is measured there must not have been seen"),
         ]
-        return [f"views.{name} {rule}, got {getattr(self, name)}" for name, holds, rule in rules if not holds]
+        return [f"{self.group}.{name} {rule}, got {getattr(self, name)}" for name, holds, rule in rules if not holds]
 
     @property
     def crop(self) -> tuple[int, ...]:
@@ -118,6 +122,51 @@ class ViewOptions:
         """Plain dictionary for run.json."""
         content = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: _plain(value) for name, value in content.items()}
+
+
+@dataclass(frozen=True)
+class SecondViewOptions(ViewOptions):
+    """The same of a second cache."""
+
+    group = "also.views"
+
+
+@dataclass(frozen=True)
+class SecondData:
+    """A second cache, of the other dimension, for methods that learn from 2D and 3D images in one run.
+
+    Raises:
+        ConfigError: Values outside their range, all at once.
+    """
+
+    data: Path | None = None
+    """Prepared cache; without it there is no second one, and the rest of this group must be left out."""
+
+    views: SecondViewOptions = field(default_factory=SecondViewOptions)
+    """Which crops are drawn of it and how they are varied."""
+
+    share: float = 0.5
+    """Share of the steps that are of this cache: 0.5 takes turns."""
+
+    batch_size: int = 0
+    """Crops of one of its steps, over all devices and accumulated parts together; 0 = `train.batch_size`."""
+
+    def __post_init__(self) -> None:
+        rules = [
+            ("share", 0 < self.share < 1, "must lie between 0 and 1"),
+            ("batch_size", self.batch_size >= 0, "must be 0 or more"),
+        ]
+        if problems := [f"also.{name} {rule}, got {getattr(self, name)}" for name, holds, rule in rules if not holds]:
+            raise ConfigError(problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for run.json."""
+        return {
+            "data": str(self.data and self.data.resolve()),
+            "views": self.views.to_json(),
+            "share": self.share,
+            "batch_size": self.batch_size,
+        }
 
 
 def _plain(value: Any) -> Any:

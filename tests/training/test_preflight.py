@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 from small_cache import small_cache
 
 from medssl.commands import pretrain as verb
-from medssl.training.options import TrainOptions
 from medssl.training.preflight import _SLACK, Estimate, _fitting
 
 _GIB = 2**30
@@ -25,11 +24,11 @@ def test_memory_grows_along_a_line():
 
 
 def test_what_is_told_adds_up():
-    told = Estimate(0.5, 0.72, 3 * _GIB, 24).told(TrainOptions(steps=10_000), 8, "cuda")
+    told = Estimate(0.5, 0.72, 3 * _GIB, 24).told(10_000, 8, "cuda")
     assert "about 2.0 h for 10000 steps = 16 GPU-hours on 8" in told
     assert "GPU memory up to 3.0 GiB" in told
     assert "a batch of about 24 should still fit" in told
-    assert "batch" not in Estimate(0.5, 0.72, 3 * _GIB, None).told(TrainOptions(), 1, "cpu")
+    assert "batch" not in Estimate(0.5, 0.72, 3 * _GIB, None).told(1000, 1, "cpu")
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
