@@ -18,7 +18,9 @@ def network_spec(kind: str, dims: int, channels: int = 1, classes: int = 3) -> N
     swin = Component(
         "medssl.models.swin.SwinV2", {"patch_size": 2, "width": 8, "stages": [[2, 2], [1, 2]], "window": 3}
     )
+    slices = Component("medssl.models.slices.SliceEncoder", {"slices": unet.to_json(), "sequence": [8, 1, 2]})
     encoder, decoder = {
+        "slices": (slices, Component("medssl.models.decoders.UNetDecoder")),
         "unet": (unet, Component("medssl.models.decoders.UNetDecoder")),
         "swin": (swin, Component("medssl.models.decoders.UNetDecoder")),
         "vit": (vit, Component("medssl.models.decoders.UNETRDecoder", {"features": 4})),

@@ -51,7 +51,7 @@ class SliceEncoder(Encoder, MixedEncoder):
         widths = built.feature_channels
         self.vector_width = sum(widths) + widths[-1]
         self.project = nn.Linear(self.vector_width, width)
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
+        self.mixing = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.feature_channels = (*widths[:-1], widths[-1] + width)
         self.strides = tuple((*stride, 1) for stride in built.strides)
@@ -98,7 +98,7 @@ class SliceEncoder(Encoder, MixedEncoder):
         if fill is not None:
             tokens = torch.where(fill[0][..., None], fill[1].to(tokens.dtype), tokens)
         tokens = tokens + sincos_positions([vectors.shape[1]], self.width).to(tokens)
-        for block in self.blocks:
+        for block in self.mixing:
             tokens = block(tokens)
         out: Tensor = self.norm(tokens)
         return out
@@ -106,7 +106,7 @@ class SliceEncoder(Encoder, MixedEncoder):
     def _maps(self, volume: Tensor) -> list[Tensor]:
         """Maps (B, n, F, h, w) of each slice of (B, C, H, W, n)."""
         flat = volume.movedim(-1, 1).flatten(0, 1)
-        return [level.unflatten(0, (len(volume), -1)) for level in self.slices(flat)]
+        return [level.unflatten(0, (-1, volume.shape[-1])) for level in self.slices(flat)]
 
     @staticmethod
     def _vectors(maps: list[Tensor]) -> Tensor:

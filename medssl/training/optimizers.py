@@ -87,7 +87,7 @@ def _depth(name: str) -> int | None:
     """Number of a block or stage; -1 for the stem and embeddings, None for what comes after the last block."""
     if found := re.match(r"(?:\w+\.)*?(?:blocks|stages|levels|layers)\.(\d+)\.", name):
         return int(found.group(1))
-    return -1 if re.match(r"(patch_embed|embed|stem|pos|tokens|cls_token|position)", name) else None
+    return -1 if re.match(r"(?:slices\.)?(?:patch_embed|embed|stem|pos|tokens|cls_token|position)", name) else None
 
 
 def build_optimizer(groups: Sequence[ParameterGroup], options: TrainOptions) -> torch.optim.Optimizer:

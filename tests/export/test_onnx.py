@@ -15,7 +15,9 @@ from medssl.imaging.errors import BundleError
 from medssl.tasks.inference import Ensemble
 
 
-@pytest.mark.parametrize(("kind", "dims"), [("unet", 2), ("unet", 3), ("vit", 2), ("vit", 3), ("swin", 2), ("swin", 3)])
+@pytest.mark.parametrize(
+    ("kind", "dims"), [("unet", 2), ("unet", 3), ("vit", 2), ("vit", 3), ("swin", 2), ("swin", 3), ("slices", 3)]
+)
 def test_graph_equals_torch_at_other_batch_sizes(kind: str, dims: int, tmp_path: Path) -> None:
     made, window = network(kind, dims, channels=2), (16, 8, 12)[:dims]
     write_onnx(made, 2, window, tmp_path / "model.onnx")

@@ -159,9 +159,9 @@ def test_gradients_reach_what_each_step_trains_and_nothing_else(slices: dict, ch
     steps = {
         (2, _INTRA): ("_encoder.slices", "projector", "image_prototypes"),
         (3, _INTRA): ("_encoder.slices", "projector", "image_prototypes"),
-        (3, _MASKED): ("_encoder.project", "_encoder.blocks", "_encoder.norm", "mask_token", "decoder"),
+        (3, _MASKED): ("_encoder.project", "_encoder.mixing", "_encoder.norm", "mask_token", "decoder"),
         (3, _INTER): (
-            "_encoder.slices", "_encoder.project", "_encoder.blocks", "_encoder.norm", "volume_prototypes",
+            "_encoder.slices", "_encoder.project", "_encoder.mixing", "_encoder.norm", "volume_prototypes",
         ),
     }  # fmt: skip
     spared = ("_encoder.slices.tokens",)  # a class token reaches what is read through attention alone

@@ -8,6 +8,7 @@ from medssl.imaging.errors import ConfigError
 from medssl.models.decoders import ClassificationHead, UNetDecoder
 from medssl.models.networks import Network, build_encoder
 from medssl.models.slices import SliceEncoder
+from medssl.training.optimizers import parameter_groups
 
 _PARTS = {
     "resnet": {"class_path": "medssl.models.resnet.ResNet", "init_args": {"depth": 10, "width": 4, "small": True}},
@@ -84,6 +85,14 @@ def test_tasks_in_3d_learn_through_all_of_it() -> None:
     assert logits.shape == (2, 3, 16, 16, 5)
     logits.square().mean().backward()
     assert all(p.grad is not None for p in encoder.parameters())
+
+
+def test_layers_nearer_to_the_image_learn_more_slowly() -> None:
+    encoder = Network(_encoder(), torch.nn.Identity())
+    rates = {n: g.scale for g in parameter_groups(encoder, 0.5) for n in g.names}
+    parts = [f"encoder.{name}" for name in ("slices.stem", "slices.stages.0", "slices.stages.3", "mixing", "norm")]
+    found = [{rate for name, rate in rates.items() if name.startswith(part)} for part in parts]
+    assert found == [{0.5**5}, {0.5**4}, {0.5}, {1.0}, {1.0}]
 
 
 @pytest.mark.parametrize(

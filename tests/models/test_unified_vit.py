@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from medssl.imaging.errors import ConfigError
-from medssl.models.networks import build_encoder
+from medssl.models.networks import Network, build_encoder
 from medssl.models.unified_vit import UnifiedViT
 from medssl.models.vit import ViT
+from medssl.training.optimizers import parameter_groups
 
 
 def _unified(**extra) -> UnifiedViT:
@@ -66,6 +67,14 @@ def test_copies_and_loaded_weights_stay_in_common() -> None:
         assert torch.equal(twin.embed(_image(dims)), encoder.embed(_image(dims)))
     moved = encoder.double()
     assert moved.embed(_image(3).double()).dtype == torch.float64
+
+
+def test_embeddings_of_both_dimensions_learn_most_slowly() -> None:
+    network = Network(_unified(), torch.nn.Identity())
+    rates = {n: g.scale for g in parameter_groups(network, 0.5) for n in g.names}
+    parts = [f"encoder.{name}" for name in ("patch_embeds", "tokens", "blocks.0", "blocks.1", "norm")]
+    found = [{rate for name, rate in rates.items() if name.startswith(part)} for part in parts]
+    assert found == [{0.125}, {0.125}, {0.25}, {0.5}, {1.0}]
 
 
 def test_named_sizes_and_wrong_ones() -> None:
