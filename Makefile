@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 OUT ?= runs/bench.json
 
-.PHONY: quickstart test test-slow test-base lint format bench clean
+.PHONY: quickstart test test-slow test-base test-peers lint format bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,11 @@ test-base: constraints.txt  ## the base install alone, without torch: its tests 
 	.venv-base/bin/python -m pip install --quiet -c constraints.txt . pytest hypothesis
 	.venv-base/bin/python -m pytest -q tests/test_base_install.py tests/imaging tests/runtime
 
+test-peers: pyproject.toml  ## encoders inside timm's and nnU-Net's own modules, which need torchvision and so another torch
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet '.[train]' torch==2.14.1 torchvision==0.29.1 timm dynamic_network_architectures pytest
+	PYTHONPATH=. .venv-peers/bin/python -m pytest -q tests/peers
+
 lint: $(VENV)/.installed  ## ruff, import contracts, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,4 +48,4 @@ bench: $(VENV)/.installed  ## side by side with peers; numbers in $(OUT)
 	$(BIN)/medssl bench all --json $(OUT)
 
 clean:
-	rm -rf $(VENV) .venv-base runs build dist
+	rm -rf $(VENV) .venv-base .venv-peers runs build dist

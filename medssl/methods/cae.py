@@ -12,11 +12,11 @@ import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
 from medssl.data.masking import MaskKind, draw_mask, step_generator, visible_and_hidden
-from medssl.losses.reconstruction import normalise_patches, token_mse
+from medssl.losses.reconstruction import denormalise_patches, normalise_patches, token_mse
 from medssl.methods.base import Batch, Method, MethodCard, expect, not_negative, positive, ratio, require
 from medssl.models.attention import TransformerBlock
 from medssl.models.latent_regressor import LatentRegressor
-from medssl.models.positions import patchify, pick, sincos_positions, unpatchify
+from medssl.models.positions import patchify, pick, sincos_positions, with_hidden
 from medssl.models.vit import ViT
 
 
@@ -88,16 +88,10 @@ class CAE(Method):
         """Input, input with hidden patches at 0, and the reconstruction in the input's intensities."""
         image, size = batch["image"], self._vit.patch_size
         visible, hidden = self._draw(image, int(batch["step"]))
-        patches = patchify(image.float(), size)
-        own = pick(patches, hidden)
+        own = pick(patchify(image.float(), size), hidden)
         predicted = self._decode(image, self._latents(image, visible, hidden), hidden).float()
-        predicted = predicted * (own.var(-1, keepdim=True) + self.variance_floor).sqrt() + own.mean(-1, keepdim=True)
-        index = hidden[..., None].expand_as(predicted)
-        panels = [
-            unpatchify(patches.scatter(1, index, p), self._vit.grid(image.shape[2:]), size)
-            for p in (torch.zeros_like(predicted), predicted)
-        ]
-        return {"input": image.float(), "masked": panels[0], "reconstructed": panels[1]}
+        predicted = denormalise_patches(predicted, own, self.variance_floor)
+        return with_hidden(image, hidden, predicted, self._vit.grid(image.shape[2:]), size)
 
     def _draw(self, image: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Numbers of visible (B, n) and hidden (B, m) patches."""

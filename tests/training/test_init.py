@@ -73,7 +73,7 @@ def _train(data: Path, out: Path, size: int, momentum: float, init: Path | None)
     vit = Component("medssl.models.vit.ViT", {"patch_size": 8, "width": 12, "depth": 1, "heads": 2})
     views = ViewOptions((size, size), local_views=2, local_size=(size // 2, size // 2))
     train = TrainOptions(steps=2, batch_size=4, lr=0.01, health_every=9, accelerator="cpu")
-    pretrain(data, out, method, vit, views, train, init)
+    pretrain(data, out, method, vit, views, train, init=init)
     return out / "encoder.safetensors"
 
 
