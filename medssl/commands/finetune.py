@@ -52,7 +52,8 @@ def finetune(
         augment: How crops are varied.
         inference: How whole images are predicted, in validation and in the clinic, and which weights are kept.
         train: Length, optimiser, precision and house-keeping.
-        init: `encoder.safetensors` of a pretraining run; random weights without it.
+        init: `encoder.safetensors` of a pretraining run, or a checkpoint of MONAI, timm or nnU-Net (nnssl) for the
+            encoder named; random weights without it.
         labels: Learn from this many labelled patients, seeded; a smaller number lies within a larger one; 0 = all.
         folds: Cross-validation over the patients of splits train and val with this many folds; 0 = none.
         fold: One fold, from 0, or all of them one after the other.

@@ -43,7 +43,8 @@ def pretrain(
         train: Length, optimiser, precision and house-keeping.
         also: A second cache, of the other dimension, and what is drawn from it.
         init: `encoder.safetensors` of an earlier run with the same encoder, to go on from: larger crops, other images,
-            another method; everything else starts anew. Random weights without it.
+            another method; everything else starts anew. Or a checkpoint of MONAI, timm or nnU-Net (nnssl) for it.
+            Random weights without it.
         resume: Go on with the run in OUT. Only its length, time limit, workers and intervals may differ.
         dry_run: Check everything, measure a few steps, say what the run would need, write nothing.
 

@@ -52,6 +52,7 @@ class Layout:
         build: Python that makes the other module as `module`.
         features: Python that makes the last features of `image` with it, as `features`.
         twice: Further names under which the other module has a tensor, with its first one.
+        idle: Of `extra`, those on which nothing that the module computes depends.
     """
 
     entries: tuple[Entry, ...]
@@ -59,6 +60,7 @@ class Layout:
     build: str
     features: str
     twice: tuple[tuple[str, str], ...] = ()
+    idle: tuple[str, ...] = ()
 
     def there(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of the encoder under the other module's names."""
@@ -151,7 +153,8 @@ def _vit_in_monai(vit: ViT, size: Sequence[int]) -> Layout:
     for n in range(len(vit.blocks)):  # MONAI keeps the norm of an attention that is not there
         extra |= {f"blocks.{n}.norm_cross_attn.weight": torch.ones(vit.width)}
         extra |= {f"blocks.{n}.norm_cross_attn.bias": torch.zeros(vit.width)}
-    return Layout(tuple(entries), extra, build, "features = module(image)[0][:, 1:].mean(1)")
+    features = "features = module(image)[0][:, 1:].mean(1)"
+    return Layout(tuple(entries), extra, build, features, idle=tuple(n for n in extra if "cross_attn" in n))
 
 
 def _vit_in_timm(vit: ViT, size: Sequence[int]) -> Layout:
@@ -224,7 +227,8 @@ def _resnet_in_monai(resnet: ResNet, size: Sequence[int]) -> Layout:
         f"spatial_dims={resnet.spatial_dims}, n_input_channels={resnet.in_channels}, conv1_t_size=7, conv1_t_stride=2, "
         "feed_forward=False, bias_downsample=False)\n"
     )
-    return Layout(tuple(entries), _counters(entries), build, "features = module(image)")
+    counters = _counters(entries)
+    return Layout(tuple(entries), counters, build, "features = module(image)", idle=tuple(counters))
 
 
 def _resnet_in_timm(resnet: ResNet, size: Sequence[int]) -> Layout:
@@ -242,7 +246,8 @@ def _resnet_in_timm(resnet: ResNet, size: Sequence[int]) -> Layout:
         f"from timm.models.resnet import {kind}, ResNet\n"
         f"module = ResNet({kind}, {tuple(counts)}, num_classes=0, in_chans={resnet.in_channels})\n"
     )
-    return Layout(tuple(entries), _counters(entries), build, "features = module(image)")
+    counters = _counters(entries)
+    return Layout(tuple(entries), counters, build, "features = module(image)", idle=tuple(counters))
 
 
 def _unet_in_nnunet(unet: ResidualUNetEncoder, size: Sequence[int]) -> Layout:
@@ -290,4 +295,4 @@ def _unet_in_nnunet(unet: ResidualUNetEncoder, size: Sequence[int]) -> Layout:
         unit_name = name.removesuffix(f".{layer}.{part}")
         twice.append((f"{unit_name}.all_modules.{0 if layer == 'conv' else 1}.{part}", name))
     features = "features = module(image)[-1].flatten(2).mean(-1)"
-    return Layout(tuple(entries), extra, build, features, tuple(twice))
+    return Layout(tuple(entries), extra, build, features, tuple(twice), tuple(extra))  # a norm takes each bias away

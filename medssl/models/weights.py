@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medssl.imaging.errors import CheckpointError
 from medssl.imaging.files import atomic_path, sha256, write_json
+from medssl.models.foreign_weights import is_foreign, read_foreign
 
 SCHEMA_VERSION = 1
 
@@ -99,18 +100,25 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def load_encoder(network: nn.Module, path: Path, decoder: bool = True) -> LoadReport:
     """Load an encoder file into `network.encoder`, and its decoder where names and shapes agree.
 
+    A file of MONAI, timm or nnU-Net (nnssl) is taken as well: what has no place here is skipped, and told.
+
     Args:
         network: Module with `encoder` and `decoder`.
-        path: `encoder.safetensors`.
+        path: `encoder.safetensors`, or another library's checkpoint.
         decoder: Take over a decoder as well; otherwise those in the file are skipped.
 
     Raises:
         CheckpointError: The file cannot be used, or an encoder tensor that should load did not.
     """
-    tensors, meta = read_encoder(path)
-    channels, wanted = len(meta.get("channels", ())), int(getattr(network.encoder, "in_channels", 0))
-    state = network.state_dict()
     loaded, adapted, skipped = {}, {}, []
+    if is_foreign(path):
+        found = read_foreign(path, cast(nn.Module, network.encoder))
+        tensors = {f"encoder.{name}": tensor for name, tensor in found.tensors.items()}
+        channels, skipped = found.channels, [f"{found.library}: {name}" for name in found.unused]
+    else:
+        tensors, meta = read_encoder(path)
+        channels = len(meta.get("channels", ()))
+    wanted, state = int(getattr(network.encoder, "in_channels", 0)), network.state_dict()
     for name, tensor in tensors.items():
         if name not in state or (name.startswith("decoder.") and not decoder):
             skipped.append(name)

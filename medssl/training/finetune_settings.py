@@ -9,6 +9,7 @@ from medssl.data.augment_options import AugmentOptions
 from medssl.data.cache import Cache
 from medssl.imaging.errors import ConfigError
 from medssl.models.component import Component
+from medssl.models.foreign_weights import is_foreign
 from medssl.models.networks import NetworkSpec, build_network, output_strides
 from medssl.models.weights import read_encoder
 from medssl.tasks.options import (
@@ -113,7 +114,10 @@ def network_spec(settings: Settings, cache: Cache) -> NetworkSpec:
             f"data {cache.path} has {len(cache.classes)} image classes, 2 are needed: fill the manifest's column class"
         )
     meta: dict[str, Any] = {}
-    if settings.init is not None:
+    if settings.init is not None and is_foreign(settings.init):
+        if settings.network.encoder is None:
+            problems.append(f"init {settings.init} does not say what it is: name network.encoder with its numbers")
+    elif settings.init is not None:
         _, meta = read_encoder(settings.init)
         problems += _misfits(meta, settings, dims, channels)
     if problems:
@@ -176,6 +180,8 @@ def transfer_notes(settings: Settings, cache: Cache) -> list[str]:
     """Differences between the pretraining's images and these that do not forbid the transfer but may spoil it."""
     if settings.init is None:
         return []
+    if is_foreign(settings.init):
+        return ["the file to start from does not say how its images were prepared: these must have been prepared alike"]
     _, meta = read_encoder(settings.init)
     notes = []
     then, now = meta.get("preprocess") or {}, cache.preprocess.to_json()

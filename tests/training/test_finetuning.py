@@ -15,6 +15,7 @@ from medssl.commands.parsing import parse_verb
 from medssl.data.augment_options import AugmentOptions
 from medssl.data.cache import Cache
 from medssl.models.component import Component
+from medssl.models.layouts import layout_of
 from medssl.models.networks import build_encoder
 from medssl.models.weights import save_encoder
 from medssl.tasks.inference import classify_image, segment_image
@@ -306,6 +307,22 @@ def test_an_encoder_file_that_does_not_fit_is_refused(
     assert finetune(cache, tmp_path / "run", init=file) == 2
     assert "cut or edited" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_an_nnunet_checkpoint_is_taken_with_the_encoder_named(
+    finetune: Finetune, cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unet = Component("medssl.models.unet.ResidualUNetEncoder", {**_UNET, "blocks": [1, 1, 1], "shortcut": "pooled"})
+    encoder = build_encoder(unet, cache.spatial_dims, 1)
+    state = layout_of(encoder, "nnunet", (16,) * cache.spatial_dims).there(encoder.state_dict())
+    path = tmp_path / "nnssl.pth"
+    torch.save({"network_weights": {f"encoder.{name}": tensor for name, tensor in state.items()}}, path)
+    assert finetune(cache, tmp_path / "run", init=path, network__encoder=None) == 2
+    assert "name network.encoder" in capsys.readouterr().err
+    assert finetune(cache, tmp_path / "run", init=path, network__encoder=unet.to_json()) == 0
+    report = json.loads((tmp_path / "run" / "run.json").read_text())["transfer"]
+    assert len(report["loaded"]) == len(encoder.state_dict())
+    assert "does not say how its images were prepared" in capsys.readouterr().err
 
 
 def test_other_channels_and_preprocessing_are_adapted_and_told(

@@ -14,6 +14,8 @@ from medssl.commands.pretrain import pretrain
 from medssl.imaging.errors import CheckpointError, ConfigError
 from medssl.imaging.files import sha256
 from medssl.models.component import Component
+from medssl.models.layouts import layout_of
+from medssl.models.vit import ViT
 from medssl.models.weights import read_encoder
 from medssl.training.options import TrainOptions
 from medssl.training.pretrain_options import ViewOptions
@@ -82,3 +84,14 @@ def test_a_teacher_starts_from_the_encoder_too_and_larger_crops_need_nothing_els
     large = _train(cache, tmp_path / "large", 32, 1.0, small)  # a teacher that stays what it was, and is kept
     before, after = load_file(small), load_file(large)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_a_run_starts_from_a_monai_checkpoint(cache: Path, tmp_path: Path) -> None:
+    vit = ViT(2, 1, patch_size=8, width=12, depth=1, heads=2)
+    state = layout_of(vit, "monai", (16, 16)).there(vit.state_dict())
+    torch.save({"state_dict": {f"vit.{name}": tensor for name, tensor in state.items()}}, tmp_path / "monai.pt")
+    kept = load_file(_train(cache, tmp_path / "run", 16, 1.0, tmp_path / "monai.pt"))  # the teacher stays what it was
+    for name, tensor in vit.state_dict().items():
+        assert torch.equal(kept[f"encoder.{name}"], tensor), name
+    report = json.loads((tmp_path / "run" / "run.json").read_text())["init"]
+    assert report["skipped"] == ["monai: vit.patch_embedding.position_embeddings"]  # fixed here

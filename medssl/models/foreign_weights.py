@@ -1,0 +1,140 @@
+"""Weights of another library's module, read into an encoder that computes the same."""
+
+import math
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from medssl.imaging.errors import CheckpointError, ConfigError
+from medssl.models.encoder import Encoder
+from medssl.models.layouts import LIBRARIES, Layout, layout_of
+
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+_WRAPPERS = ("state_dict", "network_weights", "model_state_dict", "model", "module", "teacher", "student")
+
+
+@dataclass(frozen=True)
+class ForeignWeights:
+    """What was found in a file.
+
+    Args:
+        library: Whose names it has.
+        tensors: By the encoder's own names.
+        channels: Channels of the images that it was trained on.
+        unused: Names in the file that have no place in the encoder.
+    """
+
+    library: str
+    tensors: dict[str, Tensor]
+    channels: int
+    unused: tuple[str, ...]
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file is no encoder file of this package: there is no description beside it."""
+    return path.suffix in _SUFFIXES and not path.with_suffix(".json").is_file()
+
+
+def read_foreign(path: Path, encoder: nn.Module) -> ForeignWeights:
+    """Read a checkpoint of MONAI, timm or nnU-Net (nnssl), whichever names it has.
+
+    Args:
+        path: safetensors, or what `torch.save` wrote of tensors and plain values (nothing else is ever unpickled).
+        encoder: The encoder that is to take the weights.
+
+    Raises:
+        CheckpointError: The file cannot be read, or no library's names in it cover the encoder, with what is missing.
+    """
+    found = _tensors(_content(path), path)
+    if not isinstance(encoder, Encoder):
+        raise CheckpointError(f"{type(encoder).__name__} takes no weights of other libraries", reason="foreign")
+    told: list[str] = []
+    for library in (name for name in LIBRARIES if name != "torch"):
+        try:
+            layout = layout_of(encoder, library, [2 * max(step) for step in zip(*encoder.strides, strict=True)])
+        except ConfigError as error:
+            told += error.problems
+            continue
+        prefix, missing = _prefix(layout, found)
+        if not missing:
+            return _taken(library, layout, found, prefix, encoder)
+        told.append(f"{library}: {len(missing)} of {len(layout.entries)} tensors are not there, first {missing[0]}")
+    if set(found) & {f"encoder.{name}" for name in encoder.state_dict()}:
+        raise CheckpointError(
+            f"{path.with_suffix('.json')} does not exist: an encoder is a .safetensors file with its .json",
+            reason="no-encoder",
+        )
+    raise CheckpointError(
+        f"{path} does not fit {type(encoder).__name__} ({'; '.join(dict.fromkeys(told))}); it holds {len(found)} "
+        f"tensors, first {', '.join(list(found)[:3])}. Name the encoder with the numbers that the file was made with",
+        reason="encoder-mismatch",
+    )
+
+
+def _content(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist", reason="no-encoder") from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values, which could run code when it is opened: where you trust "
+            "it, open it and save its state_dict as safetensors",
+            reason="pickle",
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint ({error})", reason="bad-encoder") from error
+
+
+def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    """The dictionary of tensors, which may lie in others."""
+    while isinstance(content, Mapping):
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        inner = [content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)]
+        if tensors and not inner:
+            return tensors
+        if not inner:
+            break
+        content = inner[0]
+    raise CheckpointError(f"{path} holds no tensors under names", reason="bad-encoder")
+
+
+def _prefix(layout: Layout, found: Mapping[str, Tensor]) -> tuple[str, list[str]]:
+    """What stands before the layout's names in the file, and which of them are missing."""
+    best = ("", [entry.theirs for entry in layout.entries])
+    first = layout.entries[-1].theirs
+    for prefix in sorted({name.removesuffix(first) for name in found if name.endswith(first)}):
+        missing = [entry.theirs for entry in layout.entries if prefix + entry.theirs not in found]
+        if len(missing) < len(best[1]):
+            best = prefix, missing
+    return best
+
+
+def _taken(library: str, layout: Layout, found: Mapping[str, Tensor], prefix: str, encoder: Encoder) -> ForeignWeights:
+    own = layout.back({name.removeprefix(prefix): tensor.float() for name, tensor in found.items()})
+    for name, theirs in _SPLIT.get((type(encoder).__name__, library), ()):
+        parts = [found[prefix + part] for part in theirs if prefix + part in found]
+        if parts:
+            own[name] = torch.cat(parts, dim=1).float()
+    known = [entry.theirs for entry in layout.entries] + [further for further, _ in layout.twice] + list(layout.idle)
+    known += [name for _, parts in _SPLIT.get((type(encoder).__name__, library), ()) for name in parts]
+    used = {prefix + name for name in known}
+    patches = own.get("patch_embed.weight")
+    first = own[layout.entries[0].ours] if patches is None else patches
+    voxels = 1 if patches is None else math.prod(encoder.strides[0])
+    return ForeignWeights(library, own, first.shape[1] // voxels, tuple(name for name in found if name not in used))
+
+
+_SPLIT: dict[tuple[str, str], tuple[tuple[str, tuple[str, ...]], ...]] = {
+    ("ViT", "timm"): (("tokens", ("cls_token", "reg_token")),),
+}
+"""Tensors here that are several there."""

@@ -1,0 +1,109 @@
+"""Checkpoints under other libraries' names, with what such files have around them; the modules: tests/peers."""
+
+from pathlib import Path
+from typing import Any
+
+import monai.networks.nets
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from medssl.imaging.errors import CheckpointError
+from medssl.models.encoder import Encoder
+from medssl.models.layouts import layout_of
+from medssl.models.resnet import ResNet
+from medssl.models.unet import ResidualUNetEncoder
+from medssl.models.vit import ViT
+from medssl.models.weights import load_encoder
+
+
+def _encoder(kind: str, dims: int = 3, channels: int = 1, seed: int = 0, **given: Any) -> Encoder:
+    torch.manual_seed(seed)
+    if kind == "unet":
+        return ResidualUNetEncoder(
+            dims, channels, **{"features": [4, 8], "blocks": [1, 2], "shortcut": "pooled", **given}
+        )
+    if kind == "resnet":
+        return ResNet(dims, channels, depth=10, width=4)
+    return ViT(dims, channels, patch_size=4, width=12, depth=2, heads=2, **given)
+
+
+def _load(path: Path, encoder: Encoder) -> Any:
+    return load_encoder(nn.ModuleDict({"encoder": encoder}), path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "library", "dims"),
+    [("vit", "monai", 3), ("vit", "timm", 2), ("resnet", "monai", 3), ("unet", "nnunet", 3), ("unet", "nnunet", 2)],
+)
+@pytest.mark.parametrize("wrapped", ["plain", "nested"])
+def test_what_was_written_for_a_library_comes_back(
+    tmp_path: Path, kind: str, library: Any, dims: int, wrapped: str
+) -> None:
+    there = _encoder(kind, dims, seed=1)
+    state = layout_of(there, library, (8,) * dims).there(there.state_dict())
+    state = {f"module.encoder.{name}": tensor.clone().contiguous() for name, tensor in state.items()}
+    state["module.decoder.seg.weight"] = torch.zeros(3)
+    path = tmp_path / ("weights.safetensors" if wrapped == "plain" else "weights.pt")
+    if wrapped == "plain":
+        save_file(state, path)
+    else:
+        torch.save({"epoch": 7, "network_weights": state, "optimizer": {"lr": 0.1}}, path)
+    here = _encoder(kind, dims)
+    report = _load(path, here)
+    for name, tensor in there.state_dict().items():
+        assert torch.equal(here.state_dict()[name], tensor), name
+    assert len(report.loaded) == len(here.state_dict())
+    assert report.fresh == ()
+    assert f"{library}: module.decoder.seg.weight" in report.skipped
+
+
+def test_a_real_monai_module_is_read_and_its_learned_positions_are_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = monai.networks.nets.ViT(1, [8, 8, 8], [4, 4, 4], 12, 48, 2, 2, classification=True, qkv_bias=True)
+    torch.save(module.state_dict(), tmp_path / "vit.pt")
+    vit = _encoder("vit")
+    report = _load(tmp_path / "vit.pt", vit)
+    assert torch.equal(vit.state_dict()["blocks.1.fc2.weight"], module.blocks[1].mlp.linear2.weight)
+    assert "monai: patch_embedding.position_embeddings" in report.skipped
+    assert not any("cross_attn" in name for name in report.skipped)
+
+
+@pytest.mark.parametrize("kind", ["vit", "unet"])
+def test_other_channels_are_adapted_and_told(tmp_path: Path, kind: str) -> None:
+    there, library = _encoder(kind, 2, 3), "timm" if kind == "vit" else "nnunet"
+    state = layout_of(there, library, (8, 8)).there(there.state_dict())
+    save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, tmp_path / "w.safetensors")
+    here = _encoder(kind, 2, 1)
+    report = _load(tmp_path / "w.safetensors", here)
+    assert len(report.adapted) == 1
+    grey = torch.randn(2, 1, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(here.eval().embed(grey), there.eval().embed(grey.expand(-1, 3, -1, -1)))
+
+
+def test_what_cannot_be_taken_is_told(tmp_path: Path) -> None:
+    vit = _encoder("vit")
+    state = layout_of(vit, "monai", (8, 8, 8)).there(vit.state_dict())
+    fewer = {name: tensor.clone().contiguous() for name, tensor in state.items() if "blocks.1.norm1" not in name}
+    save_file(fewer, tmp_path / "fewer.safetensors")
+    torch.save({"a": object}, tmp_path / "code.pt")
+    torch.save({"epoch": 3}, tmp_path / "empty.pt")
+    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10")
+    for name, words in (
+        ("fewer.safetensors", "blocks.1.norm1.weight"),
+        ("code.pt", "could run code"),
+        ("empty.pt", "no tensors"),
+        ("cut.pt", "damaged"),
+        ("cut.safetensors", "damaged"),
+        ("missing.pt", "does not exist"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            _load(tmp_path / name, _encoder("vit"))
+    with pytest.raises(CheckpointError, match="attention rope"):
+        _load(tmp_path / "fewer.safetensors", _encoder("vit", attention="rope"))
+    save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, tmp_path / "wide.safetensors")
+    with pytest.raises(CheckpointError, match="does not fit"):
+        _load(tmp_path / "wide.safetensors", ViT(3, 1, patch_size=4, width=24, depth=2, heads=2))
