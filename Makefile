@@ -30,7 +30,7 @@ test-base: constraints.txt  ## the base install alone, without torch: its tests 
 
 test-peers: pyproject.toml  ## encoders inside timm's and nnU-Net's own modules, which need torchvision and so another torch
 	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet '.[train]' torch==2.14.1 torchvision==0.29.1 timm dynamic_network_architectures pytest
+	.venv-peers/bin/python -m pip install --quiet '.[train,timm]' torch==2.14.1 torchvision==0.29.1 dynamic_network_architectures pytest
 	PYTHONPATH=. .venv-peers/bin/python -m pytest -q tests/peers
 
 lint: $(VENV)/.installed  ## ruff, import contracts, types

@@ -1,0 +1,75 @@
+"""Any 2D model of timm by name, as an encoder."""
+
+from typing import cast
+
+from torch import Tensor
+
+from medssl.imaging.errors import ConfigError
+from medssl.models.encoder import Encoder
+
+
+class TimmEncoder(Encoder):
+    """A model of timm (Wightman, https://github.com/huggingface/pytorch-image-models), its feature maps fine to coarse.
+
+    Needs `timm`, which needs torchvision: `pip install 'medssl[train,timm]'` in an environment of its own.
+
+    Args:
+        spatial_dims: 2.
+        in_channels: Channels of the image.
+        name: Name of the model, for instance `resnet18` or `convnext_tiny`.
+        pretrained: Start from the weights that timm downloads for it; they have licences of their own.
+        image_size: Voxels of the crops, for models that keep positions; the run's crops where it is left out.
+
+    Raises:
+        ConfigError: 3D images, timm is not installed, or has no such model, or one without feature maps.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        name: str,
+        pretrained: bool = False,
+        image_size: list[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if spatial_dims != 2:
+            raise ConfigError([f"timm's models are 2D, the images are {spatial_dims}D"])
+        try:
+            import timm  # noqa: PLC0415 (an extra)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                [f"encoder {name} needs timm ({error.name} is missing): pip install 'medssl[train,timm]'"]
+            ) from error
+        if name not in timm.list_models():
+            near = ", ".join(timm.list_models(f"*{name.split('_', maxsplit=1)[0]}*")[:5])
+            raise ConfigError([f"timm has no model {name!r}{f'; near: {near}' if near else ''}"])
+        given = {"in_chans": in_channels, "features_only": True, "pretrained": pretrained}
+        sized = {"img_size": tuple(image_size)} if image_size is not None and _keeps_positions(name) else {}
+        try:
+            self.model = timm.create_model(name, **given, **sized)
+        except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+            raise ConfigError([f"timm's {name} gives no feature maps: {error}"]) from error
+        self.spatial_dims, self.in_channels = 2, in_channels
+        self.feature_channels = tuple(self.model.feature_info.channels())
+        self.strides = tuple((step, step) for step in self.model.feature_info.reduction())
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Feature maps (B, F, *S / stride), fine to coarse."""
+        maps = self.model(image)
+        return [
+            part if part.shape[1] == channels else part.movedim(-1, 1)  # some of timm's have their channels last
+            for part, channels in zip(maps, self.feature_channels, strict=True)
+        ]
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Mean of the coarsest map: (B, F)."""
+        return cast(Tensor, self.forward(image)[-1].flatten(2).mean(-1))
+
+    def layer_depths(self) -> dict[str, int]:
+        """Depth of each top-level part, 0 = nearest to the image, for layer-wise learning rates."""
+        return {f"model.{name}": depth for depth, (name, _) in enumerate(self.model.named_children())}
+
+
+def _keeps_positions(name: str) -> bool:
+    return any(part in name for part in ("vit", "deit", "swin", "beit", "eva"))
