@@ -1,7 +1,5 @@
 """Any 2D model of timm by name, as an encoder."""
 
-from typing import cast
-
 from torch import Tensor
 
 from medssl.imaging.errors import ConfigError
@@ -64,7 +62,7 @@ class TimmEncoder(Encoder):
 
     def embed(self, image: Tensor) -> Tensor:
         """Mean of the coarsest map: (B, F)."""
-        return cast(Tensor, self.forward(image)[-1].flatten(2).mean(-1))
+        return self.forward(image)[-1].flatten(2).mean(-1)
 
     def layer_depths(self) -> dict[str, int]:
         """Depth of each top-level part, 0 = nearest to the image, for layer-wise learning rates."""
