@@ -97,7 +97,7 @@ def layout_of(encoder: nn.Module, library: Library, size: Sequence[int]) -> Layo
     if make is None:
         able = sorted(name for kind, name in makers if isinstance(encoder, kind))
         others = f"it can be written for {', '.join(able)} and torch" if able else "it can be written for torch only"
-        raise ConfigError([f"{library} has no module that computes what {type(encoder).__name__} does; {others}"])
+        raise ConfigError([f"{type(encoder).__name__} cannot be written for {library}; {others}"])
     return make(encoder, size)
 
 
