@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from medssl.commands.console import say
-from medssl.imaging.errors import ConfigError
+from medssl.imaging.errors import ConfigError, ImageError
 from medssl.imaging.files import write_json
 from medssl.imaging.labels import Label
 from medssl.imaging.volume import Volume
 
 if TYPE_CHECKING:
-    from medssl.evaluation.matching import Match
+    from medssl.evaluation.matching import EmbeddedScan, Match
 
 POSITIONAL: tuple[str, ...] = ("run", "template", "queries")
 
@@ -56,24 +56,27 @@ def match(
         raise ConfigError([f"out {out} is not empty: choose another folder"])
     matcher = Matcher(run)
 
-    def read(name: str) -> Volume:
-        return read_channels(name, Path(), resample_irregular=resample_irregular)
+    def embedded(name: str) -> "EmbeddedScan":
+        try:
+            return matcher.embed(read_channels(name, Path(), resample_irregular=resample_irregular))
+        except ImageError as error:
+            said = error.message if name in error.message else f"{name}: {error.message}"
+            raise ImageError(said, reason=error.reason) from error
 
-    volume = read(template)
-    world_mm = _world(volume, point, space)
-    known = matcher.embed(volume)
+    known = embedded(template)
+    world_mm = _world(known.volume, point, space)
     rows: list[dict[str, Any]] = []
-    pictures = {"template": (volume, world_mm)}
+    pictures = {"template": (known.volume, world_mm)}
     for number, name in enumerate(queries):
-        found = read(name)
-        place = matcher.find(known, world_mm, matcher.embed(found))
-        rows.append(_row(name, found, place))
-        pictures[f"query_{number}"] = found, place.world_mm
+        scan = embedded(name)
+        place = matcher.find(known, world_mm, scan)
+        rows.append(_row(name, scan.volume, place))
+        pictures[f"query_{number}"] = scan.volume, place.world_mm
         say(_told(rows[-1]))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        for name, (found, world) in pictures.items():
-            _draw(out / f"{name}.png", found, world)
+        for name, (volume, world) in pictures.items():
+            _draw(out / f"{name}.png", volume, world)
         content = {"run": str(run), "template": template, "point_ras_mm": list(world_mm), "matches": rows}
         write_json(out / "matches.json", content)
 

@@ -106,10 +106,9 @@ def _found(template: EmbeddedScan, world_mm: npt.ArrayLike, query: EmbeddedScan)
 def _refuse_outside(scan: EmbeddedScan, world_mm: Sequence[float]) -> None:
     geometry = scan.prepared.record.prepared
     index = geometry.to_index(world_mm)[: len(geometry.shape)]
-    if ((index < -0.5) | (index > np.array(geometry.shape) - 0.5)).any():
-        low, high = (
-            geometry.to_world([*corner, 0][:3]) for corner in (np.zeros(len(index)), np.array(geometry.shape) - 1)
-        )
+    last = np.array(geometry.shape) - 1
+    if not ((index >= -0.5) & (index <= last + 0.5)).all():  # a point that is no number lies nowhere
+        low, high = (geometry.to_world([*corner, 0][:3]) for corner in (0 * last, last))
         raise ImageError(
             f"the point {_mm(world_mm)} lies outside the scan, whose corners are {_mm(low)} and {_mm(high)} (RAS+ mm)",
             reason="point-outside",

@@ -115,6 +115,7 @@ def test_what_cannot_be_matched_is_told_in_a_sentence(run, body, tmp_path, capsy
     array, affine = body
     template = _write(tmp_path / "a.nii.gz", array, affine)
     point = ("--point", list(_POINT))
+    two = f"{template};{template}"
     flat = tmp_path / "flat.png"
     PIL.Image.fromarray(array[:, :, 0].astype(np.uint8)).save(flat)
     encoder = {"patch_size": 4, "width": 12, "depth": 1, "heads": 2}
@@ -127,6 +128,8 @@ def test_what_cannot_be_matched_is_told_in_a_sentence(run, body, tmp_path, capsy
     capsys.readouterr()
     for arguments, words in (
         ((run, template, template, "--point", [28, 1, 1]), "lies outside the scan"),
+        ((run, template, template, "--point", "[.nan, 1, 1]"), "lies outside the scan"),
+        ((run, template, two, *point), f"{two}: 2 channel(s)"),
         ((run, template, template, "--point", [1, 1]), "point needs 3 numbers in space voxel"),
         ((run, template, tmp_path / "missing.nii.gz", *point), "does not exist"),
         ((run, template, flat, *point), "2D"),
