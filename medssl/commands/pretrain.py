@@ -21,8 +21,8 @@ def pretrain(
     encoder: Component,
     views: ViewOptions = _VIEWS,
     train: TrainOptions = _TRAIN,
-    also: SecondData = _ALSO,
     init: Path | None = None,
+    also: SecondData = _ALSO,
     resume: bool = False,
     dry_run: bool = False,
 ) -> None:
@@ -41,10 +41,10 @@ def pretrain(
         encoder: Encoder and its arguments; spatial dimensions, channels and image size come from data and crops.
         views: Which crops are drawn and how they are varied.
         train: Length, optimiser, precision and house-keeping.
-        also: A second cache, of the other dimension, and what is drawn from it.
         init: `encoder.safetensors` of an earlier run with the same encoder, to go on from: larger crops, other images,
             another method; everything else starts anew. Or a checkpoint of MONAI, timm or nnU-Net (nnssl) for it.
             Random weights without it.
+        also: A second cache, of the other dimension, and what is drawn from it.
         resume: Go on with the run in OUT. Only its length, time limit, workers and intervals may differ.
         dry_run: Check everything, measure a few steps, say what the run would need, write nothing.
 

@@ -2,7 +2,8 @@
 
 Nguyen et al., "Joint Self-Supervised Image-Volume Representation Learning with Intra-Inter Contrastive Clustering",
 AAAI 2023, https://arxiv.org/abs/2212.01893. Deviations: one run in place of three; clusters are balanced over the batch
-(SwAV, one of the paper's two) at both levels; attention is plain and looks across slices.
+(SwAV, one of the paper's two) at both levels; volumes are centred over the batch; attention is plain and looks across
+slices.
 """
 
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from medssl.data.masking import random_mask, step_generator
 from medssl.losses.distillation import across_views, balanced
 from medssl.losses.gather import gather
 from medssl.methods.base import Batch, Method, MethodCard, expect, not_negative, positive, ratio, require, share
+from medssl.models.batch_norm import BatchNorm
 from medssl.models.momentum import KeyQueue
 from medssl.models.projectors import Projector, Prototypes
 from medssl.models.slices import SliceEncoder
@@ -75,6 +77,7 @@ class IntraInter(Method):
         self.image_prototypes = Prototypes(head[1], head[2])
         self.mask_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, self._encoder.width), std=0.02))
         self.decoder = nn.Linear(self._encoder.width, self._encoder.vector_width)
+        self.centre = BatchNorm(self._encoder.width, affine=False)
         self.volume_prototypes = Prototypes(self._encoder.width, volumes[0])
         queues = range(2 if volumes[1] else 0)
         self.queues = nn.ModuleList([KeyQueue(volumes[1], self._encoder.width, seed + view) for view in queues])
@@ -153,10 +156,13 @@ class IntraInter(Method):
         return vectors
 
     def _inter(self, first: Tensor, second: Tensor) -> Tensor:
-        """Two views of volumes (B, C, H, W, n): the mean over slices of the sequence, at unit length."""
+        """Two views of volumes (B, C, H, W, n): the mean over slices of the sequence, centred, at unit length.
+
+        What all volumes have in common would leave their cosines nearly alike, and clusters to chance.
+        """
         encoder = self._encoder
         means = [encoder.sequence(encoder.vectors(view)).float().mean(1) for view in (first, second)]
-        vectors = [F.normalize(mean, dim=1) for mean in means]
+        vectors = [F.normalize(self.centre(mean), dim=1) for mean in means]
         if self.training and self.queues:
             self._fresh.append(torch.stack([gather(view) for view in vectors]))
         used = bool(self.queues) and self._progress >= self.stages[1] + self.stages[2]

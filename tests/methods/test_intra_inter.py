@@ -227,6 +227,15 @@ def test_the_whole_state_is_saved() -> None:
         assert torch.equal(method.eval()(_batch(dims, progress))["loss"], other.eval()(_batch(dims, progress))["loss"])
 
 
+def test_what_all_volumes_have_in_common_says_nothing() -> None:
+    """A large offset of every sequence leaves vectors of volumes as they are."""
+    method, batch = _method(volumes=(5, 0)), _batch(3)
+    loss = method(batch)["loss"]
+    plain = method.encoder.sequence
+    method.encoder.sequence = lambda vectors: plain(vectors) + 100.0  # type: ignore[method-assign]
+    torch.testing.assert_close(method(batch)["loss"], loss, atol=2e-3, rtol=2e-3)
+
+
 @pytest.mark.parametrize(("dims", "progress"), [(2, 1.0), (3, _INTRA), (3, _MASKED), (3, _INTER)])
 def test_learns_a_fixed_batch(dims: int, progress: float) -> None:
     losses = learn(_method(volumes=(4, 0)), _batch(dims, progress), 3e-3)

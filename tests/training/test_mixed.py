@@ -118,7 +118,7 @@ def test_a_second_cache_is_told_to_be_missing_or_too_many(caches: tuple[Path, Pa
         SecondData(caches[1], SecondViewOptions((8, 8, 8))),
     )
     with pytest.raises(ConfigError, match="UnifiedViT"):
-        pretrain(caches[0], tmp_path / "run", method, vit, ViewOptions((8, 8)), train, also)
+        pretrain(caches[0], tmp_path / "run", method, vit, ViewOptions((8, 8)), train, also=also)
     assert not (tmp_path / "run").exists()
 
 
@@ -131,7 +131,7 @@ def test_caches_that_do_not_go_together_are_refused_with_all_reasons(tmp_path: P
     )
     train = TrainOptions(accelerator="cpu", batch_size=5, accumulate=1)
     with pytest.raises(ConfigError) as caught:
-        pretrain(flat.path, tmp_path / "run", *PARTS["intra_inter"], views, train, also)
+        pretrain(flat.path, tmp_path / "run", *PARTS["intra_inter"], views, train, also=also)
     told = "\n".join(caught.value.problems)
     assert "are both 2D: give one of each" in told
     assert "as many channels, there are 1 (channel 0)" in told
@@ -172,7 +172,7 @@ def test_a_dry_run_measures_each_dimension_at_the_stage_that_costs_most(
     method, encoder = PARTS["intra_inter"]
     views, also = ViewOptions((12, 12)), SecondData(caches[1], SecondViewOptions((8, 8, 8)), 0.25, 4)
     train = TrainOptions(accelerator="cpu", steps=1000, batch_size=8)
-    pretrain(caches[0], tmp_path / "run", method, encoder, views, train, also, dry_run=True)
+    pretrain(caches[0], tmp_path / "run", method, encoder, views, train, also=also, dry_run=True)
     told = capsys.readouterr().err
     assert "750 steps of 8 crops" in told
     assert "250 steps of 4 crops" in told
