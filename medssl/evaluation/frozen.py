@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from medssl.evaluation.probe_data import ProbeData
 from medssl.evaluation.probes import attentive_probe, knn_probe, linear_probe
 from medssl.models.component import Component
 from medssl.models.encoder import Encoder
-from medssl.models.networks import build_encoder
+from medssl.models.networks import rebuild_encoder
 from medssl.models.weights import read_encoder
 
 PROBES = {"knn": knn_probe, "linear": linear_probe, "attentive": attentive_probe}
@@ -40,10 +40,8 @@ def random_encoder(component: Component, spatial_dims: int, channels: Sequence[s
     Raises:
         ConfigError: Unknown class or arguments.
     """
-    given = {k: v for k, v in component.init_args.items() if k not in ("spatial_dims", "in_channels")}
     torch.manual_seed(seed)
-    plain = Component(component.class_path, given)
-    return cast(Encoder, build_encoder(plain, spatial_dims, len(channels), trusted_only=True))
+    return rebuild_encoder(component, spatial_dims, len(channels))
 
 
 def judge(encoder: Encoder, data: ProbeData, draws: Sequence[Tensor]) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from medssl.imaging.errors import ConfigError
 from medssl.imaging.files import atomic_path
 from medssl.models.component import Component
 from medssl.models.layouts import Layout, Library, layout_of
-from medssl.models.networks import build_encoder
+from medssl.models.networks import rebuild_encoder
 from medssl.models.weights import read_encoder
 
 
@@ -47,11 +47,8 @@ def write_foreign_encoder(run: Path, library: Library, size: Sequence[int], out:
         ConfigError: The library has no module that computes the same, or the size does not fit.
     """
     tensors, meta = read_encoder(run / "encoder.safetensors" if run.is_dir() else run)
-    described = Component.from_json(meta["encoder"])
-    given = {name: value for name, value in described.init_args.items() if name not in ("spatial_dims", "in_channels")}
-    dims = int(meta["preprocess"]["spatial_dims"])
-    plain = Component(described.class_path, given)
-    encoder = build_encoder(plain, dims, len(meta["channels"]), trusted_only=True)
+    described, dims = Component.from_json(meta["encoder"]), int(meta["preprocess"]["spatial_dims"])
+    encoder = rebuild_encoder(described, dims, len(meta["channels"]))
     own = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
     encoder.load_state_dict(own)
     voxels = tuple(size or meta["provenance"]["crop"])
@@ -64,7 +61,7 @@ def write_foreign_encoder(run: Path, library: Library, size: Sequence[int], out:
         {entry.ours: entry.theirs for entry in layout.entries},
         tuple(layout.extra),
         tuple(name for name in tensors if not name.startswith("encoder.")),
-        _snippet(layout, library, plain, dims, len(meta["channels"]), out),
+        _snippet(layout, library, described, dims, len(meta["channels"]), out),
     )
 
 
@@ -72,8 +69,9 @@ def _snippet(layout: Layout, library: Library, encoder: Component, dims: int, ch
     build = layout.build
     if library == "torch":
         module, _, name = encoder.class_path.rpartition(".")
-        arguments = "".join(f", {key}={value!r}" for key, value in encoder.init_args.items())
-        build = f"from {module} import {name}\nmodule = {name}({dims}, {channels}{arguments})\n"
+        given = {**encoder.init_args, "spatial_dims": dims, "in_channels": channels}
+        arguments = ", ".join(f"{key}={value!r}" for key, value in given.items())
+        build = f"from {module} import {name}\nmodule = {name}({arguments})\n"
     return (
         f"from safetensors.torch import load_file\n{build}module.load_state_dict(load_file({str(out)!r}))\n"
         f"module.eval()\n# of an image (B, {channels}, ...) prepared as the file's metadata say:\n# {layout.features}\n"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
@@ -13,7 +13,7 @@ from medssl.imaging.errors import CheckpointError
 from medssl.models.component import Component
 from medssl.models.encoder import Encoder
 from medssl.models.layers import conv
-from medssl.models.networks import build_encoder
+from medssl.models.networks import rebuild_encoder
 from medssl.models.weights import read_encoder
 
 
@@ -105,15 +105,8 @@ def read_anatomy_network(path: Path) -> tuple[AnatomyNetwork, dict[str, Any]]:
             f"{path} was made by {meta['method']['class_path']}: points are matched by embeddings of a run of SAM",
             reason="other-method",
         )
-    encoder = Component.from_json(meta["encoder"])
-    given = {name: value for name, value in encoder.init_args.items() if name not in ("spatial_dims", "in_channels")}
-    built = build_encoder(
-        Component(encoder.class_path, given),
-        int(meta["preprocess"]["spatial_dims"]),
-        len(meta["channels"]),
-        trusted_only=True,
-    )
-    network = AnatomyNetwork(cast(Encoder, built), len(head))
+    dims, channels = int(meta["preprocess"]["spatial_dims"]), len(meta["channels"])
+    network = AnatomyNetwork(rebuild_encoder(Component.from_json(meta["encoder"]), dims, channels), len(head))
     network.load_state_dict({name.removeprefix("decoder."): tensor for name, tensor in tensors.items()})
     return network.eval(), meta
 

@@ -65,7 +65,7 @@ def read_foreign(path: Path, encoder: nn.Module) -> ForeignWeights:
         prefix, missing = _prefix(layout, found)
         if not missing:
             return _taken(library, layout, found, prefix, encoder)
-        told.append(f"{library}: {len(missing)} of {len(layout.entries)} tensors are not there, first {missing[0]}")
+        told.append(f"{library}: {len(missing)} of {len(layout.needed)} tensors are not there, first {missing[0]}")
     if set(found) & {f"encoder.{name}" for name in encoder.state_dict()}:
         raise CheckpointError(
             f"{path.with_suffix('.json')} does not exist: an encoder is a .safetensors file with its .json",
@@ -110,10 +110,10 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _prefix(layout: Layout, found: Mapping[str, Tensor]) -> tuple[str, list[str]]:
     """What stands before the layout's names in the file, and which of them are missing."""
-    best = ("", [entry.theirs for entry in layout.entries])
-    first = layout.entries[-1].theirs
+    best = ("", layout.needed)
+    first = layout.needed[0]
     for prefix in sorted({name.removesuffix(first) for name in found if name.endswith(first)}):
-        missing = [entry.theirs for entry in layout.entries if prefix + entry.theirs not in found]
+        missing = [name for name in layout.needed if prefix + name not in found]
         if len(missing) < len(best[1]):
             best = prefix, missing
     return best
@@ -121,20 +121,8 @@ def _prefix(layout: Layout, found: Mapping[str, Tensor]) -> tuple[str, list[str]
 
 def _taken(library: str, layout: Layout, found: Mapping[str, Tensor], prefix: str, encoder: Encoder) -> ForeignWeights:
     own = layout.back({name.removeprefix(prefix): tensor.float() for name, tensor in found.items()})
-    for name, theirs in _SPLIT.get((type(encoder).__name__, library), ()):
-        parts = [found[prefix + part] for part in theirs if prefix + part in found]
-        if parts:
-            own[name] = torch.cat(parts, dim=1).float()
-    known = [entry.theirs for entry in layout.entries] + [further for further, _ in layout.twice] + list(layout.idle)
-    known += [name for _, parts in _SPLIT.get((type(encoder).__name__, library), ()) for name in parts]
-    used = {prefix + name for name in known}
+    used = {prefix + name for name in layout.known}
     patches = own.get("patch_embed.weight")
     first = own[layout.entries[0].ours] if patches is None else patches
     voxels = 1 if patches is None else math.prod(encoder.strides[0])
     return ForeignWeights(library, own, first.shape[1] // voxels, tuple(name for name in found if name not in used))
-
-
-_SPLIT: dict[tuple[str, str], tuple[tuple[str, tuple[str, ...]], ...]] = {
-    ("ViT", "timm"): (("tokens", ("cls_token", "reg_token")),),
-}
-"""Tensors here that are several there."""

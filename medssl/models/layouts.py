@@ -53,6 +53,8 @@ class Layout:
         features: Python that makes the last features of `image` with it, as `features`.
         twice: Further names under which the other module has a tensor, with its first one.
         idle: Of `extra`, those on which nothing that the module computes depends.
+        joined: Tensors here that are several there, one after the other along axis 1: each with its length.
+        shifts: Biases there that are none here, with the running mean of the batch norm behind, which takes them in.
     """
 
     entries: tuple[Entry, ...]
@@ -61,15 +63,32 @@ class Layout:
     features: str
     twice: tuple[tuple[str, str], ...] = ()
     idle: tuple[str, ...] = ()
+    joined: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()
+    shifts: tuple[tuple[str, str], ...] = ()
 
     def there(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of the encoder under the other module's names."""
         named = {entry.theirs: entry.there(state[entry.ours]) for entry in self.entries} | self.extra
+        for ours, parts in self.joined:
+            split = torch.split(state[ours], [length for _, length in parts], dim=1)
+            named |= {theirs: tensor for (theirs, _), tensor in zip(parts, split, strict=True)}
         return named | {further: named[first] for further, first in self.twice}
 
     def back(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Those tensors of the other module that are there, under the encoder's names."""
-        return {entry.ours: entry.back(state[entry.theirs]) for entry in self.entries if entry.theirs in state}
+        """All tensors of the other module that have a place here, under the encoder's names."""
+        own = {entry.ours: entry.back(state[entry.theirs]) for entry in self.entries}
+        own |= {ours: torch.cat([state[theirs] for theirs, _ in parts], dim=1) for ours, parts in self.joined}
+        return own | {mean: own[mean] - state[bias] for bias, mean in self.shifts if bias in state}
+
+    @property
+    def needed(self) -> list[str]:
+        """Names there without which the encoder is not whole."""
+        return [entry.theirs for entry in self.entries] + [theirs for _, parts in self.joined for theirs, _ in parts]
+
+    @property
+    def known(self) -> set[str]:
+        """Names there that have a place here, or that change nothing."""
+        return {*self.needed, *self.idle, *(further for further, _ in self.twice), *(bias for bias, _ in self.shifts)}
 
 
 def layout_of(encoder: nn.Module, library: Library, size: Sequence[int]) -> Layout:
@@ -168,16 +187,15 @@ def _vit_in_timm(vit: ViT, size: Sequence[int]) -> Layout:
     for n in range(len(vit.blocks)):
         entries += _pairs(f"blocks.{n}.", f"blocks.{n}.", names, ("weight", "bias"))
     entries += _pairs("", "", (("norm", "norm"),), ("weight", "bias"))
-    tokens = vit.tokens.detach()
-    extra = {"pos_embed": sincos_positions(vit.grid(size), vit.width)[None], "cls_token": tokens[:, :1].clone()}
-    extra |= {"reg_token": tokens[:, 1:].clone()} if registers else {}
+    tokens = (("cls_token", 1), ("reg_token", registers)) if registers else (("cls_token", 1),)
+    extra = {"pos_embed": sincos_positions(vit.grid(size), vit.width)[None]}
     build = (
         "from timm.models.vision_transformer import VisionTransformer\n"
         f"module = VisionTransformer({tuple(size)}, {vit.patch_size}, {vit.in_channels}, 0, embed_dim={vit.width}, "
         f"depth={len(vit.blocks)}, num_heads={vit.heads}, reg_tokens={registers}, no_embed_class=True)\n"
     )
     features = f"features = module.forward_features(image)[:, {1 + registers}:].mean(1)"
-    return Layout(tuple(entries), extra, build, features)
+    return Layout(tuple(entries), extra, build, features, joined=(("tokens", tokens),))
 
 
 def _expansion(resnet: ResNet) -> int:
@@ -228,7 +246,12 @@ def _resnet_in_monai(resnet: ResNet, size: Sequence[int]) -> Layout:
         "feed_forward=False, bias_downsample=False)\n"
     )
     counters = _counters(entries)
-    return Layout(tuple(entries), counters, build, "features = module(image)", idle=tuple(counters))
+    shifts = tuple(
+        (entry.theirs.replace("weight", "bias"), entry.ours.replace("0.weight", "1.running_mean"))
+        for entry in entries
+        if entry.theirs.endswith("downsample.0.weight")
+    )
+    return Layout(tuple(entries), counters, build, "features = module(image)", idle=tuple(counters), shifts=shifts)
 
 
 def _resnet_in_timm(resnet: ResNet, size: Sequence[int]) -> Layout:
@@ -247,7 +270,12 @@ def _resnet_in_timm(resnet: ResNet, size: Sequence[int]) -> Layout:
         f"module = ResNet({kind}, {tuple(counts)}, num_classes=0, in_chans={resnet.in_channels})\n"
     )
     counters = _counters(entries)
-    return Layout(tuple(entries), counters, build, "features = module(image)", idle=tuple(counters))
+    shifts = tuple(
+        (entry.theirs.replace("weight", "bias"), entry.ours.replace("0.weight", "1.running_mean"))
+        for entry in entries
+        if entry.theirs.endswith("downsample.0.weight")
+    )
+    return Layout(tuple(entries), counters, build, "features = module(image)", idle=tuple(counters), shifts=shifts)
 
 
 def _unet_in_nnunet(unet: ResidualUNetEncoder, size: Sequence[int]) -> Layout:

@@ -2,12 +2,13 @@
 
 import inspect
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
 from medssl.models.component import Component, resolve
+from medssl.models.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,17 @@ def build_encoder(
         ConfigError: Unknown class or arguments, all at once.
     """
     return _build(component, trusted_only, spatial_dims=spatial_dims, in_channels=in_channels)
+
+
+def rebuild_encoder(component: Component, spatial_dims: int, in_channels: int) -> Encoder:
+    """The encoder that a file describes, with fresh weights; classes outside medssl are refused.
+
+    Raises:
+        ConfigError: Unknown class or arguments, all at once.
+    """
+    given = {name: value for name, value in component.init_args.items() if name not in ("spatial_dims", "in_channels")}
+    plain = Component(component.class_path, given)
+    return cast(Encoder, build_encoder(plain, spatial_dims, in_channels, trusted_only=True))
 
 
 def build_network(spec: NetworkSpec, *, trusted_only: bool = False) -> Network:

@@ -70,6 +70,24 @@ def test_a_real_monai_module_is_read_and_its_learned_positions_are_told(tmp_path
     assert not any("cross_attn" in name for name in report.skipped)
 
 
+def test_biases_before_a_batch_norm_are_taken_into_its_mean(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = monai.networks.nets.ResNet(
+        "basic", [1, 1, 1, 1], [4, 8, 16, 32], n_input_channels=1, conv1_t_stride=2, feed_forward=False
+    )
+    for tensor in module.state_dict().values():
+        if tensor.ndim == 1:
+            tensor.copy_(0.5 + torch.rand_like(tensor))
+    assert "layer2.0.downsample.0.bias" in module.state_dict()
+    torch.save(module.state_dict(), tmp_path / "resnet.pt")
+    here = _encoder("resnet")
+    report = _load(tmp_path / "resnet.pt", here)
+    assert report.skipped == ()
+    image = torch.randn(2, 1, 32, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(here.eval().embed(image), module.eval()(image), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["vit", "unet"])
 def test_other_channels_are_adapted_and_told(tmp_path: Path, kind: str) -> None:
     there, library = _encoder(kind, 2, 3), "timm" if kind == "vit" else "nnunet"
