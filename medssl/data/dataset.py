@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medssl.data.cache import Cache, CachedCase
+from medssl.data.view_groups import Partner
 from medssl.imaging.errors import CacheError
 
 _TRIES = 8
@@ -18,7 +19,7 @@ class CropPlan:
     """Which crops to draw.
 
     Args:
-        size: Crop size in voxels, one number a spatial axis.
+        size: Crop size in voxels, one number a spatial axis of the crop.
         batch_size: Crops of one optimiser step over all parts.
         parts: Parts of a step's batch: devices x accumulated parts; each `__getitem__` gives one part.
         seed: Seed of the run.
@@ -26,8 +27,11 @@ class CropPlan:
         classes: Add `class_index` (B,) int64.
         foreground: Share of crops centred near a voxel of a random class of the case; the rest anywhere.
         min_std: Crops whose standard deviation is below it are drawn again, at most 8 times: air teaches nothing.
-        partners: Add `partner` (B, C, *S): the crop at the same place, relative to its size, of another case of the
-            same patient, or the crop itself where there is none.
+        partner: `patient` adds `partner` (B, C, *S): the crop at the same place, relative to its size, of another case
+            of the same patient. `slice` adds the crop at the same place of a neighbouring slice. Where there is none
+            it is the crop itself.
+        slice_axis: Axis of 3D cases that 2D crops are slices across; None = crops have the dimension of the cases.
+        slice_gap_mm: Largest distance of a neighbouring slice; the next one is always near enough.
     """
 
     size: tuple[int, ...]
@@ -38,7 +42,21 @@ class CropPlan:
     classes: bool = False
     foreground: float = 0.0
     min_std: float = 0.0
-    partners: bool = False
+    partner: Partner = "same"
+    slice_axis: int | None = None
+    slice_gap_mm: float = 0.0
+
+    @property
+    def box(self) -> tuple[int, ...]:
+        """Voxels that are read of a case, one number an axis of the case."""
+        if self.slice_axis is None:
+            return self.size
+        return (*self.size[: self.slice_axis], 1, *self.size[self.slice_axis :])
+
+    @property
+    def case_dims(self) -> int:
+        """Dimension of the cases that crops are drawn from."""
+        return len(self.size) + (self.slice_axis is not None)
 
 
 class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -116,27 +134,49 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     def _crop(self, case: CachedCase, number: int, damaged: set[int]) -> dict[str, np.ndarray]:
         generator = _generator(self._plan.seed, number, stream=1)
         start, image = self._draw(case, number, generator)
-        crop = {"image": image, "patient": np.array(self._patients[case.patient], dtype=np.int64)}
+        crop = {"image": self._flat(image), "patient": np.array(self._patients[case.patient], dtype=np.int64)}
         if self._plan.labels:
-            crop["label"] = self._label(case, start)
+            crop["label"] = self._flat(self._label(case, start))
         if self._plan.classes:
             crop["class_index"] = np.array(self._class_index[case.class_name], dtype=np.int64)
-        if self._plan.partners:
-            found = self._partner(case, number, start, damaged)
-            crop["partner"] = image if found is None else found
+        if self._plan.partner != "same":
+            other = (
+                self._neighbour(case, number, start)
+                if self._plan.partner == "slice"
+                else self._of_patient(case, number, start, damaged)
+            )
+            crop["partner"] = crop["image"] if other is None else self._flat(other)
         return crop
 
-    def _partner(self, case: CachedCase, number: int, start: tuple[int, ...], damaged: set[int]) -> np.ndarray | None:
+    def _flat(self, array: np.ndarray) -> np.ndarray:
+        """Without the axis that slices lie across."""
+        axis = self._plan.slice_axis
+        return array if axis is None else array.squeeze(axis - self._plan.case_dims)
+
+    def _neighbour(self, case: CachedCase, number: int, start: tuple[int, ...]) -> np.ndarray | None:
+        """The crop at the same place of a slice near by, above or below."""
+        axis = self._plan.slice_axis or 0
+        reach = max(1, int(self._plan.slice_gap_mm / case.spacing_mm[axis] + 1e-6))
+        steps = [step for step in range(-reach, reach + 1) if step and 0 <= start[axis] + step < case.shape[axis]]
+        if not steps:
+            return None
+        step = int(_generator(self._plan.seed, number, stream=3).choice(steps))
+        place = tuple(begin + step * (n == axis) for n, begin in enumerate(start))
+        return self._cache.crop_image(case, place, self._plan.box)
+
+    def _of_patient(
+        self, case: CachedCase, number: int, start: tuple[int, ...], damaged: set[int]
+    ) -> np.ndarray | None:
         """The crop at the same place of another case of the patient that can be read."""
         others = [n for n, other in enumerate(self._cases) if other.patient == case.patient and other.case != case.case]
         for position in _generator(self._plan.seed, number, stream=3).permutation(others).astype(int).tolist():
             other = self._cases[position]
             place = tuple(
                 round(begin * (n - size) / (own - size)) if own > size and n > size else (n - size) // 2
-                for begin, own, n, size in zip(start, case.shape, other.shape, self._plan.size, strict=True)
+                for begin, own, n, size in zip(start, case.shape, other.shape, self._plan.box, strict=True)
             )
             try:
-                return self._cache.crop_image(other, place, self._plan.size)
+                return self._cache.crop_image(other, place, self._plan.box)
             except CacheError as error:
                 if error.reason != "bad-cache":
                     raise
@@ -150,7 +190,7 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         centred = due(number, self._plan.foreground)
         for _ in range(_TRIES):
             start = self._start(case, centred, generator)
-            image = self._cache.crop_image(case, start, self._plan.size)
+            image = self._cache.crop_image(case, start, self._plan.box)
             if self._plan.min_std <= 0 or centred:
                 return start, image
             spread = float(np.std(image, dtype=np.float32))
@@ -168,21 +208,21 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         if present:
             points = voxels[present[int(generator.integers(len(present)))]]
             centre = points[int(generator.integers(len(points)))]
-            wanted = [int(c) - size // 2 for c, size in zip(centre, self._plan.size, strict=True)]
+            wanted = [int(c) - size // 2 for c, size in zip(centre, self._plan.box, strict=True)]
         else:
             wanted = [
                 int(generator.integers(max(n - size, 0) + 1))
-                for n, size in zip(case.shape, self._plan.size, strict=True)
+                for n, size in zip(case.shape, self._plan.box, strict=True)
             ]
         return tuple(
             min(max(begin, 0), n - size) if n >= size else (n - size) // 2
-            for begin, n, size in zip(wanted, case.shape, self._plan.size, strict=True)
+            for begin, n, size in zip(wanted, case.shape, self._plan.box, strict=True)
         )
 
     def _label(self, case: CachedCase, start: tuple[int, ...]) -> np.ndarray:
         if case.has_label:
-            return self._cache.crop_label(case, start, self._plan.size).astype(np.int64)
-        return np.full(self._plan.size, self._cache.ignore_label, dtype=np.int64)
+            return self._cache.crop_label(case, start, self._plan.box).astype(np.int64)
+        return np.full(self._plan.box, self._cache.ignore_label, dtype=np.int64)
 
 
 def _generator(seed: int, number: int, stream: int) -> np.random.Generator:
@@ -198,9 +238,9 @@ def due(number: int, share: float) -> bool:
 def _check(cache: Cache, cases: Sequence[CachedCase], plan: CropPlan) -> None:
     if not cases:
         raise CacheError(f"{cache.path}: no cases to train on: prepare cases with split train", reason="no-cases")
-    if len(plan.size) != cache.spatial_dims:
+    if plan.case_dims != cache.spatial_dims:
         raise CacheError(
-            f"{cache.path} holds {cache.spatial_dims}D cases, the crop size {plan.size} is {len(plan.size)}D",
+            f"{cache.path} holds {cache.spatial_dims}D cases, crops of size {plan.size} are of {plan.case_dims}D ones",
             reason="crop",
         )
     bare = [case.case for case in cases if not case.has_label]

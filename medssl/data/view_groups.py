@@ -1,8 +1,12 @@
 """Which views of a sample are made; torch-free, so that help is at once."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from medssl.data.augment_options import AugmentOptions
+
+Partner = Literal["same", "patient", "slice"]
+"""Whom a sample's second view shows: the crop itself; another case of the patient; a neighbouring slice."""
 
 
 @dataclass(frozen=True)

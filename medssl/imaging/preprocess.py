@@ -4,7 +4,7 @@ Orientation, spacing and crop only move voxels between grids, so they are descri
 back to the native grid through them. Intensities are normalised last, on the prepared grid.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -77,6 +77,11 @@ class Preprocess:
         elif any(not a < b for a, b in zip(low, high, strict=False)):
             found.append(f"intensity low must lie below high, got {low} and {high}")
         return found
+
+    def of_slices(self, axis: int) -> "Preprocess":
+        """As 2D images would be prepared to look like slices across `axis` of these 3D ones."""
+        kept = None if self.spacing_mm is None else (*self.spacing_mm[:axis], *self.spacing_mm[axis + 1 :])
+        return replace(self, spatial_dims=2, spacing_mm=kept)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for cache, encoder, model and bundle."""

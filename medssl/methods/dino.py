@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medssl.losses.distillation import across_views, entropy
 from medssl.methods.base import Batch, MethodCard, require
-from medssl.methods.base_distillation import DistillingMethod, wrong_numbers
+from medssl.methods.base_distillation import DistillingMethod, Schedule, wrong_numbers
 from medssl.models.encoder import Encoder
 from medssl.models.projectors import Branch, DINOHead
 
@@ -25,10 +25,11 @@ class DINO(DistillingMethod):
         head: Widths of the head: hidden layers, vectors before the prototypes, and the number K of prototypes; K is
             65,536 in the paper, 4,096 to 16,384 suit small sets.
         temperatures: Of the student, and of the teacher at the start and after its warm-up.
-        warmup: Share of the run over which the teacher's temperature rises (30 of 100 to 800 epochs in the paper).
-        momentum: Of the teacher at the start; 0.9995 for small batches.
+        schedule: Momentum of the teacher at the start (0.9995 for small batches in long runs); share of the run over
+            which its temperature rises (30 of 100 to 800 epochs in the paper); share in which the prototypes do not
+            move (1 epoch in the paper).
         centre_momentum: Of the centre.
-        frozen: Share of the run in which the prototypes do not move (1 epoch in the paper).
+        head_norm: Batch norm in the head (`use_bn_in_head` of the authors' code, off in the paper).
 
     Raises:
         ConfigError: Numbers out of range, all at once.
@@ -43,15 +44,13 @@ class DINO(DistillingMethod):
         steps: int,
         head: tuple[int, int, int] = (2048, 256, 65536),
         temperatures: tuple[float, float, float] = (0.1, 0.04, 0.07),
-        warmup: float = 0.1,
-        momentum: float = 0.996,
+        schedule: Schedule = (0.996, 0.1, 0.01),
         centre_momentum: float = 0.9,
-        frozen: float = 0.01,
+        head_norm: bool = False,
     ) -> None:
-        schedule = (momentum, warmup, frozen)
         require(wrong_numbers(temperatures, schedule, centre_momentum))
         super().__init__(
-            Branch(encoder, DINOHead(encoder.feature_channels[-1], *head), summary=True),
+            Branch(encoder, DINOHead(encoder.feature_channels[-1], *head, norm=head_norm), summary=True),
             steps=steps,
             temperatures=temperatures,
             schedule=schedule,

@@ -71,17 +71,21 @@ class DINOHead(nn.Module):
         hidden: Width of the two hidden layers.
         bottleneck: Width of the vectors that are compared with the prototypes.
         prototypes: Their number K.
+        norm: Batch norm behind the two hidden layers, for vectors (B, E) (`use_bn_in_head` of the authors' code).
     """
 
-    def __init__(self, inputs: int, hidden: int = 2048, bottleneck: int = 256, prototypes: int = 65536) -> None:
+    def __init__(
+        self, inputs: int, hidden: int = 2048, bottleneck: int = 256, prototypes: int = 65536, *, norm: bool = False
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in pairwise([inputs, hidden, hidden, bottleneck]):
             linear = nn.Linear(before, after)
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
-            layers += [linear, nn.GELU()]
-        self.mlp, self.prototypes = nn.Sequential(*layers[:-1]), Prototypes(bottleneck, prototypes)
+            layers += [linear, *([nn.BatchNorm1d(after)] if norm else []), nn.GELU()]
+        last = -2 if norm else -1
+        self.mlp, self.prototypes = nn.Sequential(*layers[:last]), Prototypes(bottleneck, prototypes)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Cosines with the prototypes."""

@@ -41,7 +41,7 @@ def _described(job: Pretraining, source: Source, run: RunFolder, result: FitResu
     others = [{"data_sha256": o.cache.data_sha256, "cases": len(o.cases)} for o in job.sources if o is not source]
     return {
         "method": settings.method.to_json(),
-        "preprocess": source.cache.preprocess.to_json(),
+        "preprocess": source.preprocess.to_json(),
         "channels": list(source.cache.channels),
         "provenance": {
             "manifest_sha256": source.cache.manifest_sha256,
@@ -54,6 +54,7 @@ def _described(job: Pretraining, source: Source, run: RunFolder, result: FitResu
             "steps": result.step,
             "finished": result.finished,
             "crop": list(source.views.size),
+            **({} if source.views.slice_axis is None else {"slice_axis": source.views.slice_axis}),
             "device": job.fabric.device.type,
             "device_hours": job.fabric.world_size * result.seconds / 3600,
             **({"learned_with": others} if others else {}),

@@ -90,8 +90,9 @@ def _wrong_pair(sources: Sequence[Source], train: TrainOptions, several: bool) -
         return []
     problems = []
     first, second = (source.cache for source in sources)
-    if first.spatial_dims == second.spatial_dims:
-        problems.append(f"also.data: {second.path} and {first.path} are both {first.spatial_dims}D: give one of each")
+    dims = {source.spatial_dims for source in sources}
+    if len(dims) == 1:
+        problems.append(f"also.data: what is drawn from {first.path} and {second.path} is all {dims.pop()}D")
     if len(first.channels) != len(second.channels):
         both = " and ".join(f"{len(c.channels)} ({', '.join(c.channels)}) in {c.path}" for c in (first, second))
         problems.append(f"also.data: images of both caches must have as many channels, there are {both}")
@@ -115,9 +116,9 @@ def _uneven(source: Source, parts: int) -> list[str]:
 def _not_for(method: type[Method], source: Source, parts: int) -> list[str]:
     """What a method cannot do with a source."""
     problems, cache = [], source.cache
-    if cache.spatial_dims not in method.card.spatial_dims:
+    if source.spatial_dims not in method.card.spatial_dims:
         runs = " and ".join(f"{dims}D" for dims in method.card.spatial_dims)
-        problems.append(f"method: {method.__name__} runs in {runs}, {cache.path} is {cache.spatial_dims}D")
+        problems.append(f"method: {method.__name__} runs in {runs}, {cache.path} is {source.spatial_dims}D")
     if source.batch_size // parts < method.least_batch:
         problems.append(
             f"{source.batch_option} {source.batch_size} in {parts} part(s) leaves fewer than {method.least_batch} "
@@ -166,12 +167,15 @@ def _cannot(method: Method, source: Source, error: Exception) -> NoReturn:
 
 def _wrong_crops(source: Source) -> list[str]:
     views, cache, group = source.views, source.cache, source.group
-    if len(views.size) != cache.spatial_dims:
+    if views.slice_axis is not None and cache.spatial_dims == 2:
+        return [f"{group}views.slice_axis {views.slice_axis}: {cache.path} is 2D, its images are no stacks of slices"]
+    if len(views.size) != source.spatial_dims:
         wanted = f"{cache.spatial_dims} numbers: {cache.path} is {cache.spatial_dims}D"
         return [f"{group}views.size {views.size} needs {wanted}"]
     problems = []
     name = f"{group}views.source" if views.source else f"{group}views.size"
-    for axis, wanted_size in enumerate(views.crop):
+    axes = [axis for axis in range(cache.spatial_dims) if axis != views.slice_axis]
+    for axis, wanted_size in zip(axes, views.crop, strict=True):
         longest = max((case.shape[axis] for case in source.cases), default=wanted_size)
         if longest < wanted_size:
             problems.append(

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from medssl.data.augment_options import AugmentOptions
-from medssl.data.view_groups import ViewGroup
+from medssl.data.view_groups import Partner, ViewGroup
 from medssl.imaging.errors import ConfigError
 
 
@@ -57,10 +57,17 @@ class ViewOptions:
     source: tuple[int, ...] = ()
     """Crop that all views of a sample are taken from, for methods with several views; empty = `size`."""
 
-    partner: Literal["same", "patient"] = "same"
+    slice_axis: int | None = None
+    """Learn a 2D encoder from slices of 3D cases: the axis of the prepared arrays, 0 to 2, that they lie across (2 in
+    orientation RAS: axial slices); `size` then has two numbers. None = crops of whole cases."""
+
+    partner: Partner = "same"
     """What the second view shows, for methods with two views: a box of the `same` crop, or of the crop at the same
     place, relative to its size, of another case of the same `patient`: time points, or sequences in files of their
-    own. A patient with one case gives the same crop."""
+    own. `slice` with `slice_axis`: of a neighbouring slice. Where there is no other case or slice: the same crop."""
+
+    slice_gap_mm: float = 0.0
+    """Largest distance of the neighbouring slice, with `partner: slice`; the next one is always near enough."""
 
     extent: tuple[float, float] = (0.5, 1.0)
     """Lowest and highest side of a view's box, relative to the source's side; the box is resized to `size`. Papers give
@@ -84,6 +91,8 @@ class ViewOptions:
 
     def _wrong_sizes(self) -> list[str]:
         problems = []
+        if self.slice_axis is not None and len(self.size) != 2:
+            problems.append(f"{self.group}.size needs 2 numbers where slices are learned from, got {self.size}")
         for name in ("size", "source", "local_size"):
             value = getattr(self, name)
             if (value or name == "size") and (len(value) not in (2, 3) or any(n < 1 for n in value)):
@@ -100,6 +109,10 @@ class ViewOptions:
             ("local_extent", 0 < self.local_extent[0] <= self.local_extent[1] <= 1, "must rise between 0 and 1"),
             ("aspect", self.aspect >= 1, "must be 1 or more"),
             ("local_views", self.local_views >= 0, "must be 0 or more"),
+            ("slice_axis", self.slice_axis in (None, 0, 1, 2), "must be 0, 1 or 2"),
+            ("partner", self.partner != "slice" or self.slice_axis is not None, "needs slice_axis"),
+            ("slice_gap_mm", self.slice_gap_mm >= 0, "must be 0 or more"),
+            ("slice_gap_mm", self.slice_gap_mm == 0 or self.partner == "slice", "is for partner slice alone"),
             ("splits", "test" not in self.splits, "must not name test: what is measured there must not have been seen"),
         ]
         return [f"{self.group}.{name} {rule}, got {getattr(self, name)}" for name, holds, rule in rules if not holds]

@@ -6,6 +6,7 @@ from medssl.data.augment import Augmentation
 from medssl.data.cache import Cache, CachedCase
 from medssl.data.dataset import CropPlan, StepDataset
 from medssl.data.views import MultiView
+from medssl.imaging.preprocess import Preprocess
 from medssl.training.options import TrainOptions
 from medssl.training.pretrain_options import SecondData, ViewOptions
 
@@ -32,8 +33,21 @@ class Source:
 
     @property
     def spatial_dims(self) -> int:
-        """2 or 3."""
-        return self.cache.spatial_dims
+        """2 or 3, of what is drawn."""
+        return self.cache.spatial_dims if self.views.slice_axis is None else 2
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Voxel size of what is drawn, of the first case."""
+        spacing_mm = self.cases[0].spacing_mm if self.cases else (1.0,) * self.cache.spatial_dims
+        flat = self.cache.spatial_dims == self.spatial_dims
+        return tuple(mm for axis, mm in enumerate(spacing_mm) if flat or axis != self.views.slice_axis)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How the images that are drawn were prepared: of slices, in their plane."""
+        axis, prepared = self.views.slice_axis, self.cache.preprocess
+        return prepared if axis is None else prepared.of_slices(axis)
 
     @property
     def batch_option(self) -> str:
@@ -54,16 +68,17 @@ class Source:
             seed,
             foreground=views.foreground,
             min_std=views.min_std,
-            partners=views.partner == "patient",
+            partner=views.partner,
+            slice_axis=views.slice_axis,
+            slice_gap_mm=views.slice_gap_mm,
         )
         return StepDataset(self.cache, self.cases, plan)
 
     def augment(self, views: int, seed: int) -> Augmentation | MultiView:
         """How batches are varied, for a method that asks for `views` views."""
-        spacing_mm = self.cases[0].spacing_mm if self.cases else (1.0,) * self.spatial_dims
         if views == 1:
-            return Augmentation(self.views.augment, spacing_mm, seed)
-        return MultiView(*self.views.groups(views), spacing_mm, seed)
+            return Augmentation(self.views.augment, self.spacing_mm, seed)
+        return MultiView(*self.views.groups(views), self.spacing_mm, seed)
 
 
 def make_sources(

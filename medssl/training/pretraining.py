@@ -98,7 +98,8 @@ def announce(job: Pretraining, out: Path) -> None:
         f"  start: {'random weights' if job.report is None else f'{job.settings.init}: {job.report}'}\n"
     )
     for source in job.sources:
-        size = "x".join(str(n) for n in source.views.size)
+        axis = source.views.slice_axis
+        size = "x".join(str(n) for n in source.views.size) + ("" if axis is None else f" of slices across axis {axis}")
         patients = len({case.patient for case in source.cases})
         each = source.steps * source.batch_size / len(source.cases)
         sys.stderr.write(

@@ -114,7 +114,7 @@ def test_a_case_without_label_counts_as_ignored(tmp_path):
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        ({"size": (4, 4, 4)}, "2D cases, the crop size"),
+        ({"size": (4, 4, 4)}, "2D cases, crops of size"),
         ({"labels": True}, "1 cases have no label, first 'c1'"),
         ({"classes": True}, "2 cases have no class"),
     ],
@@ -133,7 +133,7 @@ def test_no_cases_are_refused(tmp_path):
 
 def test_a_partner_is_the_same_place_of_another_case_of_the_patient(tmp_path):
     cache = small_cache(tmp_path, [(20, 9), (38, 9), (20, 9), (7, 6)], patients=["a", "a", "a", "b"])
-    plan = CropPlan((2, 3), batch_size=400, partners=True)
+    plan = CropPlan((2, 3), batch_size=400, partner="patient")
     batch = StepDataset(cache, cache.cases, plan)[0]
     pairs = set()
     for own, other in zip(batch["image"].float(), batch["partner"].float(), strict=True):
@@ -144,13 +144,13 @@ def test_a_partner_is_the_same_place_of_another_case_of_the_patient(tmp_path):
         if (case, partner) == (0, 1):
             assert divmod(place, 9) == (2 * (at // 9), at % 9)
     assert pairs == {(a, b) for a in range(3) for b in range(3) if a != b} | {(3, 3)}
-    again = StepDataset(cache, cache.cases, CropPlan((2, 3), batch_size=100, partners=True))[2]
+    again = StepDataset(cache, cache.cases, CropPlan((2, 3), batch_size=100, partner="patient"))[2]
     assert torch.equal(again["partner"], batch["partner"][200:300])
 
 
 def test_a_damaged_partner_is_told_and_another_or_the_crop_itself_stands_in(tmp_path):
     cache = small_cache(tmp_path, [(8, 8)] * 2, patients=["a", "a"])
     (tmp_path / "cases" / "c1" / "image.b2nd").write_bytes(b"nothing")
-    batch = StepDataset(cache, cache.cases, CropPlan((4, 4), batch_size=2, partners=True))[0]
+    batch = StepDataset(cache, cache.cases, CropPlan((4, 4), batch_size=2, partner="patient"))[0]
     assert batch["damaged"].tolist() == [1]
     assert torch.equal(batch["partner"], batch["image"])

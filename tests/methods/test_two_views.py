@@ -24,6 +24,7 @@ from medssl.methods.simsiam import SimSiam
 from medssl.methods.swav import SwAV
 from medssl.methods.vicreg import VICReg
 from medssl.models.encoder import Encoder
+from medssl.models.projectors import DINOHead
 from medssl.models.resnet import ResNet
 from medssl.models.swin import SwinV2
 from medssl.models.unet import ResidualUNetEncoder
@@ -267,8 +268,22 @@ def test_the_centre_takes_in_what_the_teacher_said_in_the_step() -> None:
     torch.testing.assert_close(method.centre, 0.1 * logits.mean(0), atol=1e-5, rtol=1e-4)
 
 
+def test_batch_norm_in_the_head_tells_samples_apart_that_were_nearly_alike() -> None:
+    """Without it the teacher of a fresh network names one distribution for all: nothing to learn."""
+    nearly = torch.randn(1, 8) + 0.01 * torch.randn(32, 8)
+    spread = {}
+    for norm in (False, True):
+        torch.manual_seed(0)
+        head = DINOHead(8, 16, 8, 12, norm=norm)
+        assert sum(isinstance(layer, torch.nn.BatchNorm1d) for layer in head.modules()) == 2 * norm
+        assert isinstance(head.mlp[-1], torch.nn.Linear)
+        spread[norm] = float(head(nearly).detach().std(0).mean())
+    assert spread[True] > 10 * spread[False]
+    assert any(isinstance(part, torch.nn.BatchNorm1d) for part in _method(DINO, head_norm=True).teacher.modules())
+
+
 def test_prototypes_are_held_still_at_first() -> None:
-    dino: Any = _method(DINO, frozen=0.5)
+    dino: Any = _method(DINO, schedule=(0.9, 0.1, 0.5))
     dino(_batch())["loss"].backward()
     weight = dino.student.projector.prototypes.weight
     dino.before_step(50)
@@ -323,7 +338,7 @@ def test_a_frozen_patch_embedding_stays() -> None:
         (VICReg, {"variance": -1.0}, "variance must be 0 or more"),
         (SwAV, {"queue": 12}, "whole number of batches of 8"),
         (SwAV, {"head": (16, 8, 128)}, "128 prototypes need a batch and queue of 32, got 24"),
-        (DINO, {"warmup": 2.0}, "warmup must lie in"),
+        (DINO, {"schedule": (0.9, 2.0, 0.0)}, "warmup must lie in"),
         (DINO, {"temperatures": (0.1, 0.0, 0.07)}, "temperatures must be positive"),
     ],
 )

@@ -133,7 +133,7 @@ def test_caches_that_do_not_go_together_are_refused_with_all_reasons(tmp_path: P
     with pytest.raises(ConfigError) as caught:
         pretrain(flat.path, tmp_path / "run", *PARTS["intra_inter"], views, train, also=also)
     told = "\n".join(caught.value.problems)
-    assert "are both 2D: give one of each" in told
+    assert "is all 2D" in told
     assert "as many channels, there are 1 (channel 0)" in told
     assert "3 (channel 0, channel 1, channel 2)" in told
     assert "also.views.source (40, 40) is larger than every case" in told

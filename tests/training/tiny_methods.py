@@ -25,7 +25,7 @@ METHODS: dict[str, tuple[Component, dict[str, Any], bool]] = {
     "barlow_twins.BarlowTwins": (CNN, {"width": 8}, False),
     "vicreg.VICReg": (CNN, {"width": 8}, False),
     "swav.SwAV": (CNN, {"head": [8, 8, 12], "queue": 4, "shares": [0.1, 0.2]}, True),
-    "dino.DINO": (VIT, {"head": [8, 8, 12], "frozen": 0.2}, True),
+    "dino.DINO": (VIT, {"head": [8, 8, 12], "schedule": (0.9, 0.1, 0.2)}, True),
     "ibot.IBOT": (VIT, {"head": [8, 8, 12, 0], "schedule": [0.9, 0.5, 0.2]}, True),
     "dinov2.DINOv2": (VIT, {"head": [8, 8, 12, 10], "schedule": [0.9, 0.5, 0.2], "spread": [0.9, 0.1]}, True),
     "sit.SiT": (VIT, {"head": [8, 8]}, False),
