@@ -15,7 +15,7 @@ from pathlib import Path
 from medssl.imaging.errors import MedsslError
 
 _COMMANDS = Path(__file__).parent / "commands"
-_NOT_VERBS = {"__init__", "console", "parsing"}
+_NOT_VERBS = {"__init__", "comparison", "console", "parsing"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,10 +1,13 @@
 """What `medssl benchmark` compares; torch-free, so that mistakes are told at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from medssl.imaging.errors import ConfigError
 from medssl.models.component import Overrides
+
+_MIXED = "mixed"
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class FamilyPlan:
     """Name of the family."""
 
     changes: Overrides
-    """Name of a set to the options of `medssl pretrain` that differ from the method's configuration there."""
+    """Name of a set, or `mixed` for mixed methods, to the options of `medssl pretrain` that differ from the method's
+    configuration there."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,19 @@ class MethodPlan:
     config: str
     """Configuration of `medssl pretrain` without its dimension: `simclr_unet` for `simclr_unet2d` and `..3d`."""
 
+    mixed: bool = False
+    """Learns from the plan's first set of 2D and its first set of 3D images in one run, and is judged on both; the
+    configuration's name then ends with `_mixed`."""
+
     changes: Overrides = field(default_factory=Overrides)
     """Options that differ from the configuration on every set."""
 
     on_set: Overrides = field(default_factory=Overrides)
     """Name of a set to the options that differ on it alone."""
+
+    def config_for(self, images: SetPlan) -> str:
+        """Whole name of the configuration for a set."""
+        return f"{self.config}_mixed" if self.mixed else f"{self.config}{len(images.size)}d"
 
 
 @dataclass(frozen=True)
@@ -115,17 +127,29 @@ class BenchmarkPlan:
                 problems.append(f"methods: {method.name} is of family {method.family!r}, known: {sorted(families)}")
         named = [("families", f.name, f.changes) for f in self.families]
         for kind, name, given in named + [("methods", m.name, m.on_set) for m in self.methods]:
-            problems += [f"{kind}: {name} changes {s!r}, no set" for s in given.options if s not in sets]
+            problems += [f"{kind}: {name} changes {s!r}, no set" for s in given.options if s not in {*sets, _MIXED}]
+        if any(method.mixed for method in self.methods) and {len(entry.size) for entry in self.sets} != {2, 3}:
+            problems.append("methods: mixed ones need a set of 2D and one of 3D images")
         for entry in self.sets:
             problems += _wrong_set(entry)
         if problems:
             raise ConfigError(problems)
 
+    def groups(self, method: MethodPlan, names: Sequence[str] = ()) -> list[tuple[SetPlan, ...]]:
+        """Sets that a method learns from, run by run; only those of these names, where any are given."""
+        asked = [entry for entry in self.sets if not names or entry.name in names]
+        if not method.mixed:
+            return [(entry,) for entry in asked]
+        pair = [next((e for e in self.sets if len(e.size) == dims), None) for dims in (2, 3)]
+        found = tuple(entry for entry in pair if entry in asked)
+        return [found] if len(found) == 2 else []
+
     def changes(self, method: MethodPlan, images: SetPlan) -> dict[str, Any]:
-        """Options of a method's run on a set, the method's own over those of its family."""
+        """Options of a method's run on a set, the method's own over those of its family; of a mixed one on both."""
         family = next(entry for entry in self.families if entry.name == method.family)
-        common = merged(family.changes.options.get(images.name) or {}, method.changes.options)
-        return merged(common, method.on_set.options.get(images.name) or {})
+        where = _MIXED if method.mixed else images.name
+        common = merged(family.changes.options.get(where) or {}, method.changes.options)
+        return merged(common, method.on_set.options.get(where) or {})
 
 
 def merged(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import yaml
@@ -37,6 +39,18 @@ def _pictures(folder: Path) -> None:
             Image.fromarray(array).save(folder / "pictures" / f"p{number}.png")
             writer.writerow([f"p{number}", f"w{number}", ill, ("train", "val", "test")[number // 2 % 3], 0])
         writer.writerow(["missing", "w99", 1, "train", 1])
+
+
+def _volumes(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    for number in range(24):
+        label = np.zeros((12, 12, 12), np.uint8)
+        label[(slice(0, 3 + number % 7),) * 3] = 1
+        image = rng.normal(90, 20, label.shape).astype(np.float32) + 60 * label
+        for kind, array in (("images", image), ("labels", label)):
+            nibabel.Nifti1Image(array, np.eye(4)).to_filename(folder / kind / f"v{number}.nii.gz")
 
 
 def _plan(path: Path, **given: object) -> Path:
@@ -92,7 +106,63 @@ def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, capsys: pytest
     with (out / "results.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 4 * 3 + 2
-    assert "pictures, simclr" not in capsys.readouterr().out.split("spark, seed 1")[-1]
+    assert "benchmark: 6 of 6: pictures, broken, seed 1: failed: " in capsys.readouterr().out
+
+
+@pytest.mark.integration
+def test_runs_side_by_side_find_what_runs_one_by_one_find(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    _pictures(tmp_path / "data")
+    arguments = [_plan(tmp_path / "plan.yaml"), "--data", tmp_path / "data", "--methods", "[simclr, broken]"]
+    assert _run(*arguments, "--out", tmp_path / "one") == 0
+    capfd.readouterr()
+    assert _run(*arguments, "--out", tmp_path / "two", "--jobs", "2") == 0
+    assert "pretrain:" not in capfd.readouterr().err
+    log = (tmp_path / "two" / "runs" / "pictures" / "simclr" / "seed1.log").read_text()
+    assert "pretrain: done: step 2" in log
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    for runs in zip(one["runs"], two["runs"], strict=True):
+        first, second = ({name: value for name, value in run.items() if name != "hours"} for run in runs)
+        assert first == second
+
+
+@pytest.mark.integration
+def test_a_mixed_method_is_run_once_and_judged_on_both_sets(tmp_path: Path):
+    _pictures(tmp_path / "data")
+    _volumes(tmp_path / "data" / "volumes")
+    plan = yaml.safe_load(_plan(tmp_path / "plan.yaml").read_text())
+    small = {
+        "encoder": {
+            "class_path": "medssl.models.unified_vit.UnifiedViT",
+            "init_args": {"patch_size_2d": 4, "patch_size_3d": 4, "width": 12, "depth": 1, "heads": 2},
+        },
+        "method": {"init_args": {"decoder": [12, 1, 2]}},
+        "views": {"size": [8, 8]},
+        "also": {"views": {"size": [8, 8, 8]}, "batch_size": 4},
+        "train": {**_SMALL["train"], "steps": 4},
+    }
+    volumes = {
+        "name": "volumes", "images": "volumes/images", "labels": "volumes/labels", "target": "structures",
+        "size": [8, 8, 8], "labels_used": 8, "draws": 2,
+        "prepare": {"config": "mr_native", "labels": [{"name": "lump", "value": 1}]},
+    }  # fmt: skip
+    both = tmp_path / "both.yaml"
+    content = {
+        "sets": [*plan["sets"], volumes], "seeds": 2, "families": [{"name": "both", "changes": {"mixed": small}}],
+        "methods": [{"name": "uni4eye", "family": "both", "config": "uni4eye_vit", "mixed": True}],
+    }  # fmt: skip
+    both.write_text(yaml.safe_dump(content))
+    data, out = tmp_path / "data", tmp_path / "out"
+    assert _run(both, "--data", data, "--out", out) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert [(c["images"], c["encoder"], c["failures"]) for c in results["comparisons"]] == [
+        ("pictures", "ViT", []),
+        ("volumes", "ViT", []),
+    ]
+    names = {path.name for path in (out / "runs" / "pictures+volumes" / "uni4eye" / "seed1").glob("probes*")}
+    assert names == {"probes_2d.json", "probes_3d.json"}
+    assert _run(both, "--data", data, "--out", tmp_path / "none", "--sets", "[pictures]") == 2
+    both.write_text(yaml.safe_dump({**content, "sets": plan["sets"]}))
+    assert _run(both, "--data", data, "--out", tmp_path / "none") == 2
 
 
 def test_mistakes_are_told_before_anything_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -130,13 +200,16 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Cache]:
 def test_every_run_of_the_built_in_plan_can_be_built(
     method: MethodPlan, images: SetPlan, caches: dict[int, Cache], tmp_path: Path
 ):
-    dims = len(images.size)
-    start = yaml.safe_load(resolve_folder("configs", Path(f"{method.config}{dims}d")).read_text(encoding="utf-8"))
+    start = yaml.safe_load(resolve_folder("configs", Path(method.config_for(images))).read_text(encoding="utf-8"))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(merged(start, _SMALL_PLAN.changes(method, images))))
     given = parse_verb("pretrain", ["--config", str(tmp_path / "run.yaml"), "--data", "c", "--out", "o"])
-    settings = Settings(given["method"], given["encoder"], given["views"], given["train"])
+    also = replace(given["also"], data=Path("c")) if method.mixed else given["also"]
+    settings = Settings(given["method"], given["encoder"], given["views"], given["train"], also=also)
     settings.check()
-    assert assemble(settings, caches[dims], launch(settings.train)).method.encoder.spatial_dims == dims
+    dims = len(images.size)
+    first, second = (caches[2], caches[3]) if method.mixed else (caches[dims], None)
+    encoder = assemble(settings, first, launch(settings.train), second).method.encoder
+    assert (encoder.plain(dims) if method.mixed else encoder).spatial_dims == dims
 
 
 def test_methods_of_a_family_have_one_budget():

@@ -1,0 +1,223 @@
+"""The runs of a comparison: a set prepared, a method pretrained on it or on two, its frozen encoders probed."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from medssl.commands.parsing import resolve_folder, run_verb
+from medssl.evaluation.benchmark_plan import BenchmarkPlan, MethodPlan, SetPlan, merged
+from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.files import write_json, write_text
+from medssl.imaging.manifest import Manifest, Row
+
+if TYPE_CHECKING:
+    from medssl.data.cache import Cache
+    from medssl.evaluation.benchmark_table import Judged
+    from medssl.models.component import Component
+    from medssl.models.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Run:
+    """A pretraining and what is judged by it.
+
+    Args:
+        out: Folder of the comparison.
+        method: What is run.
+        sets: Where it learns and is judged: one set, or one of 2D and one of 3D images for a mixed method.
+        options: Options of `medssl pretrain`.
+        seed: Its seed.
+    """
+
+    out: Path
+    method: MethodPlan
+    sets: tuple[SetPlan, ...]
+    options: dict[str, Any]
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Run folder."""
+        return self.out / "runs" / "+".join(s.name for s in self.sets) / self.method.name / f"seed{self.seed}"
+
+    @property
+    def about(self) -> str:
+        """What it is, in words."""
+        return f"{' and '.join(s.name for s in self.sets)}, {self.method.name}, seed {self.seed}"
+
+    def encoder(self, images: SetPlan) -> Path:
+        """Encoder file for a set."""
+        return self.folder / (f"encoder_{len(images.size)}d" if self.method.mixed else "encoder")
+
+
+def runs_of(plan: BenchmarkPlan, out: Path, methods: Sequence[str], sets: Sequence[str], seeds: int) -> list[Run]:
+    """Every run that is asked for, seed by seed, so that a comparison that is stopped has something of all methods."""
+    wanted = [method for method in plan.methods if not methods or method.name in methods]
+    groups = {method.name: plan.groups(method, sets) for method in wanted}
+    return [
+        Run(out, method, group, plan.changes(method, group[0]), seed)
+        for seed in range(seeds or plan.seeds)
+        for method in wanted
+        for group in groups[method.name]
+    ]
+
+
+def prepare_set(images: SetPlan, data: Path, out: Path) -> None:
+    """Write the manifest of a set and prepare it."""
+    folder = out / "sets" / images.name
+    _manifest(images, data).write(folder / "manifest.csv")
+    options = dict(images.prepare.options)
+    start = ["--config", str(resolve_folder("configs", Path(options.pop("config"))))] if "config" in options else []
+    write_text(folder / "prepare.yaml", yaml.safe_dump(options))
+    arguments = [str(folder / "manifest.csv"), "--out", str(folder / "cache"), *start]
+    run_verb("prepare", [*arguments, "--config", str(folder / "prepare.yaml")])
+
+
+def judged(runs: Sequence[Run], jobs: int) -> "Iterator[tuple[Run, list[Judged]]]":
+    """Results as they come.
+
+    Args:
+        runs: What to run; what is finished is kept.
+        jobs: Runs at a time. More than one run in processes of their own, each with its share of the processors, and
+            tell what they do in a file beside their folders.
+    """
+    if jobs == 1:
+        for run in runs:
+            yield run, _judge(run)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _share_processors, (jobs,)) as pool:
+        pending = {pool.submit(_judge_quietly, run): run for run in runs}
+        try:
+            for future in as_completed(pending):
+                yield pending[future], future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _share_processors(jobs: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+
+
+def _judge_quietly(run: Run) -> "list[Judged]":
+    with _told_to(run.folder.parent / f"seed{run.seed}.log"):
+        return _judge(run)
+
+
+@contextmanager
+def _told_to(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream, redirect_stdout(stream), redirect_stderr(stream):
+        yield
+
+
+def _judge(run: Run) -> "list[Judged]":
+    """Pretrain and probe, unless it was done already: one result a set."""
+    from medssl.evaluation.benchmark_table import Judged
+
+    try:
+        _pretrain(run)
+    except MedsslError as error:
+        method, why = run.method, error.message
+        return [Judged(s.name, method.name, method.family, "", run.seed, {}, {}, 0.0, why) for s in run.sets]
+    return [_probe(run, images) for images in run.sets]
+
+
+def _pretrain(run: Run) -> None:
+    if all(run.encoder(images).with_suffix(".safetensors").is_file() for images in run.sets):
+        return
+    start = resolve_folder("configs", Path(run.method.config_for(run.sets[0])))
+    options = merged(yaml.safe_load(start.read_text(encoding="utf-8")), run.options)
+    options["train"] = {**options.get("train", {}), "seed": run.seed}
+    config = run.folder.parent / f"seed{run.seed}.yaml"
+    write_text(config, yaml.safe_dump(options))
+    first, *second = (str(run.out / "sets" / images.name / "cache") for images in run.sets)
+    arguments = ["--config", str(config), "--data", first, *[word for s in second for word in ("--also.data", s)]]
+    resume = ["--resume"] if (run.folder / "run.json").is_file() else []
+    run_verb("pretrain", [*arguments, "--out", str(run.folder), *resume])
+
+
+def _probe(run: Run, images: SetPlan) -> "Judged":
+    from medssl.data.cache import Cache
+    from medssl.evaluation.benchmark_table import Judged
+    from medssl.evaluation.frozen import pretrained_encoder, random_encoder
+    from medssl.models.component import Component
+    from medssl.models.weights import read_encoder
+
+    cache = Cache.open(run.out / "sets" / images.name / "cache")
+    path = run.encoder(images).with_suffix(".safetensors")
+    meta = read_encoder(path)[1]
+    component = Component.from_json(meta["encoder"])
+    dims, channels = cache.spatial_dims, cache.channels
+    probes = path.with_name(f"{path.stem.replace('encoder', 'probes')}.json")
+    found = _once(probes, cache, images, lambda: pretrained_encoder(path, dims, channels))
+    beside = _once(
+        _random(run, images, component), cache, images, lambda: random_encoder(component, dims, channels, run.seed)
+    )
+    hours = float(meta["provenance"]["device_hours"])
+    name = component.class_path.rpartition(".")[2]
+    return Judged(images.name, run.method.name, run.method.family, name, run.seed, found, beside, hours)
+
+
+def _random(run: Run, images: SetPlan, component: "Component") -> Path:
+    """File of what the architecture reaches with random weights, for all methods that have it."""
+    key = sha256(json.dumps(component.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+    return run.out / "random" / images.name / f"{key}_seed{run.seed}.json"
+
+
+def _once(path: Path, cache: "Cache", images: SetPlan, make: "Callable[[], Encoder]") -> dict[str, float]:
+    """AUROC on split test of each probe, from the file or measured and written to it."""
+    from medssl.evaluation.frozen import judge
+    from medssl.evaluation.probe_data import draw_labelled, read_probe_data
+
+    if not path.is_file():
+        data = read_probe_data(cache, images.size, images.target, images.crops)
+        write_json(path, judge(make(), data, draw_labelled(data, images.labels_used, images.draws)))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {name: float(entry["test"]) for name, entry in content.items()}
+
+
+def _manifest(images: SetPlan, data: Path) -> Manifest:
+    """The manifest of a set, from its table or from its folder."""
+    folder = data / images.images
+    if not images.table:
+        rows = [{"image": path.name} for path in sorted(folder.iterdir()) if path.is_file()]
+    else:
+        with (data / images.table).open(newline="", encoding="utf-8-sig") as stream:
+            table = list(csv.DictReader(stream))
+        asked = {*images.columns.values(), *images.exclude}
+        if missing := sorted(asked - set(table[0] if table else ())):
+            raise ConfigError(
+                [f"sets: {images.name}: {data / images.table} has no column {name!r}" for name in missing]
+            )
+        table = [row for row in table if _kept(row, images)]
+        rows = [{name: row[column] for name, column in images.columns.items()} for row in table]
+    return Manifest.from_rows([_row(row, images, data) for row in rows], root=data)
+
+
+def _kept(row: dict[str, str], images: SetPlan) -> bool:
+    return not any(row[column] == value for column, value in images.exclude.items())
+
+
+def _row(row: dict[str, str], images: SetPlan, data: Path) -> Row:
+    name = row["image"] + images.suffix
+    case = name.split(".")[0]
+    label = data / images.labels / name if images.labels else None
+    return Row(
+        case=case,
+        patient=row.get("patient") or case,
+        image=str((data / images.images / name).resolve()),
+        label=str(label.resolve()) if label is not None and label.is_file() else "",
+        class_name=row.get("class", ""),
+        split=row.get("split", ""),
+    )
