@@ -1,8 +1,10 @@
 """torch.compile changes the speed of a run, not what it learns; where it cannot compile, the run goes on without."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import mixed_run
 import pytest
 import torch
 from small_cache import small_cache
@@ -35,12 +37,25 @@ def test_a_compiled_run_learns_what_an_eager_one_learns(train, make):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_learns_the_same_when_compiled(name: str, tmp_path: Path):
     data = small_cache(tmp_path / "cache", [(20, 24), (24, 20), (18, 18)]).path
+    _compare(tmp_path, lambda out, **train: run(data, out, name, steps=4, lr=1e-3, **train))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", mixed_run.PARTS)
+def test_every_mixed_method_learns_the_same_when_compiled(name: str, tmp_path: Path):
+    flat = small_cache(tmp_path / "flat", [(20, 24), (24, 20), (18, 18)])
+    deep = small_cache(tmp_path / "deep", [(12, 14, 12), (14, 12, 13)])
+    _compare(tmp_path, lambda out, **train: mixed_run.run(flat.path, deep.path, out, name, steps=8, lr=1e-3, **train))
+
+
+def _compare(folder: Path, start: Callable[..., None]) -> None:
+    """The losses of a run, eager and compiled."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     losses = []
     for compiled in (False, True):
-        out = tmp_path / f"compiled_{compiled}"
-        run(data, out, name, steps=4, lr=1e-3, log_every=1, compile=compiled)
+        out = folder / f"compiled_{compiled}"
+        start(out, log_every=1, compile=compiled)
         rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         losses.append([row["loss"] for row in rows if "loss" in row])
     frames = torch._dynamo.utils.counters["frames"]
