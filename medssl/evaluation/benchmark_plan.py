@@ -80,15 +80,15 @@ class MethodPlan:
     config: str
     """Configuration of `medssl pretrain` without its dimension: `simclr_unet` for `simclr_unet2d` and `..3d`."""
 
-    mixed: bool = False
-    """Learns from the plan's first set of 2D and its first set of 3D images in one run, and is judged on both; the
-    configuration's name then ends with `_mixed`."""
-
     changes: Overrides = field(default_factory=Overrides)
     """Options that differ from the configuration on every set."""
 
     on_set: Overrides = field(default_factory=Overrides)
     """Name of a set to the options that differ on it alone."""
+
+    mixed: bool = False
+    """Learns from the plan's first set of 2D and its first set of 3D images in one run, and is judged on both; the
+    configuration's name then ends with `_mixed`."""
 
     def config_for(self, images: SetPlan) -> str:
         """Whole name of the configuration for a set."""

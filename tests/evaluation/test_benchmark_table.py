@@ -59,6 +59,23 @@ def test_a_method_s_changes_lie_over_its_family_s():
     assert merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}}) == {"a": {"b": 1, "c": 3}}
 
 
+def test_a_mixed_method_learns_from_a_set_of_each_dimension_in_one_run():
+    flat, deep, other = (
+        SetPlan(name, "images", "class", size, columns={"class": "c"})
+        for name, size in (("a", (8, 8)), ("b", (8, 8, 8)), ("c", (8, 8)))
+    )
+    mixed = MethodPlan("m", "f", "m_vit", mixed=True)
+    family = FamilyPlan("f", Overrides({"a": {"train": {"steps": 3}}, "mixed": {"train": {"steps": 6}}}))
+    plan = _plan(sets=[other, deep, flat], methods=[mixed], families=[family])
+    assert plan.groups(mixed) == [(other, deep)]
+    assert plan.groups(mixed, ["a", "b"]) == []
+    assert plan.groups(MethodPlan("n", "f", "n_vit"), ["a", "b"]) == [(deep,), (flat,)]
+    assert plan.changes(mixed, other) == {"train": {"steps": 6}}
+    assert mixed.config_for(deep) == "m_vit_mixed"
+    with pytest.raises(ConfigError, match="mixed ones need a set of 2D and one of 3D"):
+        _plan(methods=[mixed], families=[family])
+
+
 def test_all_mistakes_of_a_plan_are_told_at_once():
     images = SetPlan("a", "images", "structures", (8,), crops=0)
     with pytest.raises(ConfigError) as caught:
