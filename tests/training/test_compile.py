@@ -59,5 +59,5 @@ def _compare(folder: Path, start: Callable[..., None]) -> None:
         rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         losses.append([row["loss"] for row in rows if "loss" in row])
     frames = torch._dynamo.utils.counters["frames"]
-    assert frames["ok"] > 0.8 * frames["total"], "most of it runs eagerly"
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    assert frames["ok"] >= 0.8 * frames["total"], "much of it runs eagerly"
