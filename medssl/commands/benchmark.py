@@ -1,10 +1,12 @@
 """Compare self-supervised methods: frozen features against the same encoders with random weights."""
 
 import csv
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medssl.commands.comparison import judged, prepare_set, runs_of
+from medssl.commands.comparison import Run, judged, prepare_set, runs_of
 from medssl.commands.console import say
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.evaluation.benchmark_plan import BenchmarkPlan
@@ -29,7 +31,8 @@ def benchmark(
     """Pretrain every method of a plan on every set and seed, probe the frozen encoders, and write OUT/table.md.
 
     Each encoder is judged beside one of the same architecture with random weights, by the same probes with the same
-    grids, chosen on split val. Run it again to resume: what is finished is kept. A run that fails is told in the table.
+    grids, chosen on split val. Run it again to resume: what OUT/results.json has of the plan is kept, what was changed
+    in the plan is run anew. A run that fails is told in the table, and tried again the next time.
 
     Args:
         plan: YAML file of the comparison, or the name of a built-in one, for instance `methods_small`.
@@ -47,23 +50,38 @@ def benchmark(
     wanted = read_options(BenchmarkPlan, resolve_folder("configs", plan))
     _check(wanted, data, methods, sets, seeds, jobs)
     runs = runs_of(wanted, out, methods, sets, seeds)
-    for images in wanted.sets:
-        if any(images in run.sets for run in runs):
-            prepare_set(images, data, out)
     order = [s.name for s in wanted.sets], [m.name for m in wanted.methods]
-
-    def place(row: "Judged") -> tuple[int, int, int]:
-        return order[0].index(row.images), order[1].index(row.method), row.seed
-
-    rows: list[Judged] = []
-    for number, (run, found) in enumerate(judged(runs, jobs), start=1):
+    rows = _finished(out, runs_of(wanted, out, (), (), max(seeds, wanted.seeds)))
+    finished = {row.key for row in rows}
+    missing = [run for run in runs if run.key not in finished]
+    say(f"benchmark: {len(runs)} runs, {len(runs) - len(missing)} of them finished already")
+    for images in wanted.sets:
+        if any(images in run.sets for run in missing):
+            prepare_set(images, data, out)
+    for number, (run, found) in enumerate(judged(missing, jobs), start=1):
         rows = sorted(
             [*rows, *found], key=lambda row: (order[0].index(row.images), order[1].index(row.method), row.seed)
         )
         failed = "".join(f": failed: {row.failed}" for row in found[:1] if row.failed)
-        say(f"benchmark: {number} of {len(runs)}: {run.about}{failed}")
+        say(f"benchmark: {number} of {len(missing)}: {run.about}{failed}")
         _write(out, rows)
+    _write(out, rows)
     say(f"benchmark: {out / 'table.md'}, {out / 'results.json'}")
+
+
+def _finished(out: Path, runs: "Sequence[Run]") -> "list[Judged]":
+    """What an earlier call found of these runs."""
+    from medssl.evaluation.benchmark_table import Judged
+
+    path = out / "results.json"
+    if not path.is_file():
+        return []
+    try:
+        rows = [Judged(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["runs"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError([f"{path} is not a table of results; delete it or give another --out"]) from error
+    keys = {run.key for run in runs}
+    return [row for row in rows if row.key in keys and not row.failed]
 
 
 def _check(

@@ -5,7 +5,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
@@ -44,36 +45,59 @@ class Run:
     options: dict[str, Any]
     seed: int
 
+    @cached_property
+    def config(self) -> str:
+        """Options of `medssl pretrain` as YAML: its configuration with the plan's changes and the seed."""
+        start = resolve_folder("configs", Path(self.method.config_for(self.sets[0])))
+        options = merged(yaml.safe_load(start.read_text(encoding="utf-8")), self.options)
+        options["train"] = {**options.get("train", {}), "seed": self.seed}
+        return yaml.safe_dump(options)
+
+    @cached_property
+    def key(self) -> str:
+        """Of all that decides the result; with another plan the run is another one, in a folder of its own."""
+        return _key([self.config, *[asdict(images) for images in self.sets]])
+
     @property
     def folder(self) -> Path:
         """Run folder."""
-        return self.out / "runs" / "+".join(s.name for s in self.sets) / self.method.name / f"seed{self.seed}"
+        sets = "+".join(s.name for s in self.sets)
+        return self.out / "runs" / sets / self.method.name / f"seed{self.seed}-{self.key}"
 
     @property
     def about(self) -> str:
         """What it is, in words."""
         return f"{' and '.join(s.name for s in self.sets)}, {self.method.name}, seed {self.seed}"
 
+    def cache(self, images: SetPlan) -> Path:
+        """The prepared set."""
+        return set_folder(images, self.out) / "cache"
+
     def encoder(self, images: SetPlan) -> Path:
         """Encoder file for a set."""
-        return self.folder / (f"encoder_{len(images.size)}d" if self.method.mixed else "encoder")
+        name = f"encoder_{len(images.size)}d" if self.method.mixed else "encoder"
+        return self.folder / f"{name}.safetensors"
 
 
 def runs_of(plan: BenchmarkPlan, out: Path, methods: Sequence[str], sets: Sequence[str], seeds: int) -> list[Run]:
     """Every run that is asked for, seed by seed, so that a comparison that is stopped has something of all methods."""
-    wanted = [method for method in plan.methods if not methods or method.name in methods]
-    groups = {method.name: plan.groups(method, sets) for method in wanted}
     return [
         Run(out, method, group, plan.changes(method, group[0]), seed)
         for seed in range(seeds or plan.seeds)
-        for method in wanted
-        for group in groups[method.name]
+        for method in plan.methods
+        if not methods or method.name in methods
+        for group in plan.groups(method, sets)
     ]
+
+
+def set_folder(images: SetPlan, out: Path) -> Path:
+    """Folder of a set as the plan has it."""
+    return out / "sets" / f"{images.name}-{_key(asdict(images))}"
 
 
 def prepare_set(images: SetPlan, data: Path, out: Path) -> None:
     """Write the manifest of a set and prepare it."""
-    folder = out / "sets" / images.name
+    folder = set_folder(images, out)
     _manifest(images, data).write(folder / "manifest.csv")
     options = dict(images.prepare.options)
     start = ["--config", str(resolve_folder("configs", Path(options.pop("config"))))] if "config" in options else []
@@ -86,7 +110,7 @@ def judged(runs: Sequence[Run], jobs: int) -> "Iterator[tuple[Run, list[Judged]]
     """Results as they come.
 
     Args:
-        runs: What to run; what is finished is kept.
+        runs: What to run; a pretraining or a probe that is finished is kept.
         jobs: Runs at a time. More than one run in processes of their own, each with its share of the processors, and
             tell what they do in a file beside their folders.
     """
@@ -110,7 +134,7 @@ def _share_processors(jobs: int) -> None:
 
 
 def _judge_quietly(run: Run) -> "list[Judged]":
-    with _told_to(run.folder.parent / f"seed{run.seed}.log"):
+    with _told_to(run.folder.with_name(f"{run.folder.name}.log")):
         return _judge(run)
 
 
@@ -129,19 +153,16 @@ def _judge(run: Run) -> "list[Judged]":
         _pretrain(run)
     except MedsslError as error:
         method, why = run.method, error.message
-        return [Judged(s.name, method.name, method.family, "", run.seed, {}, {}, 0.0, why) for s in run.sets]
+        return [Judged(s.name, method.name, method.family, "", run.seed, run.key, {}, {}, 0.0, why) for s in run.sets]
     return [_probe(run, images) for images in run.sets]
 
 
 def _pretrain(run: Run) -> None:
-    if all(run.encoder(images).with_suffix(".safetensors").is_file() for images in run.sets):
+    if all(run.encoder(images).is_file() for images in run.sets):
         return
-    start = resolve_folder("configs", Path(run.method.config_for(run.sets[0])))
-    options = merged(yaml.safe_load(start.read_text(encoding="utf-8")), run.options)
-    options["train"] = {**options.get("train", {}), "seed": run.seed}
-    config = run.folder.parent / f"seed{run.seed}.yaml"
-    write_text(config, yaml.safe_dump(options))
-    first, *second = (str(run.out / "sets" / images.name / "cache") for images in run.sets)
+    config = run.folder.with_name(f"{run.folder.name}.yaml")
+    write_text(config, run.config)
+    first, *second = (str(run.cache(images)) for images in run.sets)
     arguments = ["--config", str(config), "--data", first, *[word for s in second for word in ("--also.data", s)]]
     resume = ["--resume"] if (run.folder / "run.json").is_file() else []
     run_verb("pretrain", [*arguments, "--out", str(run.folder), *resume])
@@ -154,8 +175,7 @@ def _probe(run: Run, images: SetPlan) -> "Judged":
     from medssl.models.component import Component
     from medssl.models.weights import read_encoder
 
-    cache = Cache.open(run.out / "sets" / images.name / "cache")
-    path = run.encoder(images).with_suffix(".safetensors")
+    cache, path = Cache.open(run.cache(images)), run.encoder(images)
     meta = read_encoder(path)[1]
     component = Component.from_json(meta["encoder"])
     dims, channels = cache.spatial_dims, cache.channels
@@ -166,13 +186,12 @@ def _probe(run: Run, images: SetPlan) -> "Judged":
     )
     hours = float(meta["provenance"]["device_hours"])
     name = component.class_path.rpartition(".")[2]
-    return Judged(images.name, run.method.name, run.method.family, name, run.seed, found, beside, hours)
+    return Judged(images.name, run.method.name, run.method.family, name, run.seed, run.key, found, beside, hours)
 
 
 def _random(run: Run, images: SetPlan, component: "Component") -> Path:
     """File of what the architecture reaches with random weights, for all methods that have it."""
-    key = sha256(json.dumps(component.to_json(), sort_keys=True).encode()).hexdigest()[:12]
-    return run.out / "random" / images.name / f"{key}_seed{run.seed}.json"
+    return run.cache(images).with_name("random") / f"{_key(component.to_json())}_seed{run.seed}.json"
 
 
 def _once(path: Path, cache: "Cache", images: SetPlan, make: "Callable[[], Encoder]") -> dict[str, float]:
@@ -185,6 +204,10 @@ def _once(path: Path, cache: "Cache", images: SetPlan, make: "Callable[[], Encod
         write_json(path, judge(make(), data, draw_labelled(data, images.labels_used, images.draws)))
     content = json.loads(path.read_text(encoding="utf-8"))
     return {name: float(entry["test"]) for name, entry in content.items()}
+
+
+def _key(content: Any) -> str:
+    return sha256(json.dumps(content, sort_keys=True, default=vars).encode()).hexdigest()[:12]
 
 
 def _manifest(images: SetPlan, data: Path) -> Manifest:

@@ -1,5 +1,6 @@
 """Crops of two scans about the same place of the body; drawn on the CPU, found by whoever is asked, then cut."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -32,7 +33,7 @@ def draw_points(image: Tensor, size: Sequence[int], tries: int, generator: torch
     half = torch.tensor([(min(s, n) - 1) / 2 for n, s in zip(shape, size, strict=True)])
     lots = torch.rand(len(image), 2 * tries, len(shape), generator=generator)
     points = (lots * (room + 1)).floor().clamp(max=room) + half
-    step = torch.tensor([int(torch.tensor(shape[axis + 1 :]).prod()) for axis in range(len(shape))])
+    step = torch.tensor([math.prod(shape[axis + 1 :]) for axis in range(len(shape))])
     voxels = (points.floor().long() * step).sum(-1).to(image.device)
     first = image[:, 0].flatten(1)
     dark = (first.gather(1, voxels) <= first.mean(1, keepdim=True)).cpu()

@@ -130,8 +130,7 @@ class BenchmarkPlan:
             problems += [f"{kind}: {name} changes {s!r}, no set" for s in given.options if s not in {*sets, _MIXED}]
         if any(method.mixed for method in self.methods) and {len(entry.size) for entry in self.sets} != {2, 3}:
             problems.append("methods: mixed ones need a set of 2D and one of 3D images")
-        for entry in self.sets:
-            problems += _wrong_set(entry)
+        problems += [problem for entry in self.sets for problem in _wrong_set(entry)]
         if problems:
             raise ConfigError(problems)
 
@@ -162,7 +161,7 @@ def merged(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _wrong_set(entry: SetPlan) -> list[str]:
-    problems = []
+    problems = [f"sets: {_MIXED} is no name for a set: it means both"] if entry.name == _MIXED else []
     if len(entry.size) not in (2, 3) or min(entry.size) < 1:
         problems.append(f"sets: {entry.name} size needs 2 or 3 positive numbers, got {entry.size}")
     if entry.target == "structures" and not entry.labels:

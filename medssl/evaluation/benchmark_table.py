@@ -17,6 +17,7 @@ class Judged:
         family: Its family.
         encoder: Class of the encoder.
         seed: Seed of the pair.
+        key: Of all that decides the result.
         probes: Probe to AUROC on split test.
         random: The same of the encoder with random weights.
         hours: Device-hours of the pretraining.
@@ -28,6 +29,7 @@ class Judged:
     family: str
     encoder: str
     seed: int
+    key: str
     probes: dict[str, float]
     random: dict[str, float]
     hours: float

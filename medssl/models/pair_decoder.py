@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
-from medssl.imaging.errors import ConfigError
 from medssl.models.attention import CrossAttention
 from medssl.models.positions import sincos_positions
+from medssl.models.token_decoder import decoder_shape
 
 
 class PairDecoder(nn.Module):
@@ -27,9 +27,7 @@ class PairDecoder(nn.Module):
 
     def __init__(self, inputs: int, shape: tuple[int, int, int], outputs: int) -> None:
         super().__init__()
-        width, depth, heads = shape
-        if min(shape) < 1 or width % heads or width < 6:
-            raise ConfigError([f"decoder: width {width} must be divisible by heads {heads}, got {shape}"])
+        width, depth, heads = decoder_shape(shape)
         self.project, self.out = nn.Linear(inputs, width), nn.Linear(width, outputs)
         self.mask_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, width), std=0.02))
         self.blocks = nn.ModuleList(_PairBlock(width, heads) for _ in range(depth))

@@ -10,6 +10,23 @@ from medssl.models.attention import TransformerBlock
 from medssl.models.positions import sincos_positions
 
 
+def decoder_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Width, blocks and heads, where a transformer with sine-cosine positions can have them.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    width, depth, heads = shape
+    problems = []
+    if min(width // 6, depth, heads) < 1:
+        problems.append(f"decoder or predictor: needs a width of 6 or more, 1 block and 1 head or more, got {shape}")
+    if heads > 0 and width % heads:
+        problems.append(f"decoder or predictor: width {width} must be divisible by heads {heads}, got {shape}")
+    if problems:
+        raise ConfigError(problems)
+    return width, depth, heads
+
+
 class TokenDecoder(nn.Module):
     """Decoder of MAE (He et al., CVPR 2022, arXiv 2111.06377), predictor of I-JEPA (arXiv 2301.08243).
 
@@ -27,9 +44,7 @@ class TokenDecoder(nn.Module):
 
     def __init__(self, inputs: int, shape: tuple[int, int, int], outputs: int) -> None:
         super().__init__()
-        width, depth, heads = shape
-        if min(shape) < 1 or width % heads or width < 6:
-            raise ConfigError([f"decoder or predictor: width {width} must be divisible by heads {heads}, got {shape}"])
+        width, depth, heads = decoder_shape(shape)
         self.project = nn.Linear(inputs, width)
         self.out = nn.Linear(width, outputs) if outputs else nn.Identity()
         self.mask_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, width), std=0.02))

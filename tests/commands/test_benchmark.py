@@ -78,14 +78,20 @@ def _run(*arguments: object) -> int:
     return main(["benchmark", *[str(a) for a in arguments]])
 
 
+def _encoders(out: Path, method: str) -> dict[Path, int]:
+    found = (out / "runs" / "pictures" / method).glob("seed*/encoder.safetensors")
+    return {path: path.stat().st_mtime_ns for path in found}
+
+
 @pytest.mark.integration
 def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     _pictures(tmp_path / "data")
     plan, out = _plan(tmp_path / "plan.yaml"), tmp_path / "out"
     assert _run(plan, "--data", tmp_path / "data", "--out", out, "--methods", "[simclr]") == 0
-    first = (out / "runs" / "pictures" / "simclr" / "seed1" / "encoder.safetensors").stat().st_mtime_ns
+    first = _encoders(out, "simclr")
+    assert len(first) == 2
     assert _run(plan, "--data", tmp_path / "data", "--out", out) == 0
-    assert (out / "runs" / "pictures" / "simclr" / "seed1" / "encoder.safetensors").stat().st_mtime_ns == first
+    assert _encoders(out, "simclr") == first
     results = json.loads((out / "results.json").read_text())
     assert [(c["method"], c["encoder"]) for c in results["comparisons"]] == [
         ("spark", "ResidualUNetEncoder"),
@@ -106,7 +112,41 @@ def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, capsys: pytest
     with (out / "results.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 4 * 3 + 2
-    assert "benchmark: 6 of 6: pictures, broken, seed 1: failed: " in capsys.readouterr().out
+    assert "benchmark: 4 of 4: pictures, broken, seed 1: failed: " in capsys.readouterr().out
+
+
+@pytest.mark.integration
+def test_results_are_enough_to_resume_and_a_changed_plan_is_run_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    _pictures(tmp_path / "data")
+    path, out = tmp_path / "plan.yaml", tmp_path / "out"
+    plan = yaml.safe_load(_plan(path).read_text())
+    plan["methods"] = plan["methods"][:2]
+    path.write_text(yaml.safe_dump(plan))
+    assert _run(path, "--data", tmp_path / "data", "--out", out) == 0
+    found = (out / "results.json").read_text()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "results.json").write_text(found)
+    assert _run(path, "--data", tmp_path / "data", "--out", elsewhere) == 0
+    assert "4 runs, 4 of them finished already" in capsys.readouterr().out
+    assert (elsewhere / "results.json").read_text() == found
+    assert (elsewhere / "table.md").read_text() == (out / "table.md").read_text()
+    assert not (elsewhere / "sets").exists()
+
+    plan["methods"][1]["changes"] = {"train": {"lr": 0.01}}
+    path.write_text(yaml.safe_dump(plan))
+    assert _run(path, "--data", tmp_path / "data", "--out", out) == 0
+    assert "4 runs, 2 of them finished already" in capsys.readouterr().out
+    assert len(_encoders(out, "simclr")) == 4
+    before, after = json.loads(found)["runs"], json.loads((out / "results.json").read_text())["runs"]
+    assert before[:2] == after[:2]
+    assert not {run["key"] for run in before[2:]} & {run["key"] for run in after[2:]}
+
+    (elsewhere / "results.json").write_text("{}")
+    assert _run(path, "--data", tmp_path / "data", "--out", elsewhere) == 2
+    assert "is not a table of results" in capsys.readouterr().err
 
 
 @pytest.mark.integration
@@ -117,7 +157,7 @@ def test_runs_side_by_side_find_what_runs_one_by_one_find(tmp_path: Path, capfd:
     capfd.readouterr()
     assert _run(*arguments, "--out", tmp_path / "two", "--jobs", "2") == 0
     assert "pretrain:" not in capfd.readouterr().err
-    log = (tmp_path / "two" / "runs" / "pictures" / "simclr" / "seed1.log").read_text()
+    log = next((tmp_path / "two" / "runs" / "pictures" / "simclr").glob("seed1-*.log")).read_text()
     assert "pretrain: done: step 2" in log
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
     for runs in zip(one["runs"], two["runs"], strict=True):
@@ -158,7 +198,7 @@ def test_a_mixed_method_is_run_once_and_judged_on_both_sets(tmp_path: Path):
         ("pictures", "ViT", []),
         ("volumes", "ViT", []),
     ]
-    names = {path.name for path in (out / "runs" / "pictures+volumes" / "uni4eye" / "seed1").glob("probes*")}
+    names = {path.name for path in (out / "runs" / "pictures+volumes" / "uni4eye").glob("seed1-*/probes*")}
     assert names == {"probes_2d.json", "probes_3d.json"}
     assert _run(both, "--data", data, "--out", tmp_path / "none", "--sets", "[pictures]") == 2
     both.write_text(yaml.safe_dump({**content, "sets": plan["sets"]}))
@@ -173,6 +213,10 @@ def test_mistakes_are_told_before_anything_is_run(tmp_path: Path, capsys: pytest
     for part in ("data", "'other' is not in the plan", "nothing_of_that_name2d does not exist"):
         assert part in told
     assert not (tmp_path / "out").exists()
+    plan = _plan(tmp_path / "plan.yaml")
+    plan.write_text(plan.read_text().replace("name: pictures", "name: mixed"))
+    assert _run(plan, "--data", tmp_path, "--out", tmp_path / "out") == 2
+    assert "mixed is no name for a set" in capsys.readouterr().err
     plan = _plan(tmp_path / "plan.yaml", seeds=1, speed=3)
     assert _run(plan, "--data", tmp_path, "--out", tmp_path / "out") == 2
     told = capsys.readouterr().err

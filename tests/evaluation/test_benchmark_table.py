@@ -13,7 +13,7 @@ from medssl.models.component import Overrides
 
 
 def _judged(seed: int, linear: float, random: float, **given: Any) -> Judged:
-    about = {"images": "set", "method": "m", "family": "f", "encoder": "ViT", "seed": seed, "hours": 0.5}
+    about = {"images": "set", "method": "m", "family": "f", "encoder": "ViT", "seed": seed, "key": "k", "hours": 0.5}
     probes = {"knn": 0.9, "linear": linear}
     return Judged(**{**about, "probes": probes, "random": {"knn": 0.5, "linear": random}, **given})
 

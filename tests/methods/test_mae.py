@@ -182,6 +182,8 @@ def test_panel_shows_visible_voxels_unchanged(dims: int):
         ({"mask_ratio": 0.0}, "mask_ratio"),
         ({"mask_ratio": 1.0}, "mask_ratio"),
         ({"decoder": (20, 2, 3)}, "width 20 must be divisible by heads 3"),
+        ({"decoder": (4, 2, 2)}, "a width of 6 or more"),
+        ({"decoder": (12, 2, 0)}, "1 head or more"),
     ],
 )
 def test_numbers_that_do_not_fit(extra: dict, word: str):
