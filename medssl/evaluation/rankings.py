@@ -1,0 +1,138 @@
+"""Many methods on the same cases: paired tests, their correction, and ranks with a critical difference."""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from medssl.imaging.errors import ConfigError
+
+_EXACT = 14  # patients up to which every swap is tried
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Mean ranks of methods over blocks (sets, seeds, numbers of labels); 1 is the best.
+
+    Args:
+        ranks: Method to mean rank, the best first.
+        p_value: Friedman's test that all methods are alike (Friedman 1937); NaN with fewer than 3 methods or 2 blocks.
+        critical_difference: Mean ranks that differ by less are not told apart (Nemenyi 1963, as in Demsar, JMLR 2006,
+            https://www.jmlr.org/papers/v7/demsar06a.html).
+        blocks: How many entered.
+    """
+
+    ranks: Mapping[str, float]
+    p_value: float
+    critical_difference: float
+    blocks: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary; NaN as None."""
+        return {
+            "ranks": dict(self.ranks),
+            "p_value": self.p_value if math.isfinite(self.p_value) else None,
+            "critical_difference": self.critical_difference,
+            "blocks": self.blocks,
+        }
+
+
+def paired_p_value(
+    differences: Sequence[float], clusters: Sequence[Hashable], resamples: int = 9999, seed: int = 0
+) -> float:
+    """Two-sided sign-flip permutation test that paired differences have mean 0; a patient's are flipped together.
+
+    Every swap is tried with 14 patients or fewer, otherwise so many are drawn (and the test itself counts as one, so
+    that no p-value is 0; Phipson and Smyth 2010, https://doi.org/10.2202/1544-6115.1585).
+
+    Args:
+        differences: One a case; NaN is left out.
+        clusters: Patient of each case.
+        resamples: Draws, where not all are tried.
+        seed: Seed of the draws.
+
+    Returns:
+        NaN with no finite difference.
+    """
+    kept = [(d, c) for d, c in zip(differences, clusters, strict=True) if math.isfinite(d)]
+    sums: dict[Hashable, float] = {}
+    for difference, cluster in kept:
+        sums[cluster] = sums.get(cluster, 0.0) + difference
+    values = np.array(list(sums.values()))
+    if not len(values):
+        return math.nan
+    found = abs(values.sum()) - 1e-12 * np.abs(values).sum()  # a swap that changes nothing is as extreme
+    if len(values) <= _EXACT:
+        bits = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
+        return float((np.abs((1 - 2 * bits) @ values) >= found).mean())
+    rng = np.random.default_rng(seed)
+    extreme = sum(
+        int((np.abs(rng.choice((-1.0, 1.0), size=(size, len(values))) @ values) >= found).sum())
+        for size in _blocks(resamples)
+    )
+    return (extreme + 1) / (resamples + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979): below 0.05, all that are so hold with 95 % confidence together.
+
+    NaN stays NaN and does not count.
+    """
+    known = sorted((p, position) for position, p in enumerate(p_values) if math.isfinite(p))
+    corrected = [math.nan] * len(p_values)
+    highest = 0.0
+    for number, (p, position) in enumerate(known):
+        highest = max(highest, min((len(known) - number) * p, 1.0))
+        corrected[position] = highest
+    return corrected
+
+
+def rank_methods(results: Mapping[str, Sequence[float]], confidence: float = 0.95) -> Ranking:
+    """Rank methods in each block and compare mean ranks.
+
+    Args:
+        results: Method to one number a block, higher is better, all over the same blocks.
+        confidence: Of the critical difference.
+
+    Raises:
+        ConfigError: Fewer than two methods, another number of blocks, or a number that is missing: a method that failed
+            somewhere cannot be ranked there.
+    """
+    names = list(results)
+    table = np.array([results[name] for name in names], dtype=np.float64) if _even(results) else np.empty((0, 0))
+    problems = [] if len(names) >= 2 else [f"two methods or more can be ranked, got {names}"]
+    if not table.size:
+        problems.append("every method needs a result in every block, and one block at least")
+    elif not np.isfinite(table).all():
+        lacking = [name for name, row in zip(names, table, strict=True) if not np.isfinite(row).all()]
+        problems.append(f"{', '.join(lacking)} lack results in some blocks: leave them or the blocks out")
+    if problems:
+        raise ConfigError(problems)
+    count, blocks = table.shape
+    means = stats.rankdata(-table, axis=0).mean(axis=1)
+    different = count >= 3 and blocks >= 2 and not np.all(table == table[0])
+    p_value = float(stats.friedmanchisquare(*table).pvalue) if different else math.nan
+    quantile = float(stats.studentized_range.ppf(confidence, count, np.inf)) / math.sqrt(2)
+    order = np.argsort(means, kind="stable")
+    return Ranking(
+        {names[i]: float(means[i]) for i in order},
+        p_value,
+        quantile * math.sqrt(count * (count + 1) / (6 * blocks)),
+        blocks,
+    )
+
+
+def _even(results: Mapping[str, Sequence[float]]) -> bool:
+    return len({len(row) for row in results.values()}) == 1
+
+
+def _blocks(resamples: int, block: int = 1000) -> list[int]:
+    return [min(block, resamples - begin) for begin in range(0, resamples, block)]
+
+
+def told(low: float, high: float) -> str:
+    """What an interval of a difference says: `better`, `worse`, or `no difference shown`."""
+    return "better" if low > 0 else "worse" if high < 0 else "no difference shown"

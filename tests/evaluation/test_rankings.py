@@ -1,0 +1,77 @@
+"""Paired tests, their correction and ranks: against SciPy, by hand, and with what cannot be compared."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from medssl.evaluation.rankings import holm, paired_p_value, rank_methods, told
+from medssl.imaging.errors import ConfigError
+
+
+def test_few_patients_are_swapped_in_every_way():
+    values = [0.3, 0.1, -0.2, 0.4, 0.25]
+    wanted = stats.permutation_test(
+        (np.array(values),), np.sum, permutation_type="samples", alternative="two-sided", n_resamples=np.inf
+    )
+    assert paired_p_value(values, range(5)) == pytest.approx(wanted.pvalue)
+    assert paired_p_value([1.0, 1.0, 1.0], range(3)) == pytest.approx(2 / 8)
+
+
+def test_many_patients_are_swapped_at_random():
+    values = np.random.default_rng(0).normal(0.4, 1, 40).tolist()
+    wanted = stats.ttest_1samp(values, 0).pvalue
+    assert paired_p_value(values, range(40)) == pytest.approx(wanted, rel=0.3)
+    assert paired_p_value([1.0] * 40, range(40)) == 1 / 10_000
+
+
+def test_cases_of_a_patient_are_swapped_together():
+    assert paired_p_value([1.0] * 12, [n // 4 for n in range(12)]) == pytest.approx(2 / 8)
+    assert paired_p_value([0.5, math.nan, 0.5], [0, 1, 2]) == pytest.approx(2 / 4)
+    assert math.isnan(paired_p_value([math.nan], [0]))
+
+
+def test_p_values_of_nothing_are_spread_evenly():
+    rng = np.random.default_rng(0)
+    found = [paired_p_value(rng.normal(size=10).tolist(), range(10)) for _ in range(400)]
+    assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.03)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, math.nan, 0.9])[0] == 1.0
+    assert math.isnan(holm([0.5, math.nan])[1])
+    assert holm([]) == []
+
+
+def test_ranks_and_critical_difference():
+    results = {"a": [0.9, 0.8, 0.7, 0.9], "b": [0.8, 0.7, 0.6, 0.7], "c": [0.7, 0.75, 0.5, 0.8]}
+    found = rank_methods(results)
+    assert dict(found.ranks) == {"a": 1.0, "b": 2.5, "c": 2.5}
+    assert next(iter(found.ranks)) == "a"
+    assert found.p_value == pytest.approx(stats.friedmanchisquare(*results.values()).pvalue)
+    # Demsar 2006, table 5: q of Nemenyi's test at 0.05 is 2.343 for 3 methods
+    assert found.critical_difference == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 4)), abs=1e-3)
+    assert rank_methods({"a": [1.0, 1.0], "b": [1.0, 1.0]}).ranks == {"a": 1.5, "b": 1.5}
+    assert found.to_json()["blocks"] == 4
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ({"a": [0.1]}, "two methods or more"),
+        ({"a": [0.1], "b": [0.1, 0.2]}, "every method needs a result in every block"),
+        ({"a": [], "b": []}, "one block at least"),
+        ({"a": [0.1], "b": [math.nan]}, "b lack results"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(results: dict[str, list[float]], message: str):
+    with pytest.raises(ConfigError, match=message):
+        rank_methods(results)
+
+
+def test_an_interval_in_words():
+    assert [told(0.1, 0.2), told(-0.2, -0.1), told(-0.1, 0.1), told(math.nan, math.nan)] == [
+        "better", "worse", "no difference shown", "no difference shown"
+    ]  # fmt: skip
