@@ -130,7 +130,7 @@ def _classification(loaded: "LoadedRun", cache: "Cache", split: str, out: Path, 
     found = predict_classes(cache, cases, classes, lambda image: classify_image(loaded.networks, loaded.spec, image))
     results = {
         **_head("classification", split, cache),
-        **summarise_classes(found, classes, measure.resamples),
+        **summarise_classes(found, classes, measure.resamples, measure.class_order),
         "conventions": list(CONVENTIONS),
         "warnings": _trained_on(loaded, cases),
     }

@@ -292,6 +292,7 @@ def _write(job: Job, digest: str) -> None:
         label_field=str((job.root / row.label).resolve()) if row.label else "",
         record=prepared.record,
         notes=(*volume.source.notes, *prepared.notes),
+        scanner=row.scanner,
     )
     extra = {"source_sha256": digest, "fingerprint": case_fingerprint(volume, label), "channels": volume.channels}
     write_case(job.cache, case, prepared.array, label, extra)

@@ -55,6 +55,7 @@ class CachedCase:
     """Original label, absolute, or empty."""
     record: Restoration
     notes: tuple[str, ...] = ()
+    scanner: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for case.json."""

@@ -1,7 +1,8 @@
 """Predicts the class of whole images and measures how well classes are told apart, with intervals over patients."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,19 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medssl.data.cache import Cache, CachedCase
-from medssl.evaluation.statistics import statistic_interval
+from medssl.evaluation.class_metrics import METRICS, ClassMetric, of_one_class, quadratic_kappa, reliability, share
+from medssl.evaluation.statistics import Interval, statistic_interval
+from medssl.evaluation.subgroups import CONVENTION, by_group, groups_of
+from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.progress import Progress
 
 CONVENTIONS = (
     "AUROC and average precision: each class against the rest, averaged over the classes; of two classes, the second "
     "is the positive one.",
     "Balanced accuracy: mean share of right answers over the classes that occur.",
+    "Calibration error: mean distance of the highest probability from the share of right answers, in 15 even bins.",
+    "Brier: mean squared distance of the probabilities from the truth, 0 to 1 for two classes, 0 to 2 for more.",
+    CONVENTION,
     "Intervals: 95 %, percentile bootstrap over patients; all cases of a patient are drawn together.",
 )
 _Float = npt.NDArray[np.float64]
@@ -31,12 +38,14 @@ class ClassPrediction:
         patient: Its patient.
         truth: Position of its class.
         probabilities: (K,).
+        groups: Site, sex and the like, for subgroups.
     """
 
     case: str
     patient: str
     truth: int
     probabilities: _Float
+    groups: Mapping[str, str] = field(default_factory=dict)
 
 
 def predict_classes(
@@ -52,43 +61,74 @@ def predict_classes(
         cases: Cases with a class.
         classes: Classes in the order of the model.
         predict: Prepared image (C, *S) to probabilities (K,).
+
+    Raises:
+        MedsslError: Probabilities that are no numbers.
     """
     found = []
     with Progress("evaluate", len(cases)) as progress:
         for case in cases:
             shares = np.asarray(predict(cache.image(case)), dtype=np.float64)
-            found.append(ClassPrediction(case.case, case.patient, classes.index(case.class_name), shares))
+            if not np.isfinite(shares).all():
+                raise MedsslError(f"case {case.case!r}: the network's probabilities are no numbers", reason="nan")
+            truth = classes.index(case.class_name)
+            found.append(ClassPrediction(case.case, case.patient, truth, shares, groups_of(case)))
             progress.advance(note=case.case)
     return found
 
 
 def summarise_classes(
-    predictions: Sequence[ClassPrediction], classes: Sequence[str], resamples: int = 1000
+    predictions: Sequence[ClassPrediction], classes: Sequence[str], resamples: int = 1000, order: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Numbers with intervals, a line a class, and the confusion table; JSON-able."""
-    truth = np.array([p.truth for p in predictions])
-    shares = np.stack([p.probabilities for p in predictions])
-    chosen = shares.argmax(axis=1)
-    confusion = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(confusion, (truth, chosen), 1)
+    """Numbers with intervals, a line a class, parts of the cases, calibration and the confusion table; JSON-able.
+
+    Args:
+        predictions: At least one.
+        classes: Names in the order of the probabilities.
+        resamples: Bootstrap resamples.
+        order: The classes from the least to the most, where they have an order: quadratic kappa is added.
+
+    Raises:
+        ConfigError: `order` does not hold the classes.
+    """
+    if order and sorted(order) != sorted(classes):
+        raise ConfigError([f"measure.class_order {list(order)} must hold the classes {list(classes)}, each once"])
+    names = list(order or classes)
+    columns = [classes.index(name) for name in names]
+    truth = np.array([columns.index(p.truth) for p in predictions])
+    shares = np.stack([p.probabilities for p in predictions])[:, columns]
+    confusion = np.zeros((len(names), len(names)), dtype=int)
+    np.add.at(confusion, (truth, shares.argmax(axis=1)), 1)
     patients = [p.patient for p in predictions]
+    asked: dict[str, ClassMetric] = {**METRICS, **({"quadratic_kappa": quadratic_kappa} if order else {})}
 
     def measured(statistic: Statistic) -> dict[str, Any]:
         return statistic_interval(statistic, patients, resamples=resamples).to_json()
 
+    def of_part(part: npt.NDArray[np.int64]) -> dict[str, Interval]:
+        own, found = [patients[position] for position in part], {}
+        for name, metric in asked.items():
+            statistic = partial(_of_drawn, metric, truth[part], shares[part])
+            found[name] = statistic_interval(statistic, own, resamples=resamples)
+        return found
+
     return {
-        "metrics": {
-            "auroc": measured(lambda i: _mean_over_classes(roc_auc_score, truth[i], shares[i])),
-            "average_precision": measured(lambda i: _mean_over_classes(average_precision_score, truth[i], shares[i])),
-            "balanced_accuracy": measured(lambda i: _balanced(truth[i], chosen[i])),
-            "accuracy": measured(lambda i: _share(truth[i] == chosen[i])),
+        "metrics": {name: interval.to_json() for name, interval in of_part(np.arange(len(truth))).items()},
+        "classes": {
+            name: _of_class(truth == k, shares.argmax(axis=1) == k, shares[:, k], measured)
+            for k, name in enumerate(names)
         },
-        "classes": {name: _of_class(truth == k, chosen == k, shares[:, k], measured) for k, name in enumerate(classes)},
-        "class_names": list(classes),
+        "class_names": names,
         "confusion": confusion.tolist(),
+        "reliability": reliability(truth, shares),
+        "subgroups": by_group([p.groups for p in predictions], patients, of_part),
         "cases": len(predictions),
         "patients": len(set(patients)),
     }
+
+
+def _of_drawn(metric: ClassMetric, truth: npt.NDArray[np.int64], shares: _Float, drawn: npt.NDArray[np.int64]) -> float:
+    return metric(truth[drawn], shares[drawn])
 
 
 def _of_class(
@@ -98,27 +138,7 @@ def _of_class(
     measured: Callable[[Statistic], dict[str, Any]],
 ) -> dict[str, Any]:
     return {
-        "auroc": measured(lambda i: _one_class(roc_auc_score, positive[i], shares[i])),
-        "average_precision": measured(lambda i: _one_class(average_precision_score, positive[i], shares[i])),
-        "recall": measured(lambda i: _share(called[i][positive[i]])),
+        "auroc": measured(lambda i: of_one_class(roc_auc_score, positive[i], shares[i])),
+        "average_precision": measured(lambda i: of_one_class(average_precision_score, positive[i], shares[i])),
+        "recall": measured(lambda i: share(called[i][positive[i]])),
     }
-
-
-def _balanced(truth: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> float:
-    return float(np.mean([_share(chosen[truth == k] == k) for k in np.unique(truth)]))
-
-
-def _one_class(score: Callable[..., float], positive: npt.NDArray[np.bool_], shares: _Float) -> float:
-    """Score of one class against the rest; NaN where only one of both occurs."""
-    return float(score(positive, shares)) if positive.any() and not positive.all() else float("nan")
-
-
-def _mean_over_classes(score: Callable[..., float], truth: npt.NDArray[np.int64], shares: _Float) -> float:
-    """With two classes both are the same question, so only the second is asked."""
-    asked = [1] if shares.shape[1] == 2 else range(shares.shape[1])
-    known = [s for k in asked if np.isfinite(s := _one_class(score, truth == k, shares[:, k]))]
-    return float(np.mean(known)) if known else float("nan")
-
-
-def _share(right: npt.NDArray[np.bool_]) -> float:
-    return float(right.mean()) if len(right) else float("nan")

@@ -39,6 +39,9 @@ class MeasureOptions:
     tolerance_mm: float = 1.0
     """Distance at which a boundary voxel still counts as right in surface Dice; take what raters differ by."""
 
+    class_order: tuple[str, ...] = ()
+    """Classes from the least to the most, where they have an order: adds Cohen's kappa with quadratic weights."""
+
     resamples: int = 1000
     """Bootstrap resamples of the intervals of classification; those of means use 5000 always."""
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from medssl.data.cache import Cache, CachedCase
 from medssl.evaluation.metrics import score_classes
+from medssl.evaluation.subgroups import groups_of
 from medssl.evaluation.summaries import CaseResult
 from medssl.imaging.errors import CacheError, ImageError, MedsslError
 from medssl.imaging.geometry import Geometry
@@ -155,7 +156,7 @@ def _evaluate_case(
             cache.ignore_label,
         )
         by_name = {label.name: scores[label.value] for label in cache.labels}
-        scored[name] = CaseResult(case.case, case.patient, by_name, size, unit, seconds)
+        scored[name] = CaseResult(case.case, case.patient, by_name, size, unit, seconds, groups_of(case))
     return scored, calibrated
 
 

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from medssl.evaluation.metrics import ClassScore
-from medssl.evaluation.statistics import mean_interval, paired_difference
+from medssl.evaluation.statistics import Interval, mean_interval, paired_difference
+from medssl.evaluation.subgroups import CONVENTION, by_group
 
 CONVENTIONS = (
     "Masks are compared on the grid of the original image.",
@@ -17,6 +19,7 @@ CONVENTIONS = (
     "A class missed altogether, or predicted where there is none, has Dice 0 and surface Dice 0; its distance is not "
     "defined, left out of the mean distance, and counted.",
     "Ignored voxels count nowhere.",
+    CONVENTION,
     "Intervals: 95 %, BCa bootstrap over patients; all cases of a patient are drawn together.",
 )
 """What readers of a table must know."""
@@ -33,6 +36,7 @@ class CaseResult:
         voxel_size: Size of a voxel in `size_unit`.
         size_unit: `mL`, `mm2` in 2D, or `pixels` where the image does not say how large they are.
         seconds: Time of prediction and restoring.
+        groups: Site, sex and the like, for subgroups.
     """
 
     case: str
@@ -41,6 +45,7 @@ class CaseResult:
     voxel_size: float
     size_unit: str = "mL"
     seconds: float = 0.0
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def mean_dice(self) -> float:
@@ -78,12 +83,18 @@ def summarise(results: Sequence[CaseResult]) -> dict[str, Any]:
     """
     patients = [result.patient for result in results]
     names = list(results[0].scores)
+
+    def of_part(part: npt.NDArray[np.int64]) -> dict[str, Interval]:
+        found = [results[position] for position in part]
+        return {"mean_dice": mean_interval([r.mean_dice for r in found], [r.patient for r in found])}
+
     return {
         "cases": len(results),
         "patients": len(set(patients)),
         "mean_dice": mean_interval([result.mean_dice for result in results], patients).to_json(),
         "size_unit": results[0].size_unit,
         "classes": {name: _class_summary(results, name, patients) for name in names},
+        "subgroups": by_group([result.groups for result in results], patients, of_part),
         "seconds_per_case": float(np.median([result.seconds for result in results])),
     }
 

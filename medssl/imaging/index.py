@@ -175,6 +175,7 @@ def _rows(cases: Sequence[Case], patients: dict[str, str], listed: Decathlon, ro
                 modality=image.modality or listed.fact(image.files[0], "modality"),
                 sex=image.sex,
                 age=image.age,
+                scanner=image.scanner,
                 licence=listed.fact(image.files[0], "licence"),
             )
         )

@@ -12,7 +12,9 @@ from medssl.imaging.errors import ManifestError
 from medssl.imaging.files import sha256, write_text
 from medssl.imaging.naming import split_field
 
-COLUMNS = ("case", "patient", "image", "label", "class", "modality", "split", "site", "sex", "age", "licence")
+COLUMNS = (
+    "case", "patient", "image", "label", "class", "modality", "split", "site", "scanner", "sex", "age", "licence"
+)  # fmt: skip
 _REQUIRED = ("case", "patient", "image")
 _SPLITS = ("", "train", "val", "test")
 _UNSAFE = set('/\\:*?"<>|') | {chr(c) for c in range(32)}
@@ -30,6 +32,7 @@ class Row:
     modality: str = ""
     split: str = ""
     site: str = ""
+    scanner: str = ""
     sex: str = ""
     age: str = ""
     licence: str = ""

@@ -1,9 +1,14 @@
 """Classification numbers against closed forms."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+from small_cache import small_cache
 
-from medssl.evaluation.classification_cases import ClassPrediction, summarise_classes
+from medssl.evaluation.classification_cases import ClassPrediction, predict_classes, summarise_classes
+from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import write_json
 
 
@@ -34,6 +39,34 @@ def test_three_classes_average_over_those_that_occur() -> None:
     assert got["metrics"]["balanced_accuracy"]["estimate"] == pytest.approx(0.75)
     assert got["classes"]["absent"]["auroc"]["estimate"] is None
     assert got["classes"]["absent"]["recall"]["estimate"] is None
+
+
+def test_classes_with_an_order_are_shown_in_it_and_get_a_kappa() -> None:
+    names = ["mild", "none", "severe"]
+    predictions = _predictions([(0, [0.6, 0.3, 0.1]), (1, [0.2, 0.7, 0.1]), (2, [0.1, 0.2, 0.7]), (2, [0.5, 0.1, 0.4])])
+    got = summarise_classes(predictions, names, 100, order=["none", "mild", "severe"])
+    assert got["class_names"] == ["none", "mild", "severe"]
+    assert got["confusion"] == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+    assert 0 < got["metrics"]["quadratic_kappa"]["estimate"] < 1
+    assert got["metrics"]["auroc"] == summarise_classes(predictions, names, 100)["metrics"]["auroc"]
+    assert "quadratic_kappa" not in summarise_classes(predictions, names, 100)["metrics"]
+    with pytest.raises(ConfigError, match="must hold the classes"):
+        summarise_classes(predictions, names, 100, order=["none", "mild"])
+
+
+def test_parts_of_the_cases_have_the_same_numbers() -> None:
+    rows = [(n % 2, [0.9 - 0.8 * (n % 2), 0.1 + 0.8 * (n % 2)] if n < 8 else [0.5, 0.5]) for n in range(16)]
+    predictions = [replace(p, groups={"site": "a" if n < 8 else "b"}) for n, p in enumerate(_predictions(rows))]
+    got = summarise_classes(predictions, ["no", "yes"], 100)
+    a, b = got["subgroups"]["site"]
+    assert (a["metrics"]["auroc"]["estimate"], b["metrics"]["auroc"]["estimate"]) == (1.0, 0.5)
+    assert (a["patients"], a["few"]) == (4, True)
+
+
+def test_probabilities_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    cache = small_cache(tmp_path, [(8, 8)] * 2, classes=["no", "yes"])
+    with pytest.raises(MedsslError, match="are no numbers"):
+        predict_classes(cache, cache.cases, ["no", "yes"], lambda image: np.array([np.nan, 1.0]))
 
 
 def test_interval_covers_a_perfect_classifier_as_a_point() -> None:

@@ -79,6 +79,7 @@ def test_pictures_in_class_folders(tmp_path: Path):
 def test_a_dicom_tree_with_segmentation_localizer_and_duplicate(tmp_path: Path):
     root = tmp_path / "d"
     companion = {"AccessionNumber": "", "StudyID": "1", "PatientBirthDate": "", "PatientSex": "F", "PatientAge": "063Y"}
+    companion |= {"Manufacturer": "ACME ", "ManufacturerModelName": "Scan 3"}
     volume = read_volume(write_series(root / "s", ramp(4), **companion))
     mask = Volume((volume.array > 0).astype(np.uint8), volume.geometry)
     write_dicom_seg(mask, volume, (Label(1, "x"),), root / "seg.dcm", model="m", key="k")
@@ -87,7 +88,7 @@ def test_a_dicom_tree_with_segmentation_localizer_and_duplicate(tmp_path: Path):
     slice_dataset(ramp(4)[2], (0, 0, 5.0), **companion).save_as(root / "s" / "again.dcm", enforce_file_format=True)
     rows = _rows(root, tmp_path / "m.csv")
     row = rows["s"]
-    assert (row["modality"], row["sex"], row["age"]) == ("CT", "F", "63")
+    assert (row["modality"], row["sex"], row["age"], row["scanner"]) == ("CT", "F", "63", "ACME Scan 3")
     assert row["label"] == "d/seg.dcm"
     assert row["patient"] not in ("patient", "s")  # a pseudonym
     with (tmp_path / "problems.csv").open(newline="") as stream:

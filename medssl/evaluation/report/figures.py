@@ -98,6 +98,40 @@ def case_figure(values: Mapping[str, Sequence[float]], ylabel: str, floor: float
     return figure
 
 
+def confusion_figure(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
+    """Cases of each reference class (row) by prediction (column), coloured by their share of the row."""
+    table = np.asarray(counts, dtype=np.float64)
+    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    figure, axes = blank(1.2 + 0.5 * len(names))
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(*table.shape):
+        colour = "white" if share[row, column] > 0.6 else "0.15"
+        axes.text(column, row, f"{table[row, column]:.0f}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), list(names), rotation=0 if len(names) < 5 else 30)
+    axes.set_yticks(range(len(names)), list(names))
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("reference")
+    return figure
+
+
+def reliability_figure(bins: Sequence[Mapping[str, float]]) -> Figure:
+    """Share of right answers over the confidence, a dot a bin.
+
+    Args:
+        bins: `confidence`, `accuracy`, `cases` of each bin that holds cases.
+    """
+    figure, axes = blank()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    most = max(b["cases"] for b in bins)
+    sizes = [20 + 120 * b["cases"] / most for b in bins]
+    axes.scatter([b["confidence"] for b in bins], [b["accuracy"] for b in bins], s=sizes, color=COLOURS[0], alpha=0.8)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(-0.02, 1.04)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("share of right answers")
+    return figure
+
+
 def _cycled(count: int) -> list[str]:
     return [COLOURS[number % len(COLOURS)] for number in range(count)]
 

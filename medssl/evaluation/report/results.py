@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medssl.evaluation.report.figures import case_figure, interval_figure
+from medssl.evaluation.report.figures import case_figure, confusion_figure, interval_figure, reliability_figure
 from medssl.evaluation.report.page import Picture, Section, Table, figure_picture
 
 _WORDS = {"mL": "Volumes in mL", "mm2": "Areas in mm²", "pixels": "Areas in pixels"}
@@ -32,6 +32,7 @@ def segmentation_section(
         tuple((name, *_agreement_cells(content)) for name, content in arm["classes"].items()),
         "Means over cases with 95 % intervals over patients.",
     )
+    groups = subgroup_tables(arm["subgroups"])
     sizes = Table(
         ("class", "mean reference", "mean difference", "limits of agreement"),
         tuple((name, *_size_cells(content)) for name, content in arm["classes"].items()),
@@ -42,7 +43,7 @@ def segmentation_section(
     return Section(
         title,
         text,
-        (agreement, sizes),
+        (agreement, sizes, *groups),
         _case_pictures(results, cases),
         tuple(results["warnings"]),
         tuple(results["conventions"]),
@@ -92,9 +93,41 @@ def classification_section(results: Mapping[str, Any], title: str = "Classificat
     names = results["class_names"]
     confusion = tuple((name, *(str(n) for n in row)) for name, row in zip(names, results["confusion"], strict=True))
     tables.append(Table(("reference \\ prediction", *names), confusion))
+    tables += subgroup_tables(results["subgroups"])
+    pictures = (
+        figure_picture(
+            confusion_figure(results["confusion"], names), "Confusion table: share of each reference class, and cases."
+        ),
+        figure_picture(
+            reliability_figure(results["reliability"]),
+            "Calibration: how often the answer is right, against how sure the model is; on the line both agree. The "
+            "larger a dot, the more cases.",
+        ),
+    )
     counted = f"{results['cases']} cases of {results['patients']} patients, split {results['split']}."
     notes, warnings = tuple(results["conventions"]), tuple(results["warnings"])
-    return Section(title, (counted,), tuple(tables), warnings=warnings, notes=notes)
+    return Section(title, (counted,), tuple(tables), pictures, warnings=warnings, notes=notes)
+
+
+def subgroup_tables(subgroups: Mapping[str, Any]) -> tuple[Table, ...]:
+    """One table an attribute: a row a part of the cases, the smallest parts marked."""
+    tables = []
+    for attribute, parts in subgroups.items():
+        names = list(parts[0]["metrics"])
+        smallest = min(part["patients"] for part in parts)
+        tables.append(
+            Table(
+                (attribute, "patients", "cases", *(name.replace("_", " ") for name in names)),
+                tuple(_part_row(part, names) for part in parts),
+                f"By {attribute}; the smallest part has {smallest} patient(s). A star: too few to say much.",
+            )
+        )
+    return tuple(tables)
+
+
+def _part_row(part: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    group = f"{part['group']} *" if part["few"] else str(part["group"])
+    return (group, str(part["patients"]), str(part["cases"]), *(interval_text(part["metrics"][n]) for n in names))
 
 
 def interval_text(interval: Mapping[str, Any], signed: bool = False) -> str:

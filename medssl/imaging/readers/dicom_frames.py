@@ -81,6 +81,7 @@ class Instance:
     patient: str
     sex: str
     age: str
+    scanner: str
     transfer_syntax: str
     cut: str = ""
     frame_uid: str = ""
@@ -183,6 +184,7 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         pseudonym(dataset),
         str(dataset.get("PatientSex", "") or ""),
         _years(str(dataset.get("PatientAge", "") or "").strip()),
+        _scanner(dataset),
         str(_meta(dataset).get("TransferSyntaxUID", "")),
         cut,
         str(dataset.get("FrameOfReferenceUID", "") or ""),
@@ -192,6 +194,12 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
 def _meta(dataset: Dataset) -> Dataset:
     found: Dataset | None = getattr(dataset, "file_meta", None)
     return Dataset() if found is None else found
+
+
+def _scanner(dataset: Dataset) -> str:
+    """Manufacturer and model, what is there of both."""
+    parts = (str(dataset.get(name, "") or "").strip() for name in ("Manufacturer", "ManufacturerModelName"))
+    return " ".join(part for part in parts if part)
 
 
 def pseudonym(dataset: Dataset) -> str:

@@ -74,6 +74,7 @@ def _series(
             head.description,
             head.sex,
             head.age,
+            head.scanner,
             notes,
         )
     )

@@ -31,6 +31,7 @@ class FoundImage:
         description: SeriesDescription, empty for other formats.
         sex: Patient's sex, empty when unknown.
         age: Patient's age in years, empty when unknown.
+        scanner: Manufacturer and model, empty when unknown.
         notes: What is unusual about it.
     """
 
@@ -44,6 +45,7 @@ class FoundImage:
     description: str = ""
     sex: str = ""
     age: str = ""
+    scanner: str = ""
     notes: tuple[str, ...] = ()
 
 

@@ -1,0 +1,79 @@
+"""The same numbers for parts of the cases: by site, sex, age and scanner, with how few patients a part has."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medssl.data.cache import CachedCase
+from medssl.evaluation.statistics import Interval
+
+_AGES = ((0, "0-17"), (18, "18-39"), (40, "40-64"), (65, "65-79"), (80, "80 and over"))
+UNKNOWN = "not told"
+FEW = 10
+"""Patients below which a part says next to nothing."""
+
+CONVENTION = (
+    "Parts of the cases are as the manifest tells them. They were not drawn at random: a difference between two of "
+    f"them may come from something else, and a part with fewer than {FEW} patients says next to nothing."
+)
+
+
+def groups_of(case: CachedCase) -> dict[str, str]:
+    """Site, sex, age band and scanner of a case."""
+    return {
+        "site": case.site or UNKNOWN,
+        "sex": case.sex or UNKNOWN,
+        "age": age_band(case.age),
+        "scanner": case.scanner or UNKNOWN,
+    }
+
+
+def age_band(age: str) -> str:
+    """Band of an age in years."""
+    try:
+        years = float(age)
+    except ValueError:
+        return UNKNOWN
+    return next((name for first, name in reversed(_AGES) if years >= first), UNKNOWN)
+
+
+def by_group(
+    groups: Sequence[Mapping[str, str]],
+    patients: Sequence[str],
+    measure: Callable[[npt.NDArray[np.int64]], Mapping[str, Interval]],
+) -> dict[str, list[dict[str, Any]]]:
+    """Numbers of every part; an attribute that is the same for all cases makes no parts.
+
+    Args:
+        groups: Attribute to value, of each case.
+        patients: Patient of each case.
+        measure: Positions of cases to their numbers.
+
+    Returns:
+        Attribute to its parts: `group`, `cases`, `patients`, `few`, `metrics`; JSON-able.
+    """
+    found = {}
+    for attribute in groups[0] if groups else ():
+        values = np.array([group[attribute] for group in groups])
+        names = sorted(set(values.tolist()))
+        if len(names) > 1:
+            found[attribute] = [_part(name, np.flatnonzero(values == name), patients, measure) for name in names]
+    return found
+
+
+def _part(
+    name: str,
+    positions: npt.NDArray[np.int64],
+    patients: Sequence[str],
+    measure: Callable[[npt.NDArray[np.int64]], Mapping[str, Interval]],
+) -> dict[str, Any]:
+    people = len({patients[position] for position in positions})
+    return {
+        "group": name,
+        "cases": len(positions),
+        "patients": people,
+        "few": people < FEW,
+        "metrics": {key: interval.to_json() for key, interval in measure(positions).items()},
+    }

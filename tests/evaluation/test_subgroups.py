@@ -1,0 +1,33 @@
+"""Parts of the cases: ages in bands, attributes that differ, counts of patients."""
+
+import numpy as np
+import pytest
+
+from medssl.evaluation.statistics import Interval, mean_interval
+from medssl.evaluation.subgroups import UNKNOWN, age_band, by_group
+
+
+@pytest.mark.parametrize(
+    ("age", "band"),
+    [("0", "0-17"), ("17.9", "0-17"), ("18", "18-39"), ("64", "40-64"), ("65", "65-79"), ("93", "80 and over"),
+     ("", UNKNOWN), ("old", UNKNOWN), ("-3", UNKNOWN), ("nan", UNKNOWN)],
+)  # fmt: skip
+def test_age_bands(age: str, band: str):
+    assert age_band(age) == band
+
+
+def test_parts_are_measured_on_their_own_cases_and_count_their_patients():
+    values = np.array([1.0, 0.0, 1.0, 1.0])
+    patients = ["a", "a", "b", "c"]
+    groups = [{"site": s, "sex": "F"} for s in ("north", "north", "south", "south")]
+
+    def measure(part: np.ndarray) -> dict[str, Interval]:
+        return {"right": mean_interval(values[part].tolist(), [patients[n] for n in part])}
+
+    found = by_group(groups, patients, measure)
+    assert list(found) == ["site"]  # sex is the same for all
+    north, south = found["site"]
+    assert (north["group"], north["cases"], north["patients"], north["few"]) == ("north", 2, 1, True)
+    assert (north["metrics"]["right"]["estimate"], south["metrics"]["right"]["estimate"]) == (0.5, 1.0)
+    assert north["metrics"]["right"]["low"] is None  # one patient has no interval
+    assert by_group([], [], measure) == {}
