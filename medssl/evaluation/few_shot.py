@@ -1,0 +1,159 @@
+"""Frozen features with a handful of labels: prototypes over many episodes, neighbours for several answers at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medssl.evaluation.features import Features
+from medssl.evaluation.probe_data import ProbeData
+from medssl.evaluation.probes import Scores, mean_auroc
+
+_NEIGHBOURS, _SMOOTHING = 10, 1.0  # of ML-kNN
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What prototypes of so many images a class reach.
+
+    Args:
+        shots: Images of each class (of each answer, where an image has several).
+        chosen: Pooling, chosen on split val.
+        val: Mean AUROC on split val.
+        test: Mean AUROC on split test over the episodes.
+        deviation: Standard deviation of it over the episodes.
+        episodes: How many.
+    """
+
+    shots: int
+    chosen: str
+    val: float
+    test: float
+    deviation: float
+    episodes: int
+
+
+def prototype_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor) -> Scores:
+    """SimpleShot (Wang et al., 2019, https://arxiv.org/abs/1911.04623): distance to class means of unit vectors.
+
+    Centred by the known images, as in the few-shot evaluation of UNI (Chen et al., 2024). Where images are of one class
+    out of several the score is minus the distance to its mean; where there are two, or several answers an image, that
+    of the images without the answer is added.
+
+    Args:
+        vectors: (N, E).
+        data: Whose answers are learned.
+        known: Images with labels.
+        asked: Images (n) to score.
+
+    Returns:
+        (n, K).
+    """
+    units = functional.normalize(vectors - vectors[known].mean(0), dim=1)
+    answers = data.targets[known].double()
+    scores = -torch.cdist(units[asked].double(), _means(units[known].double(), answers))
+    if not _exclusive(data):
+        scores = scores + torch.cdist(units[asked].double(), _means(units[known].double(), 1 - answers))
+    found: Scores = scores.numpy()
+    return found
+
+
+def few_shot_curve(
+    features: Features, data: ProbeData, shots: Sequence[int], episodes: int = 100, seed: int = 0
+) -> list[Shot]:
+    """Prototypes of few images, drawn again and again; every episode is asked about all of split val and test.
+
+    Args:
+        features: Of all images.
+        data: Their answers.
+        shots: Images of each class; numbers that split train cannot give are left out.
+        episodes: Draws for each number.
+        seed: Seed of the draws.
+    """
+    found = []
+    for count in shots:
+        rng = np.random.default_rng([seed, count])
+        drawn = [_episode(data, count, rng) for _ in range(episodes)]
+        draws = [draw for draw in drawn if draw is not None]
+        if len(draws) == episodes:
+            found.append(_shot(features, data, count, draws))
+    return found
+
+
+def multilabel_neighbours(
+    vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor, neighbours: int = _NEIGHBOURS
+) -> Scores:
+    """ML-kNN (Zhang and Zhou, 2007, https://doi.org/10.1016/j.patcog.2006.12.019) by cosine, smoothing 1.
+
+    How likely an answer is, given how many of the nearest images have it, learned from the known images themselves.
+
+    Args:
+        vectors: (N, E).
+        data: Whose answers are learned.
+        known: Images with labels.
+        asked: Images (n) to score.
+        neighbours: Neighbours k; at most all but one of the known images.
+
+    Returns:
+        (n, K) probabilities.
+    """
+    units = functional.normalize(vectors - vectors[known].mean(0), dim=1)
+    answers = data.targets[known]
+    k = min(neighbours, len(known) - 1)
+    own = units[known] @ units[known].T
+    counts = answers[own.fill_diagonal_(-torch.inf).topk(k, dim=1).indices].sum(1)  # (m, K) neighbours with the answer
+    seen = answers[(units[asked] @ units[known].T).topk(k, dim=1).indices].sum(1)  # (n, K)
+    prior = (_SMOOTHING + answers.sum(0)) / (2 * _SMOOTHING + len(known))
+    columns = []
+    for column in range(answers.shape[1]):
+        here, there = (_likelihood(counts[answers[:, column] == value, column], k) for value in (True, False))
+        with_it, without = prior[column] * here[seen[:, column]], (1 - prior[column]) * there[seen[:, column]]
+        columns.append(with_it / (with_it + without))
+    scores: Scores = torch.stack(columns, dim=1).double().numpy()
+    return scores
+
+
+def _likelihood(counts: Tensor, k: int) -> Tensor:
+    """(k + 1,) smoothed shares of images whose neighbours have the answer so many times."""
+    tally = torch.bincount(counts, minlength=k + 1).double()
+    return (_SMOOTHING + tally) / (_SMOOTHING * (k + 1) + tally.sum())
+
+
+def _means(units: Tensor, weights: Tensor) -> Tensor:
+    """(K, E) means of the images with each answer, not normalised again."""
+    return (weights.T @ units) / weights.sum(0)[:, None]
+
+
+def _exclusive(data: ProbeData) -> bool:
+    """Whether each image is of exactly one of several classes."""
+    return data.targets.shape[1] > 1 and bool((data.targets.sum(1) == 1).all())
+
+
+def _episode(data: ProbeData, shots: int, rng: np.random.Generator) -> Tensor | None:
+    """Images of split train, `shots` with each answer; None where there are too few."""
+    train = data.rows("train")
+    answers = data.targets[train].numpy()
+    groups = [answers[:, k] for k in range(answers.shape[1])]
+    if not _exclusive(data):
+        groups += [~group for group in groups]
+    if min(int(group.sum()) for group in groups) < shots:
+        return None
+    picked: list[npt.NDArray[np.int64]] = [rng.choice(np.flatnonzero(group), shots, replace=False) for group in groups]
+    return train[torch.from_numpy(np.unique(np.concatenate(picked)))]
+
+
+def _shot(features: Features, data: ProbeData, shots: int, draws: Sequence[Tensor]) -> Shot:
+    val, test = data.rows("val"), data.rows("test")
+
+    def judged(pooling: str, asked: Tensor) -> list[float]:
+        answers, vectors = data.targets[asked].numpy(), features.pooled[pooling]
+        return [mean_auroc(answers, prototype_scores(vectors, data, known, asked)) for known in draws]
+
+    on_val = {pooling: float(np.mean(judged(pooling, val))) for pooling in features.pooled}
+    chosen = max(on_val, key=lambda pooling: on_val[pooling])
+    values = judged(chosen, test)
+    return Shot(shots, chosen, on_val[chosen], float(np.mean(values)), float(np.std(values)), len(draws))
