@@ -21,11 +21,13 @@ class Features:
     Args:
         pooled: Kind of pooling to (N, E): `mean` and `peak` (mean and maximum) of the deepest map, `levels` (means of
             all maps) and, where the encoder has a token for it, `summary`.
-        tokens: (N, T, E) cells of the deepest map.
+        tokens: (N, T, E) cells of the deepest map, or the images of a bag.
+        there: (N, T) which of them are there, where bags differ in size.
     """
 
     pooled: dict[str, Tensor]
     tokens: Tensor
+    there: Tensor | None = None
 
 
 def calibrate(encoder: Encoder, images: Tensor, seed: int = 0) -> None:
@@ -48,11 +50,25 @@ def calibrate(encoder: Encoder, images: Tensor, seed: int = 0) -> None:
 
 
 @torch.no_grad()
-def extract(encoder: Encoder, images: Tensor) -> Features:
-    """Features of images (N, C, *S), from an encoder in eval mode."""
+def extract(encoder: Encoder, images: Tensor, bags: Tensor | None = None) -> Features:
+    """Features of images, from an encoder in eval mode.
+
+    Args:
+        encoder: The encoder.
+        images: (N, C, *S), or (M, C, *S) in N bags.
+        bags: (M,) bag of each image, from 0: features are averaged over a bag, its tokens are the means of its images'
+            deepest maps.
+    """
     parts = [_of_batch(encoder, batch) for batch in torch.split(images, _BATCH)]
     pooled = {name: torch.cat([part.pooled[name] for part in parts]) for name in parts[0].pooled}
-    return Features(pooled, torch.cat([part.tokens for part in parts]))
+    if bags is None:
+        return Features(pooled, torch.cat([part.tokens for part in parts]))
+    numbers = range(int(bags.max()) + 1)
+    averaged = {name: torch.stack([v[bags == n].mean(0) for n in numbers]) for name, v in pooled.items()}
+    members = [pooled["mean"][bags == n] for n in numbers]
+    sizes = torch.tensor([len(bag) for bag in members])
+    tokens = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)
+    return Features(averaged, tokens, torch.arange(tokens.shape[1]) < sizes[:, None])
 
 
 def _of_batch(encoder: Encoder, images: Tensor) -> Features:

@@ -46,6 +46,6 @@ def random_encoder(component: Component, spatial_dims: int, channels: Sequence[s
 
 def judge(encoder: Encoder, data: ProbeData, draws: Sequence[Tensor]) -> dict[str, dict[str, Any]]:
     """Every probe on the frozen features: options chosen on val, and the mean AUROC on val and test."""
-    calibrate(encoder, data.images[data.rows("train")])
-    features = extract(encoder, data.images)
+    calibrate(encoder, data.images_of("train"))
+    features = extract(encoder, data.images, data.bags)
     return {name: asdict(probe(features, data, draws)) for name, probe in PROBES.items()}

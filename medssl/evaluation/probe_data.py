@@ -21,11 +21,12 @@ class ProbeData:
     """What is probed.
 
     Args:
-        images: (N, C, *S) float32.
+        images: (N, C, *S) float32, or (M, C, *S) where several belong together.
         targets: (N, K) bool, one column a question.
         names: Name of each column.
         splits: train, val or test of each image.
         patients: Patient of each image.
+        bags: (M,) which of the N each image belongs to; None = each is one of its own.
     """
 
     images: Tensor
@@ -33,10 +34,16 @@ class ProbeData:
     names: tuple[str, ...]
     splits: tuple[str, ...]
     patients: tuple[str, ...]
+    bags: Tensor | None = None
 
     def rows(self, *splits: str) -> Tensor:
         """Numbers of the images of some splits."""
         return torch.tensor([n for n, split in enumerate(self.splits) if split in splits])
+
+    def images_of(self, split: str) -> Tensor:
+        """Images of a split."""
+        rows = self.rows(split)
+        return self.images[rows if self.bags is None else torch.isin(self.bags, rows)]
 
 
 def read_probe_data(cache: Cache, size: Sequence[int], target: Target, crops: int = 1, seed: int = 0) -> ProbeData:
@@ -66,17 +73,35 @@ def read_probe_data(cache: Cache, size: Sequence[int], target: Target, crops: in
             answers.append(_answer(cache, case, start, size, target))
             kept.append(case)
     splits, patients = tuple(case.split for case in kept), tuple(case.patient for case in kept)
-    if target == "class":
-        names = cache.classes[1:] if len(cache.classes) == 2 else cache.classes
-    else:
-        names = tuple(label.name for label in cache.labels)
+    names = class_questions(cache) if target == "class" else tuple(label.name for label in cache.labels)
     values = np.array(answers, dtype=np.float64).reshape(len(answers), len(names))
     middle = np.median(values[[split == "train" for split in splits]], axis=0) if target == "structures" else 0.5
     data = ProbeData(
         torch.from_numpy(np.array(images)), torch.from_numpy(values > middle), tuple(names), splits, patients
     )
-    _check(cache, data)
+    check_questions(cache, data)
     return data
+
+
+def class_questions(cache: Cache) -> tuple[str, ...]:
+    """Classes that are asked for: all, or the second of two, since both are the same question."""
+    return cache.classes[1:] if len(cache.classes) == 2 else cache.classes
+
+
+def check_questions(cache: Cache, data: ProbeData) -> None:
+    """Refuse a split without cases, or in which a question has one answer only.
+
+    Raises:
+        CacheError: Which.
+    """
+    for split in ("train", "val", "test"):
+        rows = data.rows(split)
+        if not len(rows):
+            raise CacheError(f"{cache.path}: no case of split {split} can be probed", reason="no-cases")
+        asked = data.targets[rows]
+        same = [name for name, column in zip(data.names, asked.T, strict=True) if column.all() or not column.any()]
+        if same:
+            raise CacheError(f"{cache.path}: in split {split} {same[0]!r} has one answer only", reason="one-class")
 
 
 def draw_labelled(data: ProbeData, labels: int, draws: int, seed: int = 0) -> list[Tensor]:
@@ -120,18 +145,6 @@ def _start(case: CachedCase, size: Sequence[int], rng: np.random.Generator | Non
 
 def _answer(cache: Cache, case: CachedCase, start: tuple[int, ...], size: Sequence[int], target: Target) -> list[float]:
     if target == "class":
-        names = cache.classes[1:] if len(cache.classes) == 2 else cache.classes
-        return [float(case.class_name == name) for name in names]
+        return [float(case.class_name == name) for name in class_questions(cache)]
     label = cache.crop_label(case, start, tuple(size))
     return [float((label == structure.value).mean()) for structure in cache.labels]
-
-
-def _check(cache: Cache, data: ProbeData) -> None:
-    for split in ("train", "val", "test"):
-        rows = data.rows(split)
-        if not len(rows):
-            raise CacheError(f"{cache.path}: no case of split {split} can be probed", reason="no-cases")
-        asked = data.targets[rows]
-        same = [name for name, column in zip(data.names, asked.T, strict=True) if column.all() or not column.any()]
-        if same:
-            raise CacheError(f"{cache.path}: in split {split} {same[0]!r} has one answer only", reason="one-class")

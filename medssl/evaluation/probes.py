@@ -54,7 +54,7 @@ def mean_auroc(targets: npt.NDArray[np.bool_], scores: Scores) -> float:
 
 def knn_probe(features: Features, data: ProbeData, draws: Sequence[Tensor]) -> ProbeResult:
     """`knn_scores`; the pooling is chosen."""
-    return _best(
+    return best_option(
         list(features.pooled), lambda p, known, asked: knn_scores(features.pooled[p], data, known, asked), data, draws
     )
 
@@ -62,16 +62,47 @@ def knn_probe(features: Features, data: ProbeData, draws: Sequence[Tensor]) -> P
 def linear_probe(features: Features, data: ProbeData, draws: Sequence[Tensor]) -> ProbeResult:
     """`linear_scores`; pooling and penalty are chosen."""
     grid = [(pooling, penalty) for pooling in features.pooled for penalty in PENALTIES]
-    return _best(
+    return best_option(
         grid, lambda o, known, asked: linear_scores(features.pooled[o[0]], data, known, asked, o[1]), data, draws
     )
 
 
 def attentive_probe(features: Features, data: ProbeData, draws: Sequence[Tensor]) -> ProbeResult:
     """`attentive_scores`; rate and decay are chosen."""
-    return _best(
+    return best_option(
         list(RATES), lambda o, known, asked: attentive_scores(features.tokens, data, known, asked, o), data, draws
     )
+
+
+def best_option(
+    options: list[Option],
+    fit_and_score: Callable[[Option, Tensor, Tensor], Scores],
+    data: ProbeData,
+    draws: Sequence[Tensor],
+) -> ProbeResult:
+    """The option with the highest mean AUROC on split val, and what it reaches on split test.
+
+    Args:
+        options: The grid.
+        fit_and_score: Option, images with labels and images asked about, to scores (n, K) of the latter.
+        data: Answers and splits.
+        draws: Images with labels.
+    """
+    val, test = data.rows("val"), data.rows("test")
+
+    def judged(option: Option, asked: Tensor) -> float:
+        answers = data.targets[asked].numpy()
+        return float(np.mean([mean_auroc(answers, fit_and_score(option, known, asked)) for known in draws]))
+
+    found = [judged(option, val) for option in options]
+    chosen = options[int(np.argmax(found))]
+    return ProbeResult(str(chosen), max(found), judged(chosen, test))
+
+
+def standardised(values: Tensor, known: Tensor, there: Tensor | None = None) -> Tensor:
+    """(N, ..., E) with mean 0 and deviation 1 over the images `known`, or over those parts (N, T) that are there."""
+    seen = values[known].flatten(0, -2) if there is None else values[known][there[known]]
+    return (values - seen.mean(0)) / seen.std(0, correction=0).clamp_min(1e-6)
 
 
 def knn_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor) -> Scores:
@@ -99,7 +130,7 @@ def knn_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor) -
 
 def linear_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor, penalty: float) -> Scores:
     """Logistic regression on vectors (N, E) that are standardised over the images of split train."""
-    values = _standardised(vectors, data.rows("train")).double().numpy()
+    values = standardised(vectors, data.rows("train")).double().numpy()
     columns = []
     for answers in data.targets[known].T.numpy():
         model = LogisticRegression(C=penalty, max_iter=1000).fit(values[known], answers)
@@ -122,7 +153,7 @@ def attentive_scores(
         asked: Images to score.
         options: Learning rate and weight decay.
     """
-    cells = _standardised(tokens, data.rows("train"))
+    cells = standardised(tokens, data.rows("train"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         probe = _Attentive(cells.shape[-1], data.targets.shape[1])
@@ -137,30 +168,6 @@ def attentive_scores(
     with torch.no_grad():
         scores: Scores = probe(cells[asked]).double().numpy()
     return scores
-
-
-def _best(
-    options: list[Option],
-    fit_and_score: Callable[[Option, Tensor, Tensor], Scores],
-    data: ProbeData,
-    draws: Sequence[Tensor],
-) -> ProbeResult:
-    val, test = data.rows("val"), data.rows("test")
-
-    def judged(option: Option, asked: Tensor) -> float:
-        answers = data.targets[asked].numpy()
-        return float(np.mean([mean_auroc(answers, fit_and_score(option, known, asked)) for known in draws]))
-
-    found = [judged(option, val) for option in options]
-    chosen = options[int(np.argmax(found))]
-    return ProbeResult(str(chosen), max(found), judged(chosen, test))
-
-
-def _standardised(values: Tensor, known: Tensor) -> Tensor:
-    """(N, ..., E) with mean 0 and deviation 1 over the images `known`."""
-    axes = tuple(range(values.ndim - 1))
-    mean, deviation = values[known].mean(axes), values[known].std(axes, correction=0)
-    return (values - mean) / deviation.clamp_min(1e-6)
 
 
 class _Attentive(nn.Module):
