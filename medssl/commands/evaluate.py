@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
-from medssl.evaluation.options import MeasureOptions, PredictOptions
+from medssl.commands.evaluate_frozen import encoder_file, evaluate_encoders
+from medssl.evaluation.options import FrozenOptions, MeasureOptions, PredictOptions
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import atomic_folder, write_json, write_text
 
@@ -23,7 +24,7 @@ POSITIONAL = ("run",)
 THRESHOLD_RULE = "threshold rule"
 SCHEMA_VERSION = 1
 
-_PREDICT, _MEASURE = PredictOptions(), MeasureOptions()
+_PREDICT, _MEASURE, _FROZEN = PredictOptions(), MeasureOptions(), FrozenOptions()
 
 
 def evaluate(
@@ -35,23 +36,26 @@ def evaluate(
     threshold_rule: bool = False,
     predict: PredictOptions = _PREDICT,
     measure: MeasureOptions = _MEASURE,
+    frozen: FrozenOptions = _FROZEN,
 ) -> None:
     """Predict the labelled cases of a split and compare with their labels; writes OUT/report.html and OUT/results.json.
 
     Segmentation: Dice, 95 % Hausdorff distance, surface Dice and volumes of every case and class on the grid of the
     original image (OUT/cases.csv), pictures of the best, the median and the worst case. Classification: AUROC, average
     precision, balanced accuracy. Means come with 95 % intervals over patients. A run with folds is measured as an
-    ensemble.
+    ensemble. An encoder is judged as it is, by probes of its frozen features beside the same architecture with random
+    weights (`frozen`).
 
     Args:
-        run: Folder of a fine-tuning run.
+        run: Folder of a fine-tuning run, or of a pretraining, or an encoder file.
         data: Prepared cache, made by `medssl prepare`.
         out: Folder of the results; must not exist.
         split: Split of the cases.
-        baseline: Another run to compare with on the same cases, for instance one from random weights.
+        baseline: Another run (or encoder) to compare with on the same cases, for instance one from random weights.
         threshold_rule: Compare with a rule that gives each voxel the class of the nearest typical intensity as well.
         predict: How the cases are predicted.
         measure: What is measured.
+        frozen: How an encoder is probed; it uses all splits.
 
     Raises:
         ConfigError: Every mistake in the options, or data that does not fit the model.
@@ -65,6 +69,14 @@ def evaluate(
     if out.exists():
         raise ConfigError([f"out: {out} exists already: choose another folder; nothing is overwritten"])
     cache = Cache.open(data)
+    encoders = [encoder_file(folder) for folder in (run, baseline) if folder is not None]
+    files = [path for path in encoders if path is not None]
+    if files:
+        if len(files) < len(encoders) or threshold_rule:
+            raise ConfigError([f"{files[0]} is an encoder: compare it with another one, and without threshold_rule"])
+        head = _head("frozen", "test", cache)
+        evaluate_encoders(files, cache, head, out, frozen, measure.resamples)
+        return
     runs = [load_run(folder, predict) for folder in (run, baseline) if folder is not None]
     for loaded in runs:
         check_fits(loaded.spec, cache)

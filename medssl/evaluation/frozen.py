@@ -1,7 +1,6 @@
 """Judge a frozen encoder, or one with random weights, on a set."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,4 +47,4 @@ def judge(encoder: Encoder, data: ProbeData, draws: Sequence[Tensor]) -> dict[st
     """Every probe on the frozen features: options chosen on val, and the mean AUROC on val and test."""
     calibrate(encoder, data.images_of("train"))
     features = extract(encoder, data.images, data.bags)
-    return {name: asdict(probe(features, data, draws)) for name, probe in PROBES.items()}
+    return {name: probe(features, data, draws).to_json() for name, probe in PROBES.items()}

@@ -29,6 +29,62 @@ class PredictOptions:
 
 
 @dataclass
+class FrozenOptions:
+    """How an encoder is judged as it is, without fine-tuning.
+
+    Raises:
+        ConfigError: Values outside their range.
+    """
+
+    target: Literal["class", "structures"] = "class"
+    """`class`: the class of a whole image. `structures`: which structures fill more of a crop than of most crops."""
+
+    size: tuple[int, ...] = ()
+    """Voxels of what is probed, the middle of a case; that of the pretraining's crops when left out."""
+
+    crops: int = 4
+    """Crops of each case, for `structures`."""
+
+    labels: tuple[int, ...] = (0,)
+    """Numbers of labelled images that the probes learn from; 0 = all of split train."""
+
+    draws: int = 5
+    """How often so many are drawn; the mean counts."""
+
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """Images of each class for prototypes; numbers that split train cannot give are left out."""
+
+    episodes: int = 100
+    """Draws of each number of shots."""
+
+    bags: Literal["none", "slices", "patient"] = "none"
+    """`slices`: a 2D encoder sees the slices of a volume; `patient`: all cases of a patient are asked about together.
+    Features are averaged over a bag, and attention over it is a probe of its own."""
+
+    slice_axis: int = 2
+    """Axis of the volume that counts its slices."""
+
+    slices: int = 32
+    """At most so many of a volume, evenly spaced."""
+
+    random_seeds: int = 3
+    """Encoders of the same architecture with random weights beside it."""
+
+    def __post_init__(self) -> None:
+        rules = [
+            ("size", all(n > 0 for n in self.size) and len(self.size) in (0, 2, 3), "needs 2 or 3 positive numbers"),
+            ("labels", bool(self.labels) and all(n >= 0 for n in self.labels), "needs numbers, 0 (all) or more"),
+            ("shots", all(n > 0 for n in self.shots), "must be 1 or more"),
+            ("slice_axis", self.slice_axis in (0, 1, 2), "must be 0, 1 or 2"),
+            *((name, getattr(self, name) >= 1, "must be 1 or more") for name in
+              ("crops", "draws", "episodes", "slices", "random_seeds")),
+            ("bags", self.bags == "none" or self.target == "class", "needs target class"),
+        ]  # fmt: skip
+        if problems := [f"frozen.{n} {rule}, got {getattr(self, n)}" for n, holds, rule in rules if not holds]:
+            raise ConfigError(problems)
+
+
+@dataclass
 class MeasureOptions:
     """What is measured.
 

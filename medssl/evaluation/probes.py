@@ -5,8 +5,8 @@ draws of labelled images of split train, the same for all encoders, and judged b
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +40,17 @@ class ProbeResult:
         chosen: The options, as text.
         val: Area under the ROC curve on split val, mean over questions and draws, the best of the grid.
         test: The same on split test.
+        scores: Of the images of split test (n, K), from each draw.
     """
 
     chosen: str
     val: float
     test: float
+    scores: tuple[Scores, ...] = field(repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary, without the scores."""
+        return {"chosen": self.chosen, "val": self.val, "test": self.test}
 
 
 def mean_auroc(targets: npt.NDArray[np.bool_], scores: Scores) -> float:
@@ -90,13 +96,13 @@ def best_option(
     """
     val, test = data.rows("val"), data.rows("test")
 
-    def judged(option: Option, asked: Tensor) -> float:
-        answers = data.targets[asked].numpy()
-        return float(np.mean([mean_auroc(answers, fit_and_score(option, known, asked)) for known in draws]))
+    def judged(scores: Sequence[Scores], asked: Tensor) -> float:
+        return float(np.mean([mean_auroc(data.targets[asked].numpy(), found) for found in scores]))
 
-    found = [judged(option, val) for option in options]
-    chosen = options[int(np.argmax(found))]
-    return ProbeResult(str(chosen), max(found), judged(chosen, test))
+    on_val = [judged([fit_and_score(option, known, val) for known in draws], val) for option in options]
+    chosen = options[int(np.argmax(on_val))]
+    scores = tuple(fit_and_score(chosen, known, test) for known in draws)
+    return ProbeResult(str(chosen), max(on_val), judged(scores, test), scores)
 
 
 def standardised(values: Tensor, known: Tensor, there: Tensor | None = None) -> Tensor:

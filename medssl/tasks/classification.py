@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -55,8 +56,8 @@ def classification_scores(probability: npt.NDArray[np.floating], truth: npt.NDAr
 
 def auroc(score: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]) -> float:
     """Chance that a positive case has a higher score than a negative one, ties counting half; NaN without both."""
-    above, below = score[positive], score[~positive]
-    if not len(above) or not len(below):
+    above, below = int(positive.sum()), int((~positive).sum())
+    if not above or not below:
         return float("nan")
-    wins = (above[:, None] > below).sum() + 0.5 * (above[:, None] == below).sum()
-    return float(wins / (len(above) * len(below)))
+    wins = rankdata(score)[positive].sum() - above * (above + 1) / 2
+    return float(wins / (above * below))

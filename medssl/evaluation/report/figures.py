@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 COLOURS = ("#0b6e99", "#d1495b", "#5f8f3e", "#8d5fb0", "#c77700", "#3b4a57")
 _WIDTH_IN = 5.2
@@ -65,8 +66,11 @@ def interval_figure(rows: Sequence[tuple[str, str, Mapping[str, Any]]], xlabel: 
         if low is not None and high is not None:
             axes.plot([low, high], [place, place], color=colours[name], linewidth=3, alpha=0.5)
         axes.plot(estimate, place, "o", color=colours[name], markersize=7)
-    labels = [f"{group} · {name}" if len(names) > 1 else group for group, name, _ in rows]
-    axes.set_yticks(range(len(rows)), labels)
+    groups = {group: [n for n, row in enumerate(rows) if row[0] == group] for group, _, _ in rows}
+    axes.set_yticks([float(np.mean(places)) for places in groups.values()], list(groups))
+    if len(names) > 1:
+        handles = [Line2D([], [], marker="o", linestyle="", color=colours[name], label=name) for name in names]
+        figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     axes.invert_yaxis()
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
@@ -95,6 +99,26 @@ def case_figure(values: Mapping[str, Sequence[float]], ylabel: str, floor: float
     axes.set_ylabel(ylabel)
     if floor is not None:
         axes.set_ylim(bottom=floor)
+    return figure
+
+
+def shot_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """AUROC over the images a class, with the standard deviation over episodes.
+
+    Args:
+        curves: Encoder to `shots`, `auroc`, `deviation` of each number.
+    """
+    figure, axes = blank()
+    for (name, shots), colour in zip(curves.items(), _cycled(len(curves)), strict=True):
+        places, values = [shot["shots"] for shot in shots], [shot["auroc"] for shot in shots]
+        bars = [shot["deviation"] for shot in shots]
+        axes.errorbar(places, values, yerr=bars, color=colour, marker="o", markersize=4, capsize=2, label=name)
+    axes.set_xscale("log", base=2)
+    ticks = sorted({shot["shots"] for shots in curves.values() for shot in shots})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xlabel("images a class")
+    axes.set_ylabel("AUROC")
+    axes.legend(frameon=False)
     return figure
 
 

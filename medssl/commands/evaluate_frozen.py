@@ -1,0 +1,194 @@
+"""The part of `medssl evaluate` that judges an encoder as it is, without fine-tuning."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medssl.commands.console import say
+from medssl.evaluation.options import FrozenOptions
+from medssl.imaging.errors import ConfigError
+from medssl.imaging.files import atomic_folder, sha256, write_json, write_text
+
+if TYPE_CHECKING:
+    from medssl.data.cache import Cache
+    from medssl.evaluation.frozen_arms import Frozen
+    from medssl.evaluation.probe_data import ProbeData
+
+RANDOM = "random weights"
+_FEW = 10  # patients below which a split says next to nothing
+
+
+def encoder_file(run: Path) -> Path | None:
+    """The encoder file meant: a file itself, or the one of a pretraining run; None where it is something else."""
+    if run.suffix == ".safetensors" and run.name != "model.safetensors":
+        return run
+    found = run / "encoder.safetensors"
+    return found if found.is_file() and not (run / "model.safetensors").is_file() else None
+
+
+def evaluate_encoders(
+    files: Sequence[Path], cache: "Cache", head: dict[str, Any], out: Path, options: FrozenOptions, resamples: int
+) -> None:
+    """Probe encoders beside the first one's architecture with random weights; writes OUT.
+
+    Args:
+        files: The encoder, and perhaps another to compare with.
+        cache: Prepared cache with splits.
+        head: First entries of results.json.
+        out: Folder of the results.
+        options: What is asked.
+        resamples: Bootstrap resamples.
+
+    Raises:
+        ConfigError: An encoder that does not fit the cache or the options.
+        CacheError: Splits or questions that cannot be probed.
+        MedsslError: Features that are no numbers.
+    """
+    from medssl.evaluation.frozen import pretrained_encoder, random_encoder
+    from medssl.evaluation.frozen_arms import differences, judge_encoder, summarise_arm
+    from medssl.evaluation.report.frozen import frozen_sections
+    from medssl.evaluation.report.page import write_report
+    from medssl.models.component import Component
+    from medssl.models.weights import read_encoder
+
+    metas = [read_encoder(path)[1] for path in files]
+    names = _names(files)
+    size = options.size or tuple(metas[0].get("provenance", {}).get("crop", ()))
+    dims = 2 if options.bags == "slices" else cache.spatial_dims
+    _check(files, metas, cache, size, dims)
+    data = _read(cache, size, options)
+    say(_announced(names, data, cache, options))
+    component = Component.from_json(metas[0]["encoder"])
+    arms: dict[str, list[Frozen]] = {}
+    for name, path in zip(names, files, strict=True):
+        arms[name] = [judge_encoder(pretrained_encoder(path, dims, cache.channels), data, options)]
+        say(f"evaluate: {name} is probed")
+    arms[RANDOM] = [
+        judge_encoder(random_encoder(component, dims, cache.channels, seed), data, options)
+        for seed in range(options.random_seeds)
+    ]
+    own = names[0]
+    results = {
+        **head,
+        "target": options.target,
+        "questions": list(data.names),
+        "size": list(size),
+        "bags": options.bags,
+        "splits": {
+            split: {
+                "images": len(data.rows(split)),
+                "patients": len({data.patients[int(row)] for row in data.rows(split)}),
+            }
+            for split in ("train", "val", "test")
+        },
+        "arm": own,
+        "encoders": {name: _described(path, meta) for name, path, meta in zip(names, files, metas, strict=True)},
+        "arms": {name: summarise_arm(found, data, resamples) for name, found in arms.items()},
+        "differences": {
+            name: differences(arms[own], found, data, resamples) for name, found in arms.items() if name != own
+        },
+        "warnings": _warnings(names, metas, cache, data),
+    }
+    with atomic_folder(out) as temporary:
+        write_json(temporary / "results.json", results)
+        write_text(temporary / "results.csv", _csv(results))
+        write_report(temporary, frozen_sections(results), f"Frozen features of {own}", f"Cache {cache.path.name}")
+    _tell(results, out)
+
+
+def _check(
+    files: Sequence[Path], metas: Sequence[dict[str, Any]], cache: "Cache", size: tuple[int, ...], dims: int
+) -> None:
+    problems = []
+    if not size:
+        problems.append(f"frozen.size is missing: {files[0]} does not say how large the pretraining's crops were")
+    elif len(size) != dims:
+        problems.append(f"frozen.size {size} needs {dims} numbers: what is probed is {dims}D")
+    for path, meta in zip(files, metas, strict=True):
+        own = meta["encoder"]["init_args"].get("spatial_dims", dims)
+        if own != dims:
+            hint = "; frozen.bags slices shows it the slices of volumes" if own == 2 and cache.spatial_dims == 3 else ""
+            problems.append(f"{path} is an encoder of {own}D images, {cache.path} has {cache.spatial_dims}D ones{hint}")
+        channels = meta.get("channels", [])
+        if channels and len(channels) != len(cache.channels):
+            problems.append(f"{path} takes {len(channels)} channel(s), {cache.path} has {len(cache.channels)}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _read(cache: "Cache", size: tuple[int, ...], options: FrozenOptions) -> "ProbeData":
+    from medssl.evaluation.bags import read_bags
+    from medssl.evaluation.probe_data import read_probe_data
+
+    if options.bags == "none":
+        return read_probe_data(cache, size, options.target, options.crops)
+    return read_bags(cache, size, options.bags, options.slice_axis, options.slices)
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    names = [path.resolve().parent.name if path.name == "encoder.safetensors" else path.stem for path in files]
+    return names if len(set(names)) == len(names) else [f"{name} {n + 1}" for n, name in enumerate(names)]
+
+
+def _announced(names: Sequence[str], data: "ProbeData", cache: "Cache", options: FrozenOptions) -> str:
+    counts = ", ".join(f"{len(data.rows(split))} {split}" for split in ("train", "val", "test"))
+    return (
+        f"evaluate: frozen features of {', '.join(names)} beside {options.random_seeds} encoder(s) with random "
+        f"weights; {len(data.names)} question(s) about images of {cache.path}: {counts}\n"
+        "Not a medical device: for research only."
+    )
+
+
+def _described(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    method = meta.get("method", {}).get("class_path", "").rpartition(".")[2]
+    provenance = {name: meta.get("provenance", {}).get(name) for name in ("cases", "steps", "device_hours", "seed")}
+    return {"file": str(path.resolve()), "sha256": sha256(path), "method": method, **provenance}
+
+
+def _warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache", data: "ProbeData") -> list[str]:
+    found = []
+    now = cache.preprocess.to_json()
+    for name, meta in zip(names, metas, strict=True):
+        then = meta.get("preprocess") or {}
+        other = [
+            key
+            for key in ("spacing_mm", "intensity", "orientation")
+            if then and json.dumps(then.get(key)) != json.dumps(now[key])
+        ]
+        if other:
+            found.append(f"{name} was pretrained on images prepared otherwise ({', '.join(other)}): this may lower it.")
+        if meta.get("provenance", {}).get("data_sha256") == cache.data_sha256:
+            found.append(
+                f"{name} was pretrained on this cache. Pretraining sees images, never their answers; to know about new "
+                "patients make sure that split test was left out of it."
+            )
+    for split in ("train", "val", "test"):
+        patients = len({data.patients[int(row)] for row in data.rows(split)})
+        if patients < _FEW:
+            found.append(f"Split {split} has {patients} patient(s) only: the numbers say next to nothing.")
+    return found
+
+
+def _csv(results: dict[str, Any]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["arm", "labels", "probe", "auroc", "low", "high", "val"])
+    for name, arm in results["arms"].items():
+        for labels, probes in arm["probes"].items():
+            for probe, entry in probes.items():
+                interval = entry["auroc"]
+                writer.writerow(
+                    [name, labels, probe, interval["estimate"], interval["low"], interval["high"], entry["val"]]
+                )
+    return stream.getvalue()
+
+
+def _tell(results: dict[str, Any], out: Path) -> None:
+    from medssl.evaluation.report.frozen import sentences
+
+    for sentence in sentences(results):
+        say(sentence)
+    say(f"report: {out / 'report.html'}")

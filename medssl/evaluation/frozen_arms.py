@@ -1,0 +1,160 @@
+"""Frozen encoders beside one another: every probe, with intervals over patients and paired differences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medssl.evaluation.bags import bag_probe
+from medssl.evaluation.features import Features, calibrate, extract
+from medssl.evaluation.few_shot import Shot, few_shot_curve, multilabel_neighbours
+from medssl.evaluation.options import FrozenOptions
+from medssl.evaluation.probe_data import ProbeData, draw_labelled
+from medssl.evaluation.probes import ProbeResult, Scores, attentive_probe, best_option, knn_probe, linear_probe
+from medssl.evaluation.statistics import Interval, statistic_interval
+from medssl.evaluation.transferability import SCORES
+from medssl.imaging.errors import MedsslError
+from medssl.models.encoder import Encoder
+from medssl.tasks.classification import auroc
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What is found of one encoder.
+
+    Args:
+        probes: Number of labels to probe to result.
+        shots: Prototypes of a few images a class.
+        transferability: Score to value, mean over the questions.
+    """
+
+    probes: dict[int, dict[str, ProbeResult]]
+    shots: tuple[Shot, ...]
+    transferability: dict[str, float]
+
+
+def judge_encoder(encoder: Encoder, data: ProbeData, options: FrozenOptions) -> Frozen:
+    """Run every protocol on the features of an encoder; its weights stay as they are.
+
+    Raises:
+        MedsslError: Features that are no numbers.
+        CacheError: Split train is too small for the labels asked.
+    """
+    calibrate(encoder, data.images_of("train"))
+    features = extract(encoder, data.images, data.bags)
+    if not all(torch.isfinite(values).all() for values in features.pooled.values()):
+        raise MedsslError(
+            "the encoder's features of some images are no numbers (NaN): its training broke, or these images were "
+            "prepared otherwise",
+            reason="nan",
+        )
+    probes = {}
+    for labels in options.labels:
+        draws = draw_labelled(data, labels, options.draws)
+        probes[labels] = _probes(features, data, draws)
+    shots = few_shot_curve(features, data, options.shots, options.episodes)
+    return Frozen(probes, tuple(shots), _transferability(features, data))
+
+
+def summarise_arm(found: Sequence[Frozen], data: ProbeData, resamples: int) -> dict[str, Any]:
+    """Numbers of an arm, the mean over its encoders; JSON-able.
+
+    Args:
+        found: One encoder, or several with random weights.
+        data: What they were asked.
+        resamples: Bootstrap resamples.
+    """
+    return {
+        "encoders": len(found),
+        "probes": {
+            str(labels): {
+                name: {
+                    "auroc": _interval([f.probes[labels][name] for f in found], (), data, resamples).to_json(),
+                    "chosen": [f.probes[labels][name].chosen for f in found],
+                    "val": float(np.mean([f.probes[labels][name].val for f in found])),
+                }
+                for name in probes
+            }
+            for labels, probes in found[0].probes.items()
+        },
+        "shots": [
+            {
+                "shots": shot.shots,
+                "auroc": float(np.mean([f.shots[n].test for f in found])),
+                "deviation": float(np.mean([f.shots[n].deviation for f in found])),
+                "episodes": shot.episodes,
+            }
+            for n, shot in enumerate(found[0].shots)
+        ],
+        "transferability": {
+            name: float(np.mean([f.transferability[name] for f in found])) for name in found[0].transferability
+        },
+    }
+
+
+def differences(
+    ours: Sequence[Frozen], theirs: Sequence[Frozen], data: ProbeData, resamples: int
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Number of labels to probe to the paired difference of AUROC, ours minus theirs, over the same patients."""
+    return {
+        str(labels): {
+            name: _interval(
+                [f.probes[labels][name] for f in ours], [f.probes[labels][name] for f in theirs], data, resamples
+            ).to_json()
+            for name in probes
+        }
+        for labels, probes in ours[0].probes.items()
+    }
+
+
+def _probes(features: Features, data: ProbeData, draws: Sequence[Tensor]) -> dict[str, ProbeResult]:
+    found = {"knn": knn_probe(features, data, draws), "linear": linear_probe(features, data, draws)}
+    if data.targets.shape[1] > 1 and not bool((data.targets.sum(1) == 1).all()):
+        found["multilabel_knn"] = best_option(
+            list(features.pooled),
+            lambda p, known, asked: multilabel_neighbours(features.pooled[p], data, known, asked),
+            data,
+            draws,
+        )
+    attention = {"attentive": attentive_probe} if features.there is None else {"bag_attention": bag_probe}
+    return {**found, **{name: probe(features, data, draws) for name, probe in attention.items()}}
+
+
+def _transferability(features: Features, data: ProbeData) -> dict[str, float]:
+    """Of all labels of split train; each question on its own where an image has several answers."""
+    rows = data.rows("train")
+    values, answers = features.pooled["mean"][rows].numpy(), data.targets[rows].numpy()
+    one = answers.shape[1] > 1 and bool((answers.sum(1) == 1).all())
+    questions = [answers.argmax(1)] if one else list(answers.T.astype(int))
+    return {name: float(np.mean([score(values, labels) for labels in questions])) for name, score in SCORES.items()}
+
+
+def _interval(ours: Sequence[ProbeResult], theirs: Sequence[ProbeResult], data: ProbeData, resamples: int) -> Interval:
+    """Mean AUROC over questions, draws and encoders, or its difference, with an interval over patients."""
+    rows = data.rows("test")
+    statistic = partial(_difference, data.targets[rows].numpy(), ours, theirs)
+    return statistic_interval(statistic, [data.patients[int(row)] for row in rows], resamples=resamples)
+
+
+def _difference(
+    answers: npt.NDArray[np.bool_],
+    ours: Sequence[ProbeResult],
+    theirs: Sequence[ProbeResult],
+    drawn: npt.NDArray[np.int64],
+) -> float:
+    first = _mean_auroc(answers[drawn], [scores[drawn] for result in ours for scores in result.scores])
+    return (
+        first - _mean_auroc(answers[drawn], [s[drawn] for result in theirs for s in result.scores]) if theirs else first
+    )
+
+
+def _mean_auroc(answers: npt.NDArray[np.bool_], scores: Sequence[Scores]) -> float:
+    """Mean over scores and over the questions that have both answers; NaN where none has."""
+    areas = [auroc(found[:, k], answers[:, k]) for found in scores for k in range(answers.shape[1])]
+    known = [area for area in areas if np.isfinite(area)]
+    return float(np.mean(known)) if known else float("nan")

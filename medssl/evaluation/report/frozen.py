@@ -1,0 +1,114 @@
+"""Sections about frozen encoders: what it means first, then every probe, few shots and transferability."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from medssl.evaluation.rankings import told
+from medssl.evaluation.report.figures import interval_figure, shot_figure
+from medssl.evaluation.report.page import Section, Table, figure_picture
+from medssl.evaluation.report.results import interval_text
+
+PROBES = {
+    "knn": "kNN",
+    "multilabel_knn": "ML-kNN",
+    "linear": "linear",
+    "attentive": "attentive",
+    "bag_attention": "bag attention",
+}
+CONVENTIONS = (
+    "AUROC: mean over the questions; of two classes the second is asked for, of more each against the rest.",
+    "Every option of a probe was chosen on split val; split test was read once, by the option chosen.",
+    "Random weights: the same architecture before any training, batch-norm statistics measured on the same images.",
+    "Intervals: 95 %, percentile bootstrap over the patients of split test; differences are paired over them.",
+    "Transferability scores use the answers of split train alone; what they are worth is not known for one encoder.",
+)
+
+
+def frozen_sections(results: Mapping[str, Any]) -> list[Section]:
+    """Summary, probes, few shots, transferability.
+
+    Args:
+        results: Content of results.json.
+    """
+    return [_summary(results), _probes(results), _shots(results), _transferability(results)]
+
+
+def sentences(results: Mapping[str, Any]) -> list[str]:
+    """The linear probe in plain words, one sentence a number of labels and arm."""
+    found = []
+    for other, by_labels in results["differences"].items():
+        for labels, probes in by_labels.items():
+            ours, theirs = (
+                results["arms"][arm]["probes"][labels]["linear"]["auroc"] for arm in (results["arm"], other)
+            )
+            difference = probes["linear"]
+            low, high = (math.nan if difference[end] is None else difference[end] for end in ("low", "high"))
+            found.append(
+                f"With {_labels(labels)} labelled images a linear probe on {results['arm']} reaches AUROC "
+                f"{interval_text(ours)}, on {other} {interval_text(theirs)}: difference "
+                f"{interval_text(difference, signed=True)}, {told(low, high)}."
+            )
+    return found
+
+
+def _summary(results: Mapping[str, Any]) -> Section:
+    counts = ", ".join(f"{n['images']} images of {n['patients']} patients in {s}" for s, n in results["splits"].items())
+    asked = ", ".join(results["questions"])
+    text = (*sentences(results), f"Asked about: {asked}. {counts}.")
+    return Section("Summary", text, warnings=tuple(results["warnings"]), notes=CONVENTIONS)
+
+
+def _probes(results: Mapping[str, Any]) -> Section:
+    rows = [
+        (f"{PROBES[probe]}, {_labels(labels)}", name, entry["auroc"])
+        for labels, probes in results["arms"][results["arm"]]["probes"].items()
+        for probe in probes
+        for name, arm in results["arms"].items()
+        for entry in [arm["probes"][labels][probe]]
+    ]
+    table = Table(
+        ("probe, labels", "encoder", "AUROC"), tuple((group, name, interval_text(i)) for group, name, i in rows)
+    )
+    lines = tuple(
+        (f"{results['arm']} − {other}", f"{PROBES[probe]}, {_labels(labels)}", interval_text(i, signed=True))
+        for other, by_labels in results["differences"].items()
+        for labels, probes in by_labels.items()
+        for probe, i in probes.items()
+    )
+    differences = Table(("difference", "probe, labels", "AUROC"), lines, "Paired over the patients of split test.")
+    picture = figure_picture(interval_figure(rows, "AUROC"), "AUROC on split test with 95 % intervals over patients.")
+    return Section("Probes", tables=(table, differences), pictures=(picture,))
+
+
+def _shots(results: Mapping[str, Any]) -> Section:
+    curves = {name: arm["shots"] for name, arm in results["arms"].items() if arm["shots"]}
+    if not curves:
+        return Section("Few shots", ("Split train has no two images of every class, so no prototypes were made.",))
+    rows = tuple(
+        (name, str(shot["shots"]), f"{shot['auroc']:.3f} ± {shot['deviation']:.3f}")
+        for name, shots in curves.items()
+        for shot in shots
+    )
+    episodes = next(iter(curves.values()))[0]["episodes"]
+    caption = f"Mean AUROC and standard deviation over {episodes} draws of so many images a class."
+    return Section(
+        "Few shots",
+        ("Prototypes: the class whose mean is nearest, without any training.",),
+        (Table(("encoder", "images a class", "AUROC"), rows, caption),),
+        (figure_picture(shot_figure(curves), caption),),
+    )
+
+
+def _transferability(results: Mapping[str, Any]) -> Section:
+    names = list(results["arms"][results["arm"]]["transferability"])
+    rows = tuple(
+        (arm, *(f"{content['transferability'][name]:.3f}" for name in names))
+        for arm, content in results["arms"].items()
+    )
+    table = Table(("encoder", "LogME", "H-score, shrunk", "LogME after PED"), rows, "Higher is better.")
+    return Section("Transferability", tables=(table,))
+
+
+def _labels(labels: str) -> str:
+    return "all" if labels == "0" else labels

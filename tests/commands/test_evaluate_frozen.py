@@ -1,0 +1,133 @@
+"""`medssl evaluate` of an encoder: from the file to tables and a report, and what it refuses."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_cache import small_cache
+
+from medssl.__main__ import main
+from medssl.data.cache import Cache
+from medssl.models.component import Component
+from medssl.models.networks import build_encoder
+from medssl.models.weights import save_encoder
+
+_UNET = {"features": [4, 8], "blocks": [0, 1]}
+_SPLITS = ("train",) * 12 + ("val",) * 6 + ("test",) * 6
+
+
+def _encoder(folder: Path, dims: int = 2, seed: int = 0, **meta: Any) -> Path:
+    torch.manual_seed(seed)
+    component = Component("medssl.models.unet.ResidualUNetEncoder", _UNET)
+    described = Component(component.class_path, {**_UNET, "spatial_dims": dims, "in_channels": 1})
+    meta = {"channels": ["x"], "provenance": {"crop": [8] * dims}, "method": {"class_path": "a.b.SimCLR"}, **meta}
+    save_encoder(
+        folder / "encoder.safetensors",
+        build_encoder(component, dims, 1).state_dict(),
+        None,
+        {"encoder": described.to_json(), **meta},
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return small_cache(
+        tmp_path_factory.mktemp("cache"), [(12, 12)] * 24, splits=_SPLITS, classes=("no", "yes"), labelled=[True] * 24
+    )
+
+
+def _evaluate(run: Path, cache: Cache, out: Path, *more: str) -> int:
+    quick = ["--frozen.draws=2", "--frozen.episodes=3", "--frozen.random_seeds=2", "--measure.resamples=100"]
+    return main(["evaluate", str(run), "--data", str(cache.path), "--out", str(out), *quick, *more])
+
+
+@pytest.mark.integration
+def test_two_encoders_beside_random_weights(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    ours, theirs = _encoder(tmp_path / "ours"), _encoder(tmp_path / "theirs", seed=1)
+    out = tmp_path / "out"
+    assert _evaluate(ours, cache, out, "--baseline", str(theirs), "--frozen.labels=[8, 0]") == 0
+    said = capsys.readouterr().out
+    assert said.count("labelled images a linear probe on ours reaches AUROC") == 4
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["arms"]) == ["ours", "theirs", "random weights"]
+    assert results["arms"]["random weights"]["encoders"] == 2
+    assert results["splits"]["train"] == {"images": 12, "patients": 12}
+    assert results["encoders"]["ours"]["method"] == "SimCLR"
+    arm = results["arms"]["ours"]
+    assert list(arm["probes"]) == ["8", "0"]
+    assert list(arm["probes"]["0"]) == ["knn", "linear", "attentive"]
+    assert [shot["shots"] for shot in arm["shots"]] == [1, 2, 4]
+    assert set(arm["transferability"]) == {"logme", "h_score", "ped_logme"}
+    for name in ("theirs", "random weights"):
+        for labels, probes in results["differences"][name].items():
+            for probe, found in probes.items():
+                first, second = (results["arms"][a]["probes"][labels][probe]["auroc"] for a in ("ours", name))
+                assert found["estimate"] == pytest.approx(first["estimate"] - second["estimate"])
+                assert found["clusters"] == 6
+    assert any("Split test has 6 patient(s) only" in warning for warning in results["warnings"])
+    with (out / "results.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 3 * 2 * 3
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert 'src="http' not in page
+
+
+@pytest.mark.integration
+def test_several_answers_an_image_and_a_file_instead_of_a_folder(cache: Cache, tmp_path: Path):
+    run = _encoder(tmp_path / "run")
+    more = ("--frozen.target=structures", "--frozen.crops=60", "--frozen.size=[6, 6]")
+    assert _evaluate(run / "encoder.safetensors", cache, tmp_path / "out", *more) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["questions"] == ["box", "corner"]
+    assert list(results["arms"]["run"]["probes"]["0"]) == ["knn", "linear", "multilabel_knn", "attentive"]
+
+
+@pytest.mark.integration
+def test_slices_of_volumes_are_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    volumes = small_cache(tmp_path / "cache", [(10, 12, 6)] * 24, splits=_SPLITS, classes=("no", "yes"))
+    run = _encoder(tmp_path / "run")
+    assert _evaluate(run, volumes, tmp_path / "out") == 2
+    assert "frozen.bags slices shows it the slices of volumes" in capsys.readouterr().err
+    assert _evaluate(run, volumes, tmp_path / "out", "--frozen.bags=slices", "--frozen.slices=3") == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(results["arms"]["run"]["probes"]["0"]) == ["knn", "linear", "bag_attention"]
+
+
+def test_other_preprocessing_is_told(cache: Cache, tmp_path: Path):
+    other = {**cache.preprocess.to_json(), "spacing_mm": [9.0, 9.0]}
+    run = _encoder(tmp_path / "run", preprocess=other)
+    assert _evaluate(run, cache, tmp_path / "out") == 0
+    warnings = json.loads((tmp_path / "out" / "results.json").read_text())["warnings"]
+    assert any("prepared otherwise (spacing_mm)" in warning for warning in warnings)
+
+
+def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run, out = _encoder(tmp_path / "run"), tmp_path / "out"
+    assert _evaluate(_encoder(tmp_path / "deep", dims=3), cache, out) == 2
+    assert "encoder of 3D images" in capsys.readouterr().err
+    assert _evaluate(run, cache, out, "--threshold_rule=true") == 2
+    assert "compare it with another one" in capsys.readouterr().err
+    assert _evaluate(run, cache, out, "--frozen.draws=0", "--frozen.bags=patient", "--frozen.target=structures") == 2
+    told = capsys.readouterr().err
+    assert "frozen.draws" in told
+    assert "frozen.bags needs target class" in told
+    assert _evaluate(_encoder(tmp_path / "bare", provenance={}), cache, out) == 2
+    assert "frozen.size is missing" in capsys.readouterr().err
+    assert _evaluate(run, cache, out, "--frozen.labels=[99]") == 2
+    assert "draws of 99 images" in capsys.readouterr().err
+    broken = _encoder(tmp_path / "broken")
+    torch.manual_seed(0)
+    weights = build_encoder(Component("medssl.models.unet.ResidualUNetEncoder", _UNET), 2, 1).state_dict()
+    save_encoder(
+        broken / "encoder.safetensors",
+        {name: value * float("nan") for name, value in weights.items()},
+        None,
+        json.loads((broken / "encoder.json").read_text()),
+    )
+    assert _evaluate(broken, cache, out) == 2
+    assert "are no numbers (NaN)" in capsys.readouterr().err
+    assert not out.exists()
