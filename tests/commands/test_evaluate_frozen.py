@@ -19,17 +19,13 @@ _UNET = {"features": [4, 8], "blocks": [0, 1]}
 _SPLITS = ("train",) * 12 + ("val",) * 6 + ("test",) * 6
 
 
-def _encoder(folder: Path, dims: int = 2, seed: int = 0, **meta: Any) -> Path:
+def _encoder(folder: Path, dims: int = 2, seed: int = 0, factor: float = 1.0, **meta: Any) -> Path:
     torch.manual_seed(seed)
     component = Component("medssl.models.unet.ResidualUNetEncoder", _UNET)
     described = Component(component.class_path, {**_UNET, "spatial_dims": dims, "in_channels": 1})
     meta = {"channels": ["x"], "provenance": {"crop": [8] * dims}, "method": {"class_path": "a.b.SimCLR"}, **meta}
-    save_encoder(
-        folder / "encoder.safetensors",
-        build_encoder(component, dims, 1).state_dict(),
-        None,
-        {"encoder": described.to_json(), **meta},
-    )
+    weights = {name: value * factor for name, value in build_encoder(component, dims, 1).state_dict().items()}
+    save_encoder(folder / "encoder.safetensors", weights, None, {"encoder": described.to_json(), **meta})
     return folder
 
 
@@ -119,15 +115,7 @@ def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: 
     assert "frozen.size is missing" in capsys.readouterr().err
     assert _evaluate(run, cache, out, "--frozen.labels=[99]") == 2
     assert "draws of 99 images" in capsys.readouterr().err
-    broken = _encoder(tmp_path / "broken")
-    torch.manual_seed(0)
-    weights = build_encoder(Component("medssl.models.unet.ResidualUNetEncoder", _UNET), 2, 1).state_dict()
-    save_encoder(
-        broken / "encoder.safetensors",
-        {name: value * float("nan") for name, value in weights.items()},
-        None,
-        json.loads((broken / "encoder.json").read_text()),
-    )
+    broken = _encoder(tmp_path / "broken", factor=float("nan"))
     assert _evaluate(broken, cache, out) == 2
     assert "are no numbers (NaN)" in capsys.readouterr().err
     assert not out.exists()
