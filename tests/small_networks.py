@@ -24,6 +24,8 @@ def network_spec(kind: str, dims: int, channels: int = 1, classes: int = 3) -> N
         "unet": (unet, Component("medssl.models.decoders.UNetDecoder")),
         "swin": (swin, Component("medssl.models.decoders.UNetDecoder")),
         "vit": (vit, Component("medssl.models.decoders.UNETRDecoder", {"features": 4})),
+        "linear": (vit, Component("medssl.models.dense_heads.LinearDecoder")),
+        "fpn": (swin, Component("medssl.models.dense_heads.FPNDecoder", {"width": 8})),
         "classifier": (unet, Component("medssl.models.decoders.ClassificationHead")),
     }[kind]
     task = "classification" if kind == "classifier" else "segmentation"

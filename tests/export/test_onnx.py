@@ -16,7 +16,20 @@ from medssl.tasks.inference import Ensemble
 
 
 @pytest.mark.parametrize(
-    ("kind", "dims"), [("unet", 2), ("unet", 3), ("vit", 2), ("vit", 3), ("swin", 2), ("swin", 3), ("slices", 3)]
+    ("kind", "dims"),
+    [
+        ("unet", 2),
+        ("unet", 3),
+        ("vit", 2),
+        ("vit", 3),
+        ("swin", 2),
+        ("swin", 3),
+        ("slices", 3),
+        ("linear", 2),
+        ("linear", 3),
+        ("fpn", 2),
+        ("fpn", 3),
+    ],
 )
 def test_graph_equals_torch_at_other_batch_sizes(kind: str, dims: int, tmp_path: Path) -> None:
     made, window = network(kind, dims, channels=2), (16, 8, 12)[:dims]
