@@ -75,8 +75,20 @@ class TransferOptions:
     frozen_steps: int = 0
     """First steps in which the encoder does not move, so that a fresh decoder does not spoil it."""
 
+    adapt: Literal["full", "lora", "bitfit"] = "full"
+    """Which weights of the encoder are trained: all, low-rank changes (needs the extra `peft`), or biases alone. They
+    are part of the plain weights when the model is written."""
+
+    lora: tuple[int, int, float] = (16, 16, 0.1)
+    """Rank and alpha of the low-rank changes, and the share of inputs dropped in training."""
+
     def __post_init__(self) -> None:
         problems = []
+        rank, alpha, dropout = self.lora
+        if rank < 1 or alpha < 1 or not 0 <= dropout < 1:
+            problems.append(f"transfer.lora needs rank 1 or more, alpha 1 or more, dropout in [0, 1), got {self.lora}")
+        if self.adapt != "full" and self.encoder_lr == 0:
+            problems.append(f"transfer.adapt {self.adapt} trains the encoder, encoder_lr 0 freezes it: choose one")
         if not 0 <= self.encoder_lr <= 10:
             problems.append(f"transfer.encoder_lr must lie in [0, 10], got {self.encoder_lr}; 0 freezes the encoder")
         if self.frozen_steps < 0:
@@ -86,7 +98,7 @@ class TransferOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for run.json."""
-        return asdict(self)
+        return {**asdict(self), "lora": list(self.lora)}
 
 
 @dataclass

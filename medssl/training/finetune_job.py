@@ -1,5 +1,6 @@
 """The parts of a fine-tuning: cases, network with its pretrained weights, crops."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from medssl.imaging.errors import ConfigError
 from medssl.imaging.files import sha256
 from medssl.models.networks import Network, NetworkSpec, build_network
 from medssl.models.weights import LoadReport, freeze, load_encoder
+from medssl.tasks.adaptation import adapt
 from medssl.tasks.classification import ClassificationTask
 from medssl.tasks.model_file import ModelSpec
 from medssl.tasks.segmentation import SegmentationTask
@@ -47,6 +49,7 @@ class Job:
     source: StepDataset
     augment: Augmentation
     report: LoadReport | None
+    merge: Callable[[], None]
 
 
 def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Finetuning:
@@ -96,6 +99,7 @@ def build_job(tuning: Finetuning, share: Share) -> Job:
     if settings.init is not None:
         report = load_encoder(network, settings.init, decoder=settings.transfer.decoder)
     freeze(network.encoder, settings.transfer.encoder_lr == 0)
+    merge = adapt(network.encoder, settings.transfer.adapt, settings.transfer.lora)
     segmentation = settings.task == "segmentation"
     module = (
         SegmentationTask(network, settings.loss, cache.ignore_label)
@@ -120,7 +124,7 @@ def build_job(tuning: Finetuning, share: Share) -> Job:
     )
     spacing_mm = tuple(float(s) for s in np.median([case.spacing_mm for case in share.train], axis=0))
     augment = Augmentation(settings.augment, spacing_mm, train.seed)
-    return Job(share, network, module, groups, StepDataset(cache, share.train, plan), augment, report)
+    return Job(share, network, module, groups, StepDataset(cache, share.train, plan), augment, report, merge)
 
 
 def describe(tuning: Finetuning, job: Job) -> dict[str, Any]:

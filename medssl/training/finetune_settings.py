@@ -73,6 +73,8 @@ class Settings:
             yield f"init {self.init} does not exist: give the encoder.safetensors of a pretraining run"
         if self.init is None and (self.transfer.frozen_steps or self.transfer.encoder_lr == 0):
             yield "transfer freezes the encoder, but there is no --init: random weights would stay random"
+        if self.init is None and self.transfer.adapt != "full":
+            yield f"transfer.adapt {self.transfer.adapt} changes pretrained weights a little, but there is no --init"
         if extra := set(self.inference.mirror_axes) - set(self.augment.flip_axes):
             yield (
                 f"inference.mirror_axes has {sorted(extra)}, which augment.flip_axes {list(self.augment.flip_axes)} "

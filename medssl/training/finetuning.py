@@ -146,6 +146,7 @@ def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResu
         kept = result.best_step if hooks.monitor and result.best_step else result.step
         if run.writes:
             provenance = {**spec.provenance, "step": kept, "steps": result.step, "finished": result.finished}
+            job.merge()
             final = replace(spec, validation=scores, provenance=provenance)
             save_model(run.path, job.network.state_dict(), final)
             run.update(step=result.step, finished=result.finished, kept_step=kept, validation=scores)

@@ -152,6 +152,32 @@ def test_pretrained_weights_arrive_and_the_report_is_kept(
     assert f"{len(report['loaded'])} tensors loaded" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("adapt", ["lora", "bitfit"])
+def test_few_weights_are_trained_and_the_model_is_a_plain_one(
+    finetune: Finetune, flat: Cache, tmp_path: Path, adapt: str
+) -> None:
+    if adapt == "lora":
+        pytest.importorskip("peft", reason="the extra peft is not installed")
+    file = _encoder_file(tmp_path, 2)
+    given = {"init": file, "transfer__adapt": adapt, "transfer__lora": [2, 4, 0.1], "network__encoder": None}
+    given |= {"train__checkpoint_every": 2, "train__lr": 0.01}
+    assert finetune(flat, tmp_path / "whole", **given, train__steps=4, inference__choose="last") == 0
+    kept = _encoder_of(tmp_path / "whole", "model.safetensors")
+    before = {n.removeprefix("encoder."): t for n, t in load_file(file).items() if n.startswith("encoder.")}
+    assert set(kept) == set(before)
+    moved = {name for name, tensor in kept.items() if not torch.equal(tensor, before[name])}
+    assert moved
+    assert all(name.endswith("bias") or adapt == "lora" for name in moved)
+    assert not any("norm" in name and name.endswith("weight") for name in moved)
+    network, spec = load_model(tmp_path / "whole")
+    found = [
+        dice(voxel_counts(segment_image([network], spec, flat.image(case)), flat.label(case), [1, 2]))
+        for case in flat.select("val")
+    ]
+    assert spec.validation["dice"] == pytest.approx(np.mean(found))  # scored before the changes were merged
+
+
 @pytest.mark.parametrize("kind", ["unet", "vit"])
 def test_the_learning_rate_falls_from_layer_to_layer_of_the_encoder_alone(flat: Cache, kind: str) -> None:
     encoder, decoder = {
@@ -274,6 +300,9 @@ def test_a_dry_run_writes_nothing(
         ({"network__encoder": None}, ["--init FILE"]),
         ({"init": "nowhere.safetensors"}, ["does not exist"]),
         ({"transfer__frozen_steps": 5}, ["random weights would stay random"]),
+        ({"transfer__adapt": "bitfit"}, ["there is no --init"]),
+        ({"transfer__adapt": "lora", "transfer__encoder_lr": 0}, ["choose one"]),
+        ({"transfer__lora": [0, 1, 0.5]}, ["rank 1 or more"]),
         ({"network__decoder": {**_UNET_DECODER, "init_args": {"x": 1}}}, ["init_args.x is no argument of UNetDecoder"]),
         ({"crops__size": [4, 4]}, ["one voxel"]),
         ({"train__lr": -1, "crops__foreground": 2}, ["train.lr", "crops.foreground"]),
