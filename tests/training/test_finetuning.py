@@ -381,6 +381,8 @@ def test_every_configuration_makes_its_network_and_does_a_step(
         "--train.accelerator=cpu",
         "--dry-run",
     ]
+    if values["network"].encoder is None:  # for the encoder of a pretraining run
+        options.append(f"--init={_encoder_file(tmp_path, dims)}")
     assert main(["finetune", "--config", str(path), f"--data={cache.path}", f"--out={tmp_path / 'run'}", *options]) == 0
     assert "nothing was written" in capsys.readouterr().err
 
