@@ -11,6 +11,7 @@ from medssl.commands.app import STAGES, read_application
 from medssl.commands.methods import methods
 from medssl.commands.parsing import parse_verb, read_options
 from medssl.evaluation.benchmark_plan import BenchmarkPlan
+from medssl.evaluation.study_plan import StudyPlan
 
 _ROOT = Path(__file__).parents[1]
 _CONFIGS = sorted(p for p in (_ROOT / "configs").rglob("*.yaml"))
@@ -20,9 +21,11 @@ _REQUIRED = {
     "finetune": ["--data", "C", "--out", "O"],
     "evaluate": ["R", "--data", "C", "--out", "O"],
     "export": ["R", "--out", "O"],
-    "curve": ["--data", "C", "--out", "O", "--init", "E"],
     "cluster": ["--data", "C", "--out", "O", "--config", "mae_vit3d_gpu"],
 }
+
+
+_PLANS = {"benchmark": BenchmarkPlan, "curve": StudyPlan}
 
 
 def _commands() -> list[str]:
@@ -74,8 +77,8 @@ def test_every_method_has_a_page_configurations_and_a_place_in_the_comparison(ca
 def test_every_configuration_parses_and_says_what_it_is_for(path: Path):
     assert path.read_text(encoding="utf-8").startswith("# ")
     folder = path.parent.name
-    if folder == "benchmark":
-        assert read_options(BenchmarkPlan, path)
+    if folder in _PLANS:
+        assert read_options(_PLANS[folder], path)
     else:
         verb = "pretrain" if folder == "cluster" else folder
         assert parse_verb(verb, [*_REQUIRED[folder], "--config", str(path)])

@@ -107,6 +107,11 @@ def read_application(folder: Path, profile: str) -> Application:
     )
 
 
+def make_manifest(application: Application, data: Path, manifest: Path) -> None:
+    """Let the application write the manifest of a data folder."""
+    _load_prepare(application.folder).make_manifest(data.resolve(), manifest)
+
+
 def _read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -180,7 +185,7 @@ def _run_once(out: Path, stage: str, signature: dict[str, Any], action: Callable
 
 def _action(application: Application, stage: str, data: Path, out: Path, skip: tuple[str, ...]) -> Callable[[], None]:
     if stage == "manifest":
-        return lambda: _load_prepare(application.folder).make_manifest(data.resolve(), out / "manifest.csv")
+        return lambda: make_manifest(application, data, out / "manifest.csv")
     if stage == "report":
         return lambda: _report(application, out)
     return lambda: run_verb(_verb(stage), _arguments(application, stage, out, skip))

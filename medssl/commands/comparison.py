@@ -10,7 +10,7 @@ from functools import cached_property
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from medssl.evaluation.benchmark_table import Judged
     from medssl.models.component import Component
     from medssl.models.encoder import Encoder
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Run:
     @cached_property
     def key(self) -> str:
         """Of all that decides the result; with another plan the run is another one, in a folder of its own."""
-        return _key([self.config, *[asdict(images) for images in self.sets]])
+        return key_of([self.config, *[asdict(images) for images in self.sets]])
 
     @property
     def folder(self) -> Path:
@@ -92,7 +95,7 @@ def runs_of(plan: BenchmarkPlan, out: Path, methods: Sequence[str], sets: Sequen
 
 def set_folder(images: SetPlan, out: Path) -> Path:
     """Folder of a set as the plan has it."""
-    return out / "sets" / f"{images.name}-{_key(asdict(images))}"
+    return out / "sets" / f"{images.name}-{key_of(asdict(images))}"
 
 
 def prepare_set(images: SetPlan, data: Path, out: Path) -> None:
@@ -107,24 +110,37 @@ def prepare_set(images: SetPlan, data: Path, out: Path) -> None:
 
 
 def judged(runs: Sequence[Run], jobs: int) -> "Iterator[tuple[Run, list[Judged]]]":
-    """Results as they come.
+    """Results as they come; a pretraining or a probe that is finished is kept."""
+    return side_by_side(_judge, runs, [run.folder.with_name(f"{run.folder.name}.log") for run in runs], jobs)
+
+
+def side_by_side(
+    work: Callable[[Item], Result], items: Sequence[Item], logs: Sequence[Path], jobs: int
+) -> Iterator[tuple[Item, Result]]:
+    """Results of a function of each item, as they come.
 
     Args:
-        runs: What to run; a pretraining or a probe that is finished is kept.
-        jobs: Runs at a time. More than one run in processes of their own, each with its share of the processors, and
-            tell what they do in a file beside their folders.
+        work: The function; it can be pickled.
+        items: What it is called with.
+        logs: Where it tells what it does, for each item; used with more than one job.
+        jobs: Items at a time. More than one are done in processes of their own, each with its share of the processors.
     """
     if jobs == 1:
-        for run in runs:
-            yield run, _judge(run)
+        for item in items:
+            yield item, work(item)
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), _share_processors, (jobs,)) as pool:
-        pending = {pool.submit(_judge_quietly, run): run for run in runs}
+        pending = {pool.submit(_quietly, work, item, log): item for item, log in zip(items, logs, strict=True)}
         try:
             for future in as_completed(pending):
                 yield pending[future], future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def key_of(content: Any) -> str:
+    """Short hash of plain content."""
+    return sha256(json.dumps(content, sort_keys=True, default=vars).encode()).hexdigest()[:12]
 
 
 def _share_processors(jobs: int) -> None:
@@ -133,9 +149,9 @@ def _share_processors(jobs: int) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
 
 
-def _judge_quietly(run: Run) -> "list[Judged]":
-    with _told_to(run.folder.with_name(f"{run.folder.name}.log")):
-        return _judge(run)
+def _quietly(work: Callable[[Item], Result], item: Item, log: Path) -> Result:
+    with _told_to(log):
+        return work(item)
 
 
 @contextmanager
@@ -191,7 +207,7 @@ def _probe(run: Run, images: SetPlan) -> "Judged":
 
 def _random(run: Run, images: SetPlan, component: "Component") -> Path:
     """File of what the architecture reaches with random weights, for all methods that have it."""
-    return run.cache(images).with_name("random") / f"{_key(component.to_json())}_seed{run.seed}.json"
+    return run.cache(images).with_name("random") / f"{key_of(component.to_json())}_seed{run.seed}.json"
 
 
 def _once(path: Path, cache: "Cache", images: SetPlan, make: "Callable[[], Encoder]") -> dict[str, float]:
@@ -204,10 +220,6 @@ def _once(path: Path, cache: "Cache", images: SetPlan, make: "Callable[[], Encod
         write_json(path, judge(make(), data, draw_labelled(data, images.labels_used, images.draws)))
     content = json.loads(path.read_text(encoding="utf-8"))
     return {name: float(entry["test"]) for name, entry in content.items()}
-
-
-def _key(content: Any) -> str:
-    return sha256(json.dumps(content, sort_keys=True, default=vars).encode()).hexdigest()[:12]
 
 
 def _manifest(images: SetPlan, data: Path) -> Manifest:

@@ -1,147 +1,224 @@
-"""Label-fraction curve: fine-tune with and without pretraining at several numbers of patients, paired seeds."""
+"""Label-fraction study: does pretraining help here, with how few labels, and is it worth its time?"""
 
 import csv
+import io
 import json
 import math
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from medssl.commands.console import say
-from medssl.commands.parsing import run_verb
-from medssl.imaging.errors import ConfigError
-from medssl.imaging.files import write_json
+from medssl.commands.parsing import read_options, resolve_folder
+from medssl.commands.study_runs import (
+    Done,
+    Tuned,
+    cache_of,
+    done_runs,
+    prepare_study,
+    pretrain_arm,
+    read_tested,
+    with_config,
+)
+from medssl.evaluation.study_plan import ArmPlan, StudyPlan
+from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.files import write_json, write_text
 
-if TYPE_CHECKING:
-    from medssl.evaluation.curves import CurvePoint, CurveRow
-
-POSITIONAL: tuple[str, ...] = ()
-PRETRAINED, SCRATCH, LONGER = "pretrained", "from scratch", "from scratch, longer"
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One fine-tuning of the curve."""
-
-    labels: int
-    seed: int
-    arm: str
-    folder: Path
+POSITIONAL: tuple[str, ...] = ("plan",)
 
 
-def curve(
-    data: Path,
-    out: Path,
-    init: Path,
-    finetune: Path,
-    labels: list[int] = [2, 4, 8, 16],  # noqa: B006 (never changed)
-    seeds: int = 5,
-    split: str = "test",
-    lr_pretrained: float = 0.0,
-    lr_scratch: float = 0.0,
-    longer_steps: int = 0,
-) -> None:
-    """Train both arms for every number of patients and seed, evaluate each, and write OUT/curve.json and OUT/curve.png.
+def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: int = 0, jobs: int = 1) -> None:
+    """Fine-tune every arm of a plan on few and on more labelled patients, test each network once, and compare.
 
-    Both arms share patients, seed, network, steps and augmentation; only the first weights differ, and the learning
-    rates where both were tuned alike. With `longer_steps` a third arm starts from scratch and spends the time of the
-    pretraining on the labels. Run it again to resume: what is finished is kept, also what others wrote into OUT.
+    Arms are paired: for each seed and number of patients all learn from the same patients and are tested on the same
+    cases. Each takes the best of equally many trials on the validation patients. OUT gets report.html, results.json and
+    results.csv. Run it again to resume: what is finished is kept, what is changed in the plan is run anew. Runs that
+    fail are told.
 
     Args:
-        data: Prepared cache.
-        out: Folder of the curve.
-        init: encoder.safetensors of the pretrained arm.
-        finetune: Configuration of `medssl finetune`, or the name of a built-in one.
-        labels: Numbers of labelled patients.
-        seeds: Paired seeds, from 0.
-        split: Split that is evaluated.
-        lr_pretrained: Learning rate of the pretrained arm; 0 = that of the configuration.
-        lr_scratch: Learning rate of the arms from scratch; 0 = that of the configuration.
-        longer_steps: Steps of the third arm; 0 = without it.
+        plan: YAML file of the study, or the name of a built-in one, for instance `hippocampus_segmentation`.
+        data: Folder of the data that the plan's application is for.
+        out: Folder of the study.
+        arms: Only these, out of the plan, and its reference.
+        seeds: Only so many; 0 = as the plan says.
+        jobs: Fine-tunings at a time, each with its share of the processors.
 
     Raises:
-        ConfigError: The encoder is missing, or numbers that make no curve.
+        ConfigError: Every mistake in the plan, before anything is run.
+        MedsslError: No network could be tested.
     """
-    problems = [f"init {init} does not exist"] if not init.is_file() else []
-    problems += [f"labels {n} must be 1 or more" for n in labels if n < 1]
-    problems += [f"seeds must be 2 or more for an interval, got {seeds}"] if seeds < 2 else []
-    problems += [f"longer_steps must be 0 (without) or more, got {longer_steps}"] if longer_steps < 0 else []
+    study = read_options(StudyPlan, resolve_folder("configs", plan))
+    chosen = _check(study, data, arms, seeds, jobs)
+    prepare_study(study, data, out)
+    files = {arm.name: pretrain_arm(study, arm, data, out) for arm in chosen}
+    every = [
+        Tuned(out, study, arm, labels, seed, init=files[arm.name])
+        for seed in range(seeds or study.seeds)
+        for labels in study.labels
+        for arm in chosen
+    ]
+    tried = _try(study, chosen, files, out, jobs)
+    best = {arm.name: _best(arm, tried) for arm in chosen}
+    steps = {arm.name: _longer(study, arm, best[arm.name], files, tried, out) for arm in chosen}
+    runs = [replace(run, trial=best[run.arm.name], steps=steps[run.arm.name]) for run in every]
+    finished: list[Done] = []
+    for number, done in enumerate(done_runs(runs, jobs), start=1):
+        finished.append(done)
+        say(f"curve: {number} of {len(runs)}: {done.run.about}{f': failed: {done.failed}' if done.failed else ''}")
+    _write(study, out, finished, tried, files)
+
+
+def _check(study: StudyPlan, data: Path, arms: tuple[str, ...], seeds: int, jobs: int) -> list[ArmPlan]:
+    problems = [f"data {data} does not exist"] if not data.is_dir() else []
+    problems += [f"seeds must be 0 (as the plan says) or 2 and more, got {seeds}"] if seeds < 0 or seeds == 1 else []
+    problems += [f"jobs must be 1 or more, got {jobs}"] if jobs < 1 else []
+    names = [arm.name for arm in study.arms]
+    problems += [f"arms {name!r} is not in the plan: {names}" for name in arms if name not in names]
+    wanted = {*arms, study.reference} if arms else set(names)
+    chosen = [arm for arm in study.arms if arm.name in wanted]
+    for arm in chosen:
+        if arm.longer_as and arm.longer_as not in wanted:
+            problems.append(f"arms {arm.name!r} needs {arm.longer_as!r} beside it")
+        if arm.init and not (data / arm.init).is_file():
+            problems.append(f"arms: {arm.name} init {data / arm.init} does not exist")
+        for options in (study.options(arm, None), arm.pretrain.options):
+            try:
+                with_config(options)
+            except ConfigError as error:
+                problems += [f"arms: {arm.name}: {problem}" for problem in error.problems]
+    try:
+        resolve_folder("apps", Path(study.app))
+    except ConfigError as error:
+        problems += [f"app: {problem}" for problem in error.problems]
     if problems:
-        raise ConfigError(problems)
-    arms = (PRETRAINED, SCRATCH, *((LONGER,) if longer_steps else ()))
-    runs = [
-        _Run(n, seed, arm, out / f"labels{n}_seed{seed}_{arm.replace(',', '').replace(' ', '_')}")
-        for n in labels
-        for seed in range(seeds)
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return chosen
+
+
+def _try(study: StudyPlan, arms: Sequence[ArmPlan], files: dict[str, Path | None], out: Path, jobs: int) -> list[Done]:
+    """Every trial of every arm, judged on the validation patients; arms that only run longer take the reference's."""
+    labels = study.trial_labels or min(study.labels)
+    trials = [
+        Tuned(out, study, arm, labels, 0, number, files[arm.name], tested=False)
         for arm in arms
+        for number in range(len(study.trials))
     ]
-    left = sum(not (run.folder / "evaluation" / "results.json").is_file() for run in runs)
-    say(f"curve: {len(runs)} fine-tunings, {left} still to do, into {out}")
-    rows: list[CurveRow] = []
-    for run in runs:
-        rate = lr_pretrained if run.arm == PRETRAINED else lr_scratch
-        changed = ["--train.lr", str(rate)] if rate else []
-        changed += ["--train.steps", str(longer_steps)] if run.arm == LONGER else []
-        _train(run, data, init, finetune, changed)
-        _evaluate(run, data, split)
-        rows += _rows(run)
-    _write(out, rows, arms[1:])
+    done: list[Done] = []
+    for number, found in enumerate(done_runs(trials, jobs), start=1):
+        done.append(found)
+        say(f"curve: trial {number} of {len(trials)}: {found.run.about}: {found.failed or f'{found.score:.3f}'}")
+    return sorted(done, key=lambda d: (d.run.arm.name, d.run.trial or 0))
 
 
-def _train(run: _Run, data: Path, init: Path, finetune: Path, changed: list[str]) -> None:
-    if (run.folder / "model.json").is_file():
-        return
-    arguments = ["--config", str(finetune), "--data", str(data), "--out", str(run.folder)]
-    arguments += ["--labels", str(run.labels), "--seed", str(run.seed), "--inference.choose", "last"]
-    arguments += ["--init", str(init)] if run.arm == PRETRAINED else []
-    arguments += changed
-    arguments += ["--resume"] if (run.folder / "run.json").is_file() else []
-    run_verb("finetune", arguments)
+def _best(arm: ArmPlan, tried: Sequence[Done]) -> int | None:
+    own = [done for done in tried if done.run.arm.name == arm.name and math.isfinite(done.score)]
+    return max(own, key=lambda done: done.score).run.trial if own else None
 
 
-def _evaluate(run: _Run, data: Path, split: str) -> None:
-    target = run.folder / "evaluation"
-    if not (target / "results.json").is_file():
-        run_verb("evaluate", [str(run.folder), "--data", str(data), "--split", split, "--out", str(target)])
+def _longer(
+    study: StudyPlan,
+    arm: ArmPlan,
+    trial: int | None,
+    files: dict[str, Path | None],
+    tried: Sequence[Done],
+    out: Path,
+) -> int:
+    """Steps of an arm that spends a pretraining's time as well, by the time of its own; 0 = as its options say."""
+    if not arm.longer_as:
+        return 0
+    encoder = files[arm.longer_as]
+    if encoder is None:
+        return 0
+    record = out / f"longer_{arm.name.replace(' ', '_')}-{encoder.parent.name}.json"
+    if not record.is_file():
+        run = Tuned(out, study, arm, study.trial_labels or min(study.labels), 0, trial, tested=False)
+        own = next((d for d in tried if d.run.arm.name == arm.name and d.run.trial == trial), None)
+        done = own or next(iter(done_runs([run], 1)))
+        if done.failed:
+            raise MedsslError(f"{arm.name}: the time of a step is not known: {done.failed}", reason="no-result")
+        hours = float(
+            json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))["provenance"]["device_hours"]
+        )
+        steps = int(run.options.get("train", {})["steps"]) + round(3600 * hours / done.seconds_a_step)
+        write_json(record, {"steps": steps, "pretraining_hours": hours, "seconds_a_step": done.seconds_a_step})
+    return int(json.loads(record.read_text(encoding="utf-8"))["steps"])
 
 
-def _rows(run: _Run) -> "list[CurveRow]":
-    """Mean Dice of each case over its classes."""
-    from medssl.evaluation.curves import CurveRow
+def _write(
+    study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequence[Done], files: dict[str, Path | None]
+) -> None:
+    from medssl.data.cache import Cache
+    from medssl.evaluation.report.page import write_report
+    from medssl.evaluation.report.study import study_sections
+    from medssl.evaluation.study_table import compare_arms
 
-    cases: dict[tuple[str, str], list[float]] = defaultdict(list)
-    with (run.folder / "evaluation" / "cases.csv").open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            if row["dice"]:
-                cases[row["case"], row["patient"]].append(float(row["dice"]))
-    return [
-        CurveRow(run.labels, run.seed, run.arm, case, patient, sum(values) / len(values) if values else math.nan)
-        for (case, patient), values in cases.items()
-    ]
-
-
-def _write(out: Path, rows: "list[CurveRow]", others: tuple[str, ...]) -> None:
-    """The pretrained arm beside each of `others`: the first as curve.json, a second as curve_longer.json."""
-    from medssl.evaluation.curves import curve_figure, curve_json, paired_curve
-    from medssl.imaging.files import atomic_path
-
-    for other, name in zip(others, ("curve", "curve_longer"), strict=False):
-        points = paired_curve(rows, PRETRAINED, other)
-        write_json(out / f"{name}.json", json.loads(json.dumps(curve_json(points, PRETRAINED, other))))
-        with atomic_path(out / f"{name}.png") as temporary:
-            curve_figure(points, PRETRAINED, other).savefig(temporary, dpi=120)
-        say(f"{PRETRAINED} against {other}:")
-        for point in points:
-            say(_told(point))
-        say(f"curve: {out / f'{name}.json'}, {out / f'{name}.png'}")
-
-
-def _told(point: "CurvePoint") -> str:
-    both, seeds = point.over_seeds_and_patients, point.over_seeds
-    verdict = "a gain" if seeds.low > 0 else "a loss" if seeds.high < 0 else "no difference shown"
-    return (
-        f"{point.labels} patients: {point.ours.estimate:.3f} against {point.theirs.estimate:.3f}, difference "
-        f"{seeds.estimate:+.3f} (95 % over {len(point.seeds)} seeds {seeds.low:+.3f} to {seeds.high:+.3f}; over seeds "
-        f"and patients {both.low:+.3f} to {both.high:+.3f}): {verdict}"
+    rows = sorted(
+        (read_tested(done.run) for done in finished if not done.failed), key=lambda row: (row.labels, row.seed)
     )
+    if not rows:
+        raise MedsslError(f"no network could be tested; the first failed: {finished[0].failed}", reason="no-result")
+    rows.sort(key=lambda row: [arm.name for arm in study.arms].index(row.arm))
+    cache = Cache.open(cache_of(study, out))
+    results: dict[str, Any] = {
+        "schema_version": 1,
+        "notice": "Not a medical device: for research only.",
+        "app": study.app,
+        "data_sha256": cache.data_sha256,
+        "split": study.split,
+        "cases": len(rows[0].cases),
+        "patients": len(set(rows[0].patients)),
+        **compare_arms(rows, study.reference, study.metric),
+        "pretraining": {name: _pretraining(path) for name, path in files.items() if path is not None},
+        "trials": [_trial(done) for done in tried],
+        "runs": [_run(done) for done in finished],
+    }
+    write_json(out / "results.json", results)
+    write_text(out / "results.csv", _csv(results))
+    write_report(out, study_sections(results), f"Few labels: {study.app}", f"Made by medssl curve from {study.app}.")
+    for section in study_sections(results)[:1]:
+        for sentence in section.text:
+            say(sentence)
+    say(f"report: {out / 'report.html'}")
+
+
+def _pretraining(encoder: Path) -> dict[str, Any]:
+    told = json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))
+    provenance = told.get("provenance", {})
+    return {
+        "method": told.get("method", {}).get("class_path", "").rpartition(".")[2],
+        **{name: provenance.get(name) for name in ("cases", "steps", "device_hours")},
+    }
+
+
+def _trial(done: Done) -> dict[str, Any]:
+    run = done.run
+    options = (run.arm.trials or run.plan.trials)[run.trial or 0].options
+    score = done.score if math.isfinite(done.score) else None
+    return {"arm": run.arm.name, "labels": run.labels, "options": options, "validation": score, "failed": done.failed}
+
+
+def _run(done: Done) -> dict[str, Any]:
+    run = done.run
+    options = run.options.get("train", {})
+    return {
+        "arm": run.arm.name,
+        "labels": run.labels,
+        "seed": run.seed,
+        "trial": run.trial,
+        "steps": options.get("steps"),
+        "lr": options.get("lr"),
+        "seconds_a_step": done.seconds_a_step if math.isfinite(done.seconds_a_step) else None,
+        "folder": str(run.folder.relative_to(run.out)),
+        "failed": done.failed,
+    }
+
+
+def _csv(results: dict[str, Any]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["labels", "arm", "seed", results["metric"]])
+    for point in results["points"]:
+        for arm, found in point["arms"].items():
+            writer.writerows([point["labels"], arm, seed, value] for seed, value in found["seeds"].items())
+    return stream.getvalue()

@@ -1,6 +1,6 @@
 """Which patient goes where: seeded, nested, and never one patient in two places."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -37,13 +37,23 @@ def assign_splits(patients: Sequence[str], fractions: tuple[float, float, float]
     return dict(zip(order, names, strict=False))
 
 
-def nested_subset(patients: Sequence[str], number: int, seed: int) -> list[str]:
+def nested_subset(
+    patients: Sequence[str], number: int, seed: int, groups: Mapping[str, str] | None = None
+) -> list[str]:
     """The first `number` of one seeded order of all patients: a smaller subset lies within a larger one.
+
+    Args:
+        patients: May name a patient several times.
+        number: How many.
+        seed: Seed of the order.
+        groups: Patient to class: the order is such that each subset has about the shares of all patients.
 
     Raises:
         ConfigError: More patients asked for than there are.
     """
     order = _shuffled(patients, seed)
+    if groups is not None:
+        order = _evenly(order, groups)
     if not 1 <= number <= len(order):
         raise ConfigError([f"labels {number}: there are {len(order)} labelled patients to take from"])
     return order[:number]
@@ -59,6 +69,15 @@ def folds(patients: Sequence[str], number: int, seed: int) -> list[list[str]]:
     if not 2 <= number <= len(order):
         raise ConfigError([f"folds must lie between 2 and the {len(order)} labelled patients, got {number}"])
     return [order[k::number] for k in range(number)]
+
+
+def _evenly(order: Sequence[str], groups: Mapping[str, str]) -> list[str]:
+    """Each group spread over the whole order, the order within a group kept."""
+    members: dict[str, list[str]] = {}
+    for patient in order:
+        members.setdefault(groups[patient], []).append(patient)
+    places = [((n + 0.5) / len(own), own[0], patient) for own in members.values() for n, patient in enumerate(own)]
+    return [patient for _, _, patient in sorted(places)]
 
 
 def _shuffled(patients: Sequence[str], seed: int) -> list[str]:

@@ -14,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from medssl.imaging.errors import ConfigError
-
 _BLOCK = 500
 
 
@@ -135,51 +133,6 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
         return Interval(mean, math.nan, math.nan, "none: one value", n, n, confidence)
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / math.sqrt(n))
     return Interval(mean, mean - half, mean + half, "Student's t", n, n, confidence)
-
-
-def crossed_interval(
-    values: npt.NDArray[np.float64],
-    clusters: Sequence[Hashable],
-    confidence: float = 0.95,
-    resamples: int = 5000,
-    seed: int = 0,
-) -> Interval:
-    """Mean of a table of seeds by cases; seeds and patients resampled, each on its own.
-
-    The pigeonhole bootstrap (Owen 2007, https://doi.org/10.1214/07-AOAS122), percentile; it is on the wide side.
-
-    Args:
-        values: (seeds, cases), NaN where a seed has no value for a case.
-        clusters: Patient of each case.
-        confidence: Share of such intervals that hold the true mean.
-        resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
-
-    Raises:
-        ConfigError: The number of columns is not the number of cases.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] != len(clusters):
-        raise ConfigError([f"a table of seeds by {len(clusters)} cases is expected, got shape {values.shape}"])
-    there = np.isfinite(values)
-    members = _members(clusters)
-    sums = np.stack([np.where(there, values, 0)[:, m].sum(axis=1) for m in members], axis=1)  # (seeds, patients)
-    counts = np.stack([there[:, m].sum(axis=1) for m in members], axis=1)
-    estimate = float(sums.sum() / counts.sum()) if counts.sum() else math.nan
-    seeds, patients = sums.shape
-    n = int(there.sum())
-    if seeds < 2 or patients < 2:
-        return Interval(estimate, math.nan, math.nan, "none: fewer than two seeds or patients", n, patients, confidence)
-    rng = np.random.default_rng(seed)
-    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
-    columns = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
-    weight = ((rows @ counts) * columns).sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        drawn = ((rows @ sums) * columns).sum(axis=1) / weight
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(drawn, [tail, 1 - tail])
-    method = "bootstrap over seeds and patients"
-    return Interval(estimate, float(low), float(high), method, n, patients, confidence)
 
 
 def _members(clusters: Sequence[Hashable]) -> list[npt.NDArray[np.int64]]:

@@ -36,7 +36,8 @@ def make_shares(cache: Cache, task: str, subset: SubsetOptions) -> list[Share]:
 
     Without folds the manifest's split decides: train (and cases without a split) against val. With folds the labelled
     patients of both are dealt out anew, each held out once. `labels` takes the first patients of one seeded order of
-    those that would be trained on, so a smaller number lies within a larger one; a patient brings all its cases.
+    those that would be trained on, so a smaller number lies within a larger one, with about the classes' shares of all;
+    a patient brings all its cases.
 
     Args:
         cache: Prepared cache.
@@ -57,7 +58,8 @@ def make_shares(cache: Cache, task: str, subset: SubsetOptions) -> list[Share]:
             ]
         )
     if subset.labels:
-        patients = nested_subset(patients, subset.labels, subset.seed)
+        groups = {case.patient: case.class_name for case in pool} if task == "classification" else None
+        patients = nested_subset(patients, subset.labels, subset.seed, groups)
     if not subset.folds:
         return [Share("", _of(pool, patients), labelled(cache, task, ("val",)))]
     held_out = folds(patients, subset.folds, subset.seed)

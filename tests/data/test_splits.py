@@ -30,6 +30,17 @@ def test_subsets_are_nested():
         nested_subset(_PATIENTS, 41, 0)
 
 
+def test_subsets_have_the_shares_of_all():
+    groups = {patient: "ill" if n < 10 else "well" for n, patient in enumerate(_PATIENTS)}
+    for seed in range(5):
+        order = nested_subset(_PATIENTS, 40, seed, groups)
+        assert sorted(order) == _PATIENTS
+        for number in (4, 8, 20):
+            assert nested_subset(_PATIENTS, number, seed, groups) == order[:number]
+            assert sum(groups[patient] == "ill" for patient in order[:number]) == number // 4
+    assert nested_subset(_PATIENTS, 8, 0, groups) != nested_subset(_PATIENTS, 8, 1, groups)
+
+
 def test_folds_hold_every_patient_out_once():
     parts = folds(_PATIENTS, 5, seed=0)
     assert sorted(patient for part in parts for patient in part) == _PATIENTS

@@ -7,13 +7,11 @@ import pytest
 from scipy import stats
 
 from medssl.evaluation.statistics import (
-    crossed_interval,
     mean_interval,
     paired_difference,
     statistic_interval,
     t_interval,
 )
-from medssl.imaging.errors import ConfigError
 
 
 def test_mean_of_many_single_case_patients_is_the_normal_interval(rng: np.random.Generator) -> None:
@@ -104,18 +102,3 @@ def test_t_interval_closed_form() -> None:
     assert (got.low, got.high) == (pytest.approx(3 - half), pytest.approx(3 + half))
     assert math.isnan(t_interval([1.0]).low)
     assert math.isnan(t_interval([]).estimate)
-
-
-def test_crossed_interval_sees_both_sources_of_chance(rng: np.random.Generator) -> None:
-    """A table of seed effects plus patient effects: the variance is the sum of both means' variances."""
-    seeds, patients = rng.normal(0, 1, size=20), rng.normal(0, 1, size=30)
-    table = seeds[:, None] + patients[None]
-    got = crossed_interval(table, list(range(30)))
-    width = 2 * 1.96 * math.sqrt(seeds.var() / 20 + patients.var() / 30)
-    assert got.estimate == pytest.approx(table.mean())
-    assert got.high - got.low == pytest.approx(width, rel=0.1)
-
-
-def test_crossed_interval_refuses_another_shape() -> None:
-    with pytest.raises(ConfigError, match="seeds by 3 cases"):
-        crossed_interval(np.zeros((2, 4)), ["a", "b", "c"])

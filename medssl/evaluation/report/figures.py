@@ -102,6 +102,32 @@ def case_figure(values: Mapping[str, Sequence[float]], ylabel: str, floor: float
     return figure
 
 
+def label_figure(points: Sequence[Mapping[str, Any]], ylabel: str) -> Figure:
+    """Arms over the number of labelled patients, with their intervals and each seed as a dot.
+
+    Args:
+        points: `labels` and `arms`: name to `mean` (interval as JSON) and `seeds`.
+        ylabel: Name of the values.
+    """
+    figure, axes = blank(3.8)
+    names = list(dict.fromkeys(name for point in points for name in point["arms"]))
+    for number, (name, colour) in enumerate(zip(names, _cycled(len(names)), strict=True)):
+        there = [(place, p["arms"][name]) for place, p in enumerate(points) if name in p["arms"]]
+        shift = 0.1 * (number - (len(names) - 1) / 2)
+        places = [place + shift for place, _ in there]
+        axes.plot(places, [found["mean"]["estimate"] for _, found in there], "o-", color=colour, label=name)
+        for place, (_, found) in zip(places, there, strict=True):
+            mean, seeds = found["mean"], list(found["seeds"].values())
+            if mean["low"] is not None:
+                axes.plot([place, place], [mean["low"], mean["high"]], color=colour, alpha=0.5, linewidth=2)
+            axes.plot([place] * len(seeds), seeds, ".", color=colour, alpha=0.4, markersize=4)
+    axes.set_xticks(range(len(points)), [str(point["labels"]) for point in points])
+    axes.set_xlabel("labelled patients")
+    axes.set_ylabel(ylabel)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
 def shot_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """AUROC over the images a class, with the standard deviation over episodes.
 

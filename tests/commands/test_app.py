@@ -1,11 +1,10 @@
-"""Verbs that run other verbs: the label-fraction curve, and an application from its folder to a bundle."""
+"""An application from its folder to a bundle."""
 
 import json
 from pathlib import Path
 
 import pytest
 import yaml
-from cohort import make_cache
 
 from medssl.__main__ import main
 
@@ -29,42 +28,6 @@ _PREPARE = "from cohort import write_scans\n\n\ndef make_manifest(data, out):\n 
 
 def _run(*arguments: object) -> int:
     return main([str(a) for a in arguments])
-
-
-@pytest.mark.integration
-def test_a_curve_pairs_both_arms_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    cache = make_cache(tmp_path)
-    (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(_PRETRAIN))
-    (tmp_path / "finetune.yaml").write_text(yaml.safe_dump(_FINETUNE))
-    assert _run("pretrain", "--config", tmp_path / "pretrain.yaml", "--data", cache.path, "--out", tmp_path / "p") == 0
-    arguments = ["curve", "--data", cache.path, "--out", tmp_path / "curve", "--finetune", tmp_path / "finetune.yaml"]
-    arguments += ["--init", tmp_path / "p" / "encoder.safetensors", "--labels", "[1, 2]", "--seeds", "2"]
-    assert _run(*arguments) == 0
-    points = json.loads((tmp_path / "curve" / "curve.json").read_text())["points"]
-    assert [point["labels"] for point in points] == [1, 2]
-    assert all(point["seeds"] == [0, 1] for point in points)
-    assert (tmp_path / "curve" / "curve.png").read_bytes()[:4] == b"\x89PNG"
-    runs = [json.loads((f / "run.json").read_text()) for f in sorted((tmp_path / "curve").glob("labels1_seed0_*"))]
-    assert len(runs) == 2
-    assert runs[0]["patients"] == runs[1]["patients"]
-    capsys.readouterr()
-    assert _run(*arguments, "--longer_steps", "4") == 0
-    assert "12 fine-tunings, 4 still to do" in capsys.readouterr().out
-    longer = json.loads((tmp_path / "curve" / "curve_longer.json").read_text())
-    assert longer["theirs"] == "from scratch, longer"
-    run = json.loads((tmp_path / "curve" / "labels2_seed1_from_scratch_longer" / "run.json").read_text())
-    assert run["config"]["train"]["steps"] == 4
-    assert (
-        run["patients"]
-        == json.loads((tmp_path / "curve" / "labels2_seed1_pretrained" / "run.json").read_text())["patients"]
-    )
-
-
-def test_a_curve_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    arguments = ["curve", "--data", tmp_path, "--out", tmp_path / "c", "--finetune", "segmentation_unet3d"]
-    assert _run(*arguments, "--init", tmp_path / "none", "--labels", "[0]", "--seeds", "1") == 2
-    error = capsys.readouterr().err
-    assert "3 mistake(s)" in error
 
 
 def _application(folder: Path) -> Path:

@@ -1,0 +1,208 @@
+"""The runs of a label-fraction study: its cache, its pretrainings, its fine-tunings and their tests."""
+
+import csv
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from medssl.commands.app import make_manifest, read_application
+from medssl.commands.comparison import key_of, side_by_side
+from medssl.commands.parsing import resolve_folder, run_verb
+from medssl.evaluation.benchmark_plan import merged
+from medssl.evaluation.study_plan import ArmPlan, StudyPlan
+from medssl.imaging.errors import CheckpointError, MedsslError
+from medssl.imaging.files import write_text
+
+if TYPE_CHECKING:
+    from medssl.evaluation.study_table import NetworkScores
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A fine-tuning of the study, or a trial of one.
+
+    Args:
+        out: Folder of the study.
+        plan: The study.
+        arm: How the network is got.
+        labels: Labelled patients.
+        seed: Seed of patients, weights and crops.
+        trial: Which of the options; None where there are none to choose from.
+        init: Encoder file.
+        steps: Steps, where they differ from the options'.
+        tested: Whether the test split is read; trials are judged by their validation score.
+    """
+
+    out: Path
+    plan: StudyPlan
+    arm: ArmPlan
+    labels: int
+    seed: int
+    trial: int | None = None
+    init: Path | None = None
+    steps: int = 0
+    tested: bool = True
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """Options of `medssl finetune`."""
+        options = with_config(self.plan.options(self.arm, self.trial))
+        if self.steps:
+            options["train"] = {**options.get("train", {}), "steps": self.steps}
+        return options
+
+    @cached_property
+    def folder(self) -> Path:
+        """Run folder; with other options it is another one."""
+        init = "" if self.init is None else self.init.parent.name
+        key = key_of([self.options, init, cache_of(self.plan, self.out).name])
+        return self.out / "runs" / self.arm.name.replace(" ", "_") / f"labels{self.labels}_seed{self.seed}-{key}"
+
+    @property
+    def about(self) -> str:
+        """What it is, in words."""
+        trial = "" if self.tested else f", trial {(self.trial or 0) + 1}"
+        return f"{self.arm.name}, {self.labels} labelled patients, seed {self.seed}{trial}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a fine-tuning ended.
+
+    Args:
+        run: Which.
+        score: Its validation score; NaN where there are no validation cases.
+        seconds_a_step: Time of a step, validation included.
+        failed: Why there is no result; empty otherwise.
+    """
+
+    run: Tuned
+    score: float
+    seconds_a_step: float
+    failed: str = ""
+
+
+def with_config(options: dict[str, Any]) -> dict[str, Any]:
+    """Options over those of the configuration that `config` names."""
+    given = dict(options)
+    if "config" not in given:
+        return given
+    start = resolve_folder("configs", Path(given.pop("config")))
+    return merged(yaml.safe_load(start.read_text(encoding="utf-8")), given)
+
+
+def cache_of(plan: StudyPlan, out: Path) -> Path:
+    """Folder of the study's cache."""
+    return out / f"cache-{key_of([plan.app, asdict(plan)['prepare']])}"
+
+
+def prepare_study(plan: StudyPlan, data: Path, out: Path) -> None:
+    """Make the manifest and the cache, as the application does, with the plan's changes."""
+    application = read_application(resolve_folder("apps", Path(plan.app)), "")
+    cache = cache_of(plan, out)
+    if (cache / "cache.json").is_file():
+        return
+    manifest, config = out / "manifest.csv", cache.with_suffix(".yaml")
+    make_manifest(application, data, manifest)
+    write_text(config, yaml.safe_dump(merged(application.stages["prepare"], plan.prepare.options)))
+    run_verb("prepare", [str(manifest), "--config", str(config), "--out", str(cache)])
+
+
+def pretrain_arm(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path) -> Path | None:
+    """Encoder file that an arm starts from, made if it is not there."""
+    if arm.init:
+        return data / arm.init  # an absolute path stays what it is
+    if not arm.pretrain.options:
+        return None
+    options = with_config(arm.pretrain.options)
+    cache = cache_of(plan, out)
+    folder = out / "pretrain" / f"{arm.name.replace(' ', '_')}-{key_of([options, cache.name])}"
+    encoder = folder / "encoder.safetensors"
+    if not encoder.is_file():
+        config = folder.with_name(f"{folder.name}.yaml")
+        write_text(config, yaml.safe_dump(options))
+        resume = ["--resume"] if (folder / "run.json").is_file() else []
+        run_verb("pretrain", ["--config", str(config), "--data", str(cache), "--out", str(folder), *resume])
+    return encoder
+
+
+def done_runs(runs: Sequence[Tuned], jobs: int) -> Iterator[Done]:
+    """Fine-tune and test, as they come; what is finished is kept."""
+    logs = [run.folder.with_name(f"{run.folder.name}.log") for run in runs]
+    for _, done in side_by_side(_do, runs, logs, jobs):
+        yield done
+
+
+def read_tested(run: Tuned) -> "NetworkScores":
+    """What a tested network said of every case.
+
+    Raises:
+        CheckpointError: Its results are missing or damaged.
+    """
+    import numpy as np
+
+    from medssl.evaluation.study_table import NetworkScores
+
+    path = run.folder / "evaluation" / "cases.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = sorted(csv.DictReader(stream), key=lambda row: row["case"])
+    except (OSError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is missing or damaged ({error}): remove its folder", reason="no-result"
+        ) from error
+    if run.plan.metric == "dice":
+        by_case: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for row in rows:
+            by_case[row["case"], row["patient"]] += [float(row["dice"])] if row["dice"] else []
+        values = [sum(found) / len(found) if found else math.nan for found in by_case.values()]
+        cases, patients = zip(*by_case, strict=True)
+        return NetworkScores(run.arm.name, run.labels, run.seed, cases, patients, np.array(values))
+    columns = [name for name in rows[0] if name.startswith("probability_")]
+    names = [name.removeprefix("probability_") for name in columns]
+    if run.plan.class_order:
+        columns = [f"probability_{name}" for name in run.plan.class_order]
+        names = list(run.plan.class_order)
+    return NetworkScores(
+        run.arm.name,
+        run.labels,
+        run.seed,
+        tuple(row["case"] for row in rows),
+        tuple(row["patient"] for row in rows),
+        np.array([[float(row[column]) for column in columns] for row in rows]),
+        np.array([names.index(row["class"]) for row in rows]),
+    )
+
+
+def _do(run: Tuned) -> Done:
+    try:
+        _finetune(run)
+        if run.tested and not (run.folder / "evaluation" / "results.json").is_file():
+            cache = str(cache_of(run.plan, run.out))
+            arguments = ["--data", cache, "--split", run.plan.split, "--out", str(run.folder / "evaluation")]
+            run_verb("evaluate", [str(run.folder), *arguments])
+    except MedsslError as error:
+        return Done(run, math.nan, math.nan, error.message)
+    told = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    scores = told.get("validation", {})
+    score = float(scores.get("dice", scores.get("auroc", math.nan)))
+    return Done(run, score, float(told["seconds"]) / max(int(told["step"]), 1))
+
+
+def _finetune(run: Tuned) -> None:
+    if (run.folder / "model.json").is_file():
+        return
+    config = run.folder.with_name(f"{run.folder.name}.yaml")
+    write_text(config, yaml.safe_dump(run.options))
+    arguments = ["--config", str(config), "--data", str(cache_of(run.plan, run.out)), "--out", str(run.folder)]
+    arguments += ["--labels", str(run.labels), "--seed", str(run.seed)]
+    arguments += ["--init", str(run.init)] if run.init else []
+    arguments += ["--resume"] if (run.folder / "run.json").is_file() else []
+    run_verb("finetune", arguments)

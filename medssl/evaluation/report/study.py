@@ -1,0 +1,146 @@
+"""Sections of a label-fraction study: the answer first, then curves, differences, choices and every run."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from medssl.evaluation.report.figures import label_figure
+from medssl.evaluation.report.page import Section, Table, figure_picture
+from medssl.evaluation.report.results import interval_text
+
+METRICS = {
+    "dice": "mean Dice",
+    "auroc": "AUROC",
+    "balanced_accuracy": "balanced accuracy",
+    "quadratic_kappa": "quadratic kappa",
+}
+CONVENTIONS = (
+    "Arms are paired: for each seed and number of labelled patients all learned from the same patients and were tested "
+    "on the same cases. A smaller number of patients lies within a larger one.",
+    "Options were chosen on the validation patients, equally many trials an arm; the test split was read once by every "
+    "network that is shown.",
+    "Over seeds: Student's t of the seeds' differences; it says what another training on these test patients would "
+    "give. Over seeds and patients: both resampled; it says what other test patients would give as well.",
+    "p: for Dice swaps of the patients' mean differences, else Student's t over the seeds; corrected over the arms "
+    "at a number of patients (Holm).",
+    "Better or worse is said where the 95 % interval over seeds leaves 0 out, without correction; else no difference "
+    "is shown, which is not the same as none being there.",
+)
+
+
+def study_sections(results: Mapping[str, Any]) -> list[Section]:
+    """Summary, curves, choices, runs.
+
+    Args:
+        results: Content of results.json.
+    """
+    return [_summary(results), _curves(results), _choices(results), _runs(results)]
+
+
+def _summary(results: Mapping[str, Any]) -> Section:
+    metric, reference = METRICS[results["metric"]], results["reference"]
+    sentences = []
+    for point in results["points"]:
+        for arm, found in point["differences"].items():
+            difference = interval_text(found["over_seeds"], signed=True)
+            sentences.append(
+                f"With {point['labels']} labelled patients {arm} reaches a {metric} of "
+                f"{_mean(point['arms'][arm])}, {reference} {_mean(point['arms'][reference])}: difference "
+                f"{difference} over {len(found['seeds'])} seeds, {found['verdict']}."
+            )
+    failed = [run for run in results["runs"] if run["failed"]]
+    warnings = tuple(
+        f"{run['arm']}, {run['labels']} patients, seed {run['seed']} failed and is in no number: {run['failed']}"
+        for run in failed
+    )
+    tested = f"NetworkScores on {results['cases']} cases of {results['patients']} patients, split {results['split']}."
+    return Section("Summary", (*sentences, tested), warnings=warnings, notes=CONVENTIONS)
+
+
+def _curves(results: Mapping[str, Any]) -> Section:
+    metric = METRICS[results["metric"]]
+    rows = tuple(
+        (str(point["labels"]), arm, interval_text(found["mean"]), _seeds(found["seeds"]))
+        for point in results["points"]
+        for arm, found in point["arms"].items()
+    )
+    table = Table(("patients", "arm", metric, "each seed"), rows, "Means with 95 % intervals over seeds.")
+    lines = tuple(
+        (
+            str(point["labels"]),
+            f"{arm} − {results['reference']}",
+            interval_text(found["over_seeds"], signed=True),
+            interval_text(found["over_seeds_and_patients"], signed=True),
+            _p(found["p_value_corrected"]),
+            found["verdict"],
+        )
+        for point in results["points"]
+        for arm, found in point["differences"].items()
+    )
+    differences = Table(("patients", "difference", "over seeds", "over seeds and patients", "p corrected", ""), lines)
+    tables = [table, differences]
+    if results["ranking"]:
+        ranking = results["ranking"]
+        caption = (
+            f"Mean rank over {ranking['blocks']} pairs of patients and seed, 1 is best; ranks closer than "
+            f"{ranking['critical_difference']:.2f} are not told apart (Nemenyi). Friedman's p {_p(ranking['p_value'])}."
+        )
+        ranks = tuple((arm, f"{rank:.2f}") for arm, rank in ranking["ranks"].items())
+        tables.append(Table(("arm", "mean rank"), ranks, caption))
+    figure = figure_picture(
+        label_figure(results["points"], metric), f"{metric} over the number of labelled patients, 95 % over seeds."
+    )
+    return Section("Curves", tables=tuple(tables), pictures=(figure,))
+
+
+def _choices(results: Mapping[str, Any]) -> Section:
+    pretraining = Table(
+        ("arm", "method", "cases", "steps", "device-hours"),
+        tuple(
+            (arm, str(p["method"]), str(p["cases"]), str(p["steps"]), f"{p['device_hours'] or 0:.2f}")
+            for arm, p in results["pretraining"].items()
+        ),
+        "Pretrainings.",
+    )
+    trials = Table(
+        ("arm", "patients", "options", "validation score"),
+        tuple(
+            (t["arm"], str(t["labels"]), str(t["options"]), t["failed"] or f"{_nan(t['validation']):.3f}")
+            for t in results["trials"]
+        ),
+        "Trials, judged on the validation patients.",
+    )
+    return Section("Pretraining and choices", tables=tuple(t for t in (pretraining, trials) if t.rows))
+
+
+def _runs(results: Mapping[str, Any]) -> Section:
+    rows = tuple(
+        (
+            r["arm"],
+            str(r["labels"]),
+            str(r["seed"]),
+            str(r["steps"]),
+            str(r["lr"]),
+            f"{_nan(r['seconds_a_step']):.3g}",
+            r["failed"] or r["folder"],
+        )
+        for r in results["runs"]
+    )
+    header = ("arm", "patients", "seed", "steps", "learning rate", "s a step", "folder, or why it failed")
+    return Section("Every run", tables=(Table(header, rows),))
+
+
+def _mean(found: Mapping[str, Any]) -> str:
+    return f"{_nan(found['mean']['estimate']):.3f}"
+
+
+def _seeds(found: Mapping[str, float | None]) -> str:
+    return " ".join(f"{_nan(value):.3f}" for value in found.values())
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if value >= 0.001 else "below 0.001"
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value

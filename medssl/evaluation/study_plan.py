@@ -1,0 +1,119 @@
+"""What `medssl curve` compares; torch-free, so that mistakes are told at once."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from medssl.evaluation.benchmark_plan import merged
+from medssl.imaging.errors import ConfigError
+from medssl.models.component import Overrides
+
+Metric = Literal["dice", "auroc", "balanced_accuracy", "quadratic_kappa"]
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """A way to get a network from the labelled cases."""
+
+    name: str
+    """Name in the tables."""
+
+    pretrain: Overrides = field(default_factory=Overrides)
+    """Options of `medssl pretrain`; `config` names a configuration to start from. Left out: from random weights."""
+
+    init: str = ""
+    """Encoder file to start from instead, below the data folder or absolute."""
+
+    finetune: Overrides = field(default_factory=Overrides)
+    """Options of `medssl finetune` that differ from those of the plan."""
+
+    longer_as: str = ""
+    """Name of a pretrained arm: this one starts from random weights and spends that arm's pretraining time as well."""
+
+    trials: list[Overrides] = field(default_factory=list)
+    """Options that are tried on the validation patients; those of the plan when left out, as many in any case."""
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it starts from pretrained weights."""
+        return bool(self.init or self.pretrain.options)
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """Arms, numbers of labelled patients and seeds.
+
+    Raises:
+        ConfigError: Names that are not there or there twice, or numbers that make no comparison, all at once.
+    """
+
+    app: str
+    """Application whose manifest and preparation make the cache from the data folder."""
+
+    arms: list[ArmPlan]
+    """What is compared."""
+
+    reference: str
+    """The arm that the others are compared with, for instance from random weights."""
+
+    labels: list[int]
+    """Numbers of labelled patients; a smaller number lies within a larger one."""
+
+    metric: Metric
+    """What is compared: mean Dice of the cases, or a number of all cases' class probabilities."""
+
+    finetune: Overrides = field(default_factory=Overrides)
+    """Options of `medssl finetune` for every arm; `config` names a configuration to start from."""
+
+    prepare: Overrides = field(default_factory=Overrides)
+    """Options of `medssl prepare` that differ from the application's."""
+
+    seeds: int = 3
+    """Paired seeds, from 0: patients, weights, crops."""
+
+    split: str = "test"
+    """Split that is evaluated, once for every network."""
+
+    trials: list[Overrides] = field(default_factory=list)
+    """Options, for instance learning rates, of which each arm takes the best on the validation patients; none: no
+    choice is made."""
+
+    trial_labels: int = 0
+    """Labelled patients of the trials; 0 = the smallest number."""
+
+    class_order: tuple[str, ...] = ()
+    """Classes from the least to the most, for `quadratic_kappa`."""
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        problems = [f"arms: {name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
+        problems += [] if len(names) > 1 else ["arms: two or more are needed"]
+        problems += [] if self.reference in names else [f"reference {self.reference!r} is none of the arms {names}"]
+        problems += [f"seeds must be 2 or more for an interval, got {self.seeds}"] if self.seeds < 2 else []
+        problems += [f"labels {n} must be 1 or more" for n in self.labels if n < 1]
+        problems += [] if self.labels else ["labels: none is named"]
+        if self.metric == "quadratic_kappa" and len(self.class_order) < 2:
+            problems.append("metric quadratic_kappa needs class_order")
+        for arm in self.arms:
+            problems += [f"arms: {arm.name} {problem}" for problem in self._wrong(arm)]
+        if problems:
+            raise ConfigError(problems)
+
+    def _wrong(self, arm: ArmPlan) -> list[str]:
+        problems = []
+        if not set(arm.name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_- "):
+            problems.append("is also a folder's name: letters, digits, blanks, - and _ only")
+        if arm.trials and len(arm.trials) != len(self.trials):
+            problems.append(f"has {len(arm.trials)} trials, the others {len(self.trials)}: all need as many")
+        if arm.init and arm.pretrain.options:
+            problems.append("has init and pretrain: choose one")
+        pretrained = {other.name for other in self.arms if other.pretrain.options}
+        if arm.longer_as and (arm.pretrained or arm.longer_as not in pretrained):
+            problems.append(
+                f"longer_as {arm.longer_as!r} must name an arm with pretrain, and start from nothing itself"
+            )
+        return problems
+
+    def options(self, arm: ArmPlan, trial: int | None) -> dict[str, Any]:
+        """Options of an arm's fine-tuning with one of its trials."""
+        own = merged(self.finetune.options, arm.finetune.options)
+        return own if trial is None else merged(own, (arm.trials or self.trials)[trial].options)

@@ -1,0 +1,157 @@
+"""`medssl curve`: a study from an application to a report, resumed, changed, with a run that fails."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from medssl.__main__ import main
+
+_ENCODER = {
+    "class_path": "medssl.models.unet.ResidualUNetEncoder",
+    "init_args": {"features": [4, 8], "blocks": [0, 1]},
+}
+_PRETRAIN = {
+    "method": {"class_path": "medssl.methods.spark.SparK", "init_args": {"block": 4}},
+    "encoder": _ENCODER,
+    "views": {"size": [16, 16, 8]},
+    "train": {"steps": 2, "batch_size": 2},
+}
+_FINETUNE = {
+    "network": {"encoder": _ENCODER, "decoder": {"class_path": "medssl.models.decoders.UNetDecoder"}},
+    "crops": {"size": [16, 16, 8]},
+    "train": {"steps": 2, "batch_size": 2},
+    "inference": {"choose": "last"},
+}
+_PREPARE = "from cohort import write_scans\n\n\ndef make_manifest(data, out):\n    write_scans(out.parent{})\n"
+
+
+def _plan(folder: Path, **given: Any) -> Path:
+    app = folder / "app"
+    app.mkdir(exist_ok=True)
+    (app / "prepare.py").write_text(_PREPARE.format(""))
+    (app / "app.yaml").write_text(yaml.safe_dump({"name": "tiny", "prepare": {"workers": 1}}))
+    content = {
+        "app": str(app), "metric": "dice", "labels": [1, 2], "seeds": 2, "reference": "from scratch",
+        "finetune": _FINETUNE, "trials": [{"train": {"lr": 0.001}}, {"train": {"lr": 0.01}}],
+        "arms": [
+            {"name": "from scratch"}, {"name": "longer", "longer_as": "spark"}, {"name": "spark", "pretrain": _PRETRAIN}
+        ],
+    }  # fmt: skip
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump({**content, **given}))
+    return path
+
+
+def _run(plan: Path, out: Path, *more: str) -> int:
+    return main(["curve", str(plan), "--data", str(plan.parent), "--out", str(out), *more])
+
+
+def _models(out: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("model.safetensors")}
+
+
+@pytest.mark.integration
+def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    plan, out = _plan(tmp_path), tmp_path / "out"
+    assert _run(plan, out) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert [point["labels"] for point in results["points"]] == [1, 2]
+    for point in results["points"]:
+        assert list(point["arms"]) == ["from scratch", "longer", "spark"]
+        assert list(point["differences"]) == ["longer", "spark"]
+        for arm, found in point["differences"].items():
+            seeds = [point["arms"][name]["seeds"] for name in (arm, "from scratch")]
+            assert found["seed_differences"] == pytest.approx([seeds[0][s] - seeds[1][s] for s in ("0", "1")])
+            assert found["verdict"] in ("better", "worse", "no difference shown")
+    assert (results["cases"], results["patients"], results["split"]) == (4, 2, "test")
+    assert len(results["trials"]) == 6
+    assert len(results["runs"]) == 12
+    assert results["pretraining"]["spark"]["steps"] == 2
+    assert results["ranking"]["blocks"] == 4
+    steps = {run["arm"]: run["steps"] for run in results["runs"]}
+    assert steps["longer"] > steps["spark"] == 2
+    patients = {}
+    for run in results["runs"]:
+        told = json.loads((out / run["folder"] / "run.json").read_text())
+        patients.setdefault((run["labels"], run["seed"]), set()).add(tuple(told["patients"]["train"]))
+        assert told["transfer"] is None or run["arm"] == "spark"
+    assert all(len(found) == 1 for found in patients.values())
+    assert set(next(iter(patients[1, 0]))) < set(next(iter(patients[2, 0])))
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 1
+    assert "With 1 labelled patients spark reaches a mean Dice" in page
+    with (out / "results.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 12
+
+    before, text = _models(out), (out / "results.json").read_text()
+    assert _run(plan, out) == 0
+    assert _models(out) == before
+    assert (out / "results.json").read_text() == text
+    capsys.readouterr()
+    assert _run(_plan(tmp_path, labels=[2, 3]), out, "--arms", "[spark]", "--jobs", "2") == 0
+    assert "curve: 8 of 8" in capsys.readouterr().out
+    again = json.loads((out / "results.json").read_text())
+    assert list(again["points"][1]["arms"]) == ["from scratch", "spark"]
+    kept = {path: time for path, time in _models(out).items() if path in before}
+    assert kept == before
+
+
+@pytest.mark.integration
+def test_classes_are_compared_by_their_probabilities(tmp_path: Path):
+    head = {"class_path": "medssl.models.decoders.ClassificationHead"}
+    finetune = {"task": "classification", "loss": "ce", "network": {"encoder": _ENCODER, "decoder": head}}
+    finetune |= {"crops": {"size": [16, 16], "foreground": 0}, "train": {"steps": 2, "batch_size": 2}}
+    arms = [{"name": "from scratch"}, {"name": "wide", "finetune": {"train": {"weight_decay": 0.1}}}]
+    changes = {"metric": "quadratic_kappa", "class_order": ["well", "ill"], "trials": [], "labels": [2], "arms": arms}
+    plan = _plan(tmp_path, finetune=finetune, prepare={"preprocess": {"spatial_dims": 2}}, **changes)
+    (tmp_path / "app" / "prepare.py").write_text(_PREPARE.format(", dims=2, classes=('ill', 'well')"))
+    assert _run(plan, tmp_path / "out") == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["metric"] == "quadratic_kappa"
+    assert results["trials"] == []
+    assert results["points"][0]["differences"]["wide"]["over_seeds_and_patients"]["clusters"] == 2
+
+
+@pytest.mark.integration
+def test_a_run_that_fails_is_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    plan = _plan(tmp_path, labels=[2, 99], trials=[], trial_labels=1)
+    assert _run(plan, tmp_path / "out", "--arms", "[from scratch]") == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [point["labels"] for point in results["points"]] == [2]
+    failed = [run for run in results["runs"] if run["failed"]]
+    assert [(run["labels"], run["seed"]) for run in failed] == [(99, 0), (99, 1)]
+    assert "labelled patients" in failed[0]["failed"]
+    assert "failed and is in no number" in (tmp_path / "out" / "report.html").read_text()
+    plan = _plan(tmp_path, labels=[99], trials=[])
+    capsys.readouterr()
+    assert _run(plan, tmp_path / "none", "--arms", "[from scratch]") == 2
+    assert "no network could be tested" in capsys.readouterr().err
+
+
+def test_a_study_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arms = [
+        {"name": "a/b"}, {"name": "c", "longer_as": "nobody"}, {"name": "c", "trials": [{}]},
+        {"name": "d", "init": "x", "pretrain": {"config": "mae_vit3d"}},
+    ]  # fmt: skip
+    plan = _plan(tmp_path, arms=arms, reference="none", labels=[0], seeds=1, metric="quadratic_kappa")
+    assert _run(plan, tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    for part in ("c is there twice", "reference 'none'", "labels 0", "seeds must be 2", "needs class_order",
+                 "also a folder's name", "must name an arm with pretrain", "has 1 trials, the others 2",
+                 "has init and pretrain"):  # fmt: skip
+        assert part in told
+    arms = [{"name": "from scratch"}, {"name": "x", "init": "nothing.safetensors", "finetune": {"config": "nowhere"}}]
+    plan = _plan(tmp_path, arms=arms, app="apps/none")
+    assert _run(plan, tmp_path / "out", "--arms", "[y]", "--seeds", "1", "--jobs", "0") == 2
+    told = capsys.readouterr().err
+    for part in ("'y' is not in the plan", "seeds must be 0", "jobs must be 1", "apps/none does not exist"):
+        assert part in told
+    assert _run(plan, tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "nothing.safetensors does not exist" in told
+    assert "nowhere does not exist" in told
+    assert not (tmp_path / "out").exists()
