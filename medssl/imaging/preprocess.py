@@ -49,6 +49,9 @@ class Preprocess:
     spacing_mm: tuple[float, ...] | None = None
     """Voxel size wanted; None keeps each image's own."""
 
+    longest: int | None = None
+    """2D: pixels that the longer side is scaled to, for pictures of several sizes; None keeps each image's own."""
+
     crop: Literal["none", "nonzero", "above_mean"] = "none"
     """Crop to the box of the voxels that are not 0, or above the image's mean, plus a margin of 4 voxels."""
 
@@ -71,6 +74,8 @@ class Preprocess:
             len(self.spacing_mm) != self.spatial_dims or any(not s > 0 for s in self.spacing_mm)
         ):
             found.append(f"spacing_mm needs {self.spatial_dims} positive numbers, got {self.spacing_mm}")
+        if self.longest is not None and (self.spatial_dims != 2 or self.longest < 1 or self.spacing_mm is not None):
+            found.append(f"longest is for 2D images without spacing_mm, 1 pixel or more, got {self.longest}")
         kind, low, high = self.intensity.kind, self.intensity.low, self.intensity.high
         if kind in ("window", "percentile") and (not low or len(low) != len(high)):
             found.append(f"intensity {kind} needs low and high, one number or one a channel, got {low} and {high}")
@@ -155,6 +160,9 @@ def prepare_volume(volume: Volume, preprocess: Preprocess) -> Prepared:
         target = _cropped(target, regrid_image(volume.array, volume.geometry, target), preprocess.crop)
     if preprocess.spacing_mm is not None:
         target = _spaced(target, preprocess.spacing_mm)
+    elif preprocess.longest is not None:
+        extent = np.array(target.shape) * target.spacing_mm
+        target = _spaced(target, (float(extent.max()) / preprocess.longest,) * 2)
     array = regrid_image(volume.array, volume.geometry, target)
     return Prepared(_normalised(array, preprocess.intensity), Restoration(volume.geometry, target), tuple(notes))
 

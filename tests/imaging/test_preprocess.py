@@ -76,6 +76,31 @@ def test_the_centre_of_the_image_stays_when_spacing_changes():
     np.testing.assert_allclose(*centres, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("shape", "spacing", "wanted"), [((40, 30), 1.0, (20, 15)), ((10, 16), 1.0, (12, 20)), ((20, 8), 0.3, (20, 8))]
+)
+def test_pictures_of_several_sizes_get_one_longer_side(shape, spacing, wanted):
+    mask = np.zeros(shape, np.uint8)
+    mask[shape[0] // 4 : -shape[0] // 4, 2:-2] = 1
+    geometry = Geometry(np.diag([spacing, spacing, 1, 1]), shape)
+    image = mask[None] * 50.0 + np.arange(shape[1], dtype=np.float32)
+    prepared = prepare_volume(Volume(image, geometry), Preprocess(spatial_dims=2, longest=20))
+    assert prepared.array.shape == (1, *wanted)
+    grid = prepared.record.prepared
+    assert grid.spacing_mm[0] == pytest.approx(grid.spacing_mm[1])
+    back = restore_label(prepare_label(Volume(mask[None], geometry), prepared.record), prepared.record)
+    assert back.geometry.is_close(geometry)
+    assert _dice(back.array[0], mask) > 0.85
+    assert Preprocess.from_json(Preprocess(spatial_dims=2, longest=20).to_json()).longest == 20
+    for wrong in (
+        {"longest": 20},
+        {"spatial_dims": 2, "longest": 0},
+        {"spatial_dims": 2, "longest": 5, "spacing_mm": (1, 1)},
+    ):
+        with pytest.raises(ConfigError, match="longest is for 2D"):
+            Preprocess(**wrong)
+
+
 def test_a_tilted_stack_is_put_upright_and_its_mask_comes_back():
     image, mask = _sphere()
     affine = np.eye(4)
