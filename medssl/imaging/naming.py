@@ -46,9 +46,16 @@ def bids_subject(place: Path) -> str:
     return parts[0].split(".")[0] if parts else ""
 
 
-def split_field(field: Path | str) -> tuple[Path, str]:
-    """Path and SeriesInstanceUID of `FOLDER#SeriesInstanceUID`; a `#` in the path itself is kept."""
+def split_slice(field: Path | str) -> tuple[str, str]:
+    """Image and place of `IMAGE#slice=AXIS:NUMBER`; the place is empty where a whole image is meant."""
     text = str(field)
+    image, mark, place = text.rpartition("#slice=")
+    return (image, place) if mark and not Path(text).exists() else (text, "")
+
+
+def split_field(field: Path | str) -> tuple[Path, str]:
+    """Path and SeriesInstanceUID of `FOLDER#SeriesInstanceUID`; a `#` in the path itself is kept, a slice left out."""
+    text = split_slice(field)[0]
     if "#" not in text or Path(text).exists():
         return Path(text), ""
     folder, _, series = text.rpartition("#")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.labels import Label
-from medssl.imaging.naming import split_field
+from medssl.imaging.naming import split_field, split_slice
 from medssl.imaging.readers import itk, raster
 from medssl.imaging.readers.archive import unpacked
 from medssl.imaging.readers.nifti import read_nifti
@@ -22,12 +23,16 @@ def read_volume(path: Path | str, *, resample_irregular: bool = False) -> Volume
 
     Args:
         path: NIfTI, NRRD, MHA or picture file; a DICOM file, or a folder or zip file with one DICOM series;
-            `FOLDER#SeriesInstanceUID` picks one of several series.
+            `FOLDER#SeriesInstanceUID` picks one of several series, `IMAGE#slice=AXIS:NUMBER` a slice of a volume, as a
+            2D image at its place.
         resample_irregular: Resample unevenly spaced slices instead of refusing them.
 
     Raises:
         ImageError: Missing, unreadable, ambiguous or implausible, with a reason code.
     """
+    image, place = split_slice(path)
+    if place:
+        return _slice(_whole(image, resample_irregular, _state(split_field(image)[0])), image, place)
     file, series = split_field(path)
     if not file.exists():
         raise ImageError(f"{file} does not exist", reason="no-such-file")
@@ -45,6 +50,35 @@ def read_volume(path: Path | str, *, resample_irregular: bool = False) -> Volume
             )
         return replace(volume, array=volume.array.astype(np.float32, copy=False))
     return volume
+
+
+@lru_cache(maxsize=1)
+def _whole(image: str, resample_irregular: bool, state: object) -> Volume:
+    """A volume whose slices are read one after the other; read again where its files have changed."""
+    return read_volume(image, resample_irregular=resample_irregular)
+
+
+def _state(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of every file that an image is made of."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return tuple((str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f in files if f.is_file())
+
+
+def _slice(volume: Volume, image: str, place: str) -> Volume:
+    try:
+        axis, number = (int(part) for part in place.split(":"))
+        if volume.spatial_dims != 3 or not 0 <= axis <= 2 or not 0 <= number < volume.geometry.shape[axis]:
+            raise ValueError(place)
+    except ValueError as error:
+        raise ImageError(
+            f"{image} of shape {volume.geometry.shape} has no slice {place!r}: AXIS:NUMBER is expected, from 0",
+            reason="no-such-slice",
+        ) from error
+    kept = [a for a in range(3) if a != axis]
+    affine = volume.geometry.affine[:, [*kept, axis, 3]].copy()
+    affine[:, 3] = volume.geometry.affine @ [*(number if a == axis else 0 for a in range(3)), 1]
+    grid = Geometry(affine, tuple(volume.geometry.shape[a] for a in kept))
+    return replace(volume, array=np.take(volume.array, number, axis=axis + 1), geometry=grid)
 
 
 def _read(file: Path, series: str, resample_irregular: bool) -> Volume:

@@ -1,0 +1,198 @@
+"""Choose images before pretraining: without near-duplicates, without useless ones, or like a target set."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from medssl.commands.console import say
+from medssl.commands.curate_images import Image, embed, held, look, picture_of, taken_apart
+from medssl.data.curate_options import CoresetOptions, LikenessOptions, QualityOptions
+from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.files import atomic_folder, write_json, write_text
+from medssl.imaging.manifest import Manifest
+
+POSITIONAL: tuple[str, ...] = ("manifest",)
+
+_SHOWN = 100  # images on the sheet
+_LIKENESS, _QUALITY, _CORESET = LikenessOptions(), QualityOptions(), CoresetOptions()
+
+
+@dataclass(frozen=True)
+class Left:
+    """An image that is not kept.
+
+    Args:
+        image: Which.
+        reason: Why.
+        like: The kept image that it is like; None for other reasons.
+        value: How alike; None for other reasons.
+    """
+
+    image: Image
+    reason: str
+    like: Image | None = None
+    value: float | None = None
+
+
+def curate(
+    manifest: Path,
+    out: Path,
+    slices: int | None = None,
+    likeness: LikenessOptions = _LIKENESS,
+    quality: QualityOptions = _QUALITY,
+    coreset: CoresetOptions = _CORESET,
+    encoder: Path | None = None,
+    target: Path | None = None,
+) -> None:
+    """Write a smaller manifest of the images worth pretraining on, with the reason for every image that is left out.
+
+    Pictures are compared as they are stored, without a window; of a volume, unless it is taken apart, the middle slice
+    is. Images with a label or a class and those of splits val and test are always kept. OUT gets manifest.csv (for
+    `medssl prepare`), left_out.csv, left_out.png (the first hundred) and curation.json.
+
+    Args:
+        manifest: Manifest made by `medssl index`.
+        out: Folder of the results; must not exist.
+        slices: Take volumes apart into the slices across this axis of the file (0, 1, 2), each a 2D image.
+        likeness: Which images are too much like another one.
+        quality: Which are left out whatever they are like.
+        coreset: What is taken of them because it is like the target set.
+        encoder: Encoder file whose features are compared, for rule `embedding` and for the coreset.
+        target: Manifest of the target set.
+
+    Raises:
+        ConfigError: Options that contradict one another.
+        ManifestError: A manifest that cannot be used.
+        MedsslError: Nothing would be left.
+    """
+    _check(out, slices, likeness, coreset, encoder, target)
+    listed = Manifest.read(manifest)
+    images = taken_apart(listed, slices)
+    always = [image for image in images if held(image)]
+    asked = [image for image in images if not held(image)]
+    useful, useless = look(asked, quality, likeness.rule)
+    left = [Left(image, reason) for image, reason in useless]
+    kept, alike = _unlike(useful, likeness, encoder)
+    left += alike
+    if coreset.budget and encoder is not None and target is not None:
+        goal = taken_apart(Manifest.read(target), slices)
+        kept, unlike = _coreset(kept, goal, coreset, encoder)
+        left += unlike
+    chosen = sorted([*always, *kept], key=lambda image: image.number)
+    if not chosen:
+        raise MedsslError(f"nothing of {len(images)} images would be left: see the options", reason="nothing-left")
+    counts = Counter(entry.reason for entry in left)
+    with atomic_folder(out) as temporary:
+        rows = [replace(image.row, image=_absolute(image)) for image in chosen]
+        Manifest.from_rows(rows, root=out.resolve()).write(temporary / "manifest.csv")
+        write_text(temporary / "left_out.csv", _csv(left))
+        _sheet(left, temporary / "left_out.png")
+        about = {
+            "images": len(images),
+            "kept": len(chosen),
+            "kept_always": len(always),
+            "left_out": dict(counts),
+            "options": {
+                "slices": slices, "likeness": asdict(likeness), "quality": asdict(quality), "coreset": asdict(coreset),
+            },
+            "manifest_sha256": listed.sha256,
+        }  # fmt: skip
+        write_json(temporary / "curation.json", about)
+    why = ", ".join(f"{n} {reason}" for reason, n in counts.most_common()) or "none"
+    say(f"curate: {len(chosen)} of {len(images)} images kept ({len(always)} of them always); left out: {why}")
+    say(f"curate: look at {out / 'left_out.png'}, then medssl prepare {out / 'manifest.csv'}")
+
+
+def _check(
+    out: Path,
+    slices: int | None,
+    likeness: LikenessOptions,
+    coreset: CoresetOptions,
+    encoder: Path | None,
+    target: Path | None,
+) -> None:
+    problems = [f"out: {out} exists already: choose another folder; nothing is overwritten"] if out.exists() else []
+    if slices is not None and slices not in (0, 1, 2):
+        problems.append(f"slices must be 0, 1 or 2, the axis of the file that counts them, got {slices}")
+    problems += [f"{p} does not exist" for p in (encoder, target) if p is not None and not p.is_file()]
+    if encoder is None and (likeness.rule == "embedding" or coreset.budget):
+        problems.append("likeness.rule embedding and coreset.budget need --encoder, an encoder.safetensors")
+    if bool(coreset.budget) != (target is not None):
+        problems.append("coreset.budget and --target belong together: how many images, and like which")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | None) -> tuple[list[Image], list[Left]]:
+    """Images that are unlike one another, and those that are too much like one of them."""
+    import numpy as np
+
+    from medssl.data.curate import every_nth, exemplars
+    from medssl.data.likeness import Likeness, by_cosine, by_hash, by_information, by_structure
+
+    groups = [{"volume": image.volume, "patient": image.row.patient, "set": ""}[options.scope] for image in images]
+    if options.rule == "none" or not images:
+        return list(images), []
+    if options.rule == "every_n":
+        taken = set(every_nth(groups, options.every))
+        rest = [Left(image, f"not one of every {options.every}") for n, image in enumerate(images) if n not in taken]
+        return [images[n] for n in sorted(taken)], rest
+    if options.rule == "embedding":
+        measure = by_cosine(embed(images, encoder))
+    else:
+        codes = np.stack([image.code for image in images])
+        rules: dict[str, Callable[..., Likeness]]
+        rules = {"dhash": by_hash, "ssim": by_structure, "mutual_information": by_information}
+        measure = rules[options.rule](codes)
+    kept, dropped = exemplars(measure, groups, options.least)
+    left = [Left(images[d.item], f"like another ({options.rule})", images[d.like], abs(d.likeness)) for d in dropped]
+    return [images[n] for n in kept], left
+
+
+def _coreset(
+    images: Sequence[Image], goal: Sequence[Image], options: CoresetOptions, encoder: Path
+) -> tuple[list[Image], list[Left]]:
+    from medssl.data.curate import coreset
+
+    taken, utilities = coreset(embed(goal, encoder), embed(images, encoder), options.budget, options.stop, options.seed)
+    ends = f"{utilities[0]:.3f} to {utilities[-1]:.3f}"
+    say(f"curate: coreset of {len(taken)} images in {len(utilities)} rounds, cosine {ends}")
+    inside = set(taken)
+    left = [Left(image, "less like the target") for n, image in enumerate(images) if n not in inside]
+    return [images[n] for n in taken], left
+
+
+def _absolute(image: Image) -> str:
+    """Image field that holds wherever the manifest lies."""
+    return ";".join(str((image.root / part.strip()).resolve()) for part in image.row.image.split(";"))
+
+
+def _csv(left: Sequence[Left]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["case", "patient", "image", "reason", "like", "value"])
+    for entry in sorted(left, key=lambda e: e.image.number):
+        like = "" if entry.like is None else entry.like.row.case
+        value = "" if entry.value is None else f"{entry.value:.4g}"
+        row = entry.image.row
+        writer.writerow([row.case, row.patient, row.image, entry.reason, like, value])
+    return stream.getvalue()
+
+
+def _sheet(left: Sequence[Left], path: Path) -> None:
+    """Evenly picked images that were left out; each beside the one that it is like, where there is one."""
+    from medssl.imaging.writers.sheet import write_sheet
+
+    pictures = []
+    for entry in left[:: max(1, -(-2 * len(left) // _SHOWN))]:
+        image = picture_of(entry.image)
+        if image is None:
+            continue
+        why = entry.reason if entry.value is None else f"left out: {entry.value:.3g}"
+        pictures.append((image, f"{entry.image.row.case[-16:]}\n{why}"))
+        if entry.like is not None and (other := picture_of(entry.like)) is not None:
+            pictures.append((other, f"{entry.like.row.case[-16:]}\nkept"))
+    write_sheet(pictures, path, f"{len(left)} images left out; {len(pictures)} pictures shown")

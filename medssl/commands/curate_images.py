@@ -1,0 +1,173 @@
+"""The images that `medssl curate` looks at: slices of volumes, their pictures, and their features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medssl.data.curate_options import QualityOptions, Rule
+from medssl.imaging.errors import ConfigError, ImageError
+from medssl.imaging.manifest import Manifest, Row
+from medssl.imaging.naming import split_slice
+from medssl.imaging.progress import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from medssl.imaging.volume import Volume
+
+_SIDE = 64  # of pictures that ssim and mutual information compare
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image to keep or to leave out.
+
+    Args:
+        number: Its place in the list.
+        row: Its line of the manifest.
+        volume: Case that it is a slice of, or is.
+        root: Folder of the manifest.
+        code: What is compared: a hash or a small picture; None before it was looked at.
+    """
+
+    number: int
+    row: Row
+    volume: str
+    root: Path
+    code: Any = None
+
+
+def taken_apart(listed: Manifest, axis: int | None) -> list[Image]:
+    """The images of a manifest, or the slices of its volumes across an axis, one 2D image each."""
+    from medssl.imaging.readers.open import read_volume
+
+    if axis is None:
+        return [Image(n, row, row.case, listed.root) for n, row in enumerate(listed.rows)]
+    found: list[Image] = []
+    with Progress("volumes", len(listed.rows)) as progress:
+        for row in listed.rows:
+            parts = [part.strip() for part in row.image.split(";")]
+            shape = read_volume(listed.root / parts[0]).geometry.shape
+            if len(shape) != 3:
+                raise ConfigError([f"slices {axis}: case {row.case!r} is a 2D image: leave --slices out"])
+            for k in range(shape[axis]):
+                field = ";".join(f"{part}#slice={axis}:{k}" for part in parts)
+                own = replace(row, case=f"{row.case}_s{k:04d}", image=field, label="")
+                found.append(Image(len(found), own, row.case, listed.root))
+            progress.advance()
+    return found
+
+
+def held(image: Image) -> bool:
+    """Whether an image is kept whatever it is like: those with answers, and those that measure."""
+    row = image.row
+    return bool(row.label or row.class_name) or row.split in ("val", "test")
+
+
+def look(images: Sequence[Image], quality: QualityOptions, rule: Rule) -> tuple[list[Image], list[tuple[Image, str]]]:
+    """Images of use with what the rule compares, and the others with the reason."""
+    useful, useless = [], []
+    with Progress("look", len(images), "image") as progress:
+        for image in images:
+            picture = picture_of(image)
+            reason = "unreadable" if picture is None else _useless(image.row, picture, quality)
+            if reason or picture is None:
+                useless.append((image, reason))
+            else:
+                useful.append(replace(image, code=_code(picture, rule)))
+            progress.advance()
+    return useful, useless
+
+
+def picture_of(image: Image) -> "npt.NDArray[np.float32] | None":
+    """The image's first channel (H, W), the middle slice of a volume; None where it cannot be read.
+
+    Slices of volumes, whose first axis runs across, are laid as pictures are: rows down, the second axis up.
+    """
+    import numpy as np
+
+    try:
+        array = _volume(image).array[0]
+    except ImageError:
+        return None
+    plane = array if array.ndim == 2 else array[..., array.shape[-1] // 2]
+    of_volume = array.ndim == 3 or bool(split_slice(image.row.image.split(";")[0])[1])
+    return np.asarray(plane.T[::-1] if of_volume else plane, dtype=np.float32)
+
+
+def embed(images: Sequence[Image], encoder: Path | None) -> "npt.NDArray[np.float32]":
+    """(N, E) features of images, prepared as those that the encoder was pretrained on; the middle of each.
+
+    Raises:
+        ConfigError: An encoder that does not say how its images were prepared, or is for others.
+        ImageError: An image that cannot be read.
+    """
+    import numpy as np
+    import torch
+
+    from medssl.evaluation.frozen import pretrained_encoder
+    from medssl.imaging.preprocess import Preprocess, prepare_volume
+    from medssl.models.weights import read_encoder
+
+    if encoder is None:
+        raise ConfigError(["an encoder is needed"])
+    meta = read_encoder(encoder)[1]
+    size = tuple(meta.get("provenance", {}).get("crop", ()))
+    if not size or not meta.get("preprocess"):
+        raise ConfigError([f"{encoder} does not say how its images were prepared and how large its crops were"])
+    preprocess = Preprocess.from_json(meta["preprocess"])
+    network = pretrained_encoder(encoder, preprocess.spatial_dims, meta["channels"]).eval()
+    found = []
+    with Progress("embed", len(images), "image") as progress:
+        for first in range(0, len(images), _BATCH):
+            part = images[first : first + _BATCH]
+            arrays = [_fitted(prepare_volume(_volume(image), preprocess).array, size) for image in part]
+            with torch.no_grad():
+                found.append(network.embed(torch.from_numpy(np.stack(arrays))).float().numpy())
+            progress.advance(len(part))
+    return np.concatenate(found)
+
+
+def _volume(image: Image) -> "Volume":
+    from medssl.imaging.readers.open import read_channels
+
+    return read_channels(image.row.image, image.root)
+
+
+def _fitted(array: "npt.NDArray[np.float32]", size: Sequence[int]) -> "npt.NDArray[np.float32]":
+    """The middle of (C, *S) as (C, *size); what is too small repeats its edge."""
+    import numpy as np
+
+    cut = tuple(
+        slice(max((n - s) // 2, 0), max((n - s) // 2, 0) + s) for n, s in zip(array.shape[1:], size, strict=True)
+    )
+    middle = array[(slice(None), *cut)]
+    missing = [(0, 0), *((s - n - (s - n) // 2, (s - n) // 2) for n, s in zip(middle.shape[1:], size, strict=True))]
+    return np.pad(middle, missing, mode="edge")
+
+
+def _useless(row: Row, picture: "npt.NDArray[np.float32]", quality: QualityOptions) -> str:
+    """Why an image is of no use; empty where it is."""
+    import numpy as np
+
+    low, high = float(picture.min()), float(picture.max())
+    if low == high:
+        return "constant"
+    if quality.modality and row.modality and row.modality != quality.modality:
+        return f"modality {row.modality}"
+    bright = picture > low + 0.1 * (high - low)
+    if float(bright.mean()) < quality.foreground:
+        return "almost empty"
+    frame = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
+    return "cut by the field of view" if quality.border and float(frame.mean()) > quality.border else ""
+
+
+def _code(picture: "npt.NDArray[np.float32]", rule: Rule) -> Any:
+    from medssl.data.likeness import difference_hash, rescaled
+
+    if rule == "dhash":
+        return difference_hash(picture)
+    return rescaled(picture, _SIDE, _SIDE) if rule in ("ssim", "mutual_information") else None

@@ -1,0 +1,70 @@
+"""How alike two images are: hashes of differences, structural similarity, mutual information, cosine of embeddings.
+
+All take images of one size: (N, H, W), or (N, D) embeddings. Higher is more alike.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import torch
+from sklearn.metrics import normalized_mutual_info_score
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+HASH_BITS = 64
+_HASH_SIDE = 8
+_MUTUAL_BINS = 64
+
+Array = npt.NDArray[np.float32]
+Likeness = Callable[[int, npt.NDArray[np.int64]], npt.NDArray[np.float64]]
+"""An item and others to how alike each of the others is to it."""
+
+
+def rescaled(image: Array, height: int, width: int) -> Array:
+    """A picture (H, W), its lowest value 0 and its highest 1, at another size; a constant one is 0."""
+    low, high = float(image.min()), float(image.max())
+    scaled = (image - low) / (high - low) if high > low else np.zeros_like(image)
+    picture = PIL.Image.fromarray(scaled.astype(np.float32))
+    return np.asarray(picture.resize((width, height), PIL.Image.Resampling.BOX), dtype=np.float32)
+
+
+def difference_hash(image: Array) -> npt.NDArray[np.uint8]:
+    """(8,) bytes: whether each of 8x8 places is brighter than its right neighbour.
+
+    dHash (Krawetz 2013) of the slice as it is, without a window, as "Less is More" hashes it (Wolf et al., Computers in
+    Biology and Medicine 183:109242, 2024, https://arxiv.org/abs/2410.14524).
+    """
+    small = rescaled(image, _HASH_SIDE, _HASH_SIDE + 1)
+    return np.packbits(small[:, 1:] > small[:, :-1])
+
+
+def by_hash(hashes: npt.NDArray[np.uint8]) -> Likeness:
+    """Minus the Hamming distance of hashes (N, 8)."""
+    return lambda item, others: -np.bitwise_count(hashes[others] ^ hashes[item]).sum(1).astype(np.float64)
+
+
+def by_structure(images: Array) -> Likeness:
+    """Structural similarity (Wang et al. 2004) of images (N, H, W) with values from 0 to 1."""
+    stack = torch.from_numpy(images)[:, None]
+
+    def likeness(item: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        first, second = stack[item].expand(len(others), -1, -1, -1), stack[torch.from_numpy(others)]
+        found = structural_similarity_index_measure(first, second, data_range=1.0, reduction="none")
+        return np.atleast_1d(np.asarray(found, dtype=np.float64))
+
+    return likeness
+
+
+def by_information(images: Array) -> Likeness:
+    """Normalised mutual information of intensities in 64 even bins, of images (N, H, W) with values from 0 to 1."""
+    levels = np.minimum((images * _MUTUAL_BINS).astype(np.int64), _MUTUAL_BINS - 1).reshape(len(images), -1)
+    return lambda item, others: np.array(
+        [normalized_mutual_info_score(levels[item], levels[other]) for other in others], dtype=np.float64
+    )
+
+
+def by_cosine(embeddings: Array) -> Likeness:
+    """Cosine of embeddings (N, D)."""
+    units = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    return lambda item, others: (units[others] @ units[item]).astype(np.float64)

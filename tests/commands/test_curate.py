@@ -1,0 +1,162 @@
+"""`medssl curate`: from a manifest to a smaller one that can be prepared, with a reason for all that is left out."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medssl.__main__ import main
+from medssl.data.cache import Cache
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.manifest import Manifest, Row
+from medssl.imaging.volume import Volume
+from medssl.imaging.writers.nifti import write_nifti
+
+_COLUMNS = 24
+
+
+def _smooth(rng: np.random.Generator) -> np.ndarray:
+    coarse = Image.fromarray(rng.uniform(20, 230, (6, 6)).astype(np.float32))
+    return np.asarray(coarse.resize((_COLUMNS, 30), Image.Resampling.BILINEAR))
+
+
+def _pictures(folder: Path) -> Path:
+    """Two patients with three pictures each, each picture twice but for noise; one empty, one labelled copy."""
+    rng = np.random.default_rng(0)
+    rows = []
+
+    def add(name: str, patient: str, array: np.ndarray, **more: str) -> None:
+        path = folder / "images" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array.clip(0, 255).astype(np.uint8)).save(path)
+        rows.append(Row(name, patient, f"images/{name}.png", modality=more.pop("modality", "CT"), **more))
+
+    for patient in "ab":
+        for number in range(3):
+            base = _smooth(rng)
+            add(f"{patient}{number}", patient, base)
+            add(f"{patient}{number}_again", patient, base + rng.normal(0, 1, base.shape))
+    add("empty", "c", np.full((30, _COLUMNS), 7.0))
+    add("dark", "c", np.pad(np.full((1, 1), 250.0), ((10, 19), (10, 13))))
+    add("answered", "d", base, class_name="ill")
+    add("tested", "e", base, split="test")
+    add("other", "f", _smooth(rng), modality="MR")
+    Manifest.from_rows(rows, folder).write(folder / "manifest.csv")
+    return folder / "manifest.csv"
+
+
+def _curate(manifest: Path, out: Path, *more: str) -> int:
+    return main(["curate", str(manifest), "--out", str(out), *more])
+
+
+def _left(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "left_out.csv").open(newline="") as stream:
+        return {row["case"]: row for row in csv.DictReader(stream)}
+
+
+def test_copies_and_useless_pictures_are_left_out_and_answers_are_kept(tmp_path: Path):
+    manifest, out = _pictures(tmp_path / "data"), tmp_path / "out"
+    more = ["--likeness.scope", "patient", "--likeness.threshold", "4", "--quality.modality", "CT"]
+    assert _curate(manifest, out, *more) == 0
+    kept = {row.case for row in Manifest.read(out / "manifest.csv").rows}
+    assert kept == {"a0", "a1", "a2", "b0", "b1", "b2", "answered", "tested"}
+    left = _left(out)
+    assert {name: row["like"] for name, row in left.items() if row["like"]} == {
+        f"{patient}{n}_again": f"{patient}{n}" for patient in "ab" for n in range(3)
+    }
+    assert [left[name]["reason"] for name in ("empty", "dark", "other")] == ["constant", "almost empty", "modality MR"]
+    about = json.loads((out / "curation.json").read_text())
+    assert (about["images"], about["kept"], about["kept_always"]) == (17, 8, 2)
+    assert about["left_out"] == {"like another (dhash)": 6, "constant": 1, "almost empty": 1, "modality MR": 1}
+    with Image.open(out / "left_out.png") as sheet:
+        assert len(np.unique(np.asarray(sheet))) > 20
+    assert main(["prepare", str(out / "manifest.csv"), "--out", str(tmp_path / "cache"), "--config", "image_2d"]) == 0
+    assert len(Cache.open(tmp_path / "cache").cases) == 8
+
+
+@pytest.mark.parametrize("rule", ["ssim", "mutual_information", "every_n", "none"])
+def test_the_other_rules(rule: str, tmp_path: Path):
+    manifest = _pictures(tmp_path / "data")
+    more = [] if rule != "every_n" else ["--likeness.every", "2"]
+    assert _curate(manifest, tmp_path / "out", "--likeness.rule", rule, "--likeness.scope", "set", *more) == 0
+    kept = {row.case for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows}
+    assert kept >= {"a0", "answered", "tested"}
+    if rule in ("ssim", "mutual_information"):
+        assert not any(name.endswith("again") for name in kept)
+    assert ("a0_again" in kept) == (rule == "none")
+
+
+def _volumes(folder: Path) -> Path:
+    rng = np.random.default_rng(1)
+    rows = []
+    for name in "uv":
+        planes = [_smooth(rng) for _ in range(3) for _ in range(1)]
+        array = np.stack([plane for plane in planes for _ in range(4)], -1)[None]
+        path = folder / f"{name}.nii.gz"
+        grid = Geometry(np.diag([0.8, 0.8, 5.0, 1.0]), array.shape[1:])
+        write_nifti(Volume(array.astype(np.float32), grid, "CT"), path)
+        rows.append(Row(name, f"patient_{name}", path.name, modality="CT"))
+    Manifest.from_rows(rows, folder).write(folder / "manifest.csv")
+    return folder / "manifest.csv"
+
+
+def test_volumes_are_taken_apart_and_the_slices_can_be_prepared(tmp_path: Path):
+    manifest, out = _volumes(tmp_path), tmp_path / "out"
+    assert _curate(manifest, out, "--slices", "2") == 0
+    rows = Manifest.read(out / "manifest.csv").rows
+    assert [row.case for row in rows] == [f"{name}_s{k:04d}" for name in "uv" for k in (0, 4, 8)]
+    assert {row.patient for row in rows} == {"patient_u", "patient_v"}
+    assert _left(out)["v_s0011"]["like"] == "v_s0008"
+    arguments = ["--preprocess.spatial_dims", "2", "--preprocess.spacing_mm", "[1.6, 1.6]", "--workers", "1"]
+    assert main(["prepare", str(out / "manifest.csv"), "--out", str(tmp_path / "cache"), *arguments]) == 0
+    cache = Cache.open(tmp_path / "cache")
+    assert {case.shape for case in cache.cases} == {(15, 12)}
+
+
+@pytest.mark.integration
+def test_embeddings_and_a_coreset(tmp_path: Path):
+    manifest = _pictures(tmp_path / "data")
+    assert (
+        main(["prepare", str(manifest), "--out", str(tmp_path / "cache"), "--config", "image_2d"]) == 2
+    )  # but for two
+    encoder = "{class_path: medssl.models.resnet.ResNet, init_args: {depth: 10, width: 8, small: true}}"
+    arguments = ["--data", str(tmp_path / "cache"), "--out", str(tmp_path / "run"), "--config", "simclr_unet2d"]
+    arguments += ["--encoder", encoder, "--views.size", "[16, 16]", "--views.source", "[24, 24]"]
+    arguments += ["--train.steps", "2", "--train.batch_size", "4", "--train.warmup_steps", "0"]
+    assert main(["pretrain", *arguments]) == 0
+    weights = ["--encoder", str(tmp_path / "run" / "encoder.safetensors")]
+    out = tmp_path / "embedded"
+    assert _curate(manifest, out, *weights, "--likeness.rule", "embedding", "--likeness.scope", "set") == 0
+    assert len(Manifest.read(out / "manifest.csv").rows) < 15
+    rows = [row for row in Manifest.read(manifest).rows if row.case.startswith("a")]
+    Manifest.from_rows(rows, manifest.parent).write(manifest.parent / "target.csv")
+    more = ["--likeness.rule", "none", "--target", str(manifest.parent / "target.csv"), "--coreset.budget", "6"]
+    out = tmp_path / "coreset"
+    assert _curate(manifest, out, *weights, *more) == 0
+    kept = {row.case for row in Manifest.read(out / "manifest.csv").rows} - {"answered", "tested"}
+    assert kept == {row.case for row in rows}
+    assert _left(out)["b0"]["reason"] == "less like the target"
+
+
+def test_mistakes_are_told_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    manifest = _pictures(tmp_path / "data")
+    (tmp_path / "out").mkdir()
+    more = ["--slices", "4", "--likeness.rule", "embedding", "--coreset.budget", "3", "--target", "nowhere"]
+    assert _curate(manifest, tmp_path / "out", *more) == 2
+    told = capsys.readouterr().err
+    for part in ("exists already", "slices must be 0, 1 or 2", "need --encoder", "nowhere does not exist"):
+        assert part in told
+    assert _curate(manifest, tmp_path / "new", "--slices", "0") == 2
+    assert "is a 2D image: leave --slices out" in capsys.readouterr().err
+    assert _curate(manifest, tmp_path / "new", "--likeness.threshold", "99", "--likeness.every", "0") == 2
+    told = capsys.readouterr().err
+    assert "must lie in [0, 64]" in told
+    assert "likeness.every" in told
+    rows = [row for row in Manifest.read(manifest).rows if row.case == "empty"]
+    Manifest.from_rows(rows, manifest.parent).write(manifest)
+    assert _curate(manifest, tmp_path / "new") == 2
+    assert "nothing of 1 images would be left" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
