@@ -60,7 +60,7 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     ]
     tried = _try(study, chosen, files, out, jobs)
     best = {arm.name: _best(arm, tried) for arm in chosen}
-    steps = {arm.name: _longer(study, arm, best[arm.name], files, tried, out) for arm in chosen}
+    steps = {arm.name: _longer(arm, best[arm.name], files, tried, jobs) for arm in chosen}
     runs = [replace(run, trial=best[run.arm.name], steps=steps[run.arm.name]) for run in every]
     finished: list[Done] = []
     for number, done in enumerate(done_runs(runs, jobs), start=1):
@@ -97,12 +97,14 @@ def _check(study: StudyPlan, data: Path, arms: tuple[str, ...], seeds: int, jobs
 
 
 def _try(study: StudyPlan, arms: Sequence[ArmPlan], files: dict[str, Path | None], out: Path, jobs: int) -> list[Done]:
-    """Every trial of every arm, judged on the validation patients; arms that only run longer take the reference's."""
+    """Every trial of every arm, judged on the validation patients; without a choice one of arms whose time is asked."""
     labels = study.trial_labels or min(study.labels)
+    numbers: Sequence[int | None] = range(len(study.trials)) if study.trials else [None]
     trials = [
         Tuned(out, study, arm, labels, 0, number, files[arm.name], tested=False)
         for arm in arms
-        for number in range(len(study.trials))
+        if study.trials or arm.longer_as
+        for number in numbers
     ]
     done: list[Done] = []
     for number, found in enumerate(done_runs(trials, jobs), start=1):
@@ -112,36 +114,32 @@ def _try(study: StudyPlan, arms: Sequence[ArmPlan], files: dict[str, Path | None
 
 
 def _best(arm: ArmPlan, tried: Sequence[Done]) -> int | None:
-    own = [done for done in tried if done.run.arm.name == arm.name and math.isfinite(done.score)]
-    return max(own, key=lambda done: done.score).run.trial if own else None
+    """The trial with the highest validation score; the first where there are no validation cases."""
+    own = [done for done in tried if done.run.arm.name == arm.name and not done.failed]
+    known = [done for done in own if math.isfinite(done.score)]
+    return max(known, key=lambda done: done.score).run.trial if known else own[0].run.trial if own else None
 
 
-def _longer(
-    study: StudyPlan,
-    arm: ArmPlan,
-    trial: int | None,
-    files: dict[str, Path | None],
-    tried: Sequence[Done],
-    out: Path,
-) -> int:
-    """Steps of an arm that spends a pretraining's time as well, by the time of its own; 0 = as its options say."""
-    if not arm.longer_as:
-        return 0
-    encoder = files[arm.longer_as]
+def _longer(arm: ArmPlan, trial: int | None, files: dict[str, Path | None], tried: Sequence[Done], jobs: int) -> int:
+    """Steps of an arm that spends a pretraining's time as well; 0 = as its options say.
+
+    The time of a step is the fastest that a trial had, and counted as if a trial alone on all processors were as many
+    times faster as trials ran side by side: the arm rather gets more than its due.
+    """
+    encoder = files[arm.longer_as] if arm.longer_as else None
     if encoder is None:
         return 0
-    record = out / f"longer_{arm.name.replace(' ', '_')}-{encoder.parent.name}.json"
+    done = next((d for d in tried if d.run.arm.name == arm.name and d.run.trial == trial), None)
+    if done is None or done.failed:
+        why = done.failed if done else "it has no trial"
+        raise MedsslError(f"{arm.name}: the time of a step is not known: {why}", reason="no-result")
+    record = done.run.folder.with_name(f"{done.run.folder.name}-longer-{encoder.parent.name}.json")
     if not record.is_file():
-        run = Tuned(out, study, arm, study.trial_labels or min(study.labels), 0, trial, tested=False)
-        own = next((d for d in tried if d.run.arm.name == arm.name and d.run.trial == trial), None)
-        done = own or next(iter(done_runs([run], 1)))
-        if done.failed:
-            raise MedsslError(f"{arm.name}: the time of a step is not known: {done.failed}", reason="no-result")
-        hours = float(
-            json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))["provenance"]["device_hours"]
-        )
-        steps = int(run.options.get("train", {})["steps"]) + round(3600 * hours / done.seconds_a_step)
-        write_json(record, {"steps": steps, "pretraining_hours": hours, "seconds_a_step": done.seconds_a_step})
+        told = json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))
+        hours = float(told["provenance"]["device_hours"])
+        steps = int(done.run.options["train"]["steps"]) + round(3600 * hours * jobs / done.seconds_a_step)
+        about = {"steps": steps, "pretraining_hours": hours, "seconds_a_step": done.seconds_a_step, "jobs": jobs}
+        write_json(record, about)
     return int(json.loads(record.read_text(encoding="utf-8"))["steps"])
 
 
@@ -193,7 +191,7 @@ def _pretraining(encoder: Path) -> dict[str, Any]:
 
 def _trial(done: Done) -> dict[str, Any]:
     run = done.run
-    options = (run.arm.trials or run.plan.trials)[run.trial or 0].options
+    options = (run.arm.trials or run.plan.trials)[run.trial].options if run.trial is not None else {}
     score = done.score if math.isfinite(done.score) else None
     return {"arm": run.arm.name, "labels": run.labels, "options": options, "validation": score, "failed": done.failed}
 

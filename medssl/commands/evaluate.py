@@ -69,7 +69,8 @@ def evaluate(
     if out.exists():
         raise ConfigError([f"out: {out} exists already: choose another folder; nothing is overwritten"])
     cache = Cache.open(data)
-    encoders = [encoder_file(folder) for folder in (run, baseline) if folder is not None]
+    dims = 2 if frozen.bags == "slices" else cache.spatial_dims
+    encoders = [encoder_file(folder, dims) for folder in (run, baseline) if folder is not None]
     files = [path for path in encoders if path is not None]
     if files:
         if len(files) < len(encoders) or threshold_rule:

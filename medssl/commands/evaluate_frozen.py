@@ -21,12 +21,19 @@ RANDOM = "random weights"
 _FEW = 10  # patients below which a split says next to nothing
 
 
-def encoder_file(run: Path) -> Path | None:
-    """The encoder file meant: a file itself, or the one of a pretraining run; None where it is something else."""
+def encoder_file(run: Path, spatial_dims: int) -> Path | None:
+    """The encoder file meant: a file itself, or that of a pretraining run; None where it is something else.
+
+    Args:
+        run: File or folder.
+        spatial_dims: Of the images, for runs that learned from 2D and 3D images and have an encoder of each.
+    """
     if run.suffix == ".safetensors" and run.name != "model.safetensors":
         return run
-    found = run / "encoder.safetensors"
-    return found if found.is_file() and not (run / "model.safetensors").is_file() else None
+    if (run / "model.safetensors").is_file():
+        return None
+    names = ("encoder.safetensors", f"encoder_{spatial_dims}d.safetensors")
+    return next((run / name for name in names if (run / name).is_file()), None)
 
 
 def evaluate_encoders(
@@ -129,7 +136,7 @@ def _read(cache: "Cache", size: tuple[int, ...], options: FrozenOptions) -> "Pro
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    names = [path.resolve().parent.name if path.name == "encoder.safetensors" else path.stem for path in files]
+    names = [path.resolve().parent.name if path.stem.startswith("encoder") else path.stem for path in files]
     return names if len(set(names)) == len(names) else [f"{name} {n + 1}" for n, name in enumerate(names)]
 
 

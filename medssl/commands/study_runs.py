@@ -5,7 +5,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ class Tuned:
     @cached_property
     def folder(self) -> Path:
         """Run folder; with other options it is another one."""
-        init = "" if self.init is None else self.init.parent.name
+        init = self.arm.init or ("" if self.init is None else self.init.parent.name)
         key = key_of([self.options, init, cache_of(self.plan, self.out).name])
         return self.out / "runs" / self.arm.name.replace(" ", "_") / f"labels{self.labels}_seed{self.seed}-{key}"
 
@@ -79,7 +79,7 @@ class Done:
     Args:
         run: Which.
         score: Its validation score; NaN where there are no validation cases.
-        seconds_a_step: Time of a step, validation included.
+        seconds_a_step: Time of a step at its fastest, with the processors that it had.
         failed: Why there is no result; empty otherwise.
     """
 
@@ -100,18 +100,22 @@ def with_config(options: dict[str, Any]) -> dict[str, Any]:
 
 def cache_of(plan: StudyPlan, out: Path) -> Path:
     """Folder of the study's cache."""
-    return out / f"cache-{key_of([plan.app, asdict(plan)['prepare']])}"
+    return out / f"cache-{key_of([plan.app, _prepare_options(plan)])}"
+
+
+def _prepare_options(plan: StudyPlan) -> dict[str, Any]:
+    application = read_application(resolve_folder("apps", Path(plan.app)), "")
+    return merged(application.stages["prepare"], plan.prepare.options)
 
 
 def prepare_study(plan: StudyPlan, data: Path, out: Path) -> None:
     """Make the manifest and the cache, as the application does, with the plan's changes."""
-    application = read_application(resolve_folder("apps", Path(plan.app)), "")
     cache = cache_of(plan, out)
     if (cache / "cache.json").is_file():
         return
     manifest, config = out / "manifest.csv", cache.with_suffix(".yaml")
-    make_manifest(application, data, manifest)
-    write_text(config, yaml.safe_dump(merged(application.stages["prepare"], plan.prepare.options)))
+    make_manifest(read_application(resolve_folder("apps", Path(plan.app)), ""), data, manifest)
+    write_text(config, yaml.safe_dump(_prepare_options(plan)))
     run_verb("prepare", [str(manifest), "--config", str(config), "--out", str(cache)])
 
 
@@ -190,10 +194,11 @@ def _do(run: Tuned) -> Done:
             run_verb("evaluate", [str(run.folder), *arguments])
     except MedsslError as error:
         return Done(run, math.nan, math.nan, error.message)
-    told = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
-    scores = told.get("validation", {})
+    scores = json.loads((run.folder / "run.json").read_text(encoding="utf-8")).get("validation", {})
     score = float(scores.get("dice", scores.get("auroc", math.nan)))
-    return Done(run, score, float(told["seconds"]) / max(int(told["step"]), 1))
+    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rates = [float(row["steps_per_s"]) for row in map(json.loads, lines) if "steps_per_s" in row]
+    return Done(run, score, 1 / max(rates) if rates else math.nan)
 
 
 def _finetune(run: Tuned) -> None:

@@ -149,9 +149,7 @@ def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResu
             job.merge()
             final = replace(spec, validation=scores, provenance=provenance)
             save_model(run.path, job.network.state_dict(), final)
-            run.update(
-                step=result.step, finished=result.finished, kept_step=kept, validation=scores, seconds=result.seconds
-            )
+            run.update(step=result.step, finished=result.finished, kept_step=kept, validation=scores)
     return result
 
 

@@ -10,6 +10,7 @@ import torch
 from small_cache import small_cache
 
 from medssl.__main__ import main
+from medssl.commands.evaluate_frozen import encoder_file
 from medssl.data.cache import Cache
 from medssl.models.component import Component
 from medssl.models.networks import build_encoder
@@ -80,6 +81,16 @@ def test_several_answers_an_image_and_a_file_instead_of_a_folder(cache: Cache, t
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["questions"] == ["box", "corner"]
     assert list(results["arms"]["run"]["probes"]["0"]) == ["knn", "linear", "multilabel_knn", "attentive"]
+
+
+def test_a_run_of_both_dimensions_has_an_encoder_of_each(tmp_path: Path):
+    run = _encoder(tmp_path / "run")
+    assert encoder_file(run, 2) == encoder_file(run, 3) == run / "encoder.safetensors"
+    (run / "encoder.safetensors").rename(run / "encoder_2d.safetensors")
+    assert encoder_file(run, 2) == run / "encoder_2d.safetensors"
+    assert encoder_file(run, 3) is None
+    (run / "model.safetensors").touch()
+    assert encoder_file(run, 2) is None
 
 
 @pytest.mark.integration
