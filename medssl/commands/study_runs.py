@@ -191,6 +191,7 @@ def _do(run: Tuned) -> Done:
         if run.tested and not (run.folder / "evaluation" / "results.json").is_file():
             cache = str(cache_of(run.plan, run.out))
             arguments = ["--data", cache, "--split", run.plan.split, "--out", str(run.folder / "evaluation")]
+            arguments += ["--measure.resamples", "100"]  # intervals of single networks are not what is asked
             run_verb("evaluate", [str(run.folder), *arguments])
     except MedsslError as error:
         return Done(run, math.nan, math.nan, error.message)

@@ -73,7 +73,11 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, capsys: pytest.Captu
     assert results["pretraining"]["spark"]["steps"] == 2
     assert results["ranking"]["blocks"] == 4
     steps = {run["arm"]: run["steps"] for run in results["runs"]}
-    assert steps["longer"] > steps["spark"] == 2
+    record = json.loads(next((out / "runs" / "longer").glob("*-longer-*.json")).read_text())
+    extra = 3600 * record["pretraining_hours"] * record["jobs"] / record["seconds_a_step"]
+    assert steps["longer"] == record["steps"] == 2 + round(extra)
+    assert extra > 0
+    assert steps["spark"] == 2
     patients = {}
     for run in results["runs"]:
         told = json.loads((out / run["folder"] / "run.json").read_text())
