@@ -54,6 +54,17 @@ def _models(out: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("model.safetensors")}
 
 
+def _learned_from_the_same(results: dict[str, Any], out: Path) -> None:
+    """All arms of a seed and number of patients, and fewer patients lie within more."""
+    patients: dict[tuple[int, int], set[tuple[str, ...]]] = {}
+    for run in results["runs"]:
+        told = json.loads((out / run["folder"] / "run.json").read_text())
+        patients.setdefault((run["labels"], run["seed"]), set()).add(tuple(told["patients"]["train"]))
+        assert told["transfer"] is None or run["arm"] == "spark"
+    assert all(len(found) == 1 for found in patients.values())
+    assert set(next(iter(patients[1, 0]))) < set(next(iter(patients[2, 0])))
+
+
 @pytest.mark.integration
 def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     plan, out = _plan(tmp_path), tmp_path / "out"
@@ -78,13 +89,7 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, capsys: pytest.Captu
     assert steps["longer"] == record["steps"] == 2 + round(extra)
     assert extra > 0
     assert steps["spark"] == 2
-    patients = {}
-    for run in results["runs"]:
-        told = json.loads((out / run["folder"] / "run.json").read_text())
-        patients.setdefault((run["labels"], run["seed"]), set()).add(tuple(told["patients"]["train"]))
-        assert told["transfer"] is None or run["arm"] == "spark"
-    assert all(len(found) == 1 for found in patients.values())
-    assert set(next(iter(patients[1, 0]))) < set(next(iter(patients[2, 0])))
+    _learned_from_the_same(results, out)
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1
     assert "With 1 labelled patients spark reaches a mean Dice" in page
