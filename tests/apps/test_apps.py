@@ -105,6 +105,20 @@ def test_masks_of_lesions_become_one_label_map(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("app", "folder", "cases"),
+    [("covid_ct", "covid_ct", 746), ("fundus", "idrid_dr_grading", 515), ("fundus", "idrid_lesion_seg", 81)],
+)
+def test_the_real_sets_are_read(real_data: Path, tmp_path: Path, app: str, folder: str, cases: int):
+    rows = _rows(app, real_data / folder, tmp_path)
+    assert len(rows) == cases
+    splits: dict[str, set[str]] = {}
+    for row in rows.values():
+        splits.setdefault(row["patient"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in splits.values())
+    assert {row["split"] for row in rows.values()} == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize(
     ("app", "table", "told"),
     [
         ("covid_ct", None, "has no labels.csv"),
