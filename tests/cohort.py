@@ -16,6 +16,25 @@ from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
 from medssl.tasks.model_file import ModelSpec, save_model
 
+ENCODER = {
+    "class_path": "medssl.models.unet.ResidualUNetEncoder",
+    "init_args": {"features": [4, 8], "blocks": [0, 1]},
+}
+PRETRAIN = {
+    "method": {"class_path": "medssl.methods.spark.SparK", "init_args": {"block": 4}},
+    "encoder": ENCODER,
+    "views": {"size": [16, 16, 8]},
+    "train": {"steps": 2, "batch_size": 2},
+}
+"""Options of `medssl pretrain` on these cohorts, done in no time."""
+
+FINETUNE = {
+    "network": {"encoder": ENCODER, "decoder": {"class_path": "medssl.models.decoders.UNetDecoder"}},
+    "crops": {"size": [16, 16, 8]},
+    "train": {"steps": 2, "batch_size": 2},
+}
+"""Options of `medssl finetune`, likewise."""
+
 SPACING_MM = (1.0, 1.5, 3.0)
 SHAPE = (20, 16, 12)
 

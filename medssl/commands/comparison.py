@@ -51,8 +51,7 @@ class Run:
     @cached_property
     def config(self) -> str:
         """Options of `medssl pretrain` as YAML: its configuration with the plan's changes and the seed."""
-        start = resolve_folder("configs", Path(self.method.config_for(self.sets[0])))
-        options = merged(yaml.safe_load(start.read_text(encoding="utf-8")), self.options)
+        options = with_config({"config": self.method.config_for(self.sets[0]), **self.options})
         options["train"] = {**options.get("train", {}), "seed": self.seed}
         return yaml.safe_dump(options)
 
@@ -138,6 +137,15 @@ def side_by_side(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def with_config(options: dict[str, Any]) -> dict[str, Any]:
+    """Options over those of the configuration that `config` names, where it names one."""
+    given = dict(options)
+    if "config" not in given:
+        return given
+    start = resolve_folder("configs", Path(given.pop("config")))
+    return merged(yaml.safe_load(start.read_text(encoding="utf-8")), given)
+
+
 def key_of(content: Any) -> str:
     """Short hash of plain content."""
     return sha256(json.dumps(content, sort_keys=True, default=vars).encode()).hexdigest()[:12]
@@ -167,10 +175,10 @@ def _judge(run: Run) -> "list[Judged]":
 
     try:
         _pretrain(run)
+        return [_probe(run, images) for images in run.sets]
     except MedsslError as error:
         method, why = run.method, error.message
         return [Judged(s.name, method.name, method.family, "", run.seed, run.key, {}, {}, 0.0, why) for s in run.sets]
-    return [_probe(run, images) for images in run.sets]
 
 
 def _pretrain(run: Run) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medssl.commands.comparison import with_config
 from medssl.commands.console import say
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.study_runs import (
@@ -19,7 +20,6 @@ from medssl.commands.study_runs import (
     prepare_study,
     pretrain_arm,
     read_tested,
-    with_config,
 )
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import ConfigError, MedsslError
@@ -37,7 +37,7 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     fail are told.
 
     Args:
-        plan: YAML file of the study, or the name of a built-in one, for instance `hippocampus_segmentation`.
+        plan: YAML file of the study, or the name of a built-in one, for instance `few_labels_hippocampus`.
         data: Folder of the data that the plan's application is for.
         out: Folder of the study.
         arms: Only these, out of the plan, and its reference.
@@ -151,12 +151,11 @@ def _write(
     from medssl.evaluation.report.study import study_sections
     from medssl.evaluation.study_table import compare_arms
 
-    rows = sorted(
-        (read_tested(done.run) for done in finished if not done.failed), key=lambda row: (row.labels, row.seed)
-    )
+    order = [arm.name for arm in study.arms]
+    rows = [read_tested(done.run) for done in finished if not done.failed]
+    rows.sort(key=lambda row: (order.index(row.arm), row.labels, row.seed))
     if not rows:
         raise MedsslError(f"no network could be tested; the first failed: {finished[0].failed}", reason="no-result")
-    rows.sort(key=lambda row: [arm.name for arm in study.arms].index(row.arm))
     cache = Cache.open(cache_of(study, out))
     results: dict[str, Any] = {
         "schema_version": 1,
@@ -173,10 +172,10 @@ def _write(
     }
     write_json(out / "results.json", results)
     write_text(out / "results.csv", _csv(results))
-    write_report(out, study_sections(results), f"Few labels: {study.app}", f"Made by medssl curve from {study.app}.")
-    for section in study_sections(results)[:1]:
-        for sentence in section.text:
-            say(sentence)
+    sections = study_sections(results)
+    write_report(out, sections, f"Few labels: {study.app}", f"Made by medssl curve from {study.app}.")
+    for sentence in sections[0].text:
+        say(sentence)
     say(f"report: {out / 'report.html'}")
 
 

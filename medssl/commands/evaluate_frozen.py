@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from medssl.evaluation.probe_data import ProbeData
 
 RANDOM = "random weights"
-_FEW = 10  # patients below which a split says next to nothing
 
 
 def encoder_file(run: Path, spatial_dims: int) -> Path | None:
@@ -156,6 +155,8 @@ def _described(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache", data: "ProbeData") -> list[str]:
+    from medssl.evaluation.subgroups import FEW
+
     found = []
     now = cache.preprocess.to_json()
     for name, meta in zip(names, metas, strict=True):
@@ -174,7 +175,7 @@ def _warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cac
             )
     for split in ("train", "val", "test"):
         patients = len({data.patients[int(row)] for row in data.rows(split)})
-        if patients < _FEW:
+        if patients < FEW:
             found.append(f"Split {split} has {patients} patient(s) only: the numbers say next to nothing.")
     return found
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from medssl.commands.app import make_manifest, read_application
-from medssl.commands.comparison import key_of, side_by_side
+from medssl.commands.comparison import key_of, side_by_side, with_config
 from medssl.commands.parsing import resolve_folder, run_verb
 from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
@@ -87,15 +87,6 @@ class Done:
     score: float
     seconds_a_step: float
     failed: str = ""
-
-
-def with_config(options: dict[str, Any]) -> dict[str, Any]:
-    """Options over those of the configuration that `config` names."""
-    given = dict(options)
-    if "config" not in given:
-        return given
-    start = resolve_folder("configs", Path(given.pop("config")))
-    return merged(yaml.safe_load(start.read_text(encoding="utf-8")), given)
 
 
 def cache_of(plan: StudyPlan, out: Path) -> Path:

@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from medssl.evaluation.features import Features
 from medssl.evaluation.probe_data import ProbeData
-from medssl.evaluation.probes import Scores, mean_auroc
+from medssl.evaluation.probes import Scores, centred_units, mean_auroc
 
 _NEIGHBOURS, _SMOOTHING = 10, 1.0  # of ML-kNN
 
@@ -53,10 +52,10 @@ def prototype_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Ten
     Returns:
         (n, K).
     """
-    units = functional.normalize(vectors - vectors[known].mean(0), dim=1)
+    units = centred_units(vectors, known)
     answers = data.targets[known].double()
     scores = -torch.cdist(units[asked].double(), _means(units[known].double(), answers))
-    if not _exclusive(data):
+    if not data.exclusive:
         scores = scores + torch.cdist(units[asked].double(), _means(units[known].double(), 1 - answers))
     found: Scores = scores.numpy()
     return found
@@ -101,7 +100,7 @@ def multilabel_neighbours(
     Returns:
         (n, K) probabilities.
     """
-    units = functional.normalize(vectors - vectors[known].mean(0), dim=1)
+    units = centred_units(vectors, known)
     answers = data.targets[known]
     k = min(neighbours, len(known) - 1)
     own = units[known] @ units[known].T
@@ -128,17 +127,12 @@ def _means(units: Tensor, weights: Tensor) -> Tensor:
     return (weights.T @ units) / weights.sum(0)[:, None]
 
 
-def _exclusive(data: ProbeData) -> bool:
-    """Whether each image is of exactly one of several classes."""
-    return data.targets.shape[1] > 1 and bool((data.targets.sum(1) == 1).all())
-
-
 def _episode(data: ProbeData, shots: int, rng: np.random.Generator) -> Tensor | None:
     """Images of split train, `shots` with each answer; None where there are too few."""
     train = data.rows("train")
     answers = data.targets[train].numpy()
     groups = [answers[:, k] for k in range(answers.shape[1])]
-    if not _exclusive(data):
+    if not data.exclusive:
         groups += [~group for group in groups]
     if min(int(group.sum()) for group in groups) < shots:
         return None

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medssl.evaluation.features import calibrate, extract
+from medssl.evaluation.features import Features, calibrate, extract
 from medssl.evaluation.probe_data import ProbeData
 from medssl.evaluation.probes import attentive_probe, knn_probe, linear_probe
+from medssl.imaging.errors import MedsslError
 from medssl.models.component import Component
 from medssl.models.encoder import Encoder
 from medssl.models.networks import rebuild_encoder
@@ -43,8 +44,24 @@ def random_encoder(component: Component, spatial_dims: int, channels: Sequence[s
     return rebuild_encoder(component, spatial_dims, len(channels))
 
 
-def judge(encoder: Encoder, data: ProbeData, draws: Sequence[Tensor]) -> dict[str, dict[str, Any]]:
-    """Every probe on the frozen features: options chosen on val, and the mean AUROC on val and test."""
+def frozen_features(encoder: Encoder, data: ProbeData) -> Features:
+    """Features of an encoder whose batch norm has met the training images.
+
+    Raises:
+        MedsslError: Features that are no numbers.
+    """
     calibrate(encoder, data.images_of("train"))
     features = extract(encoder, data.images, data.bags)
+    if not all(torch.isfinite(values).all() for values in features.pooled.values()):
+        raise MedsslError(
+            "the encoder's features of some images are no numbers (NaN): its training broke, or these images were "
+            "prepared otherwise",
+            reason="nan",
+        )
+    return features
+
+
+def judge(encoder: Encoder, data: ProbeData, draws: Sequence[Tensor]) -> dict[str, dict[str, Any]]:
+    """Every probe on the frozen features: options chosen on val, and the mean AUROC on val and test."""
+    features = frozen_features(encoder, data)
     return {name: probe(features, data, draws).to_json() for name, probe in PROBES.items()}

@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from medssl.evaluation.bags import bag_probe
-from medssl.evaluation.features import Features, calibrate, extract
+from medssl.evaluation.features import Features
 from medssl.evaluation.few_shot import Shot, few_shot_curve, multilabel_neighbours
+from medssl.evaluation.frozen import frozen_features
 from medssl.evaluation.options import FrozenOptions
 from medssl.evaluation.probe_data import ProbeData, draw_labelled
 from medssl.evaluation.probes import ProbeResult, Scores, attentive_probe, best_option, knn_probe, linear_probe
 from medssl.evaluation.statistics import Interval, statistic_interval
 from medssl.evaluation.transferability import SCORES
-from medssl.imaging.errors import MedsslError
 from medssl.models.encoder import Encoder
 from medssl.tasks.classification import auroc
 
@@ -45,14 +44,7 @@ def judge_encoder(encoder: Encoder, data: ProbeData, options: FrozenOptions) -> 
         MedsslError: Features that are no numbers.
         CacheError: Split train is too small for the labels asked.
     """
-    calibrate(encoder, data.images_of("train"))
-    features = extract(encoder, data.images, data.bags)
-    if not all(torch.isfinite(values).all() for values in features.pooled.values()):
-        raise MedsslError(
-            "the encoder's features of some images are no numbers (NaN): its training broke, or these images were "
-            "prepared otherwise",
-            reason="nan",
-        )
+    features = frozen_features(encoder, data)
     probes = {}
     for labels in options.labels:
         draws = draw_labelled(data, labels, options.draws)
@@ -114,7 +106,7 @@ def differences(
 
 def _probes(features: Features, data: ProbeData, draws: Sequence[Tensor]) -> dict[str, ProbeResult]:
     found = {"knn": knn_probe(features, data, draws), "linear": linear_probe(features, data, draws)}
-    if data.targets.shape[1] > 1 and not bool((data.targets.sum(1) == 1).all()):
+    if data.targets.shape[1] > 1 and not data.exclusive:
         found["multilabel_knn"] = best_option(
             list(features.pooled),
             lambda p, known, asked: multilabel_neighbours(features.pooled[p], data, known, asked),
@@ -129,8 +121,7 @@ def _transferability(features: Features, data: ProbeData) -> dict[str, float]:
     """Of all labels of split train; each question on its own where an image has several answers."""
     rows = data.rows("train")
     values, answers = features.pooled["mean"][rows].numpy(), data.targets[rows].numpy()
-    one = answers.shape[1] > 1 and bool((answers.sum(1) == 1).all())
-    questions = [answers.argmax(1)] if one else list(answers.T.astype(int))
+    questions = [answers.argmax(1)] if data.exclusive else list(answers.T.astype(int))
     return {name: float(np.mean([score(values, labels) for labels in questions])) for name, score in SCORES.items()}
 
 

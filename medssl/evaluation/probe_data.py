@@ -40,6 +40,11 @@ class ProbeData:
         """Numbers of the images of some splits."""
         return torch.tensor([n for n, split in enumerate(self.splits) if split in splits])
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether each image is of exactly one of several classes."""
+        return self.targets.shape[1] > 1 and bool((self.targets.sum(1) == 1).all())
+
     def images_of(self, split: str) -> Tensor:
         """Images of a split."""
         rows = self.rows(split)

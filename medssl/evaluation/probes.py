@@ -126,12 +126,17 @@ def knn_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor) -
     Returns:
         (n, K).
     """
-    centred = nn.functional.normalize(vectors - vectors[known].mean(0), dim=1)
+    centred = centred_units(vectors, known)
     near = (centred[asked] @ centred[known].T).topk(min(_NEIGHBOURS, len(known)), dim=1)
     weights = (near.values / _TEMPERATURE).softmax(1)  # (n, k)
     votes = data.targets[known].float()[near.indices]  # (n, k, K)
     scores: Scores = (weights[..., None] * votes).sum(1).double().numpy()
     return scores
+
+
+def centred_units(vectors: Tensor, known: Tensor) -> Tensor:
+    """(N, E) vectors of length 1, from the mean of the images `known`."""
+    return nn.functional.normalize(vectors - vectors[known].mean(0), dim=1)
 
 
 def linear_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor, penalty: float) -> Scores:

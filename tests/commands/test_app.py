@@ -5,24 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cohort import FINETUNE, PRETRAIN
 
 from medssl.__main__ import main
 
-_ENCODER = {
-    "class_path": "medssl.models.unet.ResidualUNetEncoder",
-    "init_args": {"features": [4, 8], "blocks": [0, 1]},
-}
-_PRETRAIN = {
-    "method": {"class_path": "medssl.methods.spark.SparK", "init_args": {"block": 4}},
-    "encoder": _ENCODER,
-    "views": {"size": [16, 16, 8]},
-    "train": {"steps": 2, "batch_size": 2},
-}
-_FINETUNE = {
-    "network": {"encoder": _ENCODER, "decoder": {"class_path": "medssl.models.decoders.UNetDecoder"}},
-    "crops": {"size": [16, 16, 8]},
-    "train": {"steps": 2, "batch_size": 2},
-}
 _PREPARE = "from cohort import write_scans\n\n\ndef make_manifest(data, out):\n    write_scans(out.parent)\n"
 
 
@@ -38,9 +24,9 @@ def _application(folder: Path) -> Path:
         "title": "Boxes",
         "data": "boxes",
         "prepare": {"workers": 1},
-        "pretrain": _PRETRAIN,
-        "finetune": _FINETUNE,
-        "baseline": _FINETUNE,
+        "pretrain": PRETRAIN,
+        "finetune": FINETUNE,
+        "baseline": FINETUNE,
         "evaluate": {"split": "test"},
         "export": {"card": {"name": "tiny"}},
         "profiles": {"short": {"finetune": {"train": {"steps": 1}}}},

@@ -7,25 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from cohort import ENCODER, FINETUNE, PRETRAIN
 
 from medssl.__main__ import main
 
-_ENCODER = {
-    "class_path": "medssl.models.unet.ResidualUNetEncoder",
-    "init_args": {"features": [4, 8], "blocks": [0, 1]},
-}
-_PRETRAIN = {
-    "method": {"class_path": "medssl.methods.spark.SparK", "init_args": {"block": 4}},
-    "encoder": _ENCODER,
-    "views": {"size": [16, 16, 8]},
-    "train": {"steps": 2, "batch_size": 2},
-}
-_FINETUNE = {
-    "network": {"encoder": _ENCODER, "decoder": {"class_path": "medssl.models.decoders.UNetDecoder"}},
-    "crops": {"size": [16, 16, 8]},
-    "train": {"steps": 2, "batch_size": 2},
-    "inference": {"choose": "last"},
-}
 _PREPARE = "from cohort import write_scans\n\n\ndef make_manifest(data, out):\n    write_scans(out.parent{})\n"
 
 
@@ -36,9 +21,10 @@ def _plan(folder: Path, **given: Any) -> Path:
     (app / "app.yaml").write_text(yaml.safe_dump({"name": "tiny", "prepare": {"workers": 1}}))
     content = {
         "app": str(app), "metric": "dice", "labels": [1, 2], "seeds": 2, "reference": "from scratch",
-        "finetune": _FINETUNE, "trials": [{"train": {"lr": 0.001}}, {"train": {"lr": 0.01}}],
+        "finetune": {**FINETUNE, "inference": {"choose": "last"}},
+        "trials": [{"train": {"lr": 0.001}}, {"train": {"lr": 0.01}}],
         "arms": [
-            {"name": "from scratch"}, {"name": "longer", "longer_as": "spark"}, {"name": "spark", "pretrain": _PRETRAIN}
+            {"name": "from scratch"}, {"name": "longer", "longer_as": "spark"}, {"name": "spark", "pretrain": PRETRAIN}
         ],
     }  # fmt: skip
     path = folder / "plan.yaml"
@@ -112,7 +98,7 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.integration
 def test_classes_are_compared_by_their_probabilities(tmp_path: Path):
     head = {"class_path": "medssl.models.decoders.ClassificationHead"}
-    finetune = {"task": "classification", "loss": "ce", "network": {"encoder": _ENCODER, "decoder": head}}
+    finetune = {"task": "classification", "loss": "ce", "network": {"encoder": ENCODER, "decoder": head}}
     finetune |= {"crops": {"size": [16, 16], "foreground": 0}, "train": {"steps": 2, "batch_size": 2}}
     arms = [{"name": "from scratch"}, {"name": "wide", "finetune": {"train": {"weight_decay": 0.1}}}]
     changes = {"metric": "quadratic_kappa", "class_order": ["well", "ill"], "trials": [], "labels": [2], "arms": arms}
