@@ -2,8 +2,6 @@
 
 import csv
 import io
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,17 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
-from medssl.imaging.errors import ConfigError, ImageError, MedsslError
-from medssl.imaging.files import write_json, write_text
+from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.files import write_text
 from medssl.imaging.naming import split_field
 from medssl.imaging.progress import Progress
-from medssl.imaging.volume import Volume
 
 if TYPE_CHECKING:
-    from medssl.runtime.predictor import Prediction, Predictor
+    from medssl.runtime.predictor import Predictor
 
 POSITIONAL = ("bundle", "inputs")
-FORMATS = ("nifti", "dicom-seg", "json", "png")
 
 
 @dataclass
@@ -83,6 +79,8 @@ def predict(
 
 
 def _formats(text: str) -> tuple[str, ...]:
+    from medssl.runtime.results import FORMATS
+
     formats = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
@@ -158,58 +156,17 @@ def _one(
     predictor: "Predictor", case: str, name: str, out: Path, formats: Sequence[str], resample_irregular: bool
 ) -> Outcome:
     from medssl.imaging.readers.open import read_channels
+    from medssl.runtime.results import check_formats, write_results
 
     began = time.perf_counter()
     try:
         volume = read_channels(name, Path(), resample_irregular=resample_irregular)
-        if "dicom-seg" in formats and volume.source.format != "dicom":
-            raise ImageError(
-                f"{name}: dicom-seg refers to DICOM images, this is {volume.source.format}; "
-                "leave dicom-seg out of --format",
-                reason="not-dicom",
-            )
+        check_formats(volume, formats)
         prediction = predictor.predict(volume)
-        _write(predictor, prediction, volume, out / case, formats)
+        write_results(out / case, predictor.bundle, prediction, volume, formats)
     except MedsslError as error:
         return Outcome(case, name, error)
     return Outcome(case, name, None, prediction.report, time.perf_counter() - began)
-
-
-def _write(
-    predictor: "Predictor", prediction: "Prediction", volume: Volume, target: Path, formats: Sequence[str]
-) -> None:
-    """All files of a case appear at once: they are written to a folder beside it, which is then renamed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-    try:
-        spec = predictor.bundle.spec
-        if prediction.mask is not None and "nifti" in formats:
-            from medssl.imaging.writers.nifti import write_nifti
-
-            write_nifti(prediction.mask, temporary / "seg.nii.gz")
-        if prediction.mask is not None and "dicom-seg" in formats:
-            from medssl.imaging.writers.dicom_seg import write_dicom_seg
-
-            notes = write_dicom_seg(
-                prediction.mask,
-                volume,
-                spec.labels,
-                temporary / "seg.dcm",
-                model=spec.name,
-                key=predictor.bundle.sha256,
-            )
-            prediction.report["warnings"].extend(notes)
-        if "png" in formats:
-            from medssl.imaging.writers.overlay import write_overlay
-
-            write_overlay(volume, prediction.mask, spec.labels, temporary / "overlay.png")
-        if "json" in formats:
-            write_json(temporary / "report.json", prediction.report)
-        temporary.chmod(0o755)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_summary(out: Path, outcomes: Sequence[Outcome]) -> None:
