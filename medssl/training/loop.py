@@ -59,7 +59,7 @@ class FitResult:
         finished: All steps done; False when the time limit stopped the run, which can then be resumed.
         best_step: Step of `checkpoints/best.safetensors`, 0 without `Hooks.monitor`.
         best_value: Value of the monitored number there.
-        seconds: Time of this session.
+        seconds: Time of all sessions; what a killed one did after its last checkpoint is not in it.
     """
 
     step: int
@@ -137,7 +137,7 @@ def fit(
     state = build(fabric, module, options, groups)
     if resume and run.checkpoint.exists():
         restore(state, read_checkpoint(run.checkpoint))
-    began, first, stop, window = time.monotonic(), state.step, 0, _Window()
+    first, stop, window = state.step, 0, _Window()
     bar = sys.stderr if fabric.is_global_zero else io.StringIO()
     with (
         StopSignals() as signals,
@@ -151,10 +151,10 @@ def fit(
                 hooks.damaged(parts)
             window.pending.append(train_step(state, parts, options, hooks))
             if state.step - first == _ESTIMATE_AFTER:
-                _say_estimate(bar, state, options, began)
+                _say_estimate(bar, state, options)
             if _look_due(state, options):
                 _look(state, window, source, options, run, hooks)
-                stop = _agreed_stop(state, options, signals, began)
+                stop = _agreed_stop(state, options, signals)
             saving = stop or _every(options.checkpoint_every, state, options)
             if saving or _every(options.log_every, state, options):
                 _log(state, window, batches, journal)
@@ -166,8 +166,7 @@ def fit(
         raise Interrupted(stop)
     if state.average is not None:
         state.average.install()
-    seconds = time.monotonic() - began
-    return FitResult(state.step, state.step >= options.steps, state.best_step, state.best_value, seconds)
+    return FitResult(state.step, state.step >= options.steps, state.best_step, state.best_value, state.seconds)
 
 
 def train_step(state: TrainState, parts: list[Batch], options: TrainOptions, hooks: Hooks) -> dict[str, Tensor]:
@@ -235,9 +234,9 @@ def _look(
     window.pending.clear()
 
 
-def _agreed_stop(state: TrainState, options: TrainOptions, signals: StopSignals, began: float) -> int:
+def _agreed_stop(state: TrainState, options: TrainOptions, signals: StopSignals) -> int:
     """Number of the signal that ends the run, -1 for the time limit, 0 to go on; the same in every process."""
-    late = options.time_limit_min > 0 and time.monotonic() - began >= 60 * options.time_limit_min
+    late = options.time_limit_min > 0 and time.monotonic() - state.began >= 60 * options.time_limit_min
     own = signals.received or 0
     if state.fabric.world_size > 1:
         both = torch.tensor([own, int(late)], device=state.fabric.device)
@@ -284,6 +283,6 @@ def duration(seconds: float) -> str:
     return f"about {seconds:.0f} s"
 
 
-def _say_estimate(bar: TextIO, state: TrainState, options: TrainOptions, began: float) -> None:
-    each, left = (time.monotonic() - began) / _ESTIMATE_AFTER, options.steps - state.step
+def _say_estimate(bar: TextIO, state: TrainState, options: TrainOptions) -> None:
+    each, left = (time.monotonic() - state.began) / _ESTIMATE_AFTER, options.steps - state.step
     bar.write(f"train: {each:.3g} s a step at first, so {duration(each * left)} for the {left} steps left\n")

@@ -1,9 +1,10 @@
 """What changes during a run: weights, optimiser, average, counters; built, saved, restored."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ class TrainState:
         saved_step: Step of the latest checkpoint.
         best_step: Step of the best validation.
         best_value: Its monitored value.
+        earlier_s: Time of earlier sessions, up to the checkpoint that this one went on from.
+        began: When this session began, on the monotonic clock.
     """
 
     fabric: Fabric
@@ -50,6 +53,13 @@ class TrainState:
     saved_step: int = 0
     best_step: int = 0
     best_value: float = -math.inf
+    earlier_s: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run so far, over all its sessions."""
+        return self.earlier_s + time.monotonic() - self.began
 
 
 def build(
@@ -74,7 +84,7 @@ def save(state: TrainState, run: RunFolder) -> None:
     """Write the run's checkpoint; every process must call it."""
     whole = whole_state(state.fabric, _inner(state), state.optimizer)
     if run.writes:
-        counters = {"step": state.step, "best_step": state.best_step, "best_value": state.best_value}
+        counters = {name: getattr(state, name) for name in ("step", "best_step", "best_value", "seconds")}
         average = state.average.state_dict() if state.average else {}
         write_checkpoint(run.checkpoint, {**counters, **whole, "average": average})
     state.saved_step = state.step
@@ -92,7 +102,7 @@ def restore(state: TrainState, content: dict[str, Any]) -> None:
         if state.average is not None:
             state.average.load_state_dict(content["average"])
         state.step, state.best_step = int(content["step"]), int(content["best_step"])
-        state.best_value = float(content["best_value"])
+        state.best_value, state.earlier_s = float(content["best_value"]), float(content["seconds"])
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(

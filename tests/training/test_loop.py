@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from toys import Toy, lines
 
 from medssl.imaging.errors import CheckpointError, ConfigError
-from medssl.training.checkpoints import read_checkpoint
+from medssl.training.checkpoints import read_checkpoint, write_checkpoint
 from medssl.training.divergence import DivergedError
 from medssl.training.loop import Hooks
 
@@ -142,6 +142,16 @@ def test_resume_with_another_learning_rate_is_refused_and_named(train):
     with pytest.raises(ConfigError, match=r"train\.lr: the run has 0\.01, now 0\.02") as caught:
         train(steps=4, lr=0.02, resume=True)
     assert len(caught.value.problems) == 1
+
+
+def test_the_time_of_a_resumed_run_holds_its_earlier_sessions(train):
+    _, result, run = train(steps=3)
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(checkpoint)
+    write_checkpoint(checkpoint, {**content, "seconds": 1000.0})
+    _, again, _ = train(steps=4, resume=True)
+    assert 0 < content["seconds"] <= result.seconds
+    assert 1000 < again.seconds < 1000 + 600
 
 
 def test_a_finished_run_resumed_does_nothing_more(train):
