@@ -1,11 +1,12 @@
 """`medssl VERB ...`: one verb a file in `medssl/commands/`; errors become one message and an exit code.
 
 Exit codes: 0 done, 2 a mistake of the user or an input that cannot be used, 3 an internal error, 130 Ctrl-C, 143
-SIGTERM.
+SIGTERM, 141 nobody reads the output any more.
 """
 
 import ast
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -48,13 +49,20 @@ def _run(verb: str, arguments: list[str]) -> int:
             raise
         return _fail(verb, f"needs {error.name!r}, which the base install leaves out: pip install 'medssl[train]'", 2)
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        return _fail(verb, f"error (file): {error.strerror or error}{where}", 2)
+        return _fail_on_file(verb, error)
     except Exception as error:  # the user gets one line; the whole trace is there on request
         if os.environ.get("MEDSSL_DEBUG"):
             traceback.print_exc()
         return _fail(verb, f"internal error: {type(error).__name__}: {error} (MEDSSL_DEBUG=1 shows the trace)", 3)
     return 0
+
+
+def _fail_on_file(verb: str, error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):  # the reader of the output, `head` for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    where = f" ({error.filename})" if error.filename else ""
+    return _fail(verb, f"error (file): {error.strerror or error}{where}", 2)
 
 
 def _fail(verb: str, message: str, code: int) -> int:

@@ -29,3 +29,10 @@ def test_torch_is_absent_from_the_base_environment():
         pytest.skip("only the environment of make test-base is without torch")
     probe = subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, check=False)
     assert probe.returncode != 0
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_without_an_error():
+    command = f"{sys.executable} -m medssl doctor | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 141)
+    assert done.stderr == ""
