@@ -184,6 +184,14 @@ def test_a_radiograph_has_reports_but_no_structure_set(tmp_path: Path):
     assert not (tmp_path / "rt.dcm").exists()
 
 
+def test_a_torn_mask_gives_no_structure_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    volume = _stack(tmp_path / "s")
+    monkeypatch.setattr("medssl.imaging.writers.rtstruct._MOST_CONTOURS", 3)
+    with pytest.raises(ImageError, match="leave rtstruct out") as refused:
+        KINDS["rtstruct"](volume, tmp_path / "rt.dcm")
+    assert refused.value.reason == "too-many-contours"
+
+
 @pytest.mark.skipif(DCIODVFY is None, reason="dciodvfy (Debian's dicom3tools) is not installed")
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "labelmap"])
 def test_dciodvfy_finds_no_error_in_any_kind(tmp_path: Path, kind: str):

@@ -143,10 +143,10 @@ def save(dataset: Dataset, source: Dataset, path: Path) -> None:
     """Write an object with the source's date instead of the clock's: written again, it is the same object."""
     dataset.SpecificCharacterSet = "ISO_IR 192"  # names of labels and models may be in any language
     stamp = timestamp(source)
-    for kind in ("Content", "Series", "InstanceCreation", "StructureSet"):
+    for name in ("Content*", "Series*", "InstanceCreation*", "StructureSet*", "*OfSecondaryCapture"):
         for part, text in (("Date", stamp.strftime("%Y%m%d")), ("Time", stamp.strftime("%H%M%S"))):
-            if kind + part in dataset:
-                setattr(dataset, kind + part, text)
+            if (keyword := name.replace("*", part)) in dataset:
+                setattr(dataset, keyword, text)
     for equipment in dataset.get("ContributingEquipmentSequence", None) or ():
         if "ContributionDateTime" in equipment:
             equipment.ContributionDateTime = stamp.strftime("%Y%m%d%H%M%S")

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from contourpy import contour_generator
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, RTStructureSetStorage
+from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
@@ -44,6 +45,7 @@ _OF_PATIENT_AND_STUDY = (
     "FrameOfReferenceUID",
     "PositionReferenceIndicator",
 )
+_MOST_CONTOURS = 20_000
 _DETACHED_STUDY = UID("1.2.840.10008.3.1.2.3.1")
 """SOP class by which a structure set names a study (retired, but PS3.3 still asks for it here)."""
 
@@ -62,7 +64,8 @@ def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: 
         maker: The algorithm; its cautions are written into the description of the structure set.
 
     Raises:
-        ImageError: The source is not DICOM, has no place in the patient, or its planes are not those of its files.
+        ImageError: The source is not DICOM, has no place in the patient, its planes are not those of its files, or the
+            mask is so torn that it has tens of thousands of outlines.
     """
     datasets = read_source(source)
     places = positions(datasets)
@@ -71,17 +74,26 @@ def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: 
             "RTSTRUCT needs an image with a place in the patient; leave rtstruct out of --format", reason="no-position"
         )
     own = identity(datasets, maker, "rtstruct")
-    with quiet():
+    drawn = planes(mask.array[0], mask.geometry, datasets)
+    slices = np.rint(mask.geometry.to_index(places * LPS)[:, 2]).astype(int)  # k of each plane
+    ordered = sorted(labels, key=lambda item: item.value)
+    outlines = [
+        (number, frame, points)
+        for number, label in enumerate(ordered)
+        for frame, plane in enumerate(drawn)
+        for points in _outlines(plane == label.value, mask.geometry, int(slices[frame]))
+    ]
+    if len(outlines) > _MOST_CONTOURS:
+        raise ImageError(
+            f"the mask has {len(outlines)} outlines, more than {_MOST_CONTOURS}: it is noise and "
+            "no planning system could load it: leave rtstruct out of --format",
+            reason="too-many-contours",
+        )
+    with quiet(), disable_value_validation():  # the numbers are ours; checking each takes longer than all the rest
         dataset = _structure_set(datasets, maker, own)
-        drawn = planes(mask.array[0], mask.geometry, datasets)
-        slices = np.rint(mask.geometry.to_index(places * LPS)[:, 2]).astype(int)  # k of each plane
-        for number, label in enumerate(sorted(labels, key=lambda item: item.value), start=1):
-            _add_structure(dataset, number, label, own)
-            contours = [
-                _contour(points, datasets, frame)
-                for frame, plane in enumerate(drawn)
-                for points in _outlines(plane == label.value, mask.geometry, int(slices[frame]))
-            ]
+        for number, label in enumerate(ordered):
+            _add_structure(dataset, number + 1, label)
+            contours = [_contour(points, datasets, frame) for owner, frame, points in outlines if owner == number]
             if contours:
                 dataset.ROIContourSequence[-1].ContourSequence = contours
         save(dataset, datasets[0], path)
@@ -111,7 +123,8 @@ def _contour(points: npt.NDArray[np.float64], datasets: Sequence[Dataset], frame
 
 def _structure_set(datasets: Sequence[Dataset], maker: Maker, own: Identity) -> FileDataset:
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = RTStructureSetStorage, ExplicitVRLittleEndian
+    # in explicit VR a contour may hold 64 KiB, which an outline of noise exceeds
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = RTStructureSetStorage, ImplicitVRLittleEndian
     meta.MediaStorageSOPInstanceUID = own.uid("instance")
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.SOPClassUID, dataset.SOPInstanceUID = RTStructureSetStorage, meta.MediaStorageSOPInstanceUID
@@ -147,7 +160,7 @@ def _referenced(datasets: Sequence[Dataset]) -> Dataset:
     return frame
 
 
-def _add_structure(dataset: Dataset, number: int, label: Label, own: Identity) -> None:
+def _add_structure(dataset: Dataset, number: int, label: Label) -> None:
     roi, contour, observation = Dataset(), Dataset(), Dataset()
     roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = number, label.name[:64], "AUTOMATIC"
     roi.ReferencedFrameOfReferenceUID = dataset.FrameOfReferenceUID
