@@ -118,8 +118,10 @@ def _maker(bundle: Bundle, prediction: Prediction) -> "Maker":
     """The bundle, with the reasons not to use the result and the warnings, in this order."""
     from medssl.imaging.writers.dicom_source import Maker  # noqa: PLC0415
 
-    flags = [f"DO NOT USE: {flag}" for flag in prediction.report.get("flags", ())]
-    return Maker(bundle.spec.name, bundle.sha256, (*flags, *prediction.report["warnings"]))
+    flags = [str(flag["text"]) for flag in prediction.report.get("flags", ())]
+    told = {f"do not use: {text}" for text in flags}  # the report repeats flags among its warnings
+    others = (text for text in prediction.report["warnings"] if text not in told)
+    return Maker(bundle.spec.name, bundle.sha256, (*(f"DO NOT USE: {text}" for text in flags), *others))
 
 
 def _structures(bundle: Bundle, report: Mapping[str, Any], volume: Volume) -> list["Structure"]:
@@ -131,8 +133,16 @@ def _structures(bundle: Bundle, report: Mapping[str, Any], volume: Volume) -> li
     for label, row in zip(bundle.spec.labels, report.get("labels", ()), strict=False):
         volume_ml = row["volume_ml"] if solid and volume.source.calibrated else None
         area_mm2 = row["voxels"] * pixel_mm2 if not solid and volume.source.calibrated else None
-        found.append(Structure(label, volume_ml, area_mm2))
+        found.append(Structure(label, volume_ml, area_mm2, _interval(row, report) if volume_ml is not None else ""))
     return found
+
+
+def _interval(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """The volume's interval as a sentence; empty where the bundle gives none."""
+    if "volume_ml_low" not in row:
+        return ""
+    share = report.get("volume_interval", {}).get("coverage", 0)
+    return f"volume between {row['volume_ml_low']:.2f} and {row['volume_ml_high']:.2f} mL with {share:.0%} confidence"
 
 
 def _size(structure: "Structure") -> str:
