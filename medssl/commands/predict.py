@@ -41,7 +41,7 @@ def predict(
     resample_irregular: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Predict each input and write OUT/CASE/{seg.nii.gz, seg.dcm, report.json, overlay.png} and OUT/summary.csv.
+    """Predict each input and write its results into OUT/CASE, one line a case into OUT/summary.csv.
 
     Not a medical device: for research only.
 
@@ -50,7 +50,8 @@ def predict(
         inputs: NIfTI, NRRD, MHA or picture files, DICOM folders or files, zip files, or folders of these; channels
             of one case are joined by `;`.
         out: Folder of the results.
-        format: Comma-separated: nifti, dicom-seg, json, png.
+        format: Comma-separated: nifti (seg.nii.gz), dicom-seg (seg.dcm), dicom-seg-labelmap, rtstruct, dicom-sr
+            (volumes, probabilities, warnings), dicom-sc (the overlay as a DICOM picture), png (overlay.png), json.
         threads: Threads to compute with; 0 takes every processor this process may use.
         batch_size: Windows computed at once; more need more memory.
         resample_irregular: Resample DICOM series with uneven slices instead of refusing them.
@@ -64,10 +65,11 @@ def predict(
     cases = _cases(inputs)
     _refuse_existing(out, [case for case, _ in cases], overwrite)
     from medssl.runtime.predictor import NOT_A_DEVICE, Predictor
+    from medssl.runtime.results import MASK_FORMATS
 
     predictor = Predictor(bundle, threads, batch_size)
-    if predictor.bundle.spec.task == "classification" and {"nifti", "dicom-seg"} & set(formats) - {"nifti"}:
-        raise ConfigError(["format dicom-seg: this bundle classifies and makes no mask"])
+    if predictor.bundle.spec.task == "classification" and (masks := MASK_FORMATS & set(formats)):
+        raise ConfigError([f"format {', '.join(sorted(masks))}: this bundle classifies and makes no mask"])
     say(f"{predictor.bundle.spec.name}: {len(cases)} case(s) into {out}. {NOT_A_DEVICE}")
     outcomes = []
     with Progress("predict", len(cases), "case") as progress:

@@ -4,12 +4,17 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.files import write_json
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.predictor import Prediction
+
+if TYPE_CHECKING:
+    from medssl.imaging.writers.dicom_source import Maker
+    from medssl.imaging.writers.dicom_sr import Structure
 
 Writer = Callable[[Path, Bundle, Prediction, Volume], None]
 
@@ -47,9 +52,11 @@ def check_formats(volume: Volume, formats: Sequence[str]) -> None:
     Raises:
         ImageError: DICOM results of an image that is not DICOM.
     """
-    if "dicom-seg" in formats and volume.source.format != "dicom":
+    refused = [name for name in formats if name in DICOM_FORMATS]
+    if refused and volume.source.format != "dicom":
+        names = ", ".join(refused)
         raise ImageError(
-            f"dicom-seg refers to DICOM images, this is {volume.source.format}; leave dicom-seg out of --format",
+            f"{names} refers to DICOM images, this is {volume.source.format}; leave {names} out of --format",
             reason="not-dicom",
         )
 
@@ -61,13 +68,93 @@ def _nifti(folder: Path, _: Bundle, prediction: Prediction, __: Volume) -> None:
         write_nifti(prediction.mask, folder / "seg.nii.gz")
 
 
-def _dicom_seg(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume) -> None:
+def _seg(
+    folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume, kind: Literal["binary", "labelmap"]
+) -> None:
     from medssl.imaging.writers.dicom_seg import write_dicom_seg  # noqa: PLC0415
 
     if prediction.mask is not None:
-        spec, path = bundle.spec, folder / "seg.dcm"
-        notes = write_dicom_seg(prediction.mask, volume, spec.labels, path, model=spec.name, key=bundle.sha256)
-        prediction.report["warnings"].extend(notes)
+        path = folder / ("seg.dcm" if kind == "binary" else "seg_labelmap.dcm")
+        notes = write_dicom_seg(prediction.mask, volume, bundle.spec.labels, path, _maker(bundle, prediction), kind)
+        _note(prediction, notes)
+
+
+def _dicom_seg(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume) -> None:
+    _seg(folder, bundle, prediction, volume, "binary")
+
+
+def _labelmap(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume) -> None:
+    _seg(folder, bundle, prediction, volume, "labelmap")
+
+
+def _rtstruct(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume) -> None:
+    from medssl.imaging.writers.rtstruct import write_rtstruct  # noqa: PLC0415
+
+    if prediction.mask is not None:
+        maker = _maker(bundle, prediction)
+        write_rtstruct(prediction.mask, volume, bundle.spec.labels, folder / "rtstruct.dcm", maker)
+
+
+def _dicom_sr(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume) -> None:
+    from medssl.imaging.writers.dicom_sr import Findings, write_dicom_sr  # noqa: PLC0415
+
+    report = prediction.report
+    findings = Findings(_structures(bundle, report, volume), report.get("probabilities", {}), report.get("class", ""))
+    written = (path for name in ("seg.dcm", "seg_labelmap.dcm") if (path := folder / name).exists())
+    write_dicom_sr(findings, volume, folder / "sr.dcm", _maker(bundle, prediction), next(written, None))
+
+
+def _dicom_sc(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume) -> None:
+    from medssl.imaging.writers.dicom_sc import write_secondary_capture  # noqa: PLC0415
+
+    report = prediction.report
+    found = [f"{s.label.name}: {_size(s)}" for s in _structures(bundle, report, volume)]
+    found += [f"{name}: probability {p:.3f}" for name, p in report.get("probabilities", {}).items()]
+    maker = _maker(bundle, prediction)
+    write_secondary_capture(volume, prediction.mask, bundle.spec.labels, folder / "sc.dcm", maker, found)
+
+
+def _maker(bundle: Bundle, prediction: Prediction) -> "Maker":
+    """The bundle, with the reasons not to use the result and the warnings, in this order."""
+    from medssl.imaging.writers.dicom_source import Maker  # noqa: PLC0415
+
+    flags = [str(flag["text"]) for flag in prediction.report.get("flags", ())]
+    told = {f"do not use: {text}" for text in flags}  # the report repeats flags among its warnings
+    others = (text for text in prediction.report["warnings"] if text not in told)
+    return Maker(bundle.spec.name, bundle.sha256, (*(f"DO NOT USE: {text}" for text in flags), *others))
+
+
+def _structures(bundle: Bundle, report: Mapping[str, Any], volume: Volume) -> list["Structure"]:
+    """Sizes that mean something: volumes of 3D images, areas of 2D ones, neither where the pixel size is unknown."""
+    from medssl.imaging.writers.dicom_sr import Structure  # noqa: PLC0415
+
+    found, solid = [], volume.spatial_dims == 3
+    pixel_mm2 = volume.geometry.spacing_mm[0] * volume.geometry.spacing_mm[1]
+    for label, row in zip(bundle.spec.labels, report.get("labels", ()), strict=False):
+        volume_ml = row["volume_ml"] if solid and volume.source.calibrated else None
+        area_mm2 = row["voxels"] * pixel_mm2 if not solid and volume.source.calibrated else None
+        found.append(Structure(label, volume_ml, area_mm2, _interval(row, report) if volume_ml is not None else ""))
+    return found
+
+
+def _interval(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """The volume's interval as a sentence; empty where the bundle gives none."""
+    if "volume_ml_low" not in row:
+        return ""
+    share = report.get("volume_interval", {}).get("coverage", 0)
+    return f"volume between {row['volume_ml_low']:.2f} and {row['volume_ml_high']:.2f} mL with {share:.0%} confidence"
+
+
+def _size(structure: "Structure") -> str:
+    if structure.volume_ml is not None:
+        return f"{structure.volume_ml:.2f} mL"
+    return "size unknown" if structure.area_mm2 is None else f"{structure.area_mm2:.1f} mm2"
+
+
+def _note(prediction: Prediction, notes: Sequence[str]) -> None:
+    """Add notes to the report's warnings, each once."""
+    warnings = prediction.report["warnings"]
+    warnings.extend(note for note in notes if note not in warnings)
 
 
 def _png(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume) -> None:
@@ -80,5 +167,18 @@ def _json(folder: Path, _: Bundle, prediction: Prediction, __: Volume) -> None:
     write_json(folder / "report.json", prediction.report)
 
 
-FORMATS: Mapping[str, Writer] = {"nifti": _nifti, "dicom-seg": _dicom_seg, "png": _png, "json": _json}
+FORMATS: Mapping[str, Writer] = {
+    "nifti": _nifti,
+    "dicom-seg": _dicom_seg,
+    "dicom-seg-labelmap": _labelmap,
+    "rtstruct": _rtstruct,
+    "dicom-sr": _dicom_sr,  # refers to the segmentation written before it
+    "dicom-sc": _dicom_sc,
+    "png": _png,
+    "json": _json,
+}
 """Formats of results, in the order in which they are written."""
+DICOM_FORMATS = frozenset({"dicom-seg", "dicom-seg-labelmap", "rtstruct", "dicom-sr", "dicom-sc"})
+"""Those that refer to DICOM images."""
+MASK_FORMATS = frozenset({"dicom-seg", "dicom-seg-labelmap", "rtstruct"})
+"""Those that a classification cannot give; `nifti`, a default, is left out without a word."""

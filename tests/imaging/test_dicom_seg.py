@@ -19,6 +19,7 @@ from medssl.imaging.readers.dicom_labels import inside_polygon
 from medssl.imaging.readers.open import read_label, read_volume
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_seg import write_dicom_seg
+from medssl.imaging.writers.dicom_source import Maker
 
 _LABELS = (
     Label(1, "liver", Code("10200004", "SCT", "Liver"), Code("123037004", "SCT", "Anatomical Structure")),
@@ -36,7 +37,7 @@ def _mask(volume: Volume) -> Volume:
 
 
 def _write(volume: Volume, path: Path) -> None:
-    write_dicom_seg(_mask(volume), volume, _LABELS, path, model="test model", key="0123abcd")
+    write_dicom_seg(_mask(volume), volume, _LABELS, path, Maker("test model", "0123abcd"))
 
 
 def _independent(path: Path) -> set[tuple[int, float, float, float]]:
@@ -101,7 +102,7 @@ def test_no_dicom_no_seg_and_no_foreign_grid(tmp_path: Path):
     assert error.value.reason == "not-dicom"
     moved = Volume(_mask(volume).array, Geometry(np.eye(4), volume.geometry.shape))
     with pytest.raises(ImageError) as error:
-        write_dicom_seg(moved, volume, _LABELS, tmp_path / "a.dcm", model="m", key="k")
+        write_dicom_seg(moved, volume, _LABELS, tmp_path / "a.dcm", Maker("m", "k"))
     assert error.value.reason == "label-grid"
     assert not (tmp_path / "a.dcm").exists()
 
@@ -122,9 +123,9 @@ def test_planes_that_are_not_those_of_the_files_are_refused(tmp_path: Path):
 def test_values_without_a_label_are_refused_and_labels_without_a_code_are_told(tmp_path: Path):
     volume = read_volume(write_series(tmp_path / "s", ramp(4), **_COMPANION))
     with pytest.raises(ImageError, match=r"\[3\]") as error:
-        write_dicom_seg(_mask(volume), volume, _LABELS[:1], tmp_path / "seg.dcm", model="m", key="k")
+        write_dicom_seg(_mask(volume), volume, _LABELS[:1], tmp_path / "seg.dcm", Maker("m", "k"))
     assert error.value.reason == "label-values"
-    notes = write_dicom_seg(_mask(volume), volume, _LABELS, tmp_path / "seg.dcm", model="m", key="k")
+    notes = write_dicom_seg(_mask(volume), volume, _LABELS, tmp_path / "seg.dcm", Maker("m", "k"))
     assert len(notes) == 1
     assert "'lesion' has no code" in notes[0]
     default = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence[1]
@@ -137,7 +138,7 @@ def test_identity_follows_source_and_bundle(tmp_path: Path):
         if not (tmp_path / folder).exists():
             write_series(tmp_path / folder, ramp(4), **_COMPANION)
         volume = read_volume(tmp_path / folder)
-        write_dicom_seg(_mask(volume), volume, _LABELS, tmp_path / "seg.dcm", model="m", key=key)
+        write_dicom_seg(_mask(volume), volume, _LABELS, tmp_path / "seg.dcm", Maker("m", key))
         dataset = pydicom.dcmread(tmp_path / "seg.dcm")
         seen += [dataset.SOPInstanceUID, dataset.SeriesInstanceUID]
         seen += [segment.TrackingUID for segment in dataset.SegmentSequence]
@@ -149,7 +150,7 @@ def test_names_in_any_language(tmp_path: Path):
     patient = {**_COMPANION, "SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jürgen"}
     volume = read_volume(write_series(tmp_path / "s", ramp(4), **patient))
     mask = Volume(np.minimum(_mask(volume).array, 1), volume.geometry)
-    write_dicom_seg(mask, volume, (Label(1, "ήπαρ"),), tmp_path / "seg.dcm", model="Größe", key="k")
+    write_dicom_seg(mask, volume, (Label(1, "ήπαρ"),), tmp_path / "seg.dcm", Maker("Größe", "k"))
     dataset = pydicom.dcmread(tmp_path / "seg.dcm")
     assert dataset.SegmentSequence[0].SegmentLabel == "ήπαρ"
     assert str(dataset.PatientName) == "Müller^Jürgen"
@@ -191,7 +192,7 @@ def test_dciodvfy_finds_no_error(tmp_path: Path):
     assert _errors(tmp_path / "seg.dcm") == []
     plane = read_volume(_radiograph(tmp_path / "dx.dcm"))
     mask = Volume(np.ones((1, *plane.geometry.shape), np.uint8), plane.geometry)
-    write_dicom_seg(mask, plane, (Label(1, "x"),), tmp_path / "dxseg.dcm", model="m", key="k")
+    write_dicom_seg(mask, plane, (Label(1, "x"),), tmp_path / "dxseg.dcm", Maker("m", "k"))
     assert _errors(tmp_path / "dxseg.dcm") == []
 
 

@@ -19,6 +19,7 @@ from medssl.imaging.manifest import Manifest
 from medssl.imaging.readers.open import read_volume
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_seg import write_dicom_seg
+from medssl.imaging.writers.dicom_source import Maker
 from medssl.imaging.writers.nifti import write_nifti
 
 
@@ -82,7 +83,7 @@ def test_a_dicom_tree_with_segmentation_localizer_and_duplicate(tmp_path: Path):
     companion |= {"Manufacturer": "ACME ", "ManufacturerModelName": "Scan 3"}
     volume = read_volume(write_series(root / "s", ramp(4), **companion))
     mask = Volume((volume.array > 0).astype(np.uint8), volume.geometry)
-    write_dicom_seg(mask, volume, (Label(1, "x"),), root / "seg.dcm", model="m", key="k")
+    write_dicom_seg(mask, volume, (Label(1, "x"),), root / "seg.dcm", Maker("m", "k"))
     scout = slice_dataset(ramp(1)[0], (0, 0, 0), ImageType=["DERIVED", "SECONDARY", "LOCALIZER"])
     scout.save_as(root / "s" / "scout.dcm", enforce_file_format=True)
     slice_dataset(ramp(4)[2], (0, 0, 5.0), **companion).save_as(root / "s" / "again.dcm", enforce_file_format=True)
@@ -129,7 +130,7 @@ def test_no_file_vanishes(tmp_path: Path):
     volume = read_volume(write_series(root / "good2", ramp(4), series="1.2.11", **companion))
     mask = Volume((volume.array > 0).astype(np.uint8), volume.geometry)
     for name in ("seg", "seg_again"):
-        write_dicom_seg(mask, volume, (Label(1, "x"),), root / f"{name}.dcm", model="m", key=name)
+        write_dicom_seg(mask, volume, (Label(1, "x"),), root / f"{name}.dcm", Maker("m", name))
     summary = index_tree(root, tmp_path / "m.csv")
     assert _told(tmp_path) == {path for path in root.rglob("*") if path.is_file() or path.is_symlink()}
     reasons = {Path(p.path).name: p.reason for p in summary.problems}

@@ -19,6 +19,7 @@ from medssl.imaging.readers.open import read_volume
 from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_seg import write_dicom_seg
+from medssl.imaging.writers.dicom_source import Maker
 from medssl.imaging.writers.nifti import write_nifti
 
 _COMPANION = {"AccessionNumber": "", "StudyID": "1", "PatientBirthDate": "", "PatientSex": "F"}
@@ -131,7 +132,7 @@ def test_the_second_label_object_of_a_series_is_told(tmp_path: Path):
     volume = read_volume(write_series(tmp_path / "d" / "s", ramp(4), **_COMPANION))
     mask = Volume((volume.array > 0).astype(np.uint8), volume.geometry)
     for name in ("one", "two"):
-        write_dicom_seg(mask, volume, (Label(1, "x"),), tmp_path / "d" / f"{name}.dcm", model="m", key=name)
+        write_dicom_seg(mask, volume, (Label(1, "x"),), tmp_path / "d" / f"{name}.dcm", Maker("m", name))
     rows, summary = _index(tmp_path)
     assert rows["s"].label == "d/one.dcm"
     assert _reasons(summary) == {"two.dcm": "label-without-image"}

@@ -74,7 +74,7 @@ def test_dicom_seg_from_dicom_only(bundle: Path, tmp_path: Path, capsys: pytest.
     ("arguments", "part"),
     [
         (["BUNDLE", "absent.nii.gz", "--out", "OUT"], "absent.nii.gz does not exist"),
-        (["BUNDLE", "IMAGE", "--out", "OUT", "--format", "nifty"], "choose from nifti, dicom-seg, png, json"),
+        (["BUNDLE", "IMAGE", "--out", "OUT", "--format", "nifty"], "choose from nifti, dicom-seg, dicom-seg-labelmap"),
         (["BUNDLE", "IMAGE", "--out", "OUT", "--treads", "2"], "did you mean threads?"),
         (["BUNDLE", "IMAGE", "--out", "OUT", "--threads", "two"], "option threads = 'two'"),
         (["BUNDLE", "IMAGE"], "out is missing"),

@@ -1,49 +1,45 @@
-"""DICOM-SEG out: BINARY, every frame, coded, referring to the images it was made from."""
+"""DICOM-SEG out: BINARY, LABELMAP or FRACTIONAL, every frame, coded, referring to the images it was made from."""
 
-import datetime
-import hashlib
-import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
-from highdicom import AlgorithmIdentificationSequence
-from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
-from highdicom.sr import CodedConcept
+from highdicom.seg import (
+    SegmentAlgorithmTypeValues,
+    Segmentation,
+    SegmentationFractionalTypeValues,
+    SegmentationTypeValues,
+    SegmentDescription,
+)
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code as DicomCode
 
 from medssl.imaging.errors import ImageError
-from medssl.imaging.files import atomic_path
-from medssl.imaging.labels import Code, Label
+from medssl.imaging.labels import Label
 from medssl.imaging.volume import Volume
-
-_ARTIFICIAL_INTELLIGENCE = DicomCode("123110", "DCM", "Artificial Intelligence")
-_DEFAULT_CATEGORY = Code("123037004", "SCT", "Anatomical Structure")
-_DEFAULT_TYPE = Code("85756007", "SCT", "Tissue")
-_ROOT = "2.25."
-_LPS = np.array([-1.0, -1.0, 1.0])
-_BESIDE = 0.25
-"""A plane may lie this share of a voxel beside its place on the mask's grid: headers round their numbers."""
-_MAY_BE_EMPTY = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "PositionReferenceIndicator",
+from medssl.imaging.writers.dicom_source import (
+    DEFAULT_CATEGORY,
+    DEFAULT_TYPE,
+    RESEARCH_ONLY,
+    Identity,
+    Maker,
+    concept,
+    identity,
+    planes,
+    positions,
+    quiet,
+    read_source,
+    save,
 )
+
+Kind = Literal["binary", "labelmap"]
+_DESCRIPTION = 1024
+"""Longest SegmentDescription (ST)."""
 
 
 def write_dicom_seg(
-    mask: Volume, source: Volume, labels: Sequence[Label], path: Path, *, model: str, key: str
+    mask: Volume, source: Volume, labels: Sequence[Label], path: Path, maker: Maker, kind: Kind = "binary"
 ) -> tuple[str, ...]:
     """Write a mask as DICOM-SEG.
 
@@ -52,9 +48,9 @@ def write_dicom_seg(
         source: The DICOM image it was made from; its files are referred to.
         labels: Classes; without codes they are written as "Tissue", named by their label.
         path: File to write.
-        model: Name of the algorithm.
-        key: What identifies the algorithm (the bundle's hash); with the source it determines the UIDs, so that the same
-            result written again has the same identity.
+        maker: The algorithm; its cautions are written into the description of every segment.
+        kind: `binary` (a frame a class and slice, every viewer reads it) or `labelmap` (a frame a slice, its values
+            those of the labels; DICOM supplement 243, 2024).
 
     Returns:
         Notes for the user: labels that have no code of their own.
@@ -63,20 +59,55 @@ def write_dicom_seg(
         ImageError: The source is not DICOM, mask and source lie on different grids, the planes of the image are not
             those of its files, or the mask holds values that are no label.
     """
-    if source.source.format != "dicom" or not source.source.paths:
-        raise ImageError("a DICOM-SEG needs a DICOM image to refer to", reason="not-dicom")
+    datasets = read_source(source)
+    _check_grid(mask, source)
+    _check_values(mask, labels)
+    ordered = sorted(labels, key=lambda label: label.value)
+    numbers = [label.value for label in ordered] if kind == "labelmap" else list(range(1, len(ordered) + 1))
+    table = np.zeros(256, dtype=np.uint8)
+    table[[label.value for label in ordered]] = numbers
+    with quiet():
+        frames = planes(table[mask.array[0]], mask.geometry, datasets)
+        named = "dicom-seg" if kind == "binary" else "dicom-seg-labelmap"
+        _save(frames, datasets, dict(zip(numbers, ordered, strict=True)), path, maker, named)
+    return _uncoded(labels)
+
+
+def write_fractional_seg(
+    shares: Volume, source: Volume, labels: Sequence[Label], path: Path, maker: Maker
+) -> tuple[str, ...]:
+    """Write the probability of each class as DICOM-SEG FRACTIONAL (PROBABILITY, 0 to 255).
+
+    Args:
+        shares: (L, *S) uint8 on the grid of `source`: 255 times the probability of each label, in the order of the
+            labels' values.
+        source: As for `write_dicom_seg`.
+        labels: Classes.
+        path: File to write.
+        maker: The algorithm.
+
+    Raises:
+        ImageError: As `write_dicom_seg`.
+    """
+    datasets = read_source(source)
+    _check_grid(shares, source)
+    ordered = sorted(labels, key=lambda label: label.value)
+    with quiet():
+        layers = [planes(share, shares.geometry, datasets) for share in shares.array]
+        # highdicom takes probabilities as floats and writes round(255 p): 255 * (n / 255) gives n back
+        frames = np.stack(layers, axis=-1).astype(np.float32) / np.float32(255)
+        _save(frames, datasets, dict(enumerate(ordered, start=1)), path, maker, "dicom-seg-fractional")
+    return _uncoded(labels)
+
+
+def _check_grid(mask: Volume, source: Volume) -> None:
     if not mask.geometry.is_close(source.geometry):
         raise ImageError("mask and source image lie on different grids", reason="label-grid")
-    _check_values(mask, labels)
-    files = list(dict.fromkeys(source.source.paths))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # remarks of pydicom and highdicom on attributes of the source
-        datasets = [_complete(_header(file)) for file in files]
-        segmentation = _segmentation(_frames(mask, datasets), datasets, labels, model, key)
-        with atomic_path(path) as temporary:
-            segmentation.save_as(temporary)
+
+
+def _uncoded(labels: Sequence[Label]) -> tuple[str, ...]:
     return tuple(
-        f"label {label.name!r} has no code, so DICOM-SEG calls it {_DEFAULT_TYPE.meaning!r}; add type and category "
+        f"label {label.name!r} has no code, so DICOM-SEG calls it {DEFAULT_TYPE.meaning!r}; add type and category "
         "(SNOMED CT) to the label"
         for label in labels
         if label.type is None
@@ -94,120 +125,55 @@ def _check_values(mask: Volume, labels: Sequence[Label]) -> None:
         )
 
 
-def _header(file: Path) -> Dataset:
-    """The pixels are not needed, only what a segmentation repeats of its source."""
-    return pydicom.dcmread(file, stop_before_pixels=True, force=True)
-
-
-def _complete(dataset: Dataset) -> Dataset:
-    """Source with empty values for attributes that must be present but may be empty (type 2) and that are missing."""
-    for name in _MAY_BE_EMPTY:
-        if name not in dataset:
-            setattr(dataset, name, "")
-    if not dataset.get("SpecificCharacterSet", None) and "SpecificCharacterSet" in dataset:
-        del dataset.SpecificCharacterSet  # empty means the default, which highdicom wants absent
-    return dataset
-
-
-def _frames(mask: Volume, datasets: Sequence[Dataset]) -> npt.NDArray[np.uint8]:
-    """(frames, rows, columns) in the order of the source's files, or of the frames of its one file."""
-    array = mask.array[0] if mask.spatial_dims == 3 else mask.array[0][..., None]
-    planes = np.ascontiguousarray(np.transpose(array, (2, 1, 0)))
-    positions = _positions(datasets)
-    if positions is None and len(planes) == 1 == len(datasets):
-        return planes  # a radiograph has no place in the patient, and but one plane
-    index = None if positions is None else mask.geometry.to_index(positions * _LPS)
-    order = [] if index is None else [round(float(k)) for k in index[:, 2]]
-    if index is None or sorted(order) != list(range(len(planes))) or np.abs(index - np.rint(index)).max() > _BESIDE:
-        raise ImageError(
-            "the planes of the image are not those of its DICOM files (it was resampled on the way in, or its planes "
-            "are spread over multi-frame files), so a DICOM-SEG cannot refer to them; write NIfTI instead",
-            reason="resampled-source",
-        )
-    return planes[order]
-
-
-def _positions(datasets: Sequence[Dataset]) -> npt.NDArray[np.float64] | None:
-    """(planes, 3) LPS mm of the first pixel of each plane; None where a plane has none."""
-    groups = datasets[0].get("PerFrameFunctionalGroupsSequence", None)
-    if groups:
-        shared = datasets[0].SharedFunctionalGroupsSequence[0]
-        owners = [(group.get("PlanePositionSequence", None) or shared.PlanePositionSequence)[0] for group in groups]
-    else:
-        owners = list(datasets)
-    found = [owner.get("ImagePositionPatient", None) for owner in owners]
-    if (groups and len(datasets) > 1) or not all(found):
-        return None
-    return np.array([[float(v) for v in position] for position in found if position])
-
-
-def _segmentation(
-    frames: npt.NDArray[np.uint8], datasets: Sequence[Dataset], labels: Sequence[Label], model: str, key: str
-) -> Segmentation:
-    ordered = sorted(labels, key=lambda label: label.value)
-    layers = np.stack([frames == label.value for label in ordered], axis=-1)
-    algorithm = AlgorithmIdentificationSequence(
-        name=model[:64], version=key[:16] or "0", family=_ARTIFICIAL_INTELLIGENCE
-    )
-    seed = [str(d.SOPInstanceUID) for d in datasets] + [key]
-    descriptions = [_description(number, label, algorithm, seed) for number, label in enumerate(ordered, start=1)]
+def _save(
+    frames: npt.NDArray[Any],
+    datasets: Sequence[Dataset],
+    labels: dict[int, Label],
+    path: Path,
+    maker: Maker,
+    kind: str,
+) -> None:
+    """Write frames (F, rows, columns) of segment numbers, or (F, rows, columns, L) of probabilities."""
+    own = identity(datasets, maker, kind)
+    types = {
+        "dicom-seg": SegmentationTypeValues.BINARY,
+        "dicom-seg-labelmap": SegmentationTypeValues.LABELMAP,
+        "dicom-seg-fractional": SegmentationTypeValues.FRACTIONAL,
+    }
     segmentation = Segmentation(
         source_images=list(datasets),
-        pixel_array=layers,
-        segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=descriptions,
-        series_instance_uid=_uid([*seed, "series"]),
-        series_number=900,
-        sop_instance_uid=_uid([*seed, "instance"]),
+        pixel_array=frames,
+        segmentation_type=types[kind],
+        segment_descriptions=[_description(number, label, maker, own) for number, label in labels.items()],
+        series_instance_uid=own.uid("series"),
+        series_number=900 + list(types).index(kind),
+        sop_instance_uid=own.uid("instance"),
         instance_number=1,
-        manufacturer="medssl",
-        manufacturer_model_name=model[:64] or "medssl",
-        software_versions=version("medssl"),
-        device_serial_number=key[:16] or "0",
+        fractional_type=SegmentationFractionalTypeValues.PROBABILITY,
+        max_fractional_value=255,
         content_label="SEGMENTATION",
-        content_description="Not a medical device; for research only",
-        series_description=f"{model} (research only)"[:64],
+        content_description=RESEARCH_ONLY,
+        series_description=maker.description(),
         omit_empty_frames=False,
+        **maker.equipment(),
     )
-    segmentation.SpecificCharacterSet = "ISO_IR 192"  # names of labels and models may be in any language
-    # Writing the same result again gives the same object: its date is the source's, not the clock's.
-    stamp = _timestamp(datasets[0])
-    for kind in ("Content", "Series", "InstanceCreation"):
-        setattr(segmentation, f"{kind}Date", stamp.strftime("%Y%m%d"))
-        setattr(segmentation, f"{kind}Time", stamp.strftime("%H%M%S"))
-    if "ImagePositionPatient" not in datasets[0] and _positions(datasets) is None:
+    if "ImagePositionPatient" not in datasets[0] and positions(datasets) is None:
         segmentation.PatientOrientation = datasets[0].get("PatientOrientation", "")  # due where there is no position
-    return segmentation
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = own.uid("dimensions")  # highdicom draws one at random
+    for item, label in zip(segmentation.SegmentSequence[-len(labels) :], labels.values(), strict=True):
+        item.SegmentDescription = " | ".join((label.name, f"{RESEARCH_ONLY}.", *maker.cautions))[:_DESCRIPTION]
+    save(segmentation, datasets[0], path)
 
 
-def _description(
-    number: int, label: Label, algorithm: AlgorithmIdentificationSequence, seed: Sequence[str]
-) -> SegmentDescription:
+def _description(number: int, label: Label, maker: Maker, own: Identity) -> SegmentDescription:
     return SegmentDescription(
         segment_number=number,
         segment_label=label.name[:64],
-        segmented_property_category=_concept(label.category or _DEFAULT_CATEGORY),
-        segmented_property_type=_concept(label.type or _DEFAULT_TYPE),
+        segmented_property_category=concept(label.category or DEFAULT_CATEGORY),
+        segmented_property_type=concept(label.type or DEFAULT_TYPE),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm,
-        tracking_uid=_uid([*seed, "segment", str(label.value)]),
+        algorithm_identification=maker.algorithm(),
+        tracking_uid=own.uid("segment", str(label.value)),
         tracking_id=label.name[:64],
     )
-
-
-def _concept(code: Code) -> CodedConcept:
-    return CodedConcept(code.value, code.scheme, code.meaning)
-
-
-def _uid(parts: Sequence[str]) -> str:
-    """UID below 2.25 from a hash, as DICOM PS3.5 B.2 allows for UUIDs."""
-    digest = hashlib.sha256("\0".join(parts).encode()).digest()[:16]
-    return _ROOT + str(int.from_bytes(digest, "big"))
-
-
-def _timestamp(dataset: Dataset) -> datetime.datetime:
-    for name in ("SeriesDate", "StudyDate", "ContentDate"):
-        text = str(dataset.get(name, "") or "")
-        if len(text) == 8 and text.isdigit():
-            return datetime.datetime.strptime(text, "%Y%m%d").replace(tzinfo=datetime.UTC)
-    return datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

@@ -1,5 +1,6 @@
 """Overlay picture: the image in grey with the mask in colour, three planes through the mask, oriented and to scale."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,10 +53,29 @@ def write_overlay(
         path: File to write.
         centre_by: Mask through whose middle the planes go, instead of `mask`; for pictures to be compared.
     """
+    with atomic_path(path) as temporary:
+        overlay_picture(image, mask, labels, centre_by=centre_by).save(temporary, format="PNG")
+
+
+def overlay_picture(
+    image: Volume,
+    mask: Volume | None,
+    labels: Sequence[Label],
+    text: Sequence[str] = (),
+    centre_by: Volume | None = None,
+) -> PIL.Image.Image:
+    """The picture that `write_overlay` writes; arguments as there.
+
+    Args:
+        image: (C, *S).
+        mask: (1, *S) uint8 on the same grid, or None.
+        labels: Classes.
+        text: Lines below the legend; long ones are broken.
+        centre_by: Mask through whose middle the planes go.
+    """
     middle = mask if centre_by is None else centre_by
     picture = _planes(image, mask, labels, middle) if image.spatial_dims == 3 else _flat(image, mask, labels)
-    with atomic_path(path) as temporary:
-        _with_legend(picture, labels if mask is not None else ()).save(temporary, format="PNG")
+    return _with_legend(picture, labels if mask is not None else (), text)
 
 
 def _flat(image: Volume, mask: Volume | None, labels: Sequence[Label]) -> PIL.Image.Image:
@@ -161,10 +181,11 @@ def _framed(plane: _Rgb, title: str, letters: str) -> PIL.Image.Image:
     return frame
 
 
-def _with_legend(picture: PIL.Image.Image, labels: Sequence[Label]) -> PIL.Image.Image:
-    line = 18
-    height = picture.height + line * (len(labels) + 1) + 10
-    sheet = PIL.Image.new("RGB", (max(picture.width, 360), height), _BACK)
+def _with_legend(picture: PIL.Image.Image, labels: Sequence[Label], text: Sequence[str]) -> PIL.Image.Image:
+    line, width = 18, max(picture.width, 360)
+    lines = [part for sentence in text for part in textwrap.wrap(sentence, width // 7)]
+    height = picture.height + line * (len(labels) + len(lines) + 1) + 10
+    sheet = PIL.Image.new("RGB", (width, height), _BACK)
     sheet.paste(picture, (0, 0))
     draw = PIL.ImageDraw.Draw(sheet)
     font = PIL.ImageFont.load_default(13)
@@ -172,6 +193,9 @@ def _with_legend(picture: PIL.Image.Image, labels: Sequence[Label]) -> PIL.Image
     for label in labels:
         draw.rectangle((6, top + 2, 18, top + 14), fill=colour(label))
         draw.text((26, top), label.name, fill=_TEXT, font=font)
+        top += line
+    for part in lines:
+        draw.text((6, top), part, fill=_TEXT, font=font)
         top += line
     draw.text((6, top), "Not a medical device. For research only.", fill=(160, 160, 160), font=font)
     return sheet

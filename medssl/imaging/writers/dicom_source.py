@@ -1,0 +1,220 @@
+"""What every DICOM object made from a result takes from its source: patient, study, planes, identity and date."""
+
+import datetime
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.sr import AlgorithmIdentification, CodedConcept
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code as DicomCode
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.files import atomic_path
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.labels import Code
+from medssl.imaging.volume import Volume
+
+RESEARCH_ONLY = "Not a medical device; for research only"
+LPS = np.array([-1.0, -1.0, 1.0])
+"""Factors between RAS, in which a volume lies, and LPS, in which DICOM counts."""
+DEFAULT_CATEGORY = Code("123037004", "SCT", "Anatomical Structure")
+DEFAULT_TYPE = Code("85756007", "SCT", "Tissue")
+_ARTIFICIAL_INTELLIGENCE = DicomCode("123110", "DCM", "Artificial Intelligence")
+_ROOT = "2.25."
+_BESIDE = 0.25
+"""A plane may lie this share of a voxel beside its place on the grid: headers round their numbers."""
+_MAY_BE_EMPTY = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PositionReferenceIndicator",
+)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What a result was made by and what must be read with it.
+
+    Args:
+        model: Name of the algorithm.
+        key: What identifies the algorithm (the bundle's hash); with the source and the kind of object it determines
+            the UIDs, so that the same result written again has the same identity.
+        cautions: Sentences to be shown wherever the result is: reasons not to use it first, then warnings.
+    """
+
+    model: str
+    key: str
+    cautions: tuple[str, ...] = ()
+
+    def algorithm(self) -> AlgorithmIdentificationSequence:
+        """The algorithm as DICOM names it."""
+        return AlgorithmIdentificationSequence(
+            name=self.model[:64], version=self.key[:16] or "0", family=_ARTIFICIAL_INTELLIGENCE
+        )
+
+    def algorithm_of_measurements(self) -> AlgorithmIdentification:
+        """The algorithm as a report names it."""
+        return AlgorithmIdentification(name=self.model[:64], version=self.key[:16] or "0")
+
+    def equipment(self) -> dict[str, Any]:
+        """Arguments of highdicom's objects that name the device."""
+        return {
+            "manufacturer": "medssl",
+            "manufacturer_model_name": self.model[:64] or "medssl",
+            "software_versions": version("medssl"),
+            "device_serial_number": self.key[:16] or "0",
+        }
+
+    def description(self) -> str:
+        """SeriesDescription."""
+        return f"{self.model[:48]} (research only)"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """UIDs of an object: the same source, algorithm and kind give the same, so that a PACS holds it once.
+
+    Args:
+        parts: Source instances, the algorithm's key and the kind of object.
+    """
+
+    parts: tuple[str, ...]
+
+    def uid(self, *more: str) -> str:
+        """UID below 2.25 from a hash, as DICOM PS3.5 B.2 allows for UUIDs."""
+        digest = hashlib.sha256("\0".join((*self.parts, *more)).encode()).digest()[:16]
+        return _ROOT + str(int.from_bytes(digest, "big"))
+
+
+def read_source(source: Volume) -> list[Dataset]:
+    """Headers of the series that gave the image its grid, made complete enough to be repeated in an object.
+
+    Of several channels the first one's series is taken: the mask lies on its grid.
+
+    Raises:
+        ImageError: The image is not DICOM.
+    """
+    if source.source.format != "dicom" or not source.source.paths:
+        raise ImageError("a DICOM result needs a DICOM image to refer to", reason="not-dicom")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks of pydicom on attributes of the source
+        datasets = [_complete(_header(file)) for file in dict.fromkeys(source.source.paths)]
+        series = source.source.uids.get("SeriesInstanceUID", "")
+        return [d for d in datasets if str(d.get("SeriesInstanceUID", "")) == series] or datasets
+
+
+def identity(datasets: Sequence[Dataset], maker: Maker, kind: str) -> Identity:
+    """Identity of the object of a kind made from these source images."""
+    return Identity(
+        (str(datasets[0].StudyInstanceUID), *(str(d.SOPInstanceUID) for d in datasets), maker.key, kind),
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No remarks of pydicom and highdicom on attributes that were taken over from the source."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def concept(code: Code) -> CodedConcept:
+    """The code as highdicom takes it."""
+    return CodedConcept(code.value, code.scheme, code.meaning)
+
+
+def save(dataset: Dataset, source: Dataset, path: Path) -> None:
+    """Write an object with the source's date instead of the clock's: written again, it is the same object."""
+    dataset.SpecificCharacterSet = "ISO_IR 192"  # names of labels and models may be in any language
+    stamp = timestamp(source)
+    for name in ("Content*", "Series*", "InstanceCreation*", "StructureSet*", "*OfSecondaryCapture"):
+        for part, text in (("Date", stamp.strftime("%Y%m%d")), ("Time", stamp.strftime("%H%M%S"))):
+            if (keyword := name.replace("*", part)) in dataset:
+                setattr(dataset, keyword, text)
+    for equipment in dataset.get("ContributingEquipmentSequence", None) or ():
+        if "ContributionDateTime" in equipment:
+            equipment.ContributionDateTime = stamp.strftime("%Y%m%d%H%M%S")
+    with atomic_path(path) as temporary:
+        dataset.save_as(temporary, enforce_file_format=True)
+
+
+def timestamp(dataset: Dataset) -> datetime.datetime:
+    """Date of the series or study; 1970 where there is none."""
+    for name in ("SeriesDate", "StudyDate", "ContentDate"):
+        text = str(dataset.get(name, "") or "")
+        if len(text) == 8 and text.isdigit():
+            return datetime.datetime.strptime(text, "%Y%m%d").replace(tzinfo=datetime.UTC)
+    return datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def reference(dataset: Dataset) -> Dataset:
+    """Item that names an instance."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
+    return item
+
+
+def planes(array: npt.NDArray[Any], grid: Geometry, datasets: Sequence[Dataset]) -> npt.NDArray[Any]:
+    """Planes (frames, rows, columns) of an array (*S) in the order of the source's files, or of its frames.
+
+    Raises:
+        ImageError: The planes of the grid are not those of the files.
+    """
+    stacked = np.ascontiguousarray(np.transpose(array if array.ndim == 3 else array[..., None], (2, 1, 0)))
+    found = positions(datasets)
+    if found is None and len(stacked) == 1 == len(datasets):
+        return stacked  # a radiograph has no place in the patient, and but one plane
+    index = None if found is None else grid.to_index(found * LPS)
+    order = [] if index is None else [round(float(k)) for k in index[:, 2]]
+    if index is None or sorted(order) != list(range(len(stacked))) or np.abs(index - np.rint(index)).max() > _BESIDE:
+        raise ImageError(
+            "the planes of the image are not those of its DICOM files (it was resampled on the way in, or its planes "
+            "are spread over multi-frame files), so DICOM-SEG and RTSTRUCT cannot refer to them; write NIfTI instead",
+            reason="resampled-source",
+        )
+    return stacked[order]
+
+
+def positions(datasets: Sequence[Dataset]) -> npt.NDArray[np.float64] | None:
+    """(planes, 3) LPS mm of the first pixel of each plane; None where a plane has none."""
+    groups = datasets[0].get("PerFrameFunctionalGroupsSequence", None)
+    if groups:
+        shared = datasets[0].SharedFunctionalGroupsSequence[0]
+        owners = [(group.get("PlanePositionSequence", None) or shared.PlanePositionSequence)[0] for group in groups]
+    else:
+        owners = list(datasets)
+    found = [owner.get("ImagePositionPatient", None) for owner in owners]
+    if (groups and len(datasets) > 1) or not all(found):
+        return None
+    return np.array([[float(v) for v in position] for position in found if position])
+
+
+def _header(file: Path) -> Dataset:
+    """The pixels are not needed, only what a result repeats of its source."""
+    return pydicom.dcmread(file, stop_before_pixels=True, force=True)
+
+
+def _complete(dataset: Dataset) -> Dataset:
+    """Source with empty values for attributes that must be present but may be empty (type 2) and that are missing."""
+    for name in _MAY_BE_EMPTY:
+        if name not in dataset:
+            setattr(dataset, name, "")
+    if not dataset.get("SpecificCharacterSet", None) and "SpecificCharacterSet" in dataset:
+        del dataset.SpecificCharacterSet  # empty means the default, which highdicom wants absent
+    return dataset

@@ -1,0 +1,177 @@
+"""RTSTRUCT out: contours of each class in the planes of the image, for planning systems."""
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from contourpy import contour_generator
+from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.labels import Label
+from medssl.imaging.volume import Volume
+from medssl.imaging.writers.dicom_source import (
+    LPS,
+    RESEARCH_ONLY,
+    Identity,
+    Maker,
+    identity,
+    planes,
+    positions,
+    quiet,
+    read_source,
+    reference,
+    save,
+)
+from medssl.imaging.writers.overlay import colour
+
+_OF_PATIENT_AND_STUDY = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "FrameOfReferenceUID",
+    "PositionReferenceIndicator",
+)
+_MOST_CONTOURS = 20_000
+_DETACHED_STUDY = UID("1.2.840.10008.3.1.2.3.1")
+"""SOP class by which a structure set names a study (retired, but PS3.3 still asks for it here)."""
+
+
+def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: Path, maker: Maker) -> None:
+    """Write the outlines of a mask as RTSTRUCT.
+
+    Contours run half-way between voxel centres inside and outside a class, by marching squares (contourpy), so that
+    filling them by the even-odd rule at voxel centres gives the mask back; a hole is a contour within a contour.
+
+    Args:
+        mask: (1, *S) uint8 on the grid of `source`.
+        source: The DICOM image; its files are referred to.
+        labels: Classes; one without voxels is a structure without contours.
+        path: File to write.
+        maker: The algorithm; its cautions are written into the description of the structure set.
+
+    Raises:
+        ImageError: The source is not DICOM, has no place in the patient, its planes are not those of its files, or the
+            mask is so torn that it has tens of thousands of outlines.
+    """
+    datasets = read_source(source)
+    places = positions(datasets)
+    if "FrameOfReferenceUID" not in datasets[0] or places is None:
+        raise ImageError(
+            "RTSTRUCT needs an image with a place in the patient; leave rtstruct out of --format", reason="no-position"
+        )
+    own = identity(datasets, maker, "rtstruct")
+    drawn = planes(mask.array[0], mask.geometry, datasets)
+    slices = np.rint(mask.geometry.to_index(places * LPS)[:, 2]).astype(int)  # k of each plane
+    ordered = sorted(labels, key=lambda item: item.value)
+    outlines = [
+        (number, frame, points)
+        for number, label in enumerate(ordered)
+        for frame, plane in enumerate(drawn)
+        for points in _outlines(plane == label.value, mask.geometry, int(slices[frame]))
+    ]
+    if len(outlines) > _MOST_CONTOURS:
+        raise ImageError(
+            f"the mask has {len(outlines)} outlines, more than {_MOST_CONTOURS}: it is noise and "
+            "no planning system could load it: leave rtstruct out of --format",
+            reason="too-many-contours",
+        )
+    with quiet(), disable_value_validation():  # the numbers are ours; checking each takes longer than all the rest
+        dataset = _structure_set(datasets, maker, own)
+        for number, label in enumerate(ordered):
+            _add_structure(dataset, number + 1, label)
+            contours = [_contour(points, datasets, frame) for owner, frame, points in outlines if owner == number]
+            if contours:
+                dataset.ROIContourSequence[-1].ContourSequence = contours
+        save(dataset, datasets[0], path)
+
+
+def _outlines(inside: npt.NDArray[np.bool_], grid: Geometry, k: int) -> Iterator[npt.NDArray[np.float64]]:
+    """Closed polygons (n, 3) LPS mm around what is inside in slice k, a plane (rows, columns)."""
+    if not inside.any():
+        return
+    for line in contour_generator(z=np.pad(inside, 1).astype(np.float64)).lines(0.5):
+        points = np.asarray(line)[:-1] - 1  # (column, row); the first point is repeated at the end
+        yield grid.to_world(np.column_stack([points, np.full(len(points), float(k))])) * LPS
+
+
+def _contour(points: npt.NDArray[np.float64], datasets: Sequence[Dataset], frame: int) -> Dataset:
+    item = Dataset()
+    if len(datasets) > 1:
+        item.ContourImageSequence = [reference(datasets[frame])]
+    else:
+        item.ContourImageSequence = [reference(datasets[0])]
+        if "NumberOfFrames" in datasets[0]:
+            item.ContourImageSequence[0].ReferencedFrameNumber = frame + 1
+    item.ContourGeometricType, item.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
+    item.ContourData = [f"{v:.4f}" for v in points.ravel()]
+    return item
+
+
+def _structure_set(datasets: Sequence[Dataset], maker: Maker, own: Identity) -> FileDataset:
+    meta = FileMetaDataset()
+    # in explicit VR a contour may hold 64 KiB, which an outline of noise exceeds
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = RTStructureSetStorage, ImplicitVRLittleEndian
+    meta.MediaStorageSOPInstanceUID = own.uid("instance")
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = RTStructureSetStorage, meta.MediaStorageSOPInstanceUID
+    for name in _OF_PATIENT_AND_STUDY:
+        if name in datasets[0]:
+            setattr(dataset, name, datasets[0][name].value)
+    dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "RTSTRUCT", own.uid("series"), 930
+    dataset.SeriesDescription = maker.description()
+    dataset.OperatorsName = ""
+    dataset.Manufacturer, dataset.ManufacturerModelName = "medssl", maker.model[:64] or "medssl"
+    dataset.SoftwareVersions, dataset.DeviceSerialNumber = version("medssl"), maker.key[:16] or "0"
+    dataset.StructureSetLabel, dataset.StructureSetName = "RESEARCH ONLY", maker.model[:64]
+    dataset.StructureSetDescription = " | ".join((f"{RESEARCH_ONLY}.", *maker.cautions))[:1024]
+    dataset.StructureSetDate = dataset.StructureSetTime = ""
+    dataset.ApprovalStatus, dataset.InstanceNumber = "UNAPPROVED", 1
+    dataset.ReferencedFrameOfReferenceSequence = [_referenced(datasets)]
+    dataset.StructureSetROISequence, dataset.ROIContourSequence = [], []
+    dataset.RTROIObservationsSequence = []
+    return dataset
+
+
+def _referenced(datasets: Sequence[Dataset]) -> Dataset:
+    """Frame of reference, study, series and images that the contours were drawn on."""
+    series = []
+    for uid, group in groupby(datasets, key=lambda d: str(d.SeriesInstanceUID)):
+        item = Dataset()
+        item.SeriesInstanceUID, item.ContourImageSequence = uid, [reference(d) for d in group]
+        series.append(item)
+    study, frame = Dataset(), Dataset()
+    study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = _DETACHED_STUDY, datasets[0].StudyInstanceUID
+    study.RTReferencedSeriesSequence = series
+    frame.FrameOfReferenceUID, frame.RTReferencedStudySequence = datasets[0].FrameOfReferenceUID, [study]
+    return frame
+
+
+def _add_structure(dataset: Dataset, number: int, label: Label) -> None:
+    roi, contour, observation = Dataset(), Dataset(), Dataset()
+    roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = number, label.name[:64], "AUTOMATIC"
+    roi.ReferencedFrameOfReferenceUID = dataset.FrameOfReferenceUID
+    contour.ReferencedROINumber, contour.ROIDisplayColor = number, list(colour(label))
+    observation.ObservationNumber = observation.ReferencedROINumber = number
+    observation.RTROIInterpretedType, observation.ROIInterpreter = "", ""
+    if label.type is not None:
+        code = Dataset()
+        code.CodeValue, code.CodingSchemeDesignator = label.type.value, label.type.scheme
+        code.CodeMeaning = label.type.meaning
+        observation.RTROIIdentificationCodeSequence = [code]
+    dataset.StructureSetROISequence.append(roi)
+    dataset.ROIContourSequence.append(contour)
+    dataset.RTROIObservationsSequence.append(observation)

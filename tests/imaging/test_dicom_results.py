@@ -1,0 +1,213 @@
+"""Every DICOM result: place, references, cautions, identity, conformance; on made and on real series."""
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_phantom import ramp, write_series
+from highdicom.seg import segread
+from highdicom.sr import srread
+from result_objects import CAUTIONS, COMPANION, DCIODVFY, KINDS, LABELS, MAKER, errors_of, marks, mask_on, shares_on
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.readers.open import read_label, read_volume
+from medssl.imaging.volume import Volume
+from medssl.imaging.writers.dicom_source import Maker
+from medssl.imaging.writers.rtstruct import write_rtstruct
+
+_OBLIQUE = (0.8, 0.6, 0.0, -0.6, 0.8, 0.0)
+_STACKS = {
+    "ascending": ((1, 0, 0, 0, 1, 0), (0.0, 0.0, 2.5)),
+    "descending": ((1, 0, 0, 0, 1, 0), (0.0, 0.0, -2.5)),
+    "oblique": (_OBLIQUE, (0.0, 0.0, -2.5)),
+    "tilted": ((1, 0, 0, 0, 1, 0), (0.0, 0.6, 2.5)),
+}
+_REAL = (
+    "dicom_mr_brain_pgbm/Study3/11-T1post-18670",
+    "dicom_mr_brain_pgbm/Study1/13_HCropVolume",
+    "dicom_ct_seg_dcmqi/ct-3slice",
+    "dicom_ct_seg_dcmqi/24x38x3/multiframe/mf.dcm",
+)
+
+
+def _stack(folder: Path, kind: str = "ascending", **attributes: object) -> Volume:
+    orientation, step = _STACKS[kind]
+    places = [tuple(np.array((3.0, -4.0, 0.0)) + k * np.array(step)) for k in range(4)]
+    write_series(folder, ramp(4), positions=places, orientation=orientation, **COMPANION, **attributes)
+    return read_volume(folder)
+
+
+def _due(values: Volume, numbers: tuple[int, int]) -> dict[tuple[int, float, float, float], int]:
+    """What `marks` must find, by the affine: segment numbers by label."""
+    found = {}
+    for layer, number in zip(values.array, numbers, strict=True):
+        for index in np.argwhere(layer):
+            place = values.geometry.to_world(index) * (-1, -1, 1)
+            found[number, *(round(float(v), 2) for v in place)] = int(layer[tuple(index)])
+    return found
+
+
+def _layers(mask: Volume) -> Volume:
+    return Volume(np.stack([(mask.array[0] == label.value).astype(np.uint8) for label in LABELS]), mask.geometry)
+
+
+@pytest.mark.parametrize("stack", _STACKS)
+def test_every_voxel_of_every_kind_of_segmentation_lies_in_its_place(tmp_path: Path, stack: str):
+    volume = _stack(tmp_path / "s", stack)
+    for kind in ("seg", "labelmap", "fractional", "rtstruct"):
+        KINDS[kind](volume, tmp_path / f"{kind}.dcm")
+    mask = mask_on(volume)
+    assert marks(tmp_path / "seg.dcm") == _due(_layers(mask), (1, 2))
+    numbered = Volume(_layers(mask).array * np.array([1, 3], np.uint8)[:, None, None, None], volume.geometry)
+    assert marks(tmp_path / "labelmap.dcm") == _due(numbered, (1, 3)), "a label map holds the labels' own values"
+    assert marks(tmp_path / "fractional.dcm") == _due(shares_on(volume), (1, 2))
+    for kind in ("seg", "labelmap", "rtstruct") if stack != "tilted" else ("rtstruct",):
+        read = read_label(tmp_path / f"{kind}.dcm", volume, LABELS)
+        np.testing.assert_array_equal(read.array, mask.array, err_msg=kind)
+    uids = [str(pydicom.dcmread(path).SOPInstanceUID) for path in volume.source.paths]
+    for kind in ("seg", "labelmap"):  # highdicom finds each frame by the image it was made from
+        planes = segread(tmp_path / f"{kind}.dcm").get_pixels_by_source_instance(uids, combine_segments=True)
+        due = np.transpose(mask.array[0], (2, 1, 0))
+        np.testing.assert_array_equal(planes, due if kind == "labelmap" else np.where(due == 3, 2, due), err_msg=kind)
+
+
+def test_contours_lie_half_way_between_voxels_and_name_their_slice(tmp_path: Path):
+    volume = _stack(tmp_path / "s")
+    KINDS["rtstruct"](volume, tmp_path / "rt.dcm")
+    dataset = pydicom.dcmread(tmp_path / "rt.dcm")
+    assert [roi.ROIName for roi in dataset.StructureSetROISequence] == ["liver", "lesion"]
+    liver, lesion = dataset.ROIContourSequence
+    assert len(liver.ContourSequence) == 2 * 2  # two slices, an outline and a hole each
+    small = [c for c in lesion.ContourSequence if c.NumberOfContourPoints == 4]
+    points = np.reshape(np.array(small[0].ContourData, float), (-1, 3))
+    centre = volume.geometry.to_world((9, 2, 2)) * (-1, -1, 1)
+    np.testing.assert_allclose(points.mean(axis=0), centre, atol=1e-3)
+    np.testing.assert_allclose(np.abs(points - centre).sum(axis=1), 0.25, atol=1e-3)  # half a pixel of 0.5 mm
+    named = {str(c.ContourImageSequence[0].ReferencedSOPInstanceUID) for c in small}
+    headers = [pydicom.dcmread(p) for p in volume.source.paths]
+    at = {str(h.SOPInstanceUID) for h in headers if float(h.ImagePositionPatient[2]) in (5.0, 7.5)}
+    assert named == at
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_written_again_it_is_the_same_object_and_another_bundle_makes_another(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    volume = _stack(tmp_path / "s")
+    KINDS[kind](volume, tmp_path / "a.dcm")
+    KINDS[kind](volume, tmp_path / "b.dcm")
+    assert (tmp_path / "a.dcm").read_bytes() == (tmp_path / "b.dcm").read_bytes()
+    monkeypatch.setattr("result_objects.MAKER", Maker("test model", "another"))
+    KINDS[kind](volume, tmp_path / "c.dcm")
+    first, other = pydicom.dcmread(tmp_path / "a.dcm"), pydicom.dcmread(tmp_path / "c.dcm")
+    assert first.SOPInstanceUID != other.SOPInstanceUID
+    assert first.SeriesInstanceUID != other.SeriesInstanceUID
+    assert first.StudyInstanceUID == other.StudyInstanceUID == "1.2.3"
+
+
+def test_kinds_of_one_result_are_different_objects_of_the_same_patient_and_study(tmp_path: Path):
+    volume = _stack(tmp_path / "s", PatientName="Müller^Jürgen", SpecificCharacterSet="ISO_IR 100")
+    seen = []
+    for kind in ("seg", "labelmap", "fractional", "sr", "sc", "rtstruct"):
+        KINDS[kind](volume, tmp_path / f"{kind}.dcm")
+        dataset = pydicom.dcmread(tmp_path / f"{kind}.dcm")
+        assert (dataset.StudyInstanceUID, dataset.PatientID) == ("1.2.3", "patient")
+        assert str(dataset.PatientName) == "Müller^Jürgen"
+        seen += [dataset.SOPInstanceUID, dataset.SeriesInstanceUID]
+    assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cautions_and_the_notice_are_in_every_object(tmp_path: Path, kind: str):
+    volume = _stack(tmp_path / "s")
+    KINDS[kind](volume, tmp_path / "o.dcm")
+    dataset = pydicom.dcmread(tmp_path / "o.dcm", stop_before_pixels=True)
+    text = " ".join(str(e.value) for e in dataset.iterall() if e.VR in ("ST", "LT", "UT", "LO"))
+    assert "Not a medical device; for research only" in text
+    if kind != "sc":  # its cautions are drawn
+        assert all(caution in text for caution in CAUTIONS)
+
+
+def test_cautions_are_drawn_into_a_secondary_capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    volume = _stack(tmp_path / "s")
+    KINDS["sc"](volume, tmp_path / "with.dcm")
+    monkeypatch.setattr("result_objects.MAKER", Maker("test model", "k"))
+    KINDS["sc"](volume, tmp_path / "without.dcm")
+    told, silent = (pydicom.dcmread(tmp_path / f"{n}.dcm") for n in ("with", "without"))
+    assert told.Rows == silent.Rows + 18 * len(CAUTIONS)
+    lines = told.pixel_array[silent.Rows - 18 : -18].max(axis=(1, 2))
+    assert (lines > 200).any(), "text in light grey"
+    assert (told.BurnedInAnnotation, told.Modality) == ("NO", "OT")
+    assert len(told.SourceImageSequence) == 4
+
+
+def test_a_report_gives_volumes_and_refers_to_segments_and_images(tmp_path: Path):
+    volume = _stack(tmp_path / "s")
+    KINDS["sr"](volume, tmp_path / "sr.dcm")
+    report = srread(tmp_path / "sr.dcm")
+    liver, lesion = report.content.get_volumetric_roi_measurement_groups()
+    assert liver.tracking_identifier == "liver"
+    (size,) = liver.get_measurements()
+    assert (size.value, size.unit.value, size.name.meaning) == (1.25, "mL", "Volume")
+    assert liver.finding_type.value == "10200004"
+    segmentation = pydicom.dcmread(tmp_path / "referred.dcm")
+    assert lesion.referenced_segment.referenced_sop_instance_uid == segmentation.SOPInstanceUID
+    assert lesion.referenced_segment.referenced_segment_numbers == [2]
+    named = {uid for _, _, uid, _ in report.get_evidence()}
+    assert named == {
+        str(segmentation.SOPInstanceUID),
+        *(str(pydicom.dcmread(p).SOPInstanceUID) for p in volume.source.paths),
+    }
+
+
+def test_a_report_of_a_classification_gives_probabilities_and_the_class(tmp_path: Path):
+    volume = _stack(tmp_path / "s")
+    KINDS["sr_of_classes"](volume, tmp_path / "sr.dcm")
+    (group,) = srread(tmp_path / "sr.dcm").content.get_image_measurement_groups()
+    assert {m.name.meaning: m.value for m in group.get_measurements()} == {
+        "Probability of covid": 0.75,
+        "Probability of other": 0.25,
+    }
+    (called,) = group.get_qualitative_evaluations()
+    assert called.value.meaning == "covid"
+
+
+def test_a_radiograph_has_reports_but_no_structure_set(tmp_path: Path):
+    write_series(tmp_path / "s", ramp(1), ImagePositionPatient=None, ImageOrientationPatient=None, **COMPANION)
+    volume = read_volume(tmp_path / "s")
+    for kind in ("sr_of_classes", "sr_without_seg"):
+        KINDS[kind](volume, tmp_path / f"{kind}.dcm")
+    with pytest.raises(ImageError, match="place in the patient") as refused:
+        write_rtstruct(Volume(np.ones_like(volume.array), volume.geometry), volume, LABELS, tmp_path / "rt.dcm", MAKER)
+    assert refused.value.reason == "no-position"
+    assert not (tmp_path / "rt.dcm").exists()
+
+
+def test_a_torn_mask_gives_no_structure_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    volume = _stack(tmp_path / "s")
+    monkeypatch.setattr("medssl.imaging.writers.rtstruct._MOST_CONTOURS", 3)
+    with pytest.raises(ImageError, match="leave rtstruct out") as refused:
+        KINDS["rtstruct"](volume, tmp_path / "rt.dcm")
+    assert refused.value.reason == "too-many-contours"
+
+
+@pytest.mark.skipif(DCIODVFY is None, reason="dciodvfy (Debian's dicom3tools) is not installed")
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "labelmap"])
+def test_dciodvfy_finds_no_error_in_any_kind(tmp_path: Path, kind: str):
+    KINDS[kind](_stack(tmp_path / "s"), tmp_path / "o.dcm")
+    assert errors_of(tmp_path / "o.dcm") == []
+
+
+@pytest.mark.parametrize("series", _REAL)
+def test_results_of_real_series_conform_and_come_back(real_data: Path, tmp_path: Path, series: str):
+    volume = read_volume(real_data / series)
+    for kind in KINDS:
+        KINDS[kind](volume, tmp_path / f"{kind}.dcm")
+        if DCIODVFY and kind != "labelmap":
+            assert set(errors_of(tmp_path / f"{kind}.dcm")) <= set(errors_of(volume.source.paths[0])), kind
+    for kind in ("labelmap", "rtstruct"):
+        read = read_label(tmp_path / f"{kind}.dcm", volume, LABELS)
+        np.testing.assert_array_equal(read.array, mask_on(volume).array, err_msg=kind)
+    fractional = segread(tmp_path / "fractional.dcm").get_volume(combine_segments=False, rescale_fractional=True)
+    assert float(fractional.array.max()) == pytest.approx(shares_on(volume).array.max() / 255, abs=1e-3)

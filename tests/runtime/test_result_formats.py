@@ -1,0 +1,117 @@
+"""What `predict` writes for each format, and that flags and warnings reach every object a viewer may open."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_phantom import ramp, write_series
+from result_objects import COMPANION
+from tiny_bundle import write_bundle
+
+from medssl.__main__ import main
+from medssl.imaging.errors import ImageError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.readers.open import read_volume
+from medssl.imaging.volume import Volume
+from medssl.runtime.bundle import Bundle
+from medssl.runtime.predictor import Prediction, Predictor
+from medssl.runtime.results import DICOM_FORMATS, FORMATS, MASK_FORMATS, write_results
+
+_FILES = {
+    "dicom-seg": "seg.dcm",
+    "dicom-seg-labelmap": "seg_labelmap.dcm",
+    "rtstruct": "rtstruct.dcm",
+    "dicom-sr": "sr.dcm",
+    "dicom-sc": "sc.dcm",
+}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    return write_series(tmp_path / "series", (ramp(4) % 40).astype(np.int16), **COMPANION)
+
+
+def _text(path: Path) -> str:
+    dataset = pydicom.dcmread(path, stop_before_pixels=True)
+    return " ".join(str(e.value) for e in dataset.iterall() if e.VR in ("ST", "LT", "UT", "LO"))
+
+
+def test_every_dicom_format_gives_its_file_of_the_same_study(bundle: Path, series: Path, tmp_path: Path):
+    names = ",".join(sorted(_FILES))
+    assert main(["predict", str(bundle), str(series), "--out", str(tmp_path / "out"), "--format", names]) == 0
+    written = tmp_path / "out" / "series"
+    assert sorted(p.name for p in written.iterdir()) == sorted(_FILES.values())
+    assert {pydicom.dcmread(p).StudyInstanceUID for p in written.iterdir()} == {"1.2.3"}
+
+
+def test_the_report_refers_to_the_segmentation_only_where_it_was_written(bundle: Path, series: Path):
+    predictor, volume = Predictor(bundle), read_volume(series)
+    for formats, expected in ((("dicom-sr",), False), (("dicom-sr", "dicom-seg"), True)):
+        folder = bundle.parent / f"case{len(formats)}"
+        write_results(folder, predictor.bundle, predictor.predict(volume), volume, formats)
+        referred = [
+            e.value for e in pydicom.dcmread(folder / "sr.dcm").iterall() if e.keyword == "ReferencedSOPInstanceUID"
+        ]
+        own = pydicom.dcmread(folder / "seg.dcm").SOPInstanceUID if expected else None
+        assert (own in referred) is expected
+
+
+def test_flags_come_first_and_warnings_follow_in_every_object(bundle: Path, series: Path):
+    predictor, volume = Predictor(bundle), read_volume(series)
+    prediction = predictor.predict(volume)
+    flagged = {
+        "flags": [{"code": "unlike", "text": "unlike training"}],
+        "warnings": ["do not use: unlike training", "w2"],
+    }
+    for formats, file in _FILES.items():
+        told = {"flags": flags, "warnings": ["do not use: unlike training", "w2"]}
+        again = Prediction(prediction.mask, {**prediction.report, **told})
+        write_results(bundle.parent / file, predictor.bundle, again, volume, (formats,))
+        text = _text(bundle.parent / file / file)
+        if formats != "dicom-sc":
+            assert text.index("DO NOT USE: unlike training") < text.index("w2")
+            assert "do not use: unlike training" not in text, "told once"
+
+
+def test_intervals_of_volumes_are_told_in_the_report(bundle: Path, series: Path):
+    predictor, volume = Predictor(bundle), read_volume(series)
+    prediction = predictor.predict(volume)
+    prediction.report["labels"][0] |= {"volume_ml_low": 0.1, "volume_ml_high": 0.25}
+    prediction.report["volume_interval"] = {"coverage": 0.9}
+    write_results(bundle.parent / "case", predictor.bundle, prediction, volume, ("dicom-sr",))
+    assert "low: volume between 0.10 and 0.25 mL with 90% confidence" in _text(bundle.parent / "case" / "sr.dcm")
+
+
+def test_notes_of_several_segmentations_are_told_once(bundle: Path, series: Path):
+    predictor, volume = Predictor(bundle), read_volume(series)
+    prediction = predictor.predict(volume)
+    write_results(bundle.parent / "case", predictor.bundle, prediction, volume, ("dicom-seg", "dicom-seg-labelmap"))
+    assert len([w for w in prediction.report["warnings"] if "has no code" in w]) == 1
+
+
+def test_formats_that_need_dicom_refuse_other_images_before_anything_is_written(bundle: Path, tmp_path: Path):
+    volume = Volume(np.zeros((1, 8, 8, 8), np.float32), Geometry(np.eye(4), (8, 8, 8)))
+    predictor = Predictor(bundle)
+    for name in DICOM_FORMATS:
+        with pytest.raises(ImageError, match=f"leave {name} out") as refused:
+            write_results(tmp_path / "case", predictor.bundle, predictor.predict(volume), volume, ("json", name))
+        assert refused.value.reason == "not-dicom"
+    assert not (tmp_path / "case").exists()
+
+
+def test_a_classification_has_a_report_and_a_picture_but_no_mask(bundle: Path, series: Path, tmp_path: Path):
+    whole = Bundle.open(bundle)
+    spec = replace(whole.spec, task="classification", labels=(), classes=("sick", "well"))
+    report = {"probabilities": {"sick": 0.9, "well": 0.1}, "class": "sick", "warnings": []}
+    volume = read_volume(series)
+    write_results(tmp_path / "case", replace(whole, spec=spec), Prediction(None, report), volume, tuple(FORMATS))
+    written = {path.name for path in (tmp_path / "case").iterdir()}
+    assert written == {"sr.dcm", "sc.dcm", "overlay.png", "report.json"}
+    assert {"dicom-sr", "dicom-sc"} == DICOM_FORMATS - MASK_FORMATS
