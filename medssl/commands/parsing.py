@@ -9,6 +9,7 @@ import difflib
 import importlib
 import inspect
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -181,8 +182,8 @@ def _read_yaml(name: str, problems: list[str]) -> dict[str, Any]:
     except ConfigError as error:
         problems.extend(f"--config: {problem}" for problem in error.problems)
         return {}
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        problems.append(f"--config {name}: no readable YAML ({' '.join(str(error).split())})")
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:  # a number too long is a ValueError
+        problems.append(f"--config {name}: no readable YAML ({' '.join(str(error).split())[:300]})")
         return {}
     if not isinstance(content, dict | None):
         problems.append(f"--config {name}: a mapping of options is expected, got {type(content).__name__}")
@@ -196,7 +197,7 @@ def _scalar(text: str) -> Any:
         return float(text)
     try:
         return yaml.safe_load(text) if text else text
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 
@@ -279,7 +280,8 @@ def _wrong_value(key: str, message: str, given: dict[str, Any]) -> str:
     for part in key.split(".") if key else []:
         value = value.get(part) if isinstance(value, dict) else None
     reason = message.split(": ", 1)[-1] if key else message
-    return f"option {key} = {value!r}: {reason}" if key else reason
+    shown = reprlib.repr(value) if isinstance(value, (dict, list)) else repr(value)  # aliases may stand for any number
+    return f"option {key} = {shown[:300]}: {reason[:1000]}" if key else reason[:1000]
 
 
 def _remove(given: dict[str, Any], path: list[str]) -> bool:

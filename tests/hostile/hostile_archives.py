@@ -54,7 +54,7 @@ def _write(folder: Path, content: bytes, name: str = "study.zip") -> Path:
 
 @family(4, reasons=("zip-limit", "no-images", "not-an-image", "bad-zip"))
 def zip_many_files(folder: Path, number: int) -> Path:
-    count = (3000, 60_000, 65_535, 200_000)[number]
+    count = (60_000, 1000, 65_535, 200_000)[number]
     names = [f"{index:06x}" for index in range(count)]
     directory = b"".join(
         b"PK\1\2" + struct.pack("<HHHHHHIIIHHHHHII", 20, 20, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 36 * i) + n.encode()
@@ -149,7 +149,7 @@ def yaml_options(folder: Path, number: int) -> Path:
     text = (
         aliases + "inputs: *i\n", "inputs: " + "[" * 20_000, "threads: !!python/object/apply:os.system ['true']\n",
         "threads: !!python/name:os.system\n", "a: &a\n  b: *a\n", "\0\1\2", "threads: [1, 2\n", "- 1\n- 2\n", "threads: 1e999\n",
-        "threads: " + "9" * 5000 + "\n", "? [1]\n: 2\n", "inputs: {a: 1}\nnonsense: 3\n",
+        "threads: " + "9" * 5000 + "\n", "? [1]\n: 2\n", aliases + "threads: *i\nnonsense: *h\n",
     )[number]  # fmt: skip
     (folder / "options.yaml").write_text(text)
     return folder / "options.yaml"

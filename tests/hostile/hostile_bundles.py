@@ -120,7 +120,13 @@ def _node(kind: str, inputs: list[str], outputs: list[str], domain: str = "", at
 def _outside(path: str) -> bytes:
     """An initializer whose values lie in another file."""
     entry = _field(1, "location") + _field(2, path)
-    return b"".join(_field(1, n) for n in (3, 1, 1, 1, 1)) + _field(2, 1) + _field(8, "weight") + _field(13, entry) + _field(14, 1)
+    return (
+        b"".join(_field(1, n) for n in (3, 1, 1, 1, 1))
+        + _field(2, 1)
+        + _field(8, "weight")
+        + _field(13, entry)
+        + _field(14, 1)
+    )
 
 
 _CONV = _node("Conv", ["image", "weight", "bias"], ["logits"])
@@ -129,7 +135,16 @@ _BIAS = _tensor("bias", (0.0, 0.0, 0.0), (3,))
 
 @family(8, entry="bundle", reasons=("bad-model",))
 def onnx_external_data(folder: Path, number: int) -> Path:
-    paths = ("/etc/passwd", "../secret", "weight.bin", "/dev/zero", "/proc/self/mem", "golden.npz", "../../../etc/hosts", "")
+    paths = (
+        "/etc/passwd",
+        "../secret",
+        "weight.bin",
+        "/dev/zero",
+        "/proc/self/mem",
+        "golden.npz",
+        "../../../etc/hosts",
+        "",
+    )
     (folder / "secret").write_bytes(bytes(12))
     bundle = write_bundle(folder / "b", _model([_CONV], [_outside(paths[number]), _BIAS]))
     (bundle / "weight.bin").write_bytes(bytes(12))
@@ -143,7 +158,8 @@ def _endless() -> bytes:
     body += _field(11, _field(1, "i")) + _field(11, _field(1, "go")) + _field(12, _field(1, "more"))
     attribute = _field(5, _field(1, "body") + _field(6, body) + _field(20, 5))
     return _model(
-        [_node("Loop", ["", "true"], [], attributes=attribute), _CONV], [true, _tensor("weight", (0.0,) * 3, (3, 1, 1, 1, 1)), _BIAS]
+        [_node("Loop", ["", "true"], [], attributes=attribute), _CONV],
+        [true, _tensor("weight", (0.0,) * 3, (3, 1, 1, 1, 1)), _BIAS],
     )
 
 
@@ -151,13 +167,18 @@ def _grown(size: int) -> bytes:
     """A graph that makes a constant of `size` floats."""
     shape = _field(1, 1) + _field(2, 7) + _field(8, "shape") + _field(9, struct.pack("<q", size))
     nodes = [_node("ConstantOfShape", ["shape"], ["big"]), _node("ReduceMax", ["big"], ["top"]), _CONV]
-    return _model([*nodes, _node("Add", ["logits", "top"], ["unused"])], [shape, _tensor("weight", (0.0,) * 3, (3, 1, 1, 1, 1)), _BIAS])
+    return _model(
+        [*nodes, _node("Add", ["logits", "top"], ["unused"])],
+        [shape, _tensor("weight", (0.0,) * 3, (3, 1, 1, 1, 1)), _BIAS],
+    )
 
 
 @family(14, entry="bundle", reasons=("bad-model", "golden", "bundle-limit"))
 def onnx_operators(folder: Path, number: int) -> Path:
     weight = _tensor("weight", (0.0,) * 3, (3, 1, 1, 1, 1))
-    huge = b"".join(_field(1, n) for n in (3, 10**9, 10, 1, 1)) + _field(2, 1) + _field(8, "weight") + _field(9, bytes(12))
+    huge = (
+        b"".join(_field(1, n) for n in (3, 10**9, 10, 1, 1)) + _field(2, 1) + _field(8, "weight") + _field(9, bytes(12))
+    )
     wrong = b"".join(_field(1, n) for n in (3, 1, 1, 1, 1)) + _field(2, 1) + _field(8, "weight") + _field(9, bytes(4))
     model = (
         onnx_bytes(domain="evil.ops"), onnx_bytes(domain="com.evil"), onnx_bytes(output="other"),

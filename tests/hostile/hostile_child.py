@@ -97,7 +97,10 @@ def _in_child(job: dict[str, str], pipe: int) -> None:
         import traceback
 
         lines = traceback.format_exc().splitlines()
-        result = {"outcome": "failed", "detail": f"{type(error).__name__}: {str(error)[:300]} | {' '.join(lines[-12:])}"}
+        result = {
+            "outcome": "failed",
+            "detail": f"{type(error).__name__}: {str(error)[:300]} | {' '.join(lines[-12:])}",
+        }
     os.write(pipe, json.dumps(result).encode()[:60_000])
     os._exit(0)
 

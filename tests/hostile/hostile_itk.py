@@ -120,5 +120,10 @@ def itk_compressed_bomb(folder: Path, number: int) -> Path:
 def itk_other_format(folder: Path, number: int) -> Path:
     buffer = io.BytesIO()
     PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(buffer, "PNG")
-    content = (encoded(plain_dicom()), buffer.getvalue(), b"<VTKFile type='ImageData'/>", b"\x89HDF\r\n\x1a\n" + bytes(99))[number % 4]
+    content = (
+        encoded(plain_dicom()),
+        buffer.getvalue(),
+        b"<VTKFile type='ImageData'/>",
+        b"\x89HDF\r\n\x1a\n" + bytes(99),
+    )[number % 4]
     return _write(folder, ("a.mha", "a.nrrd")[number // 4], content)

@@ -14,7 +14,9 @@ _SIZE = (6, 5, 4)
 
 def plain() -> bytearray:
     """A valid little-endian .nii of int16."""
-    return bytearray(nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(_SIZE), np.diag([-2.0, -2, 2, 1])).to_bytes())
+    return bytearray(
+        nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(_SIZE), np.diag([-2.0, -2, 2, 1])).to_bytes()
+    )
 
 
 def _write(folder: Path, content: bytes, packed: bool = False) -> Path:

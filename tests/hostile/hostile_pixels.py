@@ -110,8 +110,12 @@ def jpeg2000(folder: Path, number: int) -> Path:
     elif number < 15:
         stream = stream[: len(stream) * (number - 9) // 12]
     else:
-        stream = (b"\xff\x4f\xff\x51", b"\0" * 64, b"jP  \r\n\x87\n" * 9, b"\xff\x4f" * 99, stream[:60] * 50)[number - 15]
-    return write(folder, _with(_holder(), (syntax, HTJ2KLossless)[number % 2], encapsulate([stream + bytes(len(stream) % 2)])))
+        stream = (b"\xff\x4f\xff\x51", b"\0" * 64, b"jP  \r\n\x87\n" * 9, b"\xff\x4f" * 99, stream[:60] * 50)[
+            number - 15
+        ]
+    return write(
+        folder, _with(_holder(), (syntax, HTJ2KLossless)[number % 2], encapsulate([stream + bytes(len(stream) % 2)]))
+    )
 
 
 @family(20, harmless=True)
@@ -149,7 +153,14 @@ def jpeg_in_dicom(folder: Path, number: int) -> Path:
     elif number < 14:
         stream = stream[: len(stream) * (number - 7) // 16]
     else:
-        starts = (b"\xff\xd8\xff\xc0", b"\xff\xd8" * 99, bytes(64), b"\xff\xd8\xff\xda\0\0", b"\xff\xd8\xff\xc4\xff\xff", b"GIF89a" * 9)
+        starts = (
+            b"\xff\xd8\xff\xc0",
+            b"\xff\xd8" * 99,
+            bytes(64),
+            b"\xff\xd8\xff\xda\0\0",
+            b"\xff\xd8\xff\xc4\xff\xff",
+            b"GIF89a" * 9,
+        )
         stream = starts[number - 14]
     syntax = (JPEGBaseline8Bit, JPEGLosslessSV1, JPEGExtended12Bit)[number % 3]
     return write(folder, _with(_grey(_holder()), syntax, encapsulate([stream + bytes(len(stream) % 2)])))

@@ -71,10 +71,14 @@ def png_damaged(folder: Path, number: int) -> Path:
 def _tiff(entries: list[tuple[int, int, int, int]], data: bytes = b"", following: int = 0) -> bytes:
     """A little-endian TIFF of one directory; values are placed in the entries."""
     body = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
-    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(entries)) + body + struct.pack("<I", following) + data
+    return (
+        b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(entries)) + body + struct.pack("<I", following) + data
+    )
 
 
-def _strip(width: int, height: int, compression: int, size: int, offset: int = 200, bits: int = 8) -> list[tuple[int, int, int, int]]:
+def _strip(
+    width: int, height: int, compression: int, size: int, offset: int = 200, bits: int = 8
+) -> list[tuple[int, int, int, int]]:
     return [
         (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, compression), (262, 3, 1, 1),
         (273, 4, 1, offset), (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, size),

@@ -29,7 +29,7 @@ _PEAK_MIB = 1024.0
 _KILL_SECONDS = 120.0
 """Wall time on a machine with other work; what is judged is processor time."""
 _SAMPLE = 2
-_LIMIT_GIB = "0.25"
+_LIMIT_GIB = "0.125"
 
 
 class Sandbox:
@@ -82,9 +82,9 @@ def _faults(family: Family, entry: str, result: dict[str, Any]) -> list[str]:
         faults.append(f"{result['outcome']}: {result['detail']}")
     if result["outcome"] == "read" and not family.harmless:
         faults.append(f"was read: {result['detail']}")
-    if entry == family.entry and result["outcome"] == "refused" and family.reasons:
-        if result["reason"] not in family.reasons:
-            faults.append(f"reason {result['reason']}, not of {family.reasons}: {result['detail']}")
+    judged = entry == family.entry and result["outcome"] == "refused" and bool(family.reasons)
+    if judged and result["reason"] not in family.reasons:
+        faults.append(f"reason {result['reason']}, not of {family.reasons}: {result['detail']}")
     if result["seconds"] > _CPU_SECONDS:
         faults.append(f"took {result['seconds']:.1f} s of processor time")
     if result["peak_mib"] > _PEAK_MIB:

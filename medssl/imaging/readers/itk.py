@@ -1,5 +1,7 @@
 """NRRD and MetaImage files, through SimpleITK."""
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,14 @@ import numpy as np
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
+from medssl.imaging.readers.guard import refuse_large
 from medssl.imaging.volume import Source, Volume
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+_NRRD = (".nrrd", ".nhdr")
 _HEADER_BYTES = 1 << 16
+_DATA_FILES = ("datafile", "elementdatafile")
 _PLACED = ("space", "spacedimension", "transformmatrix", "rotation", "orientation")
 _SPACINGS = ("spacings", "elementspacing")
 
@@ -29,8 +34,16 @@ def read_itk(path: Path) -> Volume:
         raise ImageError(f"{path} does not exist", reason="no-such-file")
     _check_header(path)
     itk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = itk.ImageFileReader()
+    reader.SetImageIO(
+        "NrrdImageIO" if path.suffix.lower() in _NRRD else "MetaImageIO"
+    )  # no other format under this name
+    reader.SetFileName(str(path))
     try:
-        image = itk.ReadImage(str(path))
+        reader.ReadImageInformation()
+        voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+        refuse_large(voxels * _pixel_bytes(itk.GetPixelIDValueAsString(reader.GetPixelID())), path)
+        image = reader.Execute()
     except RuntimeError as error:
         line = str(error).strip().splitlines()[-1]
         if "spacing" in line.lower():
@@ -50,13 +63,24 @@ def read_itk(path: Path) -> Volume:
     return Volume(np.ascontiguousarray(array), Geometry(_LPS_TO_RAS @ affine, image.GetSize()), source=source)
 
 
+def _pixel_bytes(kind: str) -> int:
+    """Bytes of one value, from SimpleITK's name of its type, for instance `vector of 16-bit signed integer`."""
+    found = re.search(r"(\d+)-bit", kind)
+    return (int(found[1]) // 8 if found else 8) * (2 if "complex" in kind else 1)
+
+
 def _check_header(path: Path) -> None:
     """Look at the header as it is in the file: ITK takes a missing orientation for identity, and the size of spacings.
 
     Raises:
-        ImageError: Not readable as a header, spacing 0, negative or no number, or 3D without an orientation.
+        ImageError: Not readable as a header, spacing 0, negative or no number, voxels in a file elsewhere, or 3D without
+            an orientation.
     """
-    fields = _fields(path)
+    lines = _lines(path)
+    fields = dict(lines)
+    for name, value in lines:
+        if name in _DATA_FILES and value.upper() != "LOCAL":
+            _check_data_file(path, value)
     for name in _SPACINGS:
         for text in fields.get(name, "").split():
             try:
@@ -75,17 +99,40 @@ def _check_header(path: Path) -> None:
         )
 
 
-def _fields(path: Path) -> dict[str, str]:
-    """Text fields of the header, names in lower case without spaces."""
+def _check_data_file(path: Path, name: str) -> None:
+    """A header may name a file of voxels beside it, and no other: any path could be named and would be read.
+
+    Raises:
+        ImageError: A path, a list, a pattern, a link, or no such file.
+    """
+    file = path.parent / name
+    if set(name) & set("/\\:%") or name.upper().startswith("LIST") or file.is_symlink() or not file.is_file():
+        raise ImageError(
+            f"{path} takes its voxels from {name[:100]!r}; only one plain file in the same folder is read, no path, list or "
+            "link: put it there, or write the image again as one file",
+            reason="detached-data",
+        )
+
+
+def _lines(path: Path) -> list[tuple[str, str]]:
+    """Fields of the header in their order, names in lower case without spaces.
+
+    Raises:
+        ImageError: The header does not end where headers do, so that a field could hide behind what was looked at.
+    """
     with path.open("rb") as stream:
         block = stream.read(_HEADER_BYTES)
-    found: dict[str, str] = {}
-    for line in block.decode("latin-1").splitlines():
-        if not line.strip() and found:
-            break  # the end of a NRRD header
-        name, separator, value = line.replace(":=", "=").partition("=" if block[:4] != b"NRRD" else ":")
-        if separator:
-            found[name.strip().lower().replace(" ", "")] = value.strip()
-        if name.strip() == "ElementDataFile":
-            break
+    nrrd = path.suffix.lower() in _NRRD
+    found: list[tuple[str, str]] = []
+    for raw in block.decode("latin-1").split("\n"):  # as ITK splits: not at other line breaks of Unicode
+        line = raw.rstrip("\r")
+        if nrrd and not line and found:
+            return found
+        cut = re.search(":(?!=)" if nrrd else "[=:]", line)
+        if cut:
+            found.append((re.sub(r"\s", "", line[: cut.start()]).lower(), line[cut.end() :].strip()))
+            if not nrrd and found[-1][0] == "elementdatafile" and not found[-1][1].upper().startswith("LIST"):
+                return found
+    if len(block) == _HEADER_BYTES:
+        raise ImageError(f"{path}: the header is longer than {_HEADER_BYTES} bytes", reason="bad-header")
     return found
