@@ -27,6 +27,8 @@ from medssl.models.component import Component, Overrides
 T = TypeVar("T")
 
 _PACKAGE = Path(medssl.__file__).parent
+_MAX_VALUES = 100_000
+"""Values of a YAML file, aliases written out."""
 
 
 def _component(value: Any) -> Component:
@@ -179,6 +181,8 @@ def _read_yaml(name: str, problems: list[str]) -> dict[str, Any]:
     try:
         path = resolve_folder("configs", Path(name))
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if _expanded(content, {}) > _MAX_VALUES:
+            raise ValueError(f"its aliases stand for more than {_MAX_VALUES} values")
     except ConfigError as error:
         problems.extend(f"--config: {problem}" for problem in error.problems)
         return {}
@@ -189,6 +193,17 @@ def _read_yaml(name: str, problems: list[str]) -> dict[str, Any]:
         problems.append(f"--config {name}: a mapping of options is expected, got {type(content).__name__}")
         return {}
     return content or {}
+
+
+def _expanded(content: Any, known: dict[int, float]) -> float:
+    """How many values a YAML file stands for once its aliases are written out; infinite where one holds itself."""
+    if not isinstance(content, dict | list):
+        return 1
+    if id(content) not in known:
+        known[id(content)] = float("inf")
+        inner = [*content.keys(), *content.values()] if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(_expanded(value, known) for value in inner)
+    return known[id(content)]
 
 
 def _scalar(text: str) -> Any:

@@ -1,6 +1,6 @@
-"""What a bundle's files may be before anything else looks at them: sizes, options that make sense, a graph that only computes.
+"""What a bundle's files may be before anything else looks at them: sizes, options, a graph that only computes.
 
-The graph is read as the protobuf it is (onnx.proto3), field by field, so that no native code sees a file that was refused.
+The graph is read as the protobuf it is (onnx.proto3), field by field, so that no native code sees what is refused.
 """
 
 import json

@@ -35,7 +35,7 @@ def one_bomb(path: Path, name: str, mebibytes: int, told: int | None = None) -> 
     return path
 
 
-@family(10, reasons=("zip-limit", "bad-zip"))
+@family(10, reasons=("zip-limit", "bad-zip", "not-an-image"))
 def zip_bomb(folder: Path, number: int) -> Path:
     mebibytes = (600, 1500, 3000, 4000)[number % 4]
     if number < 8:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 _SOF = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _ALONE = {0x01, *range(0xD0, 0xD9)}
-_MAX_TILES = 65_535
+_TILE_PIXELS = 256
+"""Tiles are at least so large on average; a decoder fills missing tiles with zeros."""
 _MAX_COMPONENTS = 4
 
 
@@ -43,7 +44,8 @@ def _jpeg2000(header: bytes) -> FrameSize:
     if not (right > left and bottom > top and tile_x and tile_y and first_x <= left and first_y <= top):
         raise ValueError("the compressed frame has an impossible size")
     tiles = -(-(right - first_x) // tile_x) * -(-(bottom - first_y) // tile_y)
-    if tiles > _MAX_TILES or not 1 <= components <= _MAX_COMPONENTS:
+    pixels = (bottom - top) * (right - left)
+    if tiles > 1 + pixels // _TILE_PIXELS or not 1 <= components <= _MAX_COMPONENTS:
         raise ValueError(f"the compressed frame has {tiles} tiles and {components} components")
     return FrameSize(bottom - top, right - left, components)
 

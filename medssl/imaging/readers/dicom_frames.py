@@ -72,8 +72,8 @@ class Instance:
     """A DICOM image file: what `scan` and the series reader need of its header, and its planes.
 
     `cut` says what is wrong with an uncompressed file that ends within its pixels; its length alone tells. `frame_uid`
-    is the FrameOfReferenceUID: positions of two files can be compared where it is the same. `pixel_bytes` is the size of
-    its decoded pixels.
+    is the FrameOfReferenceUID: positions of two files can be compared where it is the same. `pixel_bytes` is the size
+    of its decoded pixels.
     """
 
     path: Path

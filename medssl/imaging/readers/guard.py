@@ -46,8 +46,8 @@ def refuse_large(size: int, path: Path | str) -> None:
     limit = max_image_bytes()
     if size > limit:
         raise ImageError(
-            f"{path} would take {size / 2**30:.3g} GiB once decoded, {limit / 2**30:.3g} GiB are allowed: it is damaged "
-            f"or made to do harm; if it is right, set {LIMIT_VARIABLE}",
+            f"{path} would take {size / 2**30:.3g} GiB once decoded, {limit / 2**30:.3g} GiB are allowed: it is "
+            f"damaged, or made to do harm; if it is right, set {LIMIT_VARIABLE}",
             reason="image-limit",
         )
 
