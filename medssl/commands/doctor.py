@@ -13,7 +13,7 @@ from medssl.imaging.errors import MedsslError
 
 POSITIONAL: tuple[str, ...] = ()
 
-_BASE = ("medssl", "numpy", "nibabel", "pydicom", "highdicom", "SimpleITK", "pillow", "tifffile", "onnxruntime")
+_BASE = ("medssl", "numpy", "nibabel", "pydicom", "highdicom", "pillow", "tifffile", "onnxruntime")
 _TRAIN = ("torch", "lightning", "monai", "scipy", "scikit-learn", "blosc2", "safetensors", "onnx", "onnxscript")
 _DECODERS = {
     "RLE": "pydicom",

@@ -9,6 +9,7 @@ import difflib
 import importlib
 import inspect
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ from medssl.models.component import Component, Overrides
 T = TypeVar("T")
 
 _PACKAGE = Path(medssl.__file__).parent
+_MAX_VALUES = 100_000
+"""Values of a YAML file, aliases written out."""
 
 
 def _component(value: Any) -> Component:
@@ -178,16 +181,29 @@ def _read_yaml(name: str, problems: list[str]) -> dict[str, Any]:
     try:
         path = resolve_folder("configs", Path(name))
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if _expanded(content, {}) > _MAX_VALUES:
+            raise ValueError(f"its aliases stand for more than {_MAX_VALUES} values")
     except ConfigError as error:
         problems.extend(f"--config: {problem}" for problem in error.problems)
         return {}
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        problems.append(f"--config {name}: no readable YAML ({' '.join(str(error).split())})")
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:  # a number too long is a ValueError
+        problems.append(f"--config {name}: no readable YAML ({' '.join(str(error).split())[:300]})")
         return {}
     if not isinstance(content, dict | None):
         problems.append(f"--config {name}: a mapping of options is expected, got {type(content).__name__}")
         return {}
     return content or {}
+
+
+def _expanded(content: Any, known: dict[int, float]) -> float:
+    """How many values a YAML file stands for once its aliases are written out; infinite where one holds itself."""
+    if not isinstance(content, dict | list):
+        return 1
+    if id(content) not in known:
+        known[id(content)] = float("inf")
+        inner = [*content.keys(), *content.values()] if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(_expanded(value, known) for value in inner)
+    return known[id(content)]
 
 
 def _scalar(text: str) -> Any:
@@ -196,7 +212,7 @@ def _scalar(text: str) -> Any:
         return float(text)
     try:
         return yaml.safe_load(text) if text else text
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 
@@ -279,7 +295,8 @@ def _wrong_value(key: str, message: str, given: dict[str, Any]) -> str:
     for part in key.split(".") if key else []:
         value = value.get(part) if isinstance(value, dict) else None
     reason = message.split(": ", 1)[-1] if key else message
-    return f"option {key} = {value!r}: {reason}" if key else reason
+    shown = reprlib.repr(value) if isinstance(value, (dict, list)) else repr(value)  # aliases may stand for any number
+    return f"option {key} = {shown[:300]}: {reason[:1000]}" if key else reason[:1000]
 
 
 def _remove(given: dict[str, Any], path: list[str]) -> bool:

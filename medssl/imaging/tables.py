@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medssl.imaging.readers.guard import MAX_TABLE_BYTES
+
 _KEYS = ("id", "case", "image", "file")
 _SUFFIXES = (".gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".zip", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _MODALITIES = {"MRI": "MR", "MR": "MR", "CT": "CT", "PET": "PT", "US": "US"}
@@ -46,9 +48,20 @@ def patient_tables(files: Sequence[Path]) -> list[PatientTable]:
     return tables
 
 
+def _text(path: Path) -> str:
+    """Content of a table or list.
+
+    Raises:
+        OSError: It cannot be read, or is no table of cases by its size.
+    """
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        raise OSError(f"{path} is larger than any table of cases")
+    return path.read_text(encoding="utf-8-sig")
+
+
 def _records(path: Path) -> list[dict[str, str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _text(path)
         separator = max((",", ";", "\t"), key=text.split("\n", 1)[0].count)
         records = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
     except (OSError, UnicodeDecodeError, csv.Error):
@@ -93,15 +106,19 @@ def decathlon_lists(files: Collection[Path]) -> Decathlon:
             "licence": str(content.get("licence", content.get("license", "")) or ""),
         }
         for entry in content["training"]:
-            if isinstance(entry, dict) and {"image", "label"} <= set(entry):
+            if (
+                isinstance(entry, dict)
+                and {"image", "label"} <= set(entry)
+                and "\0" not in f"{entry['image']}{entry['label']}"
+            ):
                 found.labels[(folder / str(entry["image"])).resolve()] = (folder / str(entry["label"])).resolve()
     return found
 
 
 def _dataset(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+        content = json.loads(_text(path))
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict):
         return None

@@ -7,7 +7,6 @@ BUNDLE/MODEL_CARD.md
 BUNDLE/SHA256SUMS       hashes of the files above
 """
 
-import json
 import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from medssl.imaging.files import sha256, write_text
 from medssl.imaging.labels import Label
 from medssl.imaging.preprocess import Preprocess
 from medssl.imaging.readers.archive import unpacked
+from medssl.runtime.bundle_guard import MAX_TEXT_BYTES, check_arrays, check_values, read_options, refuse_size
 from medssl.runtime.sliding_window import Activation
 
 SCHEMA_VERSION = 1
@@ -112,6 +112,7 @@ class BundleSpec:
             values["labels"] = tuple(Label.from_json(label) for label in values["labels"])
             for name in ("channels", "window", "mirror_axes", "classes"):
                 values[name] = tuple(values[name])
+            check_values(values)
             return cls(**values)
         except (KeyError, TypeError, ValueError, AttributeError, MedsslError) as error:
             raise BundleError(f"bundle.json does not follow the schema ({error})", reason="schema") from error
@@ -143,12 +144,7 @@ class Bundle:
             if not (folder / name).is_file():
                 raise BundleError(f"{path} is no complete bundle: {name} is missing", reason="incomplete")
         check_hashes(folder)
-        try:
-            content = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError) as error:
-            raise BundleError(f"{path}: bundle.json is damaged ({error})", reason="schema") from error
-        if not isinstance(content, dict):
-            raise BundleError(f"{path}: bundle.json holds no mapping", reason="schema")
+        content = read_options(folder / "bundle.json")
         return cls(folder, BundleSpec.from_json(content), sha256(folder / "SHA256SUMS"))
 
     def golden(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -157,6 +153,7 @@ class Bundle:
         Raises:
             BundleError: The file does not hold them.
         """
+        check_arrays(self.folder / "golden.npz")
         try:
             with np.load(self.folder / "golden.npz", allow_pickle=False) as arrays:
                 return arrays["image"].astype(np.float32), arrays["logits"].astype(np.float32)
@@ -175,6 +172,7 @@ def check_hashes(folder: Path) -> None:
     Raises:
         BundleError: A file is not listed, or is not what was listed.
     """
+    refuse_size(folder / "SHA256SUMS", MAX_TEXT_BYTES)
     try:
         lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}

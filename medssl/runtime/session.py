@@ -9,6 +9,7 @@ import onnxruntime
 
 from medssl.imaging.errors import BundleError
 from medssl.runtime.bundle import GOLDEN_TOLERANCE, Bundle
+from medssl.runtime.bundle_guard import MAX_MODEL_BYTES, check_graph, refuse_size
 
 
 def usable_threads() -> int:
@@ -33,10 +34,13 @@ class Session:
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = False  # an arena keeps the peak for ever; a clinic's machine has other work
         options.log_severity_level = 3
+        refuse_size(model, MAX_MODEL_BYTES)
+        content = model.read_bytes()
+        check_graph(content)
         try:
             # From bytes: a graph that points to files beside it cannot load them.
             self._session = onnxruntime.InferenceSession(
-                model.read_bytes(), sess_options=options, providers=["CPUExecutionProvider"]
+                content, sess_options=options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime raises kinds of its own that share no base class
             text = " ".join(str(error).split())[:300]

@@ -1,8 +1,10 @@
 """Zipped folders, unpacked with limits into a folder that goes away with the process."""
 
 import atexit
+import errno
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -10,55 +12,114 @@ from functools import lru_cache
 from pathlib import Path
 
 from medssl.imaging.errors import ImageError
+from medssl.imaging.readers.guard import max_image_bytes
 
 _MAX_FILES = 50_000
-_MAX_BYTES = 32 * 2**30
+_ENTRY_BYTES = 256
+"""What an entry takes in the directory of a zip file, on average at most."""
+_IMAGES = 4
+"""A zip file may unpack to so many times the size of the largest image."""
 
 
-@lru_cache(maxsize=8)
 def unpacked(path: Path) -> Path:
-    """Folder with the content of a zip file.
+    """Temporary folder with the content of a zip file, unpacked again where the file has changed.
+
+    Raises:
+        ImageError: As for `unpack`.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise ImageError(f"{path} is no readable zip file ({error})", reason="bad-zip") from error
+    return _unpacked(path.resolve(), state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+def forget_unpacked() -> None:
+    """Unpack anew what is asked for next; for callers that remove the folder."""
+    _unpacked.cache_clear()
+
+
+@lru_cache(maxsize=64)
+def _unpacked(path: Path, *_: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="medssl-zip-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        unpack(path, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def unpack(path: Path, folder: Path, *, max_files: int = _MAX_FILES, max_bytes: int = 0) -> None:
+    """Unpack a zip file into a folder.
+
+    Args:
+        path: The zip file.
+        folder: An empty folder.
+        max_files: Files it may hold.
+        max_bytes: Bytes they may have together; 0 takes four times the largest image.
 
     Raises:
         ImageError: No zip file, damaged, names or links that leave the folder, or more than the limits.
     """
+    max_bytes = max_bytes or _IMAGES * max_image_bytes()
     try:
+        if _directory_bytes(path) > max_files * _ENTRY_BYTES:
+            raise ImageError(f"{path} lists more than {max_files} files", reason="zip-limit")
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise ImageError(f"{path} is no readable zip file ({error})", reason="bad-zip") from error
     with archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        _check(path, entries)
-        folder = Path(tempfile.mkdtemp(prefix="medssl-zip-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        left = _MAX_BYTES
+        if len(entries) > max_files or sum(entry.file_size for entry in entries) > max_bytes:
+            raise ImageError(
+                f"{path} unpacks to more than {max_files} files or {max_bytes / 2**30:.3g} GiB", reason="zip-limit"
+            )
+        _check_names(path, entries)
+        left = max_bytes
         for entry in entries:
             left = _extract(archive, entry, folder, left)
-    return folder
 
 
-def _check(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    if len(entries) > _MAX_FILES or sum(entry.file_size for entry in entries) > _MAX_BYTES:
-        raise ImageError(
-            f"{path} unpacks to more than {_MAX_FILES} files or {_MAX_BYTES >> 30} GiB", reason="zip-limit"
-        )
+def _directory_bytes(path: Path) -> int:
+    """Size of the list of entries, from the end of the file: `zipfile` reads the list whole, whatever its size."""
+    with path.open("rb") as stream:
+        start = max(0, path.stat().st_size - (1 << 16) - 22 - 20 - 56)
+        stream.seek(start)
+        tail = stream.read()
+    end, wide = tail.rfind(b"PK\5\6"), tail.rfind(b"PK\6\6")
+    sizes = [struct.unpack_from("<I", tail, end + 12)[0]] if 0 <= end <= len(tail) - 22 else [0]
+    if sizes[0] == 0xFFFFFFFF and 0 <= wide <= len(tail) - 56:  # ZIP64
+        sizes = [struct.unpack_from("<Q", tail, wide + 40)[0]]
+    return int(sizes[0])
+
+
+def _check_names(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     for entry in entries:
         parts = Path(entry.filename).parts
-        if Path(entry.filename).is_absolute() or ".." in parts or stat.S_ISLNK(entry.external_attr >> 16):
+        if (
+            Path(entry.filename).is_absolute()
+            or {"..", "\0"} & {*parts, *entry.filename}
+            or "\\" in entry.filename
+            or stat.S_ISLNK(entry.external_attr >> 16)
+        ):
             raise ImageError(f"{path}: entry {entry.filename!r} leaves the folder or is a link", reason="zip-unsafe")
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, left: int) -> int:
     """Write one entry; the bytes really unpacked count, not those the header claims."""
     target = folder / entry.filename
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(entry) as source, target.open("wb") as sink:
             while block := source.read(1 << 20):
                 left -= len(block)
                 if left < 0:
                     raise ImageError(f"{archive.filename} unpacks to more than the limit", reason="zip-limit")
                 sink.write(block)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, NotImplementedError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
         raise ImageError(f"{archive.filename}: {entry.filename} is damaged ({error})", reason="bad-zip") from error
     return left

@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,16 @@ import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
-from medssl.imaging.errors import ImageError
+from medssl.imaging.errors import ImageError, MedsslError
+from medssl.imaging.readers.guard import MAX_FRAMES, max_image_bytes, refuse_large
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """SOP classes of DICOM-SEG: BINARY and FRACTIONAL, and LABELMAP."""
@@ -64,7 +72,8 @@ class Instance:
     """A DICOM image file: what `scan` and the series reader need of its header, and its planes.
 
     `cut` says what is wrong with an uncompressed file that ends within its pixels; its length alone tells. `frame_uid`
-    is the FrameOfReferenceUID: positions of two files can be compared where it is the same.
+    is the FrameOfReferenceUID: positions of two files can be compared where it is the same. `pixel_bytes` is the size
+    of its decoded pixels.
     """
 
     path: Path
@@ -85,6 +94,7 @@ class Instance:
     transfer_syntax: str
     cut: str = ""
     frame_uid: str = ""
+    pixel_bytes: int = 0
 
 
 def read_header(path: Path) -> Dataset:
@@ -97,12 +107,13 @@ def read_header(path: Path) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on odd headers; what matters is refused or noted
         try:
+            refuse_deflated_bomb(path)
             with path.open("rb") as file:
                 dataset = pydicom.dcmread(file, stop_before_pixels=True)
                 left = path.stat().st_size - file.tell()
         except InvalidDicomError:
             return _headless(path)
-        except PermissionError:
+        except (PermissionError, MedsslError):
             raise
         except FileNotFoundError as error:
             raise ImageError(f"{path} does not exist", reason="no-such-file") from error
@@ -116,6 +127,24 @@ def read_header(path: Path) -> Dataset:
     return dataset
 
 
+def refuse_deflated_bomb(path: Path) -> None:
+    """Unpack a deflated data set piece by piece and drop it: pydicom unpacks it whole before it looks at anything.
+
+    Raises:
+        ImageError: It unpacks to more than an image may have.
+    """
+    with path.open("rb") as file:
+        read_preamble(file, force=True)
+        if _read_file_meta_info(file).get("TransferSyntaxUID", "") != DeflatedExplicitVRLittleEndian:
+            return
+        unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+        left = max_image_bytes()
+        while not unpacker.eof and (block := unpacker.unconsumed_tail or file.read(1 << 16)):
+            left -= len(unpacker.decompress(block, 1 << 22))
+            if left < 0:
+                refuse_large(max_image_bytes() - left, path)
+
+
 def _cut(dataset: Dataset, path: Path) -> str:
     """What to say of a file with fewer bytes after its header than its pixels need; empty where they are enough."""
     left: int | None = getattr(dataset, "bytes_after_header", None)
@@ -123,13 +152,18 @@ def _cut(dataset: Dataset, path: Path) -> str:
     if left is None or syntax not in UNCOMPRESSED:
         return ""
     left = max(0, left - (8 if syntax == ImplicitVRLittleEndian else 12))  # tag, type and length of the pixels
-    samples = int(dataset.get("SamplesPerPixel", 1) or 1) * int(dataset.get("NumberOfFrames", 1) or 1)
-    bits = int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.get("BitsAllocated", 8) or 8)
+    bits = _bits(dataset)
     if str(dataset.get("PhotometricInterpretation", "")) == "YBR_FULL_422":
         bits = bits * 2 // 3
     if left >= bits // 8:
         return ""
     return f"{path} is cut: {bits // 8} bytes of pixels are due, {left} are there: copy it again"
+
+
+def _bits(dataset: Dataset) -> int:
+    """Size of the decoded pixels, in bits."""
+    samples = int(dataset.get("SamplesPerPixel", 1) or 1) * int(dataset.get("NumberOfFrames", 1) or 1)
+    return int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.get("BitsAllocated", 8) or 8)
 
 
 def _headless(path: Path) -> Dataset:
@@ -152,7 +186,13 @@ def instance_of(dataset: Dataset, path: Path) -> Instance:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values are parsed when they are asked for, with pydicom's remarks
-        return _instance(dataset, path)
+        try:
+            return _instance(dataset, path)
+        except MedsslError:
+            raise
+        except Exception as error:  # values of a wrong kind fail in many ways
+            text = " ".join(str(error).split())[:200]
+            raise ImageError(f"{path}: plane attributes are damaged ({text})", reason="bad-dicom") from error
 
 
 def _instance(dataset: Dataset, path: Path) -> Instance:
@@ -164,11 +204,11 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         raise ImageError(f"{path} holds no image but {name}", reason="not-an-image")
     if "TotalPixelMatrixRows" in dataset:
         raise ImageError(f"{path} is a tiled whole-slide image: export the region wanted as TIFF", reason="whole-slide")
-    try:
-        frames = tuple(_frames(dataset, path))
-        cut = _cut(dataset, path)
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ImageError(f"{path}: plane attributes are damaged ({error})", reason="bad-dicom") from error
+    if int(dataset.Rows) < 1 or int(dataset.Columns) < 1:
+        raise ImageError(f"{path}: {dataset.Rows} rows and {dataset.Columns} columns", reason="bad-dicom")
+    size = _bits(dataset) // 8
+    refuse_large(size, path)
+    frames = tuple(_frames(dataset, path))
     return Instance(
         path,
         str(dataset.get("SOPInstanceUID", "")),
@@ -186,8 +226,9 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         _years(str(dataset.get("PatientAge", "") or "").strip()),
         _scanner(dataset),
         str(_meta(dataset).get("TransferSyntaxUID", "")),
-        cut,
+        _cut(dataset, path),
         str(dataset.get("FrameOfReferenceUID", "") or ""),
+        size,
     )
 
 
@@ -218,6 +259,8 @@ def _years(age: str) -> str:
 
 def _frames(dataset: Dataset, path: Path) -> list[Frame]:
     count = int(dataset.get("NumberOfFrames", 1) or 1)
+    if not 1 <= count <= MAX_FRAMES:
+        raise ImageError(f"{path}: {count} frames; 1 to {MAX_FRAMES} are read", reason="image-limit")
     shared = _first(dataset, "SharedFunctionalGroupsSequence")
     each = dataset.get("PerFrameFunctionalGroupsSequence", None)
     if shared is None and not each:

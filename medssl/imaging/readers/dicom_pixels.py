@@ -9,11 +9,22 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
-from pydicom.uid import ImplicitVRLittleEndian, JPEGExtended12Bit
+from pydicom.uid import (
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGExtended12Bit,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+)
 
-from medssl.imaging.errors import ImageError
-from medssl.imaging.readers.dicom_frames import UNCOMPRESSED, Frame
+from medssl.imaging.errors import ImageError, MedsslError
+from medssl.imaging.readers.codestream import frame_size
+from medssl.imaging.readers.dicom_decoder import DECODER
+from medssl.imaging.readers.dicom_frames import UNCOMPRESSED, Frame, refuse_deflated_bomb
+
+_CODE_STREAMS = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
 
 
 def read_frames(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.generic], list[str]]:
@@ -31,20 +42,36 @@ def read_frames(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.generic], list[
         if frame.path not in decoded:
             decoded = {frame.path: _decode(frame.path)}  # one file at a time stays in memory
         dataset, pixels = decoded[frame.path]
+        planes.append(_plane(pixels, dataset, frame))
+        if str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1":
+            notes.append("MONOCHROME1: intensities were turned round, so that high is bright")
+    return _stacked(planes), list(dict.fromkeys(notes))
+
+
+def _plane(pixels: npt.NDArray[np.generic], dataset: Dataset, frame: Frame) -> npt.NDArray[np.generic]:
+    """Intensities of one frame of a file."""
+    try:
         several = int(dataset.get("NumberOfFrames", 1) or 1) > 1
         plane = pixels[frame.number or 0] if several else pixels
         if str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1":
             plane = _inverted(plane, dataset)
-            notes.append("MONOCHROME1: intensities were turned round, so that high is bright")
-        planes.append(_intensities(plane, dataset, frame))
-    return _stacked(planes), list(dict.fromkeys(notes))
+        with np.errstate(over="raise", invalid="raise"):
+            return _intensities(plane, dataset, frame)
+    except Exception as error:  # lookup tables and factors of a wrong kind fail in many ways
+        raise ImageError(
+            f"{frame.path}: stored values cannot be turned into intensities ({' '.join(str(error).split())[:200]})",
+            reason="bad-dicom",
+        ) from error
 
 
 def _decode(path: Path) -> tuple[Dataset, npt.NDArray[np.generic]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on odd headers; what matters is refused or noted
         try:
+            refuse_deflated_bomb(path)
             dataset = pydicom.dcmread(path, force=True)
+        except (MedsslError, PermissionError):
+            raise
         except Exception as error:  # damaged files fail in many ways
             raise ImageError(f"{path} is damaged DICOM ({error})", reason="bad-dicom") from error
         if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
@@ -52,17 +79,48 @@ def _decode(path: Path) -> tuple[Dataset, npt.NDArray[np.generic]]:
         if "TransferSyntaxUID" not in dataset.file_meta:
             dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
         try:
-            if dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit and int(dataset.BitsStored) > 8:
-                return dataset, _extended(path)
+            _refuse_other_size(dataset, path)
+            if dataset.file_meta.TransferSyntaxUID in JPEGTransferSyntaxes:
+                return dataset, DECODER.decode(path)
             if str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR":
                 return dataset, apply_color_lut(dataset.pixel_array, dataset)
             return dataset, dataset.pixel_array
+        except MedsslError:
+            raise
         except Exception as error:  # each decoder has errors of its own
             syntax = dataset.file_meta.TransferSyntaxUID
             raise ImageError(
                 f"{path}: pixels cannot be decoded ({syntax.name}; {' '.join(str(error).split())[:300]})",
                 reason="truncated" if syntax in UNCOMPRESSED else "cannot-decode",
             ) from error
+
+
+def _refuse_other_size(dataset: Dataset, path: Path) -> None:
+    """Decoders take the memory that the compressed frames ask for, so these must be what the DICOM header says.
+
+    Raises:
+        ImageError: A frame of another size.
+    """
+    if dataset.file_meta.TransferSyntaxUID not in _CODE_STREAMS:
+        return
+    due = (int(dataset.Rows), int(dataset.Columns))
+    count = int(dataset.get("NumberOfFrames", 1) or 1)
+    for stream in generate_frames(dataset.PixelData, number_of_frames=count):
+        size = frame_size(stream)
+        if (size.rows, size.columns) != due or size.components != int(dataset.SamplesPerPixel):
+            raise ImageError(
+                f"{path}: a compressed frame has {size.rows} x {size.columns} pixels of {size.components} values, the "
+                f"header says {due[0]} x {due[1]} of {dataset.SamplesPerPixel}: it is damaged",
+                reason="pixel-size",
+            )
+
+
+def jpeg_pixels(path: Path) -> npt.NDArray[np.generic]:
+    """Stored values of a JPEG file, for the process that decodes such files."""
+    dataset = pydicom.dcmread(path, force=True)
+    if dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit and int(dataset.BitsStored) > 8:
+        return _extended(path)
+    return dataset.pixel_array
 
 
 def _extended(path: Path) -> npt.NDArray[np.generic]:

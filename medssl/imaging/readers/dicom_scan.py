@@ -10,6 +10,7 @@ from medssl.imaging.readers.dicom import by_series
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, Instance, instance_of, read_header
 from medssl.imaging.readers.dicom_labels import referenced_series
 from medssl.imaging.readers.dicom_series import gap_error, grids, is_localizer, refuse_cut, stack
+from medssl.imaging.readers.guard import explained
 from medssl.imaging.readers.scan import FoundImage, FoundLabel
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -22,11 +23,12 @@ def scan_dicom(
     instances: list[Instance] = []
     for file in files:
         try:
-            dataset = read_header(file)
-            if dataset.get("SOPClassUID", "") in (*SEGMENTATIONS, _RTSTRUCT):
-                labels.append(FoundLabel(file, tuple(sorted(referenced_series(dataset)))))
-            else:
-                instances.append(instance_of(dataset, file))
+            with explained(file):
+                dataset = read_header(file)
+                if dataset.get("SOPClassUID", "") in (*SEGMENTATIONS, _RTSTRUCT):
+                    labels.append(FoundLabel(file, tuple(sorted(referenced_series(dataset)))))
+                else:
+                    instances.append(instance_of(dataset, file))
         except ImageError as error:
             problems.append(Problem(str(file), error.reason, "left out", error.message))
         except PermissionError:
@@ -54,7 +56,8 @@ def _series(
             return
         problems.extend(_left_out(i.path, "other-grid", "lies on another grid than its series") for i in other)
     try:
-        geometry, notes, dropped = _volume(first)
+        with explained(first[0].path):
+            geometry, notes, dropped = _volume(first)
     except ImageError as error:
         problems.extend(_left_out(i.path, error.reason, error.message) for i in first)
         return

@@ -11,6 +11,7 @@ from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.readers.dicom_frames import Frame, Instance
 from medssl.imaging.readers.dicom_pixels import read_frames
+from medssl.imaging.readers.guard import refuse_large
 from medssl.imaging.volume import Source, Volume
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -78,8 +79,9 @@ def refuse_cut(instances: Sequence[Instance]) -> None:
     """A series of which one file is cut is not read without it: nobody would see that it is shorter.
 
     Raises:
-        ImageError: A file ends within its pixels.
+        ImageError: A file ends within its pixels, or the series is too large.
     """
+    refuse_large(sum(i.pixel_bytes for i in instances), f"series {instances[0].series_uid or instances[0].path}")
     for instance in instances:
         if instance.cut:
             raise ImageError(instance.cut, reason="truncated")

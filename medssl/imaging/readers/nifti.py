@@ -1,13 +1,19 @@
 """NIfTI images and label maps, placed by their own affine."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
+from medssl.imaging.readers.guard import refuse_large
 from medssl.imaging.volume import Source, Volume
+
+_MAX_OFFSET = 64 << 20
+"""Largest distance of the voxels from the beginning of the file; extensions lie between."""
 
 
 def read_nifti(path: Path) -> Volume:
@@ -26,6 +32,7 @@ def read_nifti(path: Path) -> Volume:
             reason="not-3d",
         )
     geometry = _geometry(image, shape, path)
+    _refuse_impossible(image, shape, path)
     try:
         array = np.asanyarray(image.dataobj).reshape(shape)
     except PermissionError:
@@ -89,6 +96,24 @@ def _check_spacing(path: Path) -> None:
     spacing = [float(s) for s in header["pixdim"][1:4]]
     if int(header["sizeof_hdr"]) == nib.Nifti1Header.sizeof_hdr and any(not np.isfinite(s) or s <= 0 for s in spacing):
         raise ImageError(f"{path}: voxel size {spacing} mm in the header; all must be positive", reason="bad-spacing")
+
+
+def _refuse_impossible(image: nib.Nifti1Image, shape: tuple[int, ...], path: Path) -> None:
+    """Compare the size that the header tells with what is allowed and with what is there.
+
+    Raises:
+        ImageError: Too large, or longer than the file.
+    """
+    proxy: Any = image.dataobj
+    voxels = math.prod(shape)
+    scaled = (proxy.slope, proxy.inter) != (1, 0)  # nibabel computes scaled values in double precision
+    refuse_large(voxels * (8 if scaled else int(proxy.dtype.itemsize)), path)
+    if int(proxy.offset) > _MAX_OFFSET:
+        raise ImageError(
+            f"{path}: its voxels begin at byte {proxy.offset}, too far from its header", reason="truncated"
+        )
+    if path.name.lower().endswith(".nii") and proxy.offset + voxels * proxy.dtype.itemsize > path.stat().st_size:
+        raise ImageError(f"{path} is truncated: it is shorter than its header says: copy it again", reason="truncated")
 
 
 def _geometry(image: nib.Nifti1Image, shape: tuple[int, ...], path: Path) -> Geometry:

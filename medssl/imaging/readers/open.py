@@ -14,6 +14,7 @@ from medssl.imaging.labels import Label
 from medssl.imaging.naming import split_field, split_slice
 from medssl.imaging.readers import itk, raster
 from medssl.imaging.readers.archive import unpacked
+from medssl.imaging.readers.guard import explained
 from medssl.imaging.readers.nifti import read_nifti
 from medssl.imaging.volume import Volume
 
@@ -39,7 +40,8 @@ def read_volume(path: Path | str, *, resample_irregular: bool = False) -> Volume
     if file.is_file() and file.stat().st_size == 0:
         raise ImageError(f"{file} is empty (0 bytes)", reason="empty-file")
     try:
-        volume = _read(file, series, resample_irregular)
+        with explained(file):
+            volume = _read(file, series, resample_irregular)
     except PermissionError as error:
         raise ImageError(f"{file} may not be read: ask its owner", reason="no-permission") from error
     if volume.array.dtype.kind == "f":
@@ -150,7 +152,8 @@ def read_label(
     Raises:
         ImageError: Another grid (`label-grid`), a value outside the classes or no whole number (`label-values`).
     """
-    volume = _label_volume(Path(path), like, labels)
+    with explained(path):
+        volume = _label_volume(Path(path), like, labels)
     if volume.channels != 1:
         volume = _one_channel(volume, path)
     geometry = _matched(volume.geometry, like, path)

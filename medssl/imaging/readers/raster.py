@@ -1,6 +1,9 @@
 """PNG, JPEG and TIFF pictures: 2D, without a place in the patient."""
 
+import math
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +13,17 @@ import tifffile
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
+from medssl.imaging.readers.guard import max_image_bytes, refuse_large
 from medssl.imaging.volume import Source, Volume
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-_MAX_PIXELS = 400_000_000
+_FORMATS = ("PNG", "JPEG", "TIFF")
+"""What Pillow may take a file for; it knows many more, and runs Ghostscript for PostScript."""
+_DEFLATE = (8, 32946)
+_COMPRESSIONS = (1, 5, 7, *_DEFLATE, 32773)
+"""None, LZW, JPEG, deflate by its two numbers, PackBits."""
+_DEFLATE_RATIO = 1032
+"""Deflate makes no more of a byte."""
 PICTURE_AFFINE = np.array([[0.0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 """Rows run to posterior and columns to the patient's left, as an axial slice is shown; 1 mm, which is not known."""
 
@@ -32,14 +42,9 @@ def read_raster(path: Path, *, indexed: bool = False) -> Volume:
         raise ImageError(f"{path} does not exist", reason="no-such-file")
     try:
         array = _tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _picture(path, indexed)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        KeyError,
-        PIL.Image.DecompressionBombError,
-        tifffile.TiffFileError,
-    ) as error:
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{path} is too large a picture ({error})", reason="image-limit") from error
+    except (OSError, ValueError, SyntaxError, KeyError, zlib.error, struct.error, tifffile.TiffFileError) as error:
         raise ImageError(
             f"{path} cannot be read as a picture ({' '.join(str(error).split())}): truncated or damaged",
             reason="truncated" if path.stat().st_size else "empty-file",
@@ -51,10 +56,9 @@ def read_raster(path: Path, *, indexed: bool = False) -> Volume:
 def _picture(path: Path, indexed: bool = False) -> npt.NDArray[np.generic]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-        with PIL.Image.open(path) as file:
+        with PIL.Image.open(path, formats=_FORMATS) as file:
             image: PIL.Image.Image = file
-            if image.width * image.height > _MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are more than {_MAX_PIXELS}")
+            refuse_large(image.width * image.height * len(image.getbands()) * (4 if image.mode in "IF" else 1), path)
             if indexed and image.mode == "P":
                 return np.array(image)[None]
             if image.mode in ("P", "CMYK", "YCbCr", "LA", "RGBA", "1"):
@@ -66,8 +70,8 @@ def _picture(path: Path, indexed: bool = False) -> npt.NDArray[np.generic]:
 def _tiff(path: Path) -> npt.NDArray[np.generic]:
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
-        if int(np.prod(series.shape)) > _MAX_PIXELS:
-            raise ValueError(f"{series.shape} pixels are more than {_MAX_PIXELS}")
+        refuse_large(math.prod(series.shape) * np.dtype(series.dtype).itemsize, path)
+        _refuse_segments(file, series)
         try:
             array, axes = series.asarray(), series.axes
         except ValueError:  # a compression tifffile leaves to imagecodecs; Pillow reads the usual ones
@@ -81,3 +85,29 @@ def _tiff(path: Path) -> npt.NDArray[np.generic]:
     if array.ndim == 3:
         return np.ascontiguousarray(array)
     raise ValueError(f"a 2D picture is expected, got axes {axes} of {array.shape}")
+
+
+def _refuse_segments(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
+    """Unpack long deflated strips and tiles piece by piece and drop them: tifffile unpacks each whole.
+
+    Raises:
+        ImageError: One unpacks to more than a picture may have.
+        ValueError: A compression that is not expected in medical pictures.
+    """
+    for page in series.pages:
+        if page is None:
+            continue
+        if page.compression not in _COMPRESSIONS:
+            raise ValueError(f"compression {page.compression} is not read")
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            if page.compression in _DEFLATE and count * _DEFLATE_RATIO > max_image_bytes():
+                file.filehandle.seek(offset)
+                _refuse_bomb(file.filehandle.read(count), file.filename)
+
+
+def _refuse_bomb(packed: bytes, name: str) -> None:
+    unpacker, size, rest = zlib.decompressobj(), 0, packed
+    while rest and not unpacker.eof:
+        size += len(unpacker.decompress(rest, 1 << 22))
+        rest = unpacker.unconsumed_tail
+        refuse_large(size, name)

@@ -10,7 +10,8 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.problems import Problem
 from medssl.imaging.progress import track
 from medssl.imaging.readers import itk, raster
-from medssl.imaging.readers.archive import unpacked
+from medssl.imaging.readers.archive import forget_unpacked, unpacked
+from medssl.imaging.readers.guard import explained
 from medssl.imaging.readers.nifti import nifti_header
 
 _NIFTI = (".nii", ".nii.gz")
@@ -139,10 +140,11 @@ def _files(root: Path, scan: Scan) -> list[Path]:
 
 def _add(scan: Scan, file: Path, kind: str) -> None:
     try:
-        if kind == "zip":
-            scan.images.append(_zipped(file))
-            return
-        geometry = nifti_header(file) if kind == "nifti" else _read_grid(file, kind)
+        with explained(file):
+            if kind == "zip":
+                scan.images.append(_zipped(file))
+                return
+            geometry = nifti_header(file) if kind == "nifti" else _read_grid(file, kind)
     except ImageError as error:
         scan.problems.append(Problem(str(file), error.reason, "left out", error.message))
         return
@@ -159,7 +161,7 @@ def _zipped(file: Path) -> FoundImage:
         inside = scan_tree(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        unpacked.cache_clear()
+        forget_unpacked()
     series = [image for image in inside.images if image.format == "dicom"]
     if len(series) != 1:
         reason = "several-series" if series else (inside.problems[0].reason if inside.problems else "no-images")

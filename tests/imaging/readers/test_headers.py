@@ -123,12 +123,11 @@ def test_zip_limits_damage_and_passwords(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.dcm", b"0" * 100_000)
-    monkeypatch.setattr(archive, "_MAX_BYTES", 99_999)
+    monkeypatch.setenv("MEDSSL_MAX_IMAGE_GIB", str(99_999 / 4 / 2**30))
     assert _reason(path) == "zip-limit"
-    monkeypatch.setattr(archive, "_MAX_BYTES", 1 << 30)
-    monkeypatch.setattr(archive, "_MAX_FILES", 0)
-    assert _reason(path) == "zip-limit"
-    monkeypatch.setattr(archive, "_MAX_FILES", 10)
+    monkeypatch.delenv("MEDSSL_MAX_IMAGE_GIB")
+    with pytest.raises(ImageError, match="more than 0 files"):
+        archive.unpack(path, tmp_path / "out", max_files=0)
     raw = bytearray(path.read_bytes())
     raw[40:60] = b"\xff" * 20
     (tmp_path / "b.zip").write_bytes(bytes(raw))
@@ -144,7 +143,7 @@ def test_a_header_that_lies_about_its_size_is_stopped_while_unpacking(tmp_path: 
     size = (3_000_000).to_bytes(4, "little")
     assert raw.count(size) == 2
     (tmp_path / "b.zip").write_bytes(bytes(raw).replace(size, (10).to_bytes(4, "little")))
-    monkeypatch.setattr(archive, "_MAX_BYTES", 1000)
+    monkeypatch.setenv("MEDSSL_MAX_IMAGE_GIB", str(1000 / 4 / 2**30))
     assert _reason(tmp_path / "b.zip") in {"zip-limit", "bad-zip"}
 
 

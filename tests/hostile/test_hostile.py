@@ -1,0 +1,135 @@
+"""Hostile inputs are refused with a reason code, or read where they are harmless: no crash, hang, trace or flood."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hostile_archives
+import hostile_bundles
+import hostile_dicom
+import hostile_itk
+import hostile_nifti
+import hostile_pixels
+import hostile_raster
+import pytest
+from hostile_families import FAMILIES, Family
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
+from tiny_bundle import write_bundle
+
+_MODULES = (
+    hostile_archives, hostile_bundles, hostile_dicom, hostile_itk, hostile_nifti, hostile_pixels, hostile_raster
+)  # fmt: skip
+_CPU_SECONDS = 10.0
+_PEAK_MIB = 1024.0
+_KILL_SECONDS = 120.0
+"""Wall time on a machine with other work; what is judged is processor time."""
+_SAMPLE = 2
+_LIMIT_GIB = "0.125"
+
+
+class Sandbox:
+    """A child process that judges inputs one after the other."""
+
+    def __init__(self, bundle: Path) -> None:
+        tests = Path(__file__).parents[1]
+        path = os.pathsep.join([str(tests.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._bundle = bundle
+        self._child = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("hostile_child.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path, "MEDSSL_MAX_IMAGE_GIB": _LIMIT_GIB, "OMP_NUM_THREADS": "1"},
+        )
+        assert self._ask("") == "ready"
+
+    def _ask(self, line: str) -> str:
+        assert self._child.stdin
+        assert self._child.stdout
+        if line:
+            self._child.stdin.write(line + "\n")
+            self._child.stdin.flush()
+        return self._child.stdout.readline().strip()
+
+    def judge(self, entry: str, path: Path, out: Path) -> dict[str, Any]:
+        out.mkdir(parents=True, exist_ok=True)
+        job = {"entry": entry, "path": str(path), "bundle": str(self._bundle), "out": str(out)}
+        return dict(json.loads(self._ask(json.dumps({**job, "seconds": _KILL_SECONDS}))))
+
+    def close(self) -> None:
+        assert self._child.stdin
+        assert self._child.stdout
+        self._child.stdin.close()
+        self._child.wait(timeout=60)
+        self._child.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    box = Sandbox(write_bundle(tmp_path_factory.mktemp("bundle") / "tiny"))
+    yield box
+    box.close()
+
+
+def _faults(family: Family, entry: str, result: dict[str, Any]) -> list[str]:
+    faults = []
+    if result["outcome"] not in ("read", "refused"):
+        faults.append(f"{result['outcome']}: {result['detail']}")
+    if result["outcome"] == "read" and not family.harmless:
+        faults.append(f"was read: {result['detail']}")
+    judged = entry == family.entry and result["outcome"] == "refused" and bool(family.reasons)
+    if judged and result["reason"] not in family.reasons:
+        faults.append(f"reason {result['reason']}, not of {family.reasons}: {result['detail']}")
+    if result["seconds"] > _CPU_SECONDS:
+        faults.append(f"took {result['seconds']:.1f} s of processor time")
+    if result["peak_mib"] > _PEAK_MIB:
+        faults.append(f"took {result['peak_mib']:.0f} MiB")
+    return faults
+
+
+def _judged(family: Family, numbers: range, sandbox: Sandbox, folder: Path) -> None:
+    faults = []
+    for number in numbers:
+        place = folder / str(number)
+        place.mkdir()
+        path = family.make(place, number)
+        entries = [family.entry]
+        if family.entry == "read" and number == 0:
+            entries += ["predict", "below" if path.is_dir() else "label"]
+        for entry in entries:
+            result = sandbox.judge(entry, path, folder / f"out-{number}-{entry}")
+            _record(family, number, entry, result)
+            faults += [f"{family.name} {number} ({entry}) {fault}" for fault in _faults(family, entry, result)]
+    assert not faults, "\n".join(faults)
+
+
+def _record(family: Family, number: int, entry: str, result: dict[str, Any]) -> None:
+    """Append what happened to the file that MEDSSL_HOSTILE_REPORT names; the numbers in docs/clinic.md come from it."""
+    report = os.environ.get("MEDSSL_HOSTILE_REPORT")
+    if report:
+        with Path(report).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"family": family.name, "number": number, "entry": entry, **result}) + "\n")
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_sample_of_each_family_is_refused_or_harmless(name: str, sandbox: Sandbox, tmp_path: Path):
+    family = FAMILIES[name]
+    _judged(family, range(min(_SAMPLE, family.count)), sandbox, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_all_of_each_family_are_refused_or_harmless(name: str, sandbox: Sandbox, tmp_path: Path):
+    family = FAMILIES[name]
+    _judged(family, range(family.count), sandbox, tmp_path)
+
+
+def test_the_corpus_has_25_families_and_500_inputs():
+    assert len(_MODULES) == 7
+    assert len(FAMILIES) >= 25
+    assert sum(family.count for family in FAMILIES.values()) >= 500

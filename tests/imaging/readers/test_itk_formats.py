@@ -1,0 +1,87 @@
+"""NRRD and MetaImage as SimpleITK writes and reads them: values, channels, places, packings, byte orders."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.readers.open import read_volume
+
+_KINDS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64, np.float32, np.float64)
+
+
+def _image(kind: type, dims: int, components: int, rng: np.random.Generator) -> tuple[SimpleITK.Image, np.ndarray]:
+    array = (rng.random((*(4, 5, 6)[:dims], components)) * 100).astype(kind)
+    array = array[..., 0] if components == 1 else array
+    image = SimpleITK.GetImageFromArray(array, isVector=components > 1)
+    image.SetSpacing((0.7, 1.3, 2.1)[:dims])
+    image.SetOrigin((1.0, -2.0, 3.5)[:dims])
+    turned = SimpleITK.VersorTransform((0.1, 0.2, 0.3), 0.4).GetMatrix()
+    image.SetDirection(turned if dims == 3 else (np.cos(0.3), -np.sin(0.3), np.sin(0.3), np.cos(0.3)))
+    return image, array
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_type_and_number_of_channels_is_read_as_simpleitk_reads_it(
+    tmp_path: Path, suffix: str, packed: bool, rng: np.random.Generator
+):
+    for kind in _KINDS:
+        for dims, components in ((2, 1), (2, 3), (3, 1), (3, 2)):
+            image, array = _image(kind, dims, components, rng)
+            path = tmp_path / f"{np.dtype(kind).name}_{dims}_{components}{suffix}"
+            SimpleITK.WriteImage(image, str(path), packed)
+            volume = read_volume(path)
+            channels = np.moveaxis(array, -1, 0) if components > 1 else array[None]
+            np.testing.assert_allclose(volume.array, channels.transpose(0, *range(dims, 0, -1)), rtol=1e-6)
+            affine = np.eye(4)
+            affine[:dims, :dims] = np.reshape(image.GetDirection(), (dims, dims)) * np.array(image.GetSpacing())
+            affine[:dims, 3] = image.GetOrigin()
+            np.testing.assert_allclose(volume.geometry.affine, np.diag([-1, -1, 1, 1]) @ affine, atol=1e-6)
+
+
+_HEAD = (
+    "NRRD0004\n# a remark\ntype: short\ndimension: 3\nspace: LPS\nsizes: 2 3 1\n"
+    "space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\nkey:=value\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "data"),
+    [
+        ("encoding: raw\nendian: big\n", np.arange(6).astype(">i2").tobytes()),
+        ("encoding: text\n", b"0 1 2\n3 4 5\n"),
+        ("encoding: raw\nendian: little\nbyte skip: -1\n", b"anything" + np.arange(6).astype("<i2").tobytes()),
+        ("encoding: raw\nendian: little\nbyte skip: 3\n", b"abc" + np.arange(6).astype("<i2").tobytes()),
+    ],
+)
+def test_byte_orders_text_and_skips(tmp_path: Path, more: str, data: bytes):
+    path = tmp_path / "a.nrrd"
+    path.write_bytes((_HEAD + more + "\n").encode() + data)
+    assert read_volume(path).array[0, :, :, 0].ravel(order="F").tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ("encoding: raw\nsizes: 2 3 9\n", "bad-header"),  # a field twice
+        ("encoding: raw\ndata file: ../away.raw\n", "detached-data"),
+        ("encoding: raw\n" + "# " + "x" * 70_000 + "\n", "truncated"),  # nothing hides behind a long header
+        ("encoding: hex\n", "bad-header"),
+    ],
+)
+def test_headers_that_are_refused(tmp_path: Path, more: str, reason: str):
+    path = tmp_path / "a.nrrd"
+    path.write_bytes((_HEAD + more + "\n").encode() + bytes(12))
+    with pytest.raises(ImageError) as error:
+        read_volume(path)
+    assert error.value.reason == reason
+
+
+def test_a_space_without_a_name_gives_no_left_and_right(tmp_path: Path):
+    path = tmp_path / "a.nrrd"
+    path.write_bytes((_HEAD.replace("space: LPS", "space dimension: 3") + "encoding: raw\n\n").encode() + bytes(12))
+    with pytest.raises(ImageError, match="left and right"):
+        read_volume(path)
