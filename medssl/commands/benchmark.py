@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medssl.commands.comparison import Run, judged, prepare_set, runs_of
 from medssl.commands.console import say
@@ -28,7 +28,7 @@ def benchmark(
     seeds: int = 0,
     jobs: int = 1,
 ) -> None:
-    """Pretrain every method of a plan on every set and seed, probe the frozen encoders, and write OUT/table.md.
+    """Pretrain every method of a plan on every set and seed, probe the frozen encoders, and write OUT/report.html.
 
     Each encoder is judged beside one of the same architecture with random weights, by the same probes with the same
     grids, chosen on split val. Run it again to resume: what OUT/results.json has of the plan is kept, what was changed
@@ -37,7 +37,7 @@ def benchmark(
     Args:
         plan: YAML file of the comparison, or the name of a built-in one, for instance `methods_small`.
         data: Folder of the images that the plan names.
-        out: Folder of the comparison: caches, runs, results.json, results.csv, table.md.
+        out: Folder of the comparison: caches, runs, results.json, results.csv, table.md, report.html.
         methods: Only these, out of the plan.
         sets: Only these, out of the plan; methods that learn from 2D and 3D images in one run need one of each.
         seeds: Only so many; 0 = as the plan says.
@@ -47,6 +47,9 @@ def benchmark(
     Raises:
         ConfigError: Every mistake in the plan, before anything is run.
     """
+    from medssl.evaluation.report.benchmark import benchmark_sections
+    from medssl.evaluation.report.page import write_report
+
     wanted = read_options(BenchmarkPlan, resolve_folder("configs", plan))
     _check(wanted, data, methods, sets, seeds, jobs)
     runs = runs_of(wanted, out, methods, sets, seeds)
@@ -65,8 +68,10 @@ def benchmark(
         failed = "".join(f": failed: {row.failed}" for row in found[:1] if row.failed)
         say(f"benchmark: {number} of {len(missing)}: {run.about}{failed}")
         _write(out, rows)
-    _write(out, rows)
-    say(f"benchmark: {out / 'table.md'}, {out / 'results.json'}")
+    results = _write(out, rows)
+    about = f"Methods of {plan.name}, frozen features beside random weights."
+    write_report(out, benchmark_sections(results), "Comparison of methods", about, results["environment"])
+    say(f"benchmark: {out / 'report.html'}, {out / 'table.md'}, {out / 'results.json'}")
 
 
 def _finished(out: Path, runs: "Sequence[Run]") -> "list[Judged]":
@@ -105,15 +110,20 @@ def _check(
         raise ConfigError(list(dict.fromkeys(problems)))
 
 
-def _write(out: Path, rows: "list[Judged]") -> None:
+def _write(out: Path, rows: "list[Judged]") -> dict[str, Any]:
     import dataclasses
     import io
 
     from medssl.evaluation.benchmark_table import compare, markdown
+    from medssl.evaluation.report.results import head
 
     comparisons = compare(rows)
-    runs = [dataclasses.asdict(row) for row in rows]
-    write_json(out / "results.json", {"comparisons": [c.to_json() for c in comparisons], "runs": runs})
+    results = {
+        **head("benchmark"),
+        "comparisons": [c.to_json() for c in comparisons],
+        "runs": [dataclasses.asdict(row) for row in rows],
+    }
+    write_json(out / "results.json", results)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["set", "method", "family", "encoder", "seed", "probe", "auroc", "auroc_random", "failed"])
@@ -123,3 +133,4 @@ def _write(out: Path, rows: "list[Judged]") -> None:
         writer.writerows([[*about, "", "", "", row.failed]] if row.failed else [])
     write_text(out / "results.csv", buffer.getvalue())
     write_text(out / "table.md", markdown(comparisons))
+    return results

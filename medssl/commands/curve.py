@@ -148,6 +148,7 @@ def _write(
 ) -> None:
     from medssl.data.cache import Cache
     from medssl.evaluation.report.page import write_report
+    from medssl.evaluation.report.results import head
     from medssl.evaluation.report.study import study_sections
     from medssl.evaluation.study_table import compare_arms
 
@@ -158,8 +159,7 @@ def _write(
         raise MedsslError(f"no network could be tested; the first failed: {finished[0].failed}", reason="no-result")
     cache = Cache.open(cache_of(study, out))
     results: dict[str, Any] = {
-        "schema_version": 1,
-        "notice": "Not a medical device: for research only.",
+        **head("curve", [path.parent for path in files.values() if path is not None]),
         "app": study.app,
         "data_sha256": cache.data_sha256,
         "split": study.split,
@@ -172,11 +172,21 @@ def _write(
     }
     write_json(out / "results.json", results)
     write_text(out / "results.csv", _csv(results))
-    sections = study_sections(results)
-    write_report(out, sections, f"Few labels: {study.app}", f"Made by medssl curve from {study.app}.")
+    sections = study_sections(results, _logs(finished))
+    about = "Does pretraining help here, and with how few labels?"
+    write_report(out, sections, f"Few labels: {Path(study.app).name}", about, results["environment"])
     for sentence in sections[0].text:
         say(sentence)
     say(f"report: {out / 'report.html'}")
+
+
+def _logs(finished: Sequence[Done]) -> dict[int, dict[str, Path]]:
+    """Number of labelled patients to arm to run folder, of the first seed that has one."""
+    found: dict[int, dict[str, Path]] = {}
+    for done in sorted(finished, key=lambda d: (d.run.labels, d.run.seed)):
+        if not done.failed:
+            found.setdefault(done.run.labels, {}).setdefault(done.run.arm.name, done.run.folder)
+    return found
 
 
 def _pretraining(encoder: Path) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Measure how well a fine-tuned run does on the cases of a split."""
 
-import csv
-import io
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,17 +10,15 @@ from medssl.commands.console import say
 from medssl.commands.evaluate_frozen import encoder_file, evaluate_encoders
 from medssl.evaluation.options import FrozenOptions, MeasureOptions, PredictOptions
 from medssl.imaging.errors import ConfigError, MedsslError
-from medssl.imaging.files import atomic_folder, write_json, write_text
+from medssl.imaging.files import atomic_folder, csv_text, write_text
 
 if TYPE_CHECKING:
     from medssl.data.cache import Cache, CachedCase
     from medssl.evaluation.loaded_run import LoadedRun
-    from medssl.evaluation.report.page import Section
     from medssl.evaluation.segmentation_cases import Outcome
 
 POSITIONAL = ("run",)
 THRESHOLD_RULE = "threshold rule"
-SCHEMA_VERSION = 1
 
 _PREDICT, _MEASURE, _FROZEN = PredictOptions(), MeasureOptions(), FrozenOptions()
 
@@ -37,14 +33,15 @@ def evaluate(
     predict: PredictOptions = _PREDICT,
     measure: MeasureOptions = _MEASURE,
     frozen: FrozenOptions = _FROZEN,
+    feature_map: Path | None = None,
 ) -> None:
     """Predict the labelled cases of a split and compare with their labels; writes OUT/report.html and OUT/results.json.
 
     Segmentation: Dice, 95 % Hausdorff distance, surface Dice and volumes of every case and class on the grid of the
     original image (OUT/cases.csv), pictures of the best, the median and the worst case. Classification: AUROC, average
-    precision, balanced accuracy. Means come with 95 % intervals over patients. A run with folds is measured as an
-    ensemble. An encoder is judged as it is, by probes of its frozen features beside the same architecture with random
-    weights (`frozen`).
+    precision, balanced accuracy. Means come with 95 % intervals over patients (OUT/results.csv). A run with folds is
+    measured as an ensemble. An encoder is judged as it is, by probes of its frozen features beside the same
+    architecture with random weights (`frozen`).
 
     Args:
         run: Folder of a fine-tuning run, or of a pretraining, or an encoder file.
@@ -56,6 +53,7 @@ def evaluate(
         predict: How the cases are predicted.
         measure: What is measured.
         frozen: How an encoder is probed; it uses all splits.
+        feature_map: A map of the features as PNG, to be shown in the report.
 
     Raises:
         ConfigError: Every mistake in the options, or data that does not fit the model.
@@ -68,6 +66,7 @@ def evaluate(
 
     if out.exists():
         raise ConfigError([f"out: {out} exists already: choose another folder; nothing is overwritten"])
+    maps = _feature_maps(feature_map)
     cache = Cache.open(data)
     dims = 2 if frozen.bags == "slices" else cache.spatial_dims
     encoders = [encoder_file(folder, dims) for folder in (run, baseline) if folder is not None]
@@ -75,10 +74,11 @@ def evaluate(
     if files:
         if len(files) < len(encoders) or threshold_rule:
             raise ConfigError([f"{files[0]} is an encoder: compare it with another one, and without threshold_rule"])
-        head = _head("frozen", "test", cache)
-        evaluate_encoders(files, cache, head, out, frozen, measure.resamples)
+        head = _head("frozen", "test", cache, [path.parent for path in files])
+        evaluate_encoders(files, cache, head, out, frozen, measure.resamples, maps)
         return
-    runs = [load_run(folder, predict) for folder in (run, baseline) if folder is not None]
+    folders = [folder for folder in (run, baseline) if folder is not None]
+    runs = [load_run(folder, predict) for folder in folders]
     for loaded in runs:
         check_fits(loaded.spec, cache)
     if len({loaded.spec.task for loaded in runs}) > 1:
@@ -86,22 +86,46 @@ def evaluate(
     if runs[0].spec.task == "classification":
         if baseline is not None or threshold_rule:
             raise ConfigError(["baseline and threshold_rule are for segmentation; leave them out for a classifier"])
-        _classification(runs[0], cache, split, out, measure)
+        head = _head("classification", split, cache, folders)
+        _classification(run, runs[0], cache, head, out, (measure, maps))
     else:
-        _segmentation(run, runs, cache, split, out, (predict, measure, threshold_rule))
+        head = _head("segmentation", split, cache, folders)
+        _segmentation(folders, runs, cache, head, out, (predict, measure, threshold_rule, maps))
+
+
+def _feature_maps(path: Path | None) -> list[tuple[Path, str]]:
+    """The picture that was given, with its caption.
+
+    Raises:
+        ConfigError: It cannot be read.
+        ImageError: It is no PNG file.
+    """
+    from medssl.evaluation.report.page import file_picture
+
+    if path is None:
+        return []
+    if not path.is_file():
+        raise ConfigError([f"feature_map {path} does not exist"])
+    caption = f"Map of the features, given as {path.name}."
+    file_picture(path, caption)
+    return [(path, caption)]
 
 
 def _segmentation(
-    folder: Path,
+    folders: Sequence[Path],
     runs: "Sequence[LoadedRun]",
     cache: "Cache",
-    split: str,
+    head: dict[str, Any],
     out: Path,
-    options: tuple[PredictOptions, MeasureOptions, bool],
+    options: tuple[PredictOptions, MeasureOptions, bool, list[tuple[Path, str]]],
 ) -> None:
+    from medssl.evaluation.report.evaluation import segmentation_page, training_logs
+    from medssl.evaluation.report.page import write_report
+    from medssl.evaluation.report.results import write_results
     from medssl.evaluation.segmentation_cases import evaluate_cases, labelled_cases
 
-    predict, measure, with_rule = options
+    predict, measure, with_rule, maps = options
+    split = head["split"]
     cases = labelled_cases(cache, split)
     names = _names(runs)
     arms = {name: _arm(loaded, predict.batch_size) for name, loaded in zip(names, runs, strict=True)}
@@ -120,29 +144,44 @@ def _segmentation(
     with atomic_folder(out) as temporary:
         pictures, missing = _overlays(cache, cases, outcome.results[names[0]], arms[names[0]], temporary)
         warnings = [*_warnings(runs, cases, outcome), *missing]
-        results = _results(outcome, names[0], split, cache, measure, warnings)
+        results = {**head, **_results(outcome, names[0], measure, warnings)}
         results["pictures"] = [{"file": str(p.relative_to(temporary)), "caption": text} for p, text in pictures]
         rows = [row for name, found in outcome.results.items() for result in found for row in result.rows(name)]
-        write_text(temporary / "cases.csv", _csv(rows))
-        write_json(temporary / "results.json", results)
-        _write_page(temporary, folder, results, rows, pictures)
+        write_text(temporary / "cases.csv", csv_text(rows))
+        write_results(temporary, results)
+        sections = segmentation_page(
+            results, rows, pictures, training_logs(dict(zip(names, folders, strict=True))), maps
+        )
+        about = "Segmentation, compared with reference labels."
+        write_report(temporary, sections, f"Evaluation of {names[0]}", about, results["environment"])
     _tell(out, results, names[0])
     _report_failures(out, outcome, len(cases))
 
 
-def _classification(loaded: "LoadedRun", cache: "Cache", split: str, out: Path, measure: MeasureOptions) -> None:
+def _classification(
+    folder: Path,
+    loaded: "LoadedRun",
+    cache: "Cache",
+    head: dict[str, Any],
+    out: Path,
+    options: tuple[MeasureOptions, list[tuple[Path, str]]],
+) -> None:
     from medssl.evaluation.classification_cases import CONVENTIONS, predict_classes, summarise_classes
+    from medssl.evaluation.report.evaluation import classification_page, training_logs
     from medssl.evaluation.report.page import write_report
-    from medssl.evaluation.report.results import classification_section, interval_text
+    from medssl.evaluation.report.results import interval_text, write_results
     from medssl.evaluation.segmentation_cases import classified_cases
     from medssl.tasks.inference import classify_image
 
+    measure, maps = options
+    split = head["split"]
     cases = classified_cases(cache, split)
     classes = loaded.spec.classes
     _announce(cache, cases, split, [loaded], [loaded.name], out)
     found = predict_classes(cache, cases, classes, lambda image: classify_image(loaded.networks, loaded.spec, image))
     results = {
-        **_head("classification", split, cache),
+        **head,
+        "arm": loaded.name,
         **summarise_classes(found, classes, measure.resamples, measure.class_order),
         "conventions": list(CONVENTIONS),
         "warnings": _trained_on(loaded, cases),
@@ -158,11 +197,11 @@ def _classification(loaded: "LoadedRun", cache: "Cache", split: str, out: Path, 
         for p in found
     ]
     with atomic_folder(out) as temporary:
-        write_text(temporary / "cases.csv", _csv(rows))
-        write_json(temporary / "results.json", results)
-        write_report(
-            temporary, [classification_section(results)], f"Evaluation of {loaded.name}", f"Cache {cache.path.name}"
-        )
+        write_text(temporary / "cases.csv", csv_text(rows))
+        write_results(temporary, results)
+        sections = classification_page(results, rows, training_logs({loaded.name: folder}), maps)
+        about = "Classes of whole images, compared with the reference."
+        write_report(temporary, sections, f"Evaluation of {loaded.name}", about, results["environment"])
     say(f"AUROC {interval_text(results['metrics']['auroc'])}, report: {out / 'report.html'}")
 
 
@@ -222,24 +261,21 @@ def _windows(shape: Sequence[int], window: Sequence[int], overlap: float, task: 
     return math.prod(steps)
 
 
-def _head(task: str, split: str, cache: "Cache") -> dict[str, Any]:
+def _head(task: str, split: str, cache: "Cache", folders: Sequence[Path]) -> dict[str, Any]:
+    from medssl.evaluation.report.results import head
+
     return {
-        "schema_version": SCHEMA_VERSION,
-        "notice": "Not a medical device: for research only.",
-        "task": task,
+        **head(task, folders),
         "split": split,
         "data_sha256": cache.data_sha256,
         "manifest_sha256": cache.manifest_sha256,
     }
 
 
-def _results(
-    outcome: "Outcome", arm: str, split: str, cache: "Cache", measure: MeasureOptions, warnings: list[str]
-) -> dict[str, Any]:
+def _results(outcome: "Outcome", arm: str, measure: MeasureOptions, warnings: list[str]) -> dict[str, Any]:
     from medssl.evaluation.summaries import CONVENTIONS, differences, summarise
 
     return {
-        **_head("segmentation", split, cache),
         "arm": arm,
         "tolerance_mm": measure.tolerance_mm,
         "calibrated": outcome.calibrated,
@@ -300,36 +336,6 @@ def _overlays(
             write_overlay(image, mask, cache.labels, path, centre_by=reference)
             pictures.append((path, f"{rank.capitalize()} case, {result.case}, Dice {result.mean_dice:.3f}: {kind}."))
     return pictures, missing
-
-
-def _write_page(
-    folder: Path,
-    run: Path,
-    results: Mapping[str, Any],
-    rows: Sequence[Mapping[str, str]],
-    pictures: Sequence[tuple[Path, str]],
-) -> None:
-    from medssl.evaluation.report.page import write_report
-    from medssl.evaluation.report.results import comparison_section, segmentation_section
-    from medssl.evaluation.report.sections import loss_curve_section, overlay_section
-
-    sections: list[Section] = [segmentation_section(results, rows)]
-    if results["differences"]:
-        sections.append(comparison_section(results))
-    sections.append(overlay_section(pictures, "Best, median and worst case"))
-    logs = [path.parent for path in sorted(run.glob("metrics.jsonl")) + sorted(run.glob("fold_*/metrics.jsonl"))]
-    if logs:
-        sections.append(loss_curve_section({path.name: path for path in logs}))
-    write_report(folder, sections, f"Evaluation of {results['arm']}", "Segmentation, compared with reference labels.")
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
 
 
 def _tell(out: Path, results: Mapping[str, Any], arm: str) -> None:

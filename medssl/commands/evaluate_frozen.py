@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from medssl.evaluation.frozen_arms import Frozen
     from medssl.evaluation.probe_data import ProbeData
 
-RANDOM = "random weights"
-
 
 def encoder_file(run: Path, spatial_dims: int) -> Path | None:
     """The encoder file meant: a file itself, or that of a pretraining run; None where it is something else.
@@ -36,7 +34,13 @@ def encoder_file(run: Path, spatial_dims: int) -> Path | None:
 
 
 def evaluate_encoders(
-    files: Sequence[Path], cache: "Cache", head: dict[str, Any], out: Path, options: FrozenOptions, resamples: int
+    files: Sequence[Path],
+    cache: "Cache",
+    head: dict[str, Any],
+    out: Path,
+    options: FrozenOptions,
+    resamples: int,
+    pictures: Sequence[tuple[Path, str]] = (),
 ) -> None:
     """Probe encoders beside the first one's architecture with random weights; writes OUT.
 
@@ -47,6 +51,7 @@ def evaluate_encoders(
         out: Folder of the results.
         options: What is asked.
         resamples: Bootstrap resamples.
+        pictures: Maps of the features to show as well, with captions.
 
     Raises:
         ConfigError: An encoder that does not fit the cache or the options.
@@ -54,7 +59,7 @@ def evaluate_encoders(
         MedsslError: Features that are no numbers.
     """
     from medssl.evaluation.frozen import pretrained_encoder, random_encoder
-    from medssl.evaluation.frozen_arms import differences, judge_encoder, summarise_arm
+    from medssl.evaluation.frozen_arms import RANDOM, differences, judge_encoder, summarise_arm
     from medssl.evaluation.report.frozen import frozen_sections
     from medssl.evaluation.report.page import write_report
     from medssl.models.component import Component
@@ -96,12 +101,15 @@ def evaluate_encoders(
         "differences": {
             name: differences(arms[own], found, data, resamples) for name, found in arms.items() if name != own
         },
+        "feature_map": arms[own][0].feature_map,
         "warnings": _warnings(names, metas, cache, data),
     }
     with atomic_folder(out) as temporary:
         write_json(temporary / "results.json", results)
         write_text(temporary / "results.csv", _csv(results))
-        write_report(temporary, frozen_sections(results), f"Frozen features of {own}", f"Cache {cache.path.name}")
+        sections = frozen_sections(results, pictures)
+        about = "An encoder judged as it is, by probes."
+        write_report(temporary, sections, f"Frozen features of {own}", about, results["environment"])
     _tell(results, out)
 
 

@@ -21,6 +21,7 @@ import yaml
 from jsonargparse.typing import register_type
 
 import medssl
+from medssl.imaging.environment import running
 from medssl.imaging.errors import ConfigError
 from medssl.models.component import Component, Overrides
 
@@ -91,7 +92,9 @@ def run_verb(verb: str, argv: Sequence[str]) -> None:
         parser.print_help()
         raise SystemExit(0)
     given = _collect(argv, _positional(function, module.POSITIONAL))
-    function(**_checked(parser, function, given))
+    values = _checked(parser, function, given)
+    with running(verb, argv):
+        function(**values)
 
 
 def parse_verb(verb: str, argv: Sequence[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.commands.console import say
+from medssl.imaging.environment import command
 from medssl.imaging.errors import CacheError, ConfigError, MedsslError
 from medssl.imaging.files import sha256, write_json
 from medssl.imaging.labels import Code, Label
@@ -342,6 +343,7 @@ def _finish(
             "fingerprint": fingerprint,
             "proposals": propose(fingerprint, dims),
             "versions": {"medssl": version("medssl")},
+            "command": command(),
         },
     )
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from medssl.evaluation.bags import bag_probe
+from medssl.evaluation.feature_map import principal_map
 from medssl.evaluation.features import Features
 from medssl.evaluation.few_shot import Shot, few_shot_curve, multilabel_neighbours
 from medssl.evaluation.frozen import frozen_features
@@ -21,6 +22,9 @@ from medssl.evaluation.transferability import SCORES
 from medssl.models.encoder import Encoder
 from medssl.tasks.classification import auroc
 
+RANDOM = "random weights"
+"""Name of the arm of encoders before any training."""
+
 
 @dataclass(frozen=True)
 class Frozen:
@@ -30,11 +34,13 @@ class Frozen:
         probes: Number of labels to probe to result.
         shots: Prototypes of a few images a class.
         transferability: Score to value, mean over the questions.
+        feature_map: Split test on a plane; None where the features have no two directions.
     """
 
     probes: dict[int, dict[str, ProbeResult]]
     shots: tuple[Shot, ...]
     transferability: dict[str, float]
+    feature_map: dict[str, Any] | None = None
 
 
 def judge_encoder(encoder: Encoder, data: ProbeData, options: FrozenOptions) -> Frozen:
@@ -50,7 +56,8 @@ def judge_encoder(encoder: Encoder, data: ProbeData, options: FrozenOptions) -> 
         draws = draw_labelled(data, labels, options.draws)
         probes[labels] = _probes(features, data, draws)
     shots = few_shot_curve(features, data, options.shots, options.episodes)
-    return Frozen(probes, tuple(shots), _transferability(features, data))
+    plane = principal_map(features.pooled["mean"].numpy(), data)
+    return Frozen(probes, tuple(shots), _transferability(features, data), plane)
 
 
 def summarise_arm(found: Sequence[Frozen], data: ProbeData, resamples: int) -> dict[str, Any]:

@@ -1,24 +1,18 @@
 """The folder of a run: run.json, metrics.jsonl, TensorBoard logs, checkpoints, health pictures."""
 
 import json
-import os
-import platform
-import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-import medssl
+from medssl.imaging.environment import environment
 from medssl.imaging.errors import CheckpointError, ConfigError
 from medssl.imaging.files import atomic_path, write_json
 
 SCHEMA_VERSION = 1
-_LIBRARIES = ("medssl", "torch", "lightning", "numpy", "monai")
 
 
 class RunFolder:
@@ -60,10 +54,10 @@ class RunFolder:
         if resume and file.exists():
             old = self.read()
             _refuse_changes(self.path, old, description, resumable)
-            sessions = [*old["sessions"], _session()]
+            sessions = [*old["sessions"], environment()]
         else:
             self.check(resume)
-            sessions = [_session()]
+            sessions = [environment()]
         write_json(file, {"schema_version": SCHEMA_VERSION, **description, "status": "running", "sessions": sessions})
 
     def check(self, resume: bool) -> None:
@@ -137,24 +131,6 @@ class RunFolder:
             return
         with atomic_path(self.path / "health" / f"{name}.png") as temporary:
             Image.fromarray(pixels).save(temporary, format="png")
-
-
-def _session() -> dict[str, Any]:
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": _commit(),
-        "versions": {name: metadata.version(name) for name in _LIBRARIES},
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "cpus": os.cpu_count(),
-    }
-
-
-def _commit() -> str | None:
-    """Commit of the source tree; None for an installed package."""
-    root = Path(medssl.__path__[0])
-    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
 
 
 def _refuse_changes(

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from browser import Browser
 from cohort import FINETUNE, PRETRAIN
+from report_checks import check_page
 
 from medssl.__main__ import main
 
@@ -37,13 +39,16 @@ def _application(folder: Path) -> Path:
 
 @pytest.mark.integration
 def test_an_application_goes_from_data_to_bundle_report_and_prediction(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "data").mkdir()
     arguments = ["app", "run", _application(tmp_path / "app"), "--data", tmp_path / "data", "--out", tmp_path / "run"]
     assert _run(*arguments, "--profile", "short") == 0
     run = tmp_path / "run"
-    assert (run / "report.html").is_file()
+    check_page(browser, run / "report.html")
+    commands = browser.run("return [...document.querySelectorAll('code')].map(code => code.textContent)")
+    assert [command.split()[1] for command in commands][-2:] == ["evaluate", "app"]
+    assert "finetune" in [command.split()[1] for command in commands]
     assert json.loads((run / "finetune" / "run.json").read_text())["patients"]
     assert _run("predict", run / "bundle", run / "images" / "0L.nii.gz", "--out", tmp_path / "out") == 0
     assert (tmp_path / "out" / "0L" / "seg.nii.gz").is_file()

@@ -9,7 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 import yaml
+from browser import Browser
 from PIL import Image
+from report_checks import check_page, check_results
 from small_cache import small_cache
 
 from medssl.__main__ import main
@@ -84,7 +86,7 @@ def _encoders(out: Path, method: str) -> dict[Path, int]:
 
 
 @pytest.mark.integration
-def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]):
     _pictures(tmp_path / "data")
     plan, out = _plan(tmp_path / "plan.yaml"), tmp_path / "out"
     assert _run(plan, "--data", tmp_path / "data", "--out", out, "--methods", "[simclr]") == 0
@@ -92,7 +94,7 @@ def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, capsys: pytest
     assert len(first) == 2
     assert _run(plan, "--data", tmp_path / "data", "--out", out) == 0
     assert _encoders(out, "simclr") == first
-    results = json.loads((out / "results.json").read_text())
+    results = check_results(out / "results.json")
     assert [(c["method"], c["encoder"]) for c in results["comparisons"]] == [
         ("spark", "ResidualUNetEncoder"),
         ("simclr", "ResidualUNetEncoder"),
@@ -113,6 +115,10 @@ def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, capsys: pytest
         rows = list(csv.DictReader(stream))
     assert len(rows) == 4 * 3 + 2
     assert "benchmark: 4 of 4: pictures, broken, seed 1: failed: " in capsys.readouterr().out
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 1
+    assert page.count("must divide by train.accumulate") == 2, "each failed run is told"
+    check_page(browser, out / "report.html")
 
 
 @pytest.mark.integration

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from browser import Browser
 from cohort import ENCODER, FINETUNE, PRETRAIN
+from report_checks import check_page, check_results
 
 from medssl.__main__ import main
 
@@ -52,10 +54,10 @@ def _learned_from_the_same(results: dict[str, Any], out: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]):
     plan, out = _plan(tmp_path), tmp_path / "out"
     assert _run(plan, out) == 0
-    results = json.loads((out / "results.json").read_text())
+    results = check_results(out / "results.json")
     assert [point["labels"] for point in results["points"]] == [1, 2]
     for point in results["points"]:
         assert list(point["arms"]) == ["from scratch", "longer", "spark"]
@@ -77,7 +79,10 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, capsys: pytest.Captu
     assert steps["spark"] == 2
     _learned_from_the_same(results, out)
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 1
+    assert page.count("data:image/png;base64,") == 1 + 2
+    assert "Learning curves with 1 labelled patients" in page
+    assert "medssl pretrain --config" in page
+    check_page(browser, out / "report.html")
     assert "With 1 labelled patients spark reaches a mean Dice" in page
     with (out / "results.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 12

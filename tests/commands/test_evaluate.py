@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import Browser
 from cohort import make_cache, make_run
+from PIL import Image
+from report_checks import check_page, check_results, read_csv
 
+from medssl.__main__ import main
 from medssl.commands.evaluate import evaluate
 from medssl.commands.parsing import parse_verb
 from medssl.data.cache import Cache
 from medssl.evaluation.options import MeasureOptions, PredictOptions
 from medssl.evaluation.report.application import write_application_report
-from medssl.imaging.errors import CacheError, ConfigError, MedsslError
+from medssl.imaging.errors import CacheError, ConfigError, ImageError, MedsslError
 
 _CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "evaluate").glob("*.yaml"))
 
@@ -29,14 +33,20 @@ def flat_cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return make_cache(tmp_path_factory.mktemp("cohort"), dims=2, classes=("healthy", "ill"))
 
 
-def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path) -> None:
+def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path, browser: Browser) -> None:
     run, baseline = make_run(tmp_path / "ours", cache), make_run(tmp_path / "scratch", cache, seed=5)
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5, "val/dice": 0.3}\n')
     (run / "run.json").write_text(json.dumps({"patients": {"train": ["patient5"], "validation": []}}))
     out = tmp_path / "evaluation"
     evaluate(run, cache.path, out, baseline=baseline, threshold_rule=True)
-    assert sorted(p.name for p in out.iterdir()) == ["cases.csv", "overlays", "report.html", "results.json"]
-    results = json.loads((out / "results.json").read_text())
+    assert sorted(p.name for p in out.iterdir()) == [
+        "cases.csv",
+        "overlays",
+        "report.html",
+        "results.csv",
+        "results.json",
+    ]
+    results = check_results(out / "results.json")
     assert list(results["arms"]) == ["ours", "scratch", "threshold rule"]
     assert results["arms"]["threshold rule"]["mean_dice"]["estimate"] == 1.0
     ours = results["arms"]["ours"]["mean_dice"]["estimate"]
@@ -53,10 +63,18 @@ def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path) -> No
     assert all((out / picture["file"]).is_file() for picture in results["pictures"])
     assert write_application_report(_as_stages(tmp_path, out), "demo", "").read_text().count("Best case, ") == 4
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2 + 6 + 1
+    assert page.count("data:image/png;base64,") == 2 + 6 + 2
     assert 'src="http' not in page
     assert 'href="http' not in page
     assert "Not a medical device" in page
+    assert "called from Python" in page
+    assert "ours is worse than threshold rule" in page.lower()
+    check_page(browser, out / "report.html")
+    numbers = {row["number"]: row for row in read_csv(out / "results.csv")}
+    assert float(numbers["arms.ours.mean_dice"]["estimate"]) == ours
+    assert float(numbers["differences.scratch.classes.class_2"]["estimate"]) == pytest.approx(
+        results["differences"]["scratch"]["classes"]["class_2"]["estimate"]
+    )
 
 
 def _as_stages(root: Path, evaluation: Path) -> Path:
@@ -78,16 +96,38 @@ def test_folds_are_measured_as_an_ensemble(cache: Cache, tmp_path: Path, capsys:
     assert a["arms"]["run"]["mean_dice"] != b["arms"]["single"]["mean_dice"]
 
 
-def test_classification(flat_cache: Cache, tmp_path: Path) -> None:
+def test_classification(flat_cache: Cache, tmp_path: Path, browser: Browser) -> None:
     run = make_run(tmp_path / "run", flat_cache, "classifier")
-    evaluate(run, flat_cache.path, tmp_path / "out", measure=MeasureOptions(resamples=100))
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5}\n')
+    out = tmp_path / "out"
+    told = ["--data", str(flat_cache.path), "--out", str(out), "--measure.resamples", "100"]
+    assert main(["evaluate", str(run), *told]) == 0
+    results = check_results(out / "results.json")
     assert results["class_names"] == ["healthy", "ill"]
     assert np.sum(results["confusion"]) == 4
     assert 0 <= results["metrics"]["auroc"]["estimate"] <= 1
-    assert (tmp_path / "out" / "report.html").is_file()
+    assert results["environment"]["command"] == f"medssl evaluate {run} {' '.join(told)}"
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 + 1
+    assert results["environment"]["command"] in page
+    wrong = sum(row["class"] != row["predicted"] for row in read_csv(out / "cases.csv"))
+    assert f"{wrong} of 4 answers are wrong." in page
+    assert "metrics.auroc" in [row["number"] for row in read_csv(out / "results.csv")]
+    check_page(browser, out / "report.html")
     with pytest.raises(ConfigError, match="segmentation"):
         evaluate(run, flat_cache.path, tmp_path / "other", threshold_rule=True)
+
+
+def test_a_map_of_the_features_is_shown_where_it_is_given(cache: Cache, tmp_path: Path) -> None:
+    run, picture = make_run(tmp_path / "run", cache), tmp_path / "map.png"
+    with pytest.raises(ConfigError, match=r"map\.png does not exist"):
+        evaluate(run, cache.path, tmp_path / "out", feature_map=picture)
+    picture.write_text("no picture")
+    with pytest.raises(ImageError, match="no PNG"):
+        evaluate(run, cache.path, tmp_path / "out", feature_map=picture)
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(picture)
+    evaluate(run, cache.path, tmp_path / "out", feature_map=picture)
+    assert "Map of the features, given as map.png." in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_refusals_write_nothing(cache: Cache, flat_cache: Cache, tmp_path: Path) -> None:
@@ -125,6 +165,9 @@ def test_failed_cases_are_named_and_the_others_are_written(
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["arms"]["run"]["cases"] == 3
     assert [failure["case"] for failure in results["failures"]] == ["4R"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "1 case(s) could not be evaluated" in page
+    assert results["failures"][0]["reason"] in page
 
 
 @pytest.mark.parametrize("path", _CONFIGS, ids=lambda path: path.stem)

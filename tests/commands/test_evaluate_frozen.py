@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from browser import Browser
+from report_checks import check_page, check_results
 from small_cache import small_cache
 
 from medssl.__main__ import main
@@ -43,14 +45,17 @@ def _evaluate(run: Path, cache: Cache, out: Path, *more: str) -> int:
 
 
 @pytest.mark.integration
-def test_two_encoders_beside_random_weights(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_two_encoders_beside_random_weights(
+    cache: Cache, tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]
+):
     ours, theirs = _encoder(tmp_path / "ours"), _encoder(tmp_path / "theirs", seed=1)
     out = tmp_path / "out"
     assert _evaluate(ours, cache, out, "--baseline", str(theirs), "--frozen.labels=[8, 0]") == 0
     said = capsys.readouterr().out
     assert said.count("labelled images a linear probe on ours reaches AUROC") == 4
-    results = json.loads((out / "results.json").read_text())
+    results = check_results(out / "results.json")
     assert list(results["arms"]) == ["ours", "theirs", "random weights"]
+    assert sum(len(points) for points in results["feature_map"]["points"].values()) == 6
     assert results["arms"]["random weights"]["encoders"] == 2
     assert results["splits"]["train"] == {"images": 12, "patients": 12}
     assert results["encoders"]["ours"]["method"] == "SimCLR"
@@ -69,8 +74,8 @@ def test_two_encoders_beside_random_weights(cache: Cache, tmp_path: Path, capsys
     with (out / "results.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 3 * 2 * 3
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
-    assert 'src="http' not in page
+    assert page.count("data:image/png;base64,") == 3
+    check_page(browser, out / "report.html")
 
 
 @pytest.mark.integration

@@ -46,7 +46,7 @@ class _Balanced(HTMLParser):
         self.outside: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "link"):
             self.open.append(tag)
         for name, value in attrs:
             if name in ("src", "href") and not (value or "").startswith(("data:", "#")):

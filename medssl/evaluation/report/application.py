@@ -3,10 +3,11 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
+from medssl.evaluation.provenance import made_with
+from medssl.evaluation.report.evaluation import classification_page, segmentation_page, training_logs
 from medssl.evaluation.report.page import Section, write_report
-from medssl.evaluation.report.results import classification_section, comparison_section, segmentation_section
+from medssl.evaluation.report.results import SCHEMA_VERSION
 from medssl.evaluation.report.sections import (
     bundle_section,
     loss_curve_section,
@@ -31,15 +32,18 @@ def write_application_report(out: Path, name: str, title: str, notes: tuple[str,
         MedsslError: No stage left anything to report.
     """
     notes = (*notes, *_cohort_notes(out / "cohort" / "README.json"))
+    evaluated, command = _evaluation(out / "evaluate")
     sections = [
         *([Section("About these numbers", warnings=notes)] if notes else []),
-        *_evaluation(out / "evaluate"),
+        *evaluated,
         *_training(out),
         *_bundle(out / "bundle", out / "predictions"),
     ]
     if not sections:
         raise MedsslError(f"{out} holds nothing to report: no stage has run", reason="nothing-to-report")
-    return write_report(out, sections, title or name, f"Application {name}")
+    made = made_with([out / name for name in ("finetune", "baseline")])
+    made["earlier"] += command
+    return write_report(out, sections, title or name, f"Application {name}", made)
 
 
 def _cohort_notes(path: Path) -> list[str]:
@@ -49,28 +53,29 @@ def _cohort_notes(path: Path) -> list[str]:
     return [f"{what}. Nothing about real patients follows from these numbers."] if what else []
 
 
-def _evaluation(folder: Path) -> list[Section]:
+def _evaluation(folder: Path) -> tuple[list[Section], list[dict[str, str]]]:
+    """Sections of `medssl evaluate`, and its command.
+
+    Raises:
+        MedsslError: An older medssl wrote the results.
+    """
     if not (folder / "results.json").is_file():
-        return []
+        return [], []
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    if results["task"] == "classification":
-        return [classification_section(results)]
+    if results["schema_version"] != SCHEMA_VERSION:
+        raise MedsslError(
+            f"{folder}/results.json has schema version {results['schema_version']}, this medssl shows "
+            f"{SCHEMA_VERSION}: remove {folder} and the evaluate.json in the stages folder, and run again",
+            reason="other-version",
+        )
     with (folder / "cases.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    sections = [segmentation_section(results, rows)]
-    if results["differences"]:
-        sections.append(comparison_section(results, text=_arms_explained(results)))
+    told = results["environment"]["command"]
+    command = [{"what": "evaluate", "command": told}] if told else []
+    if results["task"] == "classification":
+        return classification_page(results, rows), command
     pictures = [(folder / picture["file"], picture["caption"]) for picture in results["pictures"]]
-    return [*sections, overlay_section(pictures, "Best, median and worst case")] if pictures else sections
-
-
-def _arms_explained(results: dict[str, Any]) -> list[str]:
-    meanings = {
-        "finetune": "finetune: the network of this run.",
-        "baseline": "baseline: the same training from random weights, without pretraining.",
-        "threshold rule": "threshold rule: each voxel gets the class of the nearest typical intensity; no network.",
-    }
-    return [meanings[name] for name in results["arms"] if name in meanings]
+    return segmentation_page(results, rows, pictures), command
 
 
 def _training(out: Path) -> list[Section]:
@@ -79,15 +84,10 @@ def _training(out: Path) -> list[Section]:
         sections.append(loss_curve_section(out / "pretrain", "Pretraining without labels"))
     if any((out / "pretrain" / "health").glob("step-*.png")):
         sections.append(reconstruction_section(out / "pretrain"))
-    logs = [path for name in ("finetune", "baseline") for path in _logs(out / name)]
-    runs = {str(path.parent.relative_to(out)): path.parent for path in logs}
-    if runs:
-        sections.append(loss_curve_section(runs, "Fine-tuning with labels"))
+    logs = training_logs({name: out / name for name in ("finetune", "baseline")})
+    if logs:
+        sections.append(loss_curve_section(logs, "Fine-tuning with labels"))
     return sections
-
-
-def _logs(run: Path) -> list[Path]:
-    return sorted(run.glob("metrics.jsonl")) + sorted(run.glob("fold_*/metrics.jsonl"))
 
 
 def _bundle(bundle: Path, predictions: Path) -> list[Section]:

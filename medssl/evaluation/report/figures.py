@@ -1,7 +1,7 @@
 """Figures of reports: small, so that their text stays legible on a phone."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +9,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-COLOURS = ("#0b6e99", "#d1495b", "#5f8f3e", "#8d5fb0", "#c77700", "#3b4a57")
-_WIDTH_IN = 5.2
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333")
+"""Told apart with every kind of colour vision (Okabe and Ito 2008, https://jfly.uni-koeln.de/color)."""
+
+MARKERS = "os^Dv*PX"
+LINES = ("-", "--", "-.", ":")
+"""Markers and lines stand beside the colours, so that no figure says anything by colour alone."""
+
+_WIDTH_IN = 4.8
+
+
+class Style(NamedTuple):
+    """How a name is drawn.
+
+    Args:
+        colour: Of markers and lines.
+        marker: As matplotlib names it.
+        line: As matplotlib names it.
+    """
+
+    colour: str
+    marker: str
+    line: str
 
 
 def blank(height_in: float = 3.2) -> tuple[Figure, Axes]:
@@ -32,13 +52,14 @@ def curve_figure(
         logarithmic: Logarithmic values where all are positive and the largest is more than 20 times the smallest.
     """
     figure, axes = blank()
-    for (name, (steps, values)), colour in zip(curves.items(), _cycled(len(curves)), strict=True):
+    for name, (steps, values) in curves.items():
+        colour, marker, line = _styles(list(curves))[name]
         smooth = _running_mean(np.asarray(values, dtype=np.float64), max(1, len(values) // 25))
         if len(values) > 50:
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(steps, smooth, color=colour, label=name)
+            axes.plot(steps, smooth, color=colour, linestyle=line, label=name)
         else:
-            axes.plot(steps, values, color=colour, marker="o", markersize=3, label=name)
+            axes.plot(steps, values, color=colour, linestyle=line, marker=marker, markersize=4, label=name)
     every = [v for _, values in curves.values() for v in values]
     if logarithmic and min(every) > 0 and max(every) > 20 * min(every):
         axes.set_yscale("log")
@@ -58,18 +79,21 @@ def interval_figure(rows: Sequence[tuple[str, str, Mapping[str, Any]]], xlabel: 
     """
     names = list(dict.fromkeys(name for _, name, _ in rows))
     figure, axes = blank(0.9 + 0.34 * len(rows))
-    colours = dict(zip(names, _cycled(len(names)), strict=True))
+    styles = _styles(names)
     for place, (_, name, interval) in enumerate(rows):
         estimate, low, high = (interval.get(key) for key in ("estimate", "low", "high"))
         if estimate is None:
             continue
         if low is not None and high is not None:
-            axes.plot([low, high], [place, place], color=colours[name], linewidth=3, alpha=0.5)
-        axes.plot(estimate, place, "o", color=colours[name], markersize=7)
+            axes.plot([low, high], [place, place], color=styles[name].colour, linewidth=3, alpha=0.5)
+        axes.plot(estimate, place, styles[name].marker, color=styles[name].colour, markersize=7)
     groups = {group: [n for n, row in enumerate(rows) if row[0] == group] for group, _, _ in rows}
     axes.set_yticks([float(np.mean(places)) for places in groups.values()], list(groups))
     if len(names) > 1:
-        handles = [Line2D([], [], marker="o", linestyle="", color=colours[name], label=name) for name in names]
+        handles = [
+            Line2D([], [], marker=style.marker, linestyle="", color=style.colour, label=name)
+            for name, style in styles.items()
+        ]
         figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     axes.invert_yaxis()
     axes.grid(axis="x", color="0.9")
@@ -88,11 +112,17 @@ def case_figure(values: Mapping[str, Sequence[float]], ylabel: str, floor: float
     """
     figure, axes = blank()
     rng = np.random.default_rng(0)
-    for place, (numbers, colour) in enumerate(zip(values.values(), _cycled(len(values)), strict=True)):
+    for place, (name, numbers) in enumerate(values.items()):
         finite = np.asarray(numbers, dtype=np.float64)
         finite = finite[np.isfinite(finite)]
         if len(finite):
-            axes.plot(place + rng.uniform(-0.16, 0.16, len(finite)), finite, ".", color=colour, alpha=0.7)
+            axes.plot(
+                place + rng.uniform(-0.16, 0.16, len(finite)),
+                finite,
+                ".",
+                color=_styles(list(values))[name].colour,
+                alpha=0.7,
+            )
             axes.plot([place - 0.28, place + 0.28], [np.median(finite)] * 2, color="0.15", linewidth=1.5)
     axes.set_xticks(range(len(values)), list(values), rotation=0 if len(values) < 5 else 30)
     axes.set_xlim(-0.6, len(values) - 0.4)
@@ -111,11 +141,12 @@ def label_figure(points: Sequence[Mapping[str, Any]], ylabel: str) -> Figure:
     """
     figure, axes = blank(3.8)
     names = list(dict.fromkeys(name for point in points for name in point["arms"]))
-    for number, (name, colour) in enumerate(zip(names, _cycled(len(names)), strict=True)):
+    for number, (name, (colour, marker, line)) in enumerate(_styles(names).items()):
         there = [(place, p["arms"][name]) for place, p in enumerate(points) if name in p["arms"]]
         shift = 0.1 * (number - (len(names) - 1) / 2)
         places = [place + shift for place, _ in there]
-        axes.plot(places, [found["mean"]["estimate"] for _, found in there], "o-", color=colour, label=name)
+        means = [found["mean"]["estimate"] for _, found in there]
+        axes.plot(places, means, color=colour, marker=marker, linestyle=line, label=name)
         for place, (_, found) in zip(places, there, strict=True):
             mean, seeds = found["mean"], list(found["seeds"].values())
             if mean["low"] is not None:
@@ -135,16 +166,66 @@ def shot_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         curves: Encoder to `shots`, `auroc`, `deviation` of each number.
     """
     figure, axes = blank()
-    for (name, shots), colour in zip(curves.items(), _cycled(len(curves)), strict=True):
+    for name, shots in curves.items():
+        style = _styles(list(curves))[name]
         places, values = [shot["shots"] for shot in shots], [shot["auroc"] for shot in shots]
         bars = [shot["deviation"] for shot in shots]
-        axes.errorbar(places, values, yerr=bars, color=colour, marker="o", markersize=4, capsize=2, label=name)
+        axes.errorbar(places, values, yerr=bars, color=style.colour, marker=style.marker, capsize=2, label=name)
     axes.set_xscale("log", base=2)
     ticks = sorted({shot["shots"] for shots in curves.values() for shot in shots})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xlabel("images a class")
     axes.set_ylabel("AUROC")
     axes.legend(frameon=False)
+    return figure
+
+
+def ranking_figure(rows: Sequence[tuple[str, Mapping[str, Mapping[str, Any]]]], xlabel: str) -> Figure:
+    """Differences to a reference, a line a method, a marker a probe, and the line of no difference.
+
+    Args:
+        rows: Method, and probe to its difference (interval as JSON).
+        xlabel: Name of the differences.
+    """
+    names = list(dict.fromkeys(name for _, found in rows for name in found))
+    figure, axes = blank(1.1 + 0.26 * len(rows))
+    axes.axvline(0, color="0.5", linewidth=1)
+    for number, (name, (colour, marker, _)) in enumerate(_styles(names).items()):
+        shift = 0.22 * (number - (len(names) - 1) / 2)
+        for place, (_, found) in enumerate(rows):
+            interval = found.get(name)
+            if interval is None or interval["estimate"] is None:
+                continue
+            if interval["low"] is not None and interval["high"] is not None:
+                axes.plot([interval["low"], interval["high"]], [place + shift] * 2, color=colour, alpha=0.5)
+            axes.plot(interval["estimate"], place + shift, marker, color=colour, markersize=5)
+        axes.plot([], [], marker, color=colour, label=name)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="y", color="0.93")
+    axes.set_axisbelow(True)
+    axes.set_xlabel(xlabel)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def map_figure(points: Mapping[str, Sequence[Sequence[float]]], xlabel: str = "", ylabel: str = "") -> Figure:
+    """Images as points on a plane, a colour and a marker a group.
+
+    Args:
+        points: Group to the (x, y) of its images.
+        xlabel: What the first axis is.
+        ylabel: What the second axis is.
+    """
+    figure, axes = blank(4.2)
+    for name, (colour, marker, _) in _styles(list(points)).items():
+        x, y = np.asarray(points[name], dtype=np.float64).reshape(-1, 2).T
+        axes.scatter(x, y, s=22, marker=marker, color=colour, alpha=0.75, linewidths=0, label=name)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
@@ -182,8 +263,12 @@ def reliability_figure(bins: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _cycled(count: int) -> list[str]:
-    return [COLOURS[number % len(COLOURS)] for number in range(count)]
+def _styles(names: Sequence[str]) -> dict[str, Style]:
+    """A colour, a marker and a line of its own for each name."""
+    return {
+        name: Style(COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)], LINES[n % len(LINES)])
+        for n, name in enumerate(names)
+    }
 
 
 def _running_mean(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:

@@ -1,13 +1,17 @@
 """Sections about frozen encoders: what it means first, then every probe, few shots and transferability."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from medssl.evaluation.frozen_arms import RANDOM
 from medssl.evaluation.rankings import told
+from medssl.evaluation.report.feature_map import feature_map_section
 from medssl.evaluation.report.figures import interval_figure, shot_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
 from medssl.evaluation.report.results import interval_text
+from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
 
 PROBES = {
     "knn": "kNN",
@@ -25,13 +29,21 @@ CONVENTIONS = (
 )
 
 
-def frozen_sections(results: Mapping[str, Any]) -> list[Section]:
-    """Summary, probes, few shots, transferability.
+def frozen_sections(results: Mapping[str, Any], pictures: Sequence[tuple[Path, str]] = ()) -> list[Section]:
+    """Summary, probes, few shots, transferability, map of the features.
 
     Args:
         results: Content of results.json.
+        pictures: Other maps of the features, with captions.
     """
-    return [_summary(results), _probes(results), _shots(results), _transferability(results)]
+    plane = feature_map_section(results["feature_map"], pictures)
+    return [
+        _summary(results),
+        _probes(results),
+        _shots(results),
+        _transferability(results),
+        *([plane] if plane else []),
+    ]
 
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
@@ -54,9 +66,36 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
 
 def _summary(results: Mapping[str, Any]) -> Section:
     counts = ", ".join(f"{n['images']} images of {n['patients']} patients in {s}" for s, n in results["splits"].items())
-    asked = ", ".join(results["questions"])
-    text = (*sentences(results), f"Asked about: {asked}. {counts}.")
-    return Section("Summary", text, warnings=tuple(results["warnings"]), notes=CONVENTIONS)
+    arm, size = results["arm"], " × ".join(str(n) for n in results["size"])
+    encoder = results["encoders"][arm]
+    learned = (
+        f"{encoder['cases'] or 'an unknown number of'} images in {encoder['steps'] or 'an unknown number of'} steps"
+    )
+    parts = (
+        (
+            CLINICIAN,
+            (
+                f"{arm} learned from images without any label. Here its features alone, without further training, had "
+                f"to answer: {', '.join(results['questions'])}. An AUROC of 1 is always right, 0.5 is chance.",
+                "This tells which encoder to start from; it is no measure of a finished model.",
+            ),
+        ),
+        (
+            REVIEWER,
+            (f"{counts}.", f"Random weights are the mean over {results['arms'][RANDOM]['encoders']} encoder(s)."),
+        ),
+        (
+            ENGINEER,
+            (
+                f"{arm}: {encoder['method'] or 'method not told'}, {learned}; probed at {size} voxels.",
+                "results.json holds every number (JSON Schema: medssl/evaluation/report/results.schema.json), "
+                "results.csv a line a probe.",
+            ),
+        ),
+    )
+    return Section(
+        "Summary", tuple(sentences(results)), warnings=tuple(results["warnings"]), notes=CONVENTIONS, parts=parts
+    )
 
 
 def _probes(results: Mapping[str, Any]) -> Section:

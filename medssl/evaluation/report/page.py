@@ -2,19 +2,23 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from matplotlib.figure import Figure
 
+from medssl.imaging.environment import environment
 from medssl.imaging.errors import ImageError
 from medssl.imaging.files import write_text
 
 _DPI = 150
+_LONG = 36  # characters; a difference with its interval has fewer
+_PYTHON = "called from Python, not from the command line"
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,14 @@ class Picture:
     Args:
         png: Bytes of a PNG file.
         caption: What it shows, in full sentences.
+        alt: What those read who do not see it; the caption where it is empty.
+        broad: Never narrower than a small window: on a phone it is scrolled sideways.
     """
 
     png: bytes
     caption: str
+    alt: str = ""
+    broad: bool = False
 
     @property
     def data(self) -> str:
@@ -53,7 +61,14 @@ class Table:
     def words(self) -> frozenset[int]:
         """Columns of words, which stand at the left; numbers stand at the right."""
         columns = zip(*self.rows, strict=True)
-        return frozenset(n for n, cells in enumerate(columns) if any(cell[:1].isalpha() for cell in cells))
+        named = (any(cell[:1].isalpha() or len(cell) > _LONG for cell in cells) for cells in columns)
+        return frozenset(n for n, of_words in enumerate(named) if of_words)
+
+    @property
+    def sentences(self) -> frozenset[int]:
+        """Columns of long texts, which need some width."""
+        columns = zip(*self.rows, strict=True)
+        return frozenset(n for n, cells in enumerate(columns) if any(len(cell) > _LONG for cell in cells))
 
     @property
     def rules(self) -> frozenset[int]:
@@ -73,6 +88,8 @@ class Section:
         pictures: Pictures, below the tables.
         warnings: Sentences that must not be overlooked.
         notes: What a careful reader wants to know, small and at the end.
+        parts: Headings with paragraphs, below the text.
+        code: What it is, and what was typed; below the pictures.
     """
 
     title: str
@@ -81,9 +98,17 @@ class Section:
     pictures: tuple[Picture, ...] = field(default=(), repr=False)
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    code: tuple[tuple[str, str], ...] = ()
 
 
-def write_report(folder: Path, sections: Sequence[Section], title: str, subtitle: str = "") -> Path:
+def write_report(
+    folder: Path,
+    sections: Sequence[Section],
+    title: str,
+    subtitle: str = "",
+    made: Mapping[str, Any] | None = None,
+) -> Path:
     """Write `FOLDER/report.html`; returns its path.
 
     Args:
@@ -91,18 +116,20 @@ def write_report(folder: Path, sections: Sequence[Section], title: str, subtitle
         sections: Its parts, in order.
         title: Heading of the page.
         subtitle: One sentence below it.
+        made: Entry `environment` of results.json; the page ends with it and with the commands. None: with what is
+            known now.
     """
-    environment = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("medssl.evaluation.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("page.html.j2").render(
+    page = templates.get_template("page.html.j2").render(
         title=title,
         subtitle=subtitle,
-        sections=sections,
+        sections=[*sections, _environment_section(environment() if made is None else made)],
         version=metadata.version("medssl"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -111,14 +138,14 @@ def write_report(folder: Path, sections: Sequence[Section], title: str, subtitle
     return path
 
 
-def figure_picture(figure: Figure, caption: str) -> Picture:
+def figure_picture(figure: Figure, caption: str, alt: str = "") -> Picture:
     """A matplotlib figure as a picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
-    return Picture(buffer.getvalue(), caption)
+    return Picture(buffer.getvalue(), caption, alt)
 
 
-def file_picture(path: Path, caption: str) -> Picture:
+def file_picture(path: Path, caption: str, broad: bool = False) -> Picture:
     """A PNG file as a picture.
 
     Raises:
@@ -127,4 +154,27 @@ def file_picture(path: Path, caption: str) -> Picture:
     content = Path(path).read_bytes()
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ImageError(f"{path} is no PNG file, so it cannot be shown in a report", reason="not-a-png")
-    return Picture(content, caption)
+    return Picture(content, caption, broad=broad)
+
+
+def _environment_section(made: Mapping[str, Any]) -> Section:
+    """Exact commands, oldest first, and the environment of the last.
+
+    Args:
+        made: Entry `environment` of results.json.
+    """
+    libraries = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    memory = f", {made['memory_gib']} GiB memory" if made["memory_gib"] else ""
+    rows = (
+        ("measured", made["started"]),
+        ("commit", made["commit"] or "an installed package, no source tree"),
+        ("versions", f"{libraries}, Python {made['python']}"),
+        ("processor", f"{made['processor']}, {made['cpus']} processor(s){memory}"),
+        ("GPU", ", ".join(made.get("gpus", ())) or "none"),
+        ("system", made["machine"]),
+    )
+    commands = [*made.get("earlier", ()), {"what": "this report", "command": made["command"] or _PYTHON}]
+    table = Table(("what", "with what"), rows)
+    return Section(
+        "Environment and commands", tables=(table,), code=tuple((entry["what"], entry["command"]) for entry in commands)
+    )

@@ -1,11 +1,18 @@
-"""Sections that show the content of results.json: one arm in detail, and arms against each other."""
+"""Sections that show the content of results.json: one arm in detail, arms against each other, parts of the cases."""
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from medssl.evaluation.provenance import made_with
 from medssl.evaluation.report.figures import case_figure, confusion_figure, interval_figure, reliability_figure
 from medssl.evaluation.report.page import Picture, Section, Table, figure_picture
+from medssl.evaluation.subgroups import FEW
+from medssl.imaging.files import csv_text, write_json, write_text
+
+SCHEMA_VERSION = 2
+"""Of results.json; results.schema.json describes it. Version 1 had no `environment`, and no `task` in studies."""
 
 _WORDS = {"mL": "Volumes in mL", "mm2": "Areas in mm²", "pixels": "Areas in pixels"}
 _COUNTS = {
@@ -14,6 +21,45 @@ _COUNTS = {
     "invented": "invented",
     "without a distance": "distance_not_defined",
 }
+
+
+def head(task: str, runs: Sequence[Path] = ()) -> dict[str, Any]:
+    """First entries of results.json.
+
+    Args:
+        task: What was asked; it names the rest of the schema.
+        runs: Folders of the training runs that are judged.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "notice": "Not a medical device: for research only.",
+        "task": task,
+        "environment": made_with(runs),
+    }
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write FOLDER/results.json, and FOLDER/results.csv with a line for every number that has an interval."""
+    write_json(folder / "results.json", results)
+    write_text(folder / "results.csv", csv_text(interval_rows(results)))
+
+
+def interval_rows(content: Any, name: str = "") -> list[dict[str, Any]]:
+    """Every interval of a nested content: `number`, the names that lead to it with dots between, and its entries."""
+    if isinstance(content, Mapping):
+        if {"estimate", "low", "high"} <= content.keys():
+            return [{"number": name, **content}]
+        named = [(str(key), value) for key, value in content.items()]
+    elif isinstance(content, list):
+        named = [(_group(value) or str(n), value) for n, value in enumerate(content)]
+    else:
+        return []
+    return [row for key, value in named for row in interval_rows(value, f"{name}.{key}" if name else key)]
+
+
+def _group(value: Any) -> str:
+    """What a part of the cases is called; empty for other entries."""
+    return str(value["group"]) if isinstance(value, Mapping) and "group" in value else ""
 
 
 def segmentation_section(
@@ -32,7 +78,6 @@ def segmentation_section(
         tuple((name, *_agreement_cells(content)) for name, content in arm["classes"].items()),
         "Means over cases with 95 % intervals over patients.",
     )
-    groups = subgroup_tables(arm["subgroups"])
     sizes = Table(
         ("class", "mean reference", "mean difference", "limits of agreement"),
         tuple((name, *_size_cells(content)) for name, content in arm["classes"].items()),
@@ -43,10 +88,9 @@ def segmentation_section(
     return Section(
         title,
         text,
-        (agreement, sizes, *groups),
+        (agreement, sizes),
         _case_pictures(results, cases),
-        tuple(results["warnings"]),
-        tuple(results["conventions"]),
+        notes=tuple(results["conventions"]),
     )
 
 
@@ -82,7 +126,7 @@ def comparison_section(results: Mapping[str, Any], title: str = "Comparison", te
 def classification_section(results: Mapping[str, Any], title: str = "Classification") -> Section:
     """Numbers with intervals, a line a class, and the confusion table."""
     numbers = Table(
-        ("", "estimate and 95 % interval"),
+        ("metric", "estimate and 95 % interval"),
         tuple((name.replace("_", " "), interval_text(interval)) for name, interval in results["metrics"].items()),
     )
     tables = [numbers]
@@ -92,8 +136,8 @@ def classification_section(results: Mapping[str, Any], title: str = "Classificat
         tables.append(Table(("one class against the rest", *(k.replace("_", " ") for k in columns)), rows))
     names = results["class_names"]
     confusion = tuple((name, *(str(n) for n in row)) for name, row in zip(names, results["confusion"], strict=True))
-    tables.append(Table(("reference \\ prediction", *names), confusion))
-    tables += subgroup_tables(results["subgroups"])
+    caption = "Confusion: cases of each reference class (row) by what was predicted (column)."
+    tables.append(Table(("reference \\ prediction", *names), confusion, caption))
     pictures = (
         figure_picture(
             confusion_figure(results["confusion"], names), "Confusion table: share of each reference class, and cases."
@@ -105,13 +149,16 @@ def classification_section(results: Mapping[str, Any], title: str = "Classificat
         ),
     )
     counted = f"{results['cases']} cases of {results['patients']} patients, split {results['split']}."
-    notes, warnings = tuple(results["conventions"]), tuple(results["warnings"])
-    return Section(title, (counted,), tuple(tables), pictures, warnings=warnings, notes=notes)
+    return Section(title, (counted,), tuple(tables), pictures, notes=tuple(results["conventions"]))
 
 
-def subgroup_tables(subgroups: Mapping[str, Any]) -> tuple[Table, ...]:
-    """One table an attribute: a row a part of the cases, the smallest parts marked."""
+def subgroup_section(subgroups: Mapping[str, Any], title: str = "Parts of the cases") -> Section:
+    """One table an attribute (site, sex, age, scanner): a row a part of the cases, the smallest parts marked."""
+    if not subgroups:
+        text = "Site, sex, age and scanner are not told by the manifest, or are the same for all cases."
+        return Section(title, (text,))
     tables = []
+    few = f"A star: fewer than {FEW} patients, too few to say much."
     for attribute, parts in subgroups.items():
         names = list(parts[0]["metrics"])
         smallest = min(part["patients"] for part in parts)
@@ -119,10 +166,10 @@ def subgroup_tables(subgroups: Mapping[str, Any]) -> tuple[Table, ...]:
             Table(
                 (attribute, "patients", "cases", *(name.replace("_", " ") for name in names)),
                 tuple(_part_row(part, names) for part in parts),
-                f"By {attribute}; the smallest part has {smallest} patient(s). A star: too few to say much.",
+                f"By {attribute}; the smallest part has {smallest} patient(s). {few}",
             )
         )
-    return tuple(tables)
+    return Section(title, tables=tuple(tables))
 
 
 def _part_row(part: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:

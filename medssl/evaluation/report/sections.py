@@ -78,7 +78,7 @@ def reconstruction_section(run: Path, title: str = "Reconstructions") -> Section
 
 def overlay_section(pictures: Sequence[tuple[Path, str]], title: str = "Overlays") -> Section:
     """Pictures with captions, for instance masks over images in three planes."""
-    return Section(title, pictures=tuple(file_picture(path, caption) for path, caption in pictures))
+    return Section(title, pictures=tuple(file_picture(path, caption, broad=True) for path, caption in pictures))
 
 
 def bundle_section(bundle: Path, predictions: Path | None = None, title: str = "Bundle") -> Section:
@@ -94,7 +94,7 @@ def bundle_section(bundle: Path, predictions: Path | None = None, title: str = "
     parity = content.get("parity", {})
     rows = [("bundle on disk", f"{size / 1e6:.1f} MB"), ("window", " × ".join(str(n) for n in content["window"]))]
     rows += [(_PARITY.get(name, name), _shown(value)) for name, value in _flat(parity)]
-    tables = [Table(("measured at export", ""), tuple(rows))]
+    tables = [Table(("measured at export", "value"), tuple(rows))]
     text = ["The exported graph was compared with the trained network on real cases before the bundle was written."]
     if predictions is not None:
         timed = _timings(Path(predictions))

@@ -2,11 +2,15 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from medssl.evaluation.report.figures import label_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
 from medssl.evaluation.report.results import interval_text
+from medssl.evaluation.report.sections import loss_curve_section
+from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
 
 METRICS = {
     "dice": "mean Dice",
@@ -28,13 +32,18 @@ CONVENTIONS = (
 )
 
 
-def study_sections(results: Mapping[str, Any]) -> list[Section]:
-    """Summary, curves, choices, runs.
+def study_sections(
+    results: Mapping[str, Any], logs: Mapping[int, Mapping[str, Path]] = MappingProxyType({})
+) -> list[Section]:
+    """Summary, curves, choices, learning curves, failures, runs.
 
     Args:
         results: Content of results.json.
+        logs: Number of labelled patients to arm to run folder, for learning curves.
     """
-    return [_summary(results), _curves(results), _choices(results), _runs(results)]
+    ends = sorted({min(logs), max(logs)}) if logs else []
+    learning = [loss_curve_section(logs[n], f"Learning curves with {n} labelled patients") for n in ends]
+    return [_summary(results), _curves(results), _choices(results), *learning, _failures(results), _runs(results)]
 
 
 def _summary(results: Mapping[str, Any]) -> Section:
@@ -48,13 +57,44 @@ def _summary(results: Mapping[str, Any]) -> Section:
                 f"{_mean(point['arms'][arm])}, {reference} {_mean(point['arms'][reference])}: difference "
                 f"{difference} over {len(found['seeds'])} seeds, {found['verdict']}."
             )
-    failed = [run for run in results["runs"] if run["failed"]]
-    warnings = tuple(
-        f"{run['arm']}, {run['labels']} patients, seed {run['seed']} failed and is in no number: {run['failed']}"
-        for run in failed
+    lost = sum(bool(run["failed"]) for run in results["runs"])
+    warnings = (f"{lost} of {len(results['runs'])} runs failed and are in no number; see Failures.",) if lost else ()
+    ranking = results["ranking"]
+    parts = (
+        (
+            CLINICIAN,
+            (
+                f"A {metric} of 1 is perfect. Better means: better for these test patients, beyond what another "
+                "training would change. No difference shown means that this study cannot tell, not that there is none.",
+            ),
+        ),
+        (
+            REVIEWER,
+            (
+                f"Tested on {results['cases']} cases of {results['patients']} patients, split {results['split']}; "
+                f"data {results['data_sha256'][:12]} (SHA-256).",
+                "Every run is listed, failed ones included; ranks and their critical difference are "
+                + ("below the curves." if ranking else "not given: they need several arms and pairs."),
+            ),
+        ),
+        (
+            ENGINEER,
+            (
+                f"{len(results['runs'])} trainings after {len(results['trials'])} trials; each has a folder with "
+                "metrics.jsonl and an evaluation of its own. results.csv has a line a training.",
+            ),
+        ),
     )
-    tested = f"NetworkScores on {results['cases']} cases of {results['patients']} patients, split {results['split']}."
-    return Section("Summary", (*sentences, tested), warnings=warnings, notes=CONVENTIONS)
+    return Section("Summary", tuple(sentences), warnings=warnings, notes=CONVENTIONS, parts=parts)
+
+
+def _failures(results: Mapping[str, Any]) -> Section:
+    rows = tuple(
+        (run["arm"], str(run["labels"]), str(run["seed"]), run["failed"]) for run in results["runs"] if run["failed"]
+    )
+    if not rows:
+        return Section("Failures", ("No run failed.",))
+    return Section("Failures", tables=(Table(("arm", "patients", "seed", "why"), rows),))
 
 
 def _curves(results: Mapping[str, Any]) -> Section:
@@ -77,7 +117,9 @@ def _curves(results: Mapping[str, Any]) -> Section:
         for point in results["points"]
         for arm, found in point["differences"].items()
     )
-    differences = Table(("patients", "difference", "over seeds", "over seeds and patients", "p corrected", ""), lines)
+    differences = Table(
+        ("patients", "difference", "over seeds", "over seeds and patients", "p corrected", "verdict"), lines
+    )
     tables = [table, differences]
     if results["ranking"]:
         ranking = results["ranking"]

@@ -1,0 +1,133 @@
+"""Sections of a comparison of methods: what learned anything first, then every number, failures, times."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medssl.evaluation.report.figures import ranking_figure
+from medssl.evaluation.report.frozen import PROBES
+from medssl.evaluation.report.page import Picture, Section, Table, figure_picture
+from medssl.evaluation.report.results import interval_text
+from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
+
+CONVENTIONS = (
+    "AUROC on split test, mean over the questions; options of a probe were chosen on split val.",
+    "Difference: minus the same architecture with random weights, same images, labels and grids.",
+    "Intervals: 95 %, Student's t over the seeds' differences. With one seed there is none, and nothing is shown.",
+    "Learns: the interval of a trained probe (linear, attentive) lies above 0.",
+)
+
+
+def benchmark_sections(results: Mapping[str, Any]) -> list[Section]:
+    """Summary, a section a set, failures, every run.
+
+    Args:
+        results: Content of results.json: `comparisons` and `runs`.
+    """
+    comparisons = results["comparisons"]
+    sets = list(dict.fromkeys(c["images"] for c in comparisons))
+    by_set = {name: [c for c in comparisons if c["images"] == name] for name in sets}
+    return [
+        _summary(by_set, results["runs"]),
+        *(_of_set(name, found) for name, found in by_set.items()),
+        _failures(results["runs"]),
+        _runs(results["runs"]),
+    ]
+
+
+def _summary(by_set: Mapping[str, Sequence[Mapping[str, Any]]], runs: Sequence[Mapping[str, Any]]) -> Section:
+    failed = sum(bool(run["failed"]) for run in runs)
+    seeds = len({run["seed"] for run in runs})
+    warnings = (
+        ("One seed only: there are no intervals, so no method is shown to learn or to be better than another.",)
+        if seeds == 1
+        else ()
+    )
+    parts = (
+        (
+            CLINICIAN,
+            (
+                "Each method taught a network from images without labels. A simple probe on its features then answered "
+                "questions about other patients' images; an AUROC of 1 is always right, 0.5 is chance.",
+                "This tells which method to try first on images like these; it is no measure of a finished model.",
+            ),
+        ),
+        (REVIEWER, (f"{len(runs)} runs, {seeds} seed(s) a method; {failed} failed and are in no number.",)),
+        (ENGINEER, ("Minutes of each pretraining stand in the tables; results.csv has a line a run and probe.",)),
+    )
+    lead = tuple(_set_words(name, found) for name, found in by_set.items())
+    return Section("Summary", lead, warnings=warnings, notes=CONVENTIONS, parts=parts)
+
+
+def _set_words(name: str, found: Sequence[Mapping[str, Any]]) -> str:
+    learned = [c["method"] for c in found if c["learns"]]
+    best = max((c for c in found if "linear" in c["probes"]), key=_linear, default=None)
+    words = f"{name}: {len(learned)} of {len(found)} methods are shown to learn more than random weights"
+    words += f" ({', '.join(learned)})." if learned else "."
+    if best is None:
+        return words
+    gain = interval_text(best["probes"]["linear"]["difference"], signed=True)
+    return f"{words} The highest linear AUROC is {best['method']}'s, {_linear(best):.3f}: {gain} over random weights."
+
+
+def _linear(comparison: Mapping[str, Any]) -> float:
+    return float(comparison["probes"]["linear"]["auroc"])
+
+
+def _of_set(name: str, found: Sequence[Mapping[str, Any]]) -> Section:
+    probes = list(dict.fromkeys(probe for c in found for probe in c["probes"]))
+    header = ("method", *(f"{PROBES.get(p, p)}: AUROC, difference" for p in probes), "learns", "minutes", "encoder")
+    table = Table(header, tuple((c["method"], *_cells(c, probes), c["encoder"] or "–") for c in found))
+    return Section(name, tables=(table,), pictures=_picture(name, found))
+
+
+def _cells(c: Mapping[str, Any], probes: Sequence[str]) -> list[str]:
+    shown = [
+        f"{c['probes'][p]['auroc']:.3f}; {interval_text(c['probes'][p]['difference'], signed=True)}"
+        if p in c["probes"]
+        else "–"
+        for p in probes
+    ]
+    verdict = "failed" if not c["probes"] else "yes" if c["learns"] else "not shown"
+    return [*shown, verdict, "–" if c["minutes"] is None else f"{c['minutes']:.1f}"]
+
+
+def _picture(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[Picture, ...]:
+    rows = [
+        (c["method"], {PROBES.get(p, p): probe["difference"] for p, probe in c["probes"].items()})
+        for c in found
+        if c["probes"]
+    ]
+    if not rows:
+        return ()
+    rows.sort(key=lambda row: -max(entry["estimate"] or 0.0 for entry in row[1].values()))
+    caption = (
+        f"{name}: AUROC minus that of random weights, a line a method, with 95 % intervals over the seeds where there "
+        "are several. Right of the line at 0: more than random weights."
+    )
+    return (figure_picture(ranking_figure(rows, "difference of AUROC"), caption),)
+
+
+def _failures(runs: Sequence[Mapping[str, Any]]) -> Section:
+    rows = tuple(
+        (run["method"], run["images"], str(run["seed"]), " ".join(run["failed"].split()))
+        for run in runs
+        if run["failed"]
+    )
+    if not rows:
+        return Section("Failures", ("No run failed.",))
+    return Section("Failures", tables=(Table(("method", "set", "seed", "why"), rows),))
+
+
+def _runs(runs: Sequence[Mapping[str, Any]]) -> Section:
+    rows = tuple(
+        (
+            run["images"],
+            run["method"],
+            str(run["seed"]),
+            ", ".join(f"{PROBES.get(p, p)} {v:.3f} ({run['random'][p]:.3f})" for p, v in run["probes"].items()) or "–",
+            f"{60 * run['hours']:.1f}",
+        )
+        for run in runs
+    )
+    caption = "AUROC of each run, in brackets that of random weights."
+    return Section("Every run", tables=(Table(("set", "method", "seed", "AUROC", "minutes"), rows, caption),))

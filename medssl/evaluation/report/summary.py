@@ -1,0 +1,139 @@
+"""What an evaluation found, in words: first for everybody, then for a clinician, a reviewer and an engineer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medssl.evaluation.rankings import told
+from medssl.evaluation.report.page import Section
+from medssl.evaluation.report.results import interval_text
+
+CLINICIAN, REVIEWER, ENGINEER = "For a clinician", "For a reviewer", "For an engineer"
+_UNITS = {"mL": "mL", "mm2": "mm²", "pixels": "pixels"}
+_ELSEWHERE = (
+    "Nothing is said about other hospitals, scanners and patients than these. Nothing here was tested for use in care."
+)
+
+
+def segmentation_summary(results: Mapping[str, Any]) -> Section:
+    """Of a model that outlines structures.
+
+    Args:
+        results: Content of results.json.
+    """
+    name, own = results["arm"], results["arms"][results["arm"]]
+    lead = (
+        f"{name} outlined {_listed(list(own['classes']))} in {_counted(own)}, split {results['split']}. The overlap "
+        f"with the reference is a mean Dice of {interval_text(own['mean_dice'])}: 1 is the same mask, 0 no overlap.",
+        *(_difference_words(name, other, found["mean_dice"]) for other, found in results["differences"].items()),
+    )
+    words = tuple(
+        _structure_words(label, found, _UNITS[own["size_unit"]], results["calibrated"])
+        for label, found in own["classes"].items()
+    )
+    failed = len(results["failures"])
+    tried = "Every case was evaluated." if not failed else f"{failed} case(s) could not be evaluated; see Failures."
+    parts = (
+        (CLINICIAN, (*words, "Look at the worst case below before you trust the mean.", _ELSEWHERE)),
+        (REVIEWER, (tried, *_common(results, own, "BCa bootstrap over patients, all cases of one together"))),
+        (ENGINEER, (f"A case takes {own['seconds_per_case']:.2g} s (median, {_machine(results)}).", *_FILES)),
+    )
+    return Section("Summary", lead, warnings=tuple(results["warnings"]), parts=parts)
+
+
+def classification_summary(results: Mapping[str, Any]) -> Section:
+    """Of a model that tells classes of whole images apart.
+
+    Args:
+        results: Content of results.json.
+    """
+    auroc, names = results["metrics"]["auroc"], results["class_names"]
+    lead = [f"{results['arm']} told {_listed(names)} apart in {_counted(results)}, split {results['split']}."]
+    if auroc["estimate"] is not None:
+        pairs = f"{100 * auroc['estimate']:.0f} of 100"
+        lead.append(
+            f"AUROC {interval_text(auroc)}: of two images of different classes it ranks the right one higher in "
+            f"{pairs} pairs; 50 would be chance."
+        )
+    if auroc["low"] is not None and auroc["low"] <= 0.5 <= auroc["high"]:
+        lead.append("The interval holds 0.5: that it does better than chance is not shown.")
+    words = [_class_words(k, names, results["confusion"]) for k in range(len(names))]
+    off = results["metrics"]["calibration_error"]["estimate"]
+    if off is not None:
+        words.append(
+            f"How sure it is and how often it is right differ by {100 * off:.0f} percentage points on average."
+        )
+    parts = (
+        (CLINICIAN, (*words, "Look at its surest mistakes, listed below.", _ELSEWHERE)),
+        (REVIEWER, _common(results, results, "percentile bootstrap over patients, all cases of one together")),
+        (ENGINEER, (f"Measured on {_machine(results)}.", *_FILES)),
+    )
+    return Section("Summary", tuple(lead), warnings=tuple(results["warnings"]), parts=parts)
+
+
+_FILES = (
+    "results.json holds every number (JSON Schema: medssl/evaluation/report/results.schema.json), results.csv every "
+    "number that has an interval, cases.csv a line for each case. The commands are at the end of this page.",
+)
+
+
+def smallest_part(subgroups: Mapping[str, Any]) -> str:
+    """How small the smallest part of the cases is, in a sentence."""
+    parts = [(part["patients"], name, part["group"]) for name, found in subgroups.items() for part in found]
+    if not parts:
+        return "Parts: site, sex, age and scanner are not told, or are the same for all cases; nothing can be compared."
+    patients, name, group = min(parts)
+    return f"The smallest part of the cases is {name} {group} with {patients} patient(s)."
+
+
+def _common(results: Mapping[str, Any], arm: Mapping[str, Any], how: str) -> tuple[str, ...]:
+    return (
+        f"Intervals are 95 %, {how}; what is drawn are {arm['patients']} patients.",
+        smallest_part(arm["subgroups"]),
+        f"Data {results['data_sha256'][:12]}, manifest {results['manifest_sha256'][:12]} (SHA-256).",
+    )
+
+
+def _counted(arm: Mapping[str, Any]) -> str:
+    return f"{arm['cases']} image(s) of {arm['patients']} patient(s)"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [name.replace("_", " ") for name in names]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def _machine(results: Mapping[str, Any]) -> str:
+    made = results["environment"]
+    return ", ".join(made["gpus"]) or f"{made['processor']}, {made['cpus']} processor(s)"
+
+
+def _difference_words(name: str, other: str, interval: Mapping[str, Any]) -> str:
+    shown = interval_text(interval, signed=True)
+    if interval["low"] is None:
+        return f"Against {other}: {shown}; without an interval nothing can be said."
+    words = {
+        "better": f"{name} is better than {other}",
+        "worse": f"{name} is worse than {other}",
+        "no difference shown": f"no difference between {name} and {other} is shown",
+    }
+    verdict = words[told(interval["low"], interval["high"])]
+    return f"{verdict[0].upper()}{verdict[1:]}: {shown} in Dice over the same cases."
+
+
+def _structure_words(label: str, found: Mapping[str, Any], unit: str, calibrated: bool) -> str:
+    sentence = f"{label.replace('_', ' ').capitalize()}: Dice {interval_text(found['dice'])}"
+    if found["hd95_mm"]["estimate"] is not None:
+        length = "mm" if calibrated else "pixels"
+        sentence += f"; 95 % of its border lies within {found['hd95_mm']['estimate']:.1f} {length} (mean of the cases)"
+    bias = found["size_difference"]["bias"]["estimate"]
+    if bias is not None:
+        large = "too large" if bias > 0 else "too small"
+        sentence += f"; on average {abs(bias):.2g} {unit} {large}, of {found['mean_reference_size']:.2g} {unit}"
+    wrong = [f"{found[key]} time(s) {word}" for key, word in (("missed", "missed"), ("invented", "invented"))]
+    return f"{sentence}; {' and '.join(wrong)}."
+
+
+def _class_words(k: int, names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
+    name, there = names[k].replace("_", " "), sum(confusion[k])
+    called, right = sum(row[k] for row in confusion), confusion[k][k]
+    return f"{name}: of {there} image(s) it found {right}; of {called} that it called so, {right} were."
