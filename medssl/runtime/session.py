@@ -2,18 +2,54 @@
 
 import os
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from medssl.imaging.errors import BundleError
-from medssl.runtime.bundle import GOLDEN_TOLERANCE, Bundle
+from medssl.imaging.errors import BundleError, ConfigError
+from medssl.runtime.bundle import Bundle
+
+Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+_PROVIDERS = {
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+_CHOSEN_BY_ITSELF = ("cuda", "openvino", "cpu")
+"""TensorRT builds an engine for minutes before the first result, so it is taken on request alone."""
+_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def usable_threads() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def providers_for(device: Device, offered: list[str]) -> list[str]:
+    """Execution providers to ask for, the wanted one first, the processor last.
+
+    Args:
+        device: What is wanted; `auto` takes the first of CUDA, OpenVINO and the processor that is there.
+        offered: What this build of ONNX Runtime offers.
+
+    Raises:
+        ConfigError: It does not offer what is wanted.
+    """
+    there = [name for name in _CHOSEN_BY_ITSELF if _PROVIDERS[name] in offered]
+    wanted: str = device if device != "auto" else next(iter(there), "cpu")
+    if _PROVIDERS[wanted] not in offered:
+        build = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}[wanted]
+        raise ConfigError(
+            [
+                f"device {wanted}: this ONNX Runtime offers {', '.join(offered)}: install {build} in place of the "
+                "build that is there, or use --device auto"
+            ]
+        )
+    helpers = ["cuda"] if wanted == "tensorrt" and _PROVIDERS["cuda"] in offered else []
+    return list(dict.fromkeys(_PROVIDERS[name] for name in (wanted, *helpers, "cpu")))
 
 
 class Session:
@@ -22,37 +58,55 @@ class Session:
     Args:
         model: ONNX file without external data.
         threads: Threads to compute with; 0 takes every processor this process may use.
+        device: What computes.
 
     Raises:
-        BundleError: The file is no usable graph.
+        BundleError: The file is no usable graph, or the device cannot be used.
+        ConfigError: This build of ONNX Runtime does not offer the device.
     """
 
-    def __init__(self, model: Path, threads: int = 0) -> None:
+    def __init__(self, model: Path, threads: int = 0, device: Device = "auto") -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_threads()
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = False  # an arena keeps the peak for ever; a clinic's machine has other work
         options.log_severity_level = 3
+        providers = providers_for(device, onnxruntime.get_available_providers())
         try:
             # From bytes: a graph that points to files beside it cannot load them.
-            self._session = onnxruntime.InferenceSession(
-                model.read_bytes(), sess_options=options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(model.read_bytes(), sess_options=options, providers=providers)
         except Exception as error:  # onnxruntime raises kinds of its own that share no base class
             text = " ".join(str(error).split())[:300]
             raise BundleError(f"{model.name} cannot be loaded ({text})", reason="bad-model") from error
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if [i.name for i in inputs] != ["image"] or [o.name for o in outputs] != ["logits"]:
-            raise BundleError(f"{model.name} must map `image` to `logits`", reason="bad-model")
+        inputs, outputs = self._session.get_inputs(), [o.name for o in self._session.get_outputs()]
+        if [i.name for i in inputs] != ["image"] or outputs not in (["logits"], ["logits", "features"]):
+            raise BundleError(f"{model.name} must map `image` to `logits` and `features`", reason="bad-model")
+        self._input: Any = _FLOATS.get(inputs[0].type, np.float32)
+        self.has_features = len(outputs) == 2
         self.threads = options.intra_op_num_threads
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        if device != "auto" and self.providers[0] != providers[0]:
+            raise BundleError(
+                f"device {device} cannot be used on this machine: ONNX Runtime fell back to {self.providers[0]}; "
+                "look at its driver, or use --device cpu",
+                reason="no-device",
+            )
 
     def __call__(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits of a batch of windows."""
-        return np.asarray(self._session.run(["logits"], {"image": image})[0], dtype=np.float32)
+        return self._run(["logits"], image)[0]
+
+    def with_features(self, image: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Logits and features (B, F) of a batch of windows, for a graph that has both."""
+        logits, features = self._run(["logits", "features"], image)
+        return logits, features
+
+    def _run(self, names: list[str], image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+        outputs = self._session.run(names, {"image": image.astype(self._input, copy=False)})
+        return [np.asarray(output, dtype=np.float32) for output in outputs]
 
 
-def open_session(bundle: Bundle, threads: int = 0) -> tuple[Session, float]:
+def open_session(bundle: Bundle, threads: int = 0, device: Device = "auto") -> tuple[Session, float]:
     """Load a bundle's network and replay its golden case.
 
     Returns:
@@ -61,19 +115,29 @@ def open_session(bundle: Bundle, threads: int = 0) -> tuple[Session, float]:
     Raises:
         BundleError: The network does not give on this machine what it gave when the bundle was made.
     """
-    session = Session(bundle.folder / "model.onnx", threads)
-    image, logits = bundle.golden()
+    session = Session(bundle.folder / "model.onnx", threads, device)
+    if bundle.has_gate and not session.has_features:
+        raise BundleError("the bundle has a gate, but its graph gives no `features`", reason="bad-model")
+    image, logits, features = bundle.golden()
     try:
-        got = session(image)
+        got, own = session.with_features(image) if features is not None else (session(image), None)
     except Exception as error:  # as above
         raise BundleError(
             f"the golden case cannot be computed ({' '.join(str(error).split())[:300]})", reason="golden"
         ) from error
-    difference = float(np.abs(got - logits).max()) if got.shape == logits.shape else float("inf")
-    if not difference <= GOLDEN_TOLERANCE:
+    allowed = bundle.spec.golden_tolerance
+    difference = _difference(got, logits)
+    relative = 0.0
+    if features is not None and own is not None:
+        relative = _difference(own, features) / max(float(np.abs(features).max()), 1.0)
+    if not (difference <= allowed and relative <= allowed):
         raise BundleError(
-            f"golden case: this machine differs by {difference:.3g} from what was recorded "
-            f"(allowed {GOLDEN_TOLERANCE}); nothing was predicted",
+            f"golden case: this machine differs by {max(difference, relative):.3g} from what was recorded "
+            f"(allowed {allowed:g}); nothing was predicted",
             reason="golden",
         )
     return session, difference
+
+
+def _difference(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> float:
+    return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from medssl.imaging.errors import ImageError
+from medssl.runtime.blending import gaussian
 from medssl.runtime.postprocess import components, keep_largest
-from medssl.runtime.sliding_window import classify, gaussian, segment
+from medssl.runtime.sliding_window import classify, segment
 
 
 def _network(weights: np.ndarray):
