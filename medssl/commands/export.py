@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.evaluation.options import PredictOptions
-from medssl.export.options import CardOptions, OperationOptions, ParityOptions
+from medssl.export.options import CardOptions, ConfidenceOptions, OperationOptions, ParityOptions
 from medssl.imaging.errors import CacheError, CheckpointError, ConfigError
+from medssl.imaging.series import SeriesRule
 
 if TYPE_CHECKING:
     from medssl.data.cache import Cache
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 POSITIONAL = ("run",)
 
-_CARD, _PARITY, _OPERATION = CardOptions(), ParityOptions(), OperationOptions()
+_CARD, _PARITY, _OPERATION, _CONFIDENCE = CardOptions(), ParityOptions(), OperationOptions(), ConfidenceOptions()
 
 
 def export(
@@ -26,6 +27,8 @@ def export(
     card: CardOptions = _CARD,
     parity: ParityOptions = _PARITY,
     operation: OperationOptions = _OPERATION,
+    confidence: ConfidenceOptions = _CONFIDENCE,
+    series: list[SeriesRule] | None = None,
 ) -> None:
     """Write a bundle that predicts without torch: ONNX graph, golden case, model card, hashes.
 
@@ -40,6 +43,9 @@ def export(
         card: What the bundle says of itself.
         parity: What is compared and allowed.
         operation: What is done with the network's answer.
+        confidence: What the bundle says of its own certainty.
+        series: What a series of a study must be to serve as each channel, one rule a channel in their order; with
+            them `medssl predict` takes whole studies.
 
     Raises:
         ConfigError: Every mistake in the options, or data that does not fit the model.
@@ -56,10 +62,21 @@ def export(
     loaded = load_run(run, PredictOptions(mirror=operation.mirror, device="cpu"))
     cache = Cache.open(data or _cache_of(run))
     check_fits(loaded.spec, cache)
-    _check_operation(loaded, operation)
+    _check(loaded, operation, series)
     results = _results(evaluation, run)
     _announce(loaded, cache, out, parity)
-    request = Request(loaded.networks, loaded.spec, cache, results, card, parity, operation)
+    request = Request(
+        loaded.networks,
+        loaded.spec,
+        cache,
+        results,
+        card,
+        parity,
+        operation,
+        confidence,
+        loaded.patients,
+        tuple(series or ()),
+    )
     _tell(out, write_bundle(out, request).to_json())
 
 
@@ -82,11 +99,19 @@ def _cache_of(run: Path) -> Path:
     )
 
 
-def _check_operation(loaded: "LoadedRun", operation: OperationOptions) -> None:
+def _check(loaded: "LoadedRun", operation: OperationOptions, series: list[SeriesRule] | None) -> None:
+    problems = []
     known = {label.value for label in loaded.spec.labels}
     foreign = sorted(set(operation.largest_component) - known)
     if foreign:
-        raise ConfigError([f"operation.largest_component {foreign} are no labels of this model: {sorted(known)}"])
+        problems.append(f"operation.largest_component {foreign} are no labels of this model: {sorted(known)}")
+    channels = loaded.spec.channels
+    if series and len(series) != len(channels):
+        problems.append(
+            f"series: {len(series)} rule(s) for {len(channels)} channel(s) ({', '.join(channels)}); one each is due"
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 def _results(evaluation: Path | None, run: Path) -> dict[str, Any] | None:

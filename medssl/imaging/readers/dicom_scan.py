@@ -76,6 +76,7 @@ def _series(
             head.age,
             head.scanner,
             notes,
+            head.study_uid,
         )
     )
 
