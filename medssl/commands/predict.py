@@ -6,20 +6,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import write_text
 from medssl.imaging.progress import Progress
+from medssl.runtime.device import Device
 
 if TYPE_CHECKING:
     from medssl.runtime.inputs import Case
     from medssl.runtime.predictor import Predictor
 
 POSITIONAL = ("bundle", "inputs")
-
-Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
 
 
 @dataclass

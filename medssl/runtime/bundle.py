@@ -193,7 +193,7 @@ class Bundle:
             BundleError: The file does not hold them.
         """
         try:
-            with np.load(self.folder / "golden.npz", allow_pickle=False) as arrays:
+            with (self.folder / "golden.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 image, logits = arrays["image"].astype(np.float32), arrays["logits"].astype(np.float32)
                 return image, logits, arrays["features"].astype(np.float32) if self.has_gate else None
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

@@ -111,7 +111,7 @@ class Gate:
             BundleError: The file does not hold what it should.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 mean, scale, known = (arrays[name].astype(np.float32) for name in ("mean", "scale", "embeddings"))
             gate = cls(mean, scale, known, int(content["neighbours"]), float(content["threshold"]))
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:

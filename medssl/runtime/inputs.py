@@ -98,9 +98,7 @@ def case_names(fields: Sequence[str]) -> list[str]:
     """A folder name for each case, from its file or folder; repeated names get a number."""
     names: list[str] = []
     for text in fields:
-        first = text.split(";", 1)[0]
-        place = split_field(first)[0]
-        name = (place if place.exists() else Path(first.rpartition("#")[0])).resolve().name
+        name = split_field(text.split(";", 1)[0])[0].resolve().name
         for suffix in _SUFFIXES:
             name = name.removesuffix(suffix)
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "case"

@@ -12,13 +12,14 @@ import numpy.typing as npt
 import onnxruntime
 
 from medssl.imaging.errors import ImageError
-from medssl.imaging.preprocess import Prepared, prepare_volume, restore_label
+from medssl.imaging.preprocess import PreparedImage, restore_label
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import GATE_FILE, Bundle
 from medssl.runtime.confidence import Featured, Gate, Tally
+from medssl.runtime.device import Device
 from medssl.runtime.findings import classified, doubts, likeness, measured
 from medssl.runtime.postprocess import keep_largest
-from medssl.runtime.session import Device, open_session
+from medssl.runtime.session import open_session
 from medssl.runtime.sliding_window import classify, segment
 
 NOT_A_DEVICE = "Not a medical device. For research only; not for diagnosis or treatment."
@@ -71,7 +72,7 @@ class Predictor:
                 reason="channels",
             )
         began = time.perf_counter()
-        prepared = prepare_volume(volume, spec.preprocess)
+        prepared = PreparedImage(volume, spec.preprocess)
         ready = time.perf_counter()
         network = Featured(self._session.with_features) if self._gate else self._session
         flags = doubts(volume, spec)
@@ -88,13 +89,13 @@ class Predictor:
         return Prediction(mask, self._report(volume, {**result, "flags": flags, "warnings": warnings}, timing))
 
     def _answer(
-        self, prepared: Prepared, network: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+        self, prepared: PreparedImage, network: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
     ) -> tuple[Volume | None, dict[str, Any], float]:
         """Mask, what the report says of it, and when the network had finished."""
         spec = self.bundle.spec
         if spec.task == "classification":
             shares = classify(
-                prepared.array,
+                prepared,
                 spec.window,
                 network,
                 mirror_axes=spec.mirror_axes,
@@ -104,7 +105,7 @@ class Predictor:
             return None, classified(shares, spec), time.perf_counter()
         tally = Tally(spec.num_outputs, spec.activation, spec.temperature)
         labels = segment(
-            prepared.array,
+            prepared,
             spec.window,
             network,
             spec.num_outputs,
