@@ -65,6 +65,10 @@ class Request:
     patients: Sequence[frozenset[str]]
     series: tuple[SeriesRule, ...] = ()
 
+    def trained(self) -> Trained:
+        """The networks with what they learned from."""
+        return Trained(self.networks, self.patients, self.spec, self.cache)
+
 
 def write_bundle(out: Path, request: Request) -> Parity:
     """Write a bundle folder, or a .zip when `out` ends so.
@@ -96,9 +100,8 @@ def write_bundle(out: Path, request: Request) -> Parity:
 
 
 def _confidence(request: Request) -> Confidence:
-    trained = Trained(request.networks, request.patients, request.spec, request.cache)
     with all_threads(request.parity.threads):
-        return measure_confidence(trained, request.confidence, request.operation)
+        return measure_confidence(request.trained(), request.confidence, request.operation)
 
 
 def _write_golden(path: Path, network: nn.Module, image: np.ndarray, names: Sequence[str]) -> None:

@@ -56,16 +56,28 @@ class Trained:
         """Labelled cases that are no test cases, with the networks that have not seen their patient."""
         found = []
         for case in self.cache.cases:
-            known = case.has_label if self.spec.task == "segmentation" else case.class_name in self.spec.classes
             unseen = tuple(n for n, seen in enumerate(self.patients) if self._unseen(case, seen))
-            if known and unseen and case.split != "test":
+            if self._known(case) and unseen and case.split != "test":
                 found.append((case, unseen))
         return found
+
+    def measurable(self) -> list[CachedCase]:
+        """Labelled cases that no network has seen and that are no test cases, or any others where there are none."""
+        held = [case for case, unseen in self.held_out() if len(unseen) == len(self.networks)]
+        known = (
+            c.has_label if self.spec.task == "segmentation" else c.class_name in self.spec.classes
+            for c in self.cache.cases
+        )
+        labelled = [case for case, here in zip(self.cache.cases, known, strict=True) if here and case.split != "test"]
+        return held or labelled
 
     def seen(self) -> list[CachedCase]:
         """Cases that the first network learned from."""
         seen = self.patients[0]
         return [c for c in self.cache.cases if (c.patient in seen if seen else c.split == "train")]
+
+    def _known(self, case: CachedCase) -> bool:
+        return case.has_label if self.spec.task == "segmentation" else case.class_name in self.spec.classes
 
     def _unseen(self, case: CachedCase, seen: frozenset[str]) -> bool:
         return case.patient not in seen if seen else case.split == "val" and len(self.networks) == 1

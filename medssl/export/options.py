@@ -56,6 +56,44 @@ class ParityOptions:
 
 
 @dataclass
+class PrecisionOptions:
+    """Variants of the bundle that compute in other numbers; none is kept that does the work less well.
+
+    Raises:
+        ConfigError: Values outside their range, all at once.
+    """
+
+    variants: tuple[Literal["fp16", "int8"], ...] = ()
+    """fp16: half the file, for accelerators; int8: a quarter. On processors neither is sure to be faster: measure."""
+
+    cases: int = 10
+    """Labelled cases that are predicted both ways, those held out of the training first."""
+
+    max_quality_loss: float = 0.005
+    """Largest loss of the mean Dice, or of the AUROC, that is allowed."""
+
+    min_agreement: float = 0.98
+    """Smallest Dice with the masks of fp32 of any class in any case, or share of cases classified alike."""
+
+    calibration_windows: int = 32
+    """Windows of real cases on which the ranges of int8 are measured."""
+
+    threads: int = 0
+    """Threads of ONNX Runtime; 0 takes every processor this process may use."""
+
+    def __post_init__(self) -> None:
+        rules = [
+            ("cases", self.cases >= 1, "must be 1 or more"),
+            ("max_quality_loss", 0 <= self.max_quality_loss <= 0.05, "must lie in [0, 0.05]"),
+            ("min_agreement", 0.8 <= self.min_agreement <= 1, "must lie in [0.8, 1]"),
+            ("calibration_windows", self.calibration_windows >= 8, "must be 8 or more"),
+            ("threads", self.threads >= 0, "must be 0 or more"),
+        ]
+        if problems := [f"precision.{n} {rule}, got {getattr(self, n)}" for n, holds, rule in rules if not holds]:
+            raise ConfigError(problems)
+
+
+@dataclass
 class ConfidenceOptions:
     """What the bundle says of its own certainty; measured on patients that the networks have not learned from.
 

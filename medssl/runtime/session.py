@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +10,6 @@ import onnxruntime
 from medssl.imaging.errors import BundleError
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.device import Device, providers_for
-
-_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def usable_threads() -> int:
@@ -49,7 +46,6 @@ class Session:
         inputs, outputs = self._session.get_inputs(), [o.name for o in self._session.get_outputs()]
         if [i.name for i in inputs] != ["image"] or outputs not in (["logits"], ["logits", "features"]):
             raise BundleError(f"{model.name} must map `image` to `logits` and `features`", reason="bad-model")
-        self._input: Any = _FLOATS.get(inputs[0].type, np.float32)
         self.has_features = len(outputs) == 2
         self.threads = options.intra_op_num_threads
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
@@ -70,7 +66,7 @@ class Session:
         return logits, features
 
     def _run(self, names: list[str], image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        outputs = self._session.run(names, {"image": image.astype(self._input, copy=False)})
+        outputs = self._session.run(names, {"image": image})
         return [np.asarray(output, dtype=np.float32) for output in outputs]
 
 
