@@ -64,12 +64,7 @@ class Trained:
     def measurable(self) -> list[CachedCase]:
         """Labelled cases that no network has seen and that are no test cases, or any others where there are none."""
         held = [case for case, unseen in self.held_out() if len(unseen) == len(self.networks)]
-        known = (
-            c.has_label if self.spec.task == "segmentation" else c.class_name in self.spec.classes
-            for c in self.cache.cases
-        )
-        labelled = [case for case, here in zip(self.cache.cases, known, strict=True) if here and case.split != "test"]
-        return held or labelled
+        return held or [case for case in self.cache.cases if self._known(case) and case.split != "test"]
 
     def seen(self) -> list[CachedCase]:
         """Cases that the first network learned from."""
