@@ -74,7 +74,8 @@ class Slab:
             found = highest(scores)
             labels[tuple(where)] = found
             if observe is not None and self.total is not None:
-                observe(tuple(where), scores / self.total[(slice(None), *front)], found)
+                scores /= self.total[(slice(None), *front)]  # in place: the plane is dropped next
+                observe(tuple(where), scores, found)
         for array in [self.scores] if self.total is None else [self.scores, self.total]:
             _advance(array, stream + 1, done)
         self.corner[stream] += done

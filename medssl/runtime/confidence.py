@@ -53,14 +53,15 @@ def called_probability(
     logits: _Float, called: npt.NDArray[np.integer[Any]], activation: Activation, temperature: float
 ) -> npt.NDArray[np.float64]:
     """Calibrated probability (N,) of the classes called, from logits (K, N)."""
-    own = np.take_along_axis(logits, called[None].astype(np.int64), axis=0)[0].astype(np.float64) / temperature
+    scale = np.float32(1 / temperature)
+    own = np.take_along_axis(logits, called[None].astype(np.int64), axis=0)[0] * scale
     if activation == "sigmoid":
-        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * own))
-    top = logits.max(axis=0).astype(np.float64) / temperature
+        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * own.astype(np.float64)))
+    top = logits.max(axis=0) * scale
     total = np.zeros_like(top)
     for row in logits:
-        total += np.exp(row / temperature - top)
-    return np.asarray(np.exp(own - top) / total)
+        total += np.exp(row * scale - top)  # float32: with many classes this is most of the work after the network
+    return np.exp((own - top).astype(np.float64)) / total
 
 
 def interval_ml(volume_ml: float, entry: Mapping[str, float]) -> tuple[float, float]:

@@ -56,17 +56,19 @@ def onnx_bytes(
     output: str = "logits",
     channels: int = 1,
     features: bool = False,
+    weight: Sequence[float] = WEIGHT,
+    bias: Sequence[float] = BIAS,
 ) -> bytes:
     """ModelProto of the 1x1x1 convolution."""
     node = _node("Conv", ("image", "weight", "bias"), output) + (_field(7, domain) if domain else b"")
-    weight = [value for value in WEIGHT for _ in range(channels)]
+    classes, spread = len(bias), [value for value in weight for _ in range(channels)]
     graph = (
         _field(1, node)
         + _field(2, "tiny")
-        + _field(5, _tensor("weight", weight, (3, channels, 1, 1, 1)))
-        + _field(5, _tensor("bias", BIAS, (3,)))
+        + _field(5, _tensor("weight", spread, (classes, channels, 1, 1, 1)))
+        + _field(5, _tensor("bias", bias, (classes,)))
         + _field(11, _value("image", ("batch", channels, *window)))
-        + _field(12, _value(output, ("batch", 3, *window)))
+        + _field(12, _value(output, ("batch", classes, *window)))
     )
     if features:
         graph += _field(1, _node("GlobalAveragePool", ("image",), "pooled"))
