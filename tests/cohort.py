@@ -83,9 +83,9 @@ def _write(array: npt.NDArray[np.uint8], path: Path) -> None:
         Image.fromarray(array).save(path)
 
 
-def make_cache(root: Path, dims: int = 3, classes: tuple[str, ...] = ()) -> Cache:
+def make_cache(root: Path, dims: int = 3, classes: tuple[str, ...] = (), patients: int = 6) -> Cache:
     """Scans below `root` and their cache `root/cache`, at native spacing."""
-    write_scans(root, dims, classes=classes)
+    write_scans(root, dims, patients, classes)
     prepare(root / "manifest.csv", root / "cache", Preprocess(spatial_dims=dims), workers=1)
     return Cache.open(root / "cache")
 

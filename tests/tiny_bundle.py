@@ -1,19 +1,22 @@
 """A bundle small enough to write by hand: a 1x1x1 convolution as ONNX, without the onnx package.
 
 The graph is `Conv(image, weight, bias) -> logits` in 3D with 1 input and 3 output channels: class k has the logit
-`weight[k] * x + bias[k]`. `onnx_bytes` encodes the protobuf of onnx.proto3 field by field.
+`weight[k] * x + bias[k]`, x the first channel or, where there are several, their sum. Features, where they are asked
+for, are the mean of each channel. `onnx_bytes` encodes the protobuf of onnx.proto3 field by field.
 """
 
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medssl.imaging.files import write_json
 from medssl.imaging.labels import Code, Label
 from medssl.imaging.preprocess import Intensity, Preprocess
-from medssl.runtime.bundle import BundleSpec, write_sums
+from medssl.runtime.bundle import GATE_FILE, BundleSpec, write_sums
+from medssl.runtime.confidence import Gate
 
 WEIGHT, BIAS = (0.0, 1.0, 2.0), (0.0, -10.0, -30.0)
 """Background below 10, class 1 from 10 to 20, class 2 above 20."""
@@ -43,44 +46,81 @@ def _value(name: str, shape: Sequence[int | str]) -> bytes:
     return _field(1, name) + _field(2, _field(1, _field(1, 1) + _field(2, dims)))
 
 
-def onnx_bytes(window: Sequence[int] = (8, 8, 8), domain: str = "", output: str = "logits") -> bytes:
+def _node(kind: str, inputs: Sequence[str], output: str) -> bytes:
+    return b"".join(_field(1, name) for name in inputs) + _field(2, output) + _field(4, kind)
+
+
+def onnx_bytes(
+    window: Sequence[int] = (8, 8, 8),
+    domain: str = "",
+    output: str = "logits",
+    channels: int = 1,
+    features: bool = False,
+    weight: Sequence[float] = WEIGHT,
+    bias: Sequence[float] = BIAS,
+) -> bytes:
     """ModelProto of the 1x1x1 convolution."""
-    node = b"".join(_field(1, name) for name in ("image", "weight", "bias")) + _field(2, output) + _field(4, "Conv")
-    node += _field(7, domain) if domain else b""
+    node = _node("Conv", ("image", "weight", "bias"), output) + (_field(7, domain) if domain else b"")
+    classes, spread = len(bias), [value for value in weight for _ in range(channels)]
     graph = (
         _field(1, node)
         + _field(2, "tiny")
-        + _field(5, _tensor("weight", WEIGHT, (3, 1, 1, 1, 1)))
-        + _field(5, _tensor("bias", BIAS, (3,)))
-        + _field(11, _value("image", ("batch", 1, *window)))
-        + _field(12, _value(output, ("batch", 3, *window)))
+        + _field(5, _tensor("weight", spread, (classes, channels, 1, 1, 1)))
+        + _field(5, _tensor("bias", bias, (classes,)))
+        + _field(11, _value("image", ("batch", channels, *window)))
+        + _field(12, _value(output, ("batch", classes, *window)))
     )
+    if features:
+        graph += _field(1, _node("GlobalAveragePool", ("image",), "pooled"))
+        graph += _field(1, _node("Flatten", ("pooled",), "features"))
+        graph += _field(12, _value("features", ("batch", channels)))
     return _field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 18))
 
 
-def write_bundle(folder: Path, model: bytes | None = None, golden_shift: float = 0.0) -> Path:
-    """Write a complete bundle that thresholds raw intensities."""
+def write_bundle(
+    folder: Path,
+    model: bytes | None = None,
+    golden_shift: float = 0.0,
+    *,
+    gate: Gate | None = None,
+    **entries: Any,
+) -> Path:
+    """Write a complete bundle that thresholds raw intensities.
+
+    Args:
+        folder: Its folder.
+        model: Graph in place of the plain one.
+        golden_shift: Added to the logits of the golden case.
+        gate: Gate on the mean of each channel.
+        **entries: Entries of its BundleSpec that are not the usual ones, `channels` for instance.
+    """
     folder.mkdir(parents=True)
-    window = (8, 8, 8)
-    (folder / "model.onnx").write_bytes(onnx_bytes(window) if model is None else model)
+    window, channels = (8, 8, 8), len(entries.get("channels", ("CT",)))
+    plain = onnx_bytes(window, channels=channels, features=gate is not None)
+    (folder / "model.onnx").write_bytes(plain if model is None else model)
     labels = (
         Label(1, "low", Code("10200004", "SCT", "Liver"), Code("123037004", "SCT", "Anatomical Structure")),
         Label(2, "high"),
     )
-    spec = BundleSpec(
-        name="tiny",
-        task="segmentation",
-        channels=("CT",),
-        preprocess=Preprocess(intensity=Intensity("none")),
-        window=window,
-        labels=labels,
-        provenance={"fingerprint": {"spacing_mm": {"smallest": [0.4, 0.4, 2.0], "largest": [1.0, 1.0, 3.0]}}},
-    )
-    write_json(folder / "bundle.json", spec.to_json())
-    image = np.linspace(0, 30, 2 * 512, dtype=np.float32).reshape(2, 1, *window)
+    usual: dict[str, Any] = {
+        "name": "tiny",
+        "task": "segmentation",
+        "channels": ("CT",),
+        "preprocess": Preprocess(intensity=Intensity("none")),
+        "window": window,
+        "labels": labels,
+        "provenance": {"fingerprint": {"spacing_mm": {"smallest": [0.4, 0.4, 2.0], "largest": [1.0, 1.0, 3.0]}}},
+    }
+    if gate is not None:
+        usual["gate"] = {"neighbours": gate.neighbours, "threshold": gate.threshold, "quantile": 0.95, "near": {}}
+        np.savez(folder / GATE_FILE, mean=gate.mean, scale=gate.scale, embeddings=gate.embeddings)
+    write_json(folder / "bundle.json", BundleSpec(**{**usual, **entries}).to_json())
+    image = np.linspace(0, 30 / channels, 2 * channels * 512, dtype=np.float32).reshape(2, channels, *window)
     shape = (1, 3, 1, 1, 1)
-    logits = image * np.float32(WEIGHT).reshape(shape) + np.float32(BIAS).reshape(shape) + np.float32(golden_shift)
-    np.savez(folder / "golden.npz", allow_pickle=False, image=image, logits=logits)
+    summed = image.sum(axis=1, keepdims=True)
+    logits = summed * np.float32(WEIGHT).reshape(shape) + np.float32(BIAS).reshape(shape) + np.float32(golden_shift)
+    extra = {} if gate is None else {"features": image.mean(axis=(2, 3, 4))}
+    np.savez(folder / "golden.npz", allow_pickle=False, image=image, logits=logits, **extra)
     (folder / "MODEL_CARD.md").write_text("# tiny\n", encoding="utf-8")
     write_sums(folder)
     return folder

@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.evaluation.options import PredictOptions
-from medssl.export.options import CardOptions, OperationOptions, ParityOptions
+from medssl.export.options import CardOptions, ConfidenceOptions, OperationOptions, ParityOptions, PrecisionOptions
 from medssl.imaging.errors import CacheError, CheckpointError, ConfigError
+from medssl.imaging.series import SeriesRule
 
 if TYPE_CHECKING:
     from medssl.data.cache import Cache
     from medssl.evaluation.loaded_run import LoadedRun
+    from medssl.export.bundle_writer import Request
 
 POSITIONAL = ("run",)
 
 _CARD, _PARITY, _OPERATION = CardOptions(), ParityOptions(), OperationOptions()
+_CONFIDENCE, _PRECISION = ConfidenceOptions(), PrecisionOptions()
 
 
 def export(
@@ -26,6 +29,9 @@ def export(
     card: CardOptions = _CARD,
     parity: ParityOptions = _PARITY,
     operation: OperationOptions = _OPERATION,
+    confidence: ConfidenceOptions = _CONFIDENCE,
+    precision: PrecisionOptions = _PRECISION,
+    series: list[SeriesRule] | None = None,
 ) -> None:
     """Write a bundle that predicts without torch: ONNX graph, golden case, model card, hashes.
 
@@ -40,6 +46,10 @@ def export(
         card: What the bundle says of itself.
         parity: What is compared and allowed.
         operation: What is done with the network's answer.
+        confidence: What the bundle says of its own certainty.
+        precision: Variants in other numbers, written beside OUT.
+        series: What a series of a study must be to serve as each channel, one rule a channel in their order; with
+            them `medssl predict` takes whole studies.
 
     Raises:
         ConfigError: Every mistake in the options, or data that does not fit the model.
@@ -56,11 +66,49 @@ def export(
     loaded = load_run(run, PredictOptions(mirror=operation.mirror, device="cpu"))
     cache = Cache.open(data or _cache_of(run))
     check_fits(loaded.spec, cache)
-    _check_operation(loaded, operation)
+    _check(loaded, operation, series)
+    _check_variants(out, precision)
     results = _results(evaluation, run)
     _announce(loaded, cache, out, parity)
-    request = Request(loaded.networks, loaded.spec, cache, results, card, parity, operation)
+    request = Request(
+        loaded.networks,
+        loaded.spec,
+        cache,
+        results,
+        card,
+        parity,
+        operation,
+        confidence,
+        loaded.patients,
+        tuple(series or ()),
+    )
     _tell(out, write_bundle(out, request).to_json())
+    if precision.variants:
+        _tell_variants(out, request, precision)
+
+
+def _check_variants(out: Path, precision: PrecisionOptions) -> None:
+    problems = []
+    if precision.variants and out.suffix.lower() == ".zip":
+        problems.append("precision.variants are folders beside OUT: give a folder as --out")
+    there = [place for v in precision.variants if (place := out.with_name(f"{out.name}-{v}")).exists()]
+    problems += [
+        f"precision.variants: {place} exists already: remove it first; nothing is overwritten" for place in there
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _tell_variants(out: Path, request: "Request", precision: PrecisionOptions) -> None:
+    from medssl.export.confidence import spread
+    from medssl.export.precision import described, write_variants
+
+    cases = spread(request.trained().measurable(), precision.cases)
+    if not cases:
+        say("precision: no labelled case to measure on, so no variant was made")
+    for made in write_variants(out, request.cache, cases, precision) if cases else []:
+        what = f"kept as {made.folder}" if made.folder else f"not kept: {'; '.join(made.problems)}"
+        say(f"{made.variant}: {what}\n  {described(made.variant, made.comparison)}")
 
 
 def _cache_of(run: Path) -> Path:
@@ -82,11 +130,19 @@ def _cache_of(run: Path) -> Path:
     )
 
 
-def _check_operation(loaded: "LoadedRun", operation: OperationOptions) -> None:
+def _check(loaded: "LoadedRun", operation: OperationOptions, series: list[SeriesRule] | None) -> None:
+    problems = []
     known = {label.value for label in loaded.spec.labels}
     foreign = sorted(set(operation.largest_component) - known)
     if foreign:
-        raise ConfigError([f"operation.largest_component {foreign} are no labels of this model: {sorted(known)}"])
+        problems.append(f"operation.largest_component {foreign} are no labels of this model: {sorted(known)}")
+    channels = loaded.spec.channels
+    if series and len(series) != len(channels):
+        problems.append(
+            f"series: {len(series)} rule(s) for {len(channels)} channel(s) ({', '.join(channels)}); one each is due"
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 def _results(evaluation: Path | None, run: Path) -> dict[str, Any] | None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from medssl.commands.console import say
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import write_text
-from medssl.imaging.naming import split_field
 from medssl.imaging.progress import Progress
+from medssl.runtime.device import Device
 
 if TYPE_CHECKING:
+    from medssl.runtime.inputs import Case
     from medssl.runtime.predictor import Predictor
 
 POSITIONAL = ("bundle", "inputs")
@@ -40,6 +41,7 @@ def predict(
     batch_size: int = 1,
     resample_irregular: bool = False,
     overwrite: bool = False,
+    device: Device = "auto",
 ) -> None:
     """Predict each input and write its results into OUT/CASE, one line a case into OUT/summary.csv.
 
@@ -48,7 +50,7 @@ def predict(
     Args:
         bundle: Bundle folder or .zip made by `medssl export`.
         inputs: NIfTI, NRRD, MHA or picture files, DICOM folders or files, zip files, or folders of these; channels
-            of one case are joined by `;`.
+            of one case are joined by `;`. A bundle with rules for series takes whole studies: folders or zip files.
         out: Folder of the results.
         format: Comma-separated: nifti (seg.nii.gz), dicom-seg (seg.dcm), dicom-seg-labelmap, rtstruct, dicom-sr
             (volumes, probabilities, warnings), dicom-sc (the overlay as a DICOM picture), png (overlay.png), json.
@@ -56,26 +58,30 @@ def predict(
         batch_size: Windows computed at once; more need more memory.
         resample_irregular: Resample DICOM series with uneven slices instead of refusing them.
         overwrite: Replace results of a case that are already there.
+        device: What computes: `auto` takes CUDA, OpenVINO or the processor, what this build of ONNX Runtime offers;
+            or cpu, cuda, tensorrt, openvino.
 
     Raises:
         ConfigError: Unknown formats, missing inputs.
         MedsslError: The bundle must not be used, or some cases failed.
     """
     formats = _formats(format)
-    cases = _cases(inputs)
-    _refuse_existing(out, [case for case, _ in cases], overwrite)
+    from medssl.runtime.inputs import check_present, find_cases
     from medssl.runtime.predictor import NOT_A_DEVICE, Predictor
     from medssl.runtime.results import MASK_FORMATS
 
-    predictor = Predictor(bundle, threads, batch_size)
+    check_present(inputs)
+    predictor = Predictor(bundle, threads, batch_size, device)
+    cases = find_cases(inputs, predictor.bundle.spec, resample_irregular=resample_irregular)
+    _refuse_existing(out, [case.name for case in cases], overwrite)
     if predictor.bundle.spec.task == "classification" and (masks := MASK_FORMATS & set(formats)):
         raise ConfigError([f"format {', '.join(sorted(masks))}: this bundle classifies and makes no mask"])
     say(f"{predictor.bundle.spec.name}: {len(cases)} case(s) into {out}. {NOT_A_DEVICE}")
     outcomes = []
     with Progress("predict", len(cases), "case") as progress:
-        for case, name in cases:
-            outcomes.append(_one(predictor, case, name, out, formats, resample_irregular))
-            progress.advance(note=case)
+        for case in cases:
+            outcomes.append(_one(predictor, case, out, formats))
+            progress.advance(note=case.name)
     _write_summary(out, outcomes)
     _report_failures(out, outcomes)
 
@@ -90,59 +96,6 @@ def _formats(text: str) -> tuple[str, ...]:
     return formats
 
 
-def _cases(inputs: Sequence[str]) -> list[tuple[str, str]]:
-    """Case names and image fields; a folder that is no single image is searched."""
-    from medssl.imaging.readers.scan import images_below
-
-    fields: list[str] = []
-    problems = []
-    for given in inputs:
-        missing = [p for p in given.split(";") if not split_field(p)[0].exists()]
-        if missing:
-            problems.append(f"input {missing[0]} does not exist")
-        elif Path(given).is_dir():
-            found = images_below(Path(given))
-            fields += found
-            if not found:
-                problems.append(f"input {given} holds no image; medssl index {given} --out manifest.csv says why")
-        else:
-            fields.append(given)
-    if problems or not fields:
-        raise ConfigError(problems or ["no input given"])
-    return list(zip(_names(fields), fields, strict=True))
-
-
-def _names(fields: Sequence[str]) -> list[str]:
-    """A folder name for each case, from its file or series folder; repeated names get a number."""
-    names: list[str] = []
-    for text in fields:
-        path = split_field(text.split(";", 1)[0])[0]
-        name = path.resolve().name
-        for suffix in (
-            ".gz",
-            ".nii",
-            ".nrrd",
-            ".mha",
-            ".mhd",
-            ".dcm",
-            ".zip",
-            ".png",
-            ".jpg",
-            ".jpeg",
-            ".tif",
-            ".tiff",
-        ):
-            name = name.removesuffix(suffix)
-        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "case"
-        number = 2
-        unique = name
-        while unique in names:
-            unique = f"{name}_{number}"
-            number += 1
-        names.append(unique)
-    return names
-
-
 def _refuse_existing(out: Path, cases: Sequence[str], overwrite: bool) -> None:
     there = [case for case in cases if (out / case).exists()]
     if there and not overwrite:
@@ -154,21 +107,18 @@ def _refuse_existing(out: Path, cases: Sequence[str], overwrite: bool) -> None:
         )
 
 
-def _one(
-    predictor: "Predictor", case: str, name: str, out: Path, formats: Sequence[str], resample_irregular: bool
-) -> Outcome:
-    from medssl.imaging.readers.open import read_channels
+def _one(predictor: "Predictor", case: "Case", out: Path, formats: Sequence[str]) -> Outcome:
     from medssl.runtime.results import check_formats, write_results
 
     began = time.perf_counter()
     try:
-        volume = read_channels(name, Path(), resample_irregular=resample_irregular)
+        volume = case.read()
         check_formats(volume, formats)
         prediction = predictor.predict(volume)
-        write_results(out / case, predictor.bundle, prediction, volume, formats)
+        write_results(out / case.name, predictor.bundle, prediction, volume, formats)
     except MedsslError as error:
-        return Outcome(case, name, error)
-    return Outcome(case, name, None, prediction.report, time.perf_counter() - began)
+        return Outcome(case.name, case.given, error)
+    return Outcome(case.name, case.given, None, prediction.report, time.perf_counter() - began)
 
 
 def _write_summary(out: Path, outcomes: Sequence[Outcome]) -> None:
@@ -176,7 +126,7 @@ def _write_summary(out: Path, outcomes: Sequence[Outcome]) -> None:
     names = list(dict.fromkeys(key for outcome in outcomes for key in _numbers(outcome.report)))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("case", "input", "status", "seconds", *names, "warnings", "message"))
+    writer.writerow(("case", "input", "status", "seconds", *names, "flags", "warnings", "message"))
     for outcome in outcomes:
         numbers = _numbers(outcome.report)
         writer.writerow(
@@ -186,6 +136,7 @@ def _write_summary(out: Path, outcomes: Sequence[Outcome]) -> None:
                 outcome.error.reason if outcome.error else "ok",
                 f"{outcome.seconds:.2f}",
                 *(numbers.get(name, "") for name in names),
+                " ".join(flag["code"] for flag in outcome.report.get("flags", ())),
                 " | ".join(outcome.report.get("warnings", ())),
                 outcome.error.message if outcome.error else "",
             )
@@ -194,7 +145,10 @@ def _write_summary(out: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def _numbers(report: dict[str, Any]) -> dict[str, float]:
-    volumes = {f"{label['name']}_ml": label["volume_ml"] for label in report.get("labels", ())}
+    volumes: dict[str, float] = {}
+    for label in report.get("labels", ()):
+        keys = ("volume_ml", "volume_ml_low", "volume_ml_high")
+        volumes |= {f"{label['name']}{key.removeprefix('volume')}": label[key] for key in keys if key in label}
     return volumes | {f"p_{name}": p for name, p in report.get("probabilities", {}).items()}
 
 

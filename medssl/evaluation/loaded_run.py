@@ -22,15 +22,20 @@ class LoadedRun:
         name: Name of the run's folder, as it is called in tables.
         networks: One, or the folds, whose probabilities are averaged.
         spec: What the model needs and gives.
-        trained_on: Patients that any of the networks learned from.
+        patients: Patients that each network learned from, empty where its run.json is not there.
         device: Where they compute.
     """
 
     name: str
     networks: tuple[Network, ...]
     spec: ModelSpec
-    trained_on: frozenset[str]
+    patients: tuple[frozenset[str], ...]
     device: str
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Patients that any of the networks learned from."""
+        return frozenset().union(*self.patients)
 
 
 def load_run(run: Path, options: PredictOptions) -> LoadedRun:
@@ -48,7 +53,7 @@ def load_run(run: Path, options: PredictOptions) -> LoadedRun:
         raise ConfigError([f"{run}: its folds differ in preprocessing, window or classes, so they make no ensemble"])
     spec = replace(first, mirror_axes=_mirrored(first, options.mirror))
     networks = tuple(network.to(device) for network, _ in loaded)
-    patients = frozenset(patient for folder in folders for patient in _trained_on(folder))
+    patients = tuple(frozenset(_trained_on(folder)) for folder in folders)
     return LoadedRun(Path(run).resolve().name, networks, spec, patients, device)
 
 

@@ -18,17 +18,19 @@ import torch
 from torch import nn
 
 from medssl.data.cache import Cache, CachedCase
+from medssl.export.confidence import Confidence, Trained, measure_confidence, spread
 from medssl.export.golden import golden_windows, more_windows
 from medssl.export.model_card import model_card
-from medssl.export.onnx import OPSET, write_onnx
+from medssl.export.onnx import OPSET, OUTPUTS, write_onnx
 from medssl.export.operating_point import operating_point
-from medssl.export.options import CardOptions, OperationOptions, ParityOptions
+from medssl.export.options import CardOptions, ConfidenceOptions, OperationOptions, ParityOptions
 from medssl.export.parity import BATCHES, Parity, measure_parity, torch_function
 from medssl.imaging.errors import BundleError
 from medssl.imaging.files import atomic_folder, atomic_path, write_json, write_text
-from medssl.runtime.bundle import FILES, Bundle, BundleSpec, write_sums
-from medssl.runtime.session import Session, open_session
-from medssl.tasks.inference import Ensemble
+from medssl.imaging.series import SeriesRule
+from medssl.runtime.bundle import GATE_FILE, Bundle, BundleSpec, summed_files, write_sums
+from medssl.runtime.session import Session, open_session, usable_threads
+from medssl.tasks.inference import Ensemble, WithFeatures
 from medssl.tasks.model_file import ModelSpec
 
 _PROVENANCE = ("manifest_sha256", "data_sha256", "fingerprint", "patients", "cases", "seed", "step", "steps")
@@ -47,6 +49,9 @@ class Request:
         card: What the bundle says of itself.
         parity: What is allowed.
         operation: What is done with the answer.
+        confidence: What the bundle says of its own certainty.
+        patients: Patients that each network learned from, empty sets where nobody knows.
+        series: What a series of a study must be to serve as each channel.
     """
 
     networks: Sequence[nn.Module]
@@ -56,6 +61,13 @@ class Request:
     card: CardOptions
     parity: ParityOptions
     operation: OperationOptions
+    confidence: ConfidenceOptions
+    patients: Sequence[frozenset[str]]
+    series: tuple[SeriesRule, ...] = ()
+
+    def trained(self) -> Trained:
+        """The networks with what they learned from."""
+        return Trained(self.networks, self.patients, self.spec, self.cache)
 
 
 def write_bundle(out: Path, request: Request) -> Parity:
@@ -68,19 +80,48 @@ def write_bundle(out: Path, request: Request) -> Parity:
     if out.exists():
         raise BundleError(f"{out} exists already: choose another name; nothing is overwritten", reason="exists")
     with _place(out) as folder:
-        network = Ensemble(request.networks, request.spec.activation).eval()
-        write_onnx(network, len(request.spec.channels), request.spec.window, folder / "model.onnx")
-        reference = torch_function(network)
-        golden = golden_windows(request.cache, _labelled_first(request.cache), request.spec.window)
+        spec = request.spec
+        confidence = _confidence(request)
+        network = Ensemble(request.networks, spec.activation).eval()
+        whole, names = (network, OUTPUTS[:1]) if confidence.embeddings is None else (WithFeatures(network), OUTPUTS)
+        write_onnx(whole, len(spec.channels), spec.window, folder / "model.onnx", names)
+        golden = golden_windows(request.cache, _labelled_first(request.cache), spec.window)
         parity = _proven(folder / "model.onnx", network, golden.image, request)
-        with atomic_path(folder / "golden.npz") as temporary:
-            np.savez_compressed(temporary, image=golden.image, logits=reference(golden.image))
-        bundle = _bundle_spec(out, request, parity, golden.missing)
+        _write_golden(folder / "golden.npz", whole, golden.image, names)
+        if (gate := confidence.embeddings) is not None:
+            with atomic_path(folder / GATE_FILE) as temporary:
+                np.savez_compressed(temporary, mean=gate.mean, scale=gate.scale, embeddings=gate.embeddings)
+        bundle = _bundle_spec(out, request, parity, golden.missing, confidence)
         write_json(folder / "bundle.json", bundle.to_json())
         write_text(folder / "MODEL_CARD.md", model_card(bundle, request.evaluation, request.card.limits))
         write_sums(folder)
         open_session(Bundle.open(folder), request.parity.threads)  # as the clinic will
     return parity
+
+
+def _confidence(request: Request) -> Confidence:
+    with all_threads(request.parity.threads):
+        return measure_confidence(request.trained(), request.confidence, request.operation)
+
+
+def _write_golden(path: Path, network: nn.Module, image: np.ndarray, names: Sequence[str]) -> None:
+    with torch.no_grad():
+        answers = network(torch.from_numpy(image))
+    outputs = [answers] if isinstance(answers, torch.Tensor) else answers
+    arrays = {name: output.float().numpy() for name, output in zip(names, outputs, strict=True)}
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, image=image, **arrays)
+
+
+@contextmanager
+def all_threads(threads: int) -> Iterator[None]:
+    """Torch on as many threads as ONNX Runtime would take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or usable_threads())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _proven(model: Path, network: nn.Module, golden: np.ndarray, request: Request) -> Parity:
@@ -89,18 +130,14 @@ def _proven(model: Path, network: nn.Module, golden: np.ndarray, request: Reques
     Raises:
         BundleError: It is not.
     """
-    cases = _spread(_labelled_first(request.cache), request.parity.cases)
+    cases = spread(_labelled_first(request.cache), request.parity.cases)
     count = max(_WINDOWS - len(golden), max(BATCHES) - len(golden), 0)
     windows = golden
     if count:
         windows = np.concatenate([golden, more_windows(request.cache, cases, request.spec.window, count).image])
     session = Session(model, request.parity.threads)
-    before = torch.get_num_threads()
-    torch.set_num_threads(session.threads)
-    try:
+    with all_threads(request.parity.threads):
         parity = measure_parity(torch_function(network), session, request.cache, cases, windows, request.spec)
-    finally:
-        torch.set_num_threads(before)
     if problems := parity.problems(request.parity):
         raise BundleError(
             "the exported graph does not do what the trained network does: "
@@ -111,7 +148,9 @@ def _proven(model: Path, network: nn.Module, golden: np.ndarray, request: Reques
     return parity
 
 
-def _bundle_spec(out: Path, request: Request, parity: Parity, missing: Sequence[int]) -> BundleSpec:
+def _bundle_spec(
+    out: Path, request: Request, parity: Parity, missing: Sequence[int], confidence: Confidence
+) -> BundleSpec:
     spec, card = request.spec, request.card
     provenance = {key: spec.provenance[key] for key in _PROVENANCE if key in spec.provenance}
     return BundleSpec(
@@ -126,7 +165,14 @@ def _bundle_spec(out: Path, request: Request, parity: Parity, missing: Sequence[
         ignore_label=spec.ignore_label,
         labels=spec.labels,
         classes=spec.classes,
-        operating_point=operating_point(request.networks, spec, request.cache, request.operation.threshold),
+        operating_point=operating_point(
+            request.networks, spec, request.cache, request.operation.threshold, confidence.temperature
+        ),
+        temperature=confidence.temperature,
+        calibration=confidence.calibration,
+        intervals=confidence.intervals,
+        gate=confidence.gate,
+        series=request.series,
         post_processing={"largest_component": list(request.operation.largest_component)},
         intended_use=card.intended_use,
         licence=card.licence,
@@ -157,12 +203,6 @@ def _labelled_first(cache: Cache) -> list[CachedCase]:
     return sorted(cache.cases, key=lambda case: not case.has_label)
 
 
-def _spread(cases: Sequence[CachedCase], count: int) -> list[CachedCase]:
-    """`count` cases, evenly over the list."""
-    picked = np.linspace(0, len(cases) - 1, min(count, len(cases))).round().astype(int)
-    return [cases[position] for position in dict.fromkeys(picked.tolist())]
-
-
 @contextmanager
 def _place(out: Path) -> Iterator[Path]:
     """Temporary folder that becomes the bundle, or its zip file, on success."""
@@ -175,5 +215,5 @@ def _place(out: Path) -> Iterator[Path]:
         folder = Path(name)
         yield folder
         with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for part in (*FILES, "SHA256SUMS"):
+            for part in (*summed_files(folder), "SHA256SUMS"):
                 archive.write(folder / part, part)

@@ -26,6 +26,7 @@ def model_card(bundle: BundleSpec, evaluation: Mapping[str, Any] | None, limits:
         ("Data", _data(bundle)),
         ("Preprocessing", _preprocessing(bundle)),
         ("Measured", _measured(evaluation)),
+        ("How sure it is", _confidence(bundle)),
         ("Proof of export", _parity(bundle)),
         ("Licence", [bundle.licence or "Not stated: ask its maker before any use."]),
         ("Limits", _limits(bundle, limits)),
@@ -109,6 +110,38 @@ def _measured(evaluation: Mapping[str, Any] | None) -> list[str]:
         ]
     for sentence in evaluation["warnings"]:
         lines += ["", f"**{sentence}**"]
+    return lines
+
+
+def _confidence(bundle: BundleSpec) -> list[str]:
+    known, interval, gate = bundle.calibration, bundle.intervals, bundle.gate
+    lines = []
+    if "cases" in known:
+        before, after = known["calibration_error_before"], known["calibration_error_after"]
+        lines.append(
+            f"- Probabilities are those of logits divided by a temperature of {bundle.temperature:.3g}, fitted on "
+            f"{known['cases']} cases of {known['patients']} patients held out of the training: expected calibration "
+            f"error {before:.3f} before, {after:.3f} after, on the same cases."
+        )
+    else:
+        lines.append(f"- Probabilities are not calibrated ({known.get('missing', 'not measured')}).")
+    if interval.get("labels"):
+        names = {str(label.value): label.name for label in bundle.labels}
+        each = ", ".join(f"{names[v]} {e['quantile']:.0%}" for v, e in interval["labels"].items())
+        lines.append(
+            f"- Volumes carry an interval ({each} of the volume, plus or minus): {interval['meaning']}. "
+            f"Measured on {interval['patients']} patients."
+        )
+    elif bundle.labels:
+        lines.append(f"- Volumes carry no interval ({interval.get('missing', 'not measured')}).")
+    if "threshold" not in gate:
+        return [*lines, f"- Images unlike the training's are not told ({gate.get('missing', 'not measured')})."]
+    lines.append(
+        f"- Images farther from {gate['training_images']} images of the training than {gate['quantile']:.0%} of "
+        f"{gate['held_out_images']} held out are flagged. How well that tells images that are nearly like them:"
+    )
+    lines += ["", "| kind | images | AUROC | flagged |", "| --- | --- | --- | --- |"]
+    lines += [f"| {name} | {m['images']} | {m['auroc']:.3f} | {m['flagged']:.0%} |" for name, m in gate["near"].items()]
     return lines
 
 

@@ -13,12 +13,14 @@ from torch import nn
 from medssl.imaging.errors import BundleError
 
 OPSET = 18
-INPUT, OUTPUT = "image", "logits"
+INPUT, OUTPUTS = "image", ("logits", "features")
 _EXAMPLE_BATCH = 2  # a batch of 1 would be taken for a constant
 _REGISTRATION = logging.getLogger("torch.onnx._internal.exporter._registration")
 
 
-def write_onnx(network: nn.Module, channels: int, window: Sequence[int], path: Path) -> None:
+def write_onnx(
+    network: nn.Module, channels: int, window: Sequence[int], path: Path, outputs: Sequence[str] = OUTPUTS[:1]
+) -> None:
     """Write `path`: input `image` (B, C, *window) float32, output `logits`, B free, weights inside.
 
     What the exporter keeps of the source (file names, stack traces) is removed: a bundle says nothing of the machine it
@@ -29,6 +31,7 @@ def write_onnx(network: nn.Module, channels: int, window: Sequence[int], path: P
         channels: C.
         window: Spatial shape.
         path: File to write.
+        outputs: Names of what the network gives, in their order.
 
     Raises:
         BundleError: The network has a part that the exporter cannot translate, or the graph is not valid.
@@ -45,7 +48,7 @@ def write_onnx(network: nn.Module, channels: int, window: Sequence[int], path: P
                 external_data=False,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=list(outputs),
                 verbose=False,
             )
         model = onnx.load(str(path))

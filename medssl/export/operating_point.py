@@ -14,7 +14,11 @@ from medssl.tasks.model_file import ModelSpec
 
 
 def operating_point(
-    networks: Sequence[nn.Module], spec: ModelSpec, cache: Cache, threshold: float | Literal["youden"] | None
+    networks: Sequence[nn.Module],
+    spec: ModelSpec,
+    cache: Cache,
+    threshold: float | Literal["youden"] | None,
+    temperature: float = 1.0,
 ) -> dict[str, Any]:
     """Content of bundle.json's `operating_point`; empty where the more probable class is taken.
 
@@ -24,6 +28,7 @@ def operating_point(
         cache: Cache with validation cases of both classes, on which the point is measured.
         threshold: Probability of the second class, or `youden` (Youden, Cancer 1950): the one with the highest
             sensitivity + specificity.
+        temperature: That of the bundle; the point is one of calibrated probabilities.
 
     Raises:
         ConfigError: Not two classes, or no validation cases of both.
@@ -38,7 +43,7 @@ def operating_point(
         raise ConfigError(
             [f"operation.threshold is measured on validation cases of both classes, {cache.path} does not hold them"]
         )
-    score = np.array([classify_image(networks, spec, cache.image(case))[1] for case in cases])
+    score = np.array([classify_image(networks, spec, cache.image(case), temperature)[1] for case in cases])
     chosen = youden_threshold(score, positive) if threshold == "youden" else float(threshold)
     called = score >= chosen
     return {

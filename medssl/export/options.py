@@ -1,6 +1,7 @@
 """How a run becomes a bundle; torch-free, so that help is at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from medssl.imaging.errors import ConfigError
@@ -51,6 +52,94 @@ class ParityOptions:
             ("threads", self.threads >= 0, "must be 0 or more"),
         ]
         if problems := [f"parity.{n} {rule}, got {getattr(self, n)}" for n, holds, rule in rules if not holds]:
+            raise ConfigError(problems)
+
+
+@dataclass
+class PrecisionOptions:
+    """Variants of the bundle that compute in other numbers; none is kept that does the work less well.
+
+    Raises:
+        ConfigError: Values outside their range, all at once.
+    """
+
+    variants: tuple[Literal["fp16", "int8"], ...] = ()
+    """fp16: half the file, for accelerators; int8: a quarter. On processors neither is sure to be faster: measure."""
+
+    cases: int = 10
+    """Labelled cases that are predicted both ways, those held out of the training first."""
+
+    max_quality_loss: float = 0.005
+    """Largest loss of the mean Dice, or of the AUROC, that is allowed."""
+
+    min_agreement: float = 0.98
+    """Smallest Dice with the masks of fp32 of any class in any case, or share of cases classified alike."""
+
+    calibration_windows: int = 32
+    """Windows of real cases on which the ranges of int8 are measured."""
+
+    threads: int = 0
+    """Threads of ONNX Runtime; 0 takes every processor this process may use."""
+
+    def __post_init__(self) -> None:
+        rules = [
+            ("cases", self.cases >= 1, "must be 1 or more"),
+            ("max_quality_loss", 0 <= self.max_quality_loss <= 0.05, "must lie in [0, 0.05]"),
+            ("min_agreement", 0.8 <= self.min_agreement <= 1, "must lie in [0.8, 1]"),
+            ("calibration_windows", self.calibration_windows >= 8, "must be 8 or more"),
+            ("threads", self.threads >= 0, "must be 0 or more"),
+        ]
+        if problems := [f"precision.{n} {rule}, got {getattr(self, n)}" for n, holds, rule in rules if not holds]:
+            raise ConfigError(problems)
+
+
+@dataclass
+class ConfidenceOptions:
+    """What the bundle says of its own certainty; measured on patients that the networks have not learned from.
+
+    Raises:
+        ConfigError: Values outside their range, all at once.
+    """
+
+    measure: bool = True
+    """Fit the temperature, the volume intervals and the gate; takes as long as predicting the cases below."""
+
+    cases: int = 60
+    """Cases held out of the training that are predicted, at most; 0 = all."""
+
+    training_images: int = 150
+    """Images of the training whose features the gate keeps, at most; 0 = all."""
+
+    coverage: float = 0.9
+    """Share of patients whose true volume is to lie within the interval."""
+
+    quantile: float = 0.95
+    """Share of images like the training's that the gate is to let pass."""
+
+    neighbours: int = 5
+    """The distance to the training is that to this nearest of its images."""
+
+    near: dict[str, Path] = field(default_factory=dict)
+    """Folders of images that are nearly like the training's but must not pass (another sequence, another organ of the
+    same modality), by a name each; how well the gate tells them is written into the bundle."""
+
+    near_cases: int = 30
+    """Images of each such kind that are measured, at most, flipped and cut ones included; 0 = all."""
+
+    def __post_init__(self) -> None:
+        rules = [
+            ("cases", self.cases >= 0, "must be 0 or more"),
+            ("training_images", self.training_images >= 0, "must be 0 or more"),
+            ("near_cases", self.near_cases >= 0, "must be 0 or more"),
+            ("coverage", 0.5 <= self.coverage < 1, "must lie in [0.5, 1)"),
+            ("quantile", 0.5 <= self.quantile < 1, "must lie in [0.5, 1)"),
+            ("neighbours", 1 <= self.neighbours < 20, "must lie in [1, 19]"),
+        ]
+        problems = [f"confidence.{n} {rule}, got {getattr(self, n)}" for n, holds, rule in rules if not holds]
+        problems += [
+            f"confidence.near {n}: {path} does not exist" for n, path in self.near.items() if not path.exists()
+        ]
+        if problems:
             raise ConfigError(problems)
 
 

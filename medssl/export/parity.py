@@ -83,7 +83,7 @@ def measure_parity(
         BundleError: The exported graph gives something of another shape.
     """
     differences = {f"batch_{size}": _logit_difference(reference, exported, windows, size) for size in BATCHES}
-    torch_s, exported_s = _seconds(reference, windows[:1]), _seconds(exported, windows[:1])
+    torch_s, exported_s = window_seconds(reference, windows[:1]), window_seconds(exported, windows[:1])
     lowest: float | None = None
     probability: float | None = None
     voxels = [0, 0]
@@ -150,16 +150,18 @@ def _mask(predict: Predict, image: npt.NDArray[np.float32], spec: ModelSpec) -> 
 def _lowest(
     lowest: float | None, ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8], values: Sequence[int]
 ) -> float | None:
-    for value in values:
-        a, b = ours == value, theirs == value
-        if total := int(a.sum()) + int(b.sum()):
-            dice = 2 * int((a & b).sum()) / total
-            lowest = dice if lowest is None else min(lowest, dice)
-    return lowest
+    found = [dice for value in values if (dice := overlap(ours == value, theirs == value)) is not None]
+    return min([*found, *([] if lowest is None else [lowest])], default=None)
 
 
-def _seconds(predict: Predict, window: npt.NDArray[np.float32]) -> float:
-    """Median of three calls."""
+def overlap(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float | None:
+    """Dice of two masks; None where both are empty."""
+    total = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / total if total else None
+
+
+def window_seconds(predict: Predict, window: npt.NDArray[np.float32]) -> float:
+    """Time of a window, the median of three calls."""
     times = []
     for _ in range(3):
         began = time.perf_counter()

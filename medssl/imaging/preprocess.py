@@ -4,6 +4,7 @@ Orientation, spacing and crop only move voxels between grids, so they are descri
 back to the native grid through them. Intensities are normalised last, on the prepared grid.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,10 +13,13 @@ import numpy.typing as npt
 
 from medssl.imaging.errors import ConfigError, ImageError
 from medssl.imaging.geometry import Geometry
+from medssl.imaging.intensities import Percentiles, Spread, normalise
 from medssl.imaging.resample import regrid_image, regrid_label
+from medssl.imaging.target_grid import AXIS_CODES, blocks, cropped, oriented, planes, right_angled, spaced
 from medssl.imaging.volume import Volume
 
-_CODES = {"L": (0, -1), "R": (0, 1), "P": (1, -1), "A": (1, 1), "I": (2, -1), "S": (2, 1)}
+_WHOLE_BYTES = 192 << 20
+_Float = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Preprocess:
         found = []
         if self.spatial_dims not in (2, 3):
             found.append(f"spatial_dims must be 2 or 3, got {self.spatial_dims}")
-        axes = sorted(_CODES[c][0] for c in self.orientation if c in _CODES)
+        axes = sorted(AXIS_CODES[c][0] for c in self.orientation if c in AXIS_CODES)
         if axes != [0, 1, 2] or len(self.orientation) != 3:
             found.append(f"orientation must name each axis once, for instance RAS, got {self.orientation!r}")
         if self.spacing_mm is not None and (
@@ -143,28 +147,124 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
+class PreparedImage:
+    """An image on the grid and in the intensities that networks are trained on, given in planes.
+
+    A large one never exists as a whole: its planes are made when asked for, after a first pass that measures what the
+    normalisation needs.
+
+    Args:
+        volume: The image.
+        preprocess: What is done to it.
+        most_bytes: Largest image that is kept whole; None keeps any.
+
+    Raises:
+        ImageError: Wrong number of dimensions or channels, or a constant image.
+    """
+
+    def __init__(self, volume: Volume, preprocess: Preprocess, most_bytes: int | None = _WHOLE_BYTES) -> None:
+        target, self.notes = _target(volume, preprocess)
+        self.record = Restoration(volume.geometry, target)
+        self._volume, self._intensity = volume, preprocess.intensity
+        self._whole: _Float | None = None
+        self._last: tuple[int, int, _Float] | None = None
+        if most_bytes is None or 4 * volume.channels * int(np.prod(target.shape)) <= most_bytes:
+            self._whole = regrid_image(volume.array, volume.geometry, target)
+        self._ends = self._measured()
+        if self._whole is not None:
+            self._whole = self._normalised(self._whole)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, *S)."""
+        return self._volume.channels, *self.record.prepared.shape
+
+    def planes(self, axis: int, begin: int, end: int) -> _Float:
+        """(C, *S) with the planes `begin` to `end` of a spatial axis alone; those of the last call are kept."""
+        front = (slice(None),) * (axis + 1)
+        if self._whole is not None:
+            return self._whole[(*front, slice(begin, end))]
+        parts, missing = [], begin
+        if self._last is not None and self._last[0] == axis:
+            first, last = self._last[1], self._last[1] + self._last[2].shape[axis + 1]
+            if first <= begin < last:
+                missing = min(end, last)
+                parts.append(self._last[2][(*front, slice(begin - first, missing - first))])
+        if missing < end:
+            grid = self.record.prepared
+            parts.append(self._normalised(planes(self._volume, grid, axis, missing, end)))
+        block = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis + 1)
+        self._last = (axis, begin, block)
+        return block
+
+    def _measured(self) -> list[tuple[float, float]]:
+        intensity = self._intensity
+        if intensity.kind == "none":
+            return []
+        channels = self._volume.channels
+        if len(intensity.low) > 1 and len(intensity.low) != channels:
+            numbers = len(intensity.low)
+            raise ImageError(f"{channels} channels, but intensity.low has {numbers} numbers", reason="channels")
+        return [self._ends_of(channel) for channel in range(channels)]
+
+    def _ends_of(self, channel: int) -> tuple[float, float]:
+        """Mean and deviation, or lower and upper end, of a channel."""
+        kind, nonzero = self._intensity.kind, self._intensity.nonzero
+        spread = Spread(nonzero)
+        values = Percentiles(int(np.prod(self.shape[1:])), nonzero) if kind == "percentile" else None
+        for block in self._channel_blocks(channel):
+            spread.add(block)
+            if values is not None:
+                values.add(block)
+        if spread.low == spread.high:
+            raise ImageError("constant image: every voxel of a channel has one value", reason="constant-image")
+        if kind == "zscore":
+            if spread.deviation == 0:
+                raise ImageError("constant image: all voxels that are not 0 have one value", reason="constant-image")
+            return spread.mean, spread.deviation
+        low, high = (float(v[channel] if len(v) > 1 else v[0]) for v in (self._intensity.low, self._intensity.high))
+        return (low, high) if values is None else values.at(low, high)
+
+    def _channel_blocks(self, channel: int) -> Iterator[_Float]:
+        if self._whole is not None:
+            yield self._whole[channel]
+            return
+        one = replace(self._volume, array=self._volume.array[channel : channel + 1])
+        for _, _, block in blocks(one, self.record.prepared):
+            yield block[0]
+
+    def _normalised(self, array: _Float) -> _Float:
+        if self._ends:
+            normalise(array, self._intensity.kind, self._ends)
+        return array
+
+
 def prepare_volume(volume: Volume, preprocess: Preprocess) -> Prepared:
     """Bring an image to the grid and the intensities that networks are trained on.
 
     Raises:
         ImageError: Wrong number of dimensions or channels, or a constant image.
     """
+    image = PreparedImage(volume, preprocess, most_bytes=None)
+    return Prepared(image.planes(0, 0, image.shape[1]), image.record, image.notes)
+
+
+def _target(volume: Volume, preprocess: Preprocess) -> tuple[Geometry, tuple[str, ...]]:
     if volume.spatial_dims != preprocess.spatial_dims:
         raise ImageError(f"{volume.spatial_dims}D image where {preprocess.spatial_dims}D is due", reason="spatial-dims")
-    notes = []
-    target = _oriented(volume.geometry, preprocess.orientation)
+    notes: tuple[str, ...] = ()
+    target = oriented(volume.geometry, preprocess.orientation)
     if target.is_sheared:
-        target = _right_angled(target)
-        notes.append("tilted slices were resampled to right angles through the full affine")
+        target = right_angled(target)
+        notes = ("tilted slices were resampled to right angles through the full affine",)
     if preprocess.crop != "none":
-        target = _cropped(target, regrid_image(volume.array, volume.geometry, target), preprocess.crop)
+        target = cropped(volume, target, preprocess.crop)
     if preprocess.spacing_mm is not None:
-        target = _spaced(target, preprocess.spacing_mm)
+        target = spaced(target, preprocess.spacing_mm)
     elif preprocess.longest is not None:
         extent = np.array(target.shape) * target.spacing_mm
-        target = _spaced(target, (float(extent.max()) / preprocess.longest,) * 2)
-    array = regrid_image(volume.array, volume.geometry, target)
-    return Prepared(_normalised(array, preprocess.intensity), Restoration(volume.geometry, target), tuple(notes))
+        target = spaced(target, (float(extent.max()) / preprocess.longest,) * 2)
+    return target, notes
 
 
 def prepare_label(label: Volume, record: Restoration) -> npt.NDArray[np.uint8]:
@@ -181,101 +281,3 @@ def prepare_label(label: Volume, record: Restoration) -> npt.NDArray[np.uint8]:
 def restore_label(mask: npt.NDArray[np.uint8], record: Restoration) -> Volume:
     """Bring a mask (*S) on the prepared grid back to the native grid, with the native affine."""
     return Volume(regrid_label(mask, record.prepared, record.native)[None], record.native)
-
-
-def _oriented(geometry: Geometry, wanted: str) -> Geometry:
-    """Same voxels, axes permuted and flipped to `wanted`; no interpolation."""
-    if geometry.spatial_dims == 2:
-        return geometry
-    have = geometry.orientation
-    affine = np.eye(4)
-    origin = np.zeros(3)
-    shape = []
-    for axis, code in enumerate(wanted):
-        world, sign = _CODES[code]
-        source = next(i for i, c in enumerate(have) if _CODES[c][0] == world)
-        flip = _CODES[have[source]][1] != sign
-        affine[:3, axis] = geometry.affine[:3, source] * (-1 if flip else 1)
-        origin[source] = geometry.shape[source] - 1 if flip else 0
-        shape.append(geometry.shape[source])
-    affine[:3, 3] = geometry.to_world(origin)
-    return Geometry(affine, tuple(shape))
-
-
-def _right_angled(geometry: Geometry) -> Geometry:
-    """Smallest grid at right angles over the whole image: the first axis kept, the third along the slices' normal."""
-    columns = geometry.affine[:3, :3]
-    first = columns[:, 0] / np.linalg.norm(columns[:, 0])
-    normal = np.cross(columns[:, 0], columns[:, 1])
-    normal = normal / np.linalg.norm(normal)
-    if np.dot(normal, columns[:, 2]) < 0:
-        normal = -normal
-    second = np.cross(normal, first)
-    second = second * np.sign(np.dot(second, columns[:, 1]))
-    axes = np.stack([first, second, normal], axis=1)
-    spacing = np.array([*geometry.spacing_mm[:2], abs(np.dot(normal, columns[:, 2]))])
-    corners = geometry.to_world(np.array(list(np.ndindex(2, 2, 2))) * (np.array(geometry.shape) - 1))
-    along = corners @ np.linalg.inv(axes).T
-    low, high = along.min(axis=0), along.max(axis=0)
-    shape = tuple(int(n) for n in np.ceil((high - low) / spacing - 1e-6) + 1)
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = axes * spacing, axes @ low
-    return Geometry(affine, shape)
-
-
-def _cropped(geometry: Geometry, array: npt.NDArray[np.float32], kind: str, margin: int = 4) -> Geometry:
-    keep = np.any(array != 0, axis=0) if kind == "nonzero" else array[0] > float(array[0].mean())
-    if not keep.any():
-        raise ImageError("every voxel has one value, so there is no image to crop to", reason="constant-image")
-    begin, end = [], []
-    for axis in range(keep.ndim):
-        hit = np.flatnonzero(keep.any(axis=tuple(a for a in range(keep.ndim) if a != axis)))
-        begin.append(max(int(hit[0]) - margin, 0))
-        end.append(min(int(hit[-1]) + 1 + margin, keep.shape[axis]))
-    affine = geometry.affine.copy()
-    affine[:3, 3] = geometry.to_world((*begin, 0)[:3])
-    return Geometry(affine, tuple(b - a for a, b in zip(begin, end, strict=True)))
-
-
-def _spaced(geometry: Geometry, spacing_mm: tuple[float, ...]) -> Geometry:
-    """Grid with the voxel size wanted and the same centre; at least one voxel an axis."""
-    old = np.array(geometry.spacing_mm)
-    new = np.array(spacing_mm)
-    if np.allclose(old, new, rtol=1e-3):
-        return geometry
-    shape = np.maximum(np.rint(np.array(geometry.shape) * old / new).astype(int), 1)
-    affine = geometry.affine.copy()
-    affine[:3, : len(new)] *= new / old
-    first = np.zeros(3)
-    first[: len(new)] = (np.array(geometry.shape) - 1) / 2 - (shape - 1) / 2 * new / old
-    affine[:3, 3] = geometry.to_world(first)
-    return Geometry(affine, tuple(int(n) for n in shape))
-
-
-def _normalised(array: npt.NDArray[np.float32], intensity: Intensity) -> npt.NDArray[np.float32]:
-    if intensity.kind != "none" and any(float(channel.min()) == float(channel.max()) for channel in array):
-        raise ImageError("constant image: every voxel of a channel has one value", reason="constant-image")
-    if intensity.kind == "none":
-        return array
-    if len(intensity.low) > 1 and len(intensity.low) != array.shape[0]:
-        raise ImageError(
-            f"{array.shape[0]} channels, but intensity.low has {len(intensity.low)} numbers", reason="channels"
-        )
-    channels = [_normalised_channel(channel, intensity, c) for c, channel in enumerate(array)]
-    return np.stack(channels)
-
-
-def _normalised_channel(channel: npt.NDArray[np.float32], intensity: Intensity, number: int) -> npt.NDArray[np.float32]:
-    measured = channel[channel != 0] if intensity.nonzero else channel
-    if intensity.kind == "zscore":
-        mean, deviation = float(measured.mean(dtype=np.float64)), float(measured.std(dtype=np.float64))
-        if deviation == 0:
-            raise ImageError("constant image: all voxels that are not 0 have one value", reason="constant-image")
-        return ((channel - mean) / deviation).astype(np.float32)
-    low, high = (float(v[number] if len(v) > 1 else v[0]) for v in (intensity.low, intensity.high))
-    if intensity.kind == "percentile":
-        low, high = (float(v) for v in np.percentile(measured, [low, high]))
-        if not low < high:
-            raise ImageError("constant image: both percentiles have one value", reason="constant-image")
-    scaled: npt.NDArray[np.float32] = (np.clip((channel - low) / (high - low), 0, 1) * 2 - 1).astype(np.float32)
-    return scaled

@@ -7,8 +7,8 @@ from medssl.imaging.geometry import Geometry
 
 _TOLERANCE = 1e-4
 """Voxels; coefficients and offsets closer than this to whole numbers are taken as whole."""
-_SLAB = 32
-"""Target planes worked on at a time, to bound memory for labels with many classes and for oblique grids."""
+_SLAB_VOXELS = 1 << 22
+"""Target voxels worked on at a time, to bound memory for labels with many classes and for oblique grids."""
 
 _POINTS = 1 << 18
 """Points of an oblique grid worked on at a time: what the processor's cache holds."""
@@ -28,6 +28,9 @@ def regrid_image(array: npt.NDArray[np.generic], source: Geometry, target: Geome
         (C, *T) float32; beyond the image its edge value is continued.
     """
     matrix, offset = _index_map(source, target)
+    low, high = _needed(array.shape[1:], matrix, offset, target.shape)
+    array = array[(slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))]
+    offset = offset - low
     axes = _axis_pairs(matrix)
     if axes is None:
         return _oblique(array.astype(np.float32, copy=False), matrix, offset, target)
@@ -57,23 +60,42 @@ def regrid_label(label: npt.NDArray[np.uint8], source: Geometry, target: Geometr
     low, high = _reach(label, matrix, offset, target.shape)
     if np.any(low >= high):
         return result
-    padded = np.pad(label, 1)
-    origin = np.zeros(3)
-    origin[: source.spatial_dims] = -1
-    shifted = Geometry(_translated(source.affine, origin), padded.shape)
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    corner = np.zeros(3)
-    corner[: target.spatial_dims] = low
-    for begin in range(low[0], high[0], _SLAB):
-        end = min(begin + _SLAB, high[0])
-        corner[0] = begin
-        slab = Geometry(_translated(target.affine, corner), (int(end - begin), *(high - low)[1:].tolist()))
-        result[(slice(begin, end), *box[1:])] = _most_likely(padded, shifted, slab)
+    step = max(_SLAB_VOXELS // int(np.prod((high - low)[1:])), 1)
+    for begin in range(low[0], high[0], step):
+        end = min(begin + step, high[0])
+        slab = _part(target, np.array([begin, *low[1:]]), np.array([end, *high[1:]]))
+        result[(slice(begin, end), *box[1:])] = _most_likely(label, source, slab)
     return result
 
 
+def _needed(
+    shape: tuple[int, ...],
+    matrix: npt.NDArray[np.float64],
+    offset: npt.NDArray[np.float64],
+    target_shape: tuple[int, ...],
+) -> tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]]:
+    """Box of the source, first and last + 1 along each axis, beyond which nothing has a share in the target.
+
+    It ends beyond the reach of the filter, or where the source ends and its edge is continued.
+    """
+    corners = np.array(list(np.ndindex(*[2] * len(shape)))) * (np.array(target_shape) - 1)
+    index = corners @ matrix.T + offset
+    margin = np.ceil(np.maximum(np.abs(matrix).sum(axis=1), 1)) + 2
+    last = np.array(shape) - 1
+    low = np.clip(np.floor(index.min(axis=0) - margin), 0, last).astype(int)
+    return low, np.clip(np.ceil(index.max(axis=0) + margin), 0, last).astype(int) + 1
+
+
+def _part(grid: Geometry, low: npt.NDArray[np.int_], high: npt.NDArray[np.int_]) -> Geometry:
+    """The voxels `low` to `high` of a grid."""
+    first = np.zeros(3)
+    first[: grid.spatial_dims] = low
+    return Geometry(_translated(grid.affine, first), tuple(int(n) for n in high - low))
+
+
 def _reach(
-    label: npt.NDArray[np.uint8],
+    label: npt.NDArray[np.generic],
     matrix: npt.NDArray[np.float64],
     offset: npt.NDArray[np.float64],
     shape: tuple[int, ...],
@@ -93,14 +115,22 @@ def _reach(
 
 
 def _most_likely(label: npt.NDArray[np.uint8], source: Geometry, target: Geometry) -> npt.NDArray[np.uint8]:
-    best = regrid_image((label == 0)[None], source, target)[0]
+    """Class with the largest share; each class is looked at where it reaches. Beyond the label all is background."""
+    low, high = _needed(label.shape, *_index_map(source, target), target.shape)
+    near = np.pad(label[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], 1)
+    grid = _part(source, low - 1, high + 1)
+    matrix, offset = _index_map(grid, target)
+    best = regrid_image((near == 0)[None], grid, target)[0]
     result = np.zeros(target.shape, dtype=np.uint8)
-    for value in np.unique(label):
-        if value == 0:
+    for value in np.flatnonzero(np.bincount(near.ravel(), minlength=256))[1:]:
+        mask = near == value
+        first, last = _reach(mask, matrix, offset, target.shape)
+        if np.any(first >= last):
             continue
-        share = regrid_image((label == value)[None], source, target)[0]
-        wins = share > best
-        result[wins], best[wins] = value, share[wins]
+        box = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+        share = regrid_image(mask[None], grid, _part(target, first, last))[0]
+        wins = share > best[box]
+        result[box][wins], best[box][wins] = value, share[wins]
     return result
 
 
@@ -179,6 +209,8 @@ def _oblique(
 ) -> _Float:
     """Sample through the full affine; where the target is coarser, finely first, then shrink axis by axis.
 
+    The fine grid goes a target voxel further than the target, so that its parts are what they are in the whole.
+
     An axis that no other mixes with (in a tilted stack: the one across the tilt) is resampled by itself before.
     """
     array, matrix, offset = _lone_axes(array, matrix.copy(), offset.copy(), target.shape)
@@ -186,11 +218,12 @@ def _oblique(
     factors = np.maximum(np.ceil(steps - 0.1), 1).astype(int)  # 10 % coarser is taken as the same
     if np.all(factors == 1):
         return _affine(array, matrix, offset, target.shape)
-    first = -(factors - 1) / (2 * factors)
-    shape = tuple(int(n * f) for n, f in zip(target.shape, factors, strict=True))
+    beyond = np.where(factors > 1, 1, 0)
+    first = -(factors - 1) / (2 * factors) - beyond
+    shape = tuple(int((n + 2 * b) * f) for n, b, f in zip(target.shape, beyond, factors, strict=True))
     moved: npt.NDArray[np.generic] = _affine(array, matrix / factors, matrix @ first + offset, shape)
-    for axis, factor in enumerate(factors):
-        moved = _resample_axis(moved, axis + 1, target.shape[axis], float(factor), (float(factor) - 1) / 2)
+    for axis, (factor, more) in enumerate(zip(factors.tolist(), beyond.tolist(), strict=True)):
+        moved = _resample_axis(moved, axis + 1, target.shape[axis], float(factor), (factor - 1) / 2 + factor * more)
     return moved.astype(np.float32, copy=False)
 
 

@@ -1,6 +1,6 @@
 """An image or a label map, with the place of its voxels and where it came from."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,31 @@ import numpy.typing as npt
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Channel:
+    """The series of a study that a channel was read from.
+
+    Args:
+        name: Name of the channel.
+        modality: DICOM modality.
+        description: SeriesDescription.
+        series_uid: SeriesInstanceUID.
+        inside: Share of the image that the series covers; below 1 its edge was continued.
+        resampled: Whether it lay on another grid than the first channel.
+    """
+
+    name: str
+    modality: str
+    description: str
+    series_uid: str
+    inside: float = 1.0
+    resampled: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for report.json."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -19,6 +44,7 @@ class Source:
         format: `nifti`, `dicom`, `nrrd`, `mha`, `raster`, `dicom-seg`, `rtstruct` or `memory`.
         notes: One sentence for each thing that was mended or assumed, to be shown to the user.
         uids: DICOM identifiers (`StudyInstanceUID`, `SeriesInstanceUID`, ...), empty for other formats.
+        channels: The series that the channels were chosen from, where that was done by rules.
         calibrated: False where pixel spacing is not known, so mm and mL mean nothing.
     """
 
@@ -26,6 +52,7 @@ class Source:
     format: str = "memory"
     notes: tuple[str, ...] = ()
     uids: dict[str, str] = field(default_factory=dict)
+    channels: tuple[Channel, ...] = ()
     calibrated: bool = True
 
 

@@ -1,8 +1,10 @@
 """The bundle: a network with everything needed to use it, verified before it touches a patient.
 
-BUNDLE/model.onnx       input `image` (B, C, *window) float32, output `logits` (B, K, *window) or (B, K)
+BUNDLE/model.onnx       input `image` (B, C, *window) float32, output `logits` (B, K, *window) or (B, K) and, where the
+                        bundle has a gate, `features` (B, F)
 BUNDLE/bundle.json      BundleSpec
-BUNDLE/golden.npz       `image` and the `logits` torch gave for it
+BUNDLE/golden.npz       `image`, and the `logits` and `features` torch gave for it
+BUNDLE/features.npz     features of training images, where the bundle has a gate
 BUNDLE/MODEL_CARD.md
 BUNDLE/SHA256SUMS       hashes of the files above
 """
@@ -10,7 +12,7 @@ BUNDLE/SHA256SUMS       hashes of the files above
 import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +22,15 @@ from medssl.imaging.files import sha256, write_text
 from medssl.imaging.labels import Label
 from medssl.imaging.preprocess import Preprocess
 from medssl.imaging.readers.archive import unpacked
+from medssl.imaging.series import SeriesRule
 from medssl.runtime.bundle_guard import MAX_TEXT_BYTES, check_arrays, check_values, read_options, refuse_size
 from medssl.runtime.sliding_window import Activation
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILES = ("model.onnx", "bundle.json", "golden.npz", "MODEL_CARD.md")
+GATE_FILE = "features.npz"
+"""Present in bundles with a gate alone, and hashed like the others."""
+Precision = Literal["fp32", "fp16", "int8"]
 GOLDEN_TOLERANCE = 1e-2
 """Largest difference of logits between the golden case and this machine; other processors round otherwise."""
 
@@ -37,6 +43,7 @@ class BundleSpec:
         name: Name of the model.
         task: `segmentation` or `classification`.
         channels: Names of the input channels.
+        series: What a series of a study must be to serve as each channel; empty = none was stated.
         preprocess: What is done to an image first.
         window: Size of the network's input.
         overlap: Share by which windows overlap.
@@ -47,6 +54,14 @@ class BundleSpec:
         classes: Classes of a classification.
         operating_point: Two classes: `class` is called from `threshold` on, with what that cost on validation cases;
             empty = the more probable class.
+        temperature: Logits are divided by it before they become probabilities.
+        calibration: How the temperature was found, and what it changed; empty = the network's own probabilities.
+        intervals: `coverage` that is stated and, by the label's value as text, what `interval_ml` needs; `missing` says
+            why there are none.
+        gate: Threshold of the distance to the training images, and how well it tells other images; `missing` says why
+            there is none.
+        precision: Numbers the graph computes in.
+        golden_tolerance: Largest difference of logits and (relative) features between the golden case and a machine.
         post_processing: `largest_component`: label values of which only the largest connected part is kept.
         intended_use: What the model is for, in a sentence.
         licence: Licence of the weights and of the data behind them.
@@ -59,6 +74,7 @@ class BundleSpec:
     channels: tuple[str, ...]
     preprocess: Preprocess
     window: tuple[int, ...]
+    series: tuple[SeriesRule, ...] = ()
     overlap: float = 0.5
     mirror_axes: tuple[int, ...] = ()
     activation: Activation = "softmax"
@@ -66,6 +82,12 @@ class BundleSpec:
     labels: tuple[Label, ...] = ()
     classes: tuple[str, ...] = ()
     operating_point: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+    calibration: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, Any] = field(default_factory=dict)
+    precision: Precision = "fp32"
+    golden_tolerance: float = GOLDEN_TOLERANCE
     post_processing: dict[str, Any] = field(default_factory=dict)
     intended_use: str = ""
     licence: str = ""
@@ -86,6 +108,7 @@ class BundleSpec:
         content = {item.name: getattr(self, item.name) for item in fields(self)}
         content["preprocess"] = self.preprocess.to_json()
         content["labels"] = [label.to_json() for label in self.labels]
+        content["series"] = [rule.to_json() for rule in self.series]
         return {"schema_version": SCHEMA_VERSION, **content}
 
     @classmethod
@@ -110,10 +133,14 @@ class BundleSpec:
         try:
             values["preprocess"] = Preprocess.from_json(values["preprocess"])
             values["labels"] = tuple(Label.from_json(label) for label in values["labels"])
+            values["series"] = tuple(SeriesRule.from_json(rule) for rule in values["series"])
             for name in ("channels", "window", "mirror_axes", "classes"):
                 values[name] = tuple(values[name])
             check_values(values)
-            return cls(**values)
+            spec = cls(**values)
+            if len(spec.series) not in (0, len(spec.channels)) or not min(spec.temperature, spec.golden_tolerance) > 0:
+                raise ValueError("series must be one a channel, temperature and golden_tolerance above 0")
+            return spec
         except (KeyError, TypeError, ValueError, AttributeError, MedsslError) as error:
             raise BundleError(f"bundle.json does not follow the schema ({error})", reason="schema") from error
 
@@ -145,25 +172,40 @@ class Bundle:
                 raise BundleError(f"{path} is no complete bundle: {name} is missing", reason="incomplete")
         check_hashes(folder)
         content = read_options(folder / "bundle.json")
-        return cls(folder, BundleSpec.from_json(content), sha256(folder / "SHA256SUMS"))
+        bundle = cls(folder, BundleSpec.from_json(content), sha256(folder / "SHA256SUMS"))
+        if bundle.has_gate and not (folder / GATE_FILE).is_file():
+            raise BundleError(f"{path} is no complete bundle: {GATE_FILE} is missing", reason="incomplete")
+        return bundle
 
-    def golden(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Golden input and the logits it must give.
+    @property
+    def has_gate(self) -> bool:
+        """Whether the bundle tells images that are unlike those it was trained on."""
+        return "threshold" in self.spec.gate
+
+    def golden(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """Golden input, the logits it must give and, where the bundle has a gate, the features.
 
         Raises:
             BundleError: The file does not hold them.
         """
         check_arrays(self.folder / "golden.npz")
         try:
-            with np.load(self.folder / "golden.npz", allow_pickle=False) as arrays:
-                return arrays["image"].astype(np.float32), arrays["logits"].astype(np.float32)
+            with (self.folder / "golden.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+                image, logits = arrays["image"].astype(np.float32), arrays["logits"].astype(np.float32)
+                return image, logits, arrays["features"].astype(np.float32) if self.has_gate else None
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BundleError(f"golden.npz is damaged ({error})", reason="golden") from error
 
 
+def summed_files(folder: Path) -> tuple[str, ...]:
+    """Names of the files that SHA256SUMS covers."""
+    return (*FILES, GATE_FILE) if (folder / GATE_FILE).exists() else FILES
+
+
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS over the bundle's files."""
-    write_text(folder / "SHA256SUMS", "".join(f"{sha256(folder / name)}  {name}\n" for name in FILES))
+    names = summed_files(folder)
+    write_text(folder / "SHA256SUMS", "".join(f"{sha256(folder / name)}  {name}\n" for name in names))
 
 
 def check_hashes(folder: Path) -> None:
@@ -178,7 +220,8 @@ def check_hashes(folder: Path) -> None:
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except (ValueError, UnicodeDecodeError) as error:
         raise BundleError("SHA256SUMS is damaged", reason="hash-mismatch") from error
-    changed = [name for name in FILES if sums.get(name) != sha256(folder / name)]
+    changed = [name for name in summed_files(folder) if sums.get(name) != sha256(folder / name)]
+    changed += sorted(set(sums) - set(summed_files(folder)))
     if changed:
         raise BundleError(
             f"{', '.join(changed)} changed since the bundle was made (hash mismatch): get the bundle again from its "

@@ -1,23 +1,28 @@
 """From an image to a mask or class in the patient's own geometry, with the numbers that go with it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import onnxruntime
 
 from medssl.imaging.errors import ImageError
-from medssl.imaging.preprocess import prepare_volume, restore_label
+from medssl.imaging.preprocess import PreparedImage, restore_label
 from medssl.imaging.volume import Volume
-from medssl.runtime.bundle import Bundle
+from medssl.runtime.bundle import GATE_FILE, Bundle
+from medssl.runtime.confidence import Featured, Gate, Tally
+from medssl.runtime.device import Device
+from medssl.runtime.findings import classified, doubts, likeness, measured
 from medssl.runtime.postprocess import keep_largest
 from medssl.runtime.session import open_session
 from medssl.runtime.sliding_window import classify, segment
 
 NOT_A_DEVICE = "Not a medical device. For research only; not for diagnosis or treatment."
-_SPACING_RATIO = 1.5
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,6 @@ class Prediction:
     report: dict[str, Any]
 
 
-def called_class(probabilities: dict[str, float], operating_point: dict[str, Any]) -> str:
-    """The class that is reported: the most probable one, or of two that which the operating point calls."""
-    if not operating_point:
-        return max(probabilities, key=lambda name: probabilities[name])
-    chosen = str(operating_point["class"])
-    other = next(name for name in probabilities if name != chosen)
-    return chosen if probabilities[chosen] >= operating_point["threshold"] else other
-
-
 class Predictor:
     """A bundle, verified and loaded; predicts one volume at a time.
 
@@ -49,14 +45,17 @@ class Predictor:
         bundle: Folder or .zip.
         threads: Threads to compute with; 0 takes every processor this process may use.
         batch_size: Windows computed at once; more need more memory.
+        device: What computes; `auto` takes what this build of ONNX Runtime offers.
 
     Raises:
         BundleError: The bundle must not be used.
+        ConfigError: The device is not offered here.
     """
 
-    def __init__(self, bundle: Path, threads: int = 0, batch_size: int = 1) -> None:
+    def __init__(self, bundle: Path, threads: int = 0, batch_size: int = 1, device: Device = "auto") -> None:
         self.bundle = Bundle.open(bundle)
-        self._session, self.golden_difference = open_session(self.bundle, threads)
+        self._session, self.golden_difference = open_session(self.bundle, threads, device)
+        self._gate = Gate.load(self.bundle.folder / GATE_FILE, self.bundle.spec.gate) if self.bundle.has_gate else None
         self._batch_size = batch_size
 
     def predict(self, volume: Volume) -> Prediction:
@@ -73,92 +72,74 @@ class Predictor:
                 reason="channels",
             )
         began = time.perf_counter()
-        prepared = prepare_volume(volume, spec.preprocess)
+        prepared = PreparedImage(volume, spec.preprocess)
         ready = time.perf_counter()
-        warnings = [*volume.source.notes, *prepared.notes, *self._doubts(volume)]
+        network = Featured(self._session.with_features) if self._gate else self._session
+        flags = doubts(volume, spec)
+        mask, result, computed = self._answer(prepared, network)
+        if self._gate is not None and isinstance(network, Featured):
+            result["gate"], far = likeness(self._gate, network.features())
+            flags += far
+        warnings = [*volume.source.notes, *prepared.notes, *(f"do not use: {flag['text']}" for flag in flags)]
+        timing = {
+            "prepare_s": round(ready - began, 4),
+            "network_s": round(computed - ready, 4),
+            "restore_s": round(time.perf_counter() - computed, 4),
+        }
+        return Prediction(mask, self._report(volume, {**result, "flags": flags, "warnings": warnings}, timing))
+
+    def _answer(
+        self, prepared: PreparedImage, network: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+    ) -> tuple[Volume | None, dict[str, Any], float]:
+        """Mask, what the report says of it, and when the network had finished."""
+        spec = self.bundle.spec
         if spec.task == "classification":
             shares = classify(
-                prepared.array,
+                prepared,
                 spec.window,
-                self._session,
+                network,
                 mirror_axes=spec.mirror_axes,
                 activation=spec.activation,
+                temperature=spec.temperature,
             )
-            found = {name: float(p) for name, p in zip(spec.classes, shares, strict=True)}
-            timing = self._timing(began, ready, time.perf_counter(), 0.0)
-            result: dict[str, Any] = {"probabilities": found, "class": called_class(found, spec.operating_point)}
-            if spec.operating_point:
-                result["operating_point"] = spec.operating_point
-            return Prediction(None, self._report(volume, warnings, timing, result))
+            return None, classified(shares, spec), time.perf_counter()
+        tally = Tally(spec.num_outputs, spec.activation, spec.temperature)
         labels = segment(
-            prepared.array,
+            prepared,
             spec.window,
-            self._session,
+            network,
             spec.num_outputs,
             overlap=spec.overlap,
             batch_size=self._batch_size,
             mirror_axes=spec.mirror_axes,
+            observe=tally.observe,
         )
         labels = keep_largest(labels, tuple(spec.post_processing.get("largest_component", ())))
         computed = time.perf_counter()
         mask = restore_label(labels, prepared.record)
-        timing = self._timing(began, ready, computed, time.perf_counter() - computed)
-        return Prediction(mask, self._report(volume, warnings, timing, {"labels": self._volumes(mask)}))
+        return mask, measured(mask, spec, tally), computed
 
-    def _volumes(self, mask: Volume) -> list[dict[str, Any]]:
-        counts = np.bincount(mask.array.ravel(), minlength=256)
-        return [
-            {
-                "value": label.value,
-                "name": label.name,
-                "voxels": int(counts[label.value]),
-                "volume_ml": round(float(counts[label.value]) * mask.geometry.voxel_ml, 6),
-            }
-            for label in self.bundle.spec.labels
-        ]
-
-    def _doubts(self, volume: Volume) -> list[str]:
-        """Where the image lies outside what the network was trained on."""
-        trained = self.bundle.spec.provenance.get("fingerprint", {}).get("spacing_mm", {})
-        if not trained or not volume.source.calibrated:
-            return []
-        low = min(trained["smallest"]) / _SPACING_RATIO
-        high = max(trained["largest"]) * _SPACING_RATIO
-        if any(not low <= s <= high for s in volume.geometry.spacing_mm):
-            own = ", ".join(f"{s:.2f}" for s in volume.geometry.spacing_mm)
-            return [
-                f"voxel size {own} mm lies outside the training data's {low:.2f} to {high:.2f} mm: "
-                "do not trust the result"
-            ]
-        return []
-
-    def _timing(self, began: float, ready: float, computed: float, restored: float) -> dict[str, float]:
-        return {
-            "prepare_s": round(ready - began, 4),
-            "network_s": round(computed - ready, 4),
-            "restore_s": round(restored, 4),
-        }
-
-    def _report(
-        self, volume: Volume, warnings: list[str], timing: dict[str, float], result: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _report(self, volume: Volume, result: dict[str, Any], timing: dict[str, float]) -> dict[str, Any]:
+        spec = self.bundle.spec
         return {
             "notice": NOT_A_DEVICE,
-            "model": self.bundle.spec.name,
+            "model": spec.name,
             "bundle_sha256": self.bundle.sha256,
-            "task": self.bundle.spec.task,
+            "task": spec.task,
             **result,
-            "warnings": warnings,
+            "calibrated": bool(spec.calibration.get("cases")),
             "image": {
                 "shape": list(volume.geometry.shape),
                 "spacing_mm": [round(s, 6) for s in volume.geometry.spacing_mm],
                 "affine": volume.geometry.affine.tolist(),
                 "modality": volume.modality,
                 "format": volume.source.format,
+                "series": [channel.to_json() for channel in volume.source.channels],
             },
             "timing": timing,
-            "versions": {"medssl": version("medssl"), "onnxruntime": version("onnxruntime"), "numpy": np.__version__},
+            "versions": {"medssl": version("medssl"), "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
             "threads": self._session.threads,
+            "precision": spec.precision,
             "providers": list(self._session.providers),
             "golden_difference": self.golden_difference,
         }

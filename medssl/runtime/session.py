@@ -8,8 +8,9 @@ import numpy.typing as npt
 import onnxruntime
 
 from medssl.imaging.errors import BundleError
-from medssl.runtime.bundle import GOLDEN_TOLERANCE, Bundle
+from medssl.runtime.bundle import Bundle
 from medssl.runtime.bundle_guard import MAX_MODEL_BYTES, check_graph, refuse_size
+from medssl.runtime.device import Device, providers_for
 
 
 def usable_threads() -> int:
@@ -23,12 +24,14 @@ class Session:
     Args:
         model: ONNX file without external data.
         threads: Threads to compute with; 0 takes every processor this process may use.
+        device: What computes.
 
     Raises:
-        BundleError: The file is no usable graph.
+        BundleError: The file is no usable graph, or the device cannot be used.
+        ConfigError: This build of ONNX Runtime does not offer the device.
     """
 
-    def __init__(self, model: Path, threads: int = 0) -> None:
+    def __init__(self, model: Path, threads: int = 0, device: Device = "auto") -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_threads()
         options.inter_op_num_threads = 1
@@ -37,26 +40,41 @@ class Session:
         refuse_size(model, MAX_MODEL_BYTES)
         content = model.read_bytes()
         check_graph(content)
+        providers = providers_for(device, onnxruntime.get_available_providers())
         try:
             # From bytes: a graph that points to files beside it cannot load them.
-            self._session = onnxruntime.InferenceSession(
-                content, sess_options=options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(content, sess_options=options, providers=providers)
         except Exception as error:  # onnxruntime raises kinds of its own that share no base class
             text = " ".join(str(error).split())[:300]
             raise BundleError(f"{model.name} cannot be loaded ({text})", reason="bad-model") from error
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if [i.name for i in inputs] != ["image"] or [o.name for o in outputs] != ["logits"]:
-            raise BundleError(f"{model.name} must map `image` to `logits`", reason="bad-model")
+        inputs, outputs = self._session.get_inputs(), [o.name for o in self._session.get_outputs()]
+        if [i.name for i in inputs] != ["image"] or outputs not in (["logits"], ["logits", "features"]):
+            raise BundleError(f"{model.name} must map `image` to `logits` and `features`", reason="bad-model")
+        self.has_features = len(outputs) == 2
         self.threads = options.intra_op_num_threads
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        if device != "auto" and self.providers[0] != providers[0]:
+            raise BundleError(
+                f"device {device} cannot be used on this machine: ONNX Runtime fell back to {self.providers[0]}; "
+                "look at its driver, or use --device cpu",
+                reason="no-device",
+            )
 
     def __call__(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits of a batch of windows."""
-        return np.asarray(self._session.run(["logits"], {"image": image})[0], dtype=np.float32)
+        return self._run(["logits"], image)[0]
+
+    def with_features(self, image: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Logits and features (B, F) of a batch of windows, for a graph that has both."""
+        logits, features = self._run(["logits", "features"], image)
+        return logits, features
+
+    def _run(self, names: list[str], image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+        outputs = self._session.run(names, {"image": image})
+        return [np.asarray(output, dtype=np.float32) for output in outputs]
 
 
-def open_session(bundle: Bundle, threads: int = 0) -> tuple[Session, float]:
+def open_session(bundle: Bundle, threads: int = 0, device: Device = "auto") -> tuple[Session, float]:
     """Load a bundle's network and replay its golden case.
 
     Returns:
@@ -65,19 +83,29 @@ def open_session(bundle: Bundle, threads: int = 0) -> tuple[Session, float]:
     Raises:
         BundleError: The network does not give on this machine what it gave when the bundle was made.
     """
-    session = Session(bundle.folder / "model.onnx", threads)
-    image, logits = bundle.golden()
+    session = Session(bundle.folder / "model.onnx", threads, device)
+    if bundle.has_gate and not session.has_features:
+        raise BundleError("the bundle has a gate, but its graph gives no `features`", reason="bad-model")
+    image, logits, features = bundle.golden()
     try:
-        got = session(image)
+        got, own = session.with_features(image) if features is not None else (session(image), None)
     except Exception as error:  # as above
         raise BundleError(
             f"the golden case cannot be computed ({' '.join(str(error).split())[:300]})", reason="golden"
         ) from error
-    difference = float(np.abs(got - logits).max()) if got.shape == logits.shape else float("inf")
-    if not difference <= GOLDEN_TOLERANCE:
+    allowed = bundle.spec.golden_tolerance
+    difference = _difference(got, logits)
+    relative = 0.0
+    if features is not None and own is not None:
+        relative = _difference(own, features) / max(float(np.abs(features).max()), 1.0)
+    if not (difference <= allowed and relative <= allowed):
         raise BundleError(
-            f"golden case: this machine differs by {difference:.3g} from what was recorded "
-            f"(allowed {GOLDEN_TOLERANCE}); nothing was predicted",
+            f"golden case: this machine differs by {max(difference, relative):.3g} from what was recorded "
+            f"(allowed {allowed:g}); nothing was predicted",
             reason="golden",
         )
     return session, difference
+
+
+def _difference(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> float:
+    return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")

@@ -29,7 +29,19 @@ class Ensemble(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K, ...)."""
-        outputs = [network(image) for network in self.networks]
+        return self._mean([network(image) for network in self.networks])
+
+    def with_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K, ...), and features (B, F) of the first network, whose encoder works once for both."""
+        maps = self.networks[0].encoder(image)
+        outputs = [self.networks[0].decoder(image, maps), *(network(image) for network in self.networks[1:])]
+        return self._mean(outputs), pooled(maps)
+
+    def features(self, image: Tensor) -> Tensor:
+        """Features (B, F) of the first network alone."""
+        return pooled(self.networks[0].encoder(image))
+
+    def _mean(self, outputs: list[Tensor]) -> Tensor:
         if len(outputs) == 1:
             first: Tensor = outputs[0]
             return first
@@ -37,6 +49,24 @@ class Ensemble(nn.Module):
         if self._activation == "softmax":
             return _log_of_mean(functional.log_softmax(logits, dim=2))
         return _log_of_mean(functional.logsigmoid(logits)) - _log_of_mean(functional.logsigmoid(-logits))
+
+
+class WithFeatures(nn.Module):
+    """What a bundle with a gate exports: an ensemble that answers logits and features."""
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K, ...) and features (B, F)."""
+        return self.ensemble.with_features(image)
+
+
+def pooled(maps: Sequence[Tensor]) -> Tensor:
+    """Mean and standard deviation of each channel of every level of an encoder: (B, F)."""
+    flat = [level.flatten(2) for level in maps]
+    return torch.cat([part for level in flat for part in (level.mean(-1), level.std(-1, correction=0))], dim=1)
 
 
 def _log_of_mean(logs: Tensor) -> Tensor:
@@ -72,7 +102,9 @@ def segment_image(
     )
 
 
-def classify_image(networks: Sequence[nn.Module], spec: ModelSpec, image: FloatArray) -> npt.NDArray[np.float64]:
+def classify_image(
+    networks: Sequence[nn.Module], spec: ModelSpec, image: FloatArray, temperature: float = 1.0
+) -> npt.NDArray[np.float64]:
     """Class probabilities (K,) of a prepared image (C, *S): the mean over windows that cover it."""
     return sliding_window.classify(
         image,
@@ -80,4 +112,5 @@ def classify_image(networks: Sequence[nn.Module], spec: ModelSpec, image: FloatA
         window_function(Ensemble(networks, spec.activation)),
         mirror_axes=spec.mirror_axes,
         activation=spec.activation,
+        temperature=temperature,
     )

@@ -82,7 +82,7 @@ def test_card_tells_what_one_must_know(made: tuple[Path, Path]) -> None:
 
 def test_golden_case_is_torch_on_real_windows_with_every_class(cache: Cache, made: tuple[Path, Path]) -> None:
     run, out = made
-    image, logits = Bundle.open(out).golden()
+    image, logits, _ = Bundle.open(out).golden()
     network, spec = load_model(run)
     np.testing.assert_array_equal(logits, network(torch.from_numpy(image)).numpy())
     classes: set[int] = set()
@@ -117,7 +117,7 @@ def test_folds_and_zip(cache: Cache, tmp_path: Path) -> None:
     assert predictor.bundle.spec.provenance["networks"] == 2
     networks = [load_model(run / f"fold_{fold}") for fold in (0, 1)]
     case = cache.cases[0]
-    image, logits = predictor.bundle.golden()
+    image, logits, _ = predictor.bundle.golden()
     mean = torch.stack([n(torch.from_numpy(image)).softmax(1) for n, _ in networks]).mean(0)
     np.testing.assert_allclose(torch.from_numpy(logits).softmax(1).numpy(), mean.numpy(), atol=1e-5)
     ours = segment_image([n for n, _ in networks], networks[0][1], cache.image(case))

@@ -14,7 +14,8 @@ from medssl.export.options import OperationOptions
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.preprocess import Preprocess
 from medssl.imaging.readers.open import read_volume
-from medssl.runtime.predictor import Predictor, called_class
+from medssl.runtime.findings import called_class
+from medssl.runtime.predictor import Predictor
 from medssl.tasks.inference import classify_image
 from medssl.tasks.model_file import load_model
 

@@ -11,7 +11,7 @@ from tiny_bundle import onnx_bytes, write_bundle
 from medssl.imaging.errors import BundleError, ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.volume import Volume
-from medssl.runtime.bundle import Bundle, write_sums
+from medssl.runtime.bundle import SCHEMA_VERSION, Bundle, write_sums
 from medssl.runtime.predictor import Predictor
 from medssl.runtime.session import Session
 
@@ -72,10 +72,11 @@ def _edit(bundle: Path, **entries: object) -> None:
 
 
 def test_versions_and_schema(bundle: Path):
-    _edit(bundle, schema_version=2)
-    with pytest.raises(BundleError, match="needs a newer medssl"):
-        Bundle.open(bundle)
-    _edit(bundle, schema_version=1, surprise=1)
+    for version, need in ((SCHEMA_VERSION + 1, "a newer medssl"), (1, "the medssl that wrote it")):
+        _edit(bundle, schema_version=version)
+        with pytest.raises(BundleError, match=f"needs {need}"):
+            Bundle.open(bundle)
+    _edit(bundle, schema_version=SCHEMA_VERSION, surprise=1)
     assert _refused(bundle) == "schema"
 
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from medssl.imaging.errors import ImageError
-from medssl.runtime.postprocess import components, keep_largest
-from medssl.runtime.sliding_window import classify, gaussian, segment
+from medssl.runtime import postprocess, sliding_window
+from medssl.runtime.blending import gaussian
+from medssl.runtime.postprocess import find_runs, keep_largest
+from medssl.runtime.sliding_window import classify, segment
 
 
 def _network(weights: np.ndarray):
@@ -142,7 +144,10 @@ def test_components_equal_a_slow_flood_fill(shape, density, rng):
                 if all(0 <= p < n for p, n in zip(near, shape, strict=True)) and mask[near] and not expected[near]:
                     expected[near] = number
                     queue.append(near)
-    found = components(mask)
+    runs = find_runs(mask.astype(np.uint8), 1)
+    found = np.zeros(shape, int)
+    for begin, end, part in zip(runs.begins, runs.ends, runs.parts(), strict=True):
+        found.reshape(-1)[begin:end] = part + 1
     pairs = set(zip(found[mask].tolist(), expected[mask].tolist(), strict=True))
     assert len(pairs) == number == len(np.unique(found[mask]))
     assert not found[~mask].any()
@@ -151,3 +156,67 @@ def test_components_equal_a_slow_flood_fill(shape, density, rng):
 def test_only_the_largest_part_of_the_chosen_labels_is_kept():
     labels = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [2, 0, 2, 2]], np.uint8)
     np.testing.assert_array_equal(keep_largest(labels, (1,)), [[1, 1, 0, 0], [0, 0, 0, 0], [2, 0, 2, 2]])
+
+
+def test_keeping_the_largest_part_works_in_pieces(rng, monkeypatch):
+    labels = rng.integers(0, 3, size=(9, 10, 11)).astype(np.uint8)
+    whole = keep_largest(labels, (1, 2))
+    monkeypatch.setattr(postprocess, "_CHUNK", 7)
+    np.testing.assert_array_equal(keep_largest(labels, (1, 2)), whole)
+    assert (whole != labels).any()
+
+
+@pytest.mark.parametrize(("window", "strip"), [((16, 16, 16), 0), ((16, 12, 40), 1)])
+def test_strips_give_what_the_whole_gives(window, strip, rng, monkeypatch):
+    image, predict = rng.normal(size=(1, 30, 34, 20)).astype(np.float32), _network(rng.normal(size=4))
+    whole = segment(image, window, predict, 4)
+    monkeypatch.setattr(sliding_window, "SLAB_BYTES", 4 * window[1] * 30 * 20 * 4 // 3)
+    observed = np.full(image.shape[1:], 9, np.uint8)
+    strips = []
+
+    def observe(place, logits, labels):
+        strips.append(place[strip].start)
+        np.testing.assert_array_equal(logits.argmax(axis=0), labels)
+        observed[place] = labels
+
+    np.testing.assert_array_equal(segment(image, window, predict, 4, observe=observe), whole)
+    np.testing.assert_array_equal(observed, whole)
+    assert len(set(strips)) > 1, "the image was not cut into strips"
+
+
+def test_observed_logits_are_the_weighted_mean_over_windows(rng):
+    image = rng.normal(size=(1, 7, 20)).astype(np.float32)
+    found = np.zeros((2, 7, 20))
+
+    def observe(place, logits, _):
+        found[(slice(None), *place)] = logits
+
+    segment(image, (8, 8), lambda crops: np.concatenate([crops, 2 * crops], 1), 2, observe=observe)
+    np.testing.assert_allclose(found, np.concatenate([image, 2 * image]), atol=1e-5)
+
+
+def test_an_image_in_planes_is_read_as_a_whole_one(rng):
+    class Planes:
+        def __init__(self, array):
+            self.array, self.shape, self.longest = array, array.shape, 0
+
+        def planes(self, axis, begin, end):
+            self.longest = max(self.longest, end - begin)
+            return np.take(self.array, range(begin, end), axis + 1)
+
+    image = rng.normal(size=(1, 21, 40, 10)).astype(np.float32)
+    predict = _network(rng.normal(size=3))
+    planes = Planes(image)
+    np.testing.assert_array_equal(segment(planes, (16, 16, 16), predict, 3), segment(image, (16, 16, 16), predict, 3))
+    assert planes.longest == 16
+
+    def mean(crops):
+        return crops.mean(axis=(2, 3, 4)) * np.float32([1, -1])
+
+    np.testing.assert_allclose(classify(planes, (16, 16, 16), mean), classify(image, (16, 16, 16), mean))
+
+
+def test_temperature_flattens_probabilities(rng):
+    image = rng.normal(size=(1, 8, 8)).astype(np.float32)
+    found = classify(image, (8, 8), lambda crops: np.float32([[3.0, 1.0]] * len(crops)), temperature=2.0)
+    np.testing.assert_allclose(found, [np.e / (np.e + 1), 1 / (np.e + 1)])

@@ -79,6 +79,7 @@ def _series(
             head.age,
             head.scanner,
             notes,
+            head.study_uid,
         )
     )
 

@@ -29,6 +29,7 @@ class FoundImage:
         modality: DICOM modality, empty when unknown.
         patient: Pseudonym from the PatientID, empty when unknown.
         series_uid: SeriesInstanceUID, empty for other formats.
+        study_uid: StudyInstanceUID, empty for other formats.
         description: SeriesDescription, empty for other formats.
         sex: Patient's sex, empty when unknown.
         age: Patient's age in years, empty when unknown.
@@ -48,6 +49,7 @@ class FoundImage:
     age: str = ""
     scanner: str = ""
     notes: tuple[str, ...] = ()
+    study_uid: str = ""
 
 
 @dataclass(frozen=True)

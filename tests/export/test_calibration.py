@@ -1,0 +1,207 @@
+"""Temperature, volume intervals and gate: known answers, promised coverage by simulation, and from export to report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cohort import make_cache, make_run
+
+from medssl.commands.export import export
+from medssl.commands.parsing import parse_verb
+from medssl.data.cache import Cache
+from medssl.evaluation.loaded_run import load_run
+from medssl.evaluation.options import PredictOptions
+from medssl.export.calibration import (
+    LogitSample,
+    calibration_error,
+    fit_temperature,
+    fit_window_temperature,
+    volume_errors,
+)
+from medssl.export.confidence import Trained, spread
+from medssl.export.options import ConfidenceOptions, OperationOptions
+from medssl.imaging.errors import ConfigError
+from medssl.imaging.readers.open import read_volume
+from medssl.runtime.bundle import Bundle
+from medssl.runtime.confidence import interval_ml
+from medssl.runtime.predictor import Predictor
+from medssl.runtime.sliding_window import softmax
+from medssl.tasks.model_file import load_model
+
+_PATIENTS = 26
+
+
+def _drawn(rng: np.random.Generator, logits: np.ndarray) -> np.ndarray:
+    """Classes drawn with the probabilities that the logits say."""
+    shares = softmax(logits.astype(np.float32)).cumsum(axis=1)
+    return (rng.random((len(logits), 1)) > shares).sum(axis=1).clip(max=logits.shape[1] - 1)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_temperature_that_spoiled_the_logits_is_found(temperature, rng):
+    samples = []
+    for _ in range(5):
+        honest = rng.normal(0, 2, size=(4000, 3))
+        samples.append(LogitSample((honest * temperature).astype(np.float32), _drawn(rng, honest)))
+    found, numbers = fit_temperature(samples, "softmax")
+    assert found == pytest.approx(temperature, rel=0.06)
+    assert numbers["nll_after"] <= numbers["nll_before"]
+    assert numbers["calibration_error_after"] < 0.02
+    if temperature != 1:
+        assert numbers["calibration_error_before"] > 2 * numbers["calibration_error_after"]
+
+
+def test_the_temperature_of_sigmoids_makes_the_called_class_honest(rng):
+    honest = rng.normal(0, 2, size=(6000, 2))
+    called = honest.argmax(axis=1)
+    right = rng.random(6000) < 1 / (1 + np.exp(-honest.max(axis=1)))
+    sample = LogitSample((honest * 3).astype(np.float32), np.where(right, called, 1 - called))
+    assert fit_temperature([sample], "sigmoid")[0] == pytest.approx(3, rel=0.1)
+
+
+def test_the_temperature_of_images_is_that_of_the_mean_over_windows(rng):
+    samples = []
+    for _ in range(3000):
+        honest = rng.normal(0, 2, size=(1, 3))
+        twice = np.repeat(honest * 2.5, 2, axis=0).astype(np.float32)
+        samples.append(LogitSample(twice, _drawn(rng, honest)))
+    found, numbers = fit_window_temperature(samples, "softmax")
+    assert found == pytest.approx(2.5, rel=0.08)
+    assert numbers["calibration_error_after"] < 0.04
+
+
+def test_calibration_error_by_hand():
+    shares, right = np.array([0.9, 0.9, 0.6, 0.6]), np.array([True, False, True, True])
+    assert calibration_error(shares, right, np.ones(4)) == pytest.approx((2 * 0.4 + 2 * 0.4) / 4)
+
+
+def test_the_worst_case_of_a_patient_counts():
+    cases = [("a", 1.0, 1.2), ("a", 1.0, 0.4), ("b", 0.0, 0.1)]
+    np.testing.assert_allclose(volume_errors(cases, 1.0), [0.3, 0.1])
+
+
+def test_intervals_hold_for_as_many_patients_as_promised(rng):
+    """Split-conformal: over many draws of 30 patients to measure on, new patients lie within in 90 to 94 of 100."""
+    coverage, patients, inside = 0.9, 30, []
+    rank = int(np.ceil((patients + 1) * coverage))
+    for _ in range(2000):
+        true = rng.lognormal(0, 0.5, size=patients + 1)
+        measured = true * rng.lognormal(0.05, 0.2, size=patients + 1)
+        errors = volume_errors([(str(n), measured[n], true[n]) for n in range(patients)], 0.05)
+        entry = {"quantile": float(np.sort(errors)[rank - 1]), "floor_ml": 0.05}
+        low, high = interval_ml(measured[-1], entry)
+        inside.append(low <= true[-1] <= high)
+    assert 0.885 < np.mean(inside) < 0.94
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return make_cache(tmp_path_factory.mktemp("many"), dims=2, patients=_PATIENTS)
+
+
+def _trained_on(run: Path, *folds: list[int]) -> None:
+    for number, patients in enumerate(folds):
+        folder = run / f"fold_{number}" if len(folds) > 1 else run
+        names = {"train": [f"patient{p}" for p in patients]}
+        (folder / "run.json").write_text(json.dumps({"patients": names}))
+
+
+def test_a_bundle_carries_what_was_measured_on_patients_held_out(cache: Cache, tmp_path: Path):
+    run, out = make_run(tmp_path / "run", cache), tmp_path / "bundle"
+    _trained_on(run, list(range(12)))
+    options = ConfidenceOptions(cases=0, near={"noise": _noise(tmp_path / "noise")}, near_cases=4)
+    export(run, out, data=cache.path, confidence=options, operation=OperationOptions(mirror="on"))
+    spec = Bundle.open(out).spec
+    assert spec.temperature != 1
+    assert spec.calibration["patients"] == 11, "patient 23 is unlabelled, 24 and 25 are the test split"
+    assert spec.calibration["cases"] == 22
+    assert spec.intervals["patients"] == 11
+    assert set(spec.intervals["labels"]) == {"1", "2"}
+    gate = spec.gate
+    assert (gate["training_images"], gate["held_out_images"], gate["quantile"]) == (24, 22, pytest.approx(22 / 23))
+    cuts = [f"60% of the field of view, axis {axis}" for axis in (0, 1)]
+    assert set(gate["near"]) == {"flipped axis 0", "flipped axis 1", *cuts, "noise"}
+    assert gate["near"]["noise"] == {"auroc": 1.0, "flagged": 1.0, "images": 3}
+    predictor = Predictor(out, threads=1)
+    case = next(c for c in cache.cases if c.patient == "patient3")
+    report = predictor.predict(read_volume(case.image_field)).report
+    assert report["flags"] == []
+    assert report["labels"][0]["volume_ml_low"] <= report["labels"][0]["volume_ml"]
+    strange = predictor.predict(read_volume(tmp_path / "noise" / "0.png")).report
+    assert [flag["code"] for flag in strange["flags"]] == ["unlike-training"]
+    card = (out / "MODEL_CARD.md").read_text()
+    assert "| noise | 3 | 1.000 | 100% |" in card
+    assert "held out of the training: expected calibration error" in card
+
+
+def _noise(folder: Path) -> Path:
+    from PIL import Image
+
+    folder.mkdir()
+    for number in range(3):
+        values = np.random.default_rng(number).integers(0, 255, size=(20, 16)).astype(np.uint8)
+        Image.fromarray(values).save(folder / f"{number}.png")
+    return folder
+
+
+def test_folds_are_measured_on_the_patients_that_each_has_not_seen(cache: Cache, tmp_path: Path):
+    run = make_run(tmp_path / "run", cache, folds=2)
+    _trained_on(run, list(range(12)), list(range(6, 20)))
+    loaded = load_run(run, PredictOptions(device="cpu"))
+    trained = Trained(loaded.networks, loaded.patients, loaded.spec, cache)
+    held = {case.patient: networks for case, networks in trained.held_out()}
+    assert held["patient0"] == (1,)
+    assert held["patient15"] == (0,)
+    assert held["patient21"] == (0, 1)
+    assert not {"patient7", "patient23", "patient24", "patient25"} & set(held)
+    assert {case.patient for case in trained.seen()} == {f"patient{p}" for p in range(12)}
+    networks = [load_model(run / f"fold_{fold}")[0] for fold in (0, 1)]
+    image = cache.image(cache.cases[0])[None, :, :16, :16]
+    first, second = (trained.predict((n,))(image) for n in (0, 1))
+    np.testing.assert_array_equal(first[1], second[1], "features are the first network's, whoever answers")
+    assert np.abs(first[0] - second[0]).max() > 1e-3
+    assert first[1].shape == (1, 2 * sum(networks[0].encoder.feature_channels))
+
+
+def test_nothing_is_claimed_without_patients_held_out(cache: Cache, tmp_path: Path):
+    run, out = make_run(tmp_path / "run", cache), tmp_path / "bundle"
+    export(run, out, data=cache.path)
+    spec = Bundle.open(out).spec
+    assert spec.temperature == 1
+    for entry in (spec.calibration, spec.intervals, spec.gate):
+        assert "there are 0" in entry["missing"] or "and 0" in entry["missing"]
+    assert not (out / "features.npz").exists()
+    case = cache.cases[0]
+    report = Predictor(out, threads=1).predict(read_volume(case.image_field)).report
+    assert (report["calibrated"], "gate" in report, "volume_interval" in report) == (False, False, False)
+
+
+def test_a_classifier_is_calibrated_as_its_images_are_classified(tmp_path: Path):
+    cache = make_cache(tmp_path / "classes", dims=2, classes=("healthy", "ill"), patients=_PATIENTS)
+    run, out = make_run(tmp_path / "run", cache, "classifier"), tmp_path / "bundle"
+    _trained_on(run, list(range(12)))
+    export(run, out, data=cache.path, confidence=ConfidenceOptions(near_cases=2))
+    predictor = Predictor(out, threads=1)
+    spec = predictor.bundle.spec
+    assert spec.calibration["patients"] == 12
+    assert "calibration_error_after" in spec.calibration
+    assert predictor.bundle.has_gate
+    report = predictor.predict(read_volume(cache.cases[0].image_field)).report
+    assert report["calibrated"]
+    assert sum(report["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert report["gate"]["distance"] < report["gate"]["threshold"]
+
+
+def test_options(tmp_path: Path):
+    with pytest.raises(ConfigError) as error:
+        ConfidenceOptions(coverage=1.0, quantile=0.2, neighbours=0, near={"x": tmp_path / "absent"})
+    assert len(error.value.problems) == 4
+    assert spread(range(10), 3) == [0, 4, 9]
+    assert spread(range(3), 0) == [0, 1, 2]
+    given = ["RUN", "--out", "OUT", "--confidence.near", f"{{other: {tmp_path}}}", "--confidence.coverage", "0.8"]
+    parsed = parse_verb("export", given)["confidence"]
+    assert (parsed.near, parsed.coverage) == ({"other": tmp_path}, 0.8)
+    (tmp_path / "series.yaml").write_text("series:\n  - {modality: MR, words: [t1], spacing_mm: [0.5, 2]}\n")
+    (rule,) = parse_verb("export", ["RUN", "--out", "OUT", "--config", str(tmp_path / "series.yaml")])["series"]
+    assert (rule.modality, rule.words, rule.spacing_mm) == ("MR", ("t1",), (0.5, 2.0))

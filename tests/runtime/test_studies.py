@@ -1,0 +1,183 @@
+"""Series of a study as channels: chosen by rules, brought to one grid, refused with names where that cannot be done."""
+
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_phantom import write_series
+from tiny_bundle import write_bundle
+
+from medssl.__main__ import main
+from medssl.commands.predict import predict
+from medssl.imaging.errors import ConfigError, ImageError
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.readers.open import read_volume
+from medssl.imaging.resample import regrid_image
+from medssl.imaging.series import SeriesRule
+from medssl.imaging.study import covered, find_studies, on_first_grid, read_study
+from medssl.imaging.volume import Volume
+from medssl.runtime.bundle import Bundle
+
+_CHANNELS = ("T1", "FLAIR")
+_RULES = (
+    SeriesRule("MR", ("t1|mprage",), ("post",)),
+    SeriesRule("MR", ("flair",), plane="axial", spacing_mm=(0.4, 4.0)),
+)
+
+
+def _series(folder: Path, uid: str, description: str, *, spacing=(0.5, 0.5), shape=(6, 12, 12), **attributes) -> Path:
+    values = np.random.default_rng(len(uid)).integers(0, 20, size=shape).astype(np.int16)
+    usual = {"Modality": "MR", "SeriesDescription": description}
+    return write_series(folder, values, series=uid, spacing=spacing, **{**usual, **attributes})
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """T1, FLAIR on a coarser grid, and T1 after contrast."""
+    _series(tmp_path / "study" / "a", "1.2.3.1", "sag T1 MPRAGE")
+    _series(tmp_path / "study" / "b", "1.2.3.22", "ax FLAIR", spacing=(1.0, 1.0), shape=(6, 6, 6))
+    _series(tmp_path / "study" / "c", "1.2.3.333", "T1 post contrast")
+    return tmp_path / "study"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "bundle", channels=_CHANNELS, series=_RULES)
+
+
+def _read(folder: Path, rules=_RULES, channels=_CHANNELS) -> Volume:
+    (found,), _ = find_studies(folder)
+    return read_study(found, channels, rules)
+
+
+def test_the_series_that_fit_become_channels_on_the_first_ones_grid(study: Path):
+    volume = _read(study)
+    t1, flair = read_volume(study / "a"), read_volume(study / "b")
+    assert volume.geometry.is_close(t1.geometry)
+    np.testing.assert_array_equal(volume.array[0], t1.array[0])
+    np.testing.assert_allclose(volume.array[1], regrid_image(flair.array, flair.geometry, t1.geometry)[0], atol=1e-4)
+    told = volume.source.channels
+    assert [(c.name, c.description, c.resampled) for c in told] == [
+        ("T1", "sag T1 MPRAGE", False),
+        ("FLAIR", "ax FLAIR", True),
+    ]
+    assert told[1].series_uid == "1.2.3.22"
+    assert volume.source.paths == t1.source.paths, "results refer to the first channel's files"
+
+
+def test_a_turned_series_is_resampled_through_its_whole_affine(tmp_path: Path):
+    """A plane of known values: the value at a place is the same, whatever the grid."""
+    turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    grid = Geometry(np.diag([1.0, 1, 2, 1]), (10, 12, 5))
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn * [1.1, 1.2, 2.5], (-2, -14, -2)
+    other = Geometry(affine, (30, 32, 6))
+
+    def plane(geometry: Geometry) -> Volume:
+        place = geometry.to_world(np.moveaxis(np.indices(geometry.shape), 0, -1))
+        return Volume((place @ [1.0, 2.0, 3.0])[None].astype(np.float32), geometry)
+
+    (_, (moved, inside, resampled)) = on_first_grid([plane(grid), plane(other)], ("a", "b"))
+    assert (inside, resampled) == (1.0, True)
+    np.testing.assert_allclose(moved.array, plane(grid).array, atol=1e-3)
+
+
+def test_a_missing_and_an_ambiguous_channel_are_named_with_what_was_found(study: Path):
+    with pytest.raises(ImageError) as missing:
+        _read(study, (_RULES[0], SeriesRule("MR", ("dwi",))), ("T1", "DWI"))
+    assert missing.value.reason == "channel-missing"
+    for part in ("channel DWI (MR, dwi): no series fits", "'ax FLAIR', axial, 6 x 6 x 6, 1.00 x 1.00 x 2.50 mm"):
+        assert part in missing.value.message
+    with pytest.raises(ImageError, match="2 series fit, one is due: 'sag T1 MPRAGE', 'T1 post contrast'") as several:
+        _read(study, (SeriesRule("MR", ("t1",)), _RULES[1]))
+    assert several.value.reason == "channel-ambiguous"
+    with pytest.raises(ImageError, match="series 'ax FLAIR' fits several channels"):
+        _read(study, (_RULES[1], _RULES[1]))
+
+
+def test_a_series_that_lacks_a_slice_is_no_channel_and_the_reason_is_told(study: Path):
+    sorted((study / "b").iterdir())[2].unlink()
+    with pytest.raises(ImageError, match=r"channel FLAIR .*no series fits(.|\n)*left out: .*seem to be missing"):
+        _read(study)
+
+
+def test_series_that_do_not_lie_together_are_refused(tmp_path: Path):
+    _series(tmp_path / "a", "1.2.3.1", "t1")
+    _series(tmp_path / "b", "1.2.3.2", "flair", FrameOfReferenceUID="1.2.99")
+    with pytest.raises(ImageError, match="FLAIR lies in another frame of reference than T1") as error:
+        _read(tmp_path)
+    assert error.value.reason == "frame-of-reference"
+    volume = read_volume(tmp_path / "a")
+    far = np.array(volume.geometry.affine)
+    far[2, 3] += 7.0
+    moved = Volume(volume.array, Geometry(far, volume.geometry.shape), source=volume.source)
+    with pytest.raises(ImageError, match="channel b covers 50% of a, 80% are due") as error:
+        on_first_grid([volume, moved], ("a", "b"))
+    assert error.value.reason == "small-overlap"
+    two = replace(moved, array=np.concatenate([moved.array] * 2), geometry=volume.geometry)
+    with pytest.raises(ImageError, match="channel b has 2"):
+        on_first_grid([volume, two], ("a", "b"))
+
+
+def test_a_frame_of_reference_that_is_not_named_is_told(tmp_path: Path):
+    _series(tmp_path / "a", "1.2.3.1", "t1")
+    _series(tmp_path / "b", "1.2.3.2", "flair", FrameOfReferenceUID=None)
+    assert any("taken on trust" in note for note in _read(tmp_path).source.notes)
+
+
+@pytest.mark.parametrize(("shift", "share"), [(0.0, 1.0), (0.49, 1.0), (5.0, 0.5), (20.0, 0.0)])
+def test_covered_share(shift: float, share: float):
+    affine = np.eye(4)
+    affine[0, 3] = shift
+    assert covered(Geometry(np.eye(4), (10, 10, 10)), Geometry(affine, (10, 10, 10))) == pytest.approx(share)
+
+
+def test_predicting_a_study_folder_or_zip_tells_the_series(bundle: Path, study: Path, tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as archive:
+        for file in sorted(study.rglob("*.dcm")):
+            archive.write(file, file.relative_to(study))
+    for given, name in ((study, "study"), (tmp_path / "zipped.zip", "zipped")):
+        predict(bundle, [str(given)], tmp_path / "out", threads=1)
+        report = json.loads((tmp_path / "out" / name / "report.json").read_text())
+        assert [s["description"] for s in report["image"]["series"]] == ["sag T1 MPRAGE", "ax FLAIR"]
+        assert any("resampled to the grid of T1" in warning for warning in report["warnings"])
+        volume = _read(study)
+        mask = read_volume(tmp_path / "out" / name / "seg.nii.gz")
+        total = volume.array.sum(axis=0)
+        assert mask.geometry.is_close(volume.geometry)
+        np.testing.assert_array_equal(mask.array[0], (total > 10).astype(int) + (total > 20))
+
+
+def test_each_study_of_a_folder_is_a_case_and_a_bad_one_does_not_stop_the_others(
+    bundle: Path, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    _series(study / "other", "1.9.1", "t1", StudyInstanceUID="1.9")
+    assert main(["predict", str(bundle), str(study), "--out", str(tmp_path / "out"), "--threads", "1"]) == 2
+    assert "channel FLAIR (MR, flair, axial, 0.4 to 4 mm): no series fits" in capsys.readouterr().err
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["study", "summary.csv"]
+
+
+def test_rules_are_part_of_the_bundle_and_checked(bundle: Path):
+    assert Bundle.open(bundle).spec.series == _RULES
+    with pytest.raises(ConfigError) as error:
+        SeriesRule(words=("t1|",), spacing_mm=(2.0, 1.0), plane="oblique")  # type: ignore[arg-type]
+    assert len(error.value.problems) == 3
+    with pytest.raises(ConfigError, match="must ask for something"):
+        SeriesRule()
+
+
+def test_real_series_of_one_study_become_channels(real_data: Path):
+    studies, _ = find_studies(real_data / "dicom_mr_brain_pgbm")
+    (found,) = [study for study in studies if len(study.series) == 3]
+    rules = (SeriesRule("MR", ("t1",)), SeriesRule("MR", ("flair",)), SeriesRule("MR", ("hippo",)))
+    volume = read_study(found, _CHANNELS, rules[:2])
+    assert volume.array.shape == (2, 280, 320, 22)
+    assert [channel.resampled for channel in volume.source.channels] == [False, False]
+    crop = read_study(found, ("crop", "FLAIR"), (rules[2], rules[1]))
+    assert crop.array.shape == (2, 34, 50, 40)
+    assert [channel.resampled for channel in crop.source.channels] == [False, True]
+    with pytest.raises(ImageError, match="channel crop covers"):
+        read_study(found, ("T1", "crop"), (rules[0], rules[2]))
