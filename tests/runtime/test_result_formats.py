@@ -66,10 +66,7 @@ def test_the_report_refers_to_the_segmentation_only_where_it_was_written(bundle:
 def test_flags_come_first_and_warnings_follow_in_every_object(bundle: Path, series: Path):
     predictor, volume = Predictor(bundle), read_volume(series)
     prediction = predictor.predict(volume)
-    flagged = {
-        "flags": [{"code": "unlike", "text": "unlike training"}],
-        "warnings": ["do not use: unlike training", "w2"],
-    }
+    flags = [{"code": "unlike", "text": "unlike training"}]
     for formats, file in _FILES.items():
         told = {"flags": flags, "warnings": ["do not use: unlike training", "w2"]}
         again = Prediction(prediction.mask, {**prediction.report, **told})
