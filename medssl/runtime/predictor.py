@@ -14,6 +14,7 @@ from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.postprocess import keep_largest
 from medssl.runtime.session import open_session
+from medssl.runtime.shares import Shares
 from medssl.runtime.sliding_window import classify, segment
 
 NOT_A_DEVICE = "Not a medical device. For research only; not for diagnosis or treatment."
@@ -27,10 +28,12 @@ class Prediction:
     Args:
         mask: (1, *S) uint8 on the native grid, None for classification.
         report: Content of report.json.
+        shares: (L, *S) uint8 on the native grid, 255 times the probability of each label, where they were asked for.
     """
 
     mask: Volume | None
     report: dict[str, Any]
+    shares: Volume | None = None
 
 
 def called_class(probabilities: dict[str, float], operating_point: dict[str, Any]) -> str:
@@ -59,8 +62,12 @@ class Predictor:
         self._session, self.golden_difference = open_session(self.bundle, threads)
         self._batch_size = batch_size
 
-    def predict(self, volume: Volume) -> Prediction:
+    def predict(self, volume: Volume, shares: bool = False) -> Prediction:
         """Predict one image.
+
+        Args:
+            volume: The image.
+            shares: Keep the probability of each class at each voxel too; a segmentation has them.
 
         Raises:
             ImageError: The image does not fit the bundle.
@@ -90,6 +97,7 @@ class Predictor:
             if spec.operating_point:
                 result["operating_point"] = spec.operating_point
             return Prediction(None, self._report(volume, warnings, timing, result))
+        kept = self._shares(prepared.array.shape[1:], volume) if shares else None
         labels = segment(
             prepared.array,
             spec.window,
@@ -98,12 +106,19 @@ class Predictor:
             overlap=spec.overlap,
             batch_size=self._batch_size,
             mirror_axes=spec.mirror_axes,
+            observe=None if kept is None else kept.observe,
         )
         labels = keep_largest(labels, tuple(spec.post_processing.get("largest_component", ())))
         computed = time.perf_counter()
         mask = restore_label(labels, prepared.record)
         timing = self._timing(began, ready, computed, time.perf_counter() - computed)
-        return Prediction(mask, self._report(volume, warnings, timing, {"labels": self._volumes(mask)}))
+        report = self._report(volume, warnings, timing, {"labels": self._volumes(mask)})
+        return Prediction(mask, report, None if kept is None else kept.restore(prepared.record))
+
+    def _shares(self, shape: tuple[int, ...], volume: Volume) -> Shares:
+        spec = self.bundle.spec
+        values = sorted(label.value for label in spec.labels)
+        return Shares(values, shape, volume.geometry.shape, spec.activation)
 
     def _volumes(self, mask: Volume) -> list[dict[str, Any]]:
         counts = np.bincount(mask.array.ravel(), minlength=256)

@@ -2,27 +2,43 @@
 
 Logits of windows are blended with a Gaussian weight (as nnU-Net does). The image is worked through in slabs along its
 longest axis: once no further window reaches a plane, its class map is written and the plane's scores are dropped, so
-all-class scores never exist at full size. For the class with the highest logit the weights need not be divided out.
+all-class scores never exist at full size. Where even a slab would be large (many classes on wide planes), the image is
+worked through in strips of the next axis; windows across a strip's edge are computed for both strips, and the result is
+the same. For the class with the highest logit the weights need not be divided out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
-from typing import Literal
+from itertools import groupby, pairwise, product
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from medssl.imaging.errors import ImageError
+from medssl.runtime.blending import Observe, Slab, gaussian
 
 _Float = npt.NDArray[np.float32]
 Predict = Callable[[_Float], _Float]
 """(B, C, *window) to scores (B, K, *window): logits, before softmax or sigmoid."""
 Activation = Literal["softmax", "sigmoid"]
 """How logits become scores: one class of all, or each class against all others, as the network was trained."""
+SLAB_BYTES = 384 << 20
+"""Largest slab of scores before the image is worked through in strips."""
+
+
+class Image(Protocol):
+    """A prepared image that need not exist as a whole."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, *S)."""
+
+    def planes(self, axis: int, begin: int, end: int) -> _Float:
+        """(C, *S) with the planes `begin` to `end` of a spatial axis alone."""
 
 
 def segment(
-    image: _Float,
+    image: _Float | Image,
     window: Sequence[int],
     predict: Predict,
     num_classes: int,
@@ -30,17 +46,19 @@ def segment(
     overlap: float = 0.5,
     batch_size: int = 4,
     mirror_axes: Sequence[int] = (),
+    observe: Observe | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Class map of an image of any size.
 
     Args:
-        image: (C, *S) prepared image.
+        image: (C, *S) prepared image, or one that gives its planes when asked.
         window: Size of a window, `spatial_dims` numbers.
         predict: The network.
         num_classes: K, background included.
         overlap: Share by which neighbouring windows overlap, in [0, 1).
         batch_size: Windows a call.
         mirror_axes: Spatial axes over whose mirrorings (all combinations) logits are averaged.
+        observe: Told of the blended logits of each plane.
 
     Returns:
         (*S) uint8, the class with the highest blended logit.
@@ -48,74 +66,72 @@ def segment(
     Raises:
         ImageError: Window and image differ in dimensions, or the network gives another number of classes.
     """
-    if len(window) != image.ndim - 1:
-        raise ImageError(f"window {tuple(window)} does not fit an image of {image.shape}", reason="window")
-    padded, inside = _padded(image, window)
-    shape = padded.shape[1:]
-    stream = int(np.argmax(shape))  # the smallest cross-section makes the smallest slab
-    order = (stream, *(a for a in range(len(shape)) if a != stream))
-    starts = [_starts(shape[a], window[a], overlap) for a in order]
-    weight = gaussian(window)
-    labels = np.zeros(shape, dtype=np.uint8)
-    slab_shape = [shape[a] for a in range(len(shape))]
-    slab_shape[stream] = window[stream]
-    slab: _Float = np.zeros((num_classes, *slab_shape), dtype=np.float32)
-    rest = [dict(zip(order[1:], places, strict=True)) for places in product(*starts[1:])]
-    for number, start in enumerate(starts[0]):
-        boxes = [{stream: start, **place} for place in rest]
-        for box, scores in _scores(padded, boxes, window, predict, batch_size, mirror_axes):
-            if scores.shape[0] != num_classes:
-                raise ImageError(
-                    f"the network gives {scores.shape[0]} classes, {num_classes} are due", reason="classes"
+    padded = _Padded(image, window)
+    shape = padded.shape
+    order = sorted(range(len(shape)), key=lambda a: -shape[a])  # the longest axis has the smallest cross-section
+    stream = order[0]
+    starts = [_starts(n, w, overlap) for n, w in zip(shape, window, strict=True)]
+    weight, labels = gaussian(window), np.zeros(shape, dtype=np.uint8)
+    for strip in _strips(shape, window[stream], order, num_classes):
+        sizes = [part.stop - part.start for part in strip]
+        sizes[stream] = window[stream]
+        slab = Slab(num_classes, sizes, [part.start for part in strip], stream, weight, observe is not None)
+        rest = list(
+            product(
+                *(
+                    [0] if a == stream else [s for s in starts[a] if s < part.stop and s + window[a] > part.start]
+                    for a, part in enumerate(strip)
                 )
-            where = [slice(box[a], box[a] + window[a]) for a in range(len(shape))]
-            where[stream] = slice(0, window[stream])
-            _add(slab[(slice(None), *where)], scores, weight)
-            del scores  # all classes of a window: not two of them at once
-        done = (starts[0][number + 1] if number + 1 < len(starts[0]) else shape[stream]) - start
-        _flush(slab, labels, stream, start, done)
-    return labels[inside]
+            )
+        )
+        for number, start in enumerate(starts[stream]):
+            block = padded.planes(stream, start, start + window[stream])
+            for place, scores in _scores(block, rest, window, predict, batch_size, mirror_axes):
+                if scores.shape[0] != num_classes:
+                    raise ImageError(
+                        f"the network gives {scores.shape[0]} classes, {num_classes} are due", reason="classes"
+                    )
+                slab.add([start if a == stream else p for a, p in enumerate(place)], scores)
+                del scores  # all classes of a window: not two of them at once
+            following = starts[stream][number + 1] if number + 1 < len(starts[stream]) else shape[stream]
+            slab.finish(following - start, labels, observe and padded.observer(observe))
+        del slab
+    return labels[padded.inside]
 
 
 def classify(
-    image: _Float,
+    image: _Float | Image,
     window: Sequence[int],
     predict: Predict,
     *,
     mirror_axes: Sequence[int] = (),
     activation: Activation = "softmax",
+    temperature: float = 1.0,
 ) -> npt.NDArray[np.float64]:
     """Class probabilities (K,) of an image of any size: the mean over the fewest windows that cover it whole.
 
     The network learned from crops of the window's size, each with the image's class. Small images are padded.
 
     Args:
-        image: (C, *S) prepared image.
+        image: (C, *S) prepared image, or one that gives its planes when asked.
         window: Size of a window, `spatial_dims` numbers.
         predict: The network, to logits (B, K).
         mirror_axes: Spatial axes over whose mirrorings (all combinations) probabilities are averaged.
         activation: How logits become probabilities.
+        temperature: Logits are divided by it first.
 
     Raises:
         ImageError: Window and image differ in dimensions.
     """
-    if len(window) != image.ndim - 1:
-        raise ImageError(f"window {tuple(window)} does not fit an image of {image.shape}", reason="window")
-    padded, _ = _padded(image, window)
-    places = product(*(_starts(n, w, 0.0) for n, w in zip(padded.shape[1:], window, strict=True)))
-    boxes = [dict(enumerate(place)) for place in places]
-    scores = [s for _, s in _scores(padded, boxes, window, _scored(predict, activation), 1, mirror_axes)]
+    padded = _Padded(image, window)
+    places = product(*(_starts(n, w, 0.0) for n, w in zip(padded.shape, window, strict=True)))
+    scored = _scored(predict, activation, temperature)
+    scores: list[_Float] = []
+    for start, group in groupby(places, key=lambda place: place[0]):
+        block = padded.planes(0, start, start + window[0])
+        rest = [(0, *place[1:]) for place in group]
+        scores += [s for _, s in _scores(block, rest, window, scored, 1, mirror_axes)]
     return np.asarray(np.mean(scores, axis=0), dtype=np.float64)
-
-
-def gaussian(window: Sequence[int]) -> _Float:
-    """Blending weight of a window: a Gaussian with a deviation of an eighth of each side, 1 at its highest."""
-    weight = np.ones((), dtype=np.float64)
-    for side in window:
-        away = (np.arange(side) - (side - 1) / 2) / max(side / 8, 0.5)
-        weight = weight[..., None] * np.exp(-0.5 * away**2)
-    blend: _Float = np.maximum(weight / weight.max(), 1e-4).astype(np.float32)
-    return blend
 
 
 def softmax(scores: _Float) -> _Float:
@@ -132,18 +148,59 @@ def sigmoid(scores: _Float) -> _Float:
     return result
 
 
-def _scored(predict: Predict, activation: Activation) -> Predict:
+def _scored(predict: Predict, activation: Activation, temperature: float) -> Predict:
     function = {"softmax": softmax, "sigmoid": sigmoid}[activation]
-    return lambda windows: function(predict(windows))
+    return lambda windows: function(predict(windows) / np.float32(temperature))
 
 
-def _padded(image: _Float, window: Sequence[int]) -> tuple[_Float, tuple[slice, ...]]:
-    """Image at least as large as a window, its edge continued, and where the image lies in it."""
-    margins = [
-        (max(w - n, 0) // 2, max(w - n, 0) - max(w - n, 0) // 2) for n, w in zip(image.shape[1:], window, strict=True)
-    ]
-    inside = tuple(slice(a, a + n) for (a, _), n in zip(margins, image.shape[1:], strict=True))
-    return (np.pad(image, [(0, 0), *margins], mode="edge") if any(map(any, margins)) else image), inside
+class _Padded:
+    """An image at least as large as a window, its edge continued; `inside` is where the image lies in it."""
+
+    def __init__(self, image: _Float | Image, window: Sequence[int]) -> None:
+        if len(window) != len(image.shape) - 1:
+            raise ImageError(f"window {tuple(window)} does not fit an image of {image.shape}", reason="window")
+        sizes = image.shape[1:]
+        gaps = [max(w - n, 0) for n, w in zip(sizes, window, strict=True)]
+        self._image, self._margins = image, [(gap // 2, gap - gap // 2) for gap in gaps]
+        self.inside = tuple(slice(a, a + n) for (a, _), n in zip(self._margins, sizes, strict=True))
+        self.shape = tuple(n + gap for n, gap in zip(sizes, gaps, strict=True))
+
+    def planes(self, axis: int, begin: int, end: int) -> _Float:
+        """Padded planes `begin` to `end` of an axis; where it is padded there is one window, which is all of it."""
+        size = self._image.shape[axis + 1]
+        low, high = (0, size) if any(self._margins[axis]) else (begin, end)
+        if isinstance(self._image, np.ndarray):
+            block: _Float = self._image[(slice(None),) * (axis + 1) + (slice(low, high),)]
+        else:
+            block = self._image.planes(axis, low, high)
+        return np.pad(block, [(0, 0), *self._margins], mode="edge") if any(map(any, self._margins)) else block
+
+    def observer(self, observe: Observe) -> Observe:
+        """`observe` in places of the image itself, without what is padded."""
+        if not any(map(any, self._margins)):
+            return observe
+
+        def inner(place: tuple[slice, ...], logits: _Float, labels: npt.NDArray[np.uint8]) -> None:
+            cut, own = [], []
+            for part, inside in zip(place, self.inside, strict=True):
+                low, high = max(part.start, inside.start), min(part.stop, inside.stop)
+                cut.append(slice(low - part.start, max(high, low) - part.start))
+                own.append(slice(low - inside.start, max(high, low) - inside.start))
+            if labels[tuple(cut)].size:
+                observe(tuple(own), logits[(slice(None), *cut)], labels[tuple(cut)])
+
+        return inner
+
+
+def _strips(shape: Sequence[int], depth: int, order: Sequence[int], num_classes: int) -> Iterator[tuple[slice, ...]]:
+    """The image whole, or parts of it along its second-longest axis whose slab of scores is no larger than allowed."""
+    whole = [slice(0, n) for n in shape]
+    plane = int(np.prod([n for a, n in enumerate(shape) if a != order[0]]))
+    number = min(-(-num_classes * depth * plane * 4 // SLAB_BYTES), shape[order[1]])
+    edges = np.linspace(0, shape[order[1]], number + 1).round().astype(int).tolist()
+    for low, high in pairwise(edges):
+        whole[order[1]] = slice(low, high)
+        yield tuple(whole)
 
 
 def _starts(size: int, window: int, overlap: float) -> list[int]:
@@ -162,19 +219,18 @@ def _mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
 
 def _scores(
     image: _Float,
-    boxes: Sequence[dict[int, int]],
+    places: Sequence[tuple[int, ...]],
     window: Sequence[int],
     predict: Predict,
     batch_size: int,
     mirror_axes: Sequence[int],
-) -> Iterator[tuple[dict[int, int], _Float]]:
-    """Scores (K, ...) of each box, averaged over mirrorings."""
+) -> Iterator[tuple[tuple[int, ...], _Float]]:
+    """Scores (K, ...) of the window at each place, averaged over mirrorings."""
     flips = _mirrorings(mirror_axes)
-    for first in range(0, len(boxes), batch_size):
-        chosen = boxes[first : first + batch_size]
-        crops = np.stack(
-            [image[(slice(None), *(slice(b[a], b[a] + window[a]) for a in range(len(window))))] for b in chosen]
-        )
+    for first in range(0, len(places), batch_size):
+        chosen = places[first : first + batch_size]
+        boxes = [tuple(slice(b, b + w) for b, w in zip(place, window, strict=True)) for place in chosen]
+        crops = np.stack([image[(slice(None), *box)] for box in boxes])
         total = predict(crops)
         for flip in flips[1:]:
             axes = tuple(a + 1 for a in flip)
@@ -182,35 +238,6 @@ def _scores(
             total = total + (np.flip(mirrored, axes) if mirrored.ndim == crops.ndim else mirrored)
         if len(flips) > 1:
             total = (total / len(flips)).astype(np.float32)
-        for number, box in enumerate(chosen):
-            yield box, total[number]
+        for number, place in enumerate(chosen):
+            yield place, total[number]
         del total
-
-
-def _add(into: _Float, scores: _Float, weight: _Float) -> None:
-    product = np.empty_like(weight)
-    for number, score in enumerate(scores):  # a class at a time: the product stays in the processor's cache
-        np.multiply(score, weight, out=product)
-        into[number] += product
-
-
-def _flush(slab: _Float, labels: npt.NDArray[np.uint8], stream: int, start: int, done: int) -> None:
-    """Write the classes of the first `done` planes of the slab, then move the rest to its front."""
-    front: list[slice] = [slice(None)] * labels.ndim
-    place: list[slice] = [slice(None)] * labels.ndim
-    for plane in range(done):
-        front[stream], place[stream] = slice(plane, plane + 1), slice(start + plane, start + plane + 1)
-        labels[tuple(place)] = _highest(slab[(slice(None), *front)])
-    size = slab.shape[stream + 1]
-    for plane in range(size):
-        front[stream], place[stream] = slice(plane, plane + 1), slice(plane + done, plane + done + 1)
-        slab[(slice(None), *front)] = slab[(slice(None), *place)] if plane + done < size else 0
-
-
-def _highest(scores: _Float) -> npt.NDArray[np.uint8]:
-    """Number of the class with the highest score, the first of equals; `argmax` over the first axis copies it all."""
-    best, labels = scores[0].copy(), np.zeros(scores.shape[1:], dtype=np.uint8)
-    for number, score in enumerate(scores[1:], start=1):
-        labels[score > best] = number
-        np.maximum(best, score, out=best)
-    return labels
