@@ -52,8 +52,9 @@ def predict(
         inputs: NIfTI, NRRD, MHA or picture files, DICOM folders or files, zip files, or folders of these; channels
             of one case are joined by `;`. A bundle with rules for series takes whole studies: folders or zip files.
         out: Folder of the results.
-        format: Comma-separated: nifti (seg.nii.gz), dicom-seg (seg.dcm), dicom-seg-labelmap, rtstruct, dicom-sr
-            (volumes, probabilities, warnings), dicom-sc (the overlay as a DICOM picture), png (overlay.png), json.
+        format: Comma-separated: nifti (seg.nii.gz), dicom-seg (seg.dcm), dicom-seg-labelmap, dicom-seg-fractional
+            (probabilities of each voxel), rtstruct, dicom-sr (volumes, class probabilities, warnings), dicom-sc (the
+            overlay as a DICOM picture), png (overlay.png), json (report.json).
         threads: Threads to compute with; 0 takes every processor this process may use.
         batch_size: Windows computed at once; more need more memory.
         resample_irregular: Resample DICOM series with uneven slices instead of refusing them.
@@ -108,13 +109,13 @@ def _refuse_existing(out: Path, cases: Sequence[str], overwrite: bool) -> None:
 
 
 def _one(predictor: "Predictor", case: "Case", out: Path, formats: Sequence[str]) -> Outcome:
-    from medssl.runtime.results import check_formats, write_results
+    from medssl.runtime.results import FRACTIONAL, check_formats, write_results
 
     began = time.perf_counter()
     try:
         volume = case.read()
         check_formats(volume, formats)
-        prediction = predictor.predict(volume)
+        prediction = predictor.predict(volume, shares=FRACTIONAL in formats)
         write_results(out / case.name, predictor.bundle, prediction, volume, formats)
     except MedsslError as error:
         return Outcome(case.name, case.given, error)

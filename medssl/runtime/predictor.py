@@ -20,6 +20,7 @@ from medssl.runtime.device import Device
 from medssl.runtime.findings import classified, doubts, likeness, measured
 from medssl.runtime.postprocess import keep_largest
 from medssl.runtime.session import open_session
+from medssl.runtime.shares import Shares
 from medssl.runtime.sliding_window import classify, segment
 
 NOT_A_DEVICE = "Not a medical device. For research only; not for diagnosis or treatment."
@@ -32,10 +33,12 @@ class Prediction:
     Args:
         mask: (1, *S) uint8 on the native grid, None for classification.
         report: Content of report.json.
+        shares: (L, *S) uint8 on the native grid, 255 times the probability of each label, where they were asked for.
     """
 
     mask: Volume | None
     report: dict[str, Any]
+    shares: Volume | None = None
 
 
 class Predictor:
@@ -58,8 +61,12 @@ class Predictor:
         self._gate = Gate.load(self.bundle.folder / GATE_FILE, self.bundle.spec.gate) if self.bundle.has_gate else None
         self._batch_size = batch_size
 
-    def predict(self, volume: Volume) -> Prediction:
+    def predict(self, volume: Volume, shares: bool = False) -> Prediction:
         """Predict one image.
+
+        Args:
+            volume: The image.
+            shares: Keep the probability of each class at each voxel too; a segmentation has them.
 
         Raises:
             ImageError: The image does not fit the bundle.
@@ -76,7 +83,8 @@ class Predictor:
         ready = time.perf_counter()
         network = Featured(self._session.with_features) if self._gate else self._session
         flags = doubts(volume, spec)
-        mask, result, computed = self._answer(prepared, network)
+        kept = self._shares(prepared, volume) if shares and spec.task == "segmentation" else None
+        mask, result, computed = self._answer(prepared, network, kept)
         if self._gate is not None and isinstance(network, Featured):
             result["gate"], far = likeness(self._gate, network.features())
             flags += far
@@ -86,10 +94,14 @@ class Predictor:
             "network_s": round(computed - ready, 4),
             "restore_s": round(time.perf_counter() - computed, 4),
         }
-        return Prediction(mask, self._report(volume, {**result, "flags": flags, "warnings": warnings}, timing))
+        report = self._report(volume, {**result, "flags": flags, "warnings": warnings}, timing)
+        return Prediction(mask, report, None if kept is None else kept.restore(prepared.record))
 
     def _answer(
-        self, prepared: PreparedImage, network: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+        self,
+        prepared: PreparedImage,
+        network: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
+        kept: Shares | None,
     ) -> tuple[Volume | None, dict[str, Any], float]:
         """Mask, what the report says of it, and when the network had finished."""
         spec = self.bundle.spec
@@ -112,12 +124,17 @@ class Predictor:
             overlap=spec.overlap,
             batch_size=self._batch_size,
             mirror_axes=spec.mirror_axes,
-            observe=tally.observe,
+            observe=tally.observe if kept is None else kept.after(tally.observe),
         )
         labels = keep_largest(labels, tuple(spec.post_processing.get("largest_component", ())))
         computed = time.perf_counter()
         mask = restore_label(labels, prepared.record)
         return mask, measured(mask, spec, tally), computed
+
+    def _shares(self, prepared: PreparedImage, volume: Volume) -> Shares:
+        spec = self.bundle.spec
+        values = sorted(label.value for label in spec.labels)
+        return Shares(values, prepared.shape[1:], volume.geometry.shape, spec.activation, spec.temperature)
 
     def _report(self, volume: Volume, result: dict[str, Any], timing: dict[str, float]) -> dict[str, Any]:
         spec = self.bundle.spec

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from medssl.imaging.writers.dicom_source import Maker
     from medssl.imaging.writers.dicom_sr import Structure
 
+FRACTIONAL = "dicom-seg-fractional"
+"""Format that needs `Predictor.predict(..., shares=True)`."""
 Writer = Callable[[Path, Bundle, Prediction, Volume], None]
 
 
@@ -85,6 +87,19 @@ def _dicom_seg(folder: Path, bundle: Bundle, prediction: Prediction, volume: Vol
 
 def _labelmap(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume) -> None:
     _seg(folder, bundle, prediction, volume, "labelmap")
+
+
+def _fractional(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume) -> None:
+    from medssl.imaging.writers.dicom_seg import write_fractional_seg  # noqa: PLC0415
+
+    if prediction.mask is None:
+        return
+    if prediction.shares is None:
+        raise ImageError(
+            "dicom-seg-fractional needs probabilities, which were not kept: ask predict for shares", reason="no-shares"
+        )
+    maker, path = _maker(bundle, prediction), folder / "seg_fractional.dcm"
+    _note(prediction, write_fractional_seg(prediction.shares, volume, bundle.spec.labels, path, maker))
 
 
 def _rtstruct(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume) -> None:
@@ -171,6 +186,7 @@ FORMATS: Mapping[str, Writer] = {
     "nifti": _nifti,
     "dicom-seg": _dicom_seg,
     "dicom-seg-labelmap": _labelmap,
+    FRACTIONAL: _fractional,
     "rtstruct": _rtstruct,
     "dicom-sr": _dicom_sr,  # refers to the segmentation written before it
     "dicom-sc": _dicom_sc,
@@ -178,7 +194,7 @@ FORMATS: Mapping[str, Writer] = {
     "json": _json,
 }
 """Formats of results, in the order in which they are written."""
-DICOM_FORMATS = frozenset({"dicom-seg", "dicom-seg-labelmap", "rtstruct", "dicom-sr", "dicom-sc"})
-"""Those that refer to DICOM images."""
-MASK_FORMATS = frozenset({"dicom-seg", "dicom-seg-labelmap", "rtstruct"})
+MASK_FORMATS = frozenset({"dicom-seg", "dicom-seg-labelmap", FRACTIONAL, "rtstruct"})
 """Those that a classification cannot give; `nifti`, a default, is left out without a word."""
+DICOM_FORMATS = MASK_FORMATS | {"dicom-sr", "dicom-sc"}
+"""Those that refer to DICOM images."""

@@ -18,8 +18,8 @@ from medssl.__main__ import main
 
 pytestmark = pytest.mark.clinic
 
-_FORMATS = "dicom-seg,dicom-seg-labelmap,rtstruct,dicom-sr,dicom-sc,json"
-_FILES = ("seg.dcm", "seg_labelmap.dcm", "rtstruct.dcm", "sr.dcm", "sc.dcm")
+_FORMATS = "dicom-seg,dicom-seg-labelmap,dicom-seg-fractional,rtstruct,dicom-sr,dicom-sc,json"
+_FILES = ("seg.dcm", "seg_labelmap.dcm", "seg_fractional.dcm", "rtstruct.dcm", "sr.dcm", "sc.dcm")
 _COMPANION = {"AccessionNumber": "", "StudyID": "1", "PatientBirthDate": "", "PatientSex": "O", "StudyDate": "20260101"}
 # DCMTK's, not the one of the same name that pynetdicom installs
 _STORESCU = shutil.which("storescu", path="/usr/bin:/usr/local/bin:/opt/homebrew/bin")
@@ -59,11 +59,11 @@ class _Orthanc:
         raise RuntimeError((folder / "log").read_text())
 
     def get(self, path: str) -> object:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=60) as answer:
             return json.loads(answer.read())
 
     def file(self, instance: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/instances/{instance}/file", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/instances/{instance}/file", timeout=60) as answer:
             return answer.read()
 
     def store(self, *files: Path) -> None:
@@ -120,7 +120,7 @@ def test_every_result_is_stored_found_by_qido_and_given_back_unchanged(orthanc: 
     orthanc.store(*(results / name for name in _FILES))
     found = orthanc.get("/dicom-web/studies/1.2.3/series")
     modalities = sorted(item["00080060"]["Value"][0] for item in found)
-    assert modalities == sorted(["CT", "SEG", "SEG", "RTSTRUCT", "SR", "OT"])
+    assert modalities == sorted(["CT", "SEG", "SEG", "SEG", "RTSTRUCT", "SR", "OT"])
     for name in _FILES:
         own = pydicom.dcmread(results / name)
         (instance,) = orthanc.get(f"/dicom-web/studies/1.2.3/instances?SOPInstanceUID={own.SOPInstanceUID}")

@@ -8,20 +8,23 @@ import pydicom
 import pytest
 from dicom_phantom import ramp, write_series
 from result_objects import COMPANION
-from tiny_bundle import write_bundle
+from tiny_bundle import BIAS, WEIGHT, write_bundle
 
 from medssl.__main__ import main
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
+from medssl.imaging.preprocess import Restoration
 from medssl.imaging.readers.open import read_volume
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.predictor import Prediction, Predictor
-from medssl.runtime.results import DICOM_FORMATS, FORMATS, MASK_FORMATS, write_results
+from medssl.runtime.results import DICOM_FORMATS, FORMATS, FRACTIONAL, MASK_FORMATS, write_results
+from medssl.runtime.shares import Shares
 
 _FILES = {
     "dicom-seg": "seg.dcm",
     "dicom-seg-labelmap": "seg_labelmap.dcm",
+    "dicom-seg-fractional": "seg_fractional.dcm",
     "rtstruct": "rtstruct.dcm",
     "dicom-sr": "sr.dcm",
     "dicom-sc": "sc.dcm",
@@ -65,14 +68,11 @@ def test_the_report_refers_to_the_segmentation_only_where_it_was_written(bundle:
 
 def test_flags_come_first_and_warnings_follow_in_every_object(bundle: Path, series: Path):
     predictor, volume = Predictor(bundle), read_volume(series)
-    prediction = predictor.predict(volume)
-    flagged = {
-        "flags": [{"code": "unlike", "text": "unlike training"}],
-        "warnings": ["do not use: unlike training", "w2"],
-    }
+    prediction = predictor.predict(volume, shares=True)
+    flags = [{"code": "unlike", "text": "unlike training"}]
     for formats, file in _FILES.items():
         told = {"flags": flags, "warnings": ["do not use: unlike training", "w2"]}
-        again = Prediction(prediction.mask, {**prediction.report, **told})
+        again = replace(prediction, report={**prediction.report, **told})
         write_results(bundle.parent / file, predictor.bundle, again, volume, (formats,))
         text = _text(bundle.parent / file / file)
         if formats != "dicom-sc":
@@ -94,6 +94,55 @@ def test_notes_of_several_segmentations_are_told_once(bundle: Path, series: Path
     prediction = predictor.predict(volume)
     write_results(bundle.parent / "case", predictor.bundle, prediction, volume, ("dicom-seg", "dicom-seg-labelmap"))
     assert len([w for w in prediction.report["warnings"] if "has no code" in w]) == 1
+
+
+def test_fractional_holds_the_softmax_of_the_logits(bundle: Path, series: Path, tmp_path: Path):
+    volume = read_volume(series)
+    predictor = Predictor(bundle)
+    prediction = predictor.predict(volume, shares=True)
+    assert prediction.shares is not None
+    x = volume.array[0].astype(np.float64)
+    logits = np.stack([weight * x + bias for weight, bias in zip(WEIGHT, BIAS, strict=True)])
+    due = np.exp(logits - logits.max(axis=0))
+    due = due / due.sum(axis=0)
+    np.testing.assert_allclose(prediction.shares.array / 255, due[1:], atol=0.51 / 255)
+    write_results(tmp_path / "case", predictor.bundle, prediction, volume, (FRACTIONAL,))
+    stored = pydicom.dcmread(tmp_path / "case" / "seg_fractional.dcm")
+    assert (stored.SegmentationType, stored.SegmentationFractionalType) == ("FRACTIONAL", "PROBABILITY")
+    assert int(stored.pixel_array.max()) == int(prediction.shares.array.max())
+
+
+def test_probabilities_that_were_not_kept_or_are_too_many_are_refused(
+    bundle: Path, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    predictor, volume = Predictor(bundle), read_volume(series)
+    with pytest.raises(ImageError) as refused:
+        write_results(tmp_path / "case", predictor.bundle, predictor.predict(volume), volume, (FRACTIONAL,))
+    assert refused.value.reason == "no-shares"
+    monkeypatch.setattr("medssl.runtime.shares._MOST", volume.array.size)
+    with pytest.raises(ImageError, match="leave dicom-seg-fractional out") as refused:
+        predictor.predict(volume, shares=True)
+    assert refused.value.reason == "too-large"
+    assert not (tmp_path / "case").exists()
+
+
+@pytest.mark.parametrize("cropped", [False, True])
+def test_probabilities_return_to_the_native_grid(cropped: bool):
+    """Two classes on a grid twice as fine; beyond the prepared grid nothing is probable."""
+    native = Geometry(np.diag([2.0, 2.0, 2.0, 1.0]), (6, 6, 6))
+    start = np.diag([1.0, 1.0, 1.0, 1.0])
+    start[:3, 3] = 3.5 if cropped else -0.5
+    prepared = Geometry(start, (8, 8, 8) if cropped else (12, 12, 12))
+    shares = Shares((1, 2), prepared.shape, native.shape, "softmax")
+    logits = np.zeros((3, *prepared.shape), np.float32)
+    logits[1] = np.log(2.0)  # probabilities 1/4, 1/2, 1/4
+    shares.observe(tuple(slice(0, n) for n in prepared.shape), logits, np.zeros(prepared.shape, np.uint8))
+    found = shares.restore(Restoration(native, prepared)).array
+    inside = np.zeros(native.shape, bool)
+    inside[(slice(2, 6),) * 3 if cropped else ...] = True
+    assert set(np.unique(found[0][inside])) == {128}
+    assert set(np.unique(found[1][inside])) == {64}
+    assert not found[:, ~inside].any()
 
 
 def test_formats_that_need_dicom_refuse_other_images_before_anything_is_written(bundle: Path, tmp_path: Path):

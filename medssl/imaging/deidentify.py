@@ -1,0 +1,239 @@
+"""DICOM data sets without their patient: the basic profile of PS3.15, nested sequences included, with keyed pseudonyms.
+
+What is done with which attribute is table E.1-1 of PS3.15 (edition 2026c) as dicom-anonymizer (KitwareMedical, BSD)
+holds it; dummy values are that library's. Ours are the walk through nested sequences, which it looks into for few
+attributes, and names, UIDs and dates, which it draws at random where files must agree. Where the table leaves a choice
+that depends on the kind of object (X/Z, X/D, Z/D), the attribute is kept with an empty or dummy value, so that an
+object stays valid. Beyond the table: private and unknown attributes, overlays and curves are removed.
+"""
+
+import datetime
+import hashlib
+import hmac
+import re
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any, Literal
+
+from dicomanonymizer import simpledicomanonymizer as profile
+from pydicom.datadict import dictionary_has_tag
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.multival import MultiValue
+from pydicom.valuerep import PersonName
+
+Dates = Literal["remove", "shift"]
+_EDITION = "2026c"
+_STANDARD = "1.2.840.10008."
+"""UIDs below this are of the standard itself: they say what an object is, not whose."""
+_SHIFT_DAYS = (366, 3650)
+_TEXT = ("LO", "SH", "LT", "ST", "UT", "UC", "PN", "UR", "AE")
+_IDENTIFYING = (
+    "PatientName",
+    "PatientID",
+    "OtherPatientIDs",
+    "OtherPatientNames",
+    "PatientBirthName",
+    "PatientMotherBirthName",
+    "PatientAddress",
+    "PatientTelephoneNumbers",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PerformingPhysicianName",
+    "OperatorsName",
+    "InstitutionName",
+    "InstitutionAddress",
+)
+_SHORTEST = 4
+"""Shorter names and numbers are found in any text, so they prove nothing."""
+
+
+class Pseudonyms:
+    """Names, UIDs and shifts that follow from a secret key: the same in every file and run, and not to be reversed.
+
+    Args:
+        key: At least 32 random bytes.
+        dates: `remove` them (the basic profile), or `shift` all of a patient's by one number of days, so that intervals
+            stay (the option "Retain Longitudinal Temporal Information With Modified Dates").
+    """
+
+    def __init__(self, key: bytes, dates: Dates = "remove") -> None:
+        self._key, self.dates = key, dates
+
+    def uid(self, original: str) -> str:
+        """New UID below 2.25; those of the standard stay."""
+        if not original or original.startswith(_STANDARD):
+            return original
+        return "2.25." + str(int.from_bytes(self._digest("uid", original)[:16], "big"))
+
+    def patient(self, dataset: Dataset) -> str:
+        """Pseudonym of a data set's patient; one without a PatientID is taken for its study's."""
+        number = str(dataset.get("PatientID", "") or "").strip()
+        identity = f"{dataset.get('IssuerOfPatientID', '') or ''}|{number}"
+        if not number:
+            identity = f"study|{dataset.get('StudyInstanceUID', '')}"
+        return "P" + self._digest("patient", identity).hex()[:12].upper()
+
+    def shift(self, patient: str) -> datetime.timedelta:
+        """How far a patient's dates are moved back."""
+        low, high = _SHIFT_DAYS
+        return datetime.timedelta(days=low + int.from_bytes(self._digest("days", patient)[:8], "big") % (high - low))
+
+    def _digest(self, *parts: str) -> bytes:
+        return hmac.new(self._key, "\0".join(parts).encode(), hashlib.sha256).digest()
+
+
+def deidentify(dataset: FileDataset, pseudonyms: Pseudonyms) -> list[str]:
+    """Remove the patient from a data set, in place.
+
+    Args:
+        dataset: A whole file; its file header is made anew.
+        pseudonyms: New names, UIDs and dates.
+
+    Returns:
+        Attributes that the profile keeps, but in whose text a name or number of the patient, a physician or the
+        institution stood, which a person typed where it does not belong: they were emptied.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's remarks on odd values, most of which go away here
+        known = _known(dataset)
+        patient = pseudonyms.patient(dataset)
+        _walk(dataset, pseudonyms, pseudonyms.shift(patient))
+        dataset.PatientID = dataset.PatientName = patient
+        _declare(dataset, pseudonyms.dates)
+        _renew_header(dataset)
+        return sorted(set(_emptied(dataset, known)))
+
+
+def _known(dataset: Dataset) -> set[str]:
+    """Words and numbers that identify someone, in small letters."""
+    found: set[str] = set()
+    for element in dataset.iterall():
+        if element.keyword in _IDENTIFYING and element.value:
+            values = element.value if isinstance(element.value, MultiValue) else [element.value]
+            for value in values:
+                parts = str(value).replace("=", "^").split("^") if isinstance(value, PersonName) else [str(value)]
+                found |= {part.strip().lower() for part in parts}
+    return {part for part in found if len(part) >= _SHORTEST}
+
+
+def _emptied(dataset: Dataset, known: set[str]) -> Iterator[str]:
+    """Empty what still names someone."""
+    if not known:
+        return
+    pattern = re.compile(r"(?<!\w)(?:" + "|".join(re.escape(part) for part in known) + r")(?!\w)")
+    for element in dataset.iterall():
+        if element.VR in _TEXT and element.value and pattern.search(str(element.value).lower()):
+            element.value = ""
+            yield element.keyword
+
+
+def _walk(dataset: Dataset, pseudonyms: Pseudonyms, shift: datetime.timedelta) -> None:
+    for tag in list(dataset.keys()):
+        element = dataset[tag]
+        if tag.is_private or tag.group >> 8 in (0x50, 0x60) or not dictionary_has_tag(tag) or element.VR == "UN":
+            del dataset[tag]
+            continue
+        action = _ACTIONS.get((tag.group, tag.element))
+        if action == "delete" and not _shifted(element, pseudonyms):
+            del dataset[tag]
+        elif element.VR in ("DA", "DT", "TM"):
+            _date(element, action, pseudonyms, shift)
+        elif element.VR == "SQ" and action in (None, "uid"):
+            for item in element.value:
+                _walk(item, pseudonyms, shift)
+        elif action == "uid" or (action is None and element.VR == "UI"):
+            _replace_uids(element, pseudonyms)
+        elif action is not None:
+            _dummy(dataset, element, action)
+        elif element.VR == "PN":
+            element.value = ""
+
+
+def _shifted(element: DataElement, pseudonyms: Pseudonyms) -> bool:
+    """Dates that the profile removes are kept where they are shifted, but for those of birth and other events."""
+    return pseudonyms.dates == "shift" and element.VR in ("DA", "DT", "TM") and "Birth" not in element.keyword
+
+
+def _date(element: DataElement, action: str | None, pseudonyms: Pseudonyms, shift: datetime.timedelta) -> None:
+    if _shifted(element, pseudonyms):
+        if element.VR != "TM":
+            element.value = _moved(element.value, shift)
+    elif action == "dummy":
+        profile.replace_date_time_element(element)
+    else:
+        element.value = ""
+
+
+def _moved(value: Any, shift: datetime.timedelta) -> Any:
+    """Date or date and time, earlier by `shift`; what is no date becomes empty."""
+    if isinstance(value, MultiValue):
+        return [_moved(part, shift) for part in value]
+    text = str(value or "")
+    try:
+        day = datetime.datetime.strptime(text[:8].ljust(8, "0"), "%Y%m%d").replace(tzinfo=datetime.UTC)
+        return (day - shift).strftime("%Y%m%d").zfill(8) + text[8:]
+    except (ValueError, OverflowError):
+        return ""
+
+
+def _replace_uids(element: DataElement, pseudonyms: Pseudonyms) -> None:
+    if isinstance(element.value, MultiValue):
+        element.value = [pseudonyms.uid(str(value)) for value in element.value]
+    else:
+        element.value = pseudonyms.uid(str(element.value or ""))
+
+
+def _dummy(dataset: Dataset, element: DataElement, action: str) -> None:
+    """A value that says nothing; where the library has none for this kind of value, the attribute goes."""
+    try:
+        if action == "dummy":
+            profile.replace_element(element)
+        else:
+            profile.empty_element(element)
+    except NotImplementedError:
+        del dataset[element.tag]
+
+
+def _actions() -> dict[tuple[int, int], str]:
+    """Our reading of the library's table: `delete`, `dummy`, `empty`, `uid` by tag; its repeating groups go whole."""
+    reading = {
+        profile.delete: "delete",
+        profile.replace: "dummy",
+        profile.empty: "empty",
+        profile.replace_UID: "uid",
+        profile.empty_or_replace: "dummy",
+        profile.delete_or_empty: "empty",
+        profile.delete_or_replace: "dummy",
+        profile.delete_or_empty_or_replace: "dummy",
+        profile.delete_or_empty_or_replace_UID: "uid",
+    }
+    table = profile.initialize_actions(f"dicomfields_{_EDITION}")
+    return {(tag[0], tag[1]): reading[action] for tag, action in table.items() if len(tag) == 2}
+
+
+_ACTIONS = _actions()
+
+
+def _declare(dataset: Dataset, dates: Dates) -> None:
+    """Say in the data set what was done to it (PS3.15 E.1.1)."""
+    dataset.PatientIdentityRemoved = "YES"
+    dataset.DeidentificationMethod = f"medssl {version('medssl')}, PS3.15 {_EDITION} basic profile"[:64]
+    codes = [("113100", "Basic Application Confidentiality Profile")]
+    if dates == "shift":
+        codes.append(("113107", "Retain Longitudinal Temporal Information Modified Dates Option"))
+    dataset.DeidentificationMethodCodeSequence = []
+    for value, meaning in codes:
+        item = Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+        dataset.DeidentificationMethodCodeSequence.append(item)
+    dataset.LongitudinalTemporalInformationModified = "MODIFIED" if dates == "shift" else "REMOVED"
+
+
+def _renew_header(dataset: FileDataset) -> None:
+    """File header and preamble made anew: the old ones name machines, and a preamble can hold anything."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    dataset.file_meta, dataset.preamble = meta, b"\0" * 128

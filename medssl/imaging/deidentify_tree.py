@@ -1,0 +1,163 @@
+"""A folder of DICOM files without their patients: what may leave is written, the rest is told, with its reason."""
+
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import MediaStorageDirectoryStorage
+
+from medssl.imaging.deidentify import Pseudonyms, deidentify
+from medssl.imaging.errors import ConfigError, ImageError
+from medssl.imaging.files import atomic_path
+from medssl.imaging.problems import Problem
+from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, instance_of, read_header
+
+_KEY_BYTES = 32
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_MAY_BE_WRITTEN_ON = {"US", "IVUS", "OT", "SC", "ES", "XC", "GM", "DOC", "ECG", "HD"}
+"""Modalities whose pictures often carry the patient's name in their pixels."""
+
+
+@dataclass
+class Written:
+    """What became of a folder.
+
+    Args:
+        files: Files written.
+        patients: Pseudonyms.
+        problems: One for each file not written, or written with emptied text.
+    """
+
+    files: int
+    patients: set[str]
+    problems: list[Problem]
+
+
+def load_key(path: Path) -> bytes:
+    """Key of the pseudonyms; made, readable for its owner alone, where there is none.
+
+    Raises:
+        ConfigError: The file is no key, or others may read it.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as stream:
+            stream.write(secrets.token_hex(_KEY_BYTES) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise ConfigError([f"key {path} may be read by others: chmod 600 {path}; who has it can link the pseudonyms"])
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except ValueError:
+        key = b""
+    if len(key) < _KEY_BYTES:
+        raise ConfigError([f"{path} holds no key of {_KEY_BYTES} bytes: give another file, or let one be made"])
+    return key
+
+
+def deidentify_tree(
+    folder: Path, out: Path, pseudonyms: Pseudonyms, *, accept_burned_in: bool, tell: Callable[[int], None]
+) -> Written:
+    """Write every DICOM image below a folder without its patient.
+
+    Args:
+        folder: Folder, or a file.
+        out: New folder; files are named by their new UIDs: OUT/STUDY/SERIES/INSTANCE.dcm.
+        pseudonyms: New names, UIDs and dates.
+        accept_burned_in: Write images too that may have text in their pixels.
+        tell: Called with the number of files looked at.
+    """
+    result = Written(0, set(), [])
+    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file() or p.is_symlink())
+    for number, file in enumerate(files, start=1):
+        try:
+            patient, emptied = _one(file, out, pseudonyms, accept_burned_in)
+            result.patients.add(patient)
+            result.files += 1
+            if emptied:
+                message = f"a name or number stood in {', '.join(emptied)}, which the profile keeps: emptied"
+                result.problems.append(Problem(str(file), "identity-in-text", "mended", message))
+        except ImageError as error:
+            result.problems.append(Problem(str(file), error.reason, "left out", error.message))
+        except PermissionError:
+            result.problems.append(
+                Problem(str(file), "no-permission", "left out", "the file may not be read: ask its owner")
+            )
+        tell(number)
+    return result
+
+
+def _one(file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool) -> tuple[str, list[str]]:
+    """Write one file; the pseudonym of its patient, and the attributes that were emptied.
+
+    Raises:
+        ImageError: The file must not or cannot be written.
+    """
+    if file.is_symlink():
+        raise ImageError(f"{file} is a link: links are not followed", reason="link")
+    header = read_header(file)
+    _refuse(header, file, accept_burned_in)
+    try:
+        dataset = pydicom.dcmread(file, force=True)
+        emptied = deidentify(dataset, pseudonyms)
+        names = [str(dataset[k].value) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
+        target = out.joinpath(*names[:2], f"{names[2]}.dcm")
+        if target.exists():
+            raise ImageError(f"{file}: another file is the same instance (SOPInstanceUID)", reason="duplicate")
+        with atomic_path(target) as temporary:
+            dataset.save_as(temporary, enforce_file_format=True)
+    except (ImageError, PermissionError):
+        raise
+    except OSError as error:
+        if error.errno is not None and not isinstance(error, EOFError):
+            raise  # a full disk ends the run
+        raise ImageError(f"{file} is cut or unreadable: copy it again", reason="truncated") from error
+    except Exception as error:  # pydicom raises many kinds on damaged files; each means the same to the user
+        raise ImageError(f"{file} is damaged DICOM ({type(error).__name__})", reason="bad-dicom") from error
+    return str(dataset.PatientID), emptied
+
+
+def _refuse(header: Dataset, file: Path, accept_burned_in: bool) -> None:
+    """Leave out what is no image, incomplete, or may show its patient in the pixels.
+
+    Raises:
+        ImageError: With the reason.
+    """
+    kind = str(
+        header.get("SOPClassUID", "") or getattr(header, "file_meta", Dataset()).get("MediaStorageSOPClassUID", "")
+    )
+    if kind == MediaStorageDirectoryStorage:
+        raise ImageError(f"{file} is a DICOMDIR, an index of the old names: it is not copied", reason="dicomdir")
+    if kind not in SEGMENTATIONS:
+        cut = instance_of(header, file).cut
+        if cut:
+            raise ImageError(cut, reason="truncated")
+    missing = [k for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID") if not header.get(k, None)]
+    if missing:
+        raise ImageError(f"{file} lacks {', '.join(missing)}, which its new name is made of", reason="no-uid")
+    if not accept_burned_in and (why := _burned_in(header, kind)):
+        raise ImageError(
+            f"{file}: {why}; look at it, and give --accept-burned-in for a folder of images without text",
+            reason="burned-in-text",
+        )
+
+
+def _burned_in(header: Dataset, kind: str) -> str:
+    """Why the pixels may show who the patient is; empty where nothing speaks for it."""
+    said = str(header.get("BurnedInAnnotation", "") or "").strip().upper()
+    if said == "YES":
+        return "BurnedInAnnotation says that text is drawn into the pixels"
+    modality = str(header.get("Modality", "") or "").upper()
+    if said != "NO" and kind not in SEGMENTATIONS:
+        capture = kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}.")
+        if capture or modality in _MAY_BE_WRITTEN_ON:
+            what = "a secondary capture" if capture else f"an image of modality {modality}"
+            return f"{what} often has text in its pixels, and BurnedInAnnotation does not deny it"
+    return ""
