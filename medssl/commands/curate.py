@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -131,7 +131,8 @@ def _unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | N
     import numpy as np
 
     from medssl.data.curate import every_nth, exemplars
-    from medssl.data.likeness import Likeness, by_cosine, by_hash, by_information, by_structure
+    from medssl.data.likeness import by_information, by_structure
+    from medssl.data.near_duplicates import CosineSearch, HashSearch, distinct
 
     groups = [{"volume": image.volume, "patient": image.row.patient, "set": ""}[options.scope] for image in images]
     if options.rule == "none" or not images:
@@ -141,13 +142,14 @@ def _unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | N
         rest = [Left(image, f"not one of every {options.every}") for n, image in enumerate(images) if n not in taken]
         return [images[n] for n in sorted(taken)], rest
     if options.rule == "embedding":
-        measure = by_cosine(embed(images, encoder))
+        kept, dropped = distinct(CosineSearch(embed(images, encoder), options.least), groups)
     else:
         codes = np.stack([image.code for image in images])
-        rules: dict[str, Callable[..., Likeness]]
-        rules = {"dhash": by_hash, "ssim": by_structure, "mutual_information": by_information}
-        measure = rules[options.rule](codes)
-    kept, dropped = exemplars(measure, groups, options.least)
+        if options.rule == "dhash":
+            kept, dropped = distinct(HashSearch(codes, -options.least), groups)
+        else:
+            measure = {"ssim": by_structure, "mutual_information": by_information}[options.rule]
+            kept, dropped = exemplars(measure(codes), groups, options.least)
     left = [Left(images[d.item], f"like another ({options.rule})", images[d.like], abs(d.likeness)) for d in dropped]
     return [images[n] for n in kept], left
 
