@@ -1,7 +1,5 @@
 """Choose images before pretraining: without near-duplicates, without useless ones, or like a target set."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +9,7 @@ from medssl.commands.console import say
 from medssl.commands.curate_images import Image, embed, held, look, picture_of, taken_apart
 from medssl.data.curate_options import CoresetOptions, LikenessOptions, QualityOptions
 from medssl.imaging.errors import ConfigError, MedsslError
-from medssl.imaging.files import atomic_folder, write_json, write_text
+from medssl.imaging.files import atomic_folder, csv_text, write_json, write_text
 from medssl.imaging.manifest import Manifest
 
 POSITIONAL: tuple[str, ...] = ("manifest",)
@@ -173,15 +171,15 @@ def _absolute(image: Image) -> str:
 
 
 def _csv(left: Sequence[Left]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["case", "patient", "image", "reason", "like", "value"])
-    for entry in sorted(left, key=lambda e: e.image.number):
-        like = "" if entry.like is None else entry.like.row.case
-        value = "" if entry.value is None else f"{entry.value:.4g}"
-        row = entry.image.row
-        writer.writerow([row.case, row.patient, row.image, entry.reason, like, value])
-    return stream.getvalue()
+    rows = [
+        [
+            entry.image.row.case, entry.image.row.patient, entry.image.row.image, entry.reason,
+            "" if entry.like is None else entry.like.row.case,
+            "" if entry.value is None else f"{entry.value:.4g}",
+        ]
+        for entry in sorted(left, key=lambda e: e.image.number)
+    ]  # fmt: skip
+    return csv_text(["case", "patient", "image", "reason", "like", "value"], rows)
 
 
 def _sheet(left: Sequence[Left], path: Path) -> None:
