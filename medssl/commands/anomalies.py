@@ -69,15 +69,15 @@ def anomalies(
         own = [patients[row] for row in rows]
         others = Neighbours(table, rows.tolist()).of(table.vectors[rows], neighbours, own)
         doubts = label_doubts(table, rows, others, folds, seed)
-    wrong = [] if doubts is None else _doubted(table, doubts, near)[:top]
-    odd = _outliers(table, far, near, outlier)[:top]
+    wrong = [] if doubts is None else _doubted(table, doubts, near)
+    odd = _outliers(table, far, near, outlier)
     for note in notes:
         say(f"anomalies: {note}")
     with atomic_folder(out) as temporary:
-        write_text(temporary / "candidates.csv", csv_text(_HEADER, [line for _, line in (*wrong, *odd)]))
+        write_text(temporary / "candidates.csv", csv_text(_HEADER, [c for _, c in (*wrong[:top], *odd[:top])]))
         write_text(temporary / "scores.csv", _scores(table, far, doubts))
         for name, found in (("mislabelled", wrong), ("outliers", odd)):
-            _sheet(table, found, near, temporary / f"{name}.png", name)
+            _sheet(table, found[:top], near, temporary / f"{name}.png", name)
         about = {
             "rows": len(table),
             "patients": len(set(patients)),
@@ -91,7 +91,8 @@ def anomalies(
             "median_outlier_score": float(np.median(far)),
         }
         write_json(temporary / "anomalies.json", about)
-    say(f"anomalies: {len(wrong)} classes to look at again, {len(odd)} outliers among {len(table)} rows; see {out}")
+    say(f"anomalies: {len(wrong)} classes to look at again and {len(odd)} outliers among {len(table)} rows")
+    say(f"anomalies: the {top} most suspicious of each are in {out / 'candidates.csv'}; look at the pictures beside it")
 
 
 def _check(out: Path, neighbours: int, folds: int, outlier: float, top: int) -> None:
