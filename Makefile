@@ -10,7 +10,7 @@ OUT ?= runs/bench.json
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,demo,peft,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,demo,peft,embed,dev]'
 	touch $@
 
 quickstart: $(VENV)/.installed  ## the whole line on the built-in synthetic cohort; ends with $(RUN)/report.html

@@ -16,7 +16,7 @@ from pathlib import Path
 from medssl.imaging.errors import MedsslError
 
 _COMMANDS = Path(__file__).parent / "commands"
-_NOT_VERBS = {"__init__", "comparison", "console", "parsing"}
+_EXTRAS = {"pyarrow": "embed", "umap": "embed", "peft": "peft", "timm": "timm", "nilearn": "demo"}  # of modules
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +47,8 @@ def _run(verb: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == "medssl":
             raise
-        return _fail(verb, f"needs {error.name!r}, which the base install leaves out: pip install 'medssl[train]'", 2)
+        extra = _EXTRAS.get((error.name or "").split(".")[0], "train")
+        return _fail(verb, f"needs {error.name!r}, which the base install leaves out: pip install 'medssl[{extra}]'", 2)
     except OSError as error:
         return _fail_on_file(verb, error)
     except Exception as error:  # the user gets one line; the whole trace is there on request
@@ -71,7 +72,9 @@ def _fail(verb: str, message: str, code: int) -> int:
 
 
 def _verbs() -> list[str]:
-    return sorted(path.stem.replace("_", "-") for path in _COMMANDS.glob("*.py") if path.stem not in _NOT_VERBS)
+    """Files that name their positional arguments; the others are parts of verbs."""
+    files = (path for path in _COMMANDS.glob("*.py") if "\nPOSITIONAL" in path.read_text(encoding="utf-8"))
+    return sorted(path.stem.replace("_", "-") for path in files)
 
 
 def _overview() -> str:

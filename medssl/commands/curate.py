@@ -1,9 +1,7 @@
 """Choose images before pretraining: without near-duplicates, without useless ones, or like a target set."""
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from medssl.commands.console import say
 from medssl.commands.curate_images import Image, embed, held, look, picture_of, taken_apart
 from medssl.data.curate_options import CoresetOptions, LikenessOptions, QualityOptions
 from medssl.imaging.errors import ConfigError, MedsslError
-from medssl.imaging.files import atomic_folder, write_json, write_text
+from medssl.imaging.files import atomic_folder, csv_text, write_json, write_text
 from medssl.imaging.manifest import Manifest
 
 POSITIONAL: tuple[str, ...] = ("manifest",)
@@ -131,7 +129,8 @@ def _unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | N
     import numpy as np
 
     from medssl.data.curate import every_nth, exemplars
-    from medssl.data.likeness import Likeness, by_cosine, by_hash, by_information, by_structure
+    from medssl.data.likeness import by_information, by_structure
+    from medssl.data.near_duplicates import CosineSearch, HashSearch, distinct
 
     groups = [{"volume": image.volume, "patient": image.row.patient, "set": ""}[options.scope] for image in images]
     if options.rule == "none" or not images:
@@ -141,13 +140,14 @@ def _unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | N
         rest = [Left(image, f"not one of every {options.every}") for n, image in enumerate(images) if n not in taken]
         return [images[n] for n in sorted(taken)], rest
     if options.rule == "embedding":
-        measure = by_cosine(embed(images, encoder))
+        kept, dropped = distinct(CosineSearch(embed(images, encoder), options.least), groups)
     else:
         codes = np.stack([image.code for image in images])
-        rules: dict[str, Callable[..., Likeness]]
-        rules = {"dhash": by_hash, "ssim": by_structure, "mutual_information": by_information}
-        measure = rules[options.rule](codes)
-    kept, dropped = exemplars(measure, groups, options.least)
+        if options.rule == "dhash":
+            kept, dropped = distinct(HashSearch(codes, -options.least), groups)
+        else:
+            measure = {"ssim": by_structure, "mutual_information": by_information}[options.rule]
+            kept, dropped = exemplars(measure(codes), groups, options.least)
     left = [Left(images[d.item], f"like another ({options.rule})", images[d.like], abs(d.likeness)) for d in dropped]
     return [images[n] for n in kept], left
 
@@ -171,15 +171,15 @@ def _absolute(image: Image) -> str:
 
 
 def _csv(left: Sequence[Left]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["case", "patient", "image", "reason", "like", "value"])
-    for entry in sorted(left, key=lambda e: e.image.number):
-        like = "" if entry.like is None else entry.like.row.case
-        value = "" if entry.value is None else f"{entry.value:.4g}"
-        row = entry.image.row
-        writer.writerow([row.case, row.patient, row.image, entry.reason, like, value])
-    return stream.getvalue()
+    rows = [
+        [
+            entry.image.row.case, entry.image.row.patient, entry.image.row.image, entry.reason,
+            "" if entry.like is None else entry.like.row.case,
+            "" if entry.value is None else f"{entry.value:.4g}",
+        ]
+        for entry in sorted(left, key=lambda e: e.image.number)
+    ]  # fmt: skip
+    return csv_text(["case", "patient", "image", "reason", "like", "value"], rows)
 
 
 def _sheet(left: Sequence[Left], path: Path) -> None:

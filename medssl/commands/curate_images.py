@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.data.curate_options import QualityOptions, Rule
+from medssl.evaluation.options import EmbedOptions
 from medssl.imaging.errors import ConfigError, ImageError
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.naming import split_slice
+from medssl.imaging.preprocess import Preprocess
 from medssl.imaging.progress import Progress
+from medssl.imaging.writers.sheet import laid_plane
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,9 +96,8 @@ def picture_of(image: Image) -> "npt.NDArray[np.float32] | None":
         array = _volume(image).array[0]
     except ImageError:
         return None
-    plane = array if array.ndim == 2 else array[..., array.shape[-1] // 2]
-    of_volume = array.ndim == 3 or bool(split_slice(image.row.image.split(";")[0])[1])
-    return np.asarray(plane.T[::-1] if of_volume else plane, dtype=np.float32)
+    of_volume = bool(split_slice(image.row.image.split(";")[0])[1])
+    return np.asarray(laid_plane(array, of_volume), dtype=np.float32)
 
 
 def embed(images: Sequence[Image], encoder: Path | None) -> "npt.NDArray[np.float32]":
@@ -106,27 +108,21 @@ def embed(images: Sequence[Image], encoder: Path | None) -> "npt.NDArray[np.floa
         ImageError: An image that cannot be read.
     """
     import numpy as np
-    import torch
 
-    from medssl.evaluation.frozen import pretrained_encoder
-    from medssl.imaging.preprocess import Preprocess, prepare_volume
+    from medssl.evaluation.embedding import Embedder
     from medssl.models.weights import read_encoder
 
     if encoder is None:
         raise ConfigError(["an encoder is needed"])
     meta = read_encoder(encoder)[1]
-    size = tuple(meta.get("provenance", {}).get("crop", ()))
-    if not size or not meta.get("preprocess"):
-        raise ConfigError([f"{encoder} does not say how its images were prepared and how large its crops were"])
-    preprocess = Preprocess.from_json(meta["preprocess"])
-    network = pretrained_encoder(encoder, preprocess.spatial_dims, meta["channels"]).eval()
+    if not meta.get("preprocess"):
+        raise ConfigError([f"{encoder} does not say how its images were prepared"])
+    embedder = Embedder(encoder, Preprocess.from_json(meta["preprocess"]), meta["channels"], EmbedOptions())
     found = []
     with Progress("embed", len(images), "image") as progress:
         for first in range(0, len(images), _BATCH):
             part = images[first : first + _BATCH]
-            arrays = [_fitted(prepare_volume(_volume(image), preprocess).array, size) for image in part]
-            with torch.no_grad():
-                found.append(network.embed(torch.from_numpy(np.stack(arrays))).float().numpy())
+            found.append(embedder.features([embedder.shown(_volume(i)) for i in part], [i.row.case for i in part]))
             progress.advance(len(part))
     return np.concatenate(found)
 
@@ -135,18 +131,6 @@ def _volume(image: Image) -> "Volume":
     from medssl.imaging.readers.open import read_channels
 
     return read_channels(image.row.image, image.root)
-
-
-def _fitted(array: "npt.NDArray[np.float32]", size: Sequence[int]) -> "npt.NDArray[np.float32]":
-    """The middle of (C, *S) as (C, *size); what is too small repeats its edge."""
-    import numpy as np
-
-    cut = tuple(
-        slice(max((n - s) // 2, 0), max((n - s) // 2, 0) + s) for n, s in zip(array.shape[1:], size, strict=True)
-    )
-    middle = array[(slice(None), *cut)]
-    missing = [(0, 0), *((s - n - (s - n) // 2, (s - n) // 2) for n, s in zip(middle.shape[1:], size, strict=True))]
-    return np.pad(middle, missing, mode="edge")
 
 
 def _useless(row: Row, picture: "npt.NDArray[np.float32]", quality: QualityOptions) -> str:

@@ -10,7 +10,7 @@ from medssl.commands.console import say
 from medssl.commands.evaluate_frozen import encoder_file, evaluate_encoders
 from medssl.evaluation.options import FrozenOptions, MeasureOptions, PredictOptions
 from medssl.imaging.errors import ConfigError, MedsslError
-from medssl.imaging.files import atomic_folder, csv_text, write_text
+from medssl.imaging.files import atomic_folder, records_text, write_text
 
 if TYPE_CHECKING:
     from medssl.data.cache import Cache, CachedCase
@@ -147,7 +147,7 @@ def _segmentation(
         results = {**head, **_results(outcome, names[0], measure, warnings)}
         results["pictures"] = [{"file": str(p.relative_to(temporary)), "caption": text} for p, text in pictures]
         rows = [row for name, found in outcome.results.items() for result in found for row in result.rows(name)]
-        write_text(temporary / "cases.csv", csv_text(rows))
+        write_text(temporary / "cases.csv", records_text(rows))
         write_results(temporary, results)
         sections = segmentation_page(
             results, rows, pictures, training_logs(dict(zip(names, folders, strict=True))), maps
@@ -197,7 +197,7 @@ def _classification(
         for p in found
     ]
     with atomic_folder(out) as temporary:
-        write_text(temporary / "cases.csv", csv_text(rows))
+        write_text(temporary / "cases.csv", records_text(rows))
         write_results(temporary, results)
         sections = classification_page(results, rows, training_logs({loaded.name: folder}), maps)
         about = "Classes of whole images, compared with the reference."

@@ -1,7 +1,5 @@
 """The part of `medssl evaluate` that judges an encoder as it is, without fine-tuning."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from medssl.commands.console import say
 from medssl.evaluation.options import FrozenOptions
 from medssl.imaging.errors import ConfigError
-from medssl.imaging.files import atomic_folder, sha256, write_json, write_text
+from medssl.imaging.files import atomic_folder, csv_text, sha256, write_json, write_text
 
 if TYPE_CHECKING:
     from medssl.data.cache import Cache
@@ -116,19 +114,17 @@ def evaluate_encoders(
 def _check(
     files: Sequence[Path], metas: Sequence[dict[str, Any]], cache: "Cache", size: tuple[int, ...], dims: int
 ) -> None:
+    from medssl.evaluation.frozen import encoder_problems
+
     problems = []
     if not size:
         problems.append(f"frozen.size is missing: {files[0]} does not say how large the pretraining's crops were")
     elif len(size) != dims:
         problems.append(f"frozen.size {size} needs {dims} numbers: what is probed is {dims}D")
     for path, meta in zip(files, metas, strict=True):
-        own = meta["encoder"]["init_args"].get("spatial_dims", dims)
-        if own != dims:
-            hint = "; frozen.bags slices shows it the slices of volumes" if own == 2 and cache.spatial_dims == 3 else ""
-            problems.append(f"{path} is an encoder of {own}D images, {cache.path} has {cache.spatial_dims}D ones{hint}")
-        channels = meta.get("channels", [])
-        if channels and len(channels) != len(cache.channels):
-            problems.append(f"{path} takes {len(channels)} channel(s), {cache.path} has {len(cache.channels)}")
+        found = encoder_problems(path, meta, dims, cache.channels, str(cache.path))
+        flat = dims == 3 and meta["encoder"]["init_args"].get("spatial_dims") == 2
+        problems += [f"{p}; frozen.bags slices shows it the slices of volumes" if flat else p for p in found]
     if problems:
         raise ConfigError(problems)
 
@@ -189,17 +185,13 @@ def _warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cac
 
 
 def _csv(results: dict[str, Any]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["arm", "labels", "probe", "auroc", "low", "high", "val"])
-    for name, arm in results["arms"].items():
-        for labels, probes in arm["probes"].items():
-            for probe, entry in probes.items():
-                interval = entry["auroc"]
-                writer.writerow(
-                    [name, labels, probe, interval["estimate"], interval["low"], interval["high"], entry["val"]]
-                )
-    return stream.getvalue()
+    rows = [
+        [name, labels, probe, *(entry["auroc"][end] for end in ("estimate", "low", "high")), entry["val"]]
+        for name, arm in results["arms"].items()
+        for labels, probes in arm["probes"].items()
+        for probe, entry in probes.items()
+    ]
+    return csv_text(["arm", "labels", "probe", "auroc", "low", "high", "val"], rows)
 
 
 def _tell(results: dict[str, Any], out: Path) -> None:

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import itertools
 import re
 import reprlib
 import types
@@ -91,7 +92,7 @@ def run_verb(verb: str, argv: Sequence[str]) -> None:
     if any(token in ("-h", "--help") for token in argv):
         parser.print_help()
         raise SystemExit(0)
-    given = _collect(argv, _positional(function, module.POSITIONAL))
+    given = _collect(argv, _positional(function, module.POSITIONAL), _lists(function))
     values = _checked(parser, function, given)
     with running(verb, argv):
         function(**values)
@@ -102,7 +103,7 @@ def parse_verb(verb: str, argv: Sequence[str]) -> dict[str, Any]:
     module = importlib.import_module(f"medssl.commands.{verb}")
     function = getattr(module, verb)
     parser = _parser(verb, function, module.POSITIONAL)
-    return _checked(parser, function, _collect(argv, _positional(function, module.POSITIONAL)))
+    return _checked(parser, function, _collect(argv, _positional(function, module.POSITIONAL), _lists(function)))
 
 
 def read_options(kind: Callable[..., T], path: Path) -> T:
@@ -147,7 +148,12 @@ def _is_list(function: Callable[..., None], name: str) -> bool:
     return typing.get_origin(typing.get_type_hints(function)[name]) in (list, tuple)
 
 
-def _collect(argv: Sequence[str], positional: list[tuple[str, bool]]) -> dict[str, Any]:
+def _lists(function: Callable[..., None]) -> set[str]:
+    """Options that take all values up to the next option."""
+    return {name for name, hint in typing.get_type_hints(function).items() if typing.get_origin(hint) is list}
+
+
+def _collect(argv: Sequence[str], positional: list[tuple[str, bool]], lists: set[str]) -> dict[str, Any]:
     """Nested dictionary of everything given, YAML files merged in at their place."""
     given: dict[str, Any] = {}
     free: list[str] = []
@@ -163,6 +169,10 @@ def _collect(argv: Sequence[str], positional: list[tuple[str, bool]]) -> dict[st
             equals, value = "=", tokens.pop(0)
         if name == "config":
             _merge(given, _read_yaml(value, problems))
+        elif name.replace("-", "_") in lists and equals and not isinstance(_scalar(value), list):
+            further = list(itertools.takewhile(lambda other: not other.startswith("--"), tokens))
+            del tokens[: len(further)]
+            given[name.replace("-", "_")] = [value, *further]
         else:
             _merge(given, _nested(name.replace("-", "_"), _scalar(value) if equals else True))
     _place(free, positional, given, problems)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.cluster import KMeans
 
-from medssl.data.likeness import Array, Likeness
+from medssl.data.likeness import Array, Likeness, unit_rows
 
 _CENTROIDS, _PATIENCE, _DROP = 100, 20, 0.95  # of SimCore's released code
 
@@ -33,7 +33,7 @@ def exemplars(likeness: Likeness, groups: Sequence[str], threshold: float) -> tu
     """Keep the first image of each group that is left, drop all that are as alike to it as `threshold` or more, repeat.
 
     The greedy rule of "Less is More" (Wolf et al. 2024, https://arxiv.org/abs/2410.14524): with minus the Hamming
-    distance of hashes and threshold -6 it is the published Hash-6.
+    distance of hashes and threshold -6 it is the published Hash-6 (`near_duplicates.distinct` finds it faster).
 
     Args:
         likeness: Of the images.
@@ -81,9 +81,9 @@ def coreset(target: Array, pool: Array, budget: int, stop: bool = True, seed: in
     Returns:
         Numbers of the images taken, and the utility of each round.
     """
-    goal, units = _units(target), _units(pool)
+    goal, units = unit_rows(target), unit_rows(pool)
     if len(goal) > _CENTROIDS:
-        goal = _units(KMeans(_CENTROIDS, random_state=seed, n_init=1).fit(goal).cluster_centers_)
+        goal = unit_rows(KMeans(_CENTROIDS, random_state=seed, n_init=1).fit(goal).cluster_centers_)
     cosines = units @ goal.T  # (N, k)
     order = np.argsort(-cosines, axis=0, kind="stable")
     places = np.zeros(goal.shape[0], dtype=np.int64)
@@ -105,8 +105,3 @@ def coreset(target: Array, pool: Array, budget: int, stop: bool = True, seed: in
             new = sorted(np.random.default_rng(seed).choice(new, room, replace=False).tolist())
         taken |= set(new)
     return sorted(taken), utilities
-
-
-def _units(embeddings: npt.NDArray[np.floating]) -> Array:
-    norms = np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    return np.asarray(embeddings / norms, dtype=np.float32)

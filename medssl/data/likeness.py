@@ -1,6 +1,7 @@
 """How alike two images are: hashes of differences, structural similarity, mutual information, cosine of embeddings.
 
-All take images of one size: (N, H, W), or (N, D) embeddings. Higher is more alike.
+Likeness is of images of one size (N, H, W), and higher is more alike; hashes and embeddings are searched by
+`near_duplicates`.
 """
 
 from collections.abc import Callable
@@ -39,11 +40,6 @@ def difference_hash(image: Array) -> npt.NDArray[np.uint8]:
     return np.packbits(small[:, 1:] > small[:, :-1])
 
 
-def by_hash(hashes: npt.NDArray[np.uint8]) -> Likeness:
-    """Minus the Hamming distance of hashes (N, 8)."""
-    return lambda item, others: -np.bitwise_count(hashes[others] ^ hashes[item]).sum(1).astype(np.float64)
-
-
 def by_structure(images: Array) -> Likeness:
     """Structural similarity (Wang et al. 2004) of images (N, H, W) with values from 0 to 1."""
     stack = torch.from_numpy(images)[:, None]
@@ -64,7 +60,7 @@ def by_information(images: Array) -> Likeness:
     )
 
 
-def by_cosine(embeddings: Array) -> Likeness:
-    """Cosine of embeddings (N, D)."""
-    units = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    return lambda item, others: (units[others] @ units[item]).astype(np.float64)
+def unit_rows(embeddings: npt.NDArray[np.floating]) -> Array:
+    """Embeddings (N, E) at length 1."""
+    norms = np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    return np.asarray(embeddings / norms, dtype=np.float32)

@@ -1,6 +1,7 @@
 """Images that are asked about together: the slices of a volume for a 2D encoder, all images of a patient or slide."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -55,7 +56,11 @@ def read_bags(cache: Cache, size: Sequence[int], bags: Bags, slice_axis: int = 2
                 reason="several-classes",
             )
         for case in group:
-            parts = _slices(cache, case, size, slice_axis, slices) if bags == "slices" else [_middle(cache, case, size)]
+            if bags == "slices":
+                middle = partial(middle_of_case, cache, case)
+                parts = list(spread_slices(middle, case.shape[slice_axis], size, slice_axis, slices).values())
+            else:
+                parts = [middle_of_case(cache, case, size)]
             images += parts
             owners += [number] * len(parts)
     firsts = [group[0] for group in groups.values()]
@@ -144,13 +149,24 @@ class GatedAttention(nn.Module):
         return out
 
 
-def _middle(cache: Cache, case: CachedCase, size: Sequence[int]) -> npt.NDArray[np.float32]:
+def middle_of_case(cache: Cache, case: CachedCase, size: Sequence[int]) -> npt.NDArray[np.float32]:
+    """The middle of a case (C, *size); beyond its edge the edge is repeated."""
     start = tuple((n - s) // 2 for n, s in zip(case.shape, size, strict=True))
     return cache.crop_image(case, start, tuple(size)).astype(np.float32)
 
 
-def _slices(cache: Cache, case: CachedCase, size: Sequence[int], axis: int, most: int) -> list[npt.NDArray[np.float32]]:
-    box = [*size[:axis], case.shape[axis], *size[axis:]]
-    block = np.moveaxis(_middle(cache, case, box), axis + 1, 0)  # (slices, C, *size)
-    picked = np.unique(np.linspace(0, len(block) - 1, min(most, len(block))).round().astype(int))
-    return list(block[picked])
+def spread_slices(
+    middle: Callable[[Sequence[int]], npt.NDArray[np.float32]], long: int, size: Sequence[int], axis: int, most: int
+) -> dict[int, npt.NDArray[np.float32]]:
+    """Evenly spaced slices of a volume, by their numbers.
+
+    Args:
+        middle: Size of a box to the middle of the volume (C, *box).
+        long: Slices that there are.
+        size: Pixels of a slice.
+        axis: Axis of the volume that counts them.
+        most: At most so many.
+    """
+    block = np.moveaxis(middle([*size[:axis], long, *size[axis:]]), axis + 1, 0)  # (slices, C, *size)
+    picked = np.unique(np.linspace(0, long - 1, min(most, long)).round().astype(int))
+    return {int(number): block[number] for number in picked}

@@ -34,6 +34,26 @@ def pretrained_encoder(path: Path, spatial_dims: int, channels: Sequence[str]) -
     return encoder
 
 
+def encoder_problems(path: Path, meta: dict[str, Any], dims: int, channels: Sequence[str], where: str) -> list[str]:
+    """Why an encoder cannot see these images, a sentence each.
+
+    Args:
+        path: Encoder file.
+        meta: Its description.
+        dims: Dimension of the images as they are shown.
+        channels: Their channels.
+        where: What they are, for the message.
+    """
+    problems = []
+    own = meta["encoder"]["init_args"].get("spatial_dims", dims)
+    if own != dims:
+        problems.append(f"{path} is an encoder of {own}D images, {where} has {dims}D ones")
+    known = meta.get("channels", [])
+    if known and len(known) != len(channels):
+        problems.append(f"{path} takes {len(known)} channel(s), {where} has {len(channels)}")
+    return problems
+
+
 def random_encoder(component: Component, spatial_dims: int, channels: Sequence[str], seed: int) -> Encoder:
     """An encoder as it is before any training.
 

@@ -1,7 +1,7 @@
 """How a run is evaluated; torch-free, so that help is at once."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from medssl.imaging.errors import ConfigError
 
@@ -109,3 +109,48 @@ class MeasureOptions:
             problems.append(f"measure.resamples must be 100 or more, got {self.resamples}; fewer are not stable")
         if problems:
             raise ConfigError(problems)
+
+
+@dataclass
+class EmbedOptions:
+    """What is made of an image by an encoder as it is.
+
+    Raises:
+        ConfigError: Values outside their range.
+    """
+
+    size: tuple[int, ...] = ()
+    """Voxels of what the encoder sees, the middle of a case; that of the pretraining's crops when left out."""
+
+    pooling: Literal["mean", "peak", "levels", "summary"] = "mean"
+    """Of the deepest map `mean`, or `peak` (mean and maximum); means of all maps (`levels`); the class token, where
+    there is one (`summary`)."""
+
+    volumes: Literal["mean", "each"] = "mean"
+    """For a 2D encoder on volumes: the mean over the slices, or each slice as a row of its own."""
+
+    slice_axis: int = 2
+    """Axis of the volume that counts its slices."""
+
+    slices: int = 32
+    """At most so many of a volume, evenly spaced."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if len(self.size) not in (0, 2, 3) or any(n < 1 for n in self.size):
+            problems.append(f"embed.size needs 2 or 3 positive numbers, got {self.size}")
+        if self.slice_axis not in (0, 1, 2):
+            problems.append(f"embed.slice_axis must be 0, 1 or 2, got {self.slice_axis}")
+        if self.slices < 1:
+            problems.append(f"embed.slices must be 1 or more, got {self.slices}")
+        if problems:
+            raise ConfigError(problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary."""
+        return {**asdict(self), "size": list(self.size)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "EmbedOptions":
+        """Inverse of `to_json`."""
+        return cls(**{**content, "size": tuple(content["size"])})

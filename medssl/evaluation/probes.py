@@ -24,7 +24,7 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 RATES = ((1e-3, 0.1), (3e-3, 1.0))
 """Learning rates and weight decays of the attentive probe."""
 
-_NEIGHBOURS, _TEMPERATURE = 20, 0.07
+_NEIGHBOURS, TEMPERATURE = 20, 0.07
 _STEPS = 100  # of the attentive probe, on all images at once
 _HEADS = 4
 
@@ -128,7 +128,7 @@ def knn_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor) -
     """
     centred = centred_units(vectors, known)
     near = (centred[asked] @ centred[known].T).topk(min(_NEIGHBOURS, len(known)), dim=1)
-    weights = (near.values / _TEMPERATURE).softmax(1)  # (n, k)
+    weights = (near.values / TEMPERATURE).softmax(1)  # (n, k)
     votes = data.targets[known].float()[near.indices]  # (n, k, K)
     scores: Scores = (weights[..., None] * votes).sum(1).double().numpy()
     return scores

@@ -3,33 +3,18 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from browser import Browser
 from report_checks import check_page, check_results
 from small_cache import small_cache
+from small_encoder import small_encoder
 
 from medssl.__main__ import main
 from medssl.commands.evaluate_frozen import encoder_file
 from medssl.data.cache import Cache
-from medssl.models.component import Component
-from medssl.models.networks import build_encoder
-from medssl.models.weights import save_encoder
 
-_UNET = {"features": [4, 8], "blocks": [0, 1]}
 _SPLITS = ("train",) * 12 + ("val",) * 6 + ("test",) * 6
-
-
-def _encoder(folder: Path, dims: int = 2, seed: int = 0, factor: float = 1.0, **meta: Any) -> Path:
-    torch.manual_seed(seed)
-    component = Component("medssl.models.unet.ResidualUNetEncoder", _UNET)
-    described = Component(component.class_path, {**_UNET, "spatial_dims": dims, "in_channels": 1})
-    meta = {"channels": ["x"], "provenance": {"crop": [8] * dims}, "method": {"class_path": "a.b.SimCLR"}, **meta}
-    weights = {name: value * factor for name, value in build_encoder(component, dims, 1).state_dict().items()}
-    save_encoder(folder / "encoder.safetensors", weights, None, {"encoder": described.to_json(), **meta})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +33,7 @@ def _evaluate(run: Path, cache: Cache, out: Path, *more: str) -> int:
 def test_two_encoders_beside_random_weights(
     cache: Cache, tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]
 ):
-    ours, theirs = _encoder(tmp_path / "ours"), _encoder(tmp_path / "theirs", seed=1)
+    ours, theirs = small_encoder(tmp_path / "ours"), small_encoder(tmp_path / "theirs", seed=1)
     out = tmp_path / "out"
     assert _evaluate(ours, cache, out, "--baseline", str(theirs), "--frozen.labels=[8, 0]") == 0
     said = capsys.readouterr().out
@@ -80,7 +65,7 @@ def test_two_encoders_beside_random_weights(
 
 @pytest.mark.integration
 def test_several_answers_an_image_and_a_file_instead_of_a_folder(cache: Cache, tmp_path: Path):
-    run = _encoder(tmp_path / "run")
+    run = small_encoder(tmp_path / "run")
     more = ("--frozen.target=structures", "--frozen.crops=60", "--frozen.size=[6, 6]")
     assert _evaluate(run / "encoder.safetensors", cache, tmp_path / "out", *more) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -89,7 +74,7 @@ def test_several_answers_an_image_and_a_file_instead_of_a_folder(cache: Cache, t
 
 
 def test_a_run_of_both_dimensions_has_an_encoder_of_each(tmp_path: Path):
-    run = _encoder(tmp_path / "run")
+    run = small_encoder(tmp_path / "run")
     assert encoder_file(run, 2) == encoder_file(run, 3) == run / "encoder.safetensors"
     (run / "encoder.safetensors").rename(run / "encoder_2d.safetensors")
     assert encoder_file(run, 2) == run / "encoder_2d.safetensors"
@@ -101,7 +86,7 @@ def test_a_run_of_both_dimensions_has_an_encoder_of_each(tmp_path: Path):
 @pytest.mark.integration
 def test_slices_of_volumes_are_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     volumes = small_cache(tmp_path / "cache", [(10, 12, 6)] * 24, splits=_SPLITS, classes=("no", "yes"))
-    run = _encoder(tmp_path / "run")
+    run = small_encoder(tmp_path / "run")
     assert _evaluate(run, volumes, tmp_path / "out") == 2
     assert "frozen.bags slices shows it the slices of volumes" in capsys.readouterr().err
     assert _evaluate(run, volumes, tmp_path / "out", "--frozen.bags=slices", "--frozen.slices=3") == 0
@@ -111,15 +96,15 @@ def test_slices_of_volumes_are_a_bag(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_other_preprocessing_is_told(cache: Cache, tmp_path: Path):
     other = {**cache.preprocess.to_json(), "spacing_mm": [9.0, 9.0]}
-    run = _encoder(tmp_path / "run", preprocess=other)
+    run = small_encoder(tmp_path / "run", preprocess=other)
     assert _evaluate(run, cache, tmp_path / "out") == 0
     warnings = json.loads((tmp_path / "out" / "results.json").read_text())["warnings"]
     assert any("prepared otherwise (spacing_mm)" in warning for warning in warnings)
 
 
 def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    run, out = _encoder(tmp_path / "run"), tmp_path / "out"
-    assert _evaluate(_encoder(tmp_path / "deep", dims=3), cache, out) == 2
+    run, out = small_encoder(tmp_path / "run"), tmp_path / "out"
+    assert _evaluate(small_encoder(tmp_path / "deep", dims=3), cache, out) == 2
     assert "encoder of 3D images" in capsys.readouterr().err
     assert _evaluate(run, cache, out, "--threshold_rule=true") == 2
     assert "compare it with another one" in capsys.readouterr().err
@@ -127,11 +112,11 @@ def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: 
     told = capsys.readouterr().err
     assert "frozen.draws" in told
     assert "frozen.bags needs target class" in told
-    assert _evaluate(_encoder(tmp_path / "bare", provenance={}), cache, out) == 2
+    assert _evaluate(small_encoder(tmp_path / "bare", provenance={}), cache, out) == 2
     assert "frozen.size is missing" in capsys.readouterr().err
     assert _evaluate(run, cache, out, "--frozen.labels=[99]") == 2
     assert "draws of 99 images" in capsys.readouterr().err
-    broken = _encoder(tmp_path / "broken", factor=float("nan"))
+    broken = small_encoder(tmp_path / "broken", factor=float("nan"))
     assert _evaluate(broken, cache, out) == 2
     assert "are no numbers (NaN)" in capsys.readouterr().err
     assert not out.exists()

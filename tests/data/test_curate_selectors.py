@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from slow_likeness import by_cosine, by_hash
 
 from medssl.data.curate import coreset, every_nth, exemplars
-from medssl.data.likeness import by_cosine, by_hash, by_information, by_structure, difference_hash, rescaled
+from medssl.data.likeness import by_information, by_structure, difference_hash, rescaled
 
 
 def _images(count: int, seed: int = 0) -> np.ndarray:

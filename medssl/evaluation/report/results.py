@@ -9,7 +9,7 @@ from medssl.evaluation.provenance import made_with
 from medssl.evaluation.report.figures import case_figure, confusion_figure, interval_figure, reliability_figure
 from medssl.evaluation.report.page import Picture, Section, Table, figure_picture
 from medssl.evaluation.subgroups import FEW
-from medssl.imaging.files import csv_text, write_json, write_text
+from medssl.imaging.files import records_text, write_json, write_text
 
 SCHEMA_VERSION = 2
 """Of results.json; results.schema.json describes it. Version 1 had no `environment`, and no `task` in studies."""
@@ -41,7 +41,7 @@ def head(task: str, runs: Sequence[Path] = ()) -> dict[str, Any]:
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:
     """Write FOLDER/results.json, and FOLDER/results.csv with a line for every number that has an interval."""
     write_json(folder / "results.json", results)
-    write_text(folder / "results.csv", csv_text(interval_rows(results)))
+    write_text(folder / "results.csv", records_text(interval_rows(results)))
 
 
 def interval_rows(content: Any, name: str = "") -> list[dict[str, Any]]:

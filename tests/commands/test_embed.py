@@ -1,0 +1,207 @@
+"""`medssl embed`, `search`, `anomalies`: from a cache to nearest cases and candidates, and what they refuse."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_cache import small_cache
+from small_encoder import small_encoder
+
+from medssl.__main__ import main
+from medssl.data.cache import Cache, write_case
+from medssl.evaluation.embedding import Embedder
+from medssl.evaluation.feature_files import part, read_features
+from medssl.evaluation.options import EmbedOptions
+from medssl.imaging.manifest import Manifest, Row
+
+
+def _embed(run: Path, data: Path, out: Path, *more: str) -> int:
+    return main(["embed", str(run), "--data", str(data), "--out", str(out), *more])
+
+
+def _pictures(folder: Path, count: int = 24) -> Path:
+    """A cache of pictures of two kinds, stripes across and stripes down, of two sites."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in range(count):
+        stripes = np.tile(100 + 80 * np.sin(np.arange(20) * (0.8 + 0.05 * rng.random())), (20, 1))
+        array = (stripes if n % 2 else stripes.T) + rng.normal(0, 4, (20, 20))
+        path = folder / "images" / f"i{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array.clip(0, 255).astype(np.uint8)).save(path)
+        names = {"class_name": "down" if n % 2 else "across", "site": "x" if n < count // 2 else "y"}
+        rows.append(Row(f"i{n}", f"p{n}", f"images/{path.name}", **names))
+    Manifest.from_rows(rows, folder).write(folder / "manifest.csv")
+    assert main(["prepare", str(folder / "manifest.csv"), "--out", str(folder / "cache"), "--config", "image_2d"]) == 0
+    return folder / "cache"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with `cache`, `run` and, of them, `features`."""
+    folder = tmp_path_factory.mktemp("embed")
+    _pictures(folder)
+    run = small_encoder(folder / "run", provenance={"crop": [16, 16]})
+    assert _embed(run, folder / "cache", folder / "features", "--shard=9", "--batch_size=4") == 0
+    return folder
+
+
+def test_every_case_gets_the_features_of_its_middle(made: Path):
+    table = read_features([made / "features"])
+    cache = Cache.open(made / "cache")
+    assert table.columns["case"] == tuple(case.case for case in cache.cases)
+    assert set(table.columns["site"]) == {"x", "y"}
+    embedder = Embedder(made / "run" / "encoder.safetensors", cache.preprocess, cache.channels, EmbedOptions())
+    case = cache.cases[10]
+    crop = cache.image(case)[None, :, 2:18, 2:18]
+    wanted = embedder.features([{None: crop[0]}], ["x"])[0]
+    assert table.vectors[10] == pytest.approx(wanted, rel=1e-5)
+    assert table.about["options"]["size"] == [16, 16]
+    assert table.about["data_sha256"] == cache.data_sha256
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out, real, calls = tmp_path / "features", Embedder.features, []
+
+    def killed(self, shown, names):
+        calls.append(names)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, shown, names)
+
+    more = ("--shard=9", "--batch_size=4")
+    monkeypatch.setattr(Embedder, "features", killed)
+    assert _embed(made / "run", made / "cache", out, *more) == 130
+    assert sorted(p.name for p in out.iterdir()) == ["features.json", "part-00000.parquet"]
+    first = part(out, 0).read_bytes()
+    assert main(["search", str(out), "--query", "i0"]) == 2  # not finished
+    assert _embed(made / "run", made / "cache", out, *more) == 0
+    assert part(out, 0).read_bytes() == first
+    assert len(calls) == 4 + 5
+    assert np.array_equal(read_features([out]).vectors, read_features([made / "features"]).vectors)
+    assert _embed(made / "run", made / "cache", out, *more, "--embed.pooling=peak") == 2
+
+
+def test_a_case_and_an_image_file_find_what_is_like_them(made: Path, capsys: pytest.CaptureFixture[str]):
+    out = made / "found"
+    image = str(made / "images" / "i7.png")
+    more = ["--top", "3", "--out", str(out), "--patients", "all"]
+    assert main(["search", str(made / "features"), "--query", "i4", image, *more]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[0].split() == ["query", "rank", "case", "patient", "split", "class", "site", "cosine"]
+    with (out / "neighbours.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["rank"] for row in rows] == ["1", "2", "3"] * 2
+    assert {row["class"] for row in rows[:3]} == {"across"}
+    assert "i4" not in {row["case"] for row in rows[:3]}
+    assert (rows[3]["case"], rows[3]["class"]) == ("i7", "down")
+    assert float(rows[3]["cosine"]) > 0.999
+    with Image.open(out / "neighbours.png") as sheet:
+        assert len(np.unique(np.asarray(sheet))) > 20
+
+
+def test_candidates_are_listed_with_reasons_and_pictures(made: Path, tmp_path: Path):
+    cache = tmp_path / "cache"
+    rows = Manifest.read(made / "manifest.csv").rows
+    wrong = [Row(**{**row.__dict__, "class_name": "down"}) if row.case == "i8" else row for row in rows]
+    Manifest.from_rows(wrong, made).write(made / "wrong.csv")
+    assert main(["prepare", str(made / "wrong.csv"), "--out", str(cache), "--config", "image_2d"]) == 0
+    assert _embed(made / "run", cache, tmp_path / "features") == 0
+    assert main(["anomalies", str(tmp_path / "features"), "--out", str(tmp_path / "out"), "--neighbours", "5"]) == 0
+    with (tmp_path / "out" / "candidates.csv").open(newline="") as stream:
+        first = next(csv.DictReader(stream))
+    assert (first["kind"], first["case"], first["class"], first["suggested"]) == ("mislabelled", "i8", "down", "across")
+    assert "probe: across" in first["reason"]
+    assert "neighbours: across" in first["reason"]
+    with (tmp_path / "out" / "scores.csv").open(newline="") as stream:
+        scores = {row["case"]: float(row["doubt"]) for row in csv.DictReader(stream)}
+    assert max(scores, key=lambda case: scores[case]) == "i8"
+    about = json.loads((tmp_path / "out" / "anomalies.json").read_text())
+    assert about["judged"] == about["rows"] == 24
+    for name in ("mislabelled.png", "outliers.png"):
+        with Image.open(tmp_path / "out" / name) as sheet:
+            assert sheet.size[0] > 500
+
+
+@pytest.mark.parametrize("volumes", ["mean", "each"])
+def test_slices_of_volumes_by_a_2d_encoder(tmp_path: Path, volumes: str, capsys: pytest.CaptureFixture[str]):
+    cache = small_cache(tmp_path / "cache", [(10, 12, 6), (9, 9, 5), (10, 10, 1)], classes=("a", "b"))
+    run = small_encoder(tmp_path / "run")
+    more = (f"--embed.volumes={volumes}", "--embed.slices=3")
+    assert _embed(run, cache.path, tmp_path / "out", *more) == 0
+    table = read_features([tmp_path / "out"])
+    slices = ["c0#0", "c0#2", "c0#5", "c1#0", "c1#2", "c1#4", "c2#0"]
+    assert list(table.names) == (["c0", "c1", "c2"] if volumes == "mean" else slices)
+    embedder = Embedder(run / "encoder.safetensors", cache.preprocess, cache.channels, EmbedOptions(volumes="each"))
+    image = cache.image(cache.cases[0])[:, 1:9, 2:10]
+    alone = embedder.features([{n: image[..., n]} for n in (0, 2, 5)], ["a"] * 3)
+    wanted = alone.mean(0) if volumes == "mean" else alone[1]
+    assert table.vectors[0 if volumes == "mean" else 1] == pytest.approx(wanted, rel=1e-4)
+    query = "c1" if volumes == "mean" else "c1#2"
+    assert main(["search", str(tmp_path / "out"), "--query", query, "--top", "9"]) == 0
+    assert len(capsys.readouterr().out.splitlines()[-20:]) >= (3 if volumes == "mean" else 5)
+
+
+def test_volumes_by_a_3d_encoder(tmp_path: Path):
+    cache = small_cache(tmp_path / "cache", [(10, 12, 8)] * 3)
+    run = small_encoder(tmp_path / "run", dims=3)
+    assert _embed(run, cache.path, tmp_path / "out", "--embed.pooling=levels") == 0
+    assert read_features([tmp_path / "out"]).vectors.shape == (3, 12)
+
+
+def test_what_cannot_be_embedded_is_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    assert _embed(tmp_path, made / "cache", out, "--shard=0") == 2
+    told = capsys.readouterr().err
+    assert "is no encoder: name an encoder.safetensors" in told
+    assert "shard must be 1 or more" in told
+    deep = small_encoder(tmp_path / "deep", dims=3, channels=["x", "y"])
+    assert _embed(deep, made / "cache", out) == 2
+    told = capsys.readouterr().err
+    assert "encoder of 3D images" in told
+    assert "takes 2 channel(s)" in told
+    assert _embed(made / "run", made / "cache", out, "--embed.pooling=summary") == 2
+    assert "this encoder has mean, peak, levels" in capsys.readouterr().err
+    (out / "features.json").unlink()
+    broken = small_encoder(tmp_path / "broken", factor=float("nan"))
+    assert _embed(broken, made / "cache", out) == 2
+    assert "are no numbers (NaN), first 'i0'" in capsys.readouterr().err
+    assert not list(out.glob("*.parquet"))
+    assert _embed(made / "run", made / "cache", out) == 2
+    assert "was begun otherwise (encoder, options of embed differ)" in capsys.readouterr().err
+
+
+def test_one_image_that_is_no_number_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cache = small_cache(tmp_path / "cache", [(12, 12)] * 5)
+    image = np.full((1, 12, 12), np.nan, np.float32)
+    write_case(cache.path, cache.cases[3], image, None, {})
+    assert _embed(small_encoder(tmp_path / "run"), cache.path, tmp_path / "out", "--shard=2") == 2
+    assert "1 image(s) are no numbers (NaN), first 'c3'" in capsys.readouterr().err
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.parquet")) == ["part-00000.parquet"]
+
+
+def test_queries_that_cannot_be_answered_are_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    features, image = str(made / "features"), str(made / "images" / "i7.png")
+    assert main(["search", features, "--query", "i99", "nowhere.png", "--top", "2"]) == 2
+    told = capsys.readouterr().err
+    assert "'i99' is no case of these features and no file; did you mean 'i9'?" in told
+    assert "'nowhere.png' is no case" in told
+    other = small_encoder(tmp_path / "other", seed=1, provenance={"crop": [16, 16]})
+    assert main(["search", features, "--query", image, "--encoder", str(other / "encoder.safetensors")]) == 2
+    assert "cannot be compared: encoder differ" in capsys.readouterr().err
+    (tmp_path / "text.png").write_text("no picture")
+    assert main(["search", features, "--query", str(tmp_path / "text.png")]) == 2
+    assert "text.png" in capsys.readouterr().err
+    assert _embed(other, made / "cache", tmp_path / "features") == 0
+    for verb, more in (("search", ["--query", "i1"]), ("anomalies", ["--out", str(tmp_path / "out")])):
+        assert main([verb, features, str(tmp_path / "features"), *more]) == 2
+        assert "cannot be compared: encoder differ" in capsys.readouterr().err
+    assert main(["anomalies", features, "--out", str(tmp_path / "out"), "--folds=1", "--outlier=0", "--top=0"]) == 2
+    told = capsys.readouterr().err
+    assert all(f"{name} must be" in told for name in ("folds", "outlier", "top"))
+    assert main(["feature-map", features, "--out", str(made), "--neighbours=1", "--min_dist=2"]) == 2
+    told = capsys.readouterr().err
+    assert all(text in told for text in ("exists already", "neighbours must be", "min_dist must lie"))

@@ -1,0 +1,96 @@
+"""Mislabel and outlier candidates: what was planted is found, and what cannot be judged is said."""
+
+import feature_tables
+import numpy as np
+import pytest
+
+from medssl.evaluation.anomalies import Doubts, judged_rows, label_doubts, outlier_scores
+from medssl.evaluation.retrieval import Neighbour, Neighbours
+
+
+def _clumps(seed: int = 0) -> tuple[np.ndarray, list[str], list[str]]:
+    """120 rows of 60 patients in three clumps, one a class."""
+    rng = np.random.default_rng(seed)
+    classes = np.arange(120) // 2 % 3
+    vectors = 4 * np.eye(3, 8)[classes] + rng.normal(size=(120, 8))
+    return vectors, [f"k{n}" for n in classes], [f"p{n // 2}" for n in range(120)]
+
+
+def _doubts(vectors: np.ndarray, classes: list[str], patients: list[str]) -> Doubts:
+    table = feature_tables.table(vectors, class_=classes, patient=patients)
+    rows, told = judged_rows(table)
+    assert told == []
+    near = Neighbours(table, rows.tolist()).of(table.vectors[rows], 10, patients)
+    return label_doubts(table, rows, near, folds=5, seed=0)
+
+
+def test_turned_classes_are_found_and_few_others_are():
+    vectors, classes, patients = _clumps()
+    turned = [3, 20, 47, 80, 101]
+    given = list(classes)
+    for row in turned:
+        given[row] = f"k{(int(classes[row][1]) + 1) % 3}"
+    doubts = _doubts(vectors, given, patients)
+    assert set(np.argsort(-doubts.scores)[:5].tolist()) == set(turned)
+    sure = [row for row in turned if doubts.by_probe[row] >= 0]
+    assert len(sure) >= 4  # of one the probe is a little less sure than of its own cases
+    assert all(doubts.classes[doubts.by_probe[row]] == classes[row] for row in sure)
+    assert all(doubts.classes[doubts.by_neighbours[row]] == classes[row] for row in turned)
+    assert int((doubts.by_neighbours >= 0).sum()) <= 8
+    assert doubts.neighbours.sum(1) == pytest.approx(1)
+    assert doubts.probe.sum(1) == pytest.approx(1)
+    again = _doubts(vectors, given, patients)
+    assert np.array_equal(again.probe, doubts.probe)
+
+
+def test_a_patient_does_not_vouch_for_its_own_wrong_class():
+    vectors, classes, patients = _clumps()
+    vectors[1] = vectors[0] + 0.01
+    given = list(classes)
+    given[0] = given[1] = "k2"
+    doubts = _doubts(vectors, given, patients)
+    assert doubts.by_neighbours[:2].tolist() == [0, 0]
+    assert doubts.by_probe[:2].tolist() == [0, 0]
+
+
+def test_the_rules_by_hand():
+    doubts = Doubts(
+        np.arange(3), ("a", "b"), np.array([0, 0, 1]),
+        neighbours=np.array([[0.5, 0.5], [0.2, 0.8], [0.1, 0.9]]),
+        probe=np.array([[0.3, 0.7], [0.05, 0.95], [0.6, 0.4]]),
+        thresholds=np.array([0.7, 0.8]),
+    )  # fmt: skip
+    assert doubts.by_neighbours.tolist() == [-1, 1, -1]
+    assert doubts.by_probe.tolist() == [-1, 1, -1]
+    assert doubts.scores == pytest.approx([0.6, 0.875, 0.35])
+
+
+def test_what_cannot_be_judged_is_said():
+    vectors = np.random.default_rng(0).normal(size=(8, 3))
+    table = feature_tables.table(vectors, class_=["a", "a", "a", "b", "b", "b", "c", ""])
+    rows, told = judged_rows(table)
+    assert rows.tolist() == [0, 1, 2, 3, 4, 5]
+    assert told[0] == "class 'c' has 1 patient(s): its cases are not judged"
+    assert "1 of 8 rows have no class" in told[1]
+    alone, told = judged_rows(feature_tables.table(vectors, class_=["a"] * 7 + ["b"]))
+    assert len(alone) == 0
+    assert "mislabelled cases are not looked for" in told[-1]
+
+
+def test_two_patients_a_class_still_give_an_answer():
+    vectors = np.array([[5, 0], [5, 1], [0, 5], [1, 5]], float) + 0.1
+    doubts = _doubts(vectors, ["a", "a", "b", "b"], ["p0", "p1", "p2", "p3"])
+    assert doubts.probe.sum(1) == pytest.approx(1)
+    assert (doubts.by_neighbours < 0).all()
+
+
+def test_the_far_one_is_the_outlier_and_copies_are_none():
+    rng = np.random.default_rng(0)
+    vectors = np.array([5, 0, 0, 0]) + 0.3 * rng.normal(size=(40, 4))
+    vectors = np.concatenate([vectors, [[0, 5, 5, -5]]])
+    near = Neighbours(feature_tables.table(vectors)).of(vectors.astype(np.float32), 5, own=list(range(41)))
+    scores = outlier_scores(near)
+    assert scores.argmax() == 40
+    assert scores[40] > 3.5
+    assert np.median(scores) == pytest.approx(0)
+    assert outlier_scores([[Neighbour(0, 1.0)]] * 4).tolist() == [0, 0, 0, 0]

@@ -1,0 +1,43 @@
+"""Nearest cases: as by all pairs, without the query and without its patient."""
+
+import feature_tables
+import numpy as np
+
+from medssl.evaluation import retrieval
+from medssl.evaluation.retrieval import Neighbours, agreement
+
+
+def _oracle(vectors: np.ndarray, row: int, allowed: list[int], count: int) -> list[int]:
+    centred = vectors - vectors.mean(0)
+    units = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    return sorted(allowed, key=lambda other: -float(units[other] @ units[row]))[:count]
+
+
+def test_neighbours_are_those_of_all_pairs_but_for_itself_and_its_patient(monkeypatch):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(60, 6)).astype(np.float32) + 3
+    patients = [f"p{n}" for n in rng.integers(0, 9, 60)]
+    table = feature_tables.table(vectors, patient=patients)
+    monkeypatch.setattr(retrieval, "_ASKED", 7)
+    others = Neighbours(table).of(vectors, 5, patients)
+    itself = Neighbours(table).of(vectors, 5, own=list(range(60)))
+    part = Neighbours(table, list(range(0, 60, 2))).of(vectors, 5, patients)
+    for row in range(60):
+        strangers = [n for n in range(60) if patients[n] != patients[row]]
+        assert [n.row for n in others[row]] == _oracle(vectors, row, strangers, 5)
+        assert [n.row for n in itself[row]] == _oracle(vectors, row, [n for n in range(60) if n != row], 5)
+        assert [n.row for n in part[row]] == _oracle(vectors, row, [n for n in strangers if n % 2 == 0], 5)
+
+
+def test_fewer_where_there_are_fewer_and_copies_in_their_order():
+    vectors = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
+    found = Neighbours(feature_tables.table(vectors)).of(vectors[:1], 9, own=[0])
+    assert [n.row for n in found[0]] == [1, 2, 3]
+    assert found[0][0].cosine > 0.9999
+
+
+def test_agreement_counts_alike_neighbours():
+    vectors = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], np.float32)
+    near = Neighbours(feature_tables.table(vectors)).of(vectors, 1, own=[0, 1, 2, 3])
+    assert agreement(["a", "a", "b", "b"], near) == 1
+    assert agreement(["a", "a", "b", "c"], near) == 0.5
