@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.commands.evaluate_frozen import encoder_file, evaluate_encoders
-from medssl.evaluation.options import FrozenOptions, MeasureOptions, PredictOptions
+from medssl.evaluation.options import FrozenOptions, LesionOptions, MeasureOptions, PredictOptions
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import atomic_folder, write_json, write_text
 
@@ -24,7 +24,7 @@ POSITIONAL = ("run",)
 THRESHOLD_RULE = "threshold rule"
 SCHEMA_VERSION = 1
 
-_PREDICT, _MEASURE, _FROZEN = PredictOptions(), MeasureOptions(), FrozenOptions()
+_PREDICT, _MEASURE, _LESIONS, _FROZEN = PredictOptions(), MeasureOptions(), LesionOptions(), FrozenOptions()
 
 
 def evaluate(
@@ -36,12 +36,14 @@ def evaluate(
     threshold_rule: bool = False,
     predict: PredictOptions = _PREDICT,
     measure: MeasureOptions = _MEASURE,
+    lesions: LesionOptions = _LESIONS,
     frozen: FrozenOptions = _FROZEN,
 ) -> None:
     """Predict the labelled cases of a split and compare with their labels; writes OUT/report.html and OUT/results.json.
 
     Segmentation: Dice, 95 % Hausdorff distance, surface Dice and volumes of every case and class on the grid of the
-    original image (OUT/cases.csv), pictures of the best, the median and the worst case. Classification: AUROC, average
+    original image (OUT/cases.csv), pictures of the best, the median and the worst case; `lesions.labels` counts single
+    lesions as well. Classification: AUROC, average
     precision, balanced accuracy. Means come with 95 % intervals over patients. A run with folds is measured as an
     ensemble. An encoder is judged as it is, by probes of its frozen features beside the same architecture with random
     weights (`frozen`).
@@ -55,6 +57,7 @@ def evaluate(
         threshold_rule: Compare with a rule that gives each voxel the class of the nearest typical intensity as well.
         predict: How the cases are predicted.
         measure: What is measured.
+        lesions: Whether single lesions are counted: average precision, FROC, and whether a case has one.
         frozen: How an encoder is probed; it uses all splits.
 
     Raises:
@@ -88,7 +91,7 @@ def evaluate(
             raise ConfigError(["baseline and threshold_rule are for segmentation; leave them out for a classifier"])
         _classification(runs[0], cache, split, out, measure)
     else:
-        _segmentation(run, runs, cache, split, out, (predict, measure, threshold_rule))
+        _segmentation(run, runs, cache, split, out, (predict, measure, lesions, threshold_rule))
 
 
 def _segmentation(
@@ -97,12 +100,12 @@ def _segmentation(
     cache: "Cache",
     split: str,
     out: Path,
-    options: tuple[PredictOptions, MeasureOptions, bool],
+    options: tuple[PredictOptions, MeasureOptions, LesionOptions, bool],
 ) -> None:
-    from medssl.evaluation.segmentation_cases import evaluate_cases, labelled_cases
+    from medssl.evaluation.segmentation_cases import evaluate_cases, labelled_cases, lesion_labels
 
-    predict, measure, with_rule = options
-    cases = labelled_cases(cache, split)
+    predict, measure, lesions, with_rule = options
+    cases, counted = labelled_cases(cache, split), lesion_labels(cache, lesions) is not None
     names = _names(runs)
     arms = {name: _arm(loaded, predict.batch_size) for name, loaded in zip(names, runs, strict=True)}
     if with_rule:
@@ -110,7 +113,8 @@ def _segmentation(
 
         arms[THRESHOLD_RULE] = fit_thresholds(cache, cache.select("train", labelled=True))
     _announce(cache, cases, split, runs, list(arms), out)
-    outcome = evaluate_cases(cache, cases, arms, measure.tolerance_mm)
+    scored = {name: _scored_arm(loaded, predict.batch_size) for name, loaded in zip(names, runs, strict=True)}
+    outcome = evaluate_cases(cache, cases, {**arms, **scored} if counted else arms, measure.tolerance_mm, lesions)
     if not outcome.results[names[0]]:
         first = outcome.failures[0]
         raise MedsslError(
@@ -121,6 +125,7 @@ def _segmentation(
         pictures, missing = _overlays(cache, cases, outcome.results[names[0]], arms[names[0]], temporary)
         warnings = [*_warnings(runs, cases, outcome), *missing]
         results = _results(outcome, names[0], split, cache, measure, warnings)
+        results["lesions"] = vars(lesions) if counted else None
         results["pictures"] = [{"file": str(p.relative_to(temporary)), "caption": text} for p, text in pictures]
         rows = [row for name, found in outcome.results.items() for result in found for row in result.rows(name)]
         write_text(temporary / "cases.csv", _csv(rows))
@@ -170,6 +175,12 @@ def _arm(loaded: "LoadedRun", batch_size: int) -> Callable[[Any], Any]:
     from medssl.tasks.inference import segment_image
 
     return lambda image: segment_image(loaded.networks, loaded.spec, image, batch_size)
+
+
+def _scored_arm(loaded: "LoadedRun", batch_size: int) -> Callable[[Any], Any]:
+    from medssl.tasks.inference import segment_scores
+
+    return lambda image: segment_scores(loaded.networks, loaded.spec, image, batch_size)
 
 
 def _names(runs: "Sequence[LoadedRun]") -> list[str]:
@@ -243,7 +254,7 @@ def _results(
         "arm": arm,
         "tolerance_mm": measure.tolerance_mm,
         "calibrated": outcome.calibrated,
-        "arms": {name: summarise(found) for name, found in outcome.results.items()},
+        "arms": {name: summarise(found, measure.resamples) for name, found in outcome.results.items()},
         "differences": {
             name: differences(outcome.results[arm], found) for name, found in outcome.results.items() if name != arm
         },
@@ -309,11 +320,14 @@ def _write_page(
     rows: Sequence[Mapping[str, str]],
     pictures: Sequence[tuple[Path, str]],
 ) -> None:
+    from medssl.evaluation.report.lesions import lesion_section
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import comparison_section, segmentation_section
     from medssl.evaluation.report.sections import loss_curve_section, overlay_section
 
     sections: list[Section] = [segmentation_section(results, rows)]
+    if results["lesions"]:
+        sections.append(lesion_section(results))
     if results["differences"]:
         sections.append(comparison_section(results))
     sections.append(overlay_section(pictures, "Best, median and worst case"))

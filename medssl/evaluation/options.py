@@ -109,3 +109,35 @@ class MeasureOptions:
             problems.append(f"measure.resamples must be 100 or more, got {self.resamples}; fewer are not stable")
         if problems:
             raise ConfigError(problems)
+
+
+@dataclass
+class LesionOptions:
+    """Whether single lesions are counted, and when one is found.
+
+    Raises:
+        ConfigError: Values outside their range.
+    """
+
+    labels: tuple[str, ...] = ()
+    """Labels whose connected parts are lesions, or `all`; none when left out. For structures that come in several
+    pieces, such as metastases or bleedings, not for organs."""
+
+    threshold: float = 0.1
+    """Probability above which a voxel belongs to a candidate: low, so that unsure candidates have a low score instead
+    of none; lesions that touch at this level are one candidate."""
+
+    match: Literal["iou", "dice", "any"] = "iou"
+    """What is compared with `overlap`: intersection over union or Dice of candidate and lesion; `any`: a voxel."""
+
+    overlap: float = 0.1
+    """Least overlap of a candidate with the lesion that it finds."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 0 < self.threshold < 1:
+            problems.append(f"lesions.threshold must lie between 0 and 1, got {self.threshold}")
+        if not 0 < self.overlap <= 1:
+            problems.append(f"lesions.overlap must lie in (0, 1], got {self.overlap}; match any asks for one voxel")
+        if problems:
+            raise ConfigError(problems)

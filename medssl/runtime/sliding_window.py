@@ -48,8 +48,6 @@ def segment(
     Raises:
         ImageError: Window and image differ in dimensions, or the network gives another number of classes.
     """
-    if len(window) != image.ndim - 1:
-        raise ImageError(f"window {tuple(window)} does not fit an image of {image.shape}", reason="window")
     padded, inside = _padded(image, window)
     shape = padded.shape[1:]
     stream = int(np.argmax(shape))  # the smallest cross-section makes the smallest slab
@@ -64,10 +62,7 @@ def segment(
     for number, start in enumerate(starts[0]):
         boxes = [{stream: start, **place} for place in rest]
         for box, scores in _scores(padded, boxes, window, predict, batch_size, mirror_axes):
-            if scores.shape[0] != num_classes:
-                raise ImageError(
-                    f"the network gives {scores.shape[0]} classes, {num_classes} are due", reason="classes"
-                )
+            _check_classes(scores, num_classes)
             where = [slice(box[a], box[a] + window[a]) for a in range(len(shape))]
             where[stream] = slice(0, window[stream])
             _add(slab[(slice(None), *where)], scores, weight)
@@ -75,6 +70,38 @@ def segment(
         done = (starts[0][number + 1] if number + 1 < len(starts[0]) else shape[stream]) - start
         _flush(slab, labels, stream, start, done)
     return labels[inside]
+
+
+def logits(
+    image: _Float,
+    window: Sequence[int],
+    predict: Predict,
+    num_classes: int,
+    *,
+    overlap: float = 0.5,
+    batch_size: int = 4,
+    mirror_axes: Sequence[int] = (),
+) -> _Float:
+    """Blended logits (K, *S) of an image of any size, all classes at full size: for measurements, not for the clinic.
+
+    Where they are highest is the class that `segment` gives; arguments as there.
+
+    Raises:
+        ImageError: As `segment`.
+    """
+    padded, inside = _padded(image, window)
+    shape, weight = padded.shape[1:], gaussian(window)
+    total: _Float = np.zeros((num_classes, *shape), dtype=np.float32)
+    weights = np.zeros(shape, dtype=np.float32)
+    places = product(*(_starts(n, w, overlap) for n, w in zip(shape, window, strict=True)))
+    boxes = [dict(enumerate(place)) for place in places]
+    for box, scores in _scores(padded, boxes, window, predict, batch_size, mirror_axes):
+        _check_classes(scores, num_classes)
+        where = tuple(slice(box[a], box[a] + window[a]) for a in range(len(shape)))
+        _add(total[(slice(None), *where)], scores, weight)
+        weights[where] += weight
+    total /= weights
+    return total[(slice(None), *inside)]
 
 
 def classify(
@@ -99,8 +126,6 @@ def classify(
     Raises:
         ImageError: Window and image differ in dimensions.
     """
-    if len(window) != image.ndim - 1:
-        raise ImageError(f"window {tuple(window)} does not fit an image of {image.shape}", reason="window")
     padded, _ = _padded(image, window)
     places = product(*(_starts(n, w, 0.0) for n, w in zip(padded.shape[1:], window, strict=True)))
     boxes = [dict(enumerate(place)) for place in places]
@@ -137,8 +162,15 @@ def _scored(predict: Predict, activation: Activation) -> Predict:
     return lambda windows: function(predict(windows))
 
 
+def _check_classes(scores: _Float, due: int) -> None:
+    if scores.shape[0] != due:
+        raise ImageError(f"the network gives {scores.shape[0]} classes, {due} are due", reason="classes")
+
+
 def _padded(image: _Float, window: Sequence[int]) -> tuple[_Float, tuple[slice, ...]]:
     """Image at least as large as a window, its edge continued, and where the image lies in it."""
+    if len(window) != image.ndim - 1:
+        raise ImageError(f"window {tuple(window)} does not fit an image of {image.shape}", reason="window")
     margins = [
         (max(w - n, 0) // 2, max(w - n, 0) - max(w - n, 0) // 2) for n, w in zip(image.shape[1:], window, strict=True)
     ]

@@ -72,6 +72,23 @@ def segment_image(
     )
 
 
+def segment_scores(
+    networks: Sequence[nn.Module], spec: ModelSpec, image: FloatArray, batch_size: int = 2
+) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+    """As `segment_image`, and the probabilities (K, *S) behind the class map."""
+    logits = sliding_window.logits(
+        image,
+        spec.window,
+        window_function(Ensemble(networks, spec.activation)),
+        spec.network.out_channels,
+        overlap=spec.overlap,
+        batch_size=batch_size,
+        mirror_axes=spec.mirror_axes,
+    )
+    activation = sliding_window.sigmoid if spec.activation == "sigmoid" else sliding_window.softmax
+    return logits.argmax(0).astype(np.uint8), activation(logits[None])[0]
+
+
 def classify_image(networks: Sequence[nn.Module], spec: ModelSpec, image: FloatArray) -> npt.NDArray[np.float64]:
     """Class probabilities (K,) of a prepared image (C, *S): the mean over windows that cover it."""
     return sliding_window.classify(

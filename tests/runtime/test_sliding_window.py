@@ -5,7 +5,7 @@ import pytest
 
 from medssl.imaging.errors import ImageError
 from medssl.runtime.postprocess import components, keep_largest
-from medssl.runtime.sliding_window import classify, gaussian, segment
+from medssl.runtime.sliding_window import classify, gaussian, logits, segment
 
 
 def _network(weights: np.ndarray):
@@ -59,6 +59,8 @@ def test_streaming_gives_exactly_what_the_full_accumulator_gives(shape, window, 
     predict = _network(rng.normal(size=4))
     labels = segment(image, window, predict, 4, batch_size=3, mirror_axes=mirror)
     np.testing.assert_array_equal(labels, _oracle(image, window, predict, mirror))
+    whole = logits(image, window, predict, 4, batch_size=3, mirror_axes=mirror)
+    np.testing.assert_array_equal(whole.argmax(0), labels)
 
 
 def test_a_pointwise_network_is_reproduced_voxel_by_voxel(rng):
@@ -66,6 +68,8 @@ def test_a_pointwise_network_is_reproduced_voxel_by_voxel(rng):
     labels = segment(image, (8, 8, 8), lambda x: np.concatenate([x * 0, x, 2 * x - 1], axis=1), 3)
     expected = np.where(image[0] > 1, 2, (image[0] > 0).astype(int))
     np.testing.assert_array_equal(labels, expected)
+    whole = logits(image, (8, 8, 8), lambda x: np.concatenate([x, 3 * x], axis=1), 2)
+    np.testing.assert_allclose(whole, np.concatenate([image, 3 * image]), rtol=1e-4, atol=1e-5)
 
 
 def test_batches_never_exceed_their_size(rng):
