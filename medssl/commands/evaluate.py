@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
+from medssl.commands.evaluate_dense import evaluate_dense
 from medssl.commands.evaluate_frozen import encoder_file, evaluate_encoders
 from medssl.evaluation.options import FrozenOptions, LesionOptions, MeasureOptions, PredictOptions
 from medssl.imaging.errors import ConfigError, MedsslError
@@ -46,7 +47,7 @@ def evaluate(
     lesions as well. Classification: AUROC, average
     precision, balanced accuracy. Means come with 95 % intervals over patients. A run with folds is measured as an
     ensemble. An encoder is judged as it is, by probes of its frozen features beside the same architecture with random
-    weights (`frozen`).
+    weights (`frozen`), by where it finds landmarks, or by what it segments from one patch (`frozen.target`).
 
     Args:
         run: Folder of a fine-tuning run, or of a pretraining, or an encoder file.
@@ -79,7 +80,8 @@ def evaluate(
         if len(files) < len(encoders) or threshold_rule:
             raise ConfigError([f"{files[0]} is an encoder: compare it with another one, and without threshold_rule"])
         head = _head("frozen", "test", cache)
-        evaluate_encoders(files, cache, head, out, frozen, measure.resamples)
+        judge = evaluate_dense if frozen.target in ("landmarks", "prompt") else evaluate_encoders
+        judge(files, cache, head, out, frozen, measure.resamples)
         return
     runs = [load_run(folder, predict) for folder in (run, baseline) if folder is not None]
     for loaded in runs:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +61,10 @@ def evaluate_encoders(
     from medssl.models.weights import read_encoder
 
     metas = [read_encoder(path)[1] for path in files]
-    names = _names(files)
+    names = encoder_names(files)
     size = options.size or tuple(metas[0].get("provenance", {}).get("crop", ()))
     dims = 2 if options.bags == "slices" else cache.spatial_dims
-    _check(files, metas, cache, size, dims)
+    check_encoders(files, metas, cache, size, dims)
     data = _read(cache, size, options)
     say(_announced(names, data, cache, options))
     component = Component.from_json(metas[0]["encoder"])
@@ -91,7 +91,7 @@ def evaluate_encoders(
             for split in ("train", "val", "test")
         },
         "arm": own,
-        "encoders": {name: _described(path, meta) for name, path, meta in zip(names, files, metas, strict=True)},
+        "encoders": {name: described(path, meta) for name, path, meta in zip(names, files, metas, strict=True)},
         "arms": {name: summarise_arm(found, data, resamples) for name, found in arms.items()},
         "differences": {
             name: differences(arms[own], found, data, resamples) for name, found in arms.items() if name != own
@@ -105,9 +105,14 @@ def evaluate_encoders(
     _tell(results, out)
 
 
-def _check(
+def check_encoders(
     files: Sequence[Path], metas: Sequence[dict[str, Any]], cache: "Cache", size: tuple[int, ...], dims: int
 ) -> None:
+    """Refuse encoders that do not fit a cache, or crops of no size.
+
+    Raises:
+        ConfigError: Every mistake.
+    """
     problems = []
     if not size:
         problems.append(f"frozen.size is missing: {files[0]} does not say how large the pretraining's crops were")
@@ -134,7 +139,8 @@ def _read(cache: "Cache", size: tuple[int, ...], options: FrozenOptions) -> "Pro
     return read_bags(cache, size, options.bags, options.slice_axis, options.slices)
 
 
-def _names(files: Sequence[Path]) -> list[str]:
+def encoder_names(files: Sequence[Path]) -> list[str]:
+    """Names of encoders in tables, each another one."""
     names = [path.resolve().parent.name if path.stem.startswith("encoder") else path.stem for path in files]
     return names if len(set(names)) == len(names) else [f"{name} {n + 1}" for n, name in enumerate(names)]
 
@@ -148,15 +154,22 @@ def _announced(names: Sequence[str], data: "ProbeData", cache: "Cache", options:
     )
 
 
-def _described(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
+def described(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """What results.json says of an encoder file."""
     method = meta.get("method", {}).get("class_path", "").rpartition(".")[2]
     provenance = {name: meta.get("provenance", {}).get(name) for name in ("cases", "steps", "device_hours", "seed")}
     return {"file": str(path.resolve()), "sha256": sha256(path), "method": method, **provenance}
 
 
 def _warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache", data: "ProbeData") -> list[str]:
-    from medssl.evaluation.subgroups import FEW
+    found = encoder_warnings(names, metas, cache)
+    for split in ("train", "val", "test"):
+        found += few_patients(split, {data.patients[int(row)] for row in data.rows(split)})
+    return found
 
+
+def encoder_warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache") -> list[str]:
+    """What may spoil the comparison of encoders on a cache, one sentence each."""
     found = []
     now = cache.preprocess.to_json()
     for name, meta in zip(names, metas, strict=True):
@@ -173,11 +186,16 @@ def _warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cac
                 f"{name} was pretrained on this cache. Pretraining sees images, never their answers; to know about new "
                 "patients make sure that split test was left out of it."
             )
-    for split in ("train", "val", "test"):
-        patients = len({data.patients[int(row)] for row in data.rows(split)})
-        if patients < FEW:
-            found.append(f"Split {split} has {patients} patient(s) only: the numbers say next to nothing.")
     return found
+
+
+def few_patients(split: str, patients: Collection[str]) -> list[str]:
+    """The warning that a split has few patients; nothing where it has enough."""
+    from medssl.evaluation.subgroups import FEW
+
+    if len(patients) >= FEW:
+        return []
+    return [f"Split {split} has {len(patients)} patient(s) only: the numbers say next to nothing."]
 
 
 def _csv(results: dict[str, Any]) -> str:

@@ -36,8 +36,10 @@ class FrozenOptions:
         ConfigError: Values outside their range.
     """
 
-    target: Literal["class", "structures"] = "class"
-    """`class`: the class of a whole image. `structures`: which structures fill more of a crop than of most crops."""
+    target: Literal["class", "structures", "landmarks", "prompt"] = "class"
+    """`class`: the class of a whole image. `structures`: which structures fill more of a crop than of most crops.
+    `landmarks`: where points of a template lie in other cases. `prompt`: a structure segmented from one of its patches,
+    by similarity."""
 
     size: tuple[int, ...] = ()
     """Voxels of what is probed, the middle of a case; that of the pretraining's crops when left out."""
@@ -67,6 +69,15 @@ class FrozenOptions:
     slices: int = 32
     """At most so many of a volume, evenly spaced."""
 
+    landmarks: str = ""
+    """CSV file with the columns case, name, x, y, z (RAS+ mm); the centres of the labels' structures when left out."""
+
+    templates: int = 3
+    """Cases of split train whose landmarks are looked for in the cases that are evaluated, one after the other."""
+
+    within_mm: tuple[float, ...] = (2.0, 5.0, 10.0)
+    """Distances within which landmarks are counted as found."""
+
     random_seeds: int = 3
     """Encoders of the same architecture with random weights beside it."""
 
@@ -77,7 +88,9 @@ class FrozenOptions:
             ("shots", all(n > 0 for n in self.shots), "must be 1 or more"),
             ("slice_axis", self.slice_axis in (0, 1, 2), "must be 0, 1 or 2"),
             *((name, getattr(self, name) >= 1, "must be 1 or more") for name in
-              ("crops", "draws", "episodes", "slices", "random_seeds")),
+              ("crops", "draws", "episodes", "slices", "templates", "random_seeds")),
+            ("within_mm", bool(self.within_mm) and all(n > 0 for n in self.within_mm), "needs positive distances"),
+            ("landmarks", not self.landmarks or self.target == "landmarks", "needs target landmarks"),
             ("bags", self.bags == "none" or self.target == "class", "needs target class"),
         ]  # fmt: skip
         if problems := [f"frozen.{n} {rule}, got {getattr(self, n)}" for n, holds, rule in rules if not holds]:
