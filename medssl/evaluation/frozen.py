@@ -44,14 +44,19 @@ def random_encoder(component: Component, spatial_dims: int, channels: Sequence[s
     return rebuild_encoder(component, spatial_dims, len(channels))
 
 
-def frozen_features(encoder: Encoder, data: ProbeData) -> Features:
+def frozen_features(encoder: Encoder, data: ProbeData, blocks: Sequence[int] = ()) -> Features:
     """Features of an encoder whose batch norm has met the training images.
+
+    Args:
+        encoder: Its batch norm's statistics change.
+        data: What is probed.
+        blocks: As in `extract`.
 
     Raises:
         MedsslError: Features that are no numbers.
     """
     calibrate(encoder, data.images_of("train"))
-    features = extract(encoder, data.images, data.bags)
+    features = extract(encoder, data.images, data.bags, blocks)
     refuse_nan(features.pooled.values())
     return features
 

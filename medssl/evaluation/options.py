@@ -59,6 +59,10 @@ class FrozenOptions:
     episodes: int = 100
     """Draws of each number of shots."""
 
+    blocks: tuple[int, ...] = (1, 4)
+    """Of a vision transformer the linear probe also tries the class tokens of so many last blocks, with and without the
+    mean of the patches (DINOv2's grid); none: `[]`."""
+
     bags: Literal["none", "slices", "patient"] = "none"
     """`slices`: a 2D encoder sees the slices of a volume; `patient`: all cases of a patient are asked about together.
     Features are averaged over a bag, and attention over it is a probe of its own."""
@@ -86,6 +90,7 @@ class FrozenOptions:
             ("size", all(n > 0 for n in self.size) and len(self.size) in (0, 2, 3), "needs 2 or 3 positive numbers"),
             ("labels", bool(self.labels) and all(n >= 0 for n in self.labels), "needs numbers, 0 (all) or more"),
             ("shots", all(n > 0 for n in self.shots), "must be 1 or more"),
+            ("blocks", all(n > 0 for n in self.blocks), "must be 1 or more"),
             ("slice_axis", self.slice_axis in (0, 1, 2), "must be 0, 1 or 2"),
             *((name, getattr(self, name) >= 1, "must be 1 or more") for name in
               ("crops", "draws", "episodes", "slices", "templates", "random_seeds")),

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from cohort import ENCODER, FINETUNE, PRETRAIN
@@ -51,6 +52,21 @@ def _learned_from_the_same(results: dict[str, Any], out: Path) -> None:
     assert set(next(iter(patients[1, 0]))) < set(next(iter(patients[2, 0])))
 
 
+def _scored(results: dict[str, Any]) -> None:
+    """The scores' correlation with the results is that of two arms: the same order, or the other one."""
+    for point, scored in zip(results["points"], results["transferability"]["points"], strict=True):
+        assert list(scored["arms"]) == ["from scratch", "spark"], "longer starts as the one from scratch"
+        assert scored["labels"] == point["labels"]
+        for name, found in scored["correlation"].items():
+            ours, theirs = ([c[a] for a in ("from scratch", "spark")] for c in (
+                {a: own[name] for a, own in scored["arms"].items()},
+                {a: own["mean"]["estimate"] for a, own in point["arms"].items()},
+            ))  # fmt: skip
+            same = float(np.sign(np.diff(ours)[0] * np.diff(theirs)[0]))
+            assert found["kendall"] == (pytest.approx(same) if same else None)
+            assert (found["arms"], found["few"]) == (2, True)
+
+
 @pytest.mark.integration
 def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     plan, out = _plan(tmp_path), tmp_path / "out"
@@ -76,7 +92,9 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, capsys: pytest.Captu
     assert extra > 0
     assert steps["spark"] == 2
     _learned_from_the_same(results, out)
+    _scored(results)
     page = (out / "report.html").read_text()
+    assert "Only 2 arm(s) are ranked" in page
     assert page.count("data:image/png;base64,") == 1
     assert "With 1 labelled patients spark reaches a mean Dice" in page
     with (out / "results.csv").open(newline="") as stream:
@@ -109,6 +127,9 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path):
     assert results["metric"] == "quadratic_kappa"
     assert results["trials"] == []
     assert results["points"][0]["differences"]["wide"]["over_seeds_and_patients"]["clusters"] == 2
+    scored = results["transferability"]["points"][0]["arms"]
+    assert scored["from scratch"] == scored["wide"], "the same random weights"
+    assert results["transferability"]["points"][0]["correlation"]["logme"]["kendall"] is None
 
 
 @pytest.mark.integration

@@ -7,6 +7,7 @@ from typing import Any
 from medssl.evaluation.report.figures import label_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
 from medssl.evaluation.report.results import interval_text
+from medssl.evaluation.report.transferability import correlation_section
 
 METRICS = {
     "dice": "mean Dice",
@@ -34,7 +35,8 @@ def study_sections(results: Mapping[str, Any]) -> list[Section]:
     Args:
         results: Content of results.json.
     """
-    return [_summary(results), _curves(results), _choices(results), _runs(results)]
+    scored = [correlation_section(results)] if results.get("transferability") else []
+    return [_summary(results), _curves(results), *scored, _choices(results), _runs(results)]
 
 
 def _summary(results: Mapping[str, Any]) -> Section:
