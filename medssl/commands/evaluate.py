@@ -104,7 +104,7 @@ def _segmentation(
     out: Path,
     options: tuple[PredictOptions, MeasureOptions, LesionOptions, bool],
 ) -> None:
-    from medssl.evaluation.segmentation_cases import evaluate_cases, labelled_cases, lesion_labels
+    from medssl.evaluation.segmentation_cases import evaluate_cases, labelled_cases, left_out, lesion_labels
 
     predict, measure, lesions, with_rule = options
     cases, counted = labelled_cases(cache, split), lesion_labels(cache, lesions) is not None
@@ -125,7 +125,7 @@ def _segmentation(
         )
     with atomic_folder(out) as temporary:
         pictures, missing = _overlays(cache, cases, outcome.results[names[0]], arms[names[0]], temporary)
-        warnings = [*_warnings(runs, cases, outcome), *missing]
+        warnings = [*_warnings(runs, cases, outcome), *left_out(cache, split, cases, "label map"), *missing]
         results = _results(outcome, names[0], split, cache, measure, warnings)
         results["lesions"] = vars(lesions) if counted else None
         results["pictures"] = [{"file": str(p.relative_to(temporary)), "caption": text} for p, text in pictures]
@@ -138,10 +138,10 @@ def _segmentation(
 
 
 def _classification(loaded: "LoadedRun", cache: "Cache", split: str, out: Path, measure: MeasureOptions) -> None:
-    from medssl.evaluation.classification_cases import CONVENTIONS, predict_classes, summarise_classes
+    from medssl.evaluation.classification_cases import CONVENTIONS, class_warnings, predict_classes, summarise_classes
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import classification_section, interval_text
-    from medssl.evaluation.segmentation_cases import classified_cases
+    from medssl.evaluation.segmentation_cases import classified_cases, left_out
     from medssl.tasks.inference import classify_image
 
     cases = classified_cases(cache, split)
@@ -152,7 +152,11 @@ def _classification(loaded: "LoadedRun", cache: "Cache", split: str, out: Path, 
         **_head("classification", split, cache),
         **summarise_classes(found, classes, measure.resamples, measure.class_order),
         "conventions": list(CONVENTIONS),
-        "warnings": _trained_on(loaded, cases),
+        "warnings": [
+            *_trained_on(loaded, cases),
+            *class_warnings(found, classes),
+            *left_out(cache, split, cases, "class"),
+        ],
     }
     rows = [
         {

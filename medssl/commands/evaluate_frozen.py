@@ -96,7 +96,7 @@ def evaluate_encoders(
         "differences": {
             name: differences(arms[own], found, data, resamples) for name, found in arms.items() if name != own
         },
-        "warnings": _warnings(names, metas, cache, data),
+        "warnings": _warnings(names, metas, cache, data, options.target),
     }
     with atomic_folder(out) as temporary:
         write_json(temporary / "results.json", results)
@@ -161,9 +161,16 @@ def described(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
     return {"file": str(path.resolve()), "sha256": sha256(path), "method": method, **provenance}
 
 
-def _warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache", data: "ProbeData") -> list[str]:
+def _warnings(
+    names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache", data: "ProbeData", target: str
+) -> list[str]:
+    from medssl.evaluation.segmentation_cases import left_out
+
     found = encoder_warnings(names, metas, cache)
+    kind = "label map" if target == "structures" else "class"
+    usable = [case for case in cache.cases if (case.has_label if target == "structures" else case.class_name)]
     for split in ("train", "val", "test"):
+        found += left_out(cache, split, [case for case in usable if case.split == split], kind)
         found += few_patients(split, {data.patients[int(row)] for row in data.rows(split)})
     return found
 

@@ -95,6 +95,25 @@ def classified_cases(cache: Cache, split: str) -> tuple[CachedCase, ...]:
     return cases
 
 
+def left_out(cache: Cache, split: str, cases: Sequence[CachedCase], kind: str) -> list[str]:
+    """The warning that cases of a split have no answer to compare with; nothing where all have one.
+
+    Args:
+        cache: Prepared cache.
+        split: The split.
+        cases: Those of it that are evaluated.
+        kind: What the others lack.
+    """
+    others = [case.case for case in cache.select(split) if case.case not in {known.case for known in cases}]
+    if not others:
+        return []
+    named = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+    return [
+        f"{len(others)} of {len(others) + len(cases)} cases of split {split} have no {kind} and are in no number "
+        f"({named}): if they were not left unlabelled at random, the numbers are not those of all cases."
+    ]
+
+
 def evaluate_cases(
     cache: Cache,
     cases: Sequence[CachedCase],

@@ -155,3 +155,17 @@ def test_components_equal_a_slow_flood_fill(shape, density, rng):
 def test_only_the_largest_part_of_the_chosen_labels_is_kept():
     labels = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [2, 0, 2, 2]], np.uint8)
     np.testing.assert_array_equal(keep_largest(labels, (1,)), [[1, 1, 0, 0], [0, 0, 0, 0], [2, 0, 2, 2]])
+
+
+@pytest.mark.parametrize("answer", [segment, logits])
+def test_answers_that_are_no_numbers_are_never_called_background(answer):
+    def broken(crops: np.ndarray) -> np.ndarray:
+        scores = np.concatenate([crops, crops], axis=1)
+        scores[0, 1, 0, 0] = np.nan
+        return scores
+
+    with pytest.raises(ImageError, match="no numbers") as caught:
+        answer(np.zeros((1, 8, 8), np.float32), (8, 8), broken, 2)
+    assert caught.value.reason == "nan"
+    with pytest.raises(ImageError, match="no numbers"):
+        classify(np.zeros((1, 8, 8), np.float32), (8, 8), lambda crops: broken(crops)[:, :, 0, 0])
