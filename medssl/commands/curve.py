@@ -11,6 +11,7 @@ from typing import Any
 
 from medssl.commands.comparison import with_config
 from medssl.commands.console import say
+from medssl.commands.curve_transfer import transferability
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.study_runs import (
     Done,
@@ -158,6 +159,8 @@ def _write(
     if not rows:
         raise MedsslError(f"no network could be tested; the first failed: {finished[0].failed}", reason="no-result")
     cache = Cache.open(cache_of(study, out))
+    compared = compare_arms(rows, study.reference, study.metric)
+    found = transferability(finished, files, cache, compared["points"]) if study.transferability else None
     results: dict[str, Any] = {
         **head("curve", [path.parent for path in files.values() if path is not None]),
         "app": study.app,
@@ -165,7 +168,8 @@ def _write(
         "split": study.split,
         "cases": len(rows[0].cases),
         "patients": len(set(rows[0].patients)),
-        **compare_arms(rows, study.reference, study.metric),
+        **compared,
+        "transferability": found,
         "pretraining": {name: _pretraining(path) for name, path in files.items() if path is not None},
         "trials": [_trial(done) for done in tried],
         "runs": [_run(done) for done in finished],

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
+from medssl.commands.evaluate_dense import evaluate_dense
 from medssl.commands.evaluate_frozen import encoder_file, evaluate_encoders
-from medssl.evaluation.options import FrozenOptions, MeasureOptions, PredictOptions
+from medssl.evaluation.options import FrozenOptions, LesionOptions, MeasureOptions, PredictOptions
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import atomic_folder, records_text, write_text
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 POSITIONAL = ("run",)
 THRESHOLD_RULE = "threshold rule"
 
-_PREDICT, _MEASURE, _FROZEN = PredictOptions(), MeasureOptions(), FrozenOptions()
+_PREDICT, _MEASURE, _LESIONS, _FROZEN = PredictOptions(), MeasureOptions(), LesionOptions(), FrozenOptions()
 
 
 def evaluate(
@@ -32,16 +33,18 @@ def evaluate(
     threshold_rule: bool = False,
     predict: PredictOptions = _PREDICT,
     measure: MeasureOptions = _MEASURE,
+    lesions: LesionOptions = _LESIONS,
     frozen: FrozenOptions = _FROZEN,
     feature_map: Path | None = None,
 ) -> None:
     """Predict the labelled cases of a split and compare with their labels; writes OUT/report.html and OUT/results.json.
 
     Segmentation: Dice, 95 % Hausdorff distance, surface Dice and volumes of every case and class on the grid of the
-    original image (OUT/cases.csv), pictures of the best, the median and the worst case. Classification: AUROC, average
-    precision, balanced accuracy. Means come with 95 % intervals over patients (OUT/results.csv). A run with folds is
-    measured as an ensemble. An encoder is judged as it is, by probes of its frozen features beside the same
-    architecture with random weights (`frozen`).
+    original image (OUT/cases.csv), pictures of the best, the median and the worst case; `lesions.labels` counts single
+    lesions as well. Classification: AUROC, average precision, balanced accuracy. Means come with 95 % intervals over
+    patients (OUT/results.csv). A run with folds is measured as an ensemble. An encoder is judged as it is, by probes of
+    its frozen features beside the same architecture with random weights (`frozen`), by where it finds landmarks, or by
+    what it segments from one patch (`frozen.target`).
 
     Args:
         run: Folder of a fine-tuning run, or of a pretraining, or an encoder file.
@@ -52,6 +55,7 @@ def evaluate(
         threshold_rule: Compare with a rule that gives each voxel the class of the nearest typical intensity as well.
         predict: How the cases are predicted.
         measure: What is measured.
+        lesions: Whether single lesions are counted: average precision, FROC, and whether a case has one.
         frozen: How an encoder is probed; it uses all splits.
         feature_map: A map of the features as PNG, to be shown in the report.
 
@@ -75,7 +79,10 @@ def evaluate(
         if len(files) < len(encoders) or threshold_rule:
             raise ConfigError([f"{files[0]} is an encoder: compare it with another one, and without threshold_rule"])
         head = _head("frozen", "test", cache, [path.parent for path in files])
-        evaluate_encoders(files, cache, head, out, frozen, measure.resamples, maps)
+        if frozen.target in ("landmarks", "prompt"):
+            evaluate_dense(files, cache, head, out, frozen, measure.resamples)
+        else:
+            evaluate_encoders(files, cache, head, out, frozen, measure.resamples, maps)
         return
     folders = [folder for folder in (run, baseline) if folder is not None]
     runs = [load_run(folder, predict) for folder in folders]
@@ -90,7 +97,7 @@ def evaluate(
         _classification(run, runs[0], cache, head, out, (measure, maps))
     else:
         head = _head("segmentation", split, cache, folders)
-        _segmentation(folders, runs, cache, head, out, (predict, measure, threshold_rule, maps))
+        _segmentation(folders, runs, cache, head, out, (predict, measure, lesions, threshold_rule, maps))
 
 
 def _feature_maps(path: Path | None) -> list[tuple[Path, str]]:
@@ -117,16 +124,16 @@ def _segmentation(
     cache: "Cache",
     head: dict[str, Any],
     out: Path,
-    options: tuple[PredictOptions, MeasureOptions, bool, list[tuple[Path, str]]],
+    options: tuple[PredictOptions, MeasureOptions, LesionOptions, bool, list[tuple[Path, str]]],
 ) -> None:
     from medssl.evaluation.report.evaluation import segmentation_page, training_logs
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import write_results
-    from medssl.evaluation.segmentation_cases import evaluate_cases, labelled_cases
+    from medssl.evaluation.segmentation_cases import evaluate_cases, labelled_cases, left_out, lesion_labels
 
-    predict, measure, with_rule, maps = options
+    predict, measure, lesions, with_rule, maps = options
     split = head["split"]
-    cases = labelled_cases(cache, split)
+    cases, counted = labelled_cases(cache, split), lesion_labels(cache, lesions) is not None
     names = _names(runs)
     arms = {name: _arm(loaded, predict.batch_size) for name, loaded in zip(names, runs, strict=True)}
     if with_rule:
@@ -134,7 +141,8 @@ def _segmentation(
 
         arms[THRESHOLD_RULE] = fit_thresholds(cache, cache.select("train", labelled=True))
     _announce(cache, cases, split, runs, list(arms), out)
-    outcome = evaluate_cases(cache, cases, arms, measure.tolerance_mm)
+    scored = {name: _scored_arm(loaded, predict.batch_size) for name, loaded in zip(names, runs, strict=True)}
+    outcome = evaluate_cases(cache, cases, {**arms, **scored} if counted else arms, measure.tolerance_mm, lesions)
     if not outcome.results[names[0]]:
         first = outcome.failures[0]
         raise MedsslError(
@@ -143,8 +151,9 @@ def _segmentation(
         )
     with atomic_folder(out) as temporary:
         pictures, missing = _overlays(cache, cases, outcome.results[names[0]], arms[names[0]], temporary)
-        warnings = [*_warnings(runs, cases, outcome), *missing]
+        warnings = [*_warnings(runs, cases, outcome), *left_out(cache, split, cases, "label map"), *missing]
         results = {**head, **_results(outcome, names[0], measure, warnings)}
+        results["lesions"] = vars(lesions) if counted else None
         results["pictures"] = [{"file": str(p.relative_to(temporary)), "caption": text} for p, text in pictures]
         rows = [row for name, found in outcome.results.items() for result in found for row in result.rows(name)]
         write_text(temporary / "cases.csv", records_text(rows))
@@ -166,11 +175,11 @@ def _classification(
     out: Path,
     options: tuple[MeasureOptions, list[tuple[Path, str]]],
 ) -> None:
-    from medssl.evaluation.classification_cases import CONVENTIONS, predict_classes, summarise_classes
+    from medssl.evaluation.classification_cases import CONVENTIONS, class_warnings, predict_classes, summarise_classes
     from medssl.evaluation.report.evaluation import classification_page, training_logs
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import interval_text, write_results
-    from medssl.evaluation.segmentation_cases import classified_cases
+    from medssl.evaluation.segmentation_cases import classified_cases, left_out
     from medssl.tasks.inference import classify_image
 
     measure, maps = options
@@ -184,7 +193,11 @@ def _classification(
         "arm": loaded.name,
         **summarise_classes(found, classes, measure.resamples, measure.class_order),
         "conventions": list(CONVENTIONS),
-        "warnings": _trained_on(loaded, cases),
+        "warnings": [
+            *_trained_on(loaded, cases),
+            *class_warnings(found, classes),
+            *left_out(cache, split, cases, "class"),
+        ],
     }
     rows = [
         {
@@ -209,6 +222,12 @@ def _arm(loaded: "LoadedRun", batch_size: int) -> Callable[[Any], Any]:
     from medssl.tasks.inference import segment_image
 
     return lambda image: segment_image(loaded.networks, loaded.spec, image, batch_size)
+
+
+def _scored_arm(loaded: "LoadedRun", batch_size: int) -> Callable[[Any], Any]:
+    from medssl.tasks.inference import segment_scores
+
+    return lambda image: segment_scores(loaded.networks, loaded.spec, image, batch_size)
 
 
 def _names(runs: "Sequence[LoadedRun]") -> list[str]:
@@ -279,7 +298,7 @@ def _results(outcome: "Outcome", arm: str, measure: MeasureOptions, warnings: li
         "arm": arm,
         "tolerance_mm": measure.tolerance_mm,
         "calibrated": outcome.calibrated,
-        "arms": {name: summarise(found) for name, found in outcome.results.items()},
+        "arms": {name: summarise(found, measure.resamples) for name, found in outcome.results.items()},
         "differences": {
             name: differences(outcome.results[arm], found) for name, found in outcome.results.items() if name != arm
         },

@@ -1,7 +1,7 @@
 """The part of `medssl evaluate` that judges an encoder as it is, without fine-tuning."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +64,10 @@ def evaluate_encoders(
     from medssl.models.weights import read_encoder
 
     metas = [read_encoder(path)[1] for path in files]
-    names = _names(files)
+    names = encoder_names(files)
     size = options.size or tuple(metas[0].get("provenance", {}).get("crop", ()))
     dims = 2 if options.bags == "slices" else cache.spatial_dims
-    _check(files, metas, cache, size, dims)
+    check_encoders(files, metas, cache, size, dims)
     data = _read(cache, size, options)
     say(_announced(names, data, cache, options))
     component = Component.from_json(metas[0]["encoder"])
@@ -94,13 +94,13 @@ def evaluate_encoders(
             for split in ("train", "val", "test")
         },
         "arm": own,
-        "encoders": {name: _described(path, meta) for name, path, meta in zip(names, files, metas, strict=True)},
+        "encoders": {name: described(path, meta) for name, path, meta in zip(names, files, metas, strict=True)},
         "arms": {name: summarise_arm(found, data, resamples) for name, found in arms.items()},
         "differences": {
             name: differences(arms[own], found, data, resamples) for name, found in arms.items() if name != own
         },
         "feature_map": arms[own][0].feature_map,
-        "warnings": _warnings(names, metas, cache, data),
+        "warnings": _warnings(names, metas, cache, data, options.target),
     }
     with atomic_folder(out) as temporary:
         write_json(temporary / "results.json", results)
@@ -111,9 +111,14 @@ def evaluate_encoders(
     _tell(results, out)
 
 
-def _check(
+def check_encoders(
     files: Sequence[Path], metas: Sequence[dict[str, Any]], cache: "Cache", size: tuple[int, ...], dims: int
 ) -> None:
+    """Refuse encoders that do not fit a cache, or crops of no size.
+
+    Raises:
+        ConfigError: Every mistake.
+    """
     from medssl.evaluation.frozen import encoder_problems
 
     problems = []
@@ -138,7 +143,8 @@ def _read(cache: "Cache", size: tuple[int, ...], options: FrozenOptions) -> "Pro
     return read_bags(cache, size, options.bags, options.slice_axis, options.slices)
 
 
-def _names(files: Sequence[Path]) -> list[str]:
+def encoder_names(files: Sequence[Path]) -> list[str]:
+    """Names of encoders in tables, each another one."""
     names = [path.resolve().parent.name if path.stem.startswith("encoder") else path.stem for path in files]
     return names if len(set(names)) == len(names) else [f"{name} {n + 1}" for n, name in enumerate(names)]
 
@@ -152,15 +158,29 @@ def _announced(names: Sequence[str], data: "ProbeData", cache: "Cache", options:
     )
 
 
-def _described(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
+def described(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """What results.json says of an encoder file."""
     method = meta.get("method", {}).get("class_path", "").rpartition(".")[2]
     provenance = {name: meta.get("provenance", {}).get(name) for name in ("cases", "steps", "device_hours", "seed")}
     return {"file": str(path.resolve()), "sha256": sha256(path), "method": method, **provenance}
 
 
-def _warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache", data: "ProbeData") -> list[str]:
-    from medssl.evaluation.subgroups import FEW
+def _warnings(
+    names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache", data: "ProbeData", target: str
+) -> list[str]:
+    from medssl.evaluation.segmentation_cases import left_out
 
+    found = encoder_warnings(names, metas, cache)
+    kind = "label map" if target == "structures" else "class"
+    usable = [case for case in cache.cases if (case.has_label if target == "structures" else case.class_name)]
+    for split in ("train", "val", "test"):
+        found += left_out(cache, split, [case for case in usable if case.split == split], kind)
+        found += few_patients(split, {data.patients[int(row)] for row in data.rows(split)})
+    return found
+
+
+def encoder_warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache") -> list[str]:
+    """What may spoil the comparison of encoders on a cache, one sentence each."""
     found = []
     now = cache.preprocess.to_json()
     for name, meta in zip(names, metas, strict=True):
@@ -177,11 +197,16 @@ def _warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cac
                 f"{name} was pretrained on this cache. Pretraining sees images, never their answers; to know about new "
                 "patients make sure that split test was left out of it."
             )
-    for split in ("train", "val", "test"):
-        patients = len({data.patients[int(row)] for row in data.rows(split)})
-        if patients < FEW:
-            found.append(f"Split {split} has {patients} patient(s) only: the numbers say next to nothing.")
     return found
+
+
+def few_patients(split: str, patients: Collection[str]) -> list[str]:
+    """The warning that a split has few patients; nothing where it has enough."""
+    from medssl.evaluation.subgroups import FEW
+
+    if len(patients) >= FEW:
+        return []
+    return [f"Split {split} has {len(patients)} patient(s) only: the numbers say next to nothing."]
 
 
 def _csv(results: dict[str, Any]) -> str:

@@ -5,13 +5,20 @@ from pathlib import Path
 from typing import Literal
 
 from medssl.data.augment_options import AugmentOptions
-from medssl.tasks.options import CropOptions, InferenceOptions, NetworkOptions, SubsetOptions, TransferOptions
+from medssl.tasks.options import (
+    CropOptions,
+    InferenceOptions,
+    LabelAugmentOptions,
+    NetworkOptions,
+    SubsetOptions,
+    TransferOptions,
+)
 from medssl.training.options import TrainOptions
 
 POSITIONAL: tuple[str, ...] = ()
 
 _CROPS, _TRANSFER, _AUGMENT, _INFERENCE = CropOptions(), TransferOptions(), AugmentOptions(), InferenceOptions()
-_NETWORK, _TRAIN = NetworkOptions(), TrainOptions()
+_NETWORK, _TRAIN, _LABEL_AUGMENT = NetworkOptions(), TrainOptions(), LabelAugmentOptions()
 
 
 def finetune(
@@ -23,6 +30,7 @@ def finetune(
     crops: CropOptions = _CROPS,
     transfer: TransferOptions = _TRANSFER,
     augment: AugmentOptions = _AUGMENT,
+    label_augment: LabelAugmentOptions = _LABEL_AUGMENT,
     inference: InferenceOptions = _INFERENCE,
     train: TrainOptions = _TRAIN,
     init: Path | None = None,
@@ -50,6 +58,7 @@ def finetune(
         crops: Crops of the training; their size is the window of inference.
         transfer: How pretrained weights are taken over and trained on.
         augment: How crops are varied.
+        label_augment: Whether a classification learns class and transformation together (SLA with self-distillation).
         inference: How whole images are predicted, in validation and in the clinic, and which weights are kept.
         train: Length, optimiser, precision and house-keeping.
         init: `encoder.safetensors` of a pretraining run, or a checkpoint of MONAI, timm or nnU-Net (nnssl) for the
@@ -75,7 +84,7 @@ def finetune(
 
     train = train if seed is None else dataclasses.replace(train, seed=seed)
     subset = SubsetOptions(labels, folds, fold, train.seed)
-    settings = Settings(task, loss, network, crops, transfer, augment, inference, train, subset, init)
+    settings = Settings(task, loss, network, crops, transfer, augment, inference, train, subset, init, label_augment)
     cache = Cache.open(data)
     fabric = launch(train)
     tuning = assemble(settings, cache, fabric)

@@ -133,13 +133,19 @@ def prepare(
 
 def _with_splits(rows: Sequence[Row], split: str, seed: int) -> list[Row]:
     """Splits of the manifest where it has any, else by patient; unlabelled patients go into training."""
-    from medssl.data.splits import assign_splits, parse_fractions
+    from medssl.data.splits import assign_splits, empty_splits, parse_fractions
 
     if any(row.split for row in rows):
         return [replace(row, split=row.split or "train") for row in rows]
     fractions = parse_fractions(split)
     labelled = {row.patient for row in rows if row.label or row.class_name}
     chosen = assign_splits([row.patient for row in rows if row.patient in labelled], fractions, seed)
+    if labelled and (empty := empty_splits(fractions, chosen)):
+        say(
+            f"WARNING: {len(labelled)} labelled patient(s) are too few for --split {split}: no patient for "
+            f"{' and '.join(empty)}, so nothing can be learned or measured there; label more patients, or train with "
+            "--folds"
+        )
     return [replace(row, split=chosen.get(row.patient, "train")) for row in rows]
 
 

@@ -37,6 +37,17 @@ def assign_splits(patients: Sequence[str], fractions: tuple[float, float, float]
     return dict(zip(order, names, strict=False))
 
 
+def empty_splits(fractions: tuple[float, float, float], splits: Mapping[str, str]) -> list[str]:
+    """Splits that a share above 0 was asked for and that have no patient.
+
+    Args:
+        fractions: Shares of train, val and test.
+        splits: Patient to split.
+    """
+    found = set(splits.values())
+    return [name for name, share in zip(SPLITS, fractions, strict=True) if share > 0 and name not in found]
+
+
 def nested_subset(
     patients: Sequence[str], number: int, seed: int, groups: Mapping[str, str] | None = None
 ) -> list[str]:

@@ -77,6 +77,18 @@ def predict_classes(
     return found
 
 
+def class_warnings(predictions: Sequence[ClassPrediction], classes: Sequence[str]) -> list[str]:
+    """What cannot be measured because classes do not occur among the cases."""
+    found = {classes[p.truth] for p in predictions}
+    if len(found) < 2:
+        return [
+            f"All cases are of class {next(iter(found), 'none')!r}: AUROC and average precision are not defined, and "
+            "the other numbers say nothing about telling classes apart."
+        ]
+    absent = [repr(name) for name in classes if name not in found]
+    return [f"No case is of class {', '.join(absent)}: it is in no mean over classes."] if absent else []
+
+
 def summarise_classes(
     predictions: Sequence[ClassPrediction], classes: Sequence[str], resamples: int = 1000, order: Sequence[str] = ()
 ) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Frozen features of images: one vector an image in several ways, and the tokens of the deepest map."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from medssl.models.encoder import Encoder
+from medssl.models.vit import ViT
 
 _BATCH = 64
 _UPDATES = 60  # passes of a batch through batch norm: what it started with then counts for less than 1 %
@@ -23,11 +24,13 @@ class Features:
             all maps) and, where the encoder has a token for it, `summary`.
         tokens: (N, T, E) cells of the deepest map, or the images of a bag.
         there: (N, T) which of them are there, where bags differ in size.
+        blocks: More kinds of pooling, for linear probes alone: class tokens of a transformer's last blocks.
     """
 
     pooled: dict[str, Tensor]
     tokens: Tensor
     there: Tensor | None = None
+    blocks: dict[str, Tensor] = field(default_factory=dict)
 
 
 def calibrate(encoder: Encoder, images: Tensor, seed: int = 0) -> None:
@@ -50,7 +53,7 @@ def calibrate(encoder: Encoder, images: Tensor, seed: int = 0) -> None:
 
 
 @torch.no_grad()
-def extract(encoder: Encoder, images: Tensor, bags: Tensor | None = None) -> Features:
+def extract(encoder: Encoder, images: Tensor, bags: Tensor | None = None, blocks: Sequence[int] = ()) -> Features:
     """Features of images, from an encoder in eval mode.
 
     Args:
@@ -58,17 +61,37 @@ def extract(encoder: Encoder, images: Tensor, bags: Tensor | None = None) -> Fea
         images: (N, C, *S), or (M, C, *S) in N bags.
         bags: (M,) bag of each image, from 0: features are averaged over a bag, its tokens are the means of its images'
             deepest maps.
+        blocks: Numbers of last blocks whose class tokens are kept as well, of a vision transformer.
     """
     parts = [_of_batch(encoder, batch) for batch in torch.split(images, _BATCH)]
     pooled = {name: torch.cat([part.pooled[name] for part in parts]) for name in parts[0].pooled}
+    more = _of_blocks(encoder, images, blocks) if isinstance(encoder, ViT) and blocks else {}
     if bags is None:
-        return Features(pooled, torch.cat([part.tokens for part in parts]))
+        return Features(pooled, torch.cat([part.tokens for part in parts]), blocks=more)
     numbers = range(int(bags.max()) + 1)
-    averaged = {name: torch.stack([v[bags == n].mean(0) for n in numbers]) for name, v in pooled.items()}
+    averaged, more = (
+        {name: torch.stack([v[bags == n].mean(0) for n in numbers]) for name, v in kinds.items()}
+        for kinds in (pooled, more)
+    )
     members = [pooled["mean"][bags == n] for n in numbers]
     sizes = torch.tensor([len(bag) for bag in members])
     tokens = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)
-    return Features(averaged, tokens, torch.arange(tokens.shape[1]) < sizes[:, None])
+    return Features(averaged, tokens, torch.arange(tokens.shape[1]) < sizes[:, None], more)
+
+
+def _of_blocks(encoder: ViT, images: Tensor, blocks: Sequence[int]) -> dict[str, Tensor]:
+    """Class tokens of the last blocks, with and without the mean of the last patches, as in DINOv2's linear probe.
+
+    Oquab et al., 2023, https://arxiv.org/abs/2304.07193; numbers above the encoder's depth mean all its blocks.
+    """
+    numbers = sorted({min(count, len(encoder.blocks)) for count in blocks})
+    found = [encoder.class_tokens(batch, numbers[-1]) for batch in torch.split(images, _BATCH)]
+    tokens, patches = (torch.cat(parts).float() for parts in zip(*found, strict=True))
+    kinds = {}
+    for count in numbers:
+        kinds[f"class tokens of {count}"] = own = tokens[:, -count:].flatten(1)
+        kinds[f"class tokens of {count} and patches"] = torch.cat([own, patches], dim=1)
+    return kinds
 
 
 def _of_batch(encoder: Encoder, images: Tensor) -> Features:

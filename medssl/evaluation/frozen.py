@@ -1,6 +1,6 @@
 """Judge a frozen encoder, or one with random weights, on a set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +64,35 @@ def random_encoder(component: Component, spatial_dims: int, channels: Sequence[s
     return rebuild_encoder(component, spatial_dims, len(channels))
 
 
-def frozen_features(encoder: Encoder, data: ProbeData) -> Features:
+def frozen_features(encoder: Encoder, data: ProbeData, blocks: Sequence[int] = ()) -> Features:
     """Features of an encoder whose batch norm has met the training images.
+
+    Args:
+        encoder: Its batch norm's statistics change.
+        data: What is probed.
+        blocks: As in `extract`.
 
     Raises:
         MedsslError: Features that are no numbers.
     """
     calibrate(encoder, data.images_of("train"))
-    features = extract(encoder, data.images, data.bags)
-    if not all(torch.isfinite(values).all() for values in features.pooled.values()):
+    features = extract(encoder, data.images, data.bags, blocks)
+    refuse_nan(features.pooled.values())
+    return features
+
+
+def refuse_nan(values: Iterable[Tensor]) -> None:
+    """Refuse features that are no numbers.
+
+    Raises:
+        MedsslError: Some are not finite.
+    """
+    if not all(torch.isfinite(part).all() for part in values):
         raise MedsslError(
             "the encoder's features of some images are no numbers (NaN): its training broke, or these images were "
             "prepared otherwise",
             reason="nan",
         )
-    return features
 
 
 def judge(encoder: Encoder, data: ProbeData, draws: Sequence[Tensor]) -> dict[str, dict[str, Any]]:

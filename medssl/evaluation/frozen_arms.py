@@ -50,7 +50,7 @@ def judge_encoder(encoder: Encoder, data: ProbeData, options: FrozenOptions) -> 
         MedsslError: Features that are no numbers.
         CacheError: Split train is too small for the labels asked.
     """
-    features = frozen_features(encoder, data)
+    features = frozen_features(encoder, data, options.blocks)
     probes = {}
     for labels in options.labels:
         draws = draw_labelled(data, labels, options.draws)

@@ -36,8 +36,10 @@ class FrozenOptions:
         ConfigError: Values outside their range.
     """
 
-    target: Literal["class", "structures"] = "class"
-    """`class`: the class of a whole image. `structures`: which structures fill more of a crop than of most crops."""
+    target: Literal["class", "structures", "landmarks", "prompt"] = "class"
+    """`class`: the class of a whole image. `structures`: which structures fill more of a crop than of most crops.
+    `landmarks`: where points of a template lie in other cases. `prompt`: a structure segmented from one of its patches,
+    by similarity."""
 
     size: tuple[int, ...] = ()
     """Voxels of what is probed, the middle of a case; that of the pretraining's crops when left out."""
@@ -57,6 +59,10 @@ class FrozenOptions:
     episodes: int = 100
     """Draws of each number of shots."""
 
+    blocks: tuple[int, ...] = (1, 4)
+    """Of a vision transformer the linear probe also tries the class tokens of so many last blocks, with and without the
+    mean of the patches (DINOv2's grid); none: `[]`."""
+
     bags: Literal["none", "slices", "patient"] = "none"
     """`slices`: a 2D encoder sees the slices of a volume; `patient`: all cases of a patient are asked about together.
     Features are averaged over a bag, and attention over it is a probe of its own."""
@@ -67,6 +73,15 @@ class FrozenOptions:
     slices: int = 32
     """At most so many of a volume, evenly spaced."""
 
+    landmarks: str = ""
+    """CSV file with the columns case, name, x, y, z (RAS+ mm); the centres of the labels' structures when left out."""
+
+    templates: int = 3
+    """Cases of split train whose landmarks are looked for in the cases that are evaluated, one after the other."""
+
+    within_mm: tuple[float, ...] = (2.0, 5.0, 10.0)
+    """Distances within which landmarks are counted as found."""
+
     random_seeds: int = 3
     """Encoders of the same architecture with random weights beside it."""
 
@@ -75,9 +90,12 @@ class FrozenOptions:
             ("size", all(n > 0 for n in self.size) and len(self.size) in (0, 2, 3), "needs 2 or 3 positive numbers"),
             ("labels", bool(self.labels) and all(n >= 0 for n in self.labels), "needs numbers, 0 (all) or more"),
             ("shots", all(n > 0 for n in self.shots), "must be 1 or more"),
+            ("blocks", all(n > 0 for n in self.blocks), "must be 1 or more"),
             ("slice_axis", self.slice_axis in (0, 1, 2), "must be 0, 1 or 2"),
             *((name, getattr(self, name) >= 1, "must be 1 or more") for name in
-              ("crops", "draws", "episodes", "slices", "random_seeds")),
+              ("crops", "draws", "episodes", "slices", "templates", "random_seeds")),
+            ("within_mm", bool(self.within_mm) and all(n > 0 for n in self.within_mm), "needs positive distances"),
+            ("landmarks", not self.landmarks or self.target == "landmarks", "needs target landmarks"),
             ("bags", self.bags == "none" or self.target == "class", "needs target class"),
         ]  # fmt: skip
         if problems := [f"frozen.{n} {rule}, got {getattr(self, n)}" for n, holds, rule in rules if not holds]:
@@ -154,3 +172,35 @@ class EmbedOptions:
     def from_json(cls, content: dict[str, Any]) -> "EmbedOptions":
         """Inverse of `to_json`."""
         return cls(**{**content, "size": tuple(content["size"])})
+
+
+@dataclass
+class LesionOptions:
+    """Whether single lesions are counted, and when one is found.
+
+    Raises:
+        ConfigError: Values outside their range.
+    """
+
+    labels: tuple[str, ...] = ()
+    """Labels whose connected parts are lesions, or `all`; none when left out. For structures that come in several
+    pieces, such as metastases or bleedings, not for organs."""
+
+    threshold: float = 0.1
+    """Probability above which a voxel belongs to a candidate: low, so that unsure candidates have a low score instead
+    of none; lesions that touch at this level are one candidate."""
+
+    match: Literal["iou", "dice", "any"] = "iou"
+    """What is compared with `overlap`: intersection over union or Dice of candidate and lesion; `any`: a voxel."""
+
+    overlap: float = 0.1
+    """Least overlap of a candidate with the lesion that it finds."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 0 < self.threshold < 1:
+            problems.append(f"lesions.threshold must lie between 0 and 1, got {self.threshold}")
+        if not 0 < self.overlap <= 1:
+            problems.append(f"lesions.overlap must lie in (0, 1], got {self.overlap}; match any asks for one voxel")
+        if problems:
+            raise ConfigError(problems)

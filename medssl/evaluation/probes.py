@@ -67,9 +67,10 @@ def knn_probe(features: Features, data: ProbeData, draws: Sequence[Tensor]) -> P
 
 def linear_probe(features: Features, data: ProbeData, draws: Sequence[Tensor]) -> ProbeResult:
     """`linear_scores`; pooling and penalty are chosen."""
-    grid = [(pooling, penalty) for pooling in features.pooled for penalty in PENALTIES]
+    vectors = {**features.pooled, **features.blocks}
+    grid = [(pooling, penalty) for pooling in vectors for penalty in PENALTIES]
     return best_option(
-        grid, lambda o, known, asked: linear_scores(features.pooled[o[0]], data, known, asked, o[1]), data, draws
+        grid, lambda o, known, asked: linear_scores(vectors[o[0]], data, known, asked, o[1]), data, draws
     )
 
 

@@ -9,18 +9,26 @@ import numpy as np
 import numpy.typing as npt
 
 from medssl.data.cache import Cache, CachedCase
+from medssl.evaluation.lesions import CaseLesions, find_lesions
 from medssl.evaluation.metrics import score_classes
+from medssl.evaluation.options import LesionOptions
 from medssl.evaluation.subgroups import groups_of
 from medssl.evaluation.summaries import CaseResult
-from medssl.imaging.errors import CacheError, ImageError, MedsslError
+from medssl.imaging.errors import CacheError, ConfigError, ImageError, MedsslError
 from medssl.imaging.geometry import Geometry
-from medssl.imaging.preprocess import restore_label
+from medssl.imaging.preprocess import restore_label, restore_scores
 from medssl.imaging.progress import Progress
 from medssl.imaging.readers.open import read_channels, read_label
 from medssl.imaging.volume import Volume
 
 Arm = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
 """Prepared image (C, *S) to class map (*S)."""
+
+ScoredArm = Callable[[npt.NDArray[np.float32]], tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]
+"""Prepared image (C, *S) to class map (*S) and the probabilities (K, *S) behind it."""
+
+Lesions = tuple[dict[str, int], LesionOptions]
+"""Label name to value of the classes whose lesions are counted, and how."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,31 @@ def classified_cases(cache: Cache, split: str) -> tuple[CachedCase, ...]:
     return cases
 
 
+def left_out(cache: Cache, split: str, cases: Sequence[CachedCase], kind: str) -> list[str]:
+    """The warning that cases of a split have no answer to compare with; nothing where all have one.
+
+    Args:
+        cache: Prepared cache.
+        split: The split.
+        cases: Those of it that are evaluated.
+        kind: What the others lack.
+    """
+    others = [case.case for case in cache.select(split) if case.case not in {known.case for known in cases}]
+    if not others:
+        return []
+    named = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+    return [
+        f"{len(others)} of {len(others) + len(cases)} cases of split {split} have no {kind} and are in no number "
+        f"({named}): if they were not left unlabelled at random, the numbers are not those of all cases."
+    ]
+
+
 def evaluate_cases(
-    cache: Cache, cases: Sequence[CachedCase], arms: Mapping[str, Arm], tolerance_mm: float = 1.0
+    cache: Cache,
+    cases: Sequence[CachedCase],
+    arms: Mapping[str, Arm | ScoredArm],
+    tolerance_mm: float = 1.0,
+    lesions: LesionOptions | None = None,
 ) -> Outcome:
     """Predict and score every case with every arm; a case that fails is told and the others go on.
 
@@ -97,12 +128,17 @@ def evaluate_cases(
         cases: Labelled cases of it.
         arms: Name to what predicts.
         tolerance_mm: Of surface Dice.
+        lesions: How single lesions are counted, for arms that give probabilities as well.
+
+    Raises:
+        ConfigError: Labels of lesions that the cache does not have.
     """
+    asked = lesion_labels(cache, lesions)
     outcome = Outcome({name: [] for name in arms})
     with Progress("evaluate", len(cases)) as progress:
         for case in cases:
             try:
-                scored, calibrated = _evaluate_case(cache, case, arms, tolerance_mm)
+                scored, calibrated = _evaluate_case(cache, case, arms, tolerance_mm, asked)
             except (MedsslError, OSError) as error:
                 outcome.failures.append(_failure(case, error))
             else:
@@ -133,8 +169,27 @@ def native_reference(cache: Cache, case: CachedCase) -> Volume:
     return read_label(case.label_field, _empty_like(case), cache.labels, cache.label_map or None, cache.ignore_label)
 
 
+def lesion_labels(cache: Cache, options: LesionOptions | None) -> Lesions | None:
+    """The labels whose lesions are counted; None where there are none.
+
+    Raises:
+        ConfigError: A label that the cache does not have.
+    """
+    if options is None or not options.labels:
+        return None
+    known = {label.name: label.value for label in cache.labels}
+    names = tuple(known) if options.labels == ("all",) else options.labels
+    if missing := [name for name in names if name not in known]:
+        raise ConfigError([f"lesions.labels {name!r} is none of the labels {list(known)}" for name in missing])
+    return {name: known[name] for name in names}, options
+
+
 def _evaluate_case(
-    cache: Cache, case: CachedCase, arms: Mapping[str, Arm], tolerance_mm: float
+    cache: Cache,
+    case: CachedCase,
+    arms: Mapping[str, Arm | ScoredArm],
+    tolerance_mm: float,
+    asked: Lesions | None,
 ) -> tuple[dict[str, CaseResult], bool]:
     reference = native_reference(cache, case)
     image = cache.image(case)
@@ -145,7 +200,9 @@ def _evaluate_case(
     scored = {}
     for name, arm in arms.items():
         began = time.perf_counter()
-        mask = restore_label(arm(image), case.record)
+        answer = arm(image)
+        prediction, probabilities = answer if isinstance(answer, tuple) else (answer, None)
+        mask = restore_label(prediction, case.record)
         seconds = time.perf_counter() - began
         scores = score_classes(
             mask.array[0],
@@ -156,8 +213,28 @@ def _evaluate_case(
             cache.ignore_label,
         )
         by_name = {label.name: scores[label.value] for label in cache.labels}
-        scored[name] = CaseResult(case.case, case.patient, by_name, size, unit, seconds, groups_of(case))
+        found = _lesions(probabilities, reference.array[0], case, cache.ignore_label, asked)
+        scored[name] = CaseResult(case.case, case.patient, by_name, size, unit, seconds, groups_of(case), found)
     return scored, calibrated
+
+
+def _lesions(
+    probabilities: npt.NDArray[np.float32] | None,
+    reference: npt.NDArray[np.uint8],
+    case: CachedCase,
+    ignore: int | None,
+    asked: Lesions | None,
+) -> dict[str, CaseLesions]:
+    """Lesions of the labels asked for, on the native grid."""
+    if probabilities is None or asked is None:
+        return {}
+    labels, options = asked
+    native = restore_scores(probabilities[list(labels.values())], case.record)
+    judged = None if ignore is None else reference != ignore
+    return {
+        name: find_lesions(scores, reference == value, options, judged)
+        for (name, value), scores in zip(labels.items(), native, strict=True)
+    }
 
 
 def _voxel_size(grid: Geometry, calibrated: bool) -> tuple[float, str]:

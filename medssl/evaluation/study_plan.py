@@ -80,6 +80,9 @@ class StudyPlan:
     trial_labels: int = 0
     """Labelled patients of the trials; 0 = the smallest number."""
 
+    transferability: bool = True
+    """Whether LogME, H-score and PED of each arm's encoder are set beside the results."""
+
     class_order: tuple[str, ...] = ()
     """Classes from the least to the most, for `quadratic_kappa`."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medssl.evaluation.lesions import CaseLesions, lesion_rows, summarise_lesions
 from medssl.evaluation.metrics import ClassScore
 from medssl.evaluation.statistics import Interval, mean_interval, paired_difference
 from medssl.evaluation.subgroups import CONVENTION, by_group
@@ -37,6 +38,7 @@ class CaseResult:
         size_unit: `mL`, `mm2` in 2D, or `pixels` where the image does not say how large they are.
         seconds: Time of prediction and restoring.
         groups: Site, sex and the like, for subgroups.
+        lesions: Label name to its single lesions, where they were asked for.
     """
 
     case: str
@@ -46,6 +48,7 @@ class CaseResult:
     size_unit: str = "mL"
     seconds: float = 0.0
     groups: Mapping[str, str] = field(default_factory=dict)
+    lesions: Mapping[str, CaseLesions] = field(default_factory=dict)
 
     @property
     def mean_dice(self) -> float:
@@ -70,16 +73,18 @@ class CaseResult:
                 f"reference_{unit}": _cell(score.reference_voxels * self.voxel_size),
                 f"difference_{unit}": _cell((score.prediction_voxels - score.reference_voxels) * self.voxel_size),
                 "seconds": f"{self.seconds:.3f}",
+                **lesion_rows(self.lesions, name),
             }
             for name, score in self.scores.items()
         ]
 
 
-def summarise(results: Sequence[CaseResult]) -> dict[str, Any]:
+def summarise(results: Sequence[CaseResult], resamples: int = 1000) -> dict[str, Any]:
     """Means with intervals over patients: overall Dice, and everything a class; JSON-able.
 
     Args:
         results: At least one, all with the same classes.
+        resamples: Bootstrap resamples of the numbers of single lesions.
     """
     patients = [result.patient for result in results]
     names = list(results[0].scores)
@@ -94,6 +99,10 @@ def summarise(results: Sequence[CaseResult]) -> dict[str, Any]:
         "mean_dice": mean_interval([result.mean_dice for result in results], patients).to_json(),
         "size_unit": results[0].size_unit,
         "classes": {name: _class_summary(results, name, patients) for name in names},
+        "lesions": {
+            name: summarise_lesions([result.lesions[name] for result in results], patients, resamples)
+            for name in results[0].lesions
+        },
         "subgroups": by_group([result.groups for result in results], patients, of_part),
         "seconds_per_case": float(np.median([result.seconds for result in results])),
     }

@@ -281,3 +281,9 @@ def prepare_label(label: Volume, record: Restoration) -> npt.NDArray[np.uint8]:
 def restore_label(mask: npt.NDArray[np.uint8], record: Restoration) -> Volume:
     """Bring a mask (*S) on the prepared grid back to the native grid, with the native affine."""
     return Volume(regrid_label(mask, record.prepared, record.native)[None], record.native)
+
+
+def restore_scores(scores: npt.NDArray[np.float32], record: Restoration) -> npt.NDArray[np.float32]:
+    """Bring maps (K, *S) on the prepared grid back to the native grid by interpolation; 0 outside."""
+    there = regrid_label(np.ones(record.prepared.shape, np.uint8), record.prepared, record.native)
+    return regrid_image(scores, record.prepared, record.native) * there

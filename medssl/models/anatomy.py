@@ -81,11 +81,46 @@ class AnatomyNetwork(nn.Module):
 
     @torch.no_grad()
     def embed_whole(self, image: Tensor) -> AnatomyMaps:
-        """As `forward`, of an image of any size: it is filled up at the far ends by repeating its edge."""
-        missing = [-n % s for n, s in zip(image.shape[2:], self.largest, strict=True)]
-        padding = [n for m in reversed(missing) for n in (0, m)]
-        out: AnatomyMaps = self(F.pad(image, padding, mode="replicate") if any(missing) else image)
+        """As `forward`, of an image of any size, filled up."""
+        out: AnatomyMaps = self(filled_up(image, self.largest))
         return out
+
+
+class EncoderMaps(nn.Module):
+    """The maps of any encoder as embeddings, without heads: its first map with a stride of 2 or more, and its last.
+
+    Args:
+        encoder: Any encoder.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.finest = next((n for n, s in enumerate(encoder.strides) if max(s) >= 2), len(encoder.strides) - 1)
+
+    @torch.no_grad()
+    def embed_whole(self, image: Tensor) -> AnatomyMaps:
+        """Embeddings of an image (B, C, *S) of any size, centred by the mean of its own voxels."""
+        maps = self.encoder(filled_up(image, self.encoder.strides[-1]))
+        fine, coarse = (centred_directions(maps[level].float()) for level in (self.finest, -1))
+        return AnatomyMaps(fine, coarse, self.encoder.strides[self.finest])
+
+
+def centred_directions(maps: Tensor) -> Tensor:
+    """(B, E, *S) of unit length over E, from the mean over S: what voxels have in common tells none apart."""
+    return F.normalize(maps - maps.flatten(2).mean(2).view(*maps.shape[:2], *[1] * (maps.ndim - 2)), dim=1)
+
+
+def filled_up(image: Tensor, strides: Sequence[int]) -> Tensor:
+    """An image (B, C, *S) whose sides divide by the strides: filled up at the far ends by repeating its edge."""
+    missing = [-n % s for n, s in zip(image.shape[2:], strides, strict=True)]
+    padding = [n for m in reversed(missing) for n in (0, m)]
+    return F.pad(image, padding, mode="replicate") if any(missing) else image
+
+
+def is_anatomy_run(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bool:
+    """Whether an encoder file holds the heads of a run of SAM."""
+    return meta["method"]["class_path"].rpartition(".")[2] == "SAM" and "decoder.fine.weight" in tensors
 
 
 def read_anatomy_network(path: Path) -> tuple[AnatomyNetwork, dict[str, Any]]:
@@ -99,13 +134,13 @@ def read_anatomy_network(path: Path) -> tuple[AnatomyNetwork, dict[str, Any]]:
     """
     path = path / "encoder.safetensors" if path.is_dir() else path
     tensors, meta = read_encoder(path)
-    head = tensors.get("decoder.fine.weight")
-    if meta["method"]["class_path"].rpartition(".")[2] != "SAM" or head is None:
+    if not is_anatomy_run(tensors, meta):
         raise CheckpointError(
             f"{path} was made by {meta['method']['class_path']}: points are matched by embeddings of a run of SAM",
             reason="other-method",
         )
     dims, channels = int(meta["preprocess"]["spatial_dims"]), len(meta["channels"])
+    head = tensors["decoder.fine.weight"]
     network = AnatomyNetwork(rebuild_encoder(Component.from_json(meta["encoder"]), dims, channels), len(head))
     network.load_state_dict({name.removeprefix("decoder."): tensor for name, tensor in tensors.items()})
     return network.eval(), meta

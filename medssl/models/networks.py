@@ -90,7 +90,18 @@ def build_network(spec: NetworkSpec, *, trusted_only: bool = False) -> Network:
         ConfigError: Unknown classes or arguments, or parts that do not fit.
     """
     encoder = build_encoder(spec.encoder, spec.spatial_dims, spec.in_channels, trusted_only=trusted_only)
-    return Network(encoder, _build(spec.decoder, trusted_only, encoder=encoder, out_channels=spec.out_channels))
+    return Network(encoder, build_decoder(spec.decoder, encoder, spec.out_channels, trusted_only=trusted_only))
+
+
+def build_decoder(
+    component: Component, encoder: nn.Module, out_channels: int, *, trusted_only: bool = False
+) -> nn.Module:
+    """Build a decoder or head for an encoder.
+
+    Raises:
+        ConfigError: Unknown class or arguments, or one that does not fit the encoder.
+    """
+    return _build(component, trusted_only, encoder=encoder, out_channels=out_channels)
 
 
 def _build(component: Component, trusted_only: bool, **fixed: Any) -> nn.Module:

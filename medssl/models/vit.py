@@ -108,6 +108,21 @@ class ViT(PatchEncoder):
         """The class token: (B, E)."""
         return self.encode(image, None)[:, 0]
 
+    def class_tokens(self, image: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        """Normalised class tokens of the last blocks (B, last, E), and the mean of the last patch tokens (B, E).
+
+        Args:
+            image: (B, C, *S).
+            last: Blocks, at most all.
+        """
+        tokens, rotation = self._with_extra(self.embed_patches(image, None)), self._rotation(image, None)
+        found = []
+        for block in self.blocks:
+            tokens = block(tokens, rotation=rotation)
+            found.append(tokens[:, 0])
+        mean: Tensor = self.norm(tokens)[:, self.tokens.shape[1] :].mean(1)
+        return self.norm(torch.stack(found[-last:], dim=1)), mean
+
     def encode(self, image: Tensor, keep: Tensor | None = None, *, fill: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Normalised tokens (B, extra + n, E).
 

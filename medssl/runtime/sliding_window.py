@@ -64,7 +64,7 @@ def segment(
         (*S) uint8, the class with the highest blended logit.
 
     Raises:
-        ImageError: Window and image differ in dimensions, or the network gives another number of classes.
+        ImageError: Window and image differ in dimensions, or the network gives another number of classes or NaN.
     """
     padded = _Padded(image, window)
     shape = padded.shape
@@ -121,7 +121,7 @@ def classify(
         temperature: Logits are divided by it first.
 
     Raises:
-        ImageError: Window and image differ in dimensions.
+        ImageError: Window and image differ in dimensions, or the network gives NaN.
     """
     padded = _Padded(image, window)
     places = product(*(_starts(n, w, 0.0) for n, w in zip(padded.shape, window, strict=True)))
@@ -238,6 +238,8 @@ def _scores(
             total = total + (np.flip(mirrored, axes) if mirrored.ndim == crops.ndim else mirrored)
         if len(flips) > 1:
             total = (total / len(flips)).astype(np.float32)
+        if np.isnan(total).any():  # a comparison with NaN is false: such voxels would be called background
+            raise ImageError("the network's answers are no numbers (NaN): nothing is predicted", reason="nan")
         for number, place in enumerate(chosen):
             yield place, total[number]
         del total

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medssl.runtime import sliding_window
+from medssl.runtime.blending import Observe
 from medssl.tasks.model_file import ModelSpec
 
 FloatArray = npt.NDArray[np.float32]
@@ -88,7 +89,11 @@ def window_function(network: nn.Module) -> Callable[[FloatArray], FloatArray]:
 
 
 def segment_image(
-    networks: Sequence[nn.Module], spec: ModelSpec, image: FloatArray, batch_size: int = 2
+    networks: Sequence[nn.Module],
+    spec: ModelSpec,
+    image: FloatArray,
+    batch_size: int = 2,
+    observe: Observe | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Class map (*S) of a prepared image (C, *S) by a sliding window; smaller images are padded."""
     return sliding_window.segment(
@@ -99,7 +104,21 @@ def segment_image(
         overlap=spec.overlap,
         batch_size=batch_size,
         mirror_axes=spec.mirror_axes,
+        observe=observe,
     )
+
+
+def segment_scores(
+    networks: Sequence[nn.Module], spec: ModelSpec, image: FloatArray, batch_size: int = 2
+) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+    """As `segment_image`, and the probabilities (K, *S) behind the class map."""
+    activation = sliding_window.sigmoid if spec.activation == "sigmoid" else sliding_window.softmax
+    shares = np.empty((spec.network.out_channels, *image.shape[1:]), np.float32)
+
+    def observe(place: tuple[slice, ...], logits: FloatArray, _: npt.NDArray[np.uint8]) -> None:
+        shares[(slice(None), *place)] = activation(logits[None])[0]
+
+    return segment_image(networks, spec, image, batch_size, observe), shares
 
 
 def classify_image(

@@ -102,6 +102,50 @@ class TransferOptions:
 
 
 @dataclass
+class LabelAugmentOptions:
+    """Self-supervised label augmentation of a classification: it learns class and transformation together (SLA).
+
+    Each image of a batch is looked at under all transformations, so a step takes as many times longer. The network that
+    is kept is a plain one, which a second head teaches.
+
+    Raises:
+        ConfigError: Values outside their range, all at once.
+    """
+
+    transforms: Literal["none", "quarter_turns", "half_turns", "mirror"] = "none"
+    """Turns in the plane of two `axes` by 0, 90, 180 and 270 degrees, or by 0 and 180; or mirrorings along each choice
+    of `axes`. Take only what can be seen in an image, and what leaves its class alone: where a class says a side, or
+    both sides look alike, nothing that exchanges left and right (axis 0 of RAS+ images), half turns in an axial plane
+    among them."""
+
+    axes: tuple[int, ...] = (0, 1)
+    """Spatial axes of the plane of turns, or those that are mirrored."""
+
+    temperature: float = 1.0
+    """Softens what the plain network learns from the other head."""
+
+    @property
+    def count(self) -> int:
+        """Number of transformations, the image as it is among them."""
+        return {"none": 1, "quarter_turns": 4, "half_turns": 2, "mirror": 2 ** len(self.axes)}[self.transforms]
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.axes or len(set(self.axes)) != len(self.axes) or not set(self.axes) <= {0, 1, 2}:
+            problems.append(f"label_augment.axes must name spatial axes 0, 1 or 2, each once, got {self.axes}")
+        elif self.transforms.endswith("turns") and len(self.axes) != 2:
+            problems.append(f"label_augment.axes must name the 2 axes of a plane for turns, got {self.axes}")
+        if not self.temperature > 0:
+            problems.append(f"label_augment.temperature must be positive, got {self.temperature}")
+        if problems:
+            raise ConfigError(problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for run.json."""
+        return {**asdict(self), "axes": list(self.axes)}
+
+
+@dataclass
 class InferenceOptions:
     """How whole images are predicted, in validation and, stored with the model, in the clinic.
 

@@ -14,10 +14,11 @@ from medssl.data.cache import Cache
 from medssl.data.dataset import CropPlan, StepDataset
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.files import sha256
-from medssl.models.networks import Network, NetworkSpec, build_network
+from medssl.models.networks import Network, NetworkSpec, build_decoder, build_network
 from medssl.models.weights import LoadReport, freeze, load_encoder
 from medssl.tasks.adaptation import adapt
 from medssl.tasks.classification import ClassificationTask
+from medssl.tasks.label_augmentation import AugmentedLabelsTask
 from medssl.tasks.model_file import ModelSpec
 from medssl.tasks.segmentation import SegmentationTask
 from medssl.training.finetune_settings import Settings, network_spec, transfer_notes
@@ -101,11 +102,7 @@ def build_job(tuning: Finetuning, share: Share) -> Job:
     freeze(network.encoder, settings.transfer.encoder_lr == 0)
     merge = adapt(network.encoder, settings.transfer.adapt, settings.transfer.lora)
     segmentation = settings.task == "segmentation"
-    module = (
-        SegmentationTask(network, settings.loss, cache.ignore_label)
-        if segmentation
-        else ClassificationTask(network, settings.loss)
-    )
+    module = _task_module(tuning, network)
     plan = CropPlan(
         crops.size,
         train.batch_size,
@@ -125,6 +122,18 @@ def build_job(tuning: Finetuning, share: Share) -> Job:
     spacing_mm = tuple(float(s) for s in np.median([case.spacing_mm for case in share.train], axis=0))
     augment = Augmentation(settings.augment, spacing_mm, train.seed)
     return Job(share, network, module, groups, StepDataset(cache, share.train, plan), augment, report, merge)
+
+
+def _task_module(tuning: Finetuning, network: Network) -> nn.Module:
+    """The network with its loss."""
+    settings = tuning.settings
+    if settings.task == "segmentation":
+        return SegmentationTask(network, settings.loss, tuning.cache.ignore_label)
+    if settings.label_augment.count == 1:
+        return ClassificationTask(network, settings.loss)
+    outputs = tuning.spec.out_channels * settings.label_augment.count
+    joint = build_decoder(tuning.spec.decoder, network.encoder, outputs)
+    return AugmentedLabelsTask(network, joint, settings.label_augment)
 
 
 def describe(tuning: Finetuning, job: Job) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the user asked a fine-tuning to be, and every mistake in it, told at once before any image is read."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from medssl.tasks.options import (
     LOSSES,
     CropOptions,
     InferenceOptions,
+    LabelAugmentOptions,
     NetworkOptions,
     SubsetOptions,
     TransferOptions,
@@ -41,6 +42,7 @@ class Settings:
         train: Length, optimiser, house-keeping.
         subset: Patients and folds.
         init: Encoder file, or None to begin from random weights.
+        label_augment: Whether class and transformation are learned together.
     """
 
     task: Literal["segmentation", "classification"]
@@ -53,6 +55,7 @@ class Settings:
     train: TrainOptions
     subset: SubsetOptions
     init: Path | None = None
+    label_augment: LabelAugmentOptions = field(default_factory=LabelAugmentOptions)
 
     @property
     def decoder(self) -> Component:
@@ -82,6 +85,31 @@ class Settings:
             )
         if any(axis >= len(self.crops.size) for axis in self.augment.flip_axes):
             yield f"augment.flip_axes {list(self.augment.flip_axes)} names an axis that crops of {self.crops.size} lack"
+        if self.label_augment.transforms != "none":
+            yield from self._label_problems()
+
+    def _label_problems(self) -> Iterator[str]:
+        """What speaks against learning class and transformation together."""
+        asked, flips = self.label_augment, set(self.augment.flip_axes)
+        name = f"label_augment.transforms {asked.transforms}"
+        if self.task != "classification" or self.loss != "ce":
+            yield f"{name} is for task classification with loss ce, not for {self.task} with {self.loss}"
+        if max(asked.axes) >= len(self.crops.size):
+            yield f"label_augment.axes {list(asked.axes)} names an axis that crops of {self.crops.size} lack"
+        elif asked.transforms == "quarter_turns" and len({self.crops.size[axis] for axis in asked.axes}) > 1:
+            yield f"{name} needs crops with equal sides along axes {list(asked.axes)}, got {self.crops.size}"
+        hidden = flips & set(asked.axes) if asked.transforms == "mirror" else flips >= set(asked.axes)
+        if hidden:
+            yield (
+                f"{name} along axes {list(asked.axes)} cannot be told apart from augment.flip_axes "
+                f"{list(self.augment.flip_axes)}: leave these out"
+            )
+        limit = {"quarter_turns": 45, "half_turns": 90}.get(asked.transforms, 181)
+        if self.augment.affine_p and self.augment.rotation_deg >= limit:
+            yield (
+                f"{name} cannot be told apart from augment.rotation_deg {self.augment.rotation_deg:g}: choose less "
+                f"than {limit}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for run.json."""
@@ -93,6 +121,7 @@ class Settings:
             "labels": self.subset.labels,
             "folds": self.subset.folds,
             "init": None if self.init is None else str(self.init.resolve()),
+            **({} if self.label_augment.count == 1 else {"label_augment": self.label_augment.to_json()}),
         }
 
 

@@ -45,7 +45,7 @@ def make_shares(cache: Cache, task: str, subset: SubsetOptions) -> list[Share]:
         subset: Numbers, folds, seed.
 
     Raises:
-        ConfigError: No labelled case, or more patients or folds asked for than there are.
+        ConfigError: No labelled case, more patients or folds asked for than there are, or one class only to learn from.
     """
     pool = labelled(cache, task, _POOL if subset.folds else _TRAIN)
     patients = [case.patient for case in pool]
@@ -61,13 +61,31 @@ def make_shares(cache: Cache, task: str, subset: SubsetOptions) -> list[Share]:
         groups = {case.patient: case.class_name for case in pool} if task == "classification" else None
         patients = nested_subset(patients, subset.labels, subset.seed, groups)
     if not subset.folds:
-        return [Share("", _of(pool, patients), labelled(cache, task, ("val",)))]
-    held_out = folds(patients, subset.folds, subset.seed)
-    shares = []
-    for number in subset.numbers():
-        held = set(held_out[number])
-        shares.append(Share(f"fold_{number}", _of(pool, set(patients) - held), _of(pool, held)))
+        shares = [Share("", _of(pool, patients), labelled(cache, task, ("val",)))]
+    else:
+        held_out = [set(part) for part in folds(patients, subset.folds, subset.seed)]
+        shares = [
+            Share(f"fold_{number}", _of(pool, set(patients) - held_out[number]), _of(pool, held_out[number]))
+            for number in subset.numbers()
+        ]
+    if task == "classification":
+        _refuse_one_class(cache, shares)
     return shares
+
+
+def _refuse_one_class(cache: Cache, shares: Sequence[Share]) -> None:
+    problems = []
+    for share in shares:
+        classes = {case.class_name for case in share.train}
+        if len(classes) < 2:
+            where = f" of {share.name}" if share.name else ""
+            problems.append(
+                f"data {cache.path}: the {len(share.train)} case(s) to learn from{where} are of class "
+                f"{next(iter(classes), 'none')!r} only, so nothing can be told apart: take more --labels, fewer "
+                "--folds, or other splits"
+            )
+    if problems:
+        raise ConfigError(problems)
 
 
 def labelled(cache: Cache, task: str, splits: Sequence[str]) -> tuple[CachedCase, ...]:

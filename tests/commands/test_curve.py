@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from browser import Browser
@@ -53,6 +54,33 @@ def _learned_from_the_same(results: dict[str, Any], out: Path) -> None:
     assert set(next(iter(patients[1, 0]))) < set(next(iter(patients[2, 0])))
 
 
+def _scored(results: dict[str, Any]) -> None:
+    """The scores' correlation with the results is that of two arms: the same order, or the other one."""
+    for point, scored in zip(results["points"], results["transferability"]["points"], strict=True):
+        assert list(scored["arms"]) == ["from scratch", "spark"], "longer starts as the one from scratch"
+        assert scored["labels"] == point["labels"]
+        for name, found in scored["correlation"].items():
+            ours, theirs = ([c[a] for a in ("from scratch", "spark")] for c in (
+                {a: own[name] for a, own in scored["arms"].items()},
+                {a: own["mean"]["estimate"] for a, own in point["arms"].items()},
+            ))  # fmt: skip
+            same = float(np.sign(np.diff(ours)[0] * np.diff(theirs)[0]))
+            assert found["kendall"] == (pytest.approx(same) if same else None)
+            assert (found["arms"], found["few"]) == (2, True)
+
+
+def _told(page: Path) -> None:
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 1 + 2
+    for sentence in (
+        "Learning curves with 1 labelled patients",
+        "medssl pretrain --config",
+        "Only 2 arm(s) are ranked",
+        "With 1 labelled patients spark reaches a mean Dice",
+    ):
+        assert sentence in text
+
+
 @pytest.mark.integration
 def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]):
     plan, out = _plan(tmp_path), tmp_path / "out"
@@ -78,12 +106,9 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, ca
     assert extra > 0
     assert steps["spark"] == 2
     _learned_from_the_same(results, out)
-    page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 1 + 2
-    assert "Learning curves with 1 labelled patients" in page
-    assert "medssl pretrain --config" in page
+    _scored(results)
+    _told(out / "report.html")
     check_page(browser, out / "report.html")
-    assert "With 1 labelled patients spark reaches a mean Dice" in page
     with (out / "results.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 12
 
@@ -114,6 +139,9 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path):
     assert results["metric"] == "quadratic_kappa"
     assert results["trials"] == []
     assert results["points"][0]["differences"]["wide"]["over_seeds_and_patients"]["clusters"] == 2
+    scored = results["transferability"]["points"][0]["arms"]
+    assert scored["from scratch"] == scored["wide"], "the same random weights"
+    assert results["transferability"]["points"][0]["correlation"]["logme"]["kendall"] is None
 
 
 @pytest.mark.integration

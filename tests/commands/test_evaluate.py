@@ -16,7 +16,7 @@ from medssl.__main__ import main
 from medssl.commands.evaluate import evaluate
 from medssl.commands.parsing import parse_verb
 from medssl.data.cache import Cache
-from medssl.evaluation.options import MeasureOptions, PredictOptions
+from medssl.evaluation.options import LesionOptions, MeasureOptions, PredictOptions
 from medssl.evaluation.report.application import write_application_report
 from medssl.imaging.errors import CacheError, ConfigError, ImageError, MedsslError
 
@@ -94,6 +94,30 @@ def test_folds_are_measured_as_an_ensemble(cache: Cache, tmp_path: Path, capsys:
     evaluate(single, cache.path, tmp_path / "single_out")
     a, b = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("out", "single_out"))
     assert a["arms"]["run"]["mean_dice"] != b["arms"]["single"]["mean_dice"]
+
+
+def test_single_lesions_are_counted_where_they_are_asked_for(cache: Cache, tmp_path: Path) -> None:
+    run, measure = make_run(tmp_path / "run", cache), MeasureOptions(resamples=100)
+    plain = LesionOptions()
+    for name, lesions in (("plain", plain), ("counted", LesionOptions(("class_2",), threshold=0.2, match="any"))):
+        evaluate(run, cache.path, tmp_path / name, threshold_rule=True, measure=measure, lesions=lesions)
+    before, after = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("plain", "counted"))
+    assert before["lesions"] is None
+    assert before["arms"]["run"]["classes"] == after["arms"]["run"]["classes"], "the same masks"
+    found = after["arms"]["run"]["lesions"]
+    assert list(found) == ["class_2"]
+    assert after["arms"]["threshold rule"]["lesions"] == {}, "it has no probabilities"
+    assert (found["class_2"]["lesions"], found["class_2"]["cases_with_lesions"]) == (4, 4)
+    with (tmp_path / "counted" / "cases.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["arm"] == "run" and row["class"] == "class_2"]
+    assert [row["lesions"] for row in rows] == ["1"] * 4
+    assert sum(int(row["lesions_found"]) for row in rows) == found["class_2"]["found"]
+    assert sum(int(row["false_candidates"]) for row in rows) == found["class_2"]["false"]
+    assert "Single lesions" in (tmp_path / "counted" / "report.html").read_text()
+    assert "Single lesions" not in (tmp_path / "plain" / "report.html").read_text()
+    with pytest.raises(ConfigError, match="'tumour' is none of the labels"):
+        evaluate(run, cache.path, tmp_path / "out", lesions=LesionOptions(("tumour",)))
+    assert not (tmp_path / "out").exists()
 
 
 def test_classification(flat_cache: Cache, tmp_path: Path, browser: Browser) -> None:

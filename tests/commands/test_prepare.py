@@ -109,6 +109,13 @@ def test_splits_are_by_patient_and_repeat_with_the_seed(tmp_path: Path) -> None:
     assert chosen[0] == chosen[1] != chosen[2]
 
 
+def test_too_few_patients_for_the_splits_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(_labelled(tmp_path, 2), tmp_path / "cache", Preprocess(intensity=Intensity("none")), workers=1)
+    assert (
+        "2 labelled patient(s) are too few for --split 70/15/15: no patient for val and test" in capsys.readouterr().out
+    )
+
+
 def test_values_found_become_classes_mapped_and_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare(_labelled(tmp_path, 1), tmp_path / "cache", label_map={3: 1}, ignore_label=255, workers=1)
     cache = Cache.open(tmp_path / "cache")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from medssl.data.fingerprint import case_fingerprint, merge, propose
-from medssl.data.splits import assign_splits, folds, nested_subset, parse_fractions
+from medssl.data.splits import assign_splits, empty_splits, folds, nested_subset, parse_fractions
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.volume import Volume
@@ -20,6 +20,13 @@ def test_shares_are_kept_and_every_patient_has_one_split():
 
 def test_a_small_share_still_gets_a_patient():
     assert sorted(assign_splits(["a", "b", "c"], (0.9, 0.05, 0.05), seed=0).values()) == ["test", "train", "val"]
+
+
+def test_splits_that_stay_empty_are_named():
+    few = assign_splits(["a", "b"], (0.7, 0.15, 0.15), seed=0)
+    assert empty_splits((0.7, 0.15, 0.15), few) == ["val", "test"]
+    assert empty_splits((1, 0, 0), assign_splits(["a"], (1, 0, 0), seed=0)) == [], "none was asked for"
+    assert empty_splits((0.7, 0.15, 0.15), assign_splits(_PATIENTS, (0.7, 0.15, 0.15), seed=0)) == []
 
 
 def test_subsets_are_nested():

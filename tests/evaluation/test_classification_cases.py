@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from small_cache import small_cache
 
-from medssl.evaluation.classification_cases import ClassPrediction, predict_classes, summarise_classes
+from medssl.evaluation.classification_cases import (
+    ClassPrediction,
+    class_warnings,
+    predict_classes,
+    summarise_classes,
+)
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import write_json
 
@@ -67,6 +72,18 @@ def test_probabilities_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     cache = small_cache(tmp_path, [(8, 8)] * 2, classes=["no", "yes"])
     with pytest.raises(MedsslError, match="are no numbers"):
         predict_classes(cache, cache.cases, ["no", "yes"], lambda image: np.array([np.nan, 1.0]))
+
+
+def test_one_class_and_classes_that_do_not_occur_are_told() -> None:
+    alone = _predictions([(0, [0.9, 0.1]), (0, [0.4, 0.6])])
+    assert "All cases are of class 'no'" in class_warnings(alone, ("no", "yes"))[0]
+    found = summarise_classes(alone, ("no", "yes"), resamples=100)
+    assert found["metrics"]["auroc"]["estimate"] is None, "not 0.5, and not left out in silence"
+    both = _predictions([(0, [0.9, 0.1, 0]), (2, [0.4, 0, 0.6])])
+    assert class_warnings(both, ("no", "maybe", "yes")) == [
+        "No case is of class 'maybe': it is in no mean over classes."
+    ]
+    assert class_warnings(both, ("no", "yes", "yes")) == []
 
 
 def test_interval_covers_a_perfect_classifier_as_a_point() -> None:

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from small_cache import small_cache
+from small_networks import small_encoder
 
-from medssl.evaluation.features import calibrate, extract
+from medssl.evaluation import frozen
+from medssl.evaluation.features import Features, calibrate, extract
 from medssl.evaluation.frozen import pretrained_encoder, random_encoder
 from medssl.evaluation.probe_data import read_probe_data
+from medssl.evaluation.probes import ProbeResult
 from medssl.imaging.errors import CacheError
 from medssl.models.component import Component
 from medssl.models.encoder import Encoder
@@ -42,6 +45,47 @@ def test_pooling_is_that_of_the_maps(dims: int):
         assert ("summary" in features.pooled) == isinstance(encoder, ViT)
         torch.testing.assert_close(features.tokens.mean(1), maps[-1].mean(axes), atol=0.3, rtol=1.0)
         assert features.tokens.shape[::2] == (3, maps[-1].shape[1])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_class_tokens_of_the_last_blocks_are_those_of_shallower_encoders(dims: int):
+    """The token after k blocks is the summary of the encoder that ends there."""
+    torch.manual_seed(0)
+    encoder = ViT(dims, 1, patch_size=4, width=12, depth=3, heads=2, registers=1).eval()
+    images = torch.randn(5, 1, *[8] * dims)
+    found = extract(encoder, images, blocks=(1, 2, 9)).blocks
+    assert [(name, value.shape[1]) for name, value in found.items()] == [
+        ("class tokens of 1", 12), ("class tokens of 1 and patches", 24),
+        ("class tokens of 2", 24), ("class tokens of 2 and patches", 36),
+        ("class tokens of 3", 36), ("class tokens of 3 and patches", 48),
+    ]  # fmt: skip
+    expected = []
+    for depth in (1, 2, 3):
+        shallow = ViT(dims, 1, patch_size=4, width=12, depth=depth, heads=2, registers=1).eval()
+        shallow.load_state_dict(encoder.state_dict(), strict=False)
+        expected.append(shallow.summary(images).detach())
+    torch.testing.assert_close(found["class tokens of 3"], torch.cat(expected, 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["class tokens of 2"], torch.cat(expected[1:], 1), rtol=1e-4, atol=1e-5)
+    patches = found["class tokens of 1 and patches"][:, 12:]
+    torch.testing.assert_close(patches, encoder.embed(images).detach(), rtol=1e-4, atol=1e-5)
+    bags = extract(encoder, images, torch.tensor([0, 0, 1, 1, 1]), blocks=(1,)).blocks["class tokens of 1"]
+    torch.testing.assert_close(bags[1], found["class tokens of 1"][2:].mean(0))
+
+
+def test_the_comparison_of_methods_keeps_its_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Numbers of `medssl benchmark` that were measured before must stay what they would be now."""
+    splits = ("train",) * 4 + ("val",) * 2 + ("test",) * 2
+    data = read_probe_data(small_cache(tmp_path, [(8, 8)] * 8, splits=splits, classes=("a", "b")), (8, 8), "class")
+    seen: list[Features] = []
+
+    def probe(features: Features, *rest: object) -> ProbeResult:
+        seen.append(features)
+        return ProbeResult("", 0.5, 0.5, ())
+
+    monkeypatch.setattr(frozen, "PROBES", {"linear": probe})
+    frozen.judge(ViT(2, 1, patch_size=4, width=12, depth=2, heads=2), data, [])
+    assert (list(seen[0].pooled), seen[0].blocks) == (["mean", "peak", "levels", "summary"], {})
+    assert extract(small_encoder("unet", 2).eval(), torch.randn(3, 1, 8, 8), blocks=(1,)).blocks == {}
 
 
 def test_batch_norm_meets_the_images_and_no_weight_moves():

@@ -111,3 +111,13 @@ def test_the_mean_area_is_that_over_the_questions():
     targets = np.array([[True, False], [False, True], [True, False], [False, False]])
     scores = np.array([[0.9, 0.1], [0.2, 0.9], [0.1, 0.2], [0.3, 0.3]])
     assert mean_auroc(targets, scores) == pytest.approx((0.5 + 1.0) / 2)
+
+
+def test_class_tokens_of_blocks_are_tried_by_the_linear_probe_alone():
+    data, features = _data(_targets()), _features(_targets(), 5.0)
+    hidden = Features(
+        {"noise": features.pooled["noise"]}, features.tokens, blocks={"tokens": features.pooled["planted"]}
+    )
+    draws = draw_labelled(data, 40, 2)
+    assert "planted" in linear_probe(hidden, data, draws).chosen
+    assert linear_probe(hidden, data, draws).test > 0.85 > knn_probe(hidden, data, draws).test

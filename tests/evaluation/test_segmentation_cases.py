@@ -14,6 +14,7 @@ from medssl.evaluation.segmentation_cases import (
     classified_cases,
     evaluate_cases,
     labelled_cases,
+    left_out,
     native_image,
 )
 from medssl.evaluation.threshold_rule import fit_thresholds
@@ -62,6 +63,14 @@ def test_threshold_rule_solves_what_intensity_tells(cache: Cache) -> None:
 def test_threshold_rule_needs_labels(cache: Cache) -> None:
     with pytest.raises(CacheError, match="two classes"):
         fit_thresholds(cache, ())
+
+
+def test_cases_without_an_answer_are_told(cache: Cache) -> None:
+    bare = Cache(cache.path, cache._content, tuple(replace(c, has_label=c.case != "4R") for c in cache.cases))
+    known = labelled_cases(bare, "test")
+    (told,) = left_out(bare, "test", known, "label map")
+    assert told.startswith("1 of 4 cases of split test have no label map and are in no number (4R)")
+    assert left_out(cache, "test", labelled_cases(cache, "test"), "label map") == []
 
 
 def test_a_case_whose_files_are_gone_fails_alone(cache: Cache, tmp_path: Path) -> None:

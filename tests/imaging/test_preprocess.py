@@ -10,7 +10,14 @@ import SimpleITK
 from medssl.imaging import resample
 from medssl.imaging.errors import ConfigError, ImageError
 from medssl.imaging.geometry import Geometry
-from medssl.imaging.preprocess import Intensity, Preprocess, prepare_label, prepare_volume, restore_label
+from medssl.imaging.preprocess import (
+    Intensity,
+    Preprocess,
+    prepare_label,
+    prepare_volume,
+    restore_label,
+    restore_scores,
+)
 from medssl.imaging.resample import regrid_image, regrid_label
 from medssl.imaging.volume import Volume
 
@@ -44,6 +51,20 @@ def test_reorientation_keeps_every_voxel_at_its_place_and_comes_back_exactly(aff
     back = restore_label(prepare_label(Volume(label, geometry), prepared.record), prepared.record)
     np.testing.assert_array_equal(back.array, label)
     assert back.geometry.is_close(geometry)
+    np.testing.assert_array_equal(restore_scores(prepared.array, prepared.record), array)
+
+
+def test_scores_are_nothing_outside_the_part_that_was_prepared():
+    image = np.zeros((1, 40, 40, 12), np.float32)
+    image[:, 15:22, 15:22, 4:9] = np.arange(1, 8)[:, None, None]
+    prepared = prepare_volume(
+        Volume(image, Geometry(np.diag([2.0, 1, 3, 1]), image.shape[1:])), Preprocess(crop="nonzero")
+    )
+    scores = np.stack([np.full(prepared.array.shape[1:], s, np.float32) for s in (0.5, 0.25)])
+    back = restore_scores(scores, prepared.record)
+    inside = np.zeros(image.shape[1:], bool)
+    inside[11:26, 11:26, :] = True
+    np.testing.assert_array_equal(back, np.stack([inside * 0.5, inside * 0.25]))
 
 
 def _sphere(n: int = 40) -> tuple[np.ndarray, np.ndarray]:

@@ -220,3 +220,16 @@ def test_temperature_flattens_probabilities(rng):
     image = rng.normal(size=(1, 8, 8)).astype(np.float32)
     found = classify(image, (8, 8), lambda crops: np.float32([[3.0, 1.0]] * len(crops)), temperature=2.0)
     np.testing.assert_allclose(found, [np.e / (np.e + 1), 1 / (np.e + 1)])
+
+
+def test_answers_that_are_no_numbers_are_never_called_background():
+    def broken(crops: np.ndarray) -> np.ndarray:
+        scores = np.concatenate([crops, crops], axis=1)
+        scores[0, 1, 0, 0] = np.nan
+        return scores
+
+    with pytest.raises(ImageError, match="no numbers") as caught:
+        segment(np.zeros((1, 8, 8), np.float32), (8, 8), broken, 2)
+    assert caught.value.reason == "nan"
+    with pytest.raises(ImageError, match="no numbers"):
+        classify(np.zeros((1, 8, 8), np.float32), (8, 8), lambda crops: broken(crops)[:, :, 0, 0])

@@ -114,6 +114,18 @@ def test_a_classification_run_leaves_a_model(finetune: Finetune, tmp_path: Path,
     assert (shares < 1).all()
 
 
+def test_label_augmentation_leaves_a_plain_model(finetune: Finetune, tmp_path: Path) -> None:
+    cache = texture_cache(tmp_path / "cache", 2, 8)
+    options = {"crops__foreground": 0, "label_augment__transforms": "quarter_turns", "train__log_every": 1}
+    assert finetune(cache, tmp_path / "run", "unet_class", **options) == 0
+    network, spec = load_model(tmp_path / "run")
+    assert spec.network.out_channels == 2
+    assert not any("joint" in name for name in network.state_dict())
+    assert {"joint_loss", "class_loss", "distillation_loss"} <= set(_metrics(tmp_path / "run")[0])
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["config"]["label_augment"]["transforms"] == "quarter_turns"
+
+
 def _encoder_file(folder: Path, dims: int, channels: tuple[str, ...] = ("T1",), **meta: Any) -> Path:
     torch.manual_seed(99)
     component = Component("medssl.models.unet.ResidualUNetEncoder", _UNET)
@@ -305,6 +317,12 @@ def test_a_dry_run_writes_nothing(
         ({"transfer__lora": [0, 1, 0.5]}, ["rank 1 or more"]),
         ({"network__decoder": {**_UNET_DECODER, "init_args": {"x": 1}}}, ["init_args.x is no argument of UNetDecoder"]),
         ({"crops__size": [4, 4]}, ["one voxel"]),
+        ({"label_augment__transforms": "mirror", "augment__flip_axes": [0]}, ["with loss ce", "leave these out"]),
+        ({"label_augment__transforms": "half_turns", "label_augment__axes": [0, 2]}, ["names an axis"]),
+        (
+            {"label_augment__transforms": "quarter_turns", "crops__size": [16, 8], "augment__rotation_deg": 60},
+            ["equal sides", "less than 45"],
+        ),
         ({"train__lr": -1, "crops__foreground": 2}, ["train.lr", "crops.foreground"]),
     ],
 )  # fmt: skip

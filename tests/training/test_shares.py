@@ -62,6 +62,17 @@ def test_classification_needs_classes_and_segmentation_labels(cache: Cache, tmp_
         make_shares(cache, "classification", SubsetOptions())
 
 
+def test_one_class_is_nothing_to_learn_from(tmp_path: Path) -> None:
+    textures = texture_cache(tmp_path, 2, 8)
+    with pytest.raises(ConfigError, match="only, so nothing can be told apart"):
+        make_shares(textures, "classification", SubsetOptions(labels=1))
+    assert len(make_shares(textures, "classification", SubsetOptions(labels=2))[0].train) == 2
+    alone = Cache(textures.path, textures._content, tuple(c for c in textures.cases if c.class_name == "fine"))
+    with pytest.raises(ConfigError) as caught:
+        make_shares(alone, "classification", SubsetOptions(folds=2))
+    assert ["of fold_0" in caught.value.problems[0], "of fold_1" in caught.value.problems[1]] == [True, True]
+
+
 def test_more_than_there_is_is_refused(cache: Cache) -> None:
     with pytest.raises(ConfigError, match="8 labelled patients"):
         make_shares(cache, "segmentation", SubsetOptions(labels=9))

@@ -7,6 +7,7 @@ from typing import Any
 
 from medssl.evaluation.report.failures import classification_failures, segmentation_failures
 from medssl.evaluation.report.feature_map import feature_map_section
+from medssl.evaluation.report.lesions import lesion_section
 from medssl.evaluation.report.page import Section
 from medssl.evaluation.report.results import (
     classification_section,
@@ -41,6 +42,7 @@ def segmentation_page(
     return [
         segmentation_summary(results),
         segmentation_section(results, rows),
+        *([lesion_section(results)] if results.get("lesions") else []),
         *comparison,
         *([overlay_section(overlays, "Best, median and worst case")] if overlays else []),
         segmentation_failures(results, rows),

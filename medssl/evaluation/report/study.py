@@ -11,6 +11,7 @@ from medssl.evaluation.report.page import Section, Table, figure_picture
 from medssl.evaluation.report.results import interval_text
 from medssl.evaluation.report.sections import loss_curve_section
 from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
+from medssl.evaluation.report.transferability import correlation_section
 
 METRICS = {
     "dice": "mean Dice",
@@ -43,7 +44,16 @@ def study_sections(
     """
     ends = sorted({min(logs), max(logs)}) if logs else []
     learning = [loss_curve_section(logs[n], f"Learning curves with {n} labelled patients") for n in ends]
-    return [_summary(results), _curves(results), _choices(results), *learning, _failures(results), _runs(results)]
+    scored = [correlation_section(results)] if results.get("transferability") else []
+    return [
+        _summary(results),
+        _curves(results),
+        *scored,
+        _choices(results),
+        *learning,
+        _failures(results),
+        _runs(results),
+    ]
 
 
 def _summary(results: Mapping[str, Any]) -> Section:

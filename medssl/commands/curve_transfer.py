@@ -1,0 +1,116 @@
+"""The part of `medssl curve` that asks whether frozen features would have told which arm does best."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medssl.commands.study_runs import Done, Tuned
+from medssl.imaging.errors import MedsslError
+
+if TYPE_CHECKING:
+    from medssl.data.cache import Cache
+    from medssl.evaluation.study_transfer import CaseFeatures
+    from medssl.models.encoder import Encoder
+
+Scores = dict[str, float]
+
+
+def transferability(
+    finished: Sequence[Done], files: Mapping[str, Path | None], cache: "Cache", points: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Scores of each arm's encoder on the labelled cases it learned from, and their rank correlation with the results.
+
+    Arms with `longer_as` are left out: they start from the same weights as the arm from scratch. Encoders that cannot
+    be scored are told.
+
+    Args:
+        finished: Fine-tunings of the study.
+        files: Arm to the encoder file that it starts from; None = random weights.
+        cache: Of the study.
+        points: Results at each number of labels.
+    """
+    from medssl.evaluation.study_transfer import rank_correlation
+    from medssl.evaluation.transferability import SCORES
+
+    runs = [done.run for done in finished if not done.failed and not done.run.arm.longer_as]
+    order = list(files)
+    runs.sort(key=lambda run: (order.index(run.arm.name), run.labels, run.seed))
+    scores, missing = _scores(runs, files, cache)
+    told = []
+    for point in points:
+        labels = int(point["labels"])
+        estimates = {arm: found["mean"]["estimate"] for arm, found in point["arms"].items()}
+        results = {arm: math.nan if value is None else float(value) for arm, value in estimates.items()}
+        here = {arm: _mean(by_seed) for (arm, n), by_seed in scores.items() if n == labels}
+        told.append(
+            {
+                "labels": labels,
+                "arms": {
+                    arm: {n: v if math.isfinite(v) else None for n, v in own.items()} for arm, own in here.items()
+                },
+                "correlation": {n: rank_correlation({a: own[n] for a, own in here.items()}, results) for n in SCORES},
+            }
+        )
+    return {"points": told, "missing": missing}
+
+
+def _scores(
+    runs: Sequence[Tuned], files: Mapping[str, Path | None], cache: "Cache"
+) -> tuple[dict[tuple[str, int], list[Scores]], dict[str, str]]:
+    """(arm, labels) to the scores of each seed, and why an arm has none."""
+    from medssl.evaluation.study_transfer import transfer_scores
+
+    features: dict[tuple[str, int], dict[str, CaseFeatures]] = {}
+    scores: dict[tuple[str, int], list[Scores]] = {}
+    missing: dict[str, str] = {}
+    for run in runs:
+        name, file = run.arm.name, files[run.arm.name]
+        key = name, run.seed if file is None else 0
+        if name in missing:
+            continue
+        try:
+            if key not in features:
+                features[key] = _features(run, file, cache)
+        except MedsslError as error:
+            missing[name] = error.message
+            continue
+        told = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+        patients = set(told["patients"]["train"])
+        own = [
+            features[key][case.case] for case in cache.cases if case.patient in patients and case.case in features[key]
+        ]
+        scores.setdefault((name, run.labels), []).append(transfer_scores(own))
+    return {key: found for key, found in scores.items() if key[0] not in missing}, missing
+
+
+def _features(run: Tuned, file: Path | None, cache: "Cache") -> "dict[str, CaseFeatures]":
+    """Of every case that a run of the study may learn from."""
+    from medssl.evaluation.study_transfer import case_features
+    from medssl.tasks.options import CropOptions
+    from medssl.training.shares import labelled
+
+    segmentation = run.options.get("task", "segmentation") == "segmentation"
+    cases = labelled(cache, "segmentation" if segmentation else "classification", ("train", ""))
+    size = run.options.get("crops", {}).get("size", CropOptions().size)
+    return case_features(_encoder(run, file, cache), cache, cases, size, segmentation)
+
+
+def _encoder(run: Tuned, file: Path | None, cache: "Cache") -> "Encoder":
+    """The encoder as the arm's fine-tuning begins with it."""
+    from medssl.evaluation.frozen import pretrained_encoder, random_encoder
+    from medssl.models.component import Component
+
+    if file is not None:
+        return pretrained_encoder(file, cache.spatial_dims, cache.channels)
+    component = Component.from_json(run.options["network"]["encoder"])
+    return random_encoder(component, cache.spatial_dims, cache.channels, run.seed)
+
+
+def _mean(by_seed: Sequence[Scores]) -> Scores:
+    return {name: sum(one[name] for one in by_seed) / len(by_seed) for name in by_seed[0]}
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None

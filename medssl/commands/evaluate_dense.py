@@ -1,0 +1,205 @@
+"""The part of `medssl evaluate` that asks features of places: where landmarks lie, what belongs to a prompted patch."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medssl.commands.console import say
+from medssl.commands.evaluate_frozen import (
+    check_encoders,
+    described,
+    encoder_names,
+    encoder_warnings,
+    few_patients,
+)
+from medssl.evaluation.options import FrozenOptions
+from medssl.imaging.errors import CacheError
+from medssl.imaging.files import atomic_folder, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from medssl.data.cache import Cache, CachedCase
+    from medssl.evaluation.landmarks import Embed
+    from medssl.models.anatomy import AnatomyMaps
+    from medssl.models.encoder import Encoder
+
+SAME_PLACE = "same relative place"
+_SEEN = 64  # training images that batch norm meets
+
+Arms = dict[str, list[Callable[[], "nn.Module"]]]
+
+
+def evaluate_dense(
+    files: Sequence[Path], cache: "Cache", head: dict[str, Any], out: Path, options: FrozenOptions, resamples: int
+) -> None:
+    """Measure encoders beside the first one's architecture with random weights; writes OUT.
+
+    Args:
+        files: The encoder, and perhaps another to compare with.
+        cache: Prepared cache with splits.
+        head: First entries of results.json.
+        out: Folder of the results.
+        options: What is asked.
+        resamples: Bootstrap resamples.
+
+    Raises:
+        ConfigError: An encoder that does not fit the cache, or landmarks that are wrong.
+        CacheError: No case to measure.
+        MedsslError: Features that are no numbers.
+    """
+    from medssl.evaluation.report.dense import dense_sections, sentences
+    from medssl.evaluation.report.page import write_report
+    from medssl.models.weights import read_encoder
+
+    metas = [read_encoder(path)[1] for path in files]
+    names, size = encoder_names(files), options.size or tuple(metas[0].get("provenance", {}).get("crop", ()))
+    check_encoders(files, metas, cache, size, cache.spatial_dims)
+    measure = _landmarks if options.target == "landmarks" else _prompts
+    arms = _arms(files, metas[0], names, cache, size, options)
+    say(
+        f"evaluate: {options.target} by frozen features of {', '.join(names)} beside {options.random_seeds} encoder(s) "
+        f"with random weights, on split test of {cache.path}\nNot a medical device: for research only."
+    )
+    found, patients = measure(arms, names[0], cache, options, resamples)
+    results = {
+        **head,
+        "target": options.target,
+        "arm": names[0],
+        "encoders": {name: described(path, meta) for name, path, meta in zip(names, files, metas, strict=True)},
+        **found,
+        "patients": len(patients),
+        "warnings": [*encoder_warnings(names, metas, cache), *few_patients("test", patients)],
+    }
+    with atomic_folder(out) as temporary:
+        write_json(temporary / "results.json", results)
+        about = f"Cache {cache.path.name}"
+        write_report(temporary, dense_sections(results), f"Frozen features of {names[0]}", about, head["environment"])
+    for sentence in sentences(results):
+        say(sentence)
+    say(f"report: {out / 'report.html'}")
+
+
+def _arms(
+    files: Sequence[Path],
+    meta: dict[str, Any],
+    names: Sequence[str],
+    cache: "Cache",
+    size: tuple[int, ...],
+    options: FrozenOptions,
+) -> Arms:
+    """Name to what makes its networks: of the kind that was trained, so with heads where a run of SAM has them."""
+    import torch
+
+    from medssl.evaluation.features import calibrate
+    from medssl.evaluation.frozen import pretrained_encoder, random_encoder
+    from medssl.evaluation.frozen_arms import RANDOM
+    from medssl.models.anatomy import AnatomyNetwork, EncoderMaps, is_anatomy_run, read_anatomy_network
+    from medssl.models.component import Component
+    from medssl.models.weights import read_encoder
+
+    dims, channels = cache.spatial_dims, cache.channels
+    seen = [case for case in cache.cases if case.split == "train"][:_SEEN]
+    images = torch.stack([_middle(cache, case, size) for case in seen])
+    tensors, _ = read_encoder(files[0])
+    width = len(tensors["decoder.fine.weight"]) if is_anatomy_run(tensors, meta) else 0
+
+    def calibrated(network: "nn.Module", encoder: "Encoder") -> "nn.Module":
+        calibrate(encoder, images)
+        return network.eval()
+
+    def trained(path: Path) -> "nn.Module":
+        if is_anatomy_run(*read_encoder(path)):
+            network, _ = read_anatomy_network(path)
+            return calibrated(network, network.encoder)
+        encoder = pretrained_encoder(path, dims, channels)
+        return calibrated(EncoderMaps(encoder), encoder)
+
+    def untrained(seed: int) -> "nn.Module":
+        encoder = random_encoder(Component.from_json(meta["encoder"]), dims, channels, seed)
+        return calibrated(AnatomyNetwork(encoder, width) if width else EncoderMaps(encoder), encoder)
+
+    arms: Arms = {name: [lambda path=path: trained(path)] for name, path in zip(names, files, strict=True)}  # type: ignore[misc]
+    arms[RANDOM] = [lambda seed=seed: untrained(seed) for seed in range(options.random_seeds)]  # type: ignore[misc]
+    return arms
+
+
+def _landmarks(
+    arms: Arms, own: str, cache: "Cache", options: FrozenOptions, resamples: int
+) -> tuple[dict[str, Any], set[str]]:
+    import numpy as np
+
+    from medssl.evaluation import landmarks as found
+
+    cases = [case for case in cache.cases if case.split in ("train", "test")]
+    places = (
+        found.read_landmarks(Path(options.landmarks), cache)
+        if options.landmarks
+        else found.structure_centres(cache, [case for case in cases if case.has_label])
+    )
+    templates = found.choose_templates(cases, places, options.templates)
+    names = found.landmark_names(templates, places)
+    queries = [c for c in cases if c.split == "test" and set(names) & set(places.get(c.case, ()))]
+    if not queries:
+        raise CacheError(f"no case of split test has a landmark of {list(names)}", reason="no-landmarks")
+    errors = {
+        arm: np.concatenate(
+            [found.landmark_errors(_embedder(make()), cache, templates, queries, places) for make in networks]
+        )
+        for arm, networks in arms.items()
+    }
+    errors[SAME_PLACE] = found.same_place_errors(templates, queries, places)
+    patients = [case.patient for case in queries]
+    within = options.within_mm
+    return {
+        "landmarks": list(names),
+        "templates": [case.case for case in templates],
+        "cases": len(queries),
+        "arms": {arm: found.summarise_errors(e, names, patients, within, resamples) for arm, e in errors.items()},
+        "differences": {
+            arm: found.median_difference(errors[own], theirs, patients, resamples)
+            for arm, theirs in errors.items()
+            if arm != own
+        },
+    }, set(patients)
+
+
+def _prompts(
+    arms: Arms, own: str, cache: "Cache", options: FrozenOptions, resamples: int
+) -> tuple[dict[str, Any], set[str]]:
+    from medssl.evaluation import prompts
+    from medssl.evaluation.segmentation_cases import labelled_cases
+
+    splits = [labelled_cases(cache, split) for split in ("val", "test")]
+
+    def scored(encoder: "Encoder") -> tuple[prompts.PromptScores, prompts.PromptScores]:
+        smallest = 1
+        for stride in encoder.strides[-1]:
+            smallest *= stride
+        val, test = (prompts.prompt_scores(prompts.whole_maps(encoder), smallest, cache, cases) for cases in splits)
+        return val, test
+
+    found = {arm: [scored(make().encoder) for make in networks] for arm, networks in arms.items()}  # type: ignore[arg-type]
+    return {
+        "cases": len(splits[1]),
+        "arms": {arm: prompts.summarise_prompts(runs) for arm, runs in found.items()},
+        "differences": {arm: prompts.prompt_difference(found[own], runs) for arm, runs in found.items() if arm != own},
+    }, {case.patient for case in splits[1]}
+
+
+def _middle(cache: "Cache", case: "CachedCase", size: Sequence[int]) -> "Tensor":
+    import torch
+
+    start = tuple((n - s) // 2 for n, s in zip(case.shape, size, strict=True))
+    return torch.from_numpy(cache.crop_image(case, start, tuple(size))).float()
+
+
+def _embedder(network: "nn.Module") -> "Embed":
+    from medssl.evaluation.frozen import refuse_nan
+
+    def embed(image: "Tensor") -> "AnatomyMaps":
+        maps: AnatomyMaps = network.embed_whole(image)  # type: ignore[operator]
+        refuse_nan((maps.fine, maps.coarse))
+        return maps
+
+    return embed

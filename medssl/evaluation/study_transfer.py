@@ -1,0 +1,133 @@
+"""Whether scores of frozen encoders would have told which arm of a study does best.
+
+LogME, H-score and PED (`medssl.evaluation.transferability`) of the labelled cases that the arms learned from, and their
+rank correlation with the fine-tuned result. Segmentation: features are those of voxels, as many of each class in each
+case, from all maps of the encoder.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import stats
+
+from medssl.data.cache import Cache, CachedCase
+from medssl.evaluation.features import calibrate, extract
+from medssl.evaluation.frozen import refuse_nan
+from medssl.evaluation.transferability import SCORES, ranking
+from medssl.imaging.errors import ConfigError
+from medssl.models.anatomy import filled_up
+from medssl.models.encoder import Encoder
+
+FEW = 8
+"""Arms below which a rank correlation says next to nothing: of four, even a perfect order comes by chance often."""
+
+_VOXELS = 20  # of each class in each case
+_SEEN = 64  # images that batch norm meets
+
+
+@dataclass(frozen=True)
+class CaseFeatures:
+    """Features of a case and what they should tell.
+
+    Args:
+        values: (n, E), one image or some voxels.
+        classes: (n,) class of the image, or of each voxel.
+    """
+
+    values: npt.NDArray[np.float64]
+    classes: npt.NDArray[np.int64]
+
+
+def case_features(
+    encoder: Encoder, cache: Cache, cases: Sequence[CachedCase], size: Sequence[int], segmentation: bool
+) -> dict[str, CaseFeatures]:
+    """Frozen features of labelled cases by name.
+
+    Args:
+        encoder: Its batch norm meets the cases.
+        cache: Prepared cache.
+        cases: Labelled cases.
+        size: Voxels of the crop in the middle that is classified, and that batch norm meets.
+        segmentation: Voxels of whole images, else classes of crops.
+
+    Raises:
+        MedsslError: Features that are no numbers.
+    """
+    crops = torch.stack([_middle(cache, case, size) for case in cases])
+    calibrate(encoder, crops[:_SEEN])
+    if segmentation:
+        return {case.case: _of_voxels(encoder, cache, case, number) for number, case in enumerate(cases)}
+    pooled = extract(encoder, crops).pooled["mean"]
+    refuse_nan([pooled])
+    return {
+        case.case: CaseFeatures(values[None].double().numpy(), np.array([cache.classes.index(case.class_name)]))
+        for case, values in zip(cases, pooled, strict=True)
+    }
+
+
+def transfer_scores(features: Sequence[CaseFeatures]) -> dict[str, float]:
+    """Every score of the cases together; NaN where there is one class only.
+
+    Args:
+        features: At least one.
+    """
+    values = np.concatenate([case.values for case in features])
+    classes = np.concatenate([case.classes for case in features])
+    try:
+        return {name: score(values, classes) for name, score in SCORES.items()}
+    except ConfigError:
+        return dict.fromkeys(SCORES, math.nan)
+
+
+def rank_correlation(scores: Mapping[str, float], results: Mapping[str, float]) -> dict[str, Any]:
+    """How alike the orders of the arms are by a score and by their fine-tuned result; JSON-able.
+
+    Weighted Kendall tau, where the top counts most, as those who proposed the scores report it; Kendall's tau with its
+    p-value, and Spearman's rho. None where fewer than two arms have both numbers, or one of them is the same for all.
+
+    Args:
+        scores: Arm to score.
+        results: Arm to result, higher is better.
+    """
+    arms = [a for a in scores if math.isfinite(scores[a]) and math.isfinite(results.get(a, math.nan))]
+    ours, theirs = [scores[a] for a in arms], [results[a] for a in arms]
+    nothing = {"arms": len(arms), "few": len(arms) < FEW, "weighted_tau": None, "kendall": None, "spearman": None}
+    if len(arms) < 2 or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
+        return {**nothing, "p_value": None}
+    kendall = stats.kendalltau(ours, theirs)
+    found = {
+        "weighted_tau": ranking(ours, theirs),
+        "kendall": float(kendall.statistic),
+        "spearman": float(stats.spearmanr(ours, theirs).statistic),
+        "p_value": float(kendall.pvalue),
+    }
+    return nothing | {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def _middle(cache: Cache, case: CachedCase, size: Sequence[int]) -> torch.Tensor:
+    start = tuple((n - s) // 2 for n, s in zip(case.shape, size, strict=True))
+    return torch.from_numpy(cache.crop_image(case, start, tuple(size))).float()
+
+
+@torch.no_grad()
+def _of_voxels(encoder: Encoder, cache: Cache, case: CachedCase, seed: int) -> CaseFeatures:
+    """All maps at some voxels of each class, background included."""
+    label, rng = cache.label(case), np.random.default_rng(seed)
+    places: list[npt.NDArray[np.int64]] = []
+    for value in (0, *(structure.value for structure in cache.labels)):
+        voxels = np.argwhere(label == value)
+        places.append(voxels[rng.permutation(len(voxels))[:_VOXELS]])
+    chosen = np.concatenate(places)
+    image = torch.from_numpy(cache.image(case).astype(np.float32))[None]
+    levels = encoder(filled_up(image, encoder.strides[-1]))
+    refuse_nan(levels)
+    columns = [
+        level[(0, slice(None), *torch.from_numpy(chosen // np.array(stride)).T)].T  # the cell that holds the voxel
+        for level, stride in zip(levels, encoder.strides, strict=True)
+    ]
+    return CaseFeatures(torch.cat(columns, 1).double().numpy(), label[tuple(chosen.T)].astype(np.int64))

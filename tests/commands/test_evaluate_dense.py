@@ -1,0 +1,105 @@
+"""`medssl evaluate` of an encoder that is asked for places: landmarks, and structures from one patch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_cache import small_cache
+
+from medssl.__main__ import main
+from medssl.commands.pretrain import pretrain
+from medssl.data.augment_options import NO_AUGMENTATION, AugmentOptions
+from medssl.data.cache import Cache
+from medssl.models.component import Component
+from medssl.models.networks import build_encoder
+from medssl.models.weights import save_encoder
+from medssl.training.options import TrainOptions
+from medssl.training.pretrain_options import ViewOptions
+
+_SPLITS = ("train",) * 3 + ("val",) * 2 + ("test",) * 3
+_CNN = Component("medssl.models.unet.ResidualUNetEncoder", {"features": [4, 8, 8], "blocks": [0, 1, 1]})
+_SAM = Component("medssl.methods.sam.SAM", {"width": 8, "fine": [50, 10, 50, 20], "coarse": [20, 4, 10, 5]})
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return small_cache(tmp_path_factory.mktemp("cache"), [(18, 17, 16)] * 8, splits=_SPLITS, labelled=[True] * 8)
+
+
+def _encoder(folder: Path, dims: int, factor: float = 1.0) -> Path:
+    torch.manual_seed(0)
+    described = Component(_CNN.class_path, {**_CNN.init_args, "spatial_dims": dims, "in_channels": 1})
+    meta = {"channels": ["x"], "provenance": {"crop": [16] * dims}, "method": {"class_path": "a.b.SimCLR"}}
+    weights = {name: value * factor for name, value in build_encoder(_CNN, dims, 1).state_dict().items()}
+    save_encoder(folder / "encoder.safetensors", weights, None, {"encoder": described.to_json(), **meta})
+    return folder
+
+
+def _evaluate(run: Path, cache: Cache, out: Path, *more: str) -> dict[str, Any]:
+    quick = ["--frozen.random_seeds=2", "--measure.resamples=100"]
+    assert main(["evaluate", str(run), "--data", str(cache.path), "--out", str(out), *quick, *more]) == 0
+    assert 'src="http' not in (out / "report.html").read_text()
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return found
+
+
+@pytest.mark.integration
+def test_landmarks_by_a_run_of_sam_and_by_a_plain_encoder(
+    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dims = cache.spatial_dims
+    views = ViewOptions((16,) * dims, augment=AugmentOptions(**NO_AUGMENTATION))
+    pretrain(cache.path, tmp_path / "sam", _SAM, _CNN, views, TrainOptions(steps=1, batch_size=2, accelerator="cpu"))
+    plain, asked = _encoder(tmp_path / "plain", dims), "--frozen.target=landmarks"
+    found = _evaluate(tmp_path / "sam", cache, tmp_path / "out", asked, f"--baseline={plain}", "--frozen.templates=2")
+    assert list(found["arms"]) == ["sam", "plain", "random weights", "same relative place"]
+    assert (found["landmarks"], found["templates"], found["cases"]) == (["box", "corner"], ["c0", "c1"], 3)
+    searches = {arm: content["searches"] for arm, content in found["arms"].items()}
+    assert searches == {"sam": 12, "plain": 12, "random weights": 24, "same relative place": 12}
+    assert found["arms"]["same relative place"]["median_mm"]["estimate"] == pytest.approx(0, abs=1e-6)
+    own = found["arms"]["sam"]["median_mm"]["estimate"]
+    assert found["differences"]["same relative place"]["estimate"] == pytest.approx(own)
+    assert capsys.readouterr().out.count("sam reaches a median error in mm of") == 3
+    table = tmp_path / "points.csv"
+    rows = [f"{case},tip,{x},4,3" for case, x in (("c1", 5), ("c5", 5), ("c6", 9))]
+    table.write_text("\n".join(["case,name,x,y,z", *rows]) + "\n")
+    found = _evaluate(plain, cache, tmp_path / "table", asked, f"--frozen.landmarks={table}")
+    assert (found["templates"], found["cases"], found["landmarks"]) == (["c1"], 2, ["tip"])
+    assert found["arms"]["same relative place"]["mean_mm"]["estimate"] == pytest.approx(2)
+
+
+@pytest.mark.integration
+def test_structures_from_one_patch(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = _encoder(tmp_path / "run", cache.spatial_dims)
+    found = _evaluate(run, cache, tmp_path / "out", "--frozen.target=prompt")
+    assert list(found["arms"]) == ["run", "random weights"]
+    arm = found["arms"]["run"]
+    assert list(arm["structures"]) == ["box"]
+    assert (arm["prompts"], arm["too_small"]) == (3, 3)
+    assert arm["oracle"]["estimate"] >= arm["dice"]["estimate"]
+    assert found["arms"]["random weights"]["encoders"] == 2
+    assert "reaches a Dice of" in capsys.readouterr().out
+
+
+def test_what_cannot_be_measured_is_told(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dims, out = cache.spatial_dims, tmp_path / "out"
+    run = _encoder(tmp_path / "run", dims)
+    broken = _encoder(tmp_path / "broken", dims, factor=float("nan"))
+    unlabelled = small_cache(tmp_path / "bare", [(18, 17, 16)[:dims]] * 8, splits=_SPLITS)
+    for encoder, data, more, words in (
+        (broken, cache, ["--frozen.target=landmarks"], "no numbers"),
+        (broken, cache, ["--frozen.target=prompt"], "no numbers"),
+        (run, unlabelled, ["--frozen.target=landmarks"], "no case of split train has a landmark"),
+        (run, unlabelled, ["--frozen.target=prompt"], "has a label map"),
+        (run, cache, ["--frozen.landmarks=x.csv"], "needs target landmarks"),
+        (run, cache, ["--frozen.target=landmarks", "--frozen.landmarks=x.csv"], "cannot be read"),
+        (run, cache, ["--frozen.target=prompt", "--frozen.size=[1]"], "frozen.size"),
+    ):  # fmt: skip
+        code = main(["evaluate", str(encoder), "--data", str(data.path), "--out", str(out), *more])
+        told = capsys.readouterr().err
+        assert code == 2, words
+        assert words in told
+        assert "Traceback" not in told
+    assert not out.exists()
