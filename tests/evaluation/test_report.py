@@ -46,7 +46,7 @@ class _Balanced(HTMLParser):
         self.outside: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img", "link"):
+        if tag not in ("meta", "img", "link", "wbr"):
             self.open.append(tag)
         for name, value in attrs:
             if name in ("src", "href") and not (value or "").startswith(("data:", "#")):
@@ -60,7 +60,7 @@ def test_page_needs_nothing_beside_it_and_escapes_what_it_shows(tmp_path: Path) 
     figure, axes = blank()
     axes.plot([1, 2], [1, 2])
     picture = figure_picture(figure, 'a "curve" <b>')
-    table = Table(("name", "value"), (("a", "1"), ("a", "2"), ("b", "<script>alert(1)</script>")), "caption & more")
+    table = Table(("name", "value"), (("a", "1"), ("a", "2"), ("b_c", "<script>alert(1)</script>")), "caption & more")
     section = Section("One", ("text < text",), (table,), (picture,), ("careful",), ("note",))
     path = write_report(tmp_path, [section, Section("Two"), Section("Three")], "Title", "sub")
     page = path.read_text()
@@ -69,6 +69,7 @@ def test_page_needs_nothing_beside_it_and_escapes_what_it_shows(tmp_path: Path) 
     assert parser.open == []
     assert parser.outside == []
     assert "<script>" not in page
+    assert '<th scope="row">b_<wbr>c</th>' in page
     assert 'name="viewport"' in page
     assert 'alt="a &#34;curve&#34; &lt;b&gt;"' in page
     assert page.count('class="rule"') == 1

@@ -88,8 +88,7 @@ def _summary(results: Mapping[str, Any]) -> Section:
             ENGINEER,
             (
                 f"{arm}: {encoder['method'] or 'method not told'}, {learned}; probed at {size} voxels.",
-                "results.json holds every number (JSON Schema: medssl/evaluation/report/results.schema.json), "
-                "results.csv a line a probe.",
+                "results.json holds every number, results.csv a line a probe. The commands are at the end of the page.",
             ),
         ),
     )

@@ -34,7 +34,7 @@ def segmentation_summary(results: Mapping[str, Any]) -> Section:
     tried = "Every case was evaluated." if not failed else f"{failed} case(s) could not be evaluated; see Failures."
     parts = (
         (CLINICIAN, (*words, "Look at the worst case below before you trust the mean.", _ELSEWHERE)),
-        (REVIEWER, (tried, *_common(results, own, "BCa bootstrap over patients, all cases of one together"))),
+        (REVIEWER, (tried, *_common(results, own, "BCa"))),
         (ENGINEER, (f"A case takes {own['seconds_per_case']:.2g} s (median, {_machine(results)}).", *_FILES)),
     )
     return Section("Summary", lead, warnings=tuple(results["warnings"]), parts=parts)
@@ -64,15 +64,15 @@ def classification_summary(results: Mapping[str, Any]) -> Section:
         )
     parts = (
         (CLINICIAN, (*words, "Look at its surest mistakes, listed below.", _ELSEWHERE)),
-        (REVIEWER, _common(results, results, "percentile bootstrap over patients, all cases of one together")),
+        (REVIEWER, _common(results, results, "percentile")),
         (ENGINEER, (f"Measured on {_machine(results)}.", *_FILES)),
     )
     return Section("Summary", tuple(lead), warnings=tuple(results["warnings"]), parts=parts)
 
 
 _FILES = (
-    "results.json holds every number (JSON Schema: medssl/evaluation/report/results.schema.json), results.csv every "
-    "number that has an interval, cases.csv a line for each case. The commands are at the end of this page.",
+    "results.json holds every number, results.csv every number that has an interval, cases.csv a line for each case. "
+    "The commands are at the end of this page.",
 )
 
 
@@ -87,7 +87,7 @@ def smallest_part(subgroups: Mapping[str, Any]) -> str:
 
 def _common(results: Mapping[str, Any], arm: Mapping[str, Any], how: str) -> tuple[str, ...]:
     return (
-        f"Intervals are 95 %, {how}; what is drawn are {arm['patients']} patients.",
+        f"Intervals: 95 %, {how} bootstrap over {arm['patients']} patients; all cases of a patient are drawn together.",
         smallest_part(arm["subgroups"]),
         f"Data {results['data_sha256'][:12]}, manifest {results['manifest_sha256'][:12]} (SHA-256).",
     )
@@ -110,27 +110,23 @@ def _machine(results: Mapping[str, Any]) -> str:
 def _difference_words(name: str, other: str, interval: Mapping[str, Any]) -> str:
     shown = interval_text(interval, signed=True)
     if interval["low"] is None:
-        return f"Against {other}: {shown}; without an interval nothing can be said."
-    words = {
-        "better": f"{name} is better than {other}",
-        "worse": f"{name} is worse than {other}",
-        "no difference shown": f"no difference between {name} and {other} is shown",
-    }
-    verdict = words[told(interval["low"], interval["high"])]
-    return f"{verdict[0].upper()}{verdict[1:]}: {shown} in Dice over the same cases."
+        return f"Compared with {other}: {shown} in Dice; without an interval nothing can be said."
+    verdict = told(interval["low"], interval["high"])
+    words = verdict if verdict == "no difference shown" else f"{name} is {verdict}"
+    return f"Compared with {other}: {words}, {shown} in Dice over the same cases."
 
 
 def _structure_words(label: str, found: Mapping[str, Any], unit: str, calibrated: bool) -> str:
     sentence = f"{label.replace('_', ' ').capitalize()}: Dice {interval_text(found['dice'])}"
     if found["hd95_mm"]["estimate"] is not None:
         length = "mm" if calibrated else "pixels"
-        sentence += f"; 95 % of its border lies within {found['hd95_mm']['estimate']:.1f} {length} (mean of the cases)"
+        far = f"{found['hd95_mm']['estimate']:.1f} {length}"
+        sentence += f"; 95 % of the border lies within {far} of the reference's (mean of the cases)"
     bias = found["size_difference"]["bias"]["estimate"]
     if bias is not None:
         large = "too large" if bias > 0 else "too small"
         sentence += f"; on average {abs(bias):.2g} {unit} {large}, of {found['mean_reference_size']:.2g} {unit}"
-    wrong = [f"{found[key]} time(s) {word}" for key, word in (("missed", "missed"), ("invented", "invented"))]
-    return f"{sentence}; {' and '.join(wrong)}."
+    return f"{sentence}; missed in {found['missed']} case(s), drawn where there is none in {found['invented']}."
 
 
 def _class_words(k: int, names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
