@@ -22,8 +22,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from tiny_bundle import write_bundle
 
 _MODULES = (
-    hostile_archives, hostile_bundles, hostile_dicom, hostile_itk, hostile_nifti, hostile_pixels, hostile_raster
-)  # fmt: skip
+    hostile_archives,
+    hostile_bundles,
+    hostile_dicom,
+    hostile_itk,
+    hostile_nifti,
+    hostile_pixels,
+    hostile_raster,
+)
 _CPU_SECONDS = 10.0
 _PEAK_MIB = 1024.0
 _KILL_SECONDS = 120.0
