@@ -3,7 +3,6 @@
 import io
 import os
 import struct
-import warnings
 import zlib
 from pathlib import Path
 
@@ -285,12 +284,10 @@ def dicom_text(folder: Path, number: int) -> Path:
     dataset = plain()
     with pydicom.config.disable_value_validation():
         tag = pydicom.datadict.tag_for_keyword(names[number % 5])
-        dataset[tag] = DataElement(tag, "LO", texts[(number // 4) % 5])
+        dataset[tag] = DataElement(tag, "UN", texts[(number // 4) % 5].encode("latin-1"))  # text to its reader
         sets = (["ISO 2022 IR 87"], ["NO SUCH SET"], ["", "ISO 2022 IR 149", "../x"], ["ISO_IR 192"])
         dataset.SpecificCharacterSet = sets[number % 4]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's remarks while it writes what it should not
-        return write(folder, encoded(dataset))
+    return write(folder, encoded(dataset))
 
 
 @family(20, harmless=True)

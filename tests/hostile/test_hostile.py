@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,9 @@ def _judged(family: Family, numbers: range, sandbox: Sandbox, folder: Path) -> N
     for number in numbers:
         place = folder / str(number)
         place.mkdir()
-        path = family.make(place, number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks of the libraries that are made to write such files
+            path = family.make(place, number)
         entries = [family.entry]
         if family.entry == "read" and number == 0:
             entries += ["predict", "below" if path.is_dir() else "label"]
