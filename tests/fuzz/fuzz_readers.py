@@ -16,7 +16,7 @@ import atheris
 _HERE = Path(__file__).resolve()
 sys.path[:0] = [str(_HERE.parents[n] / part) for n, part in ((2, ""), (1, ""), (1, "hostile"), (1, "runtime"))]
 
-with atheris.instrument_imports(include=["medssl", "pydicom", "nibabel"]):
+with atheris.instrument_imports(include=["medssl", "pydicom"]):
     from medssl.imaging.errors import MedsslError
     from medssl.imaging.readers.open import read_volume
     from medssl.runtime.bundle import BundleSpec

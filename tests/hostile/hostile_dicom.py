@@ -52,6 +52,29 @@ def before_pixels(extra: bytes) -> bytes:
     return content[:at] + extra + content[at:]
 
 
+def elements(content: bytes) -> list[tuple[int, int, int]]:
+    """Place, header size and value size of each element behind the file's meta information."""
+    found, at = [], 128 + 4 + 12 + struct.unpack("<I", content[140:144])[0]
+    while at + 8 <= len(content):
+        long = content[at + 4 : at + 6] in (b"OB", b"OW", b"SQ", b"UN", b"UT")
+        head, form, start = (12, "<I", at + 8) if long else (8, "<H", at + 6)
+        size = struct.unpack_from(form, content, start)[0]
+        found.append((at, head, size))
+        at += head + size
+    return found
+
+
+def with_element(name: str, vr: str, value: bytes) -> bytes:
+    """A valid slice in which one element has another representation and value."""
+    content, tag = encoded(plain()), pydicom.datadict.tag_for_keyword(name)
+    made = element((tag >> 16, tag & 0xFFFF), vr, value + b" " * (len(value) % 2))
+    for at, head, size in elements(content):
+        if struct.unpack_from("<HH", content, at) >= (tag >> 16, tag & 0xFFFF):
+            same = struct.unpack_from("<HH", content, at) == (tag >> 16, tag & 0xFFFF)
+            return content[:at] + made + content[at + (head + size if same else 0) :]
+    return content + made
+
+
 @family(20, reasons=_CUT)
 def dicom_truncated(folder: Path, number: int) -> Path:
     content = encoded(plain())
@@ -88,37 +111,32 @@ def dicom_deflated_bomb(folder: Path, number: int) -> Path:
 
 
 _VR = [
-    ("Rows", "LO", "ten"),
-    ("Rows", "US", [10, 10]),
-    ("Columns", "SQ", Sequence([Dataset()])),
+    ("Rows", "LO", b"ten "),
+    ("Rows", "US", b"\n\0\n\0"),
+    ("Columns", "SQ", b""),
     ("Rows", "UN", b"\1\2\3"),
-    ("PixelSpacing", "LO", ["a", "b"]),
-    ("PixelSpacing", "SQ", Sequence([])),
-    ("ImagePositionPatient", "UI", "1.2.3"),
-    ("ImageOrientationPatient", "DS", ["1", "0"]),
-    ("NumberOfFrames", "LO", "many"),
-    ("NumberOfFrames", "IS", ["1", "2"]),
-    ("BitsAllocated", "LO", "sixteen"),
-    ("SamplesPerPixel", "FD", 1.5),
-    ("RescaleSlope", "LO", "steep"),
-    ("PixelRepresentation", "LO", "x"),
-    ("SeriesInstanceUID", "SQ", Sequence([Dataset()])),
-    ("ImageType", "US", 3),
-    ("SliceThickness", "DS", ["1", "2"]),
-    ("SOPClassUID", "US", 7),
-    ("PatientAge", "UI", "1.2"),
-    ("PhotometricInterpretation", "SQ", Sequence([Dataset()])),
+    ("PixelSpacing", "LO", b"a\\b"),
+    ("PixelSpacing", "SQ", b"12345678"),
+    ("ImagePositionPatient", "UI", b"1.2.3"),
+    ("ImageOrientationPatient", "DS", b"1\\0"),
+    ("NumberOfFrames", "LO", b"many"),
+    ("NumberOfFrames", "IS", b"1\\2"),
+    ("BitsAllocated", "LO", b"sixteen"),
+    ("SamplesPerPixel", "FD", struct.pack("<d", 1.5)),
+    ("RescaleSlope", "LO", b"steep"),
+    ("PixelRepresentation", "LO", b"x"),
+    ("SeriesInstanceUID", "SQ", b""),
+    ("ImageType", "US", b"\3\0"),
+    ("SliceThickness", "DS", b"1\\2"),
+    ("SOPClassUID", "US", b"\7\0"),
+    ("PatientAge", "UI", b"1.2"),
+    ("PhotometricInterpretation", "SQ", b"\0" * 16),
 ]
 
 
 @family(20, harmless=True)
 def dicom_wrong_vr(folder: Path, number: int) -> Path:
-    name, vr, value = _VR[number]
-    dataset = plain()
-    with pydicom.config.disable_value_validation():
-        tag = pydicom.datadict.tag_for_keyword(name)
-        dataset[tag] = DataElement(tag, vr, value)
-    return write(folder, encoded(dataset))
+    return write(folder, with_element(*_VR[number]))
 
 
 @family(20, harmless=True)
@@ -279,15 +297,17 @@ def dicom_groups_of_frames(folder: Path, number: int) -> Path:
 
 @family(20, harmless=True)
 def dicom_text(folder: Path, number: int) -> Path:
-    names = ("PatientID", "SeriesInstanceUID", "SeriesDescription", "StudyInstanceUID", "Manufacturer")
-    texts = ("../../etc/passwd", "\x1b$B" * 200, "A" * 60_000, "\\" * 5000, "\0\xff\xfe\n\r\t;#")
-    dataset = plain()
-    with pydicom.config.disable_value_validation():
-        tag = pydicom.datadict.tag_for_keyword(names[number % 5])
-        dataset[tag] = DataElement(tag, "UN", texts[(number // 4) % 5].encode("latin-1"))  # text to its reader
-        sets = (["ISO 2022 IR 87"], ["NO SUCH SET"], ["", "ISO 2022 IR 149", "../x"], ["ISO_IR 192"])
-        dataset.SpecificCharacterSet = sets[number % 4]
-    return write(folder, encoded(dataset))
+    names = ("PatientID", "SeriesInstanceUID", "SeriesDescription", "StudyInstanceUID", "SpecificCharacterSet")
+    texts = (
+        b"../../etc/passwd",
+        b"\x1b$B" * 200,
+        b"A" * 60_000,
+        b"\\" * 5000,
+        b"\0\xff\xfe\n\r\t;#",
+        b"ISO 2022 IR 87",
+        b"NO SUCH",
+    )
+    return write(folder, with_element(names[number % 5], ("LO", "UN", "UT")[number % 3], texts[number % 7]))
 
 
 @family(20, harmless=True)

@@ -77,22 +77,6 @@ def _changed(draw: Callable[[Any], Any], base: bytes, head: int) -> bytes:
 _DICOM = hostile_dicom.encoded(hostile_dicom.plain())
 
 
-def _elements() -> list[tuple[int, int, int]]:
-    """Place, header size and value size of each element behind the file's meta information."""
-    found, at = [], 128 + 4 + 12 + struct.unpack("<I", _DICOM[140:144])[0]
-    while at + 8 <= len(_DICOM):
-        long = _DICOM[at + 4 : at + 6] in (b"OB", b"OW", b"SQ", b"UN", b"UT")
-        head = 12 if long else 8
-        size = (
-            struct.unpack("<I", _DICOM[at + 8 : at + 12])[0]
-            if long
-            else struct.unpack("<H", _DICOM[at + 6 : at + 8])[0]
-        )
-        found.append((at, head, size))
-        at += head + size
-    return found
-
-
 @_SETTINGS
 @given(_changed(_DICOM, len(_DICOM) - 240))
 def test_changed_bytes_of_dicom(content: bytes):
@@ -101,7 +85,7 @@ def test_changed_bytes_of_dicom(content: bytes):
 
 @_SETTINGS
 @given(
-    st.sampled_from(_elements()),
+    st.sampled_from(hostile_dicom.elements(_DICOM)),
     st.sampled_from(
         ["IS", "DS", "US", "SS", "UL", "FD", "FL", "LO", "UI", "PN", "AT", "DA", "TM", "AS", "OB", "SQ", "UN"]
     ),
