@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 OUT ?= runs/bench.json
+FUZZ_SECONDS ?= 600
 
-.PHONY: quickstart test test-slow test-base test-peers lint format bench clean
+.PHONY: quickstart test test-slow test-base test-peers lint audit sbom fuzz format bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,11 +23,14 @@ test: $(VENV)/.installed  ## the tests
 test-slow: $(VENV)/.installed  ## the long tests
 	$(BIN)/python -m pytest -m 'slow and not gpu'
 
-test-base: constraints.txt  ## the base install alone, without torch: its tests pass
-	rm -rf .venv-base
+test-base: constraints.txt  ## the wheel, installed alone in a fresh environment without torch: its tests pass
+	rm -rf .venv-base dist
 	$(PYTHON) -m venv .venv-base
-	.venv-base/bin/python -m pip install --quiet -c constraints.txt . pytest hypothesis
-	.venv-base/bin/python -m pytest -q tests/test_base_install.py tests/imaging tests/runtime
+	.venv-base/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	.venv-base/bin/python -m pip install --quiet -c constraints.txt dist/medssl-*.whl
+	cd .venv-base && bin/medssl --version && bin/medssl doctor
+	.venv-base/bin/python -m pip install --quiet -c constraints.txt pytest hypothesis SimpleITK
+	.venv-base/bin/pytest -q tests/test_base_install.py tests/imaging tests/runtime tests/hostile
 
 test-peers: pyproject.toml  ## encoders inside timm's and nnU-Net's own modules, which need torchvision and so another torch
 	$(PYTHON) -m venv .venv-peers
@@ -39,6 +43,26 @@ lint: $(VENV)/.installed  ## ruff, import contracts, types
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/codespell
+	$(BIN)/python deploy/supply_chain.py pins
+
+audit: $(VENV)/.installed  ## known weaknesses of everything in constraints.txt, from the advisory data base: needs the internet
+	$(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/python -m pip install --quiet pip-audit
+	.venv-tools/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
+
+sbom: constraints.txt  ## dist/sbom-{base,serve}.json: what the clinic's installs are made of (CycloneDX), with their licences checked
+	for extra in base serve; do \
+	  rm -rf .venv-sbom && $(PYTHON) -m venv --without-pip .venv-sbom && \
+	  $(PYTHON) -m pip --python .venv-sbom/bin/python install --quiet -c constraints.txt ".$$(test $$extra = base || echo [$$extra])" && \
+	  $(PYTHON) deploy/supply_chain.py licences .venv-sbom && \
+	  $(PYTHON) -m venv .venv-tools && .venv-tools/bin/python -m pip install --quiet cyclonedx-bom && mkdir -p dist && \
+	  .venv-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --validate --output-file dist/sbom-$$extra.json .venv-sbom/bin/python || exit 1; \
+	done
+
+fuzz: pyproject.toml  ## coverage-guided fuzzing of the readers for FUZZ_SECONDS
+	$(PYTHON) -m venv .venv-fuzz
+	.venv-fuzz/bin/python -m pip install --quiet -c constraints.txt . atheris SimpleITK
+	MEDSSL_MAX_IMAGE_GIB=0.125 .venv-fuzz/bin/python tests/fuzz/fuzz_readers.py runs/fuzz -seed=1 -max_total_time=$(FUZZ_SECONDS)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
@@ -48,4 +72,4 @@ bench: $(VENV)/.installed  ## side by side with peers; numbers in $(OUT)
 	$(BIN)/medssl bench all --json $(OUT)
 
 clean:
-	rm -rf $(VENV) .venv-base .venv-peers runs build dist
+	rm -rf $(VENV) .venv-base .venv-peers .venv-tools .venv-sbom .venv-fuzz runs build dist

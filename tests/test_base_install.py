@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,19 @@ sys.exit(f"imported: {sorted(heavy)}" if heavy else 0)
 def test_help_index_predict_and_doctor_never_import_training_libraries():
     done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_configurations_and_applications_resolve_from_the_wheel(tmp_path: Path):
+    if ".venv-base" not in sys.prefix:
+        pytest.skip("only the environment of make test-base is made from the wheel")
+    probe = (
+        "from pathlib import Path; import medssl; from medssl.commands.parsing import resolve_folder; "
+        "assert 'site-packages' in medssl.__file__, medssl.__file__; "
+        "print(resolve_folder('configs', Path('mae_vit3d')), resolve_folder('apps', Path('apps/hippocampus_mr')))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all("site-packages" in part for part in done.stdout.split()), done.stdout
 
 
 def test_torch_is_absent_from_the_base_environment():

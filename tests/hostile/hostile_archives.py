@@ -70,9 +70,19 @@ def zip_many_files(folder: Path, number: int) -> Path:
 def zip_names(folder: Path, number: int) -> Path:
     content = encoded(plain())
     names = (
-        "../outside.dcm", "/tmp/outside.dcm", "a/../../outside.dcm", "..\\outside.dcm", "C:\\outside.dcm", "a" * 5000 + ".dcm",
-        "a\0b.dcm", "x" + "/x" * 3000, "./slice.dcm", "con", "\u202egpj.dcm", "a/",
-    )  # fmt: skip
+        "../outside.dcm",
+        "/outside.dcm",
+        "a/../../outside.dcm",
+        "..\\outside.dcm",
+        "C:\\outside.dcm",
+        "a" * 5000 + ".dcm",
+        "a\0b.dcm",
+        "x" + "/x" * 3000,
+        "./slice.dcm",
+        "con",
+        "\u202egpj.dcm",
+        "a/",
+    )
     return _zip(folder, {names[number]: content, "slice.dcm" if number % 2 else "b/slice.dcm": content})
 
 
@@ -126,14 +136,23 @@ def tables_beside_images(folder: Path, number: int) -> Path:
     write_series(folder / "images", ramp(4))
     deep = 100_000
     texts = (
-        "[" * deep, '{"training": ' + "[" * deep, '{"training": 5}', '{"training": [{"image": "../../../etc", "label": 3}]}',
-        '{"training": [1, null, []], "modality": [[]]}', '{"training": [], "channel_names": {"0": {"a": []}}}',
-        '{"training": [{"image": "\\u0000", "label": "\\u0000"}]}', '{"training": [{"image": "' + "a/" * 5000 + '", "label": "b"}]}',
-    )  # fmt: skip
+        "[" * deep,
+        '{"training": ' + "[" * deep,
+        '{"training": 5}',
+        '{"training": [{"image": "../../../etc", "label": 3}]}',
+        '{"training": [1, null, []], "modality": [[]]}',
+        '{"training": [], "channel_names": {"0": {"a": []}}}',
+        '{"training": [{"image": "\\u0000", "label": "\\u0000"}]}',
+        '{"training": [{"image": "' + "a/" * 5000 + '", "label": "b"}]}',
+    )
     tables = (
-        b"id,patient\n" + b'"' + b"x" * 400_000, b"id,patient\n\0,\0\n", b"id,patient\n\xff\xfe,1\n",
-        b"id,patient\n" + b"a," * 100_000, b"id,patient\n" + b"=cmd|'/c calc'!A1,p\n" * 10, b"\n" * 100_000,
-    )  # fmt: skip
+        b"id,patient\n" + b'"' + b"x" * 400_000,
+        b"id,patient\n\0,\0\n",
+        b"id,patient\n\xff\xfe,1\n",
+        b"id,patient\n" + b"a," * 100_000,
+        b"id,patient\n" + b"=cmd|'/c calc'!A1,p\n" * 10,
+        b"\n" * 100_000,
+    )
     if number < 8:
         (folder / "dataset.json").write_text(texts[number])
     else:
@@ -147,10 +166,19 @@ def yaml_options(folder: Path, number: int) -> Path:
     for one, two in zip("abcdefgh", "bcdefghi", strict=True):
         aliases += f"{two}: &{two} [{', '.join([f'*{one}'] * 9)}]\n"
     text = (
-        aliases + "inputs: *i\n", "inputs: " + "[" * 20_000, "threads: !!python/object/apply:os.system ['true']\n",
-        "threads: !!python/name:os.system\n", "a: &a\n  b: *a\n", "\0\1\2", "threads: [1, 2\n", "- 1\n- 2\n", "threads: 1e999\n",
-        "threads: " + "9" * 5000 + "\n", "? [1]\n: 2\n", aliases + "threads: *i\nnonsense: *h\n",
-    )[number]  # fmt: skip
+        aliases + "inputs: *i\n",
+        "inputs: " + "[" * 20_000,
+        "threads: !!python/object/apply:os.system ['true']\n",
+        "threads: !!python/name:os.system\n",
+        "a: &a\n  b: *a\n",
+        "\0\1\2",
+        "threads: [1, 2\n",
+        "- 1\n- 2\n",
+        "threads: 1e999\n",
+        "threads: " + "9" * 5000 + "\n",
+        "? [1]\n: 2\n",
+        aliases + "threads: *i\nnonsense: *h\n",
+    )[number]
     (folder / "options.yaml").write_text(text)
     return folder / "options.yaml"
 

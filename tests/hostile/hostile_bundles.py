@@ -39,9 +39,19 @@ def _edited(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
 def bundle_text(folder: Path, number: int) -> Path:
     bundle = write_bundle(folder / "b")
     text = (
-        b"[" * 100_000, b'{"a":' * 50_000, b"[]", b"null", b"\xff\xfe", b"", b'{"schema_version": 1}', b'{"schema_version": 99}',
-        b'{"schema_version": ' + b"9" * 5000 + b"}", b"{" + b" " * (20 << 20) + b"}", b'{"schema_version": NaN}', b'"' + b"x" * 999,
-    )[number]  # fmt: skip
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"",
+        b'{"schema_version": 1}',
+        b'{"schema_version": 99}',
+        b'{"schema_version": ' + b"9" * 5000 + b"}",
+        b"{" + b" " * (20 << 20) + b"}",
+        b'{"schema_version": NaN}',
+        b'"' + b"x" * 999,
+    )[number]
     (bundle / "bundle.json").write_bytes(text)
     return _sealed(bundle)
 
@@ -49,11 +59,27 @@ def bundle_text(folder: Path, number: int) -> Path:
 @family(20, entry="bundle", reasons=("schema", "golden", "bundle-limit"))
 def bundle_values(folder: Path, number: int) -> Path:
     name, value = (
-        ("window", [10**9] * 3), ("window", [0, 0, 0]), ("window", [-8, 8, 8]), ("window", "abc"), ("window", [8.5, 8, 8]),
-        ("overlap", 1.0), ("overlap", -3), ("overlap", float("nan")), ("mirror_axes", [99]), ("activation", "eval"),
-        ("labels", [{"value": 999}]), ("labels", 5), ("channels", []), ("channels", [{"a": 1}]), ("task", "shell"),
-        ("name", {"a": []}), ("preprocess", []), ("classes", None), ("overlap", 0.999999999), ("window", [8] * 50),
-    )[number]  # fmt: skip
+        ("window", [10**9] * 3),
+        ("window", [0, 0, 0]),
+        ("window", [-8, 8, 8]),
+        ("window", "abc"),
+        ("window", [8.5, 8, 8]),
+        ("overlap", 1.0),
+        ("overlap", -3),
+        ("overlap", float("nan")),
+        ("mirror_axes", [99]),
+        ("activation", "eval"),
+        ("labels", [{"value": 999}]),
+        ("labels", 5),
+        ("channels", []),
+        ("channels", [{"a": 1}]),
+        ("task", "shell"),
+        ("name", {"a": []}),
+        ("preprocess", []),
+        ("classes", None),
+        ("overlap", 0.999999999),
+        ("window", [8] * 50),
+    )[number]
     return _edited(folder, lambda content: content.update({name: value}))
 
 
@@ -79,11 +105,19 @@ def bundle_golden(folder: Path, number: int) -> Path:
         one_bomb(path, "image.npy", 600 * (number - 3), None if number == 4 else 100)
         return _sealed(bundle)
     content = (
-        _npz(_npy("(1000000000000,)"), b""), _npz(_npy("(1, 1, 40000, 40000, 10)"), _npy("(1,)")), _npz(_npy(shape, "|O"), b""),
-        _npz(b"\x80\x04cos\nsystem\n", b""), b"", b"", b"PK\5\6" + bytes(18), np.random.default_rng(0).bytes(900),
+        _npz(_npy("(1000000000000,)"), b""),
+        _npz(_npy("(1, 1, 40000, 40000, 10)"), _npy("(1,)")),
+        _npz(_npy(shape, "|O"), b""),
+        _npz(b"\x80\x04cos\nsystem\n", b""),
+        b"",
+        b"",
+        b"PK\5\6" + bytes(18),
+        np.random.default_rng(0).bytes(900),
         _npz(_npy(shape, data=b"\0\0\xc0\x7f" * 512), _npy("(1, 3, 8, 8, 8)", data=b"\0\0\xc0\x7f" * 1536)),
-        _npz(_npy("(2, 2)", data=bytes(16)), _npy("(2, 2)", data=bytes(16))), _npz(_npy("(" * 200 + ")" * 200), b""), path.read_bytes()[:500],
-    )[number]  # fmt: skip
+        _npz(_npy("(2, 2)", data=bytes(16)), _npy("(2, 2)", data=bytes(16))),
+        _npz(_npy("(" * 200 + ")" * 200), b""),
+        path.read_bytes()[:500],
+    )[number]
     path.write_bytes(content)
     return _sealed(bundle)
 
@@ -181,12 +215,21 @@ def onnx_operators(folder: Path, number: int) -> Path:
     )
     wrong = b"".join(_field(1, n) for n in (3, 1, 1, 1, 1)) + _field(2, 1) + _field(8, "weight") + _field(9, bytes(4))
     model = (
-        onnx_bytes(domain="evil.ops"), onnx_bytes(domain="com.evil"), onnx_bytes(output="other"),
-        _model([_node("Shell", ["image"], ["logits"])]), _model([_CONV], [huge, _BIAS]), _model([_CONV], [wrong, _BIAS]),
-        _endless(), _grown(10**12), _grown(3 * 10**8), _model([]), _model([_CONV], [weight, _BIAS], _field(20, _field(1, "x"))),
-        _model([_node("Conv", ["image", "image", "bias"], ["logits"])], [_BIAS]), _model([_node("Conv", ["logits", "w", "b"], ["logits"])]),
+        onnx_bytes(domain="evil.ops"),
+        onnx_bytes(domain="com.evil"),
+        onnx_bytes(output="other"),
+        _model([_node("Shell", ["image"], ["logits"])]),
+        _model([_CONV], [huge, _BIAS]),
+        _model([_CONV], [wrong, _BIAS]),
+        _endless(),
+        _grown(10**12),
+        _grown(3 * 10**8),
+        _model([]),
+        _model([_CONV], [weight, _BIAS], _field(20, _field(1, "x"))),
+        _model([_node("Conv", ["image", "image", "bias"], ["logits"])], [_BIAS]),
+        _model([_node("Conv", ["logits", "w", "b"], ["logits"])]),
         b"\x08\x08" + b"\x3a\xff\xff\xff\xff\x0f",
-    )[number]  # fmt: skip
+    )[number]
     return write_bundle(folder / "b", model, golden_shift=0.5)
 
 

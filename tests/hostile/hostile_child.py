@@ -19,16 +19,10 @@ from typing import Any
 import numpy as np
 
 import medssl.__main__ as command_line
-import medssl.commands.index
-import medssl.commands.parsing
-import medssl.commands.predict
-import medssl.imaging.readers.dicom_labels
-import medssl.imaging.readers.dicom_scan
-import medssl.runtime.predictor
-import medssl.runtime.results
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.index import index_tree
+from medssl.imaging.readers.dicom_decoder import DECODER
 from medssl.imaging.readers.open import read_label, read_volume
 from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.volume import Volume
@@ -101,6 +95,7 @@ def _in_child(job: dict[str, str], pipe: int) -> None:
             "outcome": "failed",
             "detail": f"{type(error).__name__}: {str(error)[:300]} | {' '.join(lines[-12:])}",
         }
+    DECODER.close()  # its processor time and memory count, too
     os.write(pipe, json.dumps(result).encode()[:60_000])
     os._exit(0)
 

@@ -3,7 +3,6 @@
 import io
 import os
 import struct
-import warnings
 import zlib
 from pathlib import Path
 
@@ -53,6 +52,29 @@ def before_pixels(extra: bytes) -> bytes:
     return content[:at] + extra + content[at:]
 
 
+def elements(content: bytes) -> list[tuple[int, int, int]]:
+    """Place, header size and value size of each element behind the file's meta information."""
+    found, at = [], 128 + 4 + 12 + struct.unpack("<I", content[140:144])[0]
+    while at + 8 <= len(content):
+        long = content[at + 4 : at + 6] in (b"OB", b"OW", b"SQ", b"UN", b"UT")
+        head, form, start = (12, "<I", at + 8) if long else (8, "<H", at + 6)
+        size = struct.unpack_from(form, content, start)[0]
+        found.append((at, head, size))
+        at += head + size
+    return found
+
+
+def with_element(name: str, vr: str, value: bytes) -> bytes:
+    """A valid slice in which one element has another representation and value."""
+    content, tag = encoded(plain()), pydicom.datadict.tag_for_keyword(name)
+    made = element((tag >> 16, tag & 0xFFFF), vr, value + b" " * (len(value) % 2))
+    for at, head, size in elements(content):
+        if struct.unpack_from("<HH", content, at) >= (tag >> 16, tag & 0xFFFF):
+            same = struct.unpack_from("<HH", content, at) == (tag >> 16, tag & 0xFFFF)
+            return content[:at] + made + content[at + (head + size if same else 0) :]
+    return content + made
+
+
 @family(20, reasons=_CUT)
 def dicom_truncated(folder: Path, number: int) -> Path:
     content = encoded(plain())
@@ -89,25 +111,32 @@ def dicom_deflated_bomb(folder: Path, number: int) -> Path:
 
 
 _VR = [
-    ("Rows", "LO", "ten"), ("Rows", "US", [10, 10]), ("Columns", "SQ", Sequence([Dataset()])), ("Rows", "UN", b"\1\2\3"),
-    ("PixelSpacing", "LO", ["a", "b"]), ("PixelSpacing", "SQ", Sequence([])), ("ImagePositionPatient", "UI", "1.2.3"),
-    ("ImageOrientationPatient", "DS", ["1", "0"]), ("NumberOfFrames", "LO", "many"), ("NumberOfFrames", "IS", ["1", "2"]),
-    ("BitsAllocated", "LO", "sixteen"), ("SamplesPerPixel", "FD", 1.5), ("RescaleSlope", "LO", "steep"),
-    ("PixelRepresentation", "LO", "x"), ("SeriesInstanceUID", "SQ", Sequence([Dataset()])), ("ImageType", "US", 3),
-    ("SliceThickness", "DS", ["1", "2"]), ("SOPClassUID", "US", 7), ("PatientAge", "UI", "1.2"),
-    ("PhotometricInterpretation", "SQ", Sequence([Dataset()])),
-]  # fmt: skip
+    ("Rows", "LO", b"ten "),
+    ("Rows", "US", b"\n\0\n\0"),
+    ("Columns", "SQ", b""),
+    ("Rows", "UN", b"\1\2\3"),
+    ("PixelSpacing", "LO", b"a\\b"),
+    ("PixelSpacing", "SQ", b"12345678"),
+    ("ImagePositionPatient", "UI", b"1.2.3"),
+    ("ImageOrientationPatient", "DS", b"1\\0"),
+    ("NumberOfFrames", "LO", b"many"),
+    ("NumberOfFrames", "IS", b"1\\2"),
+    ("BitsAllocated", "LO", b"sixteen"),
+    ("SamplesPerPixel", "FD", struct.pack("<d", 1.5)),
+    ("RescaleSlope", "LO", b"steep"),
+    ("PixelRepresentation", "LO", b"x"),
+    ("SeriesInstanceUID", "SQ", b""),
+    ("ImageType", "US", b"\3\0"),
+    ("SliceThickness", "DS", b"1\\2"),
+    ("SOPClassUID", "US", b"\7\0"),
+    ("PatientAge", "UI", b"1.2"),
+    ("PhotometricInterpretation", "SQ", b"\0" * 16),
+]
 
 
 @family(20, harmless=True)
 def dicom_wrong_vr(folder: Path, number: int) -> Path:
-    name, vr, value = _VR[number]
-    dataset = plain()
-    with pydicom.config.disable_value_validation():
-        tag = pydicom.datadict.tag_for_keyword(name)
-        raw = value if isinstance(value, (bytes, Sequence)) or vr in ("US", "FD") else value
-        dataset[tag] = DataElement(tag, vr, raw)
-    return write(folder, encoded(dataset))
+    return write(folder, with_element(*_VR[number]))
 
 
 @family(20, harmless=True)
@@ -130,11 +159,17 @@ def dicom_nested(folder: Path, number: int) -> Path:
 @family(20, reasons=("image-limit", "truncated", "bad-dicom", "cannot-decode", "no-orientation", "not-an-image"))
 def dicom_huge_dimensions(folder: Path, number: int) -> Path:
     changes = (
-        {"Rows": 65535, "Columns": 65535}, {"NumberOfFrames": 2**31 - 1}, {"NumberOfFrames": 10**12},
-        {"Rows": 65535, "Columns": 65535, "BitsAllocated": 64}, {"SamplesPerPixel": 65535},
-        {"Rows": 65535, "Columns": 65535, "NumberOfFrames": 60000}, {"NumberOfFrames": 5_000_000},
-        {"BitsAllocated": 65528, "BitsStored": 65528}, {"Rows": 0}, {"Columns": 0},
-    )[number % 10]  # fmt: skip
+        {"Rows": 65535, "Columns": 65535},
+        {"NumberOfFrames": 2**31 - 1},
+        {"NumberOfFrames": 10**12},
+        {"Rows": 65535, "Columns": 65535, "BitsAllocated": 64},
+        {"SamplesPerPixel": 65535},
+        {"Rows": 65535, "Columns": 65535, "NumberOfFrames": 60000},
+        {"NumberOfFrames": 5_000_000},
+        {"BitsAllocated": 65528, "BitsStored": 65528},
+        {"Rows": 0},
+        {"Columns": 0},
+    )[number % 10]
     dataset = plain()
     with pydicom.config.disable_value_validation():
         for name, value in changes.items():
@@ -147,9 +182,17 @@ def dicom_huge_dimensions(folder: Path, number: int) -> Path:
 
 
 _PREAMBLES = (
-    b"\x7fELF\x02\x01\x01", b"MZ\x90\x00", b"<html><script>alert(1)</script>", b"PK\x03\x04", b"%PDF-1.7\n", b"#!/bin/sh\n",
-    b"II*\0\x08\0\0\0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\x1f\x8b\x08",
-)  # fmt: skip
+    b"\x7fELF\x02\x01\x01",
+    b"MZ\x90\x00",
+    b"<html><script>alert(1)</script>",
+    b"PK\x03\x04",
+    b"%PDF-1.7\n",
+    b"#!/bin/sh\n",
+    b"II*\0\x08\0\0\0",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF89a",
+    b"\x1f\x8b\x08",
+)
 
 
 @family(20, harmless=True)
@@ -196,16 +239,27 @@ def dicomdir(folder: Path, number: int) -> Path:
 
 
 _BAD = (
-    {"ImagePositionPatient": ["nan", "0", "0"]}, {"ImagePositionPatient": ["1e308", "1e308", "1e308"]},
-    {"ImageOrientationPatient": ["0"] * 6}, {"ImageOrientationPatient": ["inf", "0", "0", "0", "1", "0"]},
-    {"PixelSpacing": ["0", "0"]}, {"PixelSpacing": ["-1", "1"]}, {"PixelSpacing": ["nan", "1"]},
-    {"PixelSpacing": ["1e300", "1e300"]}, {"PixelSpacing": ["1"]}, {"SliceThickness": "inf"}, {"SliceThickness": "nan"},
-    {"RescaleSlope": "nan", "RescaleIntercept": "0"}, {"RescaleSlope": "1e300", "RescaleIntercept": "1e300"},
-    {"RescaleSlope": "inf", "RescaleIntercept": "0"}, {"RescaleIntercept": "1e18", "RescaleSlope": "1"},
-    {"ImageOrientationPatient": ["1", "0", "0", "1", "0", "0"]}, {"ImagePositionPatient": []},
-    {"PixelSpacing": ["1e-300", "1e-300"]}, {"RescaleSlope": "9223372036854775808", "RescaleIntercept": "0"},
+    {"ImagePositionPatient": ["nan", "0", "0"]},
+    {"ImagePositionPatient": ["1e308", "1e308", "1e308"]},
+    {"ImageOrientationPatient": ["0"] * 6},
+    {"ImageOrientationPatient": ["inf", "0", "0", "0", "1", "0"]},
+    {"PixelSpacing": ["0", "0"]},
+    {"PixelSpacing": ["-1", "1"]},
+    {"PixelSpacing": ["nan", "1"]},
+    {"PixelSpacing": ["1e300", "1e300"]},
+    {"PixelSpacing": ["1"]},
+    {"SliceThickness": "inf"},
+    {"SliceThickness": "nan"},
+    {"RescaleSlope": "nan", "RescaleIntercept": "0"},
+    {"RescaleSlope": "1e300", "RescaleIntercept": "1e300"},
+    {"RescaleSlope": "inf", "RescaleIntercept": "0"},
+    {"RescaleIntercept": "1e18", "RescaleSlope": "1"},
+    {"ImageOrientationPatient": ["1", "0", "0", "1", "0", "0"]},
+    {"ImagePositionPatient": []},
+    {"PixelSpacing": ["1e-300", "1e-300"]},
+    {"RescaleSlope": "9223372036854775808", "RescaleIntercept": "0"},
     {"RescaleSlope": "0", "RescaleIntercept": "0"},
-)  # fmt: skip
+)
 
 
 @family(20, harmless=True)
@@ -243,17 +297,17 @@ def dicom_groups_of_frames(folder: Path, number: int) -> Path:
 
 @family(20, harmless=True)
 def dicom_text(folder: Path, number: int) -> Path:
-    names = ("PatientID", "SeriesInstanceUID", "SeriesDescription", "StudyInstanceUID", "Manufacturer")
-    texts = ("../../etc/passwd", "\x1b$B" * 200, "A" * 60_000, "\\" * 5000, "\0\xff\xfe\n\r\t;#")
-    dataset = plain()
-    with pydicom.config.disable_value_validation():
-        tag = pydicom.datadict.tag_for_keyword(names[number % 5])
-        dataset[tag] = DataElement(tag, "LO", texts[(number // 4) % 5])
-        sets = (["ISO 2022 IR 87"], ["NO SUCH SET"], ["", "ISO 2022 IR 149", "../x"], ["ISO_IR 192"])
-        dataset.SpecificCharacterSet = sets[number % 4]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's remarks while it writes what it should not
-        return write(folder, encoded(dataset))
+    names = ("PatientID", "SeriesInstanceUID", "SeriesDescription", "StudyInstanceUID", "SpecificCharacterSet")
+    texts = (
+        b"../../etc/passwd",
+        b"\x1b$B" * 200,
+        b"A" * 60_000,
+        b"\\" * 5000,
+        b"\0\xff\xfe\n\r\t;#",
+        b"ISO 2022 IR 87",
+        b"NO SUCH",
+    )
+    return write(folder, with_element(names[number % 5], ("LO", "UN", "UT")[number % 3], texts[number % 7]))
 
 
 @family(20, harmless=True)
@@ -287,9 +341,17 @@ def dicom_structure_set(folder: Path, number: int) -> Path:
     dataset = plain(Rows=None, Columns=None, PixelData=None)
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
     points = (
-        [], ["1"] * 4, ["nan"] * 9, ["1e300"] * 9, ["x"] * 9, ["1", "1", "0", "3", "1", "0", "3", "3", "0"],
-        ["0", "0", "0"] * 30_000, ["-1e9", "0", "0", "1e9", "0", "0", "0", "1e9", "0"], ["inf", "0", "0"] * 3, ["5"] * 3,
-    )[number % 10]  # fmt: skip
+        [],
+        ["1"] * 4,
+        ["nan"] * 9,
+        ["1e300"] * 9,
+        ["x"] * 9,
+        ["1", "1", "0", "3", "1", "0", "3", "3", "0"],
+        ["0", "0", "0"] * 30_000,
+        ["-1e9", "0", "0", "1e9", "0", "0", "0", "1e9", "0"],
+        ["inf", "0", "0"] * 3,
+        ["5"] * 3,
+    )[number % 10]
     contour, roi, name = Dataset(), Dataset(), Dataset()
     with pydicom.config.disable_value_validation():
         contour.ContourGeometricType = ("CLOSED_PLANAR", "CLOSED_" * 3)[number % 2]

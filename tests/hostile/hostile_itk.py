@@ -12,9 +12,17 @@ from hostile_dicom import plain as plain_dicom
 from hostile_families import family, zeros
 
 _AWAY = (
-    "/etc/passwd", "../secret.raw", "../../../../etc/hosts", "/dev/zero", "folder/../../secret.raw", "/proc/self/environ",
-    "..\\secret.raw", "file:///etc/passwd", "link.raw", "missing.raw",
-)  # fmt: skip
+    "/etc/passwd",
+    "../secret.raw",
+    "../../../../etc/hosts",
+    "/dev/zero",
+    "folder/../../secret.raw",
+    "/proc/self/environ",
+    "..\\secret.raw",
+    "file:///etc/passwd",
+    "link.raw",
+    "missing.raw",
+)
 
 
 def nrrd(sizes: str = "6 5 4", kind: str = "short", more: str = "encoding: raw\n", data: bytes = bytes(240)) -> bytes:
@@ -78,14 +86,27 @@ def mha_detached(folder: Path, number: int) -> Path:
 @family(20)
 def nrrd_header(folder: Path, number: int) -> Path:
     content = (
-        nrrd("100000 100000 100000"), nrrd("2000 2000 2000"), nrrd("-6 5 4"), nrrd("0 5 4"), nrrd("6 5 4 3 2 1"),
-        nrrd("99999999999999999999 5 4"), nrrd(kind="block"), nrrd(kind="long double"), nrrd("6 5"), nrrd("6 5 5"),
-        nrrd(more="encoding: zebra\n"), nrrd(more="encoding: gzip\n", data=b"\x1f\x8b" + bytes(99)),
-        nrrd(more="encoding: bzip2\n", data=b"BZh9" + bytes(99)), nrrd(more="encoding: hex\n", data=b"zz" * 99),
-        nrrd(more="encoding: raw\nbyte skip: 99999999999\n"), nrrd(more="encoding: raw\nline skip: 99999999\n"),
-        nrrd(more="encoding: gzip\n", data=gzip.compress(bytes(100))), b"NRRD0004\n" * 2000, b"NRRD9999\n\n",
+        nrrd("100000 100000 100000"),
+        nrrd("2000 2000 2000"),
+        nrrd("-6 5 4"),
+        nrrd("0 5 4"),
+        nrrd("6 5 4 3 2 1"),
+        nrrd("99999999999999999999 5 4"),
+        nrrd(kind="block"),
+        nrrd(kind="long double"),
+        nrrd("6 5"),
+        nrrd("6 5 5"),
+        nrrd(more="encoding: zebra\n"),
+        nrrd(more="encoding: gzip\n", data=b"\x1f\x8b" + bytes(99)),
+        nrrd(more="encoding: bzip2\n", data=b"BZh9" + bytes(99)),
+        nrrd(more="encoding: hex\n", data=b"zz" * 99),
+        nrrd(more="encoding: raw\nbyte skip: 99999999999\n"),
+        nrrd(more="encoding: raw\nline skip: 99999999\n"),
+        nrrd(more="encoding: gzip\n", data=gzip.compress(bytes(100))),
+        b"NRRD0004\n" * 2000,
+        b"NRRD9999\n\n",
         nrrd("1290 1290 1290", more="encoding: gzip\n", data=gzip.compress(bytes(240))),
-    )[number]  # fmt: skip
+    )[number]
     return _write(folder, "a.nrrd", content)
 
 
@@ -93,15 +114,27 @@ def nrrd_header(folder: Path, number: int) -> Path:
 def mha_header(folder: Path, number: int) -> Path:
     packed = zlib.compress(bytes(100))
     content = (
-        mha("100000 100000 100000"), mha("2000 2000 2000"), mha("-6 5 4"), mha("0 5 4"), mha("6 5 4 3 2 1"),
-        mha("99999999999999999999 5 4"), mha(kind="MET_ZEBRA"), mha("6 5"), mha("6 5 5"), mha(more="HeaderSize = 9999999\n"),
-        mha(more="HeaderSize = -1\n", data=b""), mha(more="CompressedData = True\n", data=packed),
+        mha("100000 100000 100000"),
+        mha("2000 2000 2000"),
+        mha("-6 5 4"),
+        mha("0 5 4"),
+        mha("6 5 4 3 2 1"),
+        mha("99999999999999999999 5 4"),
+        mha(kind="MET_ZEBRA"),
+        mha("6 5"),
+        mha("6 5 5"),
+        mha(more="HeaderSize = 9999999\n"),
+        mha(more="HeaderSize = -1\n", data=b""),
+        mha(more="CompressedData = True\n", data=packed),
         mha(more="CompressedData = True\nCompressedDataSize = 99999999999\n", data=packed),
-        mha(more="ElementNumberOfChannels = 2000000000\n"), mha(more="ElementNumberOfChannels = -1\n"),
-        mha("1290 1290 1290", more="CompressedData = True\n", data=packed), b"ObjectType = Image\nNDims = 99999\n",
-        b"ObjectType = Image\n" + b"Comment = " + b"A" * 70_000, mha(more="CompressedData = True\n", data=bytes(99)),
+        mha(more="ElementNumberOfChannels = 2000000000\n"),
+        mha(more="ElementNumberOfChannels = -1\n"),
+        mha("1290 1290 1290", more="CompressedData = True\n", data=packed),
+        b"ObjectType = Image\nNDims = 99999\n",
+        b"ObjectType = Image\n" + b"Comment = " + b"A" * 70_000,
+        mha(more="CompressedData = True\n", data=bytes(99)),
         mha(more="NDims = 300\n"),
-    )[number]  # fmt: skip
+    )[number]
     return _write(folder, "a.mha", content)
 
 

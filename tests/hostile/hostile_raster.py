@@ -13,7 +13,7 @@ from hostile_families import family, zeros
 _NAMES = ("a.png", "a.jpg", "a.tif", "a.jpeg", "a.tiff")
 
 
-def _picture(kind: str) -> bytes:
+def picture(kind: str) -> bytes:
     buffer = io.BytesIO()
     PIL.Image.fromarray(np.tile(np.arange(32, dtype=np.uint8), (32, 1))).save(buffer, kind)
     return buffer.getvalue()
@@ -51,7 +51,7 @@ def png_bomb(folder: Path, number: int) -> Path:
 
 @family(20, harmless=True)
 def png_damaged(folder: Path, number: int) -> Path:
-    good, content = zlib.compress(bytes(33 * 32)), _picture("PNG")
+    good, content = zlib.compress(bytes(33 * 32)), picture("PNG")
     if number < 8:
         return _write(folder, "a.png", content[: len(content) * (number + 1) // 9])
     bomb = b"key\0\0" + _stream(200)
@@ -59,13 +59,20 @@ def png_damaged(folder: Path, number: int) -> Path:
         folder,
         "a.png",
         (
-            _png(32, 32, 8, good, _chunk(b"zTXt", bomb)), _png(32, 32, 8, good, _chunk(b"iCCP", bomb)),
-            _png(32, 32, 8, good, _chunk(b"iTXt", b"key\0\1\0\0\0" + _stream(200))), _png(0, 0, 8, good), _png(32, 32, 7, good),
-            _png(32, 32, 8, b""), _png(32, 32, 8, good[:20]), _png(32, 32, 8, good, _chunk(b"PLTE", b"1", 2**31)),
-            _png(32, 32, 8, good, *[_chunk(b"tEXt", b"k\0" + b"v" * 100)] * 20_000), _png(32, 32, 8, _stream(300)),
-            _png(32, 32, 8, good, _chunk(b"acTL", struct.pack(">2I", 2**31 - 1, 0))), _png(32, 32, 8, good)[:-12],
+            _png(32, 32, 8, good, _chunk(b"zTXt", bomb)),
+            _png(32, 32, 8, good, _chunk(b"iCCP", bomb)),
+            _png(32, 32, 8, good, _chunk(b"iTXt", b"key\0\1\0\0\0" + _stream(200))),
+            _png(0, 0, 8, good),
+            _png(32, 32, 7, good),
+            _png(32, 32, 8, b""),
+            _png(32, 32, 8, good[:20]),
+            _png(32, 32, 8, good, _chunk(b"PLTE", b"1", 2**31)),
+            _png(32, 32, 8, good, *[_chunk(b"tEXt", b"k\0" + b"v" * 100)] * 20_000),
+            _png(32, 32, 8, _stream(300)),
+            _png(32, 32, 8, good, _chunk(b"acTL", struct.pack(">2I", 2**31 - 1, 0))),
+            _png(32, 32, 8, good)[:-12],
         )[number - 8],
-    )  # fmt: skip
+    )
 
 
 def _tiff(entries: list[tuple[int, int, int, int]], data: bytes = b"", following: int = 0) -> bytes:
@@ -80,9 +87,16 @@ def _strip(
     width: int, height: int, compression: int, size: int, offset: int = 200, bits: int = 8
 ) -> list[tuple[int, int, int, int]]:
     return [
-        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, compression), (262, 3, 1, 1),
-        (273, 4, 1, offset), (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, size),
-    ]  # fmt: skip
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 1, bits),
+        (259, 3, 1, compression),
+        (262, 3, 1, 1),
+        (273, 4, 1, offset),
+        (277, 3, 1, 1),
+        (278, 4, 1, height),
+        (279, 4, 1, size),
+    ]
 
 
 @family(20, harmless=True)
@@ -120,7 +134,7 @@ def tiff_flips(folder: Path, number: int) -> Path:
 
 @family(16, harmless=True)
 def jpeg_damaged(folder: Path, number: int) -> Path:
-    content = bytearray(_picture("JPEG"))
+    content = bytearray(picture("JPEG"))
     if number < 6:
         return _write(folder, "a.jpg", bytes(content[: len(content) * (number + 1) // 7]))
     if number < 9:
@@ -138,8 +152,15 @@ def picture_disguised(folder: Path, number: int) -> Path:
     buffer = io.BytesIO()
     PIL.Image.new("L", (16, 16)).save(buffer, "GIF")
     bodies = (
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n", buffer.getvalue(), b"<svg xmlns='x'/>",
-        b"8BPS\0\1" + bytes(99), b"\x7fELF" + bytes(200), b"<html></html>", b"BM" + bytes(60), b"\0\0\1\0\1\0" + bytes(60),
-        b"P5\n9 9\n255\n" + bytes(81), b"\x53\x80\xf6\x34" + bytes(60),
-    )  # fmt: skip
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n",
+        buffer.getvalue(),
+        b"<svg xmlns='x'/>",
+        b"8BPS\0\1" + bytes(99),
+        b"\x7fELF" + bytes(200),
+        b"<html></html>",
+        b"BM" + bytes(60),
+        b"\0\0\1\0\1\0" + bytes(60),
+        b"P5\n9 9\n255\n" + bytes(81),
+        b"\x53\x80\xf6\x34" + bytes(60),
+    )
     return _write(folder, _NAMES[number % 5], bodies[number // 2])

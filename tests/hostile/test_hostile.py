@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from tiny_bundle import write_bundle
 
 _MODULES = (
-    hostile_archives, hostile_bundles, hostile_dicom, hostile_itk, hostile_nifti, hostile_pixels, hostile_raster
-)  # fmt: skip
+    hostile_archives,
+    hostile_bundles,
+    hostile_dicom,
+    hostile_itk,
+    hostile_nifti,
+    hostile_pixels,
+    hostile_raster,
+)
 _CPU_SECONDS = 10.0
 _PEAK_MIB = 1024.0
 _KILL_SECONDS = 120.0
@@ -97,7 +104,9 @@ def _judged(family: Family, numbers: range, sandbox: Sandbox, folder: Path) -> N
     for number in numbers:
         place = folder / str(number)
         place.mkdir()
-        path = family.make(place, number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks of the libraries that are made to write such files
+            path = family.make(place, number)
         entries = [family.entry]
         if family.entry == "read" and number == 0:
             entries += ["predict", "below" if path.is_dir() else "label"]

@@ -1,4 +1,4 @@
-"""JPEG pixels decoded in a process of their own, because the decoder (GDCM) ends its process on some damaged files.
+"""JPEG and JPEG-LS decoded in a process of their own: GDCM and CharLS end theirs on some damaged files, or are slow.
 
 The child is started with the first such file and stays. A line of JSON goes in for each file, a line of JSON and the
 pixels come out; where it dies, the file is refused and the next file gets a new child.
@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 60.0
 """A file that takes longer is refused."""
 
 

@@ -80,7 +80,7 @@ def _decode(path: Path) -> tuple[Dataset, npt.NDArray[np.generic]]:
             dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
         try:
             _refuse_other_size(dataset, path)
-            if dataset.file_meta.TransferSyntaxUID in JPEGTransferSyntaxes:
+            if dataset.file_meta.TransferSyntaxUID in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
                 return dataset, DECODER.decode(path)
             if str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR":
                 return dataset, apply_color_lut(dataset.pixel_array, dataset)
@@ -116,7 +116,7 @@ def _refuse_other_size(dataset: Dataset, path: Path) -> None:
 
 
 def jpeg_pixels(path: Path) -> npt.NDArray[np.generic]:
-    """Stored values of a JPEG file, for the process that decodes such files."""
+    """Stored values of a JPEG or JPEG-LS file, for the process that decodes such files."""
     dataset = pydicom.dcmread(path, force=True)
     if dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit and int(dataset.BitsStored) > 8:
         return _extended(path)

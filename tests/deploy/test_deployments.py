@@ -1,0 +1,97 @@
+"""The deployments give away no more than they must: no root, no writable system, no open port, no privilege."""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+_DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+def _cluster() -> dict[str, Any]:
+    documents = yaml.safe_load_all((_DEPLOY / "kubernetes" / "medssl.yaml").read_text(encoding="utf-8"))
+    return {document["kind"]: document for document in documents}
+
+
+def test_the_pod_runs_without_root_privileges_or_a_writable_system():
+    pod = _cluster()["Deployment"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    assert pod["automountServiceAccountToken"] is False
+    for container in [*pod["initContainers"], *pod["containers"]]:
+        sealed = container["securityContext"]
+        assert sealed["readOnlyRootFilesystem"]
+        assert not sealed["allowPrivilegeEscalation"]
+        assert sealed["capabilities"]["drop"] == ["ALL"]
+        assert set(container["resources"]) == {"requests", "limits"}
+
+
+def test_the_pod_is_probed_by_the_name_that_the_server_answers_to():
+    cluster = _cluster()
+    options = yaml.safe_load(cluster["ConfigMap"]["data"]["serve.yaml"])
+    container = cluster["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    for name, path in (("startupProbe", "/health"), ("livenessProbe", "/health"), ("readinessProbe", "/ready")):
+        request = container[name]["httpGet"]
+        assert (request["path"], request["scheme"]) == (path, "HTTPS")
+        assert request["httpHeaders"][0]["value"] in options["http"]["names"]
+    port = next(p["containerPort"] for p in container["ports"] if p["name"] == "https")
+    assert port == options["http"]["port"] == cluster["NetworkPolicy"]["spec"]["ingress"][0]["ports"][0]["port"]
+
+
+def test_every_volume_is_declared_and_every_label_fits():
+    cluster = _cluster()
+    spec = cluster["Deployment"]["spec"]
+    pod = spec["template"]["spec"]
+    mounted = {m["name"] for c in [*pod["initContainers"], *pod["containers"]] for m in c["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    labels = spec["template"]["metadata"]["labels"]
+    for selector in (
+        spec["selector"]["matchLabels"],
+        cluster["Service"]["spec"]["selector"],
+        cluster["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+    ):
+        assert selector.items() <= labels.items()
+    assert cluster["NetworkPolicy"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_compose_seals_medssl_and_opens_ports_to_this_machine_alone():
+    services = yaml.safe_load((_DEPLOY / "compose" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    sealed = services["medssl"]
+    assert sealed["read_only"]
+    assert sealed["cap_drop"] == ["ALL"]
+    assert sealed["security_opt"] == ["no-new-privileges:true"]
+    assert not sealed["user"].startswith("0")
+    assert all(port.startswith("127.0.0.1:") for port in services["orthanc"]["ports"])
+
+
+def test_the_image_is_made_in_stages_without_root_or_torch():
+    text = (_DEPLOY / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    final = text.split(" AS final")[1]
+    assert len(re.findall(r"^FROM ", text, re.MULTILINE)) == 3
+    assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
+    assert not re.search(r"\btrain\b|torch==", text)
+    assert "curl" not in text
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
+    ignored = (_DEPLOY / "docker" / "Dockerfile.dockerignore").read_text(encoding="utf-8")
+    assert {f"!{name}" for names in copied for name in names.split()} <= set(ignored.splitlines())
+
+
+@pytest.mark.parametrize("where", ["compose", "kubernetes"])
+def test_the_options_of_the_deployments_are_options_of_serve(where: str):
+    if importlib.util.find_spec("medssl.commands.serve") is None:
+        pytest.skip("this version has no server")
+    from medssl.commands.parsing import parse_verb
+
+    if where == "compose":
+        file = _DEPLOY / "compose" / "serve.yaml"
+        assert parse_verb("serve", ["--config", str(file)])
+        return
+    options = yaml.safe_load(_cluster()["ConfigMap"]["data"]["serve.yaml"])
+    arguments = [str(bundle) for bundle in options.pop("bundles")] + ["--data", options.pop("data")]
+    for group, values in options.items():
+        for name, value in values.items():
+            arguments += [f"--{group}.{name}", str(value)]
+    assert parse_verb("serve", arguments)
