@@ -1,5 +1,6 @@
 """Serve bundles in a clinic: REST, DICOM C-STORE, DICOMweb and a viewer page; needs no torch."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,7 @@ def serve(
 
     set_up_logs()
     service = Service(options)
+    tempfile.tempdir = str(service.desk.folders.temporary())  # parts of studies lie nowhere else, not even for a moment
     service.start()
     _greet(service)
     service.serve()

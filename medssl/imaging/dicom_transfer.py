@@ -62,9 +62,8 @@ def identity(path: Path) -> Identity:
         warnings.simplefilter("ignore")
         try:
             head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-            found = Identity(
-                *(str(head.get(tag, "")) for tag in tags), str(head.file_meta.get("TransferSyntaxUID", ""))
-            )
+            study, kind, instance = (str(head.get(tag, "")) for tag in tags)
+            found = Identity(study, kind, instance, str(head.file_meta.get("TransferSyntaxUID", "")))
         except Exception as error:  # damaged files make pydicom raise many kinds
             raise ImageError(f"the object is no DICOM file ({type(error).__name__})", reason="bad-dicom") from error
     if not all(is_uid(uid) for uid in vars(found).values()):

@@ -115,6 +115,7 @@ class Desk:
                 text = f"the server died {job.attempts} times during this job, so it is not tried again"
                 self.ledger.reject(job.id, "server-died", text)
         if released:
+            self.audit.write("server", "recover", interrupted=released)
             LOG.warning("%d job(s) were interrupted and are done again", released)
         self.refill()
 
@@ -130,6 +131,7 @@ class Desk:
         if self.ledger.release(unseen_s=_LEASE_S):
             LOG.warning("jobs of a server that gave no sign are done again")
         self.refill()
+        self.folders.sweep_old(_LEASE_S)
         for job in self.ledger.ended_before(time.time() - 3600 * self.options.limits.keep_hours):
             self.remove(job.id, "retention")
 

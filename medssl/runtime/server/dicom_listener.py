@@ -113,6 +113,10 @@ class DicomListener:
             event.assoc.abort()
 
     def _closed(self, event: Any) -> None:
+        part = getattr(event.assoc.dimse.message, "_data_set_file", None)
+        if part is not None:  # pynetdicom leaves the beginning of an object behind whose sender is gone
+            part.close()
+            Path(part.name).unlink(missing_ok=True)
         with self._lock:
             self._received.pop(id(event.assoc), None)
             for study in self._studies.values():

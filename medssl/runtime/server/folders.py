@@ -112,6 +112,12 @@ class Folders:
             for entry in (self.root / place).iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
+    def sweep_old(self, seconds: float) -> None:
+        """Remove what has lain among the files being received for so long."""
+        for entry in (self.root / "temporary").iterdir():
+            if entry.stat().st_mtime < time.time() - seconds:
+                entry.unlink(missing_ok=True)
+
     def free_mb(self) -> float:
         """Free space of the disk, in MiB."""
         return shutil.disk_usage(self.root).free / 2**20
@@ -129,7 +135,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 def results_of(folder: Path) -> dict[str, Path]:
     """Names and files of a job's results."""
     found = [folder / "image.nii.gz", *sorted((folder / "results").glob("*"))]
-    return {path.name: path for path in found if path.is_file()}
+    return {path.name: path for path in found if path.is_file() and not path.is_symlink()}
 
 
 def suffix_of(name: str) -> str:
@@ -138,8 +144,14 @@ def suffix_of(name: str) -> str:
 
 
 def _job(job_id: str, content: dict[str, Any]) -> Job:
-    names = ("study", "model", "source", "caller")
-    return Job(job_id, *(str(content.get(name, "")) for name in names), float(content.get("accepted", 0.0)))
+    return Job(
+        job_id,
+        study=str(content.get("study", "")),
+        model=str(content.get("model", "")),
+        source=str(content.get("source", "")),
+        caller=str(content.get("caller", "")),
+        accepted=float(content.get("accepted", 0.0)),
+    )
 
 
 def _lock(path: Path) -> IO[str]:

@@ -13,6 +13,9 @@ from medssl.imaging.volume import Volume
 from medssl.runtime.server.folders import SUFFIXES
 from medssl.runtime.server.options import LimitOptions
 
+UNPACKED = "unpacked"
+"""Folder, in that of the job, of what a zip file held; removed when the job ends."""
+
 _BYTES_A_VOXEL = 4
 
 
@@ -38,27 +41,23 @@ def read_input(folder: Path, limits: LimitOptions, *, resample_irregular: bool =
     source = folder / "input"
     files = sorted(path for path in source.iterdir() if path.is_file())
     if [path.suffix for path in files] == [".zip"]:
-        source = folder / "unpacked"
+        source = folder / UNPACKED
         shutil.rmtree(source, ignore_errors=True)
         source.mkdir()
         unpack(files[0], source, max_files=limits.files, max_bytes=int(limits.unpacked_mb * 2**20))
         files = sorted(path for path in source.rglob("*") if path.is_file())
     if any(path.suffix.lower() == ".zip" for path in files):
         raise ImageError("a zip file comes alone, and none within another: unpack it first", reason="nested-zip")
-    try:
-        named = [path for path in files if path.name.lower().endswith(SUFFIXES)]
-        if named and len(named) < len(files):
-            raise ImageError(
-                f"{len(named)} image files and {len(files) - len(named)} others came together: send the DICOM files "
-                "of one series, or the NIfTI files of one image",
-                reason="mixed-upload",
-            )
-        _check(_promise(files, dicom=not named), limits)
-        field = ";".join(str(path) for path in named) if named else str(source)
-        return read_channels(field, Path(), resample_irregular=resample_irregular)
-    finally:
-        if source.name == "unpacked":
-            shutil.rmtree(source, ignore_errors=True)
+    named = [path for path in files if path.name.lower().endswith(SUFFIXES)]
+    if named and len(named) < len(files):
+        raise ImageError(
+            f"{len(named)} image files and {len(files) - len(named)} others came together: send the DICOM files of one "
+            "series, or the NIfTI files of one image",
+            reason="mixed-upload",
+        )
+    _check(_promise(files, dicom=not named), limits)
+    field = ";".join(str(path) for path in named) if named else str(source)
+    return read_channels(field, Path(), resample_irregular=resample_irregular)
 
 
 def compact(volume: Volume) -> Volume:

@@ -47,7 +47,11 @@ class JobQueue:
     def __init__(self, database: Any, run: Callable[[str], None], workers: int) -> None:
         logging.getLogger("huey").setLevel(logging.CRITICAL)  # its tracebacks quote what they were called with
         self._huey = Huey("medssl", results=False, serializer=_Json(), storage_class=SqlStorage, database=database)
-        self._task = self._huey.task(name="job")(run)
+
+        def job(job_id: str) -> None:
+            run(job_id)
+
+        self._task = self._huey.task(name="job")(job)
         self._workers = workers
         self._consumer: Any = None
 

@@ -50,8 +50,8 @@ class Service:
             audit = AuditLog(options.data / f"audit-{node}.jsonl", secret)
             url = options.queue.url or f"sqlite:///{(options.data / 'jobs.db').resolve()}"
             self.desk = Desk(options, self._folders, Ledger(open_database(url), node), secret, audit)
-            self._socket = _listen(options)
-            undo.callback(self._socket.close)
+            self.socket = _listen(options)
+            undo.callback(self.socket.close)
             self.pool = WorkerPool(options)
             undo.callback(self.pool.close)
             undo.callback(self.pool.interrupt)
@@ -59,14 +59,14 @@ class Service:
             self.desk.queue = self._queue
             self.dicom = DicomListener(self.desk) if options.dicom.listen else None
             undo.pop_all()
-        self.app: App = Guard(build_api(self.desk), options.http, tokens, self._refused)  # type: ignore[arg-type]
+        self.app: App = Guard(build_api(self.desk), options.http, tokens, self._refused)
         self._stop = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
 
     @property
     def url(self) -> str:
         """Where REST is served."""
-        host, port = self._socket.getsockname()[:2]
+        host, port = self.socket.getsockname()[:2]
         scheme = "https" if self.options.tls.certificate else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -85,9 +85,9 @@ class Service:
 
     def serve(self) -> None:
         """Answer requests until a signal comes, then stop."""
-        server = uvicorn.Server(_http(self.options, self.app))
+        server = uvicorn.Server(http_config(self.options, self.app))
         try:
-            server.run(sockets=[self._socket])
+            server.run(sockets=[self.socket])
         finally:
             self.stop()
 
@@ -102,7 +102,7 @@ class Service:
         self.pool.close()
         if self._housekeeper.is_alive():
             self._housekeeper.join()
-        self._socket.close()
+        self.socket.close()
         self.desk.audit.write("server", "stop")
         self._folders.close()
 
@@ -129,10 +129,11 @@ def _listen(options: ServeOptions) -> socket.socket:
         ) from error
 
 
-def _http(options: ServeOptions, app: App) -> uvicorn.Config:
+def http_config(options: ServeOptions, app: App) -> uvicorn.Config:
+    """Settings of the HTTP server: no log of its own, TLS from version 1.2 on, no trust in forwarded addresses."""
     tls = options.tls
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         log_config=None,
         access_log=False,  # the audit log says who did what
         server_header=False,

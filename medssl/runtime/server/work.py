@@ -1,6 +1,7 @@
 """One job from beginning to end: pull, read, predict, write, store."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from medssl.imaging.writers.nifti import write_nifti
 from medssl.runtime.predictor import Predictor
 from medssl.runtime.results import FORMATS, check_formats, write_results
 from medssl.runtime.server.folders import read_record
-from medssl.runtime.server.inputs import compact, read_input
+from medssl.runtime.server.inputs import UNPACKED, compact, read_input
 from medssl.runtime.server.options import LimitOptions, PacsOptions
 from medssl.runtime.server.pacs import pull_study, store_results
 
@@ -46,18 +47,27 @@ def work(folder: Path, predictors: Mapping[str, Predictor], settings: Mapping[st
         report("pulling", 0.02)
         pull_study(record["study_uid"], folder / "input", pacs, limits)
     if not _finished(folder, predictor):
-        report("reading", 0.1)
-        volume = read_input(folder, limits, resample_irregular=settings["resample_irregular"])
-        report("predicting", 0.25, volume.source.uids.get("StudyInstanceUID", ""))
-        prediction = predictor.predict(volume)
-        report("writing", 0.8)
-        write_nifti(compact(volume), folder / "image.nii.gz")
-        formats = _formats(settings["formats"], volume)
-        write_results(folder / "results", predictor.bundle, prediction, volume, formats)
+        try:
+            _compute(folder, predictor, limits, settings, report)
+        finally:
+            shutil.rmtree(folder / UNPACKED, ignore_errors=True)
     objects = sorted((folder / "results").glob("*.dcm"))
     if pacs.store != "none" and objects:
         report("storing", 0.95)
         store_results(objects, pacs)
+
+
+def _compute(
+    folder: Path, predictor: Predictor, limits: LimitOptions, settings: Mapping[str, Any], report: Report
+) -> None:
+    report("reading", 0.1)
+    volume = read_input(folder, limits, resample_irregular=settings["resample_irregular"])
+    report("predicting", 0.25, volume.source.uids.get("StudyInstanceUID", ""))
+    prediction = predictor.predict(volume)
+    report("writing", 0.8)
+    write_nifti(compact(volume), folder / "image.nii.gz")
+    formats = _formats(settings["formats"], volume)
+    write_results(folder / "results", predictor.bundle, prediction, volume, formats)
 
 
 def _pacs(values: Mapping[str, Any]) -> PacsOptions:

@@ -52,13 +52,16 @@ def _begin(settings: dict[str, Any], answer: Answer) -> dict[str, Any]:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     try:
         from medssl.runtime.predictor import Predictor  # noqa: PLC0415 (slow to import)
-        from medssl.runtime.server import work  # noqa: F401, PLC0415 (before the first job, not in it)
 
         loaded = [Predictor(Path(path), settings["threads"]) for path in settings["bundles"]]
     except Exception as error:  # whatever it is, the server must hear of it
         answer(_failure(error))
         return {}
     answer({"kind": "ready"})
+    from medssl.imaging.readers import dicom  # noqa: F401, PLC0415 (slow to import: now, not in the first job)
+    from medssl.imaging.writers import dicom_seg, overlay  # noqa: F401, PLC0415
+    from medssl.runtime.server import work  # noqa: F401, PLC0415
+
     return {predictor.bundle.spec.name: predictor for predictor in loaded}
 
 
