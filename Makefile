@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 OUT ?= runs/bench.json
 
-.PHONY: quickstart test test-slow test-base test-peers lint format bench clean
+.PHONY: quickstart test test-slow test-base test-clinic test-peers lint format bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,demo,peft,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,serve,demo,peft,dev]'
 	touch $@
 
 quickstart: $(VENV)/.installed  ## the whole line on the built-in synthetic cohort; ends with $(RUN)/report.html
@@ -27,6 +27,11 @@ test-base: constraints.txt  ## the base install alone, without torch: its tests 
 	$(PYTHON) -m venv .venv-base
 	.venv-base/bin/python -m pip install --quiet -c constraints.txt . pytest hypothesis
 	.venv-base/bin/python -m pytest -q tests/test_base_install.py tests/imaging tests/runtime
+
+test-clinic: $(VENV)/.installed  ## the server against a real archive: Orthanc with DICOMweb, DCMTK
+	command -v Orthanc >/dev/null && command -v storescu >/dev/null && command -v dciodvfy >/dev/null || { \
+	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq orthanc orthanc-dicomweb dcmtk dicom3tools; }
+	$(BIN)/python -m pytest -q -m clinic tests/runtime/server
 
 test-peers: pyproject.toml  ## encoders inside timm's and nnU-Net's own modules, which need torchvision and so another torch
 	$(PYTHON) -m venv .venv-peers

@@ -4,7 +4,6 @@ import json
 import os
 import queue
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -87,8 +86,12 @@ class Worker:
                 raise JobError(answer["message"], reason=answer["reason"])
             on_stage(answer["stage"], answer["progress"], answer["study_uid"])
 
+    def interrupt(self) -> None:
+        """End the process; who waits for its answer hears of it."""
+        self._process.kill()
+
     def kill(self) -> None:
-        """End the process."""
+        """End the process and close what is left of it; for its user alone."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -187,7 +190,7 @@ class WorkerPool:
         """End all workers, whatever they do; jobs that run raise `Stopped`."""
         self._stopping = True
         for worker in self._workers:
-            os.kill(worker.pid, signal.SIGKILL)
+            worker.interrupt()
 
     def close(self) -> None:
         """Give back what is left of interrupted workers, once no job runs."""

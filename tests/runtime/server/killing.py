@@ -1,22 +1,25 @@
 """Kill a server with SIGKILL, over and over, while studies come in and are computed; then count what became of them.
 
-The server is the real one in a process of its own, forked from one that has the libraries loaded, so that a start takes
-as long as loading the bundle. `python killing.py` is that process: for each line on its input, a JSON of options, it
-forks a server and writes its process id.
+`python killing.py FOLDER BUNDLE KILLS PAUSE_S` writes the fate of a run as JSON. The server is the real one in a
+process of its own, forked from one that has the libraries loaded, so that a start takes as long as loading the bundle:
+that is `python killing.py` without arguments, which forks a server for each line on its input, a JSON of options, and
+writes its process id.
 """
 
+import contextlib
 import json
 import os
 import random
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +85,10 @@ class KillRun:
     def __init__(self, folder: Path, bundle: Path, seed: int) -> None:
         self._random = random.Random(seed)
         self._archive = Archive()
+        self._data = folder / "data"
         self._ports = {"http": _free_port(), "dicom": _free_port()}
         self._settings = json.dumps(
-            {"bundle": str(bundle), "data": str(folder / "data"), "archive": self._archive.port, **self._ports}
+            {"bundle": str(bundle), "data": str(self._data), "archive": self._archive.port, **self._ports}
         )
         self._scan = write_scan(folder / "scan.nii.gz", (6, 6, 6)).read_bytes()
         self._uploads: list[str] = []
@@ -113,10 +117,10 @@ class KillRun:
             feeder.join()
         pid = self._start()
         self._wait_up(pid)
-        jobs = self._drain()
+        self._drain()
         os.kill(pid, signal.SIGTERM)
         _gone(pid)
-        self._count(fate, jobs)
+        self._count(fate)
         fate.seconds = time.monotonic() - began
         return fate
 
@@ -189,29 +193,32 @@ class KillRun:
         association.release()
         return all("Status" in answer and answer.Status == 0 for answer in answers)
 
-    def _drain(self) -> dict[str, dict[str, Any]]:
-        """All jobs, once every accepted study has one and none is waiting."""
-        deadline = time.monotonic() + 300
+    def _drain(self) -> None:
+        """Return once no study is coming in and no job is waiting."""
+        deadline = time.monotonic() + 60 + 10 * len(self._uploads)
         while time.monotonic() < deadline:
-            jobs = requests.get(self._url("/api/jobs?limit=1000"), timeout=60).json()
-            inbox = list((Path(json.loads(self._settings)["data"]) / "inbox").iterdir())
-            if not inbox and all(job["state"] in ("done", "failed") for job in jobs):
-                return {job["id"]: job for job in jobs}
+            jobs = requests.get(self._url("/api/jobs?state=queued,running"), timeout=60).json()
+            if not jobs and not list((self._data / "inbox").iterdir()):
+                return
             time.sleep(0.2)
         raise AssertionError("the server does not finish")
 
-    def _count(self, fate: Fate, jobs: dict[str, dict[str, Any]]) -> None:
+    def _count(self, fate: Fate) -> None:
+        with contextlib.closing(sqlite3.connect(self._data / "jobs.db")) as database:
+            rows = database.execute("select id, state, reason from medssl_jobs").fetchall()
+        ids = {row[0] for row in rows}
         fate.uploads, fate.studies = len(self._uploads), len(self._studies)
-        fate.lost += [job_id for job_id in self._uploads if job_id not in jobs]
-        fate.failed += [f"{job['id']} {job['reason']}" for job in jobs.values() if job["state"] == "failed"]
+        fate.lost += [job_id for job_id in self._uploads if job_id not in ids]
+        # a sender that was cut off leaves one slice, which is no volume; a study that came whole is looked for below
+        fate.failed += [f"{row[0]} {row[2]}" for row in rows if row[1] == "failed" and row[2] != "spatial-dims"]
+        fate.lost += [row[0] for row in rows if row[1] not in ("done", "failed")]
         refers = defaultdict(list)
         for uid, key in self._archive.objects.items():
             refers[key].append(uid)
         fate.lost += [study for study, images in self._studies.items() if (study, images) not in refers]
         fate.doubled += [f"{key[0]}: {uids}" for key, uids in refers.items() if len(uids) > 1]
         fate.stored_again = sum(times - 1 for times in self._archive.times.values())
-        data = Path(json.loads(self._settings)["data"])
-        lines = [json.loads(line) for log in data.glob("audit-*.jsonl") for line in log.read_text().splitlines()]
+        lines = [json.loads(line) for log in self._data.glob("audit-*.jsonl") for line in log.read_text().splitlines()]
         fate.interrupted = sum(line.get("interrupted", 0) for line in lines)
         ends = [line["job"] for line in lines if line["action"] in ("done", "fail")]
         fate.doubled += sorted({job for job in ends if ends.count(job) > 1})
@@ -267,5 +274,23 @@ def _serve(settings: dict[str, Any]) -> None:
     )
 
 
+def kill_run(folder: Path, bundle: Path, kills: int, pause_s: float) -> dict[str, Any]:
+    """Fate of a run in a process of its own, as plain data."""
+    command = [sys.executable, __file__, str(folder), str(bundle), str(kills), str(pause_s)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, check=True)
+    fate: dict[str, Any] = json.loads(done.stdout)
+    return fate
+
+
+def _main(folder: str, bundle: str, kills: str, pause_s: str) -> None:
+    run = KillRun(Path(folder), Path(bundle), seed=int(kills))
+    try:
+        fate = run.run(int(kills), float(pause_s))
+    finally:
+        run.close()
+    sys.stdout.write(json.dumps(asdict(fate)))
+
+
 if __name__ == "__main__":
-    _nursery()
+    _main(*sys.argv[1:]) if sys.argv[1:] else _nursery()

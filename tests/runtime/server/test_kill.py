@@ -6,17 +6,13 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the server needs the extra serve")
 
-from killing import KillRun
+from killing import kill_run
 
 
 def test_25_kills_lose_nothing_and_double_nothing(tiny: Path, tmp_path: Path):
     """A bounded run; `tests/benchmarks/server_kills.py` does a thousand."""
-    run = KillRun(tmp_path, tiny, seed=0)
-    try:
-        fate = run.run(25, pause_s=0.6)
-    finally:
-        run.close()
-    assert (fate.lost, fate.failed, fate.doubled) == ([], [], [])
-    assert fate.uploads > 5
-    assert fate.studies > 5
-    assert fate.interrupted > 0  # some kills met a job at work
+    fate = kill_run(tmp_path, tiny, kills=25, pause_s=0.6)
+    assert (fate["lost"], fate["failed"], fate["doubled"]) == ([], [], [])
+    assert fate["uploads"] > 5
+    assert fate["studies"] > 5
+    assert fate["interrupted"] > 0  # some kills met a job at work
