@@ -10,7 +10,7 @@ OUT ?= runs/bench.json
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,serve,demo,peft,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,serve,postgres,demo,peft,dev]'
 	touch $@
 
 quickstart: $(VENV)/.installed  ## the whole line on the built-in synthetic cohort; ends with $(RUN)/report.html
@@ -29,8 +29,9 @@ test-base: constraints.txt  ## the base install alone, without torch: its tests 
 	.venv-base/bin/python -m pytest -q tests/test_base_install.py tests/imaging tests/runtime
 
 test-clinic: $(VENV)/.installed  ## the server against a real archive: Orthanc with DICOMweb, DCMTK
-	command -v Orthanc >/dev/null && command -v storescu >/dev/null && command -v dciodvfy >/dev/null || { \
-	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq orthanc orthanc-dicomweb dcmtk dicom3tools; }
+	command -v Orthanc >/dev/null && command -v storescu >/dev/null && command -v dciodvfy >/dev/null && ls /usr/lib/postgresql >/dev/null 2>&1 || { \
+	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	  orthanc orthanc-dicomweb dcmtk dicom3tools postgresql; }
 	$(BIN)/python -m pytest -q -m clinic tests/runtime/server
 
 test-peers: pyproject.toml  ## encoders inside timm's and nnU-Net's own modules, which need torchvision and so another torch

@@ -46,7 +46,8 @@ def _run(verb: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == "medssl":
             raise
-        return _fail(verb, f"needs {error.name!r}, which the base install leaves out: pip install 'medssl[train]'", 2)
+        extra = "serve" if verb == "serve" else "train"
+        return _fail(verb, f"needs {error.name!r}, which the base install leaves out: pip install 'medssl[{extra}]'", 2)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _fail(verb, f"error (file): {error.strerror or error}{where}", 2)

@@ -1,5 +1,7 @@
 """Serve bundles in a clinic: REST, DICOM C-STORE, DICOMweb and a viewer page; needs no torch."""
 
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +59,7 @@ def serve(
     from medssl.runtime.server.service import Service
 
     set_up_logs()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     service = Service(options)
     tempfile.tempdir = str(service.desk.folders.temporary())  # parts of studies lie nowhere else, not even for a moment
     service.start()

@@ -17,7 +17,7 @@ from tiny_bundle import write_bundle  # noqa: E402
 
 def main(kills: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        fate = kill_run(Path(folder), write_bundle(Path(folder) / "bundle"), kills, pause_s=0.6)
+        fate = kill_run(Path(folder), write_bundle(Path(folder) / "bundle"), kills, pause_s=0.4)
     sys.stdout.write(json.dumps(fate, indent=2) + "\n")
 
 

@@ -108,8 +108,9 @@ class KillRun:
             feeder.start()
         for _ in range(kills):
             pid = self._start()
-            if self._random.random() < 0.8:
+            if self._random.random() < 0.8:  # the others are killed while they start
                 self._wait_up(pid)
+                self._wait_work()
             time.sleep(self._random.uniform(0, pause_s))
             _kill(pid, whole=self._random.random() < 0.5)
         self._stop.set()
@@ -156,6 +157,12 @@ class KillRun:
                 return
         raise AssertionError("the server does not answer")
 
+    def _wait_work(self) -> None:
+        """Return once something was accepted, however slow the machine is."""
+        before, deadline = len(self._uploads) + len(self._studies), time.monotonic() + 10
+        while len(self._uploads) + len(self._studies) == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+
     def _upload(self) -> None:
         while not self._stop.wait(0.3):
             try:
@@ -166,7 +173,7 @@ class KillRun:
                 self._uploads.append(answer.json()["id"])
 
     def _send(self) -> None:
-        while not self._stop.wait(0.3):
+        while not self._stop.wait(0.1):
             self._number += 1
             study = f"1.2.3.{self._number}"
             slices = [
