@@ -57,6 +57,15 @@ def sync_file(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
+def sync_folder(folder: Path) -> None:
+    """Return when a folder's entries are on the disk, so that a rename outlives a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)

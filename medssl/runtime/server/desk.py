@@ -47,7 +47,9 @@ class Desk:
         self.metrics = Metrics(ledger.counts, folders.free_mb)
         self.queue: JobQueue | None = None
         self.underway = 0
-        """Uploads and studies that are coming in; they take a place in the queue."""
+        """Uploads that are coming in; they take a place in the queue."""
+        self.arriving = 0
+        """Studies that are coming in by C-STORE; so do they."""
 
     def model(self, name: str) -> str:
         """Name of a model that is served; the only one where none is named.
@@ -68,7 +70,7 @@ class Desk:
         Raises:
             RefusedError: The queue or the disk is full.
         """
-        waiting = self.ledger.counts()["queued"] + self.underway
+        waiting = self.ledger.counts()["queued"] + self.underway + self.arriving
         if waiting >= self.options.queue.waiting:
             raise RefusedError(f"{waiting} jobs are waiting: try again later", reason="queue-full", status=429)
         if self.folders.free_mb() < self.options.limits.free_disk_mb:
@@ -82,9 +84,8 @@ class Desk:
             job_id: Id of the job.
             content: `model`, `source`, `caller`, and `study` or `study_uid` where they are known.
         """
-        bundle = self.bundles[content["model"]]
         content.setdefault("study", self.secret.name(f"job:{job_id}"))
-        job = self.folders.accept(folder, job_id, {**content, "bundle_sha256": bundle.sha256})
+        job = self.folders.accept(folder, job_id, content)
         self._enter(job)
         return job
 

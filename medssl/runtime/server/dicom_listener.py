@@ -20,7 +20,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 
 from medssl.imaging.dicom_transfer import TRANSFER_SYNTAXES, identity
 from medssl.imaging.errors import MedsslError
-from medssl.imaging.files import sync_file, write_json
+from medssl.imaging.files import sync_file, sync_folder, write_json
 from medssl.runtime.server.desk import Desk, RefusedError, link_files
 from medssl.runtime.server.folders import new_id, read_record
 from medssl.runtime.server.logs import LOG
@@ -160,11 +160,13 @@ class DicomListener:
             target = folder / "input" / f"{name(found.sop_instance_uid)}.dcm"
             known = target.exists()
             temporary.replace(target)
+            sync_folder(target.parent)
             state = self._studies.setdefault(study, _Incoming(time.monotonic()))
             state.last = time.monotonic()
             state.senders.add(id(event.assoc))
             if not known:
                 state.files, state.size = state.files + 1, state.size + size
+            self._desk.arriving = len(self._studies)
         self._desk.metrics.instances.inc()
         return SUCCESS
 
@@ -194,7 +196,8 @@ class DicomListener:
             for study in self._complete():
                 try:
                     self._hand_in(study)
-                except Exception as error:  # the other studies must not wait for this one
+                except Exception as error:  # the other studies must not wait for this one; it is tried again
+                    self._studies[study].last = time.monotonic()
                     LOG.error("study %s could not be handed in: %s", study, type(error).__name__)
 
     def _complete(self) -> list[str]:
@@ -219,3 +222,4 @@ class DicomListener:
                 folder, new_id(), model=record["model"], source="cstore", caller=record["caller"], study=study
             )
             del self._studies[study]
+            self._desk.arriving = len(self._studies)

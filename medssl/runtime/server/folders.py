@@ -1,9 +1,10 @@
 """Folders of jobs: what is accepted is on the disk, whole, before anyone is told so.
 
-DATA/incoming/ID/   an upload under way; removed at the next start
-DATA/inbox/STUDY/   a study that arrives by C-STORE, until it is complete
-DATA/jobs/ID/       an accepted job: job.json, input/, image.nii.gz, results/
-DATA/trash/ID/      removed as soon as possible
+DATA/jobs/ID/                       an accepted job: job.json, input/, image.nii.gz, results/
+DATA/servers/NODE/incoming/ID/      an upload under way; removed at the next start
+DATA/servers/NODE/inbox/STUDY/      a study that arrives by C-STORE, until it is complete
+DATA/servers/NODE/temporary/        objects under way, removed at the next start
+DATA/servers/NODE/trash/            removed as soon as possible
 
 A folder moves by one rename, so a kill leaves it in one place or the other. Names are job ids, pseudonyms and numbers:
 nothing that a caller sends becomes a name.
@@ -11,7 +12,6 @@ nothing that a caller sends becomes a name.
 
 import fcntl
 import json
-import os
 import secrets
 import shutil
 import time
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from medssl.imaging.errors import MedsslError
-from medssl.imaging.files import write_json
+from medssl.imaging.files import sync_file, sync_folder, write_json
 from medssl.runtime.server.ledger import Job
 
-_PLACES = ("incoming", "inbox", "jobs", "trash", "temporary")
+_PLACES = ("incoming", "inbox", "temporary", "trash")
 SUFFIXES = (".nii.gz", ".nii", ".zip", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 """Endings of uploaded files that say how to read them; whatever else is DICOM or refused."""
 
@@ -44,11 +44,11 @@ class Folders:
     """
 
     def __init__(self, root: Path, node: str) -> None:
-        self.root = root
-        for place in _PLACES:
-            (root / place).mkdir(parents=True, exist_ok=True)
+        self.root, self._own = root, root / "servers" / node
+        for folder in (root / "jobs", *(self._own / place for place in _PLACES)):
+            folder.mkdir(parents=True, exist_ok=True)
         root.chmod(0o700)
-        self._lock = _lock(root / f"server-{node}.lock")
+        self._lock = _lock(self._own / "lock")
 
     def close(self) -> None:
         """Let another server use the folder."""
@@ -57,17 +57,17 @@ class Folders:
     def incoming(self) -> tuple[str, Path]:
         """Id of a new job and the folder to fill; its files go into `input`."""
         job_id = new_id()
-        folder = self.root / "incoming" / job_id
+        folder = self._own / "incoming" / job_id
         (folder / "input").mkdir(parents=True)
         return job_id, folder
 
     def inbox(self) -> Path:
         """Folder of the studies that arrive."""
-        return self.root / "inbox"
+        return self._own / "inbox"
 
     def temporary(self) -> Path:
         """Folder of files that are being received."""
-        return self.root / "temporary"
+        return self._own / "temporary"
 
     def job(self, job_id: str) -> Path:
         """Folder of an accepted job."""
@@ -82,10 +82,14 @@ class Folders:
             content: `study`, `model`, `source`, `caller`; what else the worker needs.
         """
         content = {"accepted": time.time(), **content}
+        for path in (folder / "input").iterdir():
+            sync_file(path)
         write_json(folder / "job.json", content)
+        sync_folder(folder / "input")
+        sync_folder(folder)
         target = self.job(job_id)
         folder.rename(target)
-        _sync(target.parent)
+        sync_folder(target.parent)
         return _job(job_id, content)
 
     def accepted(self) -> list[Job]:
@@ -99,7 +103,7 @@ class Folders:
 
     def discard(self, folder: Path) -> None:
         """Remove a folder: at once from its place, then from the disk."""
-        target = self.root / "trash" / f"{folder.name}-{secrets.token_hex(4)}"
+        target = self._own / "trash" / f"{folder.name}-{secrets.token_hex(4)}"
         try:
             folder.rename(target)
         except FileNotFoundError:
@@ -109,12 +113,12 @@ class Folders:
     def sweep(self) -> None:
         """Remove what an earlier server left under way: uploads that nobody was told of, and trash."""
         for place in ("incoming", "temporary", "trash"):
-            for entry in (self.root / place).iterdir():
+            for entry in (self._own / place).iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def sweep_old(self, seconds: float) -> None:
         """Remove what has lain among the files being received for so long."""
-        for entry in (self.root / "temporary").iterdir():
+        for entry in self.temporary().iterdir():
             if entry.stat().st_mtime < time.time() - seconds:
                 entry.unlink(missing_ok=True)
 
@@ -161,16 +165,7 @@ def _lock(path: Path) -> IO[str]:
     except OSError as error:
         handle.close()
         raise MedsslError(
-            f"{path.parent} is in use by another medssl serve: stop it, or give this one a folder of its own",
+            f"{path.parents[2]} is in use by another medssl serve: stop it, or give this one a folder of its own",
             reason="data-in-use",
         ) from error
     return handle
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename outlive a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -114,7 +114,7 @@ class QueueOptions:
     keeps an SQLite file in DATA."""
 
     node: str = ""
-    """Name of this machine among several; empty takes the host name."""
+    """Name of this machine among several that share `url`, the same at every start; empty takes the host name."""
 
     workers: int = 1
     """Studies computed at once, each in a process of its own."""

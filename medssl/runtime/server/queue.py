@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from huey.api import Huey
-from huey.consumer import Consumer
+from huey.consumer import Consumer, Scheduler, Worker
 from huey.contrib.sql_huey import SqlStorage
 from huey.registry import Message
 from huey.serializer import Serializer
@@ -28,8 +28,22 @@ class _Json(Serializer):  # type: ignore[misc]  # huey has no types
         return Message(**json.loads(data))
 
 
+class _Worker(Worker):  # type: ignore[misc]
+    def shutdown(self) -> None:
+        """Close the thread's connection to the database."""
+        self.huey.storage.close()
+
+
+class _Scheduler(Scheduler):  # type: ignore[misc]
+    def shutdown(self) -> None:
+        """As above."""
+        self.huey.storage.close()
+
+
 class _Consumer(Consumer):  # type: ignore[misc]
     """huey's threads without its signal handlers: signals are the server's."""
+
+    worker_class, scheduler_class = _Worker, _Scheduler
 
     def _set_signal_handlers(self) -> None:
         return

@@ -9,6 +9,7 @@ import threading
 import uvicorn
 
 from medssl.imaging.errors import MedsslError
+from medssl.imaging.naming import safe
 from medssl.runtime.server.api import build_api
 from medssl.runtime.server.audit import AuditLog
 from medssl.runtime.server.desk import Desk
@@ -17,7 +18,7 @@ from medssl.runtime.server.folders import Folders
 from medssl.runtime.server.guard import App, Guard, read_tokens
 from medssl.runtime.server.ledger import Ledger, open_database
 from medssl.runtime.server.logs import LOG
-from medssl.runtime.server.options import ServeOptions, check_options
+from medssl.runtime.server.options import QueueOptions, ServeOptions, check_options
 from medssl.runtime.server.pool import WorkerPool
 from medssl.runtime.server.queue import JobQueue
 from medssl.runtime.server.runner import Runner
@@ -42,8 +43,8 @@ class Service:
         check_options(options)
         tokens = read_tokens(options.http.tokens) if options.http.tokens else {}
         self.options = options
-        node = options.queue.node or platform.node() or "medssl"
-        self._folders = Folders(options.data, "".join(c for c in node if c.isalnum() or c in "-_."))
+        node = _node(options.queue)
+        self._folders = Folders(options.data, node)
         with contextlib.ExitStack() as undo:
             undo.callback(self._folders.close)
             secret = Secret(options.data / "secret.key")
@@ -117,6 +118,11 @@ class Service:
                 self.desk.keep_house()
             except Exception as error:  # tried again half a minute later
                 LOG.error("housekeeping failed: %s", type(error).__name__)
+
+
+def _node(queue: QueueOptions) -> str:
+    """Name among the servers of a database; who is alone has one that does not change with the machine's."""
+    return safe(queue.node or platform.node()) if queue.url else "alone"
 
 
 def _listen(options: ServeOptions) -> socket.socket:

@@ -205,7 +205,7 @@ class KillRun:
         deadline = time.monotonic() + 60 + 10 * len(self._uploads)
         while time.monotonic() < deadline:
             jobs = requests.get(self._url("/api/jobs?state=queued,running"), timeout=60).json()
-            if not jobs and not list((self._data / "inbox").iterdir()):
+            if not jobs and not list(self._data.glob("servers/*/inbox/*")):
                 return
             time.sleep(0.2)
         raise AssertionError("the server does not finish")

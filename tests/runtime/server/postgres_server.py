@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ def postgres() -> Iterator[str]:
                 assert process.poll() is None
             yield f"postgresql://medssl@/postgres?host={folder}"
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # does not wait for clients
             process.wait(timeout=60)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

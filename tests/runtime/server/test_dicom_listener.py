@@ -68,8 +68,8 @@ def test_two_studies_of_one_association_become_two_jobs(service: Any, tmp_path: 
         originals = {d.SOPInstanceUID: d.PixelData for d in sent}
         assert all(originals[d.SOPInstanceUID] == d.PixelData for d in kept)
         assert all(part not in path.name for path in folder.rglob("*") for part in ("1.2.3", "patient"))
-    assert not list((service.options.data / "inbox").iterdir())
-    assert not list((service.options.data / "temporary").iterdir())
+    assert not list((service.options.data / "servers/alone/inbox").iterdir())
+    assert not list((service.options.data / "servers/alone/temporary").iterdir())
 
 
 def test_objects_that_come_late_are_computed_with_the_study_they_belong_to(service: Any, tmp_path: Path):
@@ -93,7 +93,7 @@ def test_a_study_waits_while_its_sender_is_connected(tiny: Path, tmp_path: Path)
         for dataset in _datasets(tmp_path / "a", slices=2):
             association.send_c_store(dataset)
         assert _jobs(service, "1.2.3") == []
-        assert len(list((service.options.data / "inbox").iterdir())) == 1
+        assert len(list((service.options.data / "servers/alone/inbox").iterdir())) == 1
         association.release()
         assert _ended(service, "1.2.3")["state"] == "done"
 
@@ -124,7 +124,7 @@ def test_without_room_the_answer_is_out_of_resources_and_nothing_is_kept(tiny: P
     limits = LimitOptions(free_disk_mb=1e12)
     with served(options_for(tiny, tmp_path / "data", limits=limits)) as service:
         assert _send(service, _datasets(tmp_path / "a", slices=2)) == [0xA700] * 2
-        assert not list((service.options.data / "inbox").iterdir())
+        assert not list((service.options.data / "servers/alone/inbox").iterdir())
         assert 'medssl_refused_total{reason="disk-full"} 2.0' in get(service, "/metrics").text
 
 
@@ -139,7 +139,7 @@ def test_a_study_beyond_the_caps_is_cut_off(tiny: Path, tmp_path: Path):
         association = _association(service)
         answer = association.send_c_store(pydicom.dcmread(next(big.iterdir())))
         assert "Status" not in answer  # cut off, not answered
-        assert not list((service.options.data / "inbox").iterdir())
+        assert not list((service.options.data / "servers/alone/inbox").iterdir())
 
 
 def test_an_object_without_a_study_is_not_understood(service: Any, tmp_path: Path):

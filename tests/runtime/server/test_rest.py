@@ -150,7 +150,7 @@ def test_uploads_beyond_the_caps_are_refused_and_nothing_is_kept(
 ):
     answer = post(service, files, model=model)
     assert (answer.status_code, answer.json()["reason"]) == (status, reason)
-    assert list((service.options.data / "incoming").iterdir()) == []
+    assert list((service.options.data / "servers/alone/incoming").iterdir()) == []
 
 
 def test_an_upload_without_a_length_is_stopped_at_the_cap(service: Any):
@@ -167,7 +167,7 @@ def test_an_upload_without_a_length_is_stopped_at_the_cap(service: Any):
         except (BrokenPipeError, ConnectionResetError):
             pass  # it hangs up as soon as it has answered
         assert b" 413 " in line.recv(4096).split(b"\r\n")[0]
-    assert list((service.options.data / "incoming").iterdir()) == []
+    assert list((service.options.data / "servers/alone/incoming").iterdir()) == []
 
 
 def test_an_upload_that_breaks_off_is_not_accepted(service: Any):
@@ -180,8 +180,8 @@ def test_an_upload_that_breaks_off_is_not_accepted(service: Any):
             f"Content-Length: {len(body) + 100}\r\n\r\n".encode()
             + body
         )
-        wait_for(lambda: list((service.options.data / "incoming").iterdir()))
-    wait_for(lambda: not list((service.options.data / "incoming").iterdir()))
+        wait_for(lambda: list((service.options.data / "servers/alone/incoming").iterdir()))
+    wait_for(lambda: not list((service.options.data / "servers/alone/incoming").iterdir()))
     assert len(get(service, "/api/jobs").json()) == before
 
 

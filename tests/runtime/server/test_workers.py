@@ -157,7 +157,7 @@ def test_an_accepted_folder_without_an_entry_is_entered_at_the_start(tiny: Path,
     """A kill between the rename and the entry: the caller may have no answer, the study is done all the same."""
     options = options_for(tiny, tmp_path / "data")
     scan = write_scan(tmp_path / "a.nii.gz")
-    folders = Folders(options.data, "x")
+    folders = Folders(options.data, "alone")
     job_id, folder = folders.incoming()
     (folder / "input" / "000001.nii.gz").write_bytes(scan.read_bytes())
     folders.accept(folder, job_id, {"model": "tiny", "source": "rest", "caller": "local", "study": "s"})
@@ -165,7 +165,7 @@ def test_an_accepted_folder_without_an_entry_is_entered_at_the_start(tiny: Path,
     folders.close()
     with served(options) as service:
         wait_for(lambda: get(service, f"/api/jobs/{job_id}").json()["state"] == "done")
-        assert not list((options.data / "incoming").iterdir())
+        assert not list((options.data / "servers/alone/incoming").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -190,11 +190,11 @@ def test_what_cannot_work_stops_the_start_and_leaves_nothing_open(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         if change == "port":
             options = replace(options, http=HttpOptions(port=taken.getsockname()[1]))
-        held = Folders(options.data, os.uname().nodename) if change == "in-use" else None
+        held = Folders(options.data, "alone") if change == "in-use" else None
         with pytest.raises(MedsslError, match=part) as error:
             Service(options)
         if held is not None:
             held.close()
     if change != "golden":  # that is found by a worker, which has no class to raise here
         assert isinstance(error.value, kind)
-    Folders(options.data, os.uname().nodename).close()
+    Folders(options.data, "alone").close()
