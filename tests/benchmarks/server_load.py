@@ -54,7 +54,7 @@ def main(bundle: Path | None, studies: int) -> None:
 
 
 def _measure(url: str, uploads: list[bytes], pid: int) -> dict[str, Any]:
-    began = time.monotonic()
+    began, computed = time.monotonic(), _cpu_s(pid)
     for content in uploads:
         requests.post(f"{url}/api/jobs", files=[("files", ("study.zip", content))], timeout=60).raise_for_status()
     uploaded = time.monotonic() - began
@@ -72,6 +72,7 @@ def _measure(url: str, uploads: list[bytes], pid: int) -> dict[str, Any]:
         "upload_s": round(uploaded, 2),
         "seconds": round(seconds, 2),
         "studies_per_minute": round(60 * len(jobs) / seconds, 1),
+        "processor_s_per_study": round((_cpu_s(pid) - computed) / len(jobs), 2),
         "latency_p50_s": round(latency[len(latency) // 2], 2),
         "latency_p95_s": round(latency[int(0.95 * (len(latency) - 1))], 2),
         "job_p50_s": round(alone[len(alone) // 2], 2),
@@ -116,6 +117,12 @@ def _wait_up(url: str) -> None:
 def _processes(pid: int) -> dict[str, int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return {"server": pid, **{f"worker{k}": int(child) for k, child in enumerate(children, start=1)}}
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor time of the server and its workers so far: what a study costs, however busy the machine is."""
+    fields = (Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split() for number in _processes(pid).values())
+    return sum(int(field) for line in fields for field in line[11:13]) / os.sysconf("SC_CLK_TCK")
 
 
 def _peak_mib(pid: int) -> int:
