@@ -62,9 +62,12 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     service = Service(options)
     tempfile.tempdir = str(service.desk.folders.temporary())  # parts of studies lie nowhere else, not even for a moment
-    service.start()
-    _greet(service)
-    service.serve()
+    try:
+        service.start()
+        _greet(service)
+        service.serve()
+    finally:
+        service.stop()
 
 
 def _greet(service: "Service") -> None:

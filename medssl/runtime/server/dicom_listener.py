@@ -84,7 +84,12 @@ class DicomListener:
             (evt.EVT_CONN_CLOSE, self._closed),
         ]
         where = (self._options.host, self._options.port)
-        self._server = entity.start_server(where, block=False, ssl_context=self._tls(), evt_handlers=handlers)
+        try:
+            self._server = entity.start_server(where, block=False, ssl_context=self._tls(), evt_handlers=handlers)
+        except OSError as error:
+            raise MedsslError(
+                f"cannot listen on {where[0]}:{where[1]} ({error.strerror}): choose another dicom.port", reason="port"
+            ) from error
         self._thread.start()
 
     def stop(self) -> None:

@@ -7,10 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import peewee
 from playhouse.db_url import connect
+
+from medssl.imaging.errors import ConfigError
 
 State = Literal["queued", "running", "done", "failed"]
 STATES: tuple[State, ...] = ("queued", "running", "done", "failed")
@@ -53,12 +56,19 @@ class Job:
     attempts: int = 0
 
 
-def open_database(url: str) -> Any:
-    """Database of a URL; SQLite waits for other writers and syncs every commit."""
-    if url.startswith("sqlite"):
+def open_database(place: Path | str) -> Any:
+    """An SQLite file, which waits for other writers and syncs every commit, or the database of a URL.
+
+    Raises:
+        ConfigError: The URL is none that is understood, or its driver is not installed.
+    """
+    if isinstance(place, Path):
         pragmas = {"journal_mode": "wal", "synchronous": "full", "busy_timeout": 60_000}
-        return connect(url, pragmas=pragmas)
-    return connect(url)
+        return peewee.SqliteDatabase(str(place), pragmas=pragmas)
+    try:
+        return connect(place)
+    except (RuntimeError, peewee.ImproperlyConfigured) as error:  # neither repeats the password of the URL
+        raise ConfigError([f"queue.url: {error}; PostgreSQL needs pip install 'medssl[postgres]'"]) from error
 
 
 class Ledger:

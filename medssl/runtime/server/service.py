@@ -49,14 +49,14 @@ class Service:
             undo.callback(self._folders.close)
             secret = Secret(options.data / "secret.key")
             audit = AuditLog(options.data / f"audit-{node}.jsonl", secret)
-            url = options.queue.url or f"sqlite:///{(options.data / 'jobs.db').resolve()}"
-            self.desk = Desk(options, self._folders, Ledger(open_database(url), node), secret, audit)
+            place = options.queue.url or options.data / "jobs.db"
+            self.desk = Desk(options, self._folders, Ledger(open_database(place), node), secret, audit)
             self.socket = _listen(options)
             undo.callback(self.socket.close)
             self.pool = WorkerPool(options)
             undo.callback(self.pool.close)
             undo.callback(self.pool.interrupt)
-            self._queue = JobQueue(open_database(url), Runner(self.desk, self.pool).run, options.queue.workers)
+            self._queue = JobQueue(open_database(place), Runner(self.desk, self.pool).run, options.queue.workers)
             self.desk.queue = self._queue
             self.dicom = DicomListener(self.desk) if options.dicom.listen else None
             undo.pop_all()
@@ -85,12 +85,8 @@ class Service:
         self.desk.audit.write("server", "start", bundles=hashes)
 
     def serve(self) -> None:
-        """Answer requests until a signal comes, then stop."""
-        server = uvicorn.Server(http_config(self.options, self.app))
-        try:
-            server.run(sockets=[self.socket])
-        finally:
-            self.stop()
+        """Answer requests until a signal comes."""
+        uvicorn.Server(http_config(self.options, self.app)).run(sockets=[self.socket])
 
     def stop(self) -> None:
         """Stop; jobs that run are interrupted and done after the next start."""

@@ -8,13 +8,14 @@ import pytest
 
 pytest.importorskip("peewee", reason="the server needs the extra serve")
 
+from medssl.imaging.errors import ConfigError
 from medssl.runtime.server.ledger import Job, Ledger, open_database
 from medssl.runtime.server.queue import JobQueue
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Any:
-    return open_database(f"sqlite:///{tmp_path / 'jobs.db'}")
+    return open_database(tmp_path / "jobs.db")
 
 
 @pytest.fixture
@@ -102,6 +103,12 @@ def test_lists_counts_and_removal(ledger: Ledger):
     assert [job.id for job in ledger.ended_before(time.time() + 1)] == ["b"]
 
 
+@pytest.mark.parametrize("url", ["oracle://host/db", "no url"])
+def test_a_url_of_no_known_database_is_refused(url: str):
+    with pytest.raises(ConfigError, match=r"queue\.url"):
+        open_database(url)
+
+
 def test_the_queue_outlives_its_process_and_holds_no_pickle(tmp_path: Path, database: Any):
     queue = JobQueue(database, lambda _: None, workers=1)
     for job_id in ("a", "b", "c"):
@@ -110,7 +117,7 @@ def test_the_queue_outlives_its_process_and_holds_no_pickle(tmp_path: Path, data
     assert [b'"args": ["' in bytes(row[0]) for row in rows] == [True] * 3
     database.close()
     seen: list[str] = []
-    again = JobQueue(open_database(f"sqlite:///{tmp_path / 'jobs.db'}"), seen.append, workers=1)
+    again = JobQueue(open_database(tmp_path / "jobs.db"), seen.append, workers=1)
     again.refill(["x"])  # it is not empty, so nothing is added
     again.start()
     deadline = time.monotonic() + 20

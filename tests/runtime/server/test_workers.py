@@ -19,7 +19,7 @@ from serving import ended, get, options_for, post, served, wait_for, write_scan
 from medssl.imaging.errors import BundleError, ConfigError, MedsslError
 from medssl.imaging.files import write_json
 from medssl.runtime.server.folders import Folders
-from medssl.runtime.server.options import HttpOptions, LimitOptions, QueueOptions
+from medssl.runtime.server.options import DicomOptions, HttpOptions, LimitOptions, QueueOptions
 from medssl.runtime.server.pool import JobError, Stopped, WorkerPool
 from medssl.runtime.server.service import Service
 
@@ -166,6 +166,17 @@ def test_an_accepted_folder_without_an_entry_is_entered_at_the_start(tiny: Path,
     with served(options) as service:
         wait_for(lambda: get(service, f"/api/jobs/{job_id}").json()["state"] == "done")
         assert not list((options.data / "servers/alone/incoming").iterdir())
+
+
+def test_a_taken_dicom_port_is_told(tiny: Path, tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dicom = DicomOptions(listen=True, port=taken.getsockname()[1])
+        service = Service(options_for(tiny, tmp_path / "data", dicom=dicom))
+        try:
+            with pytest.raises(MedsslError, match=r"choose another dicom\.port"):
+                service.start()
+        finally:
+            service.stop()
 
 
 @pytest.mark.parametrize(
