@@ -6,12 +6,12 @@ RUN ?= runs/quickstart
 OUT ?= runs/bench.json
 FUZZ_SECONDS ?= 600
 
-.PHONY: quickstart test test-slow test-base test-peers lint audit sbom fuzz format bench clean
+.PHONY: quickstart test test-slow test-base test-clinic test-peers lint audit sbom fuzz format bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,demo,peft,embed,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,serve,postgres,demo,peft,embed,dev]'
 	touch $@
 
 quickstart: $(VENV)/.installed  ## the whole line on the built-in synthetic cohort; ends with $(RUN)/report.html
@@ -31,6 +31,12 @@ test-base: constraints.txt  ## the wheel, installed alone in a fresh environment
 	cd .venv-base && bin/medssl --version && bin/medssl doctor
 	.venv-base/bin/python -m pip install --quiet -c constraints.txt pytest hypothesis SimpleITK
 	.venv-base/bin/pytest -q tests/test_base_install.py tests/imaging tests/runtime tests/hostile
+
+test-clinic: $(VENV)/.installed  ## the server against a real archive: Orthanc with DICOMweb, DCMTK
+	command -v Orthanc >/dev/null && command -v storescu >/dev/null && command -v dciodvfy >/dev/null && ls /usr/lib/postgresql >/dev/null 2>&1 || { \
+	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	  orthanc orthanc-dicomweb dcmtk dicom3tools postgresql; }
+	$(BIN)/python -m pytest -q -m clinic tests/runtime/server tests/clinic
 
 test-peers: pyproject.toml  ## encoders inside timm's and nnU-Net's own modules, which need torchvision and so another torch
 	$(PYTHON) -m venv .venv-peers

@@ -9,7 +9,7 @@ import pytest
 _PROBE = """
 import sys
 import medssl.__main__
-for argv in (["--help"], ["--version"], ["index", "--help"], ["predict", "--help"], ["doctor"]):
+for argv in (["--help"], ["--version"], ["index", "--help"], ["predict", "--help"], ["serve", "--help"], ["doctor"]):
     try:
         medssl.__main__.main(argv)
     except SystemExit:
@@ -20,7 +20,7 @@ sys.exit(f"imported: {sorted(heavy)}" if heavy else 0)
 """
 
 
-def test_help_index_predict_and_doctor_never_import_training_libraries():
+def test_help_index_predict_serve_and_doctor_never_import_training_libraries():
     done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

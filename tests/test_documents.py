@@ -21,6 +21,7 @@ _REQUIRED = {
     "finetune": ["--data", "C", "--out", "O"],
     "evaluate": ["R", "--data", "C", "--out", "O"],
     "export": ["R", "--out", "O"],
+    "serve": ["B", "--data", "D"],
     "cluster": ["--data", "C", "--out", "O", "--config", "mae_vit3d_gpu"],
 }
 

@@ -1,0 +1,303 @@
+"""Kill a server with SIGKILL, over and over, while studies come in and are computed; then count what became of them.
+
+`python killing.py FOLDER BUNDLE KILLS PAUSE_S` writes the fate of a run as JSON. The server is the real one in a
+process of its own, forked from one that has the libraries loaded, so that a start takes as long as loading the bundle:
+that is `python killing.py` without arguments, which forks a server for each line on its input, a JSON of options, and
+writes its process id.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import requests
+from dicom_phantom import slice_dataset
+from pynetdicom import evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.sop_class import CTImageStorage, SegmentationStorage
+from serving import COMPANION, write_scan
+
+_SLICES = 2
+
+
+@dataclass
+class Fate:
+    """What became of everything that the server said it had accepted."""
+
+    kills: int
+    uploads: int = 0
+    studies: int = 0
+    lost: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    interrupted: int = 0
+    stored_again: int = 0
+    seconds: float = 0.0
+
+
+class Archive:
+    """A PACS that remembers which objects came, how often, and which images they refer to."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, tuple[str, frozenset[str]]] = {}
+        self.times: dict[str, int] = defaultdict(int)
+        entity = ApplicationEntity("ARCHIVE")
+        entity.add_supported_context(SegmentationStorage)
+        self._server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._keep)])
+        self.port = int(self._server.server_address[1])
+
+    def _keep(self, event: Any) -> int:
+        dataset = event.dataset
+        sources = dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+        refers = frozenset(str(item.ReferencedSOPInstanceUID) for item in sources)
+        self.objects[str(dataset.SOPInstanceUID)] = (str(dataset.StudyInstanceUID), refers)
+        self.times[str(dataset.SOPInstanceUID)] += 1
+        return 0
+
+    def close(self) -> None:
+        self._server.shutdown()
+
+
+class KillRun:
+    """One server that is killed again and again.
+
+    Args:
+        folder: For its data.
+        bundle: What it serves.
+        seed: Of the moments.
+    """
+
+    def __init__(self, folder: Path, bundle: Path, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._archive = Archive()
+        self._data = folder / "data"
+        self._ports = {"http": _free_port(), "dicom": _free_port()}
+        self._settings = json.dumps(
+            {"bundle": str(bundle), "data": str(self._data), "archive": self._archive.port, **self._ports}
+        )
+        self._scan = write_scan(folder / "scan.nii.gz", (6, 6, 6)).read_bytes()
+        self._uploads: list[str] = []
+        self._studies: dict[str, frozenset[str]] = {}
+        self._number = 0
+        self._stop = threading.Event()
+        command = [sys.executable, __file__]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self._nursery = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+    def run(self, kills: int, pause_s: float = 1.0) -> Fate:
+        """Kill the server so often, then let it finish."""
+        began = time.monotonic()
+        fate = Fate(kills)
+        feeders = [threading.Thread(target=work, daemon=True) for work in (self._upload, self._send)]
+        for feeder in feeders:
+            feeder.start()
+        for _ in range(kills):
+            pid = self._start()
+            if self._random.random() < 0.8:  # the others are killed while they start
+                self._wait_up(pid)
+                self._wait_work()
+            time.sleep(self._random.uniform(0, pause_s))
+            _kill(pid, whole=self._random.random() < 0.5)
+        self._stop.set()
+        for feeder in feeders:
+            feeder.join()
+        pid = self._start()
+        self._wait_up(pid)
+        self._drain()
+        os.kill(pid, signal.SIGTERM)
+        _gone(pid)
+        self._count(fate)
+        fate.seconds = time.monotonic() - began
+        return fate
+
+    def close(self) -> None:
+        """End what was started."""
+        self._stop.set()
+        for stream in (self._nursery.stdin, self._nursery.stdout):
+            if stream is not None:
+                stream.close()
+        self._nursery.wait()
+        self._archive.close()
+
+    def _start(self) -> int:
+        if self._nursery.stdin is None or self._nursery.stdout is None:
+            raise RuntimeError("the nursery has no pipes")
+        self._nursery.stdin.write(self._settings + "\n")
+        self._nursery.stdin.flush()
+        return int(self._nursery.stdout.readline())
+
+    def _url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self._ports['http']}{path}"
+
+    def _wait_up(self, pid: int) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                requests.get(self._url("/ready"), timeout=20)
+            except requests.RequestException:
+                if not Path(f"/proc/{pid}").exists():
+                    raise AssertionError("the server did not start again") from None
+                time.sleep(0.02)
+            else:
+                return
+        raise AssertionError("the server does not answer")
+
+    def _wait_work(self) -> None:
+        """Return once something was accepted, however slow the machine is."""
+        before, deadline = len(self._uploads) + len(self._studies), time.monotonic() + 10
+        while len(self._uploads) + len(self._studies) == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _upload(self) -> None:
+        while not self._stop.wait(0.3):
+            try:
+                answer = requests.post(self._url("/api/jobs"), files=[("files", ("a.nii.gz", self._scan))], timeout=20)
+            except requests.RequestException:
+                continue
+            if answer.status_code == 202:
+                self._uploads.append(answer.json()["id"])
+
+    def _send(self) -> None:
+        while not self._stop.wait(0.1):
+            self._number += 1
+            study = f"1.2.3.{self._number}"
+            slices = [
+                slice_dataset(np.full((8, 8), 15, np.int16), (0, 0, 2.5 * k), series=f"{study}.1", number=k + 1,
+                              StudyInstanceUID=study, **COMPANION)
+                for k in range(_SLICES)
+            ]  # fmt: skip
+            if self._store(slices):
+                self._studies[study] = frozenset(str(dataset.SOPInstanceUID) for dataset in slices)
+
+    def _store(self, slices: list[pydicom.Dataset]) -> bool:
+        entity = ApplicationEntity("SCANNER")
+        entity.add_requested_context(CTImageStorage)
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 10
+        association = entity.associate("127.0.0.1", self._ports["dicom"], ae_title="MEDSSL")
+        if not association.is_established:
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                answers = [association.send_c_store(dataset) for dataset in slices]
+            except (RuntimeError, ValueError):
+                return False  # the association is gone
+        association.release()
+        return all("Status" in answer and answer.Status == 0 for answer in answers)
+
+    def _drain(self) -> None:
+        """Return once no study is coming in and no job is waiting."""
+        deadline = time.monotonic() + 60 + 10 * len(self._uploads)
+        while time.monotonic() < deadline:
+            jobs = requests.get(self._url("/api/jobs?state=queued,running"), timeout=60).json()
+            if not jobs and not list(self._data.glob("servers/*/inbox/*")):
+                return
+            time.sleep(0.2)
+        raise AssertionError("the server does not finish")
+
+    def _count(self, fate: Fate) -> None:
+        with contextlib.closing(sqlite3.connect(self._data / "jobs.db")) as database:
+            rows = database.execute("select id, state, reason from medssl_jobs").fetchall()
+        ids = {row[0] for row in rows}
+        fate.uploads, fate.studies = len(self._uploads), len(self._studies)
+        fate.lost += [job_id for job_id in self._uploads if job_id not in ids]
+        # a sender that was cut off leaves one slice, which is no volume; a study that came whole is looked for below
+        fate.failed += [f"{row[0]} {row[2]}" for row in rows if row[1] == "failed" and row[2] != "spatial-dims"]
+        fate.lost += [row[0] for row in rows if row[1] not in ("done", "failed")]
+        refers = defaultdict(list)
+        for uid, key in self._archive.objects.items():
+            refers[key].append(uid)
+        fate.lost += [study for study, images in self._studies.items() if (study, images) not in refers]
+        fate.doubled += [f"{key[0]}: {uids}" for key, uids in refers.items() if len(uids) > 1]
+        fate.stored_again = sum(times - 1 for times in self._archive.times.values())
+        lines = [json.loads(line) for log in self._data.glob("audit-*.jsonl") for line in log.read_text().splitlines()]
+        fate.interrupted = sum(line.get("interrupted", 0) for line in lines)
+        ends = [line["job"] for line in lines if line["action"] in ("done", "fail")]
+        fate.doubled += sorted({job for job in ends if ends.count(job) > 1})
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _kill(pid: int, *, whole: bool) -> None:
+    """Kill the server, with its workers or without."""
+    (os.killpg if whole else os.kill)(pid, signal.SIGKILL)
+    _gone(pid)
+
+
+def _gone(pid: int) -> None:
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _nursery() -> None:
+    """Fork a server for each line of input."""
+    from medssl.runtime.server.service import Service  # noqa: F401
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are not kept
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            os.close(0)
+            _serve(json.loads(line))
+            os._exit(0)
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+
+
+def _serve(settings: dict[str, Any]) -> None:
+    from medssl.commands.serve import serve
+    from medssl.runtime.server.options import DicomOptions, HttpOptions, LimitOptions, PacsOptions, QueueOptions
+
+    os.dup2(2, 1)
+    serve(
+        [Path(settings["bundle"])],
+        Path(settings["data"]),
+        http=HttpOptions(port=settings["http"], requests_per_minute=1_000_000),
+        dicom=DicomOptions(listen=True, port=settings["dicom"], quiet_s=1.0, released_quiet_s=0.2),
+        pacs=PacsOptions(store="cstore", port=settings["archive"], ae_title="ARCHIVE"),
+        queue=QueueOptions(threads=1, attempts=1_000_000, waiting=1000),
+        limits=LimitOptions(free_disk_mb=0),
+    )
+
+
+def kill_run(folder: Path, bundle: Path, kills: int, pause_s: float) -> dict[str, Any]:
+    """Fate of a run in a process of its own, as plain data."""
+    command = [sys.executable, __file__, str(folder), str(bundle), str(kills), str(pause_s)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, check=True)
+    fate: dict[str, Any] = json.loads(done.stdout)
+    return fate
+
+
+def _main(folder: str, bundle: str, kills: str, pause_s: str) -> None:
+    run = KillRun(Path(folder), Path(bundle), seed=int(kills))
+    try:
+        fate = run.run(int(kills), float(pause_s))
+    finally:
+        run.close()
+    sys.stdout.write(json.dumps(asdict(fate)))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:]) if sys.argv[1:] else _nursery()

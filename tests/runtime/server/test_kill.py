@@ -1,0 +1,17 @@
+"""Nothing that was accepted is lost, and nothing is stored twice, whenever the server is killed."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the server needs the extra serve")
+
+from killing import kill_run
+
+
+def test_25_kills_lose_nothing_and_double_nothing(tiny: Path, tmp_path: Path):
+    """A bounded run; `tests/benchmarks/server_kills.py` does a thousand."""
+    fate = kill_run(tmp_path, tiny, kills=25, pause_s=0.4)
+    assert (fate["lost"], fate["failed"], fate["doubled"]) == ([], [], [])
+    assert fate["uploads"] + fate["studies"] > 10
+    assert fate["interrupted"] > 0  # some kills met a job at work
