@@ -1,0 +1,115 @@
+"""DICOM objects on their way: what the network parts of the server need of a data set."""
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from medssl.imaging.errors import ImageError
+from medssl.imaging.files import atomic_path
+
+TRANSFER_SYNTAXES = (
+    "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
+    "1.2.840.10008.1.2",  # Implicit VR Little Endian
+    "1.2.840.10008.1.2.2",  # Explicit VR Big Endian
+    "1.2.840.10008.1.2.4.50",  # JPEG Baseline
+    "1.2.840.10008.1.2.4.51",  # JPEG Extended
+    "1.2.840.10008.1.2.4.57",  # JPEG Lossless
+    "1.2.840.10008.1.2.4.70",  # JPEG Lossless, first-order prediction
+    "1.2.840.10008.1.2.4.80",  # JPEG-LS Lossless
+    "1.2.840.10008.1.2.4.81",  # JPEG-LS Near-lossless
+    "1.2.840.10008.1.2.4.90",  # JPEG 2000 Lossless
+    "1.2.840.10008.1.2.4.91",  # JPEG 2000
+    "1.2.840.10008.1.2.4.201",  # HTJ2K Lossless
+    "1.2.840.10008.1.2.4.202",  # HTJ2K Lossless RPCL
+    "1.2.840.10008.1.2.4.203",  # HTJ2K
+    "1.2.840.10008.1.2.5",  # RLE
+)
+"""Transfer syntaxes that are received, those that the readers decode; without the deflated one, whose few bytes can
+unpack to any number before a cap is looked at."""
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which object a file holds."""
+
+    study_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+
+def is_uid(text: str) -> bool:
+    """Whether a text has the form of a DICOM unique identifier (PS3.5 section 9)."""
+    return len(text) <= 64 and _UID.fullmatch(text) is not None
+
+
+def identity(path: Path) -> Identity:
+    """Which object a file holds; only the head of the file is read.
+
+    Raises:
+        ImageError: No DICOM file, or identifiers that are none.
+    """
+    tags = ["StudyInstanceUID", "SOPClassUID", "SOPInstanceUID"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+            found = Identity(
+                *(str(head.get(tag, "")) for tag in tags), str(head.file_meta.get("TransferSyntaxUID", ""))
+            )
+        except Exception as error:  # damaged files make pydicom raise many kinds
+            raise ImageError(f"the object is no DICOM file ({type(error).__name__})", reason="bad-dicom") from error
+    if not all(is_uid(uid) for uid in vars(found).values()):
+        raise ImageError("the object lacks a valid study, class or instance UID", reason="bad-uid")
+    return found
+
+
+def read_object(path: Path) -> Dataset:
+    """A data set as it is, for sending it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pydicom.dcmread(path)
+
+
+def save_objects(datasets: Iterable[Dataset], folder: Path, *, max_files: int, max_bytes: int) -> int:
+    """Write received data sets as numbered files.
+
+    Args:
+        datasets: As they come in.
+        folder: Where to write.
+        max_files: Files that may come.
+        max_bytes: Bytes that may come.
+
+    Returns:
+        Number of files.
+
+    Raises:
+        ImageError: More than the limits.
+    """
+    size = number = 0
+    for number, dataset in enumerate(datasets, start=1):
+        path = folder / f"{number:06d}.dcm"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with atomic_path(path) as temporary:
+                dataset.save_as(temporary, enforce_file_format=True)
+        size += path.stat().st_size
+        if number > max_files or size > max_bytes:
+            raise ImageError(
+                f"the study is larger than {max_files} files or {max_bytes / 2**20:.0f} MiB", reason="too-large"
+            )
+    return number
+
+
+def refused_instances(response: Any) -> Sequence[str]:
+    """SOP classes that the answer to a STOW request lists as refused (PS3.18 section 10.5)."""
+    failed = response.get("FailedSOPSequence", None) or ()
+    return [str(item.get("ReferencedSOPClassUID", "")) for item in failed]

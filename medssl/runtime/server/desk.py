@@ -1,0 +1,176 @@
+"""The desk where studies are handed in: what there is room for is accepted, and then neither lost nor doubled."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.runtime.bundle import Bundle
+from medssl.runtime.server.audit import AuditLog
+from medssl.runtime.server.folders import Folders, read_record, results_of
+from medssl.runtime.server.ledger import Job, Ledger
+from medssl.runtime.server.logs import LOG
+from medssl.runtime.server.metrics import Metrics
+from medssl.runtime.server.options import ServeOptions
+from medssl.runtime.server.queue import JobQueue
+from medssl.runtime.server.secret import Secret
+
+_LEASE_S = 300.0
+"""A server that gave no sign for so long has died; others take its jobs."""
+
+
+class RefusedError(MedsslError):
+    """Something that is not accepted; `status` is the HTTP status that says so."""
+
+    def __init__(self, message: str, *, reason: str, status: int) -> None:
+        super().__init__(message, reason=reason)
+        self.status = status
+
+
+class Desk:
+    """Accepts jobs and keeps account of them.
+
+    Args:
+        options: Of the server.
+        folders: DATA.
+        ledger: Accepted jobs.
+        secret: Key of pseudonyms.
+        audit: Who did what.
+    """
+
+    def __init__(
+        self, options: ServeOptions, folders: Folders, ledger: Ledger, secret: Secret, audit: AuditLog
+    ) -> None:
+        self.options, self.folders, self.ledger, self.secret, self.audit = options, folders, ledger, secret, audit
+        self.bundles = open_bundles(options.bundles)
+        self.metrics = Metrics(ledger.counts, folders.free_mb)
+        self.queue: JobQueue | None = None
+        self.underway = 0
+        """Uploads and studies that are coming in; they take a place in the queue."""
+
+    def model(self, name: str) -> str:
+        """Name of a model that is served; the only one where none is named.
+
+        Raises:
+            RefusedError: There is none of that name, or several and none is named.
+        """
+        if not name and len(self.bundles) == 1:
+            return next(iter(self.bundles))
+        if name not in self.bundles:
+            known = ", ".join(self.bundles)
+            raise RefusedError(f"no model of that name is served; choose from: {known}", reason="no-model", status=404)
+        return name
+
+    def check_room(self) -> None:
+        """Back-pressure.
+
+        Raises:
+            RefusedError: The queue or the disk is full.
+        """
+        waiting = self.ledger.counts()["queued"] + self.underway
+        if waiting >= self.options.queue.waiting:
+            raise RefusedError(f"{waiting} jobs are waiting: try again later", reason="queue-full", status=429)
+        if self.folders.free_mb() < self.options.limits.free_disk_mb:
+            raise RefusedError("the server's disk is full: tell its operator", reason="disk-full", status=429)
+
+    def accept(self, folder: Path, job_id: str, **content: Any) -> Job:
+        """Accept a filled folder: on the disk first, then in the ledger, then in the queue.
+
+        Args:
+            folder: Folder with `input`.
+            job_id: Id of the job.
+            content: `model`, `source`, `caller`, and `study` or `study_uid` where they are known.
+        """
+        bundle = self.bundles[content["model"]]
+        content.setdefault("study", self.secret.name(f"job:{job_id}"))
+        job = self.folders.accept(folder, job_id, {**content, "bundle_sha256": bundle.sha256})
+        self._enter(job)
+        return job
+
+    def _enter(self, job: Job) -> None:
+        if not self.ledger.add(job):
+            return
+        bundle = self.bundles.get(job.model)
+        self.audit.write(
+            job.caller, "accept", job=job.id, study=job.study, source=job.source, model=job.model,
+            bundle_sha256=bundle.sha256 if bundle else "",
+        )  # fmt: skip
+        self.metrics.accepted.labels(job.source).inc()
+        LOG.info("job %s accepted from %s", job.id, job.source)
+        if self.queue is not None:
+            self.queue.put(job.id)
+
+    def recover(self) -> None:
+        """After a start: what was accepted and not ended is done; what cannot be is reported failed."""
+        self.folders.sweep()
+        released = self.ledger.release(all_owners=not self.options.queue.url)
+        for job in self.folders.accepted():
+            self._enter(job)
+        most = self.options.queue.attempts
+        for job in self.ledger.jobs(limit=1_000_000, states=["queued"]):
+            if not read_record(self.folders.job(job.id)):
+                self.ledger.reject(job.id, "lost-input", "the files of this job are gone from the server's DATA folder")
+            elif job.attempts >= most:
+                text = f"the server died {job.attempts} times during this job, so it is not tried again"
+                self.ledger.reject(job.id, "server-died", text)
+        if released:
+            LOG.warning("%d job(s) were interrupted and are done again", released)
+        self.refill()
+
+    def refill(self) -> None:
+        """Put waiting jobs into an empty queue, oldest first."""
+        if self.queue is not None:
+            waiting = self.ledger.jobs(limit=1_000_000, states=["queued"])
+            self.queue.refill([job.id for job in reversed(waiting)])
+
+    def keep_house(self) -> None:
+        """What is due now and then: signs of life, jobs of dead servers, data past its time."""
+        self.ledger.sign()
+        if self.ledger.release(unseen_s=_LEASE_S):
+            LOG.warning("jobs of a server that gave no sign are done again")
+        self.refill()
+        for job in self.ledger.ended_before(time.time() - 3600 * self.options.limits.keep_hours):
+            self.remove(job.id, "retention")
+
+    def remove(self, job_id: str, who: str) -> bool:
+        """Remove a job with its data; False where it runs or is not there."""
+        if not self.ledger.remove(job_id):
+            return False
+        self.folders.discard(self.folders.job(job_id))
+        self.audit.write(who, "remove", job=job_id)
+        return True
+
+    def earlier(self, study: str, model: str) -> Path | None:
+        """Folder of the newest job of a study, whose objects belong to it too."""
+        for job in self.ledger.jobs(limit=100, study=study):
+            if job.model == model and (self.folders.job(job.id) / "input").is_dir():
+                return self.folders.job(job.id)
+        return None
+
+    def results(self, job_id: str) -> dict[str, Path]:
+        """Names and files of a job's results."""
+        return results_of(self.folders.job(job_id))
+
+
+def open_bundles(paths: tuple[Path, ...]) -> dict[str, Bundle]:
+    """Bundles by their names, hashes checked.
+
+    Raises:
+        ConfigError: Two of one name.
+        BundleError: One must not be used.
+    """
+    bundles: dict[str, Bundle] = {}
+    for path in paths:
+        bundle = Bundle.open(path)
+        if bundle.spec.name in bundles:
+            raise ConfigError([f"bundle {path}: another is named {bundle.spec.name!r} too; serve one of them"])
+        bundles[bundle.spec.name] = bundle
+    return bundles
+
+
+def link_files(source: Path, target: Path) -> None:
+    """Give a folder the files of another that it lacks, without copying them."""
+    for path in source.iterdir():
+        if not (target / path.name).exists():
+            os.link(path, target / path.name)

@@ -1,0 +1,164 @@
+"""Folders of jobs: what is accepted is on the disk, whole, before anyone is told so.
+
+DATA/incoming/ID/   an upload under way; removed at the next start
+DATA/inbox/STUDY/   a study that arrives by C-STORE, until it is complete
+DATA/jobs/ID/       an accepted job: job.json, input/, image.nii.gz, results/
+DATA/trash/ID/      removed as soon as possible
+
+A folder moves by one rename, so a kill leaves it in one place or the other. Names are job ids, pseudonyms and numbers:
+nothing that a caller sends becomes a name.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from medssl.imaging.errors import MedsslError
+from medssl.imaging.files import write_json
+from medssl.runtime.server.ledger import Job
+
+_PLACES = ("incoming", "inbox", "jobs", "trash", "temporary")
+SUFFIXES = (".nii.gz", ".nii", ".zip", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+"""Endings of uploaded files that say how to read them; whatever else is DICOM or refused."""
+
+
+def new_id() -> str:
+    """Id of a job: 32 hexadecimal digits that cannot be guessed."""
+    return secrets.token_hex(16)
+
+
+class Folders:
+    """The DATA folder.
+
+    Args:
+        root: The folder; made where it is absent, closed to other users.
+        node: Name of this server among those that share the folder.
+
+    Raises:
+        MedsslError: Another server of this name uses the folder.
+    """
+
+    def __init__(self, root: Path, node: str) -> None:
+        self.root = root
+        for place in _PLACES:
+            (root / place).mkdir(parents=True, exist_ok=True)
+        root.chmod(0o700)
+        self._lock = _lock(root / f"server-{node}.lock")
+
+    def close(self) -> None:
+        """Let another server use the folder."""
+        self._lock.close()
+
+    def incoming(self) -> tuple[str, Path]:
+        """Id of a new job and the folder to fill; its files go into `input`."""
+        job_id = new_id()
+        folder = self.root / "incoming" / job_id
+        (folder / "input").mkdir(parents=True)
+        return job_id, folder
+
+    def inbox(self) -> Path:
+        """Folder of the studies that arrive."""
+        return self.root / "inbox"
+
+    def temporary(self) -> Path:
+        """Folder of files that are being received."""
+        return self.root / "temporary"
+
+    def job(self, job_id: str) -> Path:
+        """Folder of an accepted job."""
+        return self.root / "jobs" / job_id
+
+    def accept(self, folder: Path, job_id: str, content: dict[str, Any]) -> Job:
+        """Make a filled folder an accepted job.
+
+        Args:
+            folder: Folder with `input`.
+            job_id: Id of the job.
+            content: `study`, `model`, `source`, `caller`; what else the worker needs.
+        """
+        content = {"accepted": time.time(), **content}
+        write_json(folder / "job.json", content)
+        target = self.job(job_id)
+        folder.rename(target)
+        _sync(target.parent)
+        return _job(job_id, content)
+
+    def accepted(self) -> list[Job]:
+        """Every accepted job that is on the disk."""
+        jobs = []
+        for folder in (self.root / "jobs").iterdir():
+            content = read_record(folder)
+            if content:
+                jobs.append(_job(folder.name, content))
+        return jobs
+
+    def discard(self, folder: Path) -> None:
+        """Remove a folder: at once from its place, then from the disk."""
+        target = self.root / "trash" / f"{folder.name}-{secrets.token_hex(4)}"
+        try:
+            folder.rename(target)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(target, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what an earlier server left under way: uploads that nobody was told of, and trash."""
+        for place in ("incoming", "temporary", "trash"):
+            for entry in (self.root / place).iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def free_mb(self) -> float:
+        """Free space of the disk, in MiB."""
+        return shutil.disk_usage(self.root).free / 2**20
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Content of job.json; empty where it is not there."""
+    try:
+        content = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def results_of(folder: Path) -> dict[str, Path]:
+    """Names and files of a job's results."""
+    found = [folder / "image.nii.gz", *sorted((folder / "results").glob("*"))]
+    return {path.name: path for path in found if path.is_file()}
+
+
+def suffix_of(name: str) -> str:
+    """Ending of an uploaded file's name that says how to read it; `.dcm` for any other."""
+    return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), ".dcm")
+
+
+def _job(job_id: str, content: dict[str, Any]) -> Job:
+    names = ("study", "model", "source", "caller")
+    return Job(job_id, *(str(content.get(name, "")) for name in names), float(content.get("accepted", 0.0)))
+
+
+def _lock(path: Path) -> IO[str]:
+    handle = path.open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise MedsslError(
+            f"{path.parent} is in use by another medssl serve: stop it, or give this one a folder of its own",
+            reason="data-in-use",
+        ) from error
+    return handle
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename outlive a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,286 @@
+"""What `medssl serve` may be told; every rule about it is checked before a port is opened."""
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from medssl.imaging.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """The REST interface and the viewer page."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; anything but this machine's own loopback needs `tokens` and a certificate."""
+
+    port: int = 8042
+    """TCP port; 0 takes a free one."""
+
+    names: tuple[str, ...] = ()
+    """Further host names under which the server is called; others are refused, so that a web page elsewhere cannot
+    reach it through a name of its own."""
+
+    tokens: Path | None = None
+    """File of `NAME SHA256` lines, made by `medssl token`; without it nobody has to show a token."""
+
+    requests_per_minute: int = 1200
+    """Requests that one token, or one address where there are no tokens, may make in a minute."""
+
+
+@dataclass(frozen=True)
+class TlsOptions:
+    """The server's own certificate, for REST and DICOM alike."""
+
+    certificate: Path | None = None
+    """PEM file with the certificate and its chain."""
+
+    key: Path | None = None
+    """PEM file with the private key."""
+
+    client_ca: Path | None = None
+    """PEM file of the authority whose certificates DICOM callers must show; needed for DICOM beyond loopback."""
+
+
+@dataclass(frozen=True)
+class DicomOptions:
+    """The C-STORE listener."""
+
+    listen: bool = False
+    """Accept studies by C-STORE."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; anything but loopback needs TLS with client certificates, and `callers`."""
+
+    port: int = 11112
+    """TCP port; 0 takes a free one."""
+
+    ae_title: str = "MEDSSL"
+    """Application entity title that callers must name."""
+
+    callers: tuple[str, ...] = ()
+    """Calling AE titles that are let in; empty lets in all."""
+
+    model: str = ""
+    """Model for what arrives; empty takes the only one there is."""
+
+    quiet_s: float = 30.0
+    """A study is complete when nothing of it came for so many seconds."""
+
+    released_quiet_s: float = 5.0
+    """The same, once every association that sent it has ended."""
+
+
+@dataclass(frozen=True)
+class PacsOptions:
+    """The archive that studies are pulled from and results are stored to."""
+
+    dicomweb: str = ""
+    """URL of its DICOMweb service, for pulling and for `store: stow`."""
+
+    user: str = ""
+    """User name for DICOMweb."""
+
+    password: Path | None = None
+    """File with the password, readable by its owner alone."""
+
+    certificate: Path | None = None
+    """PEM file of the authority that signed the archive's certificate; None takes the machine's own list."""
+
+    store: Literal["none", "stow", "cstore"] = "none"
+    """How DICOM results are stored there."""
+
+    host: str = "127.0.0.1"
+    """Address for C-STORE."""
+
+    port: int = 4242
+    """Port for C-STORE."""
+
+    ae_title: str = "ORTHANC"
+    """AE title for C-STORE."""
+
+    tries: int = 3
+    """How often storing is tried, with a pause that doubles from a second on."""
+
+
+@dataclass(frozen=True)
+class QueueOptions:
+    """Jobs, and who computes them."""
+
+    url: str = ""
+    """Database of jobs, for instance `postgresql://host/medssl` where several machines serve one DATA folder; empty
+    keeps an SQLite file in DATA."""
+
+    node: str = ""
+    """Name of this machine among several; empty takes the host name."""
+
+    workers: int = 1
+    """Studies computed at once, each in a process of its own."""
+
+    threads: int = 0
+    """Threads of a worker; 0 shares the processors among the workers."""
+
+    waiting: int = 100
+    """Jobs that may wait; beyond, uploads get 429 and C-STORE gets out-of-resources."""
+
+    timeout_s: float = 3600.0
+    """A job that takes longer is stopped and reported failed."""
+
+    attempts: int = 3
+    """A job during which the whole server died so often is reported failed, not tried again."""
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """How much one request or study may ask for."""
+
+    upload_mb: float = 4096.0
+    """Bytes of an upload or of a study received by DICOM, in MiB."""
+
+    files: int = 20_000
+    """Files of an upload, of a zip file, or of a study."""
+
+    unpacked_mb: float = 16384.0
+    """Bytes a zip file may unpack to, and bytes of voxels that the headers of a study may promise, in MiB."""
+
+    frames: int = 20_000
+    """Image planes of a study."""
+
+    worker_memory_mb: float = 0.0
+    """Address space of a worker, in MiB; 0 sets no limit."""
+
+    free_disk_mb: float = 1024.0
+    """Nothing is accepted while DATA has less free, in MiB."""
+
+    keep_hours: float = 24.0
+    """Inputs and results are removed so long after a job ended."""
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """What is made of a study."""
+
+    formats: tuple[str, ...] = ("nifti", "dicom-seg", "dicom-sr", "png", "json")
+    """Formats of `medssl predict`; those that need DICOM are left out for other images, those that this version does
+    not write are left out."""
+
+    resample_irregular: bool = False
+    """Resample DICOM series with uneven slices instead of refusing them."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Everything a server needs to know.
+
+    Args:
+        bundles: Bundle folders or .zip files.
+        data: Folder of jobs, audit log and keys.
+        http: REST.
+        tls: Certificates.
+        dicom: C-STORE listener.
+        pacs: Archive.
+        queue: Jobs.
+        limits: Caps.
+        results: Formats.
+    """
+
+    bundles: tuple[Path, ...]
+    data: Path
+    http: HttpOptions = field(default_factory=HttpOptions)
+    tls: TlsOptions = field(default_factory=TlsOptions)
+    dicom: DicomOptions = field(default_factory=DicomOptions)
+    pacs: PacsOptions = field(default_factory=PacsOptions)
+    queue: QueueOptions = field(default_factory=QueueOptions)
+    limits: LimitOptions = field(default_factory=LimitOptions)
+    results: ResultOptions = field(default_factory=ResultOptions)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_options(options: ServeOptions) -> None:
+    """Refuse what is unsafe or makes no sense.
+
+    Raises:
+        ConfigError: Every mistake, all at once.
+    """
+    problems = [*_numbers(options), *_exposure(options), *_files(options), *_archive(options.pacs)]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _numbers(options: ServeOptions) -> Iterator[str]:
+    for group in ("http", "dicom", "pacs", "queue", "limits"):
+        part = getattr(options, group)
+        for item in fields(part):
+            value = getattr(part, item.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if value < 0 or (value == 0 and item.name not in ("port", "threads", "worker_memory_mb", "free_disk_mb")):
+                yield f"{group}.{item.name} = {value}: must be positive"
+    title = options.dicom.ae_title
+    if not 1 <= len(title.strip()) <= 16 or not title.isascii():
+        yield f"dicom.ae_title = {title!r}: 1 to 16 ASCII characters are due"
+
+
+def _exposure(options: ServeOptions) -> Iterator[str]:
+    """Beyond loopback nobody without a secret gets in, and nobody on the way reads along."""
+    tls = options.tls
+    paired = tls.certificate is not None and tls.key is not None
+    if (tls.certificate is None) != (tls.key is None):
+        yield "tls.certificate and tls.key belong together: give both or neither"
+    if not is_loopback(options.http.host):
+        where = f"http.host = {options.http.host} can be reached from other machines"
+        if options.http.tokens is None:
+            yield f"{where}: give http.tokens (medssl token NAME --file FILE makes one), or listen on 127.0.0.1"
+        if not paired:
+            yield f"{where}: give tls.certificate and tls.key, or listen on 127.0.0.1"
+    if options.dicom.listen and not is_loopback(options.dicom.host):
+        where = f"dicom.host = {options.dicom.host} can be reached from other machines, and DICOM knows no tokens"
+        if not paired or tls.client_ca is None:
+            yield (
+                f"{where}: give tls.certificate, tls.key and tls.client_ca, so that callers show a certificate; an "
+                "archive without TLS reaches 127.0.0.1 through a tunnel"
+            )
+        if not options.dicom.callers:
+            yield f"{where}: name the calling AE titles in dicom.callers"
+
+
+def _files(options: ServeOptions) -> Iterator[str]:
+    for name, path in _paths(options):
+        if not path.exists():
+            yield f"{name} = {path} does not exist"
+    for name, secret in (("http.tokens", options.http.tokens), ("pacs.password", options.pacs.password)):
+        if secret is not None and secret.exists() and secret.stat().st_mode & 0o077:
+            yield f"{name} = {secret} can be read by others: chmod 600 {secret}"
+
+
+def _paths(part: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    for item in fields(part):
+        value = getattr(part, item.name)
+        if is_dataclass(value):
+            yield from _paths(value, f"{item.name}.")
+        elif isinstance(value, Path) and item.name != "data":
+            yield f"{prefix}{item.name}", value
+
+
+def _archive(pacs: PacsOptions) -> Iterator[str]:
+    if pacs.store == "stow" and not pacs.dicomweb:
+        yield "pacs.store = stow: give pacs.dicomweb, the URL to store to"
+    if pacs.dicomweb and not pacs.dicomweb.startswith(("http://", "https://")):
+        yield f"pacs.dicomweb = {pacs.dicomweb!r}: a http or https URL is due"
+    if pacs.dicomweb.startswith("http://") and not is_loopback(_host(pacs.dicomweb)):
+        yield f"pacs.dicomweb = {pacs.dicomweb!r}: patients' data would cross the network in the clear; use https"
+    if bool(pacs.user) != (pacs.password is not None):
+        yield "pacs.user and pacs.password belong together: give both or neither"
+
+
+def _host(url: str) -> str:
+    return url.split("//", 1)[-1].split("/", 1)[0].rsplit("@", 1)[-1].rsplit(":", 1)[0].strip("[]")

@@ -1,0 +1,117 @@
+"""The hospital's archive: studies are pulled from it and results stored to it, the same result never as two objects.
+
+UIDs of results are derived from the source objects and the bundle, so storing again after a kill repeats an object
+that the archive knows.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from medssl.imaging.dicom_transfer import identity, read_object, refused_instances, save_objects
+from medssl.imaging.errors import MedsslError
+from medssl.runtime.server.options import LimitOptions, PacsOptions
+
+_TIMEOUT_S = 60
+
+
+def pull_study(study_uid: str, folder: Path, pacs: PacsOptions, limits: LimitOptions) -> None:
+    """Fetch a study by DICOMweb (WADO-RS) into numbered files.
+
+    Args:
+        study_uid: StudyInstanceUID.
+        folder: Where to write.
+        pacs: Archive.
+        limits: Caps.
+
+    Raises:
+        MedsslError: The archive does not answer, refuses, or has no such study.
+    """
+    most = int(limits.upload_mb * 2**20)
+    try:
+        found = _client(pacs).iter_study(study_uid, media_types=(("application/dicom", "*"),))
+        count = save_objects(found, folder, max_files=limits.files, max_bytes=most)
+    except MedsslError:
+        raise
+    except Exception as error:  # requests, its adapters and the client raise kinds of their own
+        raise MedsslError(
+            f"the archive did not give the study ({_kind(error)}): check pacs.dicomweb, its password and the UID",
+            reason="pull-failed",
+        ) from error
+    if count == 0:
+        raise MedsslError("the archive has no object of this study", reason="pull-failed")
+
+
+def store_results(paths: Sequence[Path], pacs: PacsOptions) -> None:
+    """Store DICOM files to the archive; tried several times.
+
+    Args:
+        paths: The files.
+        pacs: Archive; `store` says how.
+
+    Raises:
+        MedsslError: The archive did not take them.
+    """
+    send: Callable[[Sequence[Path], PacsOptions], None] = _stow if pacs.store == "stow" else _cstore
+    for attempt in range(pacs.tries):
+        try:
+            send(paths, pacs)
+        except Exception as error:  # as above
+            if attempt == pacs.tries - 1:
+                detail = error.message if isinstance(error, MedsslError) else _kind(error)
+                raise MedsslError(
+                    f"the archive did not take the results ({detail}); they can be fetched here", reason="store-failed"
+                ) from error
+            time.sleep(2**attempt)
+        else:
+            return
+
+
+def _client(pacs: PacsOptions) -> Any:
+    import requests  # noqa: PLC0415 (slow to import, as is the client)
+    from dicomweb_client.api import DICOMwebClient  # noqa: PLC0415
+
+    session = requests.Session()
+    session.trust_env = False  # no proxy and no password that the options do not name
+    if pacs.user and pacs.password is not None:
+        session.auth = (pacs.user, pacs.password.read_text(encoding="utf-8").strip())
+    if pacs.certificate is not None:
+        session.verify = str(pacs.certificate)
+    client = DICOMwebClient(pacs.dicomweb.rstrip("/"), session=session, timeout=_TIMEOUT_S)
+    client.set_http_retry_params(retry=False)  # `store_results` tries again
+    return client
+
+
+def _stow(paths: Sequence[Path], pacs: PacsOptions) -> None:
+    answer = _client(pacs).store_instances([read_object(path) for path in paths])
+    refused = refused_instances(answer)
+    if refused:
+        raise MedsslError(f"it refused {len(refused)} object(s)", reason="store-failed")
+
+
+def _cstore(paths: Sequence[Path], pacs: PacsOptions) -> None:
+    from pynetdicom.ae import ApplicationEntity  # noqa: PLC0415 (slow to import)
+
+    entity = ApplicationEntity()
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _TIMEOUT_S
+    for kind, syntax in {((found := identity(path)).sop_class_uid, found.transfer_syntax_uid) for path in paths}:
+        entity.add_requested_context(kind, syntax)
+    association = entity.associate(pacs.host, pacs.port, ae_title=pacs.ae_title)
+    if not association.is_established:
+        raise MedsslError("it did not accept an association", reason="store-failed")
+    try:
+        for path in paths:
+            status = association.send_c_store(read_object(path))
+            if not status or int(status.Status) & 0xF000 not in (0x0000, 0xB000):
+                code = f"0x{int(status.Status):04X}" if status else "no answer"
+                raise MedsslError(f"C-STORE was answered {code}", reason="store-failed")
+    finally:
+        association.release()
+
+
+def _kind(error: Exception) -> str:
+    """Kind of an error and its HTTP status: its text may name a patient's study."""
+    answer = getattr(error, "response", None)
+    status = getattr(answer, "status_code", None)
+    return f"HTTP {status}" if status else type(error).__name__

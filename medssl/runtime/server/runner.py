@@ -1,0 +1,60 @@
+"""What is done with a job id from the queue: claim it, have it computed, write down how it ended."""
+
+import time
+
+from medssl.imaging.errors import MedsslError
+from medssl.imaging.files import sha256
+from medssl.runtime.server.desk import Desk
+from medssl.runtime.server.ledger import Job
+from medssl.runtime.server.logs import LOG
+from medssl.runtime.server.pool import Stopped, WorkerPool
+
+
+class Runner:
+    """Runs jobs in a pool of workers.
+
+    Args:
+        desk: Account of jobs.
+        pool: Workers.
+    """
+
+    def __init__(self, desk: Desk, pool: WorkerPool) -> None:
+        self._desk, self._pool = desk, pool
+
+    def run(self, job_id: str) -> None:
+        """Run a job, unless another has it."""
+        job = self._desk.ledger.claim(job_id)
+        if job is None:
+            return
+        folder = self._desk.folders.job(job.id)
+
+        def on_stage(stage: str, progress: float, study_uid: str) -> None:
+            study = self._desk.secret.name(study_uid) if study_uid else ""
+            self._desk.ledger.advance(job.id, stage, progress, study)
+
+        try:
+            self._pool.run(folder, on_stage)
+        except Stopped:
+            self._desk.ledger.give_back(job.id)
+        except MedsslError as error:
+            self._end(job, error.reason, self._desk.secret.public(error.message, folder))
+        except Exception as error:  # whatever happens, the job must not stay running for ever
+            self._end(job, "internal", f"internal error of the server ({type(error).__name__})")
+        else:
+            self._end(job, "", "")
+
+    def _end(self, job: Job, reason: str, message: str) -> None:
+        desk = self._desk
+        if not desk.ledger.finish(job.id, reason, message):
+            return  # another server took it for dead and has it now
+        now = desk.ledger.get(job.id) or job
+        results = {name: sha256(path) for name, path in desk.results(job.id).items()}
+        bundle = desk.bundles.get(job.model)
+        desk.audit.write(
+            "server", "fail" if reason else "done", job=job.id, study=now.study, model=job.model,
+            bundle_sha256=bundle.sha256 if bundle else "", reason=reason, results=results,
+        )  # fmt: skip
+        desk.metrics.finished.labels(job.model, reason).inc()
+        desk.metrics.took.labels(job.model).observe(time.time() - (job.started or time.time()))
+        desk.metrics.waited.observe((job.started or time.time()) - job.accepted)
+        LOG.info("job %s %s", job.id, f"failed: {reason}" if reason else "done")

@@ -1,0 +1,87 @@
+"""One job from beginning to end: pull, read, predict, write, store."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from medssl.imaging.errors import BundleError, ImageError
+from medssl.imaging.volume import Volume
+from medssl.imaging.writers.nifti import write_nifti
+from medssl.runtime.predictor import Predictor
+from medssl.runtime.results import FORMATS, check_formats, write_results
+from medssl.runtime.server.folders import read_record
+from medssl.runtime.server.inputs import compact, read_input
+from medssl.runtime.server.options import LimitOptions, PacsOptions
+from medssl.runtime.server.pacs import pull_study, store_results
+
+
+class Report(Protocol):
+    """Where a job tells how far it is."""
+
+    def __call__(self, stage: str, progress: float, study_uid: str = "") -> None:
+        """Say what is begun, the share that is done, and the study once it is known."""
+
+
+def work(folder: Path, predictors: Mapping[str, Predictor], settings: Mapping[str, Any], report: Report) -> None:
+    """Do a job; results that an earlier try finished are not computed again.
+
+    Args:
+        folder: Folder of the job.
+        predictors: Loaded bundles by their names.
+        settings: `limits`, `pacs`, `formats`, `resample_irregular`.
+        report: Told of every stage.
+
+    Raises:
+        MedsslError: The job failed, with the reason why.
+    """
+    record = read_record(folder)
+    limits, pacs = LimitOptions(**settings["limits"]), _pacs(settings["pacs"])
+    predictor = predictors.get(record.get("model", ""))
+    if predictor is None:
+        raise BundleError(
+            f"no model {record.get('model', '')!r} is served: it was when the job was accepted", reason="no-model"
+        )
+    if record.get("study_uid") and not any((folder / "input").iterdir()):
+        report("pulling", 0.02)
+        pull_study(record["study_uid"], folder / "input", pacs, limits)
+    if not _finished(folder, predictor):
+        report("reading", 0.1)
+        volume = read_input(folder, limits, resample_irregular=settings["resample_irregular"])
+        report("predicting", 0.25, volume.source.uids.get("StudyInstanceUID", ""))
+        prediction = predictor.predict(volume)
+        report("writing", 0.8)
+        write_nifti(compact(volume), folder / "image.nii.gz")
+        formats = _formats(settings["formats"], volume)
+        write_results(folder / "results", predictor.bundle, prediction, volume, formats)
+    objects = sorted((folder / "results").glob("*.dcm"))
+    if pacs.store != "none" and objects:
+        report("storing", 0.95)
+        store_results(objects, pacs)
+
+
+def _pacs(values: Mapping[str, Any]) -> PacsOptions:
+    paths = {name: Path(values[name]) for name in ("password", "certificate") if values[name]}
+    return PacsOptions(**{**values, **paths})
+
+
+def _finished(folder: Path, predictor: Predictor) -> bool:
+    """Whether the results are there whole, made by the same bundle; the folder appears at once or not at all."""
+    try:
+        report = json.loads((folder / "results" / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(report["bundle_sha256"] == predictor.bundle.sha256)
+
+
+def _formats(wanted: list[str], volume: Volume) -> list[str]:
+    """Of the wanted formats those that the image allows."""
+    formats = []
+    for name in wanted:
+        if name in FORMATS:
+            try:
+                check_formats(volume, [name])
+            except ImageError:
+                continue
+            formats.append(name)
+    return formats
