@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import browser  # noqa: F401  a fixture for every test
 
 _DATA = Path(os.environ.get("MEDSSL_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 

@@ -15,15 +15,15 @@ export const colourOf = ({ value, colour }) => colour ?? PALETTE[(value - 1) % P
 
 export const css = ([red, green, blue]) => `rgb(${red} ${green} ${blue})`;
 
-/** NiiVue's table of colours: entry 0 and hidden labels are clear. */
-export function lookup(entries, hidden = new Set()) {
-  const rows = [{ value: 0, name: "", colour: [0, 0, 0] }, ...entries];
+/** NiiVue's table of colours; 0 is clear. */
+export function lookup(labels) {
+  const rows = [{ value: 0, name: "", colour: [0, 0, 0] }, ...labels];
   return {
     I: rows.map((row) => row.value),
     R: rows.map((row) => row.colour[0]),
     G: rows.map((row) => row.colour[1]),
     B: rows.map((row) => row.colour[2]),
-    A: rows.map((row) => (row.value === 0 || hidden.has(row.value) ? 0 : 255)),
+    A: rows.map((row) => (row.value === 0 ? 0 : 255)),
     labels: rows.map((row) => row.name),
   };
 }

@@ -25,10 +25,12 @@ const OPTIONS = {
   showLegend: false, // the table beside the picture is the legend
   dragAndDropEnabled: false,
   scrollRequiresFocus: true, // the wheel scrolls the page until the picture has been clicked
-  isAntiAlias: true,
   loadingText: "",
   logLevel: "error",
 };
+
+const LABEL_INTENT = 1002; // NIfTI's intent of labels, for which NiiVue draws outlines
+const FAINT = 0.004; // NiiVue leaves out a volume of no opacity, its outline too
 
 /** Whether this browser can draw at all. */
 export function canDraw() {
@@ -39,7 +41,9 @@ export class Pane {
   #niivue;
   #labels = [];
   #mask = null;
+  #values = null;
   #difference = null;
+  #due = null; // what the next frame has to do: false = draw, true = first bring volumes to the graphics card
 
   /** `onLocation` is called with the place, voxel, intensity and label under the crosshair. */
   static async open(canvas, onLocation, onWindow) {
@@ -62,8 +66,13 @@ export class Pane {
     return this.#niivue.volumes[0];
   }
 
-  get mask() {
-    return this.#mask;
+  get masked() {
+    return this.#mask !== null;
+  }
+
+  /** Label values of the mask in the order of the image's voxels, the hidden ones too. */
+  get values() {
+    return this.#values;
   }
 
   /** Sizes along left-right, back-front and feet-head; 1 where a picture has no depth. */
@@ -71,26 +80,30 @@ export class Pane {
     return this.image.dimsRAS.slice(1, 4);
   }
 
-  /** Show an image and, where there is one, its mask: the files as they came. */
+  /** Show an image and, where there is one, its mask: the files as they came. Nothing is drawn before `change`. */
   async show(image, mask, labels) {
     this.clear();
     this.#labels = labels;
     this.#niivue.addVolume(await NVImage.loadFromUrl({ url: image, name: "image.nii.gz" }));
     if (mask) {
-      this.#mask = await NVImage.loadFromUrl({ url: mask, name: "seg.nii.gz", opacity: 0.5 });
+      this.#mask = await NVImage.loadFromUrl({ url: mask, name: "seg.nii.gz" });
+      this.#values = this.#mask.img;
       this.#mask.setColormapLabel(lookup(labels));
       this.#niivue.addVolume(this.#mask);
     }
   }
 
+  /** Empty the picture; it stays as it is until the next one is shown. */
   clear() {
+    this.#niivue.isBusy = true; // no drawing in between
     while (this.#niivue.volumes.length) this.#niivue.removeVolume(this.#niivue.volumes.at(-1));
-    this.#mask = null;
+    this.#mask = this.#values = null;
     this.#difference = null;
   }
 
   /** Draw another mask of the same grid in place of the own one; null brings the own one back. */
   showDifference(values, kinds) {
+    this.#niivue.isBusy = true;
     if (this.#difference) this.#niivue.removeVolume(this.#difference);
     this.#difference = null;
     if (values) {
@@ -101,35 +114,46 @@ export class Pane {
     }
   }
 
-  setLayout(name) {
-    this.#niivue.setSliceType(LAYOUTS[name]);
+  /**
+   * How it looks: `layout`, `opacity` of the mask from 0 to 1 and whether its `outline` stands for its area, `hidden`
+   * label values, `image` on or off, `letters` for the patient's sides. All changes until the next frame are drawn at once.
+   */
+  change({ layout, opacity, outline, hidden, image, letters }) {
+    const { opts } = this.#niivue;
+    const volumes = [];
+    const set = (volume, share) => {
+      if (volume && volume.opacity !== share) volumes.push((volume.opacity = share));
+    };
+    if (layout !== undefined) this.#niivue.opts.sliceType = LAYOUTS[layout];
+    if (letters !== undefined) opts.isOrientationTextVisible = letters;
+    if (image !== undefined) set(this.image, image ? 1 : 0);
+    if (opacity !== undefined) {
+      const area = outline && opacity > 0 ? FAINT : opacity;
+      set(this.#difference, area);
+      set(this.#mask, this.#difference ? 0 : area);
+      for (const volume of [this.#mask, this.#difference]) if (volume) volume.hdr.intent_code = outline ? LABEL_INTENT : 0;
+      volumes.push((opts.atlasOutline = outline ? opacity : 0));
+    }
+    if (hidden !== undefined && this.#mask) {
+      // not by a clear colour: NiiVue would draw the outline all the same
+      this.#mask.img = hidden.size ? this.#values.map((value) => (hidden.has(value) ? 0 : value)) : this.#values;
+      volumes.push(hidden);
+    }
+    this.#refresh(volumes.length > 0);
   }
 
-  /** Opacity of the mask, 0 to 1, or of the difference in its place. */
-  setOpacity(share) {
-    if (this.#difference) this.#niivue.setOpacity(this.#niivue.volumes.indexOf(this.#difference), share);
-    if (this.#mask) this.#niivue.setOpacity(this.#niivue.volumes.indexOf(this.#mask), this.#difference ? 0 : share);
+  #refresh(volumes) {
+    if (this.#due === null) requestAnimationFrame(() => this.#draw());
+    this.#due = this.#due || volumes;
   }
 
-  /** Leave the image out, for instance to see the mask alone in 3D. */
-  setImage(on) {
-    this.#niivue.setOpacity(0, on ? 1 : 0);
-  }
-
-  /** Letters for the patient's sides; they say nothing about a picture without a place in a patient. */
-  setLetters(on) {
-    this.#niivue.opts.isOrientationTextVisible = on;
-    this.#niivue.drawScene();
-  }
-
-  setHidden(values) {
-    if (!this.#mask) return;
-    this.#mask.setColormapLabel(lookup(this.#labels, values));
-    this.#niivue.updateGLVolume();
-  }
-
-  setOutline(on) {
-    this.#niivue.setAtlasOutline(on ? 1 : 0);
+  #draw() {
+    const volumes = this.#due;
+    this.#due = null;
+    if (this.empty) return;
+    this.#niivue.isBusy = false;
+    if (volumes) this.#niivue.updateGLVolume();
+    else this.#niivue.drawScene();
   }
 
   get window() {
@@ -140,7 +164,7 @@ export class Pane {
   setWindow(low, high) {
     this.image.cal_min = low;
     this.image.cal_max = high;
-    this.#niivue.updateGLVolume();
+    this.#refresh(true);
   }
 
   /** Move the crosshair by voxels to the patient's right, front and head. */
@@ -161,7 +185,7 @@ export class Pane {
   goTo(mm) {
     this.#niivue.scene.crosshairPos = this.#niivue.mm2frac(mm, 0, true);
     this.#niivue.createOnLocationChange();
-    this.#niivue.drawScene();
+    this.#refresh(false);
   }
 
   /** Crosshair, zoom and turning follow in another pane. */
@@ -172,7 +196,7 @@ export class Pane {
   /** The voxel of a label that lies nearest to the middle of all its voxels, in millimetres; null where it has none. */
   centreOf(value) {
     const [, columns, rows] = this.#mask.hdr.dims;
-    const { img } = this.#mask;
+    const img = this.#values;
     const split = (index) => [index % columns, Math.floor(index / columns) % rows, Math.floor(index / (columns * rows))];
     const sum = [0, 0, 0];
     let count = 0;

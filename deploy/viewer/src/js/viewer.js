@@ -55,7 +55,7 @@ export class Viewer {
 
   /** Put the crosshair into the middle of a structure of the first result. */
   goTo(value) {
-    const mm = this.#panes[0]?.mask ? this.#panes[0].centreOf(value) : null;
+    const mm = this.#panes[0]?.masked ? this.#panes[0].centreOf(value) : null;
     if (mm) for (const pane of this.#panes) pane.goTo(mm);
     return mm !== null;
   }
@@ -66,7 +66,7 @@ export class Viewer {
     const names = new Set(this.#shown[0].labels.filter((label) => this.#hidden.has(label.value)).map((label) => label.name));
     this.#panes.forEach((pane, index) => {
       const own = this.#shown[index].labels.filter((label) => names.has(label.name));
-      pane.setHidden(new Set(own.map((label) => label.value)));
+      pane.change({ hidden: new Set(own.map((label) => label.value)) });
     });
     this.#onHidden(this.#hidden);
   }
@@ -74,10 +74,10 @@ export class Viewer {
   /** Rows of `difference` with volumes in mL, or why there are none. */
   compared() {
     const [a, b] = this.#panes;
-    if (!a.mask || !b.mask) return { why: "One of the two has no mask." };
+    if (!a.masked || !b.masked) return { why: "One of the two has no mask." };
     if (!sameImage(a.image, b.image)) return { why: "The two results are of different images or grids, so they are not compared voxel by voxel." };
     const [first, second] = this.#shown;
-    this.#differing = difference(a.mask.img, b.mask.img, first.labels, second.labels);
+    this.#differing = difference(a.values, b.values, first.labels, second.labels);
     return { rows: this.#differing.rows };
   }
 
@@ -109,20 +109,19 @@ export class Viewer {
   #ready() {
     const panes = this.#panes;
     for (const pane of panes) pane.follow(panes.filter((other) => other !== pane));
-    const masked = panes.some((pane) => pane.mask);
+    const masked = panes.some((pane) => pane.masked);
     byId("controls").hidden = false;
     byId("mask-controls").hidden = !masked;
     const flat = panes[0].sizes.indexOf(1);
     byId("layouts").hidden = flat >= 0;
     this.#setLayout(flat >= 0 ? ["sagittal", "coronal", "axial"][flat] : this.#wanted);
-    panes.forEach((pane, index) => pane.setLetters(this.#shown[index].placed));
+    panes.forEach((pane, index) => pane.change({ letters: this.#shown[index].placed }));
     byId("preset-label").hidden = this.#shown[0].modality !== "CT";
     byId("preset").value = "";
-    if (panes.length === 2) panes[1].setWindow(...panes[0].window);
+    if (panes.length === 2 && panes[0].window.some((n, i) => n !== panes[1].window[i])) panes[1].setWindow(...panes[0].window);
     this.#stored = panes[0].window;
     this.#showWindow(this.#stored);
-    this.#drawOutline();
-    this.#drawOpacity();
+    this.#drawMask();
     this.#centre();
   }
 
@@ -137,13 +136,13 @@ export class Viewer {
     for (const radio of document.querySelectorAll("#layouts input[type=radio]")) {
       radio.addEventListener("change", () => this.#setLayout((this.#wanted = radio.value)));
     }
-    byId("mask-on").addEventListener("change", () => this.#drawOpacity());
+    byId("mask-on").addEventListener("change", () => this.#drawMask());
     byId("opacity").addEventListener("input", () => {
       byId("mask-on").checked = true;
-      this.#drawOpacity();
+      this.#drawMask();
     });
     byId("mask-alone").addEventListener("change", () => this.#drawImage());
-    byId("outline").addEventListener("change", () => this.#drawOutline());
+    byId("outline").addEventListener("change", () => this.#drawMask());
     byId("difference").addEventListener("change", () => this.#drawDifference());
     for (const id of ["window-low", "window-high"]) byId(id).addEventListener("change", () => this.#readWindow());
     byId("preset").addEventListener("change", (event) => {
@@ -198,24 +197,21 @@ export class Viewer {
   #setLayout(name) {
     this.#layout = name;
     for (const radio of document.querySelectorAll("#layouts input[type=radio]")) radio.checked = radio.value === name;
-    for (const pane of this.#panes) pane.setLayout(name);
+    for (const pane of this.#panes) pane.change({ layout: name });
     byId("mask-alone-label").hidden = name !== "render" || byId("mask-controls").hidden;
     this.#drawImage();
   }
 
   #drawImage() {
     const alone = byId("mask-alone").checked && !byId("mask-alone-label").hidden;
-    for (const pane of this.#panes) pane.setImage(!alone);
+    for (const pane of this.#panes) pane.change({ image: !alone });
   }
 
-  #drawOpacity() {
+  #drawMask() {
     const share = Number(byId("opacity").value);
     setText(byId("opacity-said"), `${share} %`);
-    for (const pane of this.#panes) pane.setOpacity(byId("mask-on").checked ? share / 100 : 0);
-  }
-
-  #drawOutline() {
-    for (const pane of this.#panes) pane.setOutline(byId("outline").checked);
+    const opacity = byId("mask-on").checked ? share / 100 : 0;
+    for (const pane of this.#panes) pane.change({ opacity, outline: byId("outline").checked });
   }
 
   #drawDifference() {
@@ -224,8 +220,7 @@ export class Viewer {
     second.showDifference(on ? this.#differing.mask : null, KINDS);
     const [, result] = this.#shown;
     fill(this.#places[1].caption, on ? "Difference: " : result.caption, ...(on ? KINDS.map(legend) : []));
-    this.#drawOutline();
-    this.#drawOpacity();
+    this.#drawMask();
   }
 
   #showWindow([low, high]) {
