@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 OUT ?= runs/bench.json
 
-.PHONY: quickstart test test-slow test-base test-peers lint format bench clean
+.PHONY: quickstart viewer test test-slow test-base test-peers lint format bench clean
+
+# The page of `medssl serve`: built where npm is, left out where it is not.
+PAGE := medssl/runtime/server/static/build.json
+PAGE_IF_NPM := $(if $(shell command -v npm),$(PAGE))
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,13 +20,19 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 quickstart: $(VENV)/.installed  ## the whole line on the built-in synthetic cohort; ends with $(RUN)/report.html
 	$(BIN)/medssl quickstart --out $(RUN)
 
-test: $(VENV)/.installed  ## the tests
+viewer: $(PAGE)  ## the page of `medssl serve`; needs Node.js with npm, which checks NiiVue against the hash of the lock file
+
+$(PAGE): $(shell find deploy/viewer -name node_modules -prune -o -type f -print)
+	npm --prefix deploy/viewer ci --ignore-scripts --omit=optional --no-audit --no-fund
+	node deploy/viewer/build.js
+
+test: $(VENV)/.installed $(PAGE_IF_NPM)  ## the tests
 	$(BIN)/python -m pytest -n 2
 
 test-slow: $(VENV)/.installed  ## the long tests
 	$(BIN)/python -m pytest -m 'slow and not gpu'
 
-test-base: constraints.txt  ## the base install alone, without torch: its tests pass
+test-base: constraints.txt $(PAGE_IF_NPM)  ## the base install alone, without torch: its tests pass
 	rm -rf .venv-base
 	$(PYTHON) -m venv .venv-base
 	.venv-base/bin/python -m pip install --quiet -c constraints.txt . pytest hypothesis
@@ -48,4 +58,4 @@ bench: $(VENV)/.installed  ## side by side with peers; numbers in $(OUT)
 	$(BIN)/medssl bench all --json $(OUT)
 
 clean:
-	rm -rf $(VENV) .venv-base .venv-peers runs build dist
+	rm -rf $(VENV) .venv-base .venv-peers runs build dist deploy/viewer/node_modules medssl/runtime/server/static

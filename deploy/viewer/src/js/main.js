@@ -13,8 +13,8 @@ const SOON_MS = 1000;
 const LATER_MS = 10000;
 
 const result = new Result();
-const studies = new Studies((id) => open(id));
-const upload = new Upload((id) => open(id));
+const studies = new Studies(choose);
+const upload = new Upload(choose);
 let models = [];
 let jobs = [];
 let shown = "";
@@ -31,6 +31,12 @@ function open(id, other = "") {
   if (id && other) next.set("with", other);
   if (`#${next}` === location.hash) follow();
   else location.hash = next.toString();
+}
+
+/** Open a study because somebody asked for it; on a narrow screen the result lies below the list. */
+function choose(id) {
+  open(id);
+  if (byId("result").offsetTop > innerHeight / 2) byId("result").scrollIntoView();
 }
 
 async function follow() {

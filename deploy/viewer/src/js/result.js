@@ -48,7 +48,9 @@ export class Result {
     setText(byId("study-about"), [job.model, SOURCES[job.source] ?? job.source, titleOf(job) !== job.study && job.study && `study ${job.study}`, ...times].filter(Boolean).join(" · "));
     byId("under-way").hidden = !ACTIVE.has(job.state);
     const share = job.progress ?? 0;
-    setText(byId("stage"), job.state === "queued" ? "Waiting for its turn." : `${job.stage || "Running"}: ${percent(share)}`);
+    const waiting = job.state === "queued";
+    setText(byId("stage"), waiting ? "Waiting for its turn." : `Under way: ${job.stage || "running"}.`);
+    setText(byId("share"), waiting ? "" : percent(share));
     byId("progress").value = share;
   }
 
