@@ -21,7 +21,10 @@ renameSync(partial, target);
 console.log(`viewer page: ${target}`);
 
 function record() {
-  return { niivue: description("@niivue/niivue").version, niivue_sha256: createHash("sha256").update(niivue).digest("hex") };
+  return {
+    niivue: description("@niivue/niivue").version,
+    niivue_sha256: createHash("sha256").update(niivue).digest("hex"),
+  };
 }
 
 function description(name) {
@@ -31,8 +34,13 @@ function description(name) {
 // NiiVue holds its dependencies, so their licences go along; its own package comes without the text.
 function licences() {
   const names = readdirSync(modules).filter((name) => !name.startsWith("."));
-  const all = names.flatMap((name) => (name.startsWith("@") ? readdirSync(join(modules, name)).map((n) => `${name}/${n}`) : name));
-  return all.sort().map((name) => `${name} ${description(name).version}\n\n${licence(name)}\n`).join(`\n${"-".repeat(80)}\n`);
+  const all = names.flatMap((name) =>
+    name.startsWith("@") ? readdirSync(join(modules, name)).map((n) => `${name}/${n}`) : name,
+  );
+  return all
+    .sort()
+    .map((name) => `${name} ${description(name).version}\n\n${licence(name)}\n`)
+    .join(`\n${"-".repeat(80)}\n`);
 }
 
 function licence(name) {

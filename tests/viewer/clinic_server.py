@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 import tiny_bundle
 from onnx import TensorProto, helper
-from pytest import MonkeyPatch
 
 from medssl.imaging.files import write_json
 from medssl.runtime.bundle import write_sums
@@ -43,9 +43,13 @@ class Served:
         """JSON that the REST interface answers."""
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
-        request = urllib.request.Request(f"{self.url}/api/{path}", data, headers)  # noqa: S310 (our own server)
+        return json.loads(self.fetch(path, data, headers))
+
+    def fetch(self, path: str, data: bytes | None = None, headers: dict[str, str] | None = None) -> bytes:
+        """What the REST interface answers."""
+        request = urllib.request.Request(f"{self.url}/api/{path}", data, headers or {})  # noqa: S310 (our own server)
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            return json.load(answer)
+            return bytes(answer.read())
 
     def submit(self, model: str, *files: Path) -> str:
         """Id of a job for these files."""
@@ -95,7 +99,7 @@ def serving(data: Path, bundles: Sequence[Path], *options: str, token: str = "")
 
 def thresholding(folder: Path, name: str, low: float, high: float) -> Path:
     """A segmentation bundle: structure `low` from one intensity on, `high` from another on."""
-    with MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         # class k has the logit weight * x + bias, so class 1 wins above -bias_1 and class 2 above bias_1 - bias_2
         patch.setattr(tiny_bundle, "BIAS", (0.0, -low, -low - high))
         tiny_bundle.write_bundle(folder)

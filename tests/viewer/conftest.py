@@ -39,7 +39,7 @@ class Clinic:
 
 
 def body() -> np.ndarray:
-    """(40, 32, 12): a block at the patient's right (structure `low`), a smaller one in it at the front and top (`high`).
+    """(40, 32, 12): a block at the patient's right (structure `low`), in it a smaller one, front and top (`high`).
 
     The voxels run to the left, so that the right is at low indices.
     """

@@ -21,7 +21,11 @@ _FILES = sorted(path.relative_to(_SOURCE / "src") for path in (_SOURCE / "src").
 
 
 def test_the_built_page_is_that_of_the_sources(built: None):
-    stale = [name for name in _FILES if not (STATIC / name).is_file() or not filecmp.cmp(_SOURCE / "src" / name, STATIC / name)]
+    stale = [
+        name
+        for name in _FILES
+        if not (STATIC / name).is_file() or not filecmp.cmp(_SOURCE / "src" / name, STATIC / name)
+    ]
     assert stale == [], "make viewer"
     record = json.loads((STATIC / "build.json").read_text())
     assert hashlib.sha256((STATIC / "vendor" / "niivue.js").read_bytes()).hexdigest() == record["niivue_sha256"]

@@ -19,10 +19,13 @@ return [...document.querySelectorAll('button, input, select, canvas, progress, m
 """
 _FAINT = """
 const parts = (text) => text.match(/[\\d.]+/g).map(Number);
-const light = ([r, g, b]) => [r, g, b].map((n) => n / 255).map((n) => n <= 0.03928 ? n / 12.92 : ((n + 0.055) / 1.055) ** 2.4)
+const light = ([r, g, b]) => [r, g, b].map((n) => n / 255)
+  .map((n) => n <= 0.03928 ? n / 12.92 : ((n + 0.055) / 1.055) ** 2.4)
   .reduce((sum, n, i) => sum + n * [0.2126, 0.7152, 0.0722][i], 0);
 const ground = (e) => { for (; e; e = e.parentElement) {
-  const c = parts(getComputedStyle(e).backgroundColor); if (c.length === 3 || c[3] === 1) return c; } return [255, 255, 255]; };
+  const c = parts(getComputedStyle(e).backgroundColor);
+  if (c.length === 3 || c[3] === 1) return c;
+} return [255, 255, 255]; };
 const texts = [];
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (walker.nextNode()) {
@@ -161,6 +164,8 @@ def test_a_phone_shows_everything_in_its_width(opened: Open, clinic: Clinic):
     for dialog in ("help", "card", "token", "delete"):
         browser.run("document.getElementById(arguments[0]).showModal()", dialog)
         assert browser.run(_WIDE) <= 0
-        box = browser.run("const r = document.querySelector('dialog[open]').getBoundingClientRect(); return [r.left, r.right]")
+        box = browser.run(
+            "const r = document.querySelector('dialog[open]').getBoundingClientRect(); return [r.left, r.right]"
+        )
         assert 0 <= box[0] < box[1] <= PHONE[0]
         browser.run("document.getElementById(arguments[0]).close()", dialog)

@@ -1,7 +1,6 @@
-"""What the page draws and counts: the picture, the mask on the right side of the patient, two results beside each other."""
+"""What the page draws and counts: image and mask, the mask at the right side of the patient, two results compared."""
 
 import json
-import urllib.request
 from pathlib import Path
 
 import nibabel as nib
@@ -19,9 +18,7 @@ _SAID = "return [...document.querySelectorAll('figure:not([hidden]) output')].ma
 
 
 def _fetched(clinic: Clinic, job: str, name: str) -> bytes:
-    url = f"{clinic.server.url}/api/jobs/{clinic.jobs[job]}/results/{name}"
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        return bytes(answer.read())
+    return clinic.server.fetch(f"jobs/{clinic.jobs[job]}/results/{name}")
 
 
 def _mask(clinic: Clinic, job: str, folder: Path) -> np.ndarray:
@@ -56,7 +53,9 @@ def _press(browser: Browser, *keys: str) -> None:
 
 def _go_to(browser: Browser, name: str) -> None:
     """Click on a structure's name."""
-    browser.run("[...document.querySelectorAll('.name button')].find((b) => b.textContent == arguments[0]).click()", name)
+    browser.run(
+        "[...document.querySelectorAll('.name button')].find((b) => b.textContent == arguments[0]).click()", name
+    )
 
 
 def test_image_and_mask_are_drawn_and_the_controls_change_the_picture(opened: Open):
@@ -93,7 +92,7 @@ def test_the_mask_lies_where_the_structure_is_with_the_patients_right_at_the_lef
         shown = pixels(browser)
         low, high = np.where(_low(shown)), np.where(_high(shown))
         rows, columns = np.where(_low(shown) | _high(shown))
-        # `high` is at the front and top of `low`: above it in every view, and before it, at the right, in the sagittal one
+        # `high` is at the front and top of `low`: above it in every view, and before it in the sagittal one
         assert high[0].mean() < low[0].mean() - 10, view
         if view == "sagittal":
             assert high[1].mean() > low[1].mean() + 10
@@ -138,7 +137,7 @@ def test_two_results_share_a_crosshair_and_their_difference_is_counted(opened: O
     before = browser.run(_SAID)
     _press(browser, "v", Keys.ARROW_UP, Keys.ARROW_LEFT, Keys.PAGE_UP)
     after = browser.run(_SAID)
-    place = [[said.split("   voxel")[0] for said in both] for both in (before, after)]
+    place = [[said.split("   value")[0] for said in both] for both in (before, after)]
     assert place[0][0] == place[0][1] != place[1][0] == place[1][1]
     masks = {name: _mask(clinic, name, tmp_path) for name in ("organ", "later")}
     for name, value in (("low", 1), ("high", 2)):

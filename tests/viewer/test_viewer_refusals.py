@@ -34,12 +34,18 @@ def test_a_token_is_asked_for_and_a_full_or_absent_server_is_told_in_words(
     options = ["--http.tokens", str(tmp_path / "tokens"), "--limits.free_disk_mb", "1e12"]
     with serving(tmp_path / "data", [thresholding(tmp_path / "organ", "organ", 10, 20)], *options) as server:
         browser.open_page(server.url, 900, 640)
+        browser.wait("document.getElementById('token').open")
+        browser.run("document.querySelector('#token button[formnovalidate]').click()")
+        browser.wait(f"!{_BANNER}.hidden")
+        assert "Reload the page" in browser.run(f"return {_BANNER}.textContent")
+        browser.driver.refresh()
         _enter(browser, "not this one")
         browser.wait("document.getElementById('token-refused').textContent.includes('refused')")
         _enter(browser, token)
         browser.wait("!document.getElementById('no-studies').hidden")
         kept = browser.run(
-            "return [Object.values(sessionStorage), Object.values(localStorage), document.cookie, document.body.innerText]"
+            "return [Object.values(sessionStorage), Object.values(localStorage), document.cookie,"
+            " document.body.innerText]"
         )
         assert kept[:3] == [[token], [], ""]
         assert token not in kept[3]
@@ -59,14 +65,3 @@ def test_a_token_is_asked_for_and_a_full_or_absent_server_is_told_in_words(
         said = browser.run(f"return {_BANNER}.textContent")
         assert "The server does not answer." in said
         assert re.search(r"It last did at [\d-]+ [\d:]+\. Trying again every \d+ s\.", said)
-
-
-def test_without_a_token_the_page_says_how_to_go_on(built: None, browser: Browser, tmp_path: Path):
-    _made_token(tmp_path / "tokens")
-    bundle = thresholding(tmp_path / "organ", "organ", 10, 20)
-    with serving(tmp_path / "data", [bundle], "--http.tokens", str(tmp_path / "tokens")) as server:
-        browser.open_page(server.url, 900, 640)
-        browser.wait("document.getElementById('token').open")
-        browser.run("document.querySelector('#token button[formnovalidate]').click()")
-        browser.wait(f"!{_BANNER}.hidden")
-        assert "Reload the page" in browser.run(f"return {_BANNER}.textContent")

@@ -10,7 +10,14 @@ import { remember, titleOf } from "../src/js/titles.js";
 
 test("volumes keep three digits and never say nothing where there is something", () => {
   assert.deepEqual([0, 0.00004, 0.001234, 0.5, 1.2345, 12.345, 123.45, 5809.2].map(millilitres), [
-    "0", "< 0.0001", "0.0012", "0.500", "1.23", "12.3", "123", "5809",
+    "0",
+    "< 0.0001",
+    "0.0012",
+    "0.500",
+    "1.23",
+    "12.3",
+    "123",
+    "5809",
   ]);
 });
 
@@ -31,8 +38,14 @@ test("a place is told by the patient's sides, of coordinates to the right, front
 });
 
 test("masks differ where one has what the other lacks, or another label", () => {
-  const first = [{ value: 1, name: "liver" }, { value: 2, name: "spleen" }];
-  const second = [{ value: 5, name: "liver" }, { value: 1, name: "kidney" }]; // other numbers, another structure
+  const first = [
+    { value: 1, name: "liver" },
+    { value: 2, name: "spleen" },
+  ];
+  const second = [
+    { value: 5, name: "liver" },
+    { value: 1, name: "kidney" },
+  ]; // other numbers, another structure
   const { mask, rows } = difference(Uint8Array.of(0, 1, 1, 2, 2, 0), Uint8Array.of(0, 5, 0, 5, 1, 5), first, second);
   assert.deepEqual([...mask], [0, 0, ONLY_FIRST, OTHER_LABEL, OTHER_LABEL, ONLY_SECOND]);
   assert.deepEqual(rows, [
@@ -48,7 +61,17 @@ test("a structure that neither mask has is no disagreement", () => {
 });
 
 test("two results are of one image only where grid and voxels agree", () => {
-  const volume = (img, shift = 0, dims = [3, 2, 1, 1]) => ({ img, hdr: { dims, affine: [[1, 0, 0, shift], [0, 1, 0, 0], [0, 0, 1, 0]] } });
+  const volume = (img, shift = 0, dims = [3, 2, 1, 1]) => ({
+    img,
+    hdr: {
+      dims,
+      affine: [
+        [1, 0, 0, shift],
+        [0, 1, 0, 0],
+        [0, 0, 1, 0],
+      ],
+    },
+  });
   const own = volume(Float32Array.of(1, NaN));
   assert.ok(sameImage(own, volume(Float32Array.of(1, NaN))));
   assert.ok(!sameImage(own, volume(Float32Array.of(2, NaN))));
@@ -57,13 +80,34 @@ test("two results are of one image only where grid and voxels agree", () => {
 });
 
 test("an arrow moves the way it points: the patient's right is at the left, the head up", () => {
-  assert.deepEqual(step("ArrowLeft", "axial", 1).map((n) => n + 0), [1, 0, 0]);
-  assert.deepEqual(step("ArrowUp", "axial", 10).map((n) => n + 0), [0, 10, 0]);
-  assert.deepEqual(step("ArrowUp", "coronal", 1).map((n) => n + 0), [0, 0, 1]);
-  assert.deepEqual(step("ArrowRight", "sagittal", 1).map((n) => n + 0), [0, 1, 0]);
-  assert.deepEqual(step("PageUp", "all", 1).map((n) => n + 0), [0, 0, 1]);
-  assert.deepEqual(step("PageUp", "coronal", 1).map((n) => n + 0), [0, 1, 0]);
-  assert.deepEqual(step("PageUp", "sagittal", 1).map((n) => n + 0), [1, 0, 0]);
+  assert.deepEqual(
+    step("ArrowLeft", "axial", 1).map((n) => n + 0),
+    [1, 0, 0],
+  );
+  assert.deepEqual(
+    step("ArrowUp", "axial", 10).map((n) => n + 0),
+    [0, 10, 0],
+  );
+  assert.deepEqual(
+    step("ArrowUp", "coronal", 1).map((n) => n + 0),
+    [0, 0, 1],
+  );
+  assert.deepEqual(
+    step("ArrowRight", "sagittal", 1).map((n) => n + 0),
+    [0, 1, 0],
+  );
+  assert.deepEqual(
+    step("PageUp", "all", 1).map((n) => n + 0),
+    [0, 0, 1],
+  );
+  assert.deepEqual(
+    step("PageUp", "coronal", 1).map((n) => n + 0),
+    [0, 1, 0],
+  );
+  assert.deepEqual(
+    step("PageUp", "sagittal", 1).map((n) => n + 0),
+    [1, 0, 0],
+  );
 });
 
 test("a refusal says what the server says, and when to try again", () => {
@@ -72,14 +116,22 @@ test("a refusal says what the server says, and when to try again", () => {
   assert.deepEqual([full.status, full.reason, full.wait], [429, "queue-full", 10]);
   assert.equal(refusal(500, null, null).message, "The server failed (500).");
   assert.match(refusal(422, { detail: "model is missing" }, null).message, /model is missing/);
-  assert.match(refusal(422, { detail: [{ loc: ["query", "limit"], msg: "too large" }] }, null).message, /refused \(422\)/);
+  assert.match(
+    refusal(422, { detail: [{ loc: ["query", "limit"], msg: "too large" }] }, null).message,
+    /refused \(422\)/,
+  );
 });
 
 test("a label has the colour of its model, or one by its value; background is clear", () => {
   assert.deepEqual(colourOf({ value: 1, colour: [1, 2, 3] }), [1, 2, 3]);
   assert.deepEqual(colourOf({ value: 8, colour: null }), colourOf({ value: 1 }));
   assert.deepEqual(lookup([{ value: 4, name: "a", colour: [1, 2, 3] }]), {
-    I: [0, 4], R: [0, 1], G: [0, 2], B: [0, 3], A: [0, 255], labels: ["", "a"],
+    I: [0, 4],
+    R: [0, 1],
+    G: [0, 2],
+    B: [0, 3],
+    A: [0, 255],
+    labels: ["", "a"],
   });
 });
 

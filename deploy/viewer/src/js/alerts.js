@@ -8,7 +8,14 @@ export function alertsOf(report, name = "") {
   const of = name ? `${name}: ` : "";
   const found = [];
   if (report.flags?.length) {
-    found.push(make("section", { class: "do-not-use", role: "alert" }, make("h3", {}, `${of}do not use`), make("ul", {}, ...report.flags.map(item))));
+    found.push(
+      make(
+        "section",
+        { class: "do-not-use", role: "alert" },
+        make("h3", {}, `${of}do not use`),
+        make("ul", {}, ...report.flags.map(item)),
+      ),
+    );
   }
   const flagged = new Set((report.flags ?? []).map(({ text }) => `do not use: ${text}`));
   const warnings = (report.warnings ?? []).filter((text) => !flagged.has(text));

@@ -79,7 +79,7 @@ const part = encodeURIComponent;
 
 export const models = () => json("models");
 export const modelCard = async (name) => (await request(`models/${part(name)}/card`)).text();
-export const jobs = (state, limit = 200) => json(`jobs?limit=${limit}${state ? `&state=${part(state)}` : ""}`);
+export const jobs = (state, limit) => json(`jobs?limit=${limit}${state ? `&state=${part(state)}` : ""}`);
 export const job = (id) => json(`jobs/${part(id)}`);
 export const results = (id) => json(`jobs/${part(id)}/results`);
 export const remove = (id) => request(`jobs/${part(id)}`, { method: "DELETE" });
@@ -96,7 +96,8 @@ export function submit(files, model, onShare) {
     for (const [name, value] of Object.entries(headers())) sender.setRequestHeader(name, value);
     sender.responseType = "text";
     sender.upload.onprogress = (event) => event.lengthComputable && onShare(event.loaded / event.total);
-    sender.onerror = () => reject(new ApiError("The server did not take the upload: the connection broke. Nothing was accepted."));
+    sender.onerror = () =>
+      reject(new ApiError("The server did not take the upload: the connection broke. Nothing was accepted."));
     sender.onload = () => {
       let answer = null;
       try {

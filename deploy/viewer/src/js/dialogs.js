@@ -31,7 +31,11 @@ export function askToken(refused) {
   field.value = "";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "enter" ? field.value.trim() || null : null), { once: true });
+    dialog.addEventListener(
+      "close",
+      () => resolve(dialog.returnValue === "enter" ? field.value.trim() || null : null),
+      { once: true },
+    );
     dialog.returnValue = "";
   });
 }

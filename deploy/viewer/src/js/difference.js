@@ -28,7 +28,7 @@ export function difference(a, b, first, second) {
   };
   for (let i = 0; i < a.length; i += 1) {
     const own = a[i];
-    const other = b[i] === 0 ? 0 : numbers.get(b[i]) ?? b[i];
+    const other = b[i] === 0 ? 0 : (numbers.get(b[i]) ?? b[i]);
     if (own) count(own, 0);
     if (other) count(other, 1);
     if (own && own === other) count(own, 2);

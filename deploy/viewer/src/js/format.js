@@ -39,7 +39,10 @@ export function clock(value) {
 /** A place in the patient: NIfTI's millimetres are RAS+, so a positive first number is to the right. */
 export function place(mm) {
   const letters = ["LR", "PA", "IS"];
-  return letters.map(([low, high], axis) => `${mm[axis] < 0 ? low : high} ${Math.abs(mm[axis]).toFixed(1)}`).join("  ") + " mm";
+  return (
+    letters.map(([low, high], axis) => `${mm[axis] < 0 ? low : high} ${Math.abs(mm[axis]).toFixed(1)}`).join("  ") +
+    " mm"
+  );
 }
 
 export function plural(count, word) {

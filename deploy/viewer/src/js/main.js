@@ -11,6 +11,7 @@ import { Upload } from "./upload.js";
 
 const SOON_MS = 1000;
 const LATER_MS = 10000;
+const MOST = 200;
 
 const result = new Result();
 const studies = new Studies(choose);
@@ -20,6 +21,7 @@ let jobs = [];
 let shown = "";
 let timer = 0;
 let failures = 0;
+let turns = 0;
 let lastAnswer = "";
 
 const address = () => new URLSearchParams(location.hash.slice(1));
@@ -39,21 +41,25 @@ function choose(id) {
   if (byId("result").offsetTop > innerHeight / 2) byId("result").scrollIntoView();
 }
 
+/** Ask the server once and show what it says; then again after a pause. Of two at a time the later one counts. */
 async function follow() {
   clearTimeout(timer);
+  const turn = (turns += 1);
   let pause = LATER_MS;
   try {
     if (models.length === 0) await loadModels();
-    jobs = await api.jobs(byId("state-filter").value);
-    const opened = await find(address().get("job"));
-    studies.show(jobs, opened?.id);
-    await showOpened(opened);
+    const found = await api.jobs(byId("state-filter").value, MOST);
+    const [opened, other] = [await find(found, "job"), await find(found, "with")];
+    if (turn !== turns) return;
+    jobs = found;
+    studies.show(jobs, opened?.id, jobs.length === MOST);
+    showOpened(opened, opened && other);
     answered();
-    if ([...jobs, opened].some((job) => job && ACTIVE.has(job.state))) pause = SOON_MS;
+    if (!document.hidden && [...jobs, opened].some((job) => job && ACTIVE.has(job.state))) pause = SOON_MS;
   } catch (error) {
+    if (turn !== turns) return;
     pause = unanswered(error);
   }
-  clearTimeout(timer);
   timer = setTimeout(follow, pause);
 }
 
@@ -62,13 +68,13 @@ async function loadModels() {
   upload.showModels(models);
 }
 
-async function find(id) {
-  return id ? (jobs.find((job) => job.id === id) ?? (await api.job(id))) : null;
+async function find(found, key) {
+  const id = address().get(key);
+  return id ? (found.find((job) => job.id === id) ?? (await api.job(id))) : null;
 }
 
 /** Load anew only what changed: another study, another state, another one to compare with. */
-async function showOpened(job) {
-  const other = job ? await find(address().get("with")) : null;
+function showOpened(job, other) {
   const key = job ? [job.id, job.state, other?.id].join(" ") : "";
   if (job) offerComparisons(job, other);
   if (key === shown) {
@@ -87,7 +93,11 @@ function offerComparisons(job, other) {
   const wanted = JSON.stringify(options);
   if (select.dataset.options !== wanted) {
     select.dataset.options = wanted;
-    fill(select, make("option", { value: "" }, "nothing"), ...options.map(([value, text]) => make("option", { value }, text)));
+    fill(
+      select,
+      make("option", { value: "" }, "nothing"),
+      ...options.map(([value, text]) => make("option", { value }, text)),
+    );
   }
   select.value = other?.id ?? "";
 }
@@ -101,14 +111,16 @@ function answered() {
 /** Say what is wrong; returns the pause before the next try, longer each time. */
 function unanswered(error) {
   failures += 1;
-  const pause = error.wait ? 1000 * error.wait : Math.min(30000, 1000 * 2 ** failures);
-  if (error.status === 404) {
+  const gone = error.status === 404;
+  const pause = error.wait ? 1000 * error.wait : gone ? LATER_MS : Math.min(30000, 1000 * 2 ** failures);
+  if (error.status === 0) models = []; // it may come back with others
+  if (gone) {
     shown = "";
     result.close();
     history.replaceState(null, "", location.pathname);
   }
   const since = error.status === 0 && lastAnswer ? ` It last did at ${lastAnswer}.` : "";
-  const again = error.status === 401 ? "" : ` Trying again every ${Math.round(pause / 1000)} s.`;
+  const again = error.status === 401 || gone ? "" : ` Trying again every ${Math.round(pause / 1000)} s.`;
   setText(byId("connection"), `${error.message}${since}${again}`);
   byId("connection").hidden = false;
   return error.status === 401 ? 2 ** 31 - 1 : pause;
@@ -116,6 +128,7 @@ function unanswered(error) {
 
 function connect() {
   window.addEventListener("hashchange", follow);
+  document.addEventListener("visibilitychange", () => document.hidden || follow());
   byId("state-filter").addEventListener("change", follow);
   byId("compare-with").addEventListener("change", (event) => open(address().get("job"), event.target.value));
   byId("show-card").addEventListener("click", () => byId("model").value && showCard(byId("model").value));

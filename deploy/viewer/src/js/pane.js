@@ -37,6 +37,14 @@ export function canDraw() {
   return document.createElement("canvas").getContext("webgl2") !== null;
 }
 
+/** Image and mask of the files as they came; the mask is null where there is none. */
+export async function decode(image, mask) {
+  return {
+    image: await NVImage.loadFromUrl({ url: image, name: "image.nii.gz" }),
+    mask: mask && (await NVImage.loadFromUrl({ url: mask, name: "seg.nii.gz" })),
+  };
+}
+
 export class Pane {
   #niivue;
   #labels = [];
@@ -45,7 +53,7 @@ export class Pane {
   #difference = null;
   #due = null; // what the next frame has to do: false = draw, true = first bring volumes to the graphics card
 
-  /** `onLocation` is called with the place, voxel, intensity and label under the crosshair. */
+  /** `onLocation` is called with the place in mm, intensity and label under the crosshair. */
   static async open(canvas, onLocation, onWindow) {
     const pane = new Pane();
     pane.#niivue = new Niivue({
@@ -80,16 +88,16 @@ export class Pane {
     return this.image.dimsRAS.slice(1, 4);
   }
 
-  /** Show an image and, where there is one, its mask: the files as they came. Nothing is drawn before `change`. */
-  async show(image, mask, labels) {
+  /** Show an image and, where there is one, its mask, as `decode` gives them. Nothing is drawn before `change`. */
+  show({ image, mask }, labels) {
     this.clear();
     this.#labels = labels;
-    this.#niivue.addVolume(await NVImage.loadFromUrl({ url: image, name: "image.nii.gz" }));
+    this.#niivue.addVolume(image);
     if (mask) {
-      this.#mask = await NVImage.loadFromUrl({ url: mask, name: "seg.nii.gz" });
-      this.#values = this.#mask.img;
-      this.#mask.setColormapLabel(lookup(labels));
-      this.#niivue.addVolume(this.#mask);
+      this.#mask = mask;
+      this.#values = mask.img;
+      mask.setColormapLabel(lookup(labels));
+      this.#niivue.addVolume(mask);
     }
   }
 
@@ -131,7 +139,8 @@ export class Pane {
       const area = outline && opacity > 0 ? FAINT : opacity;
       set(this.#difference, area);
       set(this.#mask, this.#difference ? 0 : area);
-      for (const volume of [this.#mask, this.#difference]) if (volume) volume.hdr.intent_code = outline ? LABEL_INTENT : 0;
+      for (const volume of [this.#mask, this.#difference])
+        if (volume) volume.hdr.intent_code = outline ? LABEL_INTENT : 0;
       volumes.push((opts.atlasOutline = outline ? opacity : 0));
     }
     if (hidden !== undefined && this.#mask) {
@@ -190,14 +199,21 @@ export class Pane {
 
   /** Crosshair, zoom and turning follow in another pane. */
   follow(others) {
-    this.#niivue.broadcastTo(others.map((pane) => pane.#niivue), { "2d": true, "3d": true });
+    this.#niivue.broadcastTo(
+      others.map((pane) => pane.#niivue),
+      { "2d": true, "3d": true },
+    );
   }
 
   /** The voxel of a label that lies nearest to the middle of all its voxels, in millimetres; null where it has none. */
   centreOf(value) {
     const [, columns, rows] = this.#mask.hdr.dims;
     const img = this.#values;
-    const split = (index) => [index % columns, Math.floor(index / columns) % rows, Math.floor(index / (columns * rows))];
+    const split = (index) => [
+      index % columns,
+      Math.floor(index / columns) % rows,
+      Math.floor(index / (columns * rows)),
+    ];
     const sum = [0, 0, 0];
     let count = 0;
     for (let index = img.indexOf(value); index >= 0; index = img.indexOf(value, index + 1)) {
@@ -215,8 +231,8 @@ export class Pane {
     return this.#mask.hdr.affine.slice(0, 3).map((row) => row.reduce((total, n, axis) => total + n * voxel[axis], 0));
   }
 
-  #described({ mm, vox, values }) {
+  #described({ mm, values }) {
     const label = this.#mask ? this.#labels.find((entry) => entry.value === values[1]?.value) : undefined;
-    return { mm, voxel: [...vox], intensity: values[0]?.value, label: label?.name ?? "" };
+    return { mm, intensity: values[0]?.value, label: label?.name ?? "" };
   }
 }

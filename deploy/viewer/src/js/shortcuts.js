@@ -1,7 +1,14 @@
 // Keys that act while a picture has the focus; the help dialog is made of the same table.
 import { byId, fill, make } from "./dom.js";
 
-const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1], PageUp: [0, 0, 1], PageDown: [0, 0, -1] };
+const STEPS = {
+  ArrowLeft: [-1, 0],
+  ArrowRight: [1, 0],
+  ArrowUp: [0, 1],
+  ArrowDown: [0, -1],
+  PageUp: [0, 0, 1],
+  PageDown: [0, 0, -1],
+};
 
 /** Voxels to the patient's right, front and head, for a key in a view whose left side is the patient's right. */
 export function step(key, layout, times) {
@@ -52,5 +59,10 @@ export function listen(canvas, actions) {
 }
 
 export function showHelp() {
-  fill(byId("shortcuts"), ...HELP.map(([keys, what]) => make("tr", {}, make("th", { scope: "row" }, make("kbd", {}, keys)), make("td", {}, what))));
+  fill(
+    byId("shortcuts"),
+    ...HELP.map(([keys, what]) =>
+      make("tr", {}, make("th", { scope: "row" }, make("kbd", {}, keys)), make("td", {}, what)),
+    ),
+  );
 }

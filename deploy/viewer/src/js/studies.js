@@ -16,8 +16,8 @@ export class Studies {
     this.#open = onOpen;
   }
 
-  /** Show the jobs, newest first, and mark the opened one. */
-  show(jobs, opened) {
+  /** Show the jobs, newest first, and mark the opened one; `more` says that the server has others. */
+  show(jobs, opened, more) {
     const list = byId("studies");
     const known = new Set(jobs.map((job) => job.id));
     for (const [id, row] of this.#rows) {
@@ -32,6 +32,7 @@ export class Studies {
       if (list.children[place] !== row.item) list.insertBefore(row.item, list.children[place] ?? null);
     });
     byId("no-studies").hidden = jobs.length > 0;
+    byId("more-studies").hidden = !more;
     this.#announce(jobs);
   }
 
@@ -42,7 +43,14 @@ export class Studies {
       about: make("span", { class: "about" }),
       bar: make("progress", { max: 1, hidden: true }),
     };
-    row.button = make("button", { type: "button", on: { click: () => this.#open(id) } }, row.name, row.state, row.about, row.bar);
+    row.button = make(
+      "button",
+      { type: "button", on: { click: () => this.#open(id) } },
+      row.name,
+      row.state,
+      row.about,
+      row.bar,
+    );
     row.item = make("li", {}, row.button);
     this.#rows.set(id, row);
     return row;
@@ -52,7 +60,10 @@ export class Studies {
     setText(row.name, titleOf(job));
     setText(row.state, WORDS[job.state] ?? job.state);
     row.state.className = `state ${job.state}`;
-    const done = job.state === "running" ? `${job.stage || "running"}, ${percent(job.progress ?? 0)}` : clock(job.finished ?? job.accepted);
+    const done =
+      job.state === "running"
+        ? `${job.stage || "running"}, ${percent(job.progress ?? 0)}`
+        : clock(job.finished ?? job.accepted);
     setText(row.about, [job.model, done].filter(Boolean).join(" · "));
     row.bar.hidden = job.state !== "running";
     row.bar.value = job.progress ?? 0;

@@ -8,7 +8,11 @@ const heading = (text, kind = "") => make("th", { scope: "col", class: kind }, t
 
 function table(caption, headings, rows) {
   const head = make("thead", {}, make("tr", {}, ...headings));
-  return make("div", { class: "scroll" }, make("table", {}, make("caption", {}, caption), head, make("tbody", {}, ...rows)));
+  return make(
+    "div",
+    { class: "scroll" },
+    make("table", {}, make("caption", {}, caption), head, make("tbody", {}, ...rows)),
+  );
 }
 
 /** The structures: a switch, colour and name, volume and, where the model gives them, its interval and confidence. */
@@ -16,11 +20,24 @@ export function volumes(labels, { onToggle, onGo, drawn, coverage }) {
   const columns = [
     { title: "Volume (mL)", of: (label) => millilitres(label.volume_ml) },
     { title: `${coverage ? `${Math.round(100 * coverage)} % interval` : "Interval"} (mL)`, of: intervalOf },
-    { title: "Mean probability", of: (label) => (typeof label.mean_probability === "number" ? percent(label.mean_probability) : "") },
+    {
+      title: "Mean probability",
+      of: (label) => (typeof label.mean_probability === "number" ? percent(label.mean_probability) : ""),
+    },
   ].filter(({ of }) => labels.some((label) => of(label)));
-  const headings = [drawn ? heading("Shown") : null, heading("Structure"), ...columns.map(({ title }) => heading(title, "number"))];
+  const headings = [
+    drawn ? heading("Shown") : null,
+    heading("Structure"),
+    ...columns.map(({ title }) => heading(title, "number")),
+  ];
   const rows = labels.map((label) =>
-    make("tr", {}, drawn ? switchOf(label, onToggle) : null, nameOf(label, drawn ? onGo : null), ...columns.map(({ of }) => number(of(label)))),
+    make(
+      "tr",
+      {},
+      drawn ? switchOf(label, onToggle) : null,
+      nameOf(label, drawn ? onGo : null),
+      ...columns.map(({ of }) => number(of(label))),
+    ),
   );
   return table("Volumes", headings.filter(Boolean), rows);
 }
@@ -31,7 +48,12 @@ function intervalOf(label) {
 }
 
 function switchOf(label, onToggle) {
-  const box = make("input", { type: "checkbox", "data-value": label.value, "aria-label": `show ${label.name}`, on: { change: () => onToggle(label.value, !box.checked) } });
+  const box = make("input", {
+    type: "checkbox",
+    "data-value": label.value,
+    "aria-label": `show ${label.name}`,
+    on: { change: () => onToggle(label.value, !box.checked) },
+  });
   box.checked = true;
   return make("td", {}, box);
 }
@@ -39,7 +61,14 @@ function switchOf(label, onToggle) {
 function nameOf(label, onGo) {
   const swatch = make("span", { class: "swatch" });
   swatch.style.backgroundColor = css(colourOf(label));
-  const name = onGo && label.voxels > 0 ? make("button", { type: "button", title: "crosshair to its middle", on: { click: () => onGo(label.value) } }, label.name) : label.name;
+  const name =
+    onGo && label.voxels > 0
+      ? make(
+          "button",
+          { type: "button", title: "crosshair to its middle", on: { click: () => onGo(label.value) } },
+          label.name,
+        )
+      : label.name;
   return make("th", { scope: "row" }, make("span", { class: "name" }, swatch, name));
 }
 
@@ -50,7 +79,13 @@ export function probabilities(report) {
     .map(([name, share]) => {
       const called = name === report.class;
       const bar = make("meter", { min: 0, max: 1, value: share, "aria-hidden": "true" });
-      return make("tr", { class: called ? "called" : null }, make("th", { scope: "row" }, called ? `${name} (called)` : name), number(percent(share)), make("td", {}, bar));
+      return make(
+        "tr",
+        { class: called ? "called" : null },
+        make("th", { scope: "row" }, called ? `${name} (called)` : name),
+        number(percent(share)),
+        make("td", {}, bar),
+      );
     });
   return table("Class probabilities", [heading("Class"), heading("Probability", "number"), heading("")], rows);
 }
@@ -76,7 +111,11 @@ export function comparedVolumes(a, b, rows) {
     );
   });
   const headings = ["A (mL)", "B (mL)", "B − A (mL)", "change"].map((text) => heading(text, "number"));
-  return table("A and B", [heading("Structure"), ...headings, rows ? heading("Dice", "number") : null].filter(Boolean), lines);
+  return table(
+    "A and B",
+    [heading("Structure"), ...headings, rows ? heading("Dice", "number") : null].filter(Boolean),
+    lines,
+  );
 }
 
 export function comparedProbabilities(a, b) {

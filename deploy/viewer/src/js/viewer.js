@@ -3,10 +3,16 @@ import { colourOf } from "./colours.js";
 import { KINDS, difference, sameImage } from "./difference.js";
 import { byId, fill, make, setText } from "./dom.js";
 import { place } from "./format.js";
-import { LAYOUTS, Pane, canDraw } from "./pane.js";
+import { LAYOUTS, Pane, canDraw, decode } from "./pane.js";
 import { listen, step } from "./shortcuts.js";
 
-const CT_WINDOWS = { "soft tissue": [-160, 240], lung: [-1350, 150], bone: [-500, 1300], brain: [0, 80], liver: [-45, 105] };
+const CT_WINDOWS = {
+  "soft tissue": [-160, 240],
+  lung: [-1350, 150],
+  bone: [-500, 1300],
+  brain: [0, 80],
+  liver: [-45, 105],
+};
 
 export class Viewer {
   #places = [];
@@ -24,18 +30,23 @@ export class Viewer {
     this.#connectControls();
   }
 
-  /** Show one or two results, each `{image, mask, labels, caption, modality, flat}`; returns why it cannot, or "". */
-  async show(results) {
+  /**
+   * Show one or two results, each `{image, mask, labels, caption, modality, placed}`; returns why it cannot, or "".
+   * Where `signal` tells meanwhile that something else was opened, nothing is shown.
+   */
+  async show(results, signal) {
     if (!canDraw()) return "This browser offers no WebGL 2, so that the image cannot be drawn here.";
-    this.clear();
-    byId("pictures").hidden = false;
-    byId("pictures").classList.toggle("two", results.length === 2);
+    byId("pictures").hidden = false; // a canvas that is not laid out has no size to draw in
     try {
-      for (const [index, result] of results.entries()) await this.#load(index, result);
+      const decoded = await Promise.all(results.map(({ image, mask }) => decode(image, mask)));
+      while (this.#places.length < results.length) await this.#add();
+      if (signal.aborted) return "";
+      results.forEach((result, index) => this.#place(index, result, decoded[index]));
     } catch (error) {
       this.clear();
       return `The image cannot be drawn: ${error.message ?? error}`;
     }
+    byId("pictures").classList.toggle("two", results.length === 2);
     this.#shown = results;
     this.#ready();
     return "";
@@ -63,7 +74,9 @@ export class Viewer {
   setHidden(value, hide) {
     if (hide) this.#hidden.add(value);
     else this.#hidden.delete(value);
-    const names = new Set(this.#shown[0].labels.filter((label) => this.#hidden.has(label.value)).map((label) => label.name));
+    const names = new Set(
+      this.#shown[0].labels.filter((label) => this.#hidden.has(label.value)).map((label) => label.name),
+    );
     this.#panes.forEach((pane, index) => {
       const own = this.#shown[index].labels.filter((label) => names.has(label.name));
       pane.change({ hidden: new Set(own.map((label) => label.value)) });
@@ -75,7 +88,8 @@ export class Viewer {
   compared() {
     const [a, b] = this.#panes;
     if (!a.masked || !b.masked) return { why: "One of the two has no mask." };
-    if (!sameImage(a.image, b.image)) return { why: "The two results are of different images or grids, so they are not compared voxel by voxel." };
+    if (!sameImage(a.image, b.image))
+      return { why: "The two results are of different images or grids, so they are not compared voxel by voxel." };
     const [first, second] = this.#shown;
     this.#differing = difference(a.values, b.values, first.labels, second.labels);
     return { rows: this.#differing.rows };
@@ -85,21 +99,34 @@ export class Viewer {
     return this.#places.slice(0, this.#shown.length).map((entry) => entry.pane);
   }
 
-  async #load(index, result) {
-    const entry = this.#places[index] ?? (await this.#add());
+  #place(index, result, decoded) {
+    const entry = this.#places[index];
     const labels = result.labels.map((label) => ({ ...label, colour: colourOf(label) }));
     entry.figure.hidden = false;
+    entry.placed = result.placed;
     setText(entry.caption, result.caption);
-    entry.canvas.setAttribute("aria-label", `Picture of ${result.caption}. Arrow keys move the crosshair, question mark lists the keys.`);
-    await entry.pane.show(result.image, result.mask, labels);
+    entry.canvas.setAttribute(
+      "aria-label",
+      `Picture of ${result.caption}. Arrow keys move the crosshair, question mark lists the keys.`,
+    );
+    entry.pane.show(decoded, labels);
   }
 
   async #add() {
     const entry = { canvas: make("canvas", { tabindex: 0, role: "img" }), caption: make("span"), said: make("output") };
-    entry.figure = make("figure", {}, make("div", { class: "frame" }, entry.canvas), make("figcaption", {}, entry.caption, entry.said));
+    entry.figure = make(
+      "figure",
+      {},
+      make("div", { class: "frame" }, entry.canvas),
+      make("figcaption", {}, entry.caption, entry.said),
+    );
     byId("pictures").append(entry.figure);
     const onWindow = (range) => this.#places[0]?.pane === entry.pane && this.#showWindow(range);
-    entry.pane = await Pane.open(entry.canvas, (location) => setText(entry.said, sayLocation(location)), onWindow);
+    entry.pane = await Pane.open(
+      entry.canvas,
+      (location) => setText(entry.said, sayLocation(location, entry.placed)),
+      onWindow,
+    );
     listen(entry.canvas, this.#actions);
     this.#places.push(entry);
     return entry;
@@ -118,7 +145,8 @@ export class Viewer {
     panes.forEach((pane, index) => pane.change({ letters: this.#shown[index].placed }));
     byId("preset-label").hidden = this.#shown[0].modality !== "CT";
     byId("preset").value = "";
-    if (panes.length === 2 && panes[0].window.some((n, i) => n !== panes[1].window[i])) panes[1].setWindow(...panes[0].window);
+    if (this.#shown.every(({ modality }) => modality === "CT"))
+      for (const pane of panes.slice(1)) pane.setWindow(...panes[0].window);
     this.#stored = panes[0].window;
     this.#showWindow(this.#stored);
     this.#drawMask();
@@ -131,7 +159,11 @@ export class Viewer {
   }
 
   #connectControls() {
-    fill(byId("preset"), make("option", { value: "" }, "as stored"), ...Object.keys(CT_WINDOWS).map((name) => make("option", {}, name)));
+    fill(
+      byId("preset"),
+      make("option", { value: "" }, "as stored"),
+      ...Object.keys(CT_WINDOWS).map((name) => make("option", {}, name)),
+    );
     byId("controls").addEventListener("submit", (event) => event.preventDefault());
     for (const radio of document.querySelectorAll("#layouts input[type=radio]")) {
       radio.addEventListener("change", () => this.#setLayout((this.#wanted = radio.value)));
@@ -246,7 +278,7 @@ function legend({ name, colour }) {
   return make("span", { class: "name" }, swatch, name);
 }
 
-function sayLocation({ mm, voxel, intensity, label }) {
+function sayLocation({ mm, intensity, label }, placed) {
   const value = typeof intensity === "number" ? `value ${Number(intensity.toPrecision(5))}` : "";
-  return [place(mm), `voxel ${voxel.join(", ")}`, value, label].filter(Boolean).join("   ");
+  return [placed ? place(mm) : "", value, label].filter(Boolean).join("   ");
 }
