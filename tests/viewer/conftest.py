@@ -103,9 +103,9 @@ def opened(clinic: Clinic, browser: Browser) -> Iterator[Open]:
         wanted = f"#job={clinic.jobs[job]}" if job else ""
         wanted += f"&with={clinic.jobs[other]}" if other else ""
         seen.append(browser.open_page(f"{clinic.server.url}/{wanted}", width, height))
-        browser.wait("document.querySelectorAll('#studies li').length >= 4")
+        browser.wait("document.querySelectorAll('#studies li').length >= 4", 60)
         if job in ("organ", "later", "weather"):
-            browser.wait("document.querySelector('#numbers table') && !document.querySelector('#controls').hidden")
+            browser.wait("document.querySelector('#numbers table') && !document.querySelector('#controls').hidden", 60)
         return browser
 
     seen: list = []

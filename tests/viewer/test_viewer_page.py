@@ -87,6 +87,41 @@ def test_everything_has_a_name_and_text_is_read_easily(opened: Open):
     assert browser.run(_FAINT) == []
 
 
+def test_flags_intervals_and_confidence_of_a_report_are_shown(opened: Open):
+    browser = opened()
+    report = {
+        "flags": [{"code": "unlike-training", "text": "the image is <b>unlike</b> the others"}],
+        "warnings": ["do not use: the image is <b>unlike</b> the others", "3 slices were resampled"],
+        "labels": [
+            {"value": 1, "name": "<i>liver</i>", "voxels": 7, "volume_ml": 1500.0, "volume_ml_low": 1400.0}
+            | {"volume_ml_high": 1650.0, "mean_probability": 0.9996},
+            {"value": 2, "name": "spleen", "voxels": 0, "volume_ml": 0.0, "mean_probability": None},
+        ],
+    }
+    shown = browser.driver.execute_async_script(
+        """
+        const [report, done] = arguments;
+        Promise.all([import('/static/js/alerts.js'), import('/static/js/tables.js')]).then(([alerts, tables]) => {
+          const numbers = tables.volumes(report.labels, {drawn: true, coverage: 0.95, onToggle() {}, onGo() {}});
+          document.querySelector('#opened').hidden = document.querySelector('#found').hidden = false;
+          document.querySelector('#alerts').replaceChildren(...alerts.alertsOf(report));
+          document.querySelector('#numbers').replaceChildren(numbers);
+          const said = (s) => [s.className, s.getAttribute('role'), s.innerText];
+          done([...document.querySelectorAll('#alerts section')].map(said).concat([...numbers.querySelectorAll('tr')].map((r) => [...r.children].map((c) => c.innerText.trim()))));
+        });
+        """,
+        report,
+    )
+    assert shown == [
+        ["do-not-use", "alert", "DO NOT USE\nthe image is <b>unlike</b> the others (unlike-training)"],
+        ["warning", None, "Warnings\n3 slices were resampled"],
+        ["Shown", "Structure", "Volume (mL)", "95 % interval (mL)", "Mean probability"],
+        ["", "<i>liver</i>", "1500", "1400 to 1650", "> 99.9 %"],
+        ["", "spleen", "0", "", ""],
+    ]
+    assert browser.run(_FAINT) == []
+
+
 def test_the_page_is_used_with_the_keyboard_alone(opened: Open):
     browser = opened()
     _tab(browser)

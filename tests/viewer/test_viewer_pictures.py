@@ -168,3 +168,19 @@ def test_probabilities_are_listed_and_the_called_class_is_named(opened: Open, cl
         assert f"{100 * share:.1f} %" in text
     assert browser.run("return document.getElementById('mask-controls').hidden")
     assert pixels(browser).std() > 10
+
+
+def test_a_real_series_is_drawn_and_measured_where_the_server_says(opened: Open, clinic: Clinic, real_data: Path):
+    folder = real_data / "dicom_mr_brain_pgbm" / "Study3" / "11_HCropVolume"
+    job = clinic.server.submit("organ", *sorted(folder.glob("*.dcm")))
+    ended = clinic.server.finished(job)
+    assert ended["state"] == "done", ended["message"]
+    browser = opened()
+    browser.run("location.hash = arguments[0]", f"job={job}")
+    browser.wait("document.querySelector('#numbers table') && !document.querySelector('#controls').hidden", 60)
+    assert pixels(browser).std() > 10
+    assert "seg.dcm" in browser.run("return document.getElementById('files').innerText")
+    report = json.loads(clinic.server.fetch(f"jobs/{job}/results/report.json"))
+    largest = max(report["labels"], key=lambda label: label["voxels"])
+    assert largest["voxels"] > 0
+    assert browser.run(_SAID)[0].endswith(largest["name"])

@@ -22,7 +22,7 @@ def _made_token(file: Path) -> str:
 
 
 def _enter(browser: Browser, token: str) -> None:
-    browser.wait("document.getElementById('token').open")
+    browser.wait("document.getElementById('token').open", 60)
     browser.driver.find_element(By.ID, "token-field").send_keys(token)
     browser.run("document.querySelector('#token button[value=enter]').click()")
 
@@ -34,7 +34,7 @@ def test_a_token_is_asked_for_and_a_full_or_absent_server_is_told_in_words(
     options = ["--http.tokens", str(tmp_path / "tokens"), "--limits.free_disk_mb", "1e12"]
     with serving(tmp_path / "data", [thresholding(tmp_path / "organ", "organ", 10, 20)], *options) as server:
         browser.open_page(server.url, 900, 640)
-        browser.wait("document.getElementById('token').open")
+        browser.wait("document.getElementById('token').open", 60)
         browser.run("document.querySelector('#token button[formnovalidate]').click()")
         browser.wait(f"!{_BANNER}.hidden")
         assert "Reload the page" in browser.run(f"return {_BANNER}.textContent")

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { refusal } from "../src/js/api.js";
 import { colourOf, lookup } from "../src/js/colours.js";
-import { ONLY_FIRST, ONLY_SECOND, OTHER_LABEL, difference, sameImage } from "../src/js/difference.js";
+import { ONLY_FIRST, ONLY_SECOND, OTHER_LABEL, centre, difference, sameImage } from "../src/js/masks.js";
 import { bytes, clock, millilitres, percent, place, plural } from "../src/js/format.js";
 import { step } from "../src/js/shortcuts.js";
 import { remember, titleOf } from "../src/js/titles.js";
@@ -58,6 +58,16 @@ test("masks differ where one has what the other lacks, or another label", () => 
 test("a structure that neither mask has is no disagreement", () => {
   const labels = [{ value: 1, name: "liver" }];
   assert.deepEqual(difference(Uint8Array.of(0), Uint8Array.of(0), labels, labels).rows[0].dice, null);
+});
+
+test("the middle of a structure is one of its own voxels", () => {
+  // a ring of 3 x 3 in the second slice: its middle is empty, so a neighbour of it is taken
+  const ring = Uint8Array.from([0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 1, 2, 2, 2, 2]);
+  const [column, row, slice] = centre(ring, [3, 3, 2], 2);
+  assert.equal((column - 1) ** 2 + (row - 1) ** 2, 1);
+  assert.equal(slice, 1);
+  assert.deepEqual(centre(ring, [3, 3, 2], 1), [1, 1, 1]);
+  assert.equal(centre(ring, [3, 3, 2], 7), null);
 });
 
 test("two results are of one image only where grid and voxels agree", () => {

@@ -1,6 +1,7 @@
 // One picture: a canvas with NiiVue, an image and the mask over it.
 import { MULTIPLANAR_TYPE, NVImage, Niivue, SHOW_RENDER, SLICE_TYPE } from "../vendor/niivue.js";
 import { lookup } from "./colours.js";
+import { centre } from "./masks.js";
 
 export const LAYOUTS = {
   all: SLICE_TYPE.MULTIPLANAR,
@@ -145,7 +146,8 @@ export class Pane {
     }
     if (hidden !== undefined && this.#mask) {
       // not by a clear colour: NiiVue would draw the outline all the same
-      this.#mask.img = hidden.size ? this.#values.map((value) => (hidden.has(value) ? 0 : value)) : this.#values;
+      const kept = Uint8Array.from({ length: 256 }, (_, value) => (hidden.has(value) ? 0 : value));
+      this.#mask.img = hidden.size ? this.#values.map((value) => kept[value]) : this.#values;
       volumes.push(hidden);
     }
     this.#refresh(volumes.length > 0);
@@ -205,30 +207,12 @@ export class Pane {
     );
   }
 
-  /** The voxel of a label that lies nearest to the middle of all its voxels, in millimetres; null where it has none. */
+  /** The middle of a label, at one of its voxels, in millimetres; null where it has none. */
   centreOf(value) {
-    const [, columns, rows] = this.#mask.hdr.dims;
-    const img = this.#values;
-    const split = (index) => [
-      index % columns,
-      Math.floor(index / columns) % rows,
-      Math.floor(index / (columns * rows)),
-    ];
-    const sum = [0, 0, 0];
-    let count = 0;
-    for (let index = img.indexOf(value); index >= 0; index = img.indexOf(value, index + 1)) {
-      split(index).forEach((n, axis) => (sum[axis] += n));
-      count += 1;
-    }
-    if (count === 0) return null;
-    let nearest = null;
-    let least = Infinity;
-    for (let index = img.indexOf(value); index >= 0; index = img.indexOf(value, index + 1)) {
-      const distance = split(index).reduce((total, n, axis) => total + (n - sum[axis] / count) ** 2, 0);
-      if (distance < least) [least, nearest] = [distance, index];
-    }
-    const voxel = [...split(nearest), 1];
-    return this.#mask.hdr.affine.slice(0, 3).map((row) => row.reduce((total, n, axis) => total + n * voxel[axis], 0));
+    const { dims, affine } = this.#mask.hdr;
+    const voxel = centre(this.#values, dims.slice(1, 4), value);
+    const at = (row) => [...voxel, 1].reduce((total, n, axis) => total + n * row[axis], 0);
+    return voxel && affine.slice(0, 3).map(at);
   }
 
   #described({ mm, values }) {

@@ -2,7 +2,7 @@
 import { alertsOf, failure, problem } from "./alerts.js";
 import * as api from "./api.js";
 import { byId, fill, make, setText } from "./dom.js";
-import { bytes, clock, percent } from "./format.js";
+import { bytes, clock, percent, plural } from "./format.js";
 import { ACTIVE } from "./studies.js";
 import * as tables from "./tables.js";
 import { titleOf } from "./titles.js";
@@ -115,7 +115,6 @@ export class Result {
   }
 
   #comparison([{ report: a }, { report: b }], drawn) {
-    this.#viewer.offerDifference(false);
     if (a.probabilities && b.probabilities) return [tables.comparedProbabilities(a, b)];
     if (!a.labels || !b.labels)
       return [make("p", {}, "One result is a class, the other a mask: there is nothing to compare.")];
@@ -202,9 +201,8 @@ async function save(job, name) {
 /** How far the numbers can be trusted, as far as the bundle says. */
 function confidence(report) {
   const said = [];
-  const { coverage, patients } = report.volume_interval ?? {};
-  if (coverage)
-    said.push(`The interval held the true volume in ${percent(coverage)} of ${patients} patients who were held out.`);
+  const { meaning, patients } = report.volume_interval ?? {};
+  if (meaning) said.push(`Interval, measured on ${plural(patients, "patient")}: ${meaning}.`);
   if (report.calibrated !== undefined)
     said.push(
       report.calibrated

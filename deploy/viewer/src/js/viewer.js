@@ -1,6 +1,6 @@
 // The pictures of one result, or of two beside each other, and the controls below them.
 import { colourOf } from "./colours.js";
-import { KINDS, difference, sameImage } from "./difference.js";
+import { KINDS, difference, sameImage } from "./masks.js";
 import { byId, fill, make, setText } from "./dom.js";
 import { place } from "./format.js";
 import { LAYOUTS, Pane, canDraw, decode } from "./pane.js";
@@ -62,6 +62,7 @@ export class Viewer {
     byId("pictures").hidden = true;
     byId("controls").hidden = true;
     byId("difference").checked = false;
+    this.offerDifference(false);
   }
 
   /** Put the crosshair into the middle of a structure of the first result. */
