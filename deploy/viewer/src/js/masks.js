@@ -1,4 +1,5 @@
-// Masks as arrays: where two of one image differ, by how much, and where a structure is. Labels are matched by name: bundles may number them otherwise.
+// Masks as arrays: where two of one image differ, by how much, and where a structure is. Labels are matched by name, as
+// bundles may number them otherwise.
 
 export const ONLY_FIRST = 1;
 export const ONLY_SECOND = 2;

@@ -125,7 +125,7 @@ export class Pane {
 
   /**
    * How it looks: `layout`, `opacity` of the mask from 0 to 1 and whether its `outline` stands for its area, `hidden`
-   * label values, `image` on or off, `letters` for the patient's sides. All changes until the next frame are drawn at once.
+   * label values, `image` on or off, `letters` for the patient's sides. Changes are drawn together, in the next frame.
    */
   change({ layout, opacity, outline, hidden, image, letters }) {
     const { opts } = this.#niivue;

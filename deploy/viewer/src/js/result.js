@@ -216,6 +216,10 @@ function confidence(report) {
   return said.join(" ");
 }
 
+function imageWords({ modality, format, shape, spacing_mm: spacing }) {
+  return `${modality} ${format}, ${shape.join(" × ")} voxels of ${spacing.join(" × ")} mm`;
+}
+
 function showProvenance(report) {
   const seconds = Object.entries(report.timing ?? {}).map(
     ([name, value]) => `${name.replace(/_s$/, "")} ${value.toFixed(2)} s`,
@@ -224,9 +228,7 @@ function showProvenance(report) {
   const rows = {
     model: report.model,
     "bundle (SHA-256)": report.bundle_sha256,
-    image:
-      report.image &&
-      `${report.image.modality} ${report.image.format}, ${report.image.shape.join(" × ")} voxels of ${report.image.spacing_mm.join(" × ")} mm`,
+    image: report.image && imageWords(report.image),
     time: seconds.join(", "),
     versions: versions.join(", "),
     "computed on": report.providers?.join(", "),

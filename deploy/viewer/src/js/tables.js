@@ -1,4 +1,4 @@
-// The numbers of a report as tables: volumes of structures, probabilities of classes, and two results beside each other.
+// The numbers of a report as tables: volumes of structures, probabilities of classes, two results beside each other.
 import { colourOf, css } from "./colours.js";
 import { make } from "./dom.js";
 import { millilitres, percent } from "./format.js";
