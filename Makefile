@@ -5,11 +5,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 OUT ?= runs/bench.json
 
-.PHONY: quickstart viewer test test-slow test-base test-peers lint format bench clean
-
-# The page of `medssl serve`: built where npm is, left out where it is not.
-PAGE := medssl/runtime/server/static/build.json
-PAGE_IF_NPM := $(if $(shell command -v npm),$(PAGE))
+.PHONY: quickstart test test-slow test-base test-peers lint format bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,9 +13,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,demo,peft,dev]'
 	touch $@
 
+# The page of `medssl serve`: built where npm is, left out where it is not.
+PAGE := medssl/runtime/server/static/build.json
+PAGE_IF_NPM := $(if $(shell command -v npm),$(PAGE))
+
 quickstart: $(VENV)/.installed  ## the whole line on the built-in synthetic cohort; ends with $(RUN)/report.html
 	$(BIN)/medssl quickstart --out $(RUN)
 
+.PHONY: viewer
 viewer: $(PAGE)  ## the page of `medssl serve`; needs Node.js with npm, which checks NiiVue against the hash of the lock file
 
 $(PAGE): $(shell find deploy/viewer -name node_modules -prune -o -type f -print)
