@@ -33,7 +33,7 @@ test: $(VENV)/.installed $(PAGE_IF_NPM)  ## the tests
 test-slow: $(VENV)/.installed  ## the long tests
 	$(BIN)/python -m pytest -m 'slow and not gpu'
 
-test-base: constraints.txt $(PAGE_IF_NPM)  ## the base install alone, without torch: its tests pass
+test-base: constraints.txt  ## the base install alone, without torch: its tests pass
 	rm -rf .venv-base
 	$(PYTHON) -m venv .venv-base
 	.venv-base/bin/python -m pip install --quiet -c constraints.txt . pytest hypothesis

@@ -107,7 +107,9 @@ def test_flags_intervals_and_confidence_of_a_report_are_shown(opened: Open):
           document.querySelector('#alerts').replaceChildren(...alerts.alertsOf(report));
           document.querySelector('#numbers').replaceChildren(numbers);
           const said = (s) => [s.className, s.getAttribute('role'), s.innerText];
-          done([...document.querySelectorAll('#alerts section')].map(said).concat([...numbers.querySelectorAll('tr')].map((r) => [...r.children].map((c) => c.innerText.trim()))));
+          const cells = (r) => [...r.children].map((c) => c.innerText.trim());
+          const rows = [...numbers.querySelectorAll('tr')];
+          done([...document.querySelectorAll('#alerts section')].map(said).concat(rows.map(cells)));
         });
         """,
         report,

@@ -1,6 +1,7 @@
 """What the page draws and counts: image and mask, the mask at the right side of the patient, two results compared."""
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -25,6 +26,17 @@ def _mask(clinic: Clinic, job: str, folder: Path) -> np.ndarray:
     path = folder / f"{job}.nii.gz"
     path.write_bytes(_fetched(clinic, job, "seg.nii.gz"))
     return np.asarray(nib.load(path).dataobj)
+
+
+def _said_is_true(said: str, image: Path) -> bool:
+    """Whether the voxel at the place that is said (`R 12.0  P 3.0  S 4.0 mm   value 15   low`) has that value."""
+    found = re.match(r"([LR]) ([\d.]+)  ([PA]) ([\d.]+)  ([IS]) ([\d.]+) mm   value (\S+)", said)
+    assert found is not None, said
+    letters, numbers = found.groups()[:6:2], found.groups()[1:6:2]
+    mm = [float(n) * (1 if letter in "RAS" else -1) for letter, n in zip(letters, numbers, strict=True)]
+    loaded = nib.load(image)
+    voxel = np.rint(np.linalg.inv(loaded.affine) @ [*mm, 1])[:3].astype(int)
+    return float(np.asarray(loaded.dataobj)[tuple(voxel)]) == pytest.approx(float(found[7]), rel=1e-4)
 
 
 def _coloured(shown: np.ndarray) -> np.ndarray:
@@ -118,6 +130,8 @@ def test_the_table_and_the_place_under_the_crosshair_say_what_the_files_say(open
     assert start[0].endswith("value 15   low")
     _press(browser, Keys.ARROW_LEFT)  # towards the left of the picture, the patient's right
     moved = browser.run(_SAID)
+    assert _said_is_true(start[0], clinic.files["body"])
+    assert _said_is_true(moved[0], clinic.files["body"])
     assert float(moved[0].split()[1]) == float(start[0].split()[1]) + 1.5
     _press(browser, Keys.ARROW_RIGHT)
     assert browser.run(_SAID) == start
@@ -170,7 +184,9 @@ def test_probabilities_are_listed_and_the_called_class_is_named(opened: Open, cl
     assert pixels(browser).std() > 10
 
 
-def test_a_real_series_is_drawn_and_measured_where_the_server_says(opened: Open, clinic: Clinic, real_data: Path):
+def test_a_real_series_is_drawn_and_measured_where_the_server_says(
+    opened: Open, clinic: Clinic, real_data: Path, tmp_path: Path
+):
     folder = real_data / "dicom_mr_brain_pgbm" / "Study3" / "11_HCropVolume"
     job = clinic.server.submit("organ", *sorted(folder.glob("*.dcm")))
     ended = clinic.server.finished(job)
@@ -183,4 +199,10 @@ def test_a_real_series_is_drawn_and_measured_where_the_server_says(opened: Open,
     report = json.loads(clinic.server.fetch(f"jobs/{job}/results/report.json"))
     largest = max(report["labels"], key=lambda label: label["voxels"])
     assert largest["voxels"] > 0
-    assert browser.run(_SAID)[0].endswith(largest["name"])
+    said = browser.run(_SAID)[0]
+    assert said.endswith(largest["name"])
+    image = tmp_path / "image.nii.gz"
+    image.write_bytes(clinic.server.fetch(f"jobs/{job}/results/image.nii.gz"))
+    assert _said_is_true(said, image)
+    _press(browser, *[Keys.ARROW_UP] * 3, *[Keys.ARROW_LEFT] * 2, Keys.PAGE_DOWN)
+    assert _said_is_true(browser.run(_SAID)[0], image)
