@@ -14,10 +14,21 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,serve,postgres,demo,peft,embed,dev]'
 	touch $@
 
+# The page of `medssl serve`: built where npm is, left out where it is not.
+PAGE := medssl/runtime/server/static/build.json
+PAGE_IF_NPM := $(if $(shell command -v npm),$(PAGE))
+
 quickstart: $(VENV)/.installed  ## the whole line on the built-in synthetic cohort; ends with $(RUN)/report.html
 	$(BIN)/medssl quickstart --out $(RUN)
 
-test: $(VENV)/.installed  ## the tests
+.PHONY: viewer
+viewer: $(PAGE)  ## the page of `medssl serve`; needs Node.js with npm, which checks NiiVue against the hash of the lock file
+
+$(PAGE): $(shell find deploy/viewer -name node_modules -prune -o -type f -print)
+	npm --prefix deploy/viewer ci --ignore-scripts --omit=optional --no-audit --no-fund
+	node deploy/viewer/build.js
+
+test: $(VENV)/.installed $(PAGE_IF_NPM)  ## the tests
 	$(BIN)/python -m pytest -n 2
 
 test-slow: $(VENV)/.installed  ## the long tests
@@ -79,3 +90,4 @@ bench: $(VENV)/.installed  ## side by side with peers; numbers in $(OUT)
 
 clean:
 	rm -rf $(VENV) .venv-base .venv-peers .venv-tools .venv-sbom .venv-fuzz runs build dist
+	rm -rf deploy/viewer/node_modules medssl/runtime/server/static

@@ -16,7 +16,16 @@ from pathlib import Path
 from medssl.imaging.errors import MedsslError
 
 _COMMANDS = Path(__file__).parent / "commands"
-_EXTRAS = {"pyarrow": "embed", "umap": "embed", "peft": "peft", "timm": "timm", "nilearn": "demo"}  # of modules
+_EXTRAS = {
+    "pyarrow": "embed",
+    "umap": "embed",
+    "peft": "peft",
+    "timm": "timm",
+    "nilearn": "demo",
+    "cryptography": "sign",
+    **dict.fromkeys(("fastapi", "uvicorn", "pynetdicom", "dicomweb_client", "huey", "peewee", "limits"), "serve"),
+}
+"""Module to the extra that brings it; all others come with `train`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,135 @@
+"""The real server for tests of its page: `medssl serve` in a process of its own, with bundles of a few bytes."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tiny_bundle
+from onnx import TensorProto, helper
+
+from medssl.imaging.files import write_json
+from medssl.runtime.bundle import write_sums
+
+CLASSES = ("calm", "stormy")
+
+
+@dataclass
+class Served:
+    """A running server.
+
+    Args:
+        url: Where its page is.
+        process: The server.
+        token: What it asks for, empty where it asks for none.
+    """
+
+    url: str
+    process: "subprocess.Popen[str]"
+    token: str = ""
+
+    def ask(self, path: str, data: bytes | None = None, **headers: str) -> Any:
+        """JSON that the REST interface answers."""
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        return json.loads(self.fetch(path, data, headers))
+
+    def fetch(self, path: str, data: bytes | None = None, headers: dict[str, str] | None = None) -> bytes:
+        """What the REST interface answers."""
+        request = urllib.request.Request(f"{self.url}/api/{path}", data, headers or {})  # noqa: S310 (our own server)
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return bytes(answer.read())
+
+    def submit(self, model: str, *files: Path) -> str:
+        """Id of a job for these files."""
+        mark = uuid.uuid4().hex
+        parts = [f'--{mark}\r\nContent-Disposition: form-data; name="model"\r\n\r\n{model}\r\n'.encode()]
+        for number, file in enumerate(files):
+            name = f"{number}{''.join(file.suffixes)}"
+            head = f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+            parts.append(head.encode() + file.read_bytes() + b"\r\n")
+        body = b"".join(parts) + f"--{mark}--\r\n".encode()
+        content_type = f"multipart/form-data; boundary={mark}"
+        return str(self.ask("jobs", body, **{"Content-Type": content_type})["id"])
+
+    def finished(self, job: str, seconds: float = 60) -> dict[str, Any]:
+        """A job once it is done or failed."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            found: dict[str, Any] = self.ask(f"jobs/{job}")
+            if found["state"] in ("done", "failed"):
+                return found
+            time.sleep(0.05)
+        raise TimeoutError(f"job {job} did not end: {found}")
+
+    def stop(self) -> None:
+        """End the server."""
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@contextmanager
+def serving(data: Path, bundles: Sequence[Path], *options: str, token: str = "") -> Iterator[Served]:
+    """A server on a free port, stopped at the end."""
+    command = [sys.executable, "-m", "medssl", "serve", *map(str, bundles)]
+    command += ["--data", str(data), "--http.port", "0", "--queue.threads", "1", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline() if process.stdout else ""
+        found = re.search(r"https?://[\d.]+:\d+", line)
+        served = Served(found.group() if found else "", process, token)
+        try:
+            if found is None:
+                raise RuntimeError(f"the server did not start: {line}")
+            yield served
+        finally:
+            if process.poll() is None:
+                served.stop()
+
+
+def thresholding(folder: Path, name: str, low: float, high: float) -> Path:
+    """A segmentation bundle: structure `low` from one intensity on, `high` from another on."""
+    with pytest.MonkeyPatch.context() as patch:
+        # class k has the logit weight * x + bias, so class 1 wins above -bias_1 and class 2 above bias_1 - bias_2
+        patch.setattr(tiny_bundle, "BIAS", (0.0, -low, -low - high))
+        tiny_bundle.write_bundle(folder)
+    return _renamed(folder, {"name": name, "intended_use": f"Tests of {name}."})
+
+
+def classifying(folder: Path) -> Path:
+    """A classification bundle: the mean intensity of a window says how stormy it is."""
+    tiny_bundle.write_bundle(folder)
+    window = (8, 8, 8)
+    weight = np.array([[-0.1], [0.1]], dtype=np.float32)
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight"], ["logits"], transB=1),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, *window])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(CLASSES)])
+    initial = [helper.make_tensor("weight", TensorProto.FLOAT, weight.shape, weight.ravel())]
+    graph = helper.make_graph(nodes, "classifying", [image], [logits], initial)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, folder / "model.onnx")
+    batch = np.linspace(0, 30, 2 * 512, dtype=np.float32).reshape(2, 1, *window)
+    np.savez(folder / "golden.npz", image=batch, logits=batch.mean(axis=(2, 3, 4)) @ weight.T)
+    return _renamed(folder, {"name": "weather", "task": "classification", "labels": [], "classes": list(CLASSES)})
+
+
+def _renamed(folder: Path, changes: dict[str, Any]) -> Path:
+    content = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    write_json(folder / "bundle.json", content | changes)
+    (folder / "MODEL_CARD.md").write_text(f"# {changes['name']}\n\n<b>Not bold.</b>\n", encoding="utf-8")
+    write_sums(folder)
+    return folder
