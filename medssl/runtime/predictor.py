@@ -74,7 +74,7 @@ class Predictor:
         began = time.perf_counter()
         prepared = PreparedImage(volume, spec.preprocess)
         ready = time.perf_counter()
-        network = Featured(self._session.with_features) if self._gate else self._session
+        network = Featured(self._session.with_features, 2 ** len(spec.mirror_axes)) if self._gate else self._session
         flags = doubts(volume, spec)
         mask, result, computed = self._answer(prepared, network)
         if self._gate is not None and isinstance(network, Featured):

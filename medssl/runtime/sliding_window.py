@@ -134,6 +134,17 @@ def classify(
     return np.asarray(np.mean(scores, axis=0), dtype=np.float64)
 
 
+def windows_of(image: _Float | Image, window: Sequence[int], overlap: float) -> Iterator[_Float]:
+    """The windows (1, C, *window) in which an image is predicted, one by one; without overlap those of `classify`."""
+    padded = _Padded(image, window)
+    places = product(*(_starts(n, w, overlap) for n, w in zip(padded.shape, window, strict=True)))
+    for start, group in groupby(places, key=lambda place: place[0]):
+        block = padded.planes(0, start, start + window[0])
+        for place in group:
+            inside = tuple(slice(p, p + w) for p, w in zip(place[1:], window[1:], strict=True))
+            yield block[None][(slice(None), slice(None), slice(None), *inside)]
+
+
 def softmax(scores: _Float) -> _Float:
     """Softmax over axis 1 of (B, K, ...)."""
     result: _Float = scores - scores.max(axis=1, keepdims=True)
