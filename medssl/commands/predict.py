@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medssl.runtime.predictor import Predictor
 
 POSITIONAL = ("bundle", "inputs")
+_LEAST_MEMORY_MB = 500
 
 
 @dataclass
@@ -42,6 +43,7 @@ def predict(
     resample_irregular: bool = False,
     overwrite: bool = False,
     device: Device = "auto",
+    memory_mb: int = 2000,
 ) -> None:
     """Predict each input and write its results into OUT/CASE, one line a case into OUT/summary.csv.
 
@@ -61,18 +63,21 @@ def predict(
         overwrite: Replace results of a case that are already there.
         device: What computes: `auto` takes CUDA, OpenVINO or the processor, what this build of ONNX Runtime offers;
             or cpu, cuda, tensorrt, openvino.
+        memory_mb: What image, masks and scores may take; with less, many classes on wide images take longer.
 
     Raises:
         ConfigError: Unknown formats, missing inputs.
         MedsslError: The bundle must not be used, or some cases failed.
     """
     formats = _formats(format)
+    if memory_mb < _LEAST_MEMORY_MB:
+        raise ConfigError([f"memory_mb must be {_LEAST_MEMORY_MB} or more, got {memory_mb}"])
     from medssl.runtime.inputs import check_present, find_cases
     from medssl.runtime.predictor import NOT_A_DEVICE, Predictor
     from medssl.runtime.results import MASK_FORMATS
 
     check_present(inputs)
-    predictor = Predictor(bundle, threads, batch_size, device)
+    predictor = Predictor(bundle, threads, batch_size, device, memory_mb)
     cases = find_cases(inputs, predictor.bundle.spec, resample_irregular=resample_irregular)
     _refuse_existing(out, [case.name for case in cases], overwrite)
     if predictor.bundle.spec.task == "classification" and (masks := MASK_FORMATS & set(formats)):

@@ -17,7 +17,7 @@ from medssl.imaging.preprocess import restore_label
 from medssl.imaging.progress import Progress
 from medssl.runtime.confidence import Featured, Gate
 from medssl.runtime.postprocess import keep_largest
-from medssl.runtime.sliding_window import classify, segment
+from medssl.runtime.sliding_window import classify, segment, windows_of
 from medssl.tasks.inference import Ensemble
 from medssl.tasks.model_file import ModelSpec
 
@@ -145,7 +145,7 @@ class _Case:
 
 def _held_out_case(trained: Trained, case: CachedCase, unseen: tuple[int, ...], operation: OperationOptions) -> _Case:
     spec, cache = trained.spec, trained.cache
-    network = Featured(trained.predict(unseen))
+    network = Featured(trained.predict(unseen), 2 ** len(spec.mirror_axes))
     if spec.task == "classification":
         windows: list[_Float] = []
 
@@ -199,21 +199,15 @@ class _Collector:
 
 
 def image_features(trained: Trained, image: _Float) -> _Float:
-    """Features of a prepared image, as the clinic takes them: the mean over its windows."""
-    spec, network = trained.spec, Featured(trained.predict((0,)))
-    if spec.task == "classification":
-        classify(image, spec.window, network, mirror_axes=spec.mirror_axes)
-    else:
-        segment(
-            image,
-            spec.window,
-            network,
-            spec.network.out_channels,
-            overlap=spec.overlap,
-            batch_size=2,
-            mirror_axes=spec.mirror_axes,
-        )
-    return network.features()
+    """Features of a prepared image, as the clinic takes them: the mean over its windows; the encoder alone works."""
+    spec, first = trained.spec, Ensemble([trained.networks[0]]).eval()
+    overlap = spec.overlap if spec.task == "segmentation" else 0.0
+    with torch.no_grad():
+        found = [
+            first.features(torch.from_numpy(np.ascontiguousarray(crop))).float().numpy()
+            for crop in windows_of(image, spec.window, overlap)
+        ]
+    return np.asarray(np.concatenate(found).mean(axis=0, dtype=np.float64), dtype=np.float32)
 
 
 def volumes_ml(label: npt.NDArray[np.uint8], case: CachedCase, spec: ModelSpec) -> dict[int, float]:

@@ -104,10 +104,10 @@ class ConfidenceOptions:
     measure: bool = True
     """Fit the temperature, the volume intervals and the gate; takes as long as predicting the cases below."""
 
-    cases: int = 60
+    cases: int = 40
     """Cases held out of the training that are predicted, at most; 0 = all."""
 
-    training_images: int = 150
+    training_images: int = 100
     """Images of the training whose features the gate keeps, at most; 0 = all."""
 
     coverage: float = 0.9
@@ -123,7 +123,7 @@ class ConfidenceOptions:
     """Folders of images that are nearly like the training's but must not pass (another sequence, another organ of the
     same modality), by a name each; how well the gate tells them is written into the bundle."""
 
-    near_cases: int = 30
+    near_cases: int = 20
     """Images of each such kind that are measured, at most, flipped and cut ones included; 0 = all."""
 
     def __post_init__(self) -> None:

@@ -179,6 +179,11 @@ class PreparedImage:
         """(C, *S)."""
         return self._volume.channels, *self.record.prepared.shape
 
+    @property
+    def held_bytes(self) -> int:
+        """What the image takes as it was read, and prepared as far as it is kept."""
+        return int(self._volume.array.nbytes) + (0 if self._whole is None else int(self._whole.nbytes))
+
     def planes(self, axis: int, begin: int, end: int) -> _Float:
         """(C, *S) with the planes `begin` to `end` of a spatial axis alone; those of the last call are kept."""
         front = (slice(None),) * (axis + 1)

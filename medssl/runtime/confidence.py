@@ -131,20 +131,24 @@ class Gate:
 
 
 class Featured:
-    """A network that answers logits and keeps the mean of its features over all windows it saw.
+    """A network that answers logits and keeps the mean of its features over the windows it saw.
 
     Args:
         predict: (B, C, *window) to logits (B, K, ...) and features (B, F).
+        mirrorings: How often each batch is asked for, mirrored in turn; its features count the first time, unmirrored.
     """
 
-    def __init__(self, predict: Callable[[_Float], tuple[_Float, _Float]]) -> None:
-        self._predict = predict
+    def __init__(self, predict: Callable[[_Float], tuple[_Float, _Float]], mirrorings: int = 1) -> None:
+        self._predict, self._mirrorings, self._calls = predict, mirrorings, 0
         self._sum: npt.NDArray[np.float64] | None = None
         self._windows = 0
 
     def __call__(self, windows: _Float) -> _Float:
         """Logits."""
         logits, features = self._predict(windows)
+        self._calls += 1
+        if (self._calls - 1) % self._mirrorings:
+            return logits
         total = features.sum(axis=0, dtype=np.float64)
         self._sum = total if self._sum is None else self._sum + total
         self._windows += len(features)

@@ -21,8 +21,9 @@ from medssl.runtime.findings import classified, doubts, likeness, measured
 from medssl.runtime.postprocess import keep_largest
 from medssl.runtime.session import open_session
 from medssl.runtime.shares import Shares
-from medssl.runtime.sliding_window import classify, segment
+from medssl.runtime.sliding_window import Plan, classify, segment_by
 
+_LIBRARY_BYTES, _LEAST_SLAB_BYTES = 250 << 20, 128 << 20
 NOT_A_DEVICE = "Not a medical device. For research only; not for diagnosis or treatment."
 
 
@@ -49,17 +50,20 @@ class Predictor:
         threads: Threads to compute with; 0 takes every processor this process may use.
         batch_size: Windows computed at once; more need more memory.
         device: What computes; `auto` takes what this build of ONNX Runtime offers.
+        memory_mb: What image, masks and scores may take; with less, many classes on wide images take longer.
 
     Raises:
         BundleError: The bundle must not be used.
         ConfigError: The device is not offered here.
     """
 
-    def __init__(self, bundle: Path, threads: int = 0, batch_size: int = 1, device: Device = "auto") -> None:
+    def __init__(
+        self, bundle: Path, threads: int = 0, batch_size: int = 1, device: Device = "auto", memory_mb: int = 2000
+    ) -> None:
         self.bundle = Bundle.open(bundle)
         self._session, self.golden_difference = open_session(self.bundle, threads, device)
         self._gate = Gate.load(self.bundle.folder / GATE_FILE, self.bundle.spec.gate) if self.bundle.has_gate else None
-        self._batch_size = batch_size
+        self._batch_size, self._memory_mb = batch_size, memory_mb
 
     def predict(self, volume: Volume, shares: bool = False) -> Prediction:
         """Predict one image.
@@ -81,7 +85,7 @@ class Predictor:
         began = time.perf_counter()
         prepared = PreparedImage(volume, spec.preprocess)
         ready = time.perf_counter()
-        network = Featured(self._session.with_features) if self._gate else self._session
+        network = Featured(self._session.with_features, 2 ** len(spec.mirror_axes)) if self._gate else self._session
         flags = doubts(volume, spec)
         kept = self._shares(prepared, volume) if shares and spec.task == "segmentation" else None
         mask, result, computed = self._answer(prepared, network, kept)
@@ -116,16 +120,9 @@ class Predictor:
             )
             return None, classified(shares, spec), time.perf_counter()
         tally = Tally(spec.num_outputs, spec.activation, spec.temperature)
-        labels = segment(
-            prepared,
-            spec.window,
-            network,
-            spec.num_outputs,
-            overlap=spec.overlap,
-            batch_size=self._batch_size,
-            mirror_axes=spec.mirror_axes,
-            observe=tally.observe if kept is None else kept.after(tally.observe),
-        )
+        plan = Plan(spec.window, spec.overlap, self._batch_size, spec.mirror_axes, self._slab_bytes(prepared))
+        observe = tally.observe if kept is None else kept.after(tally.observe)
+        labels = segment_by(plan, prepared, network, spec.num_outputs, observe)
         labels = keep_largest(labels, tuple(spec.post_processing.get("largest_component", ())))
         computed = time.perf_counter()
         mask = restore_label(labels, prepared.record)
@@ -135,6 +132,13 @@ class Predictor:
         spec = self.bundle.spec
         values = sorted(label.value for label in spec.labels)
         return Shares(values, prepared.shape[1:], volume.geometry.shape, spec.activation, spec.temperature)
+
+    def _slab_bytes(self, prepared: PreparedImage) -> int:
+        """What is left for scores beside the image, the class map, the scores of some windows and the libraries."""
+        spec, voxels = self.bundle.spec, int(np.prod(prepared.shape[1:]))
+        windows = 4 * (2 * self._batch_size + 1) * spec.num_outputs * int(np.prod(spec.window))
+        held = prepared.held_bytes + voxels + windows + _LIBRARY_BYTES
+        return max(self._memory_mb * 1_000_000 - held, _LEAST_SLAB_BYTES)
 
     def _report(self, volume: Volume, result: dict[str, Any], timing: dict[str, float]) -> dict[str, Any]:
         spec = self.bundle.spec

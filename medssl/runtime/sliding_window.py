@@ -8,6 +8,7 @@ the same. For the class with the highest logit the weights need not be divided o
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby, pairwise, product
 from typing import Literal, Protocol
 
@@ -22,7 +23,7 @@ Predict = Callable[[_Float], _Float]
 """(B, C, *window) to scores (B, K, *window): logits, before softmax or sigmoid."""
 Activation = Literal["softmax", "sigmoid"]
 """How logits become scores: one class of all, or each class against all others, as the network was trained."""
-SLAB_BYTES = 384 << 20
+SLAB_BYTES = 1 << 30
 """Largest slab of scores before the image is worked through in strips."""
 
 
@@ -37,6 +38,25 @@ class Image(Protocol):
         """(C, *S) with the planes `begin` to `end` of a spatial axis alone."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How an image is cut into windows, and how much is held at a time.
+
+    Args:
+        window: Size of a window, `spatial_dims` numbers.
+        overlap: Share by which neighbouring windows overlap, in [0, 1).
+        batch_size: Windows a call.
+        mirror_axes: Spatial axes over whose mirrorings (all combinations) logits are averaged.
+        slab_bytes: Largest slab of scores; where it would be larger, the image is worked through in strips.
+    """
+
+    window: Sequence[int]
+    overlap: float = 0.5
+    batch_size: int = 4
+    mirror_axes: Sequence[int] = ()
+    slab_bytes: int = SLAB_BYTES
+
+
 def segment(
     image: _Float | Image,
     window: Sequence[int],
@@ -48,16 +68,20 @@ def segment(
     mirror_axes: Sequence[int] = (),
     observe: Observe | None = None,
 ) -> npt.NDArray[np.uint8]:
+    """Class map of an image of any size; `segment_by` with a plan of these numbers."""
+    return segment_by(Plan(window, overlap, batch_size, mirror_axes), image, predict, num_classes, observe)
+
+
+def segment_by(
+    plan: Plan, image: _Float | Image, predict: Predict, num_classes: int, observe: Observe | None = None
+) -> npt.NDArray[np.uint8]:
     """Class map of an image of any size.
 
     Args:
+        plan: How it is cut.
         image: (C, *S) prepared image, or one that gives its planes when asked.
-        window: Size of a window, `spatial_dims` numbers.
         predict: The network.
         num_classes: K, background included.
-        overlap: Share by which neighbouring windows overlap, in [0, 1).
-        batch_size: Windows a call.
-        mirror_axes: Spatial axes over whose mirrorings (all combinations) logits are averaged.
         observe: Told of the blended logits of each plane.
 
     Returns:
@@ -66,13 +90,14 @@ def segment(
     Raises:
         ImageError: Window and image differ in dimensions, or the network gives another number of classes or NaN.
     """
+    window = plan.window
     padded = _Padded(image, window)
     shape = padded.shape
     order = sorted(range(len(shape)), key=lambda a: -shape[a])  # the longest axis has the smallest cross-section
     stream = order[0]
-    starts = [_starts(n, w, overlap) for n, w in zip(shape, window, strict=True)]
+    starts = [_starts(n, w, plan.overlap) for n, w in zip(shape, window, strict=True)]
     weight, labels = gaussian(window), np.zeros(shape, dtype=np.uint8)
-    for strip in _strips(shape, window[stream], order, num_classes):
+    for strip in _strips(shape, window[stream] * num_classes, order, plan.slab_bytes):
         sizes = [part.stop - part.start for part in strip]
         sizes[stream] = window[stream]
         slab = Slab(num_classes, sizes, [part.start for part in strip], stream, weight, observe is not None)
@@ -86,7 +111,7 @@ def segment(
         )
         for number, start in enumerate(starts[stream]):
             block = padded.planes(stream, start, start + window[stream])
-            for place, scores in _scores(block, rest, window, predict, batch_size, mirror_axes):
+            for place, scores in _scores(block, rest, window, predict, plan.batch_size, plan.mirror_axes):
                 if scores.shape[0] != num_classes:
                     raise ImageError(
                         f"the network gives {scores.shape[0]} classes, {num_classes} are due", reason="classes"
@@ -132,6 +157,17 @@ def classify(
         rest = [(0, *place[1:]) for place in group]
         scores += [s for _, s in _scores(block, rest, window, scored, 1, mirror_axes)]
     return np.asarray(np.mean(scores, axis=0), dtype=np.float64)
+
+
+def windows_of(image: _Float | Image, window: Sequence[int], overlap: float) -> Iterator[_Float]:
+    """The windows (1, C, *window) in which an image is predicted, one by one; without overlap those of `classify`."""
+    padded = _Padded(image, window)
+    places = product(*(_starts(n, w, overlap) for n, w in zip(padded.shape, window, strict=True)))
+    for start, group in groupby(places, key=lambda place: place[0]):
+        block = padded.planes(0, start, start + window[0])
+        for place in group:
+            inside = tuple(slice(p, p + w) for p, w in zip(place[1:], window[1:], strict=True))
+            yield block[None][(slice(None), slice(None), slice(None), *inside)]
 
 
 def softmax(scores: _Float) -> _Float:
@@ -192,11 +228,11 @@ class _Padded:
         return inner
 
 
-def _strips(shape: Sequence[int], depth: int, order: Sequence[int], num_classes: int) -> Iterator[tuple[slice, ...]]:
+def _strips(shape: Sequence[int], depth: int, order: Sequence[int], slab_bytes: int) -> Iterator[tuple[slice, ...]]:
     """The image whole, or parts of it along its second-longest axis whose slab of scores is no larger than allowed."""
     whole = [slice(0, n) for n in shape]
     plane = int(np.prod([n for a, n in enumerate(shape) if a != order[0]]))
-    number = min(-(-num_classes * depth * plane * 4 // SLAB_BYTES), shape[order[1]])
+    number = min(-(-depth * plane * 4 // slab_bytes), shape[order[1]])
     edges = np.linspace(0, shape[order[1]], number + 1).round().astype(int).tolist()
     for low, high in pairwise(edges):
         whole[order[1]] = slice(low, high)

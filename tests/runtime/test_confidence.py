@@ -15,7 +15,7 @@ from medssl.imaging.writers.nifti import write_nifti
 from medssl.runtime.bundle import GATE_FILE, Bundle, write_sums
 from medssl.runtime.confidence import Featured, Gate, Tally, called_probability, interval_ml
 from medssl.runtime.predictor import Predictor
-from medssl.runtime.sliding_window import sigmoid, softmax
+from medssl.runtime.sliding_window import classify, sigmoid, softmax, windows_of
 
 
 def _gate(threshold: float = 3.0) -> Gate:
@@ -74,6 +74,11 @@ def test_features_are_the_mean_over_all_windows(rng):
     for batch in batches:
         np.testing.assert_array_equal(network(batch), batch)
     assert network.features() == pytest.approx(np.concatenate(batches).mean(axis=(1, 2)).mean(), rel=1e-5)
+    mirrored = Featured(lambda windows: (windows, windows[:, 0]), mirrorings=2)
+    image = rng.normal(size=(1, 20)).astype(np.float32)
+    classify(image, (8,), lambda windows: mirrored(windows)[:, 0], mirror_axes=(0,))
+    crops = np.concatenate([window[:, 0] for window in windows_of(image, (8,), 0.0)])
+    np.testing.assert_allclose(mirrored.features(), crops.mean(axis=0), rtol=1e-5)
 
 
 def test_the_report_says_how_sure_it_is(tmp_path: Path):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from medssl.imaging.errors import ImageError
-from medssl.runtime import postprocess, sliding_window
+from medssl.runtime import postprocess
 from medssl.runtime.blending import gaussian
 from medssl.runtime.postprocess import find_runs, keep_largest
-from medssl.runtime.sliding_window import classify, segment
+from medssl.runtime.sliding_window import Plan, classify, segment, segment_by
 
 
 def _network(weights: np.ndarray):
@@ -167,10 +167,10 @@ def test_keeping_the_largest_part_works_in_pieces(rng, monkeypatch):
 
 
 @pytest.mark.parametrize(("window", "strip"), [((16, 16, 16), 0), ((16, 12, 40), 1)])
-def test_strips_give_what_the_whole_gives(window, strip, rng, monkeypatch):
+def test_strips_give_what_the_whole_gives(window, strip, rng):
     image, predict = rng.normal(size=(1, 30, 34, 20)).astype(np.float32), _network(rng.normal(size=4))
     whole = segment(image, window, predict, 4)
-    monkeypatch.setattr(sliding_window, "SLAB_BYTES", 4 * window[1] * 30 * 20 * 4 // 3)
+    plan = Plan(window, slab_bytes=4 * window[1] * 30 * 20 * 4 // 3)
     observed = np.full(image.shape[1:], 9, np.uint8)
     strips = []
 
@@ -179,7 +179,7 @@ def test_strips_give_what_the_whole_gives(window, strip, rng, monkeypatch):
         np.testing.assert_array_equal(logits.argmax(axis=0), labels)
         observed[place] = labels
 
-    np.testing.assert_array_equal(segment(image, window, predict, 4, observe=observe), whole)
+    np.testing.assert_array_equal(segment_by(plan, image, predict, 4, observe), whole)
     np.testing.assert_array_equal(observed, whole)
     assert len(set(strips)) > 1, "the image was not cut into strips"
 
