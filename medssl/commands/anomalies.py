@@ -22,7 +22,7 @@ def anomalies(
     out: Path,
     neighbours: int = 20,
     folds: int = 5,
-    outlier: float = 3.5,
+    outlier: float = 3.0,
     top: int = 50,
     seed: int = 0,
 ) -> None:
@@ -61,7 +61,7 @@ def anomalies(
             "than 3",
             reason="too-few-patients",
         )
-    near = Neighbours(table).of(table.vectors, neighbours, patients)
+    near = Neighbours(table, distances=True).of(table.vectors, neighbours, patients)
     far = outlier_scores(near)
     rows, notes = judged_rows(table)
     doubts = None

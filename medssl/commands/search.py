@@ -87,7 +87,7 @@ def search(
     rows = [
         [
             q.name, rank, table.names[n.row], *(columns[name][n.row] for name in ("patient", "split", "class", "site")),
-            f"{n.cosine:.4f}", columns["image"][n.row],
+            f"{n.likeness:.4f}", columns["image"][n.row],
         ]
         for q, nears in zip(asked, found, strict=True)
         for rank, n in enumerate(nears, 1)
@@ -185,6 +185,6 @@ def _sheet(table: "FeatureTable", asked: Sequence[Query], found: "Sequence[Seque
     for query, nears in zip(asked, found, strict=True):
         pictures.append((decoded(query.picture), f"QUERY\n{query.name[-16:]}"))
         for near in nears:
-            text = f"{table.names[near.row][-16:]}\n{near.cosine:.3f} {table.columns['class'][near.row]}"
+            text = f"{table.names[near.row][-16:]}\n{near.likeness:.3f} {table.columns['class'][near.row]}"
             pictures.append((decoded(table.pictures[near.row]), text))
     write_sheet(pictures, path, f"{len(asked)} queries, each before its nearest cases; cosine of features below")

@@ -111,18 +111,19 @@ def distinct(search: NearSearch, groups: Sequence[str]) -> tuple[list[int], list
     return sorted(kept), sorted(dropped, key=lambda d: d.item)
 
 
-def nearest(known: Array, asked: Array, count: int) -> tuple[npt.NDArray[np.float32], Rows]:
-    """Cosines (n, count), falling, and places of the nearest of vectors of length 1.
+def nearest(known: Array, asked: Array, count: int, distances: bool = False) -> tuple[npt.NDArray[np.float32], Rows]:
+    """Likeness (n, count), falling, and places of the nearest vectors.
 
     Args:
         known: (N, E) vectors to search.
         asked: (n, E) vectors asked about.
         count: How many; no more than there are.
+        distances: Likeness is minus the Euclidean distance, else the inner product.
     """
-    index = faiss.IndexFlatIP(known.shape[1])
+    index = (faiss.IndexFlatL2 if distances else faiss.IndexFlatIP)(known.shape[1])
     index.add(np.ascontiguousarray(known))
-    cosines, places = index.search(np.ascontiguousarray(asked), min(count, len(known)))
-    return cosines, places
+    found, places = index.search(np.ascontiguousarray(asked), min(count, len(known)))
+    return (-np.sqrt(np.maximum(found, 0)) if distances else found), places
 
 
 def _apart(search: NearSearch, items: Rows) -> tuple[Rows, list[Dropped]]:

@@ -102,7 +102,7 @@ def label_doubts(
     number_of = {int(row): int(k) for row, k in zip(rows, given, strict=True)}
     shares = np.zeros((len(rows), len(classes)))
     for place, others in enumerate(near):
-        weights = np.exp(np.array([n.cosine for n in others]) / TEMPERATURE)
+        weights = np.exp(np.array([n.likeness for n in others]) / TEMPERATURE)
         np.add.at(shares[place], [number_of[n.row] for n in others], weights / max(weights.sum(), 1e-12))
     fewest = min(len(set(patients[given == k])) for k in range(len(classes)))
     probe = _out_of_fold(table.vectors[rows].astype(np.float64), given, patients, min(folds, fewest), seed)
@@ -113,13 +113,14 @@ def label_doubts(
 def outlier_scores(near: Sequence[Sequence[Neighbour]]) -> Numbers:
     """How far rows are from their neighbours, against how far rows usually are.
 
-    The mean cosine distance to the neighbours (Sun et al., ICML 2022, https://arxiv.org/abs/2204.06507, take that to
-    the k-th) as the modified z-score of its logarithm (Iglewicz and Hoaglin 1993), which one far row does not widen.
+    The mean distance to the neighbours (Sun et al., ICML 2022, https://arxiv.org/abs/2204.06507, take that to the k-th,
+    of unit vectors, which is blind to strange images that lie in a common direction) as the modified z-score of its
+    logarithm (Iglewicz and Hoaglin 1993), which one far row does not widen.
 
     Args:
-        near: Neighbours of each row, of other patients.
+        near: Neighbours of each row, of other patients, by distance.
     """
-    distances = np.log([max(1 - float(np.mean([n.cosine for n in others])), 1e-9) for others in near])
+    distances = np.log([max(-float(np.mean([n.likeness for n in others])), 1e-9) for others in near])
     middle = np.median(distances)
     spread = np.median(np.abs(distances - middle))
     scores: Numbers = 0.6745 * (distances - middle) / max(float(spread), 1e-9)

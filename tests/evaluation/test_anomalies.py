@@ -84,13 +84,17 @@ def test_two_patients_a_class_still_give_an_answer():
     assert (doubts.by_neighbours < 0).all()
 
 
-def test_the_far_one_is_the_outlier_and_copies_are_none():
+def test_the_strange_ones_are_outliers_though_they_lie_in_a_common_direction():
     rng = np.random.default_rng(0)
-    vectors = np.array([5, 0, 0, 0]) + 0.3 * rng.normal(size=(40, 4))
-    vectors = np.concatenate([vectors, [[0, 5, 5, -5]]])
-    near = Neighbours(feature_tables.table(vectors)).of(vectors.astype(np.float32), 5, own=list(range(41)))
-    scores = outlier_scores(near)
-    assert scores.argmax() == 40
-    assert scores[40] > 3.5
+    usual = rng.normal(size=(60, 6))
+    strange = np.array([9, 0, 0, 0, 0, 0]) + 3 * rng.normal(size=(3, 6))
+    vectors = np.concatenate([usual, strange]).astype(np.float32)
+    rows = list(range(63))
+    scores = outlier_scores(Neighbours(feature_tables.table(vectors), distances=True).of(vectors, 5, own=rows))
+    assert set(np.argsort(-scores)[:3].tolist()) == {60, 61, 62}
+    assert scores[60:].min() > 3
     assert np.median(scores) == pytest.approx(0)
-    assert outlier_scores([[Neighbour(0, 1.0)]] * 4).tolist() == [0, 0, 0, 0]
+
+
+def test_copies_are_no_outliers():
+    assert outlier_scores([[Neighbour(0, -0.0)]] * 4).tolist() == [0, 0, 0, 0]

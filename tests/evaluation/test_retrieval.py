@@ -2,6 +2,7 @@
 
 import feature_tables
 import numpy as np
+import pytest
 
 from medssl.evaluation import retrieval
 from medssl.evaluation.retrieval import Neighbours, agreement
@@ -13,7 +14,7 @@ def _oracle(vectors: np.ndarray, row: int, allowed: list[int], count: int) -> li
     return sorted(allowed, key=lambda other: -float(units[other] @ units[row]))[:count]
 
 
-def test_neighbours_are_those_of_all_pairs_but_for_itself_and_its_patient(monkeypatch):
+def test_neighbours_are_those_of_all_pairs_but_for_itself_and_its_patient(monkeypatch: pytest.MonkeyPatch):
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(60, 6)).astype(np.float32) + 3
     patients = [f"p{n}" for n in rng.integers(0, 9, 60)]
@@ -33,7 +34,7 @@ def test_fewer_where_there_are_fewer_and_copies_in_their_order():
     vectors = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
     found = Neighbours(feature_tables.table(vectors)).of(vectors[:1], 9, own=[0])
     assert [n.row for n in found[0]] == [1, 2, 3]
-    assert found[0][0].cosine > 0.9999
+    assert found[0][0].likeness > 0.9999
 
 
 def test_agreement_counts_alike_neighbours():
@@ -41,3 +42,15 @@ def test_agreement_counts_alike_neighbours():
     near = Neighbours(feature_tables.table(vectors)).of(vectors, 1, own=[0, 1, 2, 3])
     assert agreement(["a", "a", "b", "b"], near) == 1
     assert agreement(["a", "a", "b", "c"], near) == 0.5
+
+
+def test_distances_are_of_standardised_features():
+    rng = np.random.default_rng(1)
+    vectors = (rng.normal(size=(40, 3)) * [1, 100, 0.01] + 7).astype(np.float32)
+    found = Neighbours(feature_tables.table(vectors), distances=True).of(vectors[:6], 4, own=list(range(6)))
+    scaled = (vectors - vectors.mean(0)) / vectors.std(0)
+    for row, near in enumerate(found):
+        every = np.linalg.norm(scaled - scaled[row], axis=1)
+        order = [n for n in np.argsort(every, kind="stable") if n != row][:4]
+        assert [n.row for n in near] == order
+        assert [-n.likeness for n in near] == pytest.approx(every[order], rel=1e-2)
