@@ -1,7 +1,5 @@
 """The part of `medssl evaluate` that judges an encoder as it is, without fine-tuning."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from medssl.commands.console import say
 from medssl.evaluation.options import FrozenOptions
 from medssl.imaging.errors import ConfigError
-from medssl.imaging.files import atomic_folder, sha256, write_json, write_text
+from medssl.imaging.files import atomic_folder, csv_text, sha256, write_json, write_text
 
 if TYPE_CHECKING:
     from medssl.data.cache import Cache
@@ -106,7 +104,7 @@ def evaluate_encoders(
     }
     with atomic_folder(out) as temporary:
         write_json(temporary / "results.json", results)
-        write_text(temporary / "results.csv", _csv(results))
+        write_text(temporary / "results.csv", csv_text(_rows(results)))
         sections = frozen_sections(results, pictures)
         about = "An encoder judged as it is, by probes."
         write_report(temporary, sections, f"Frozen features of {own}", about, results["environment"])
@@ -188,18 +186,16 @@ def _warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cac
     return found
 
 
-def _csv(results: dict[str, Any]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["arm", "labels", "probe", "auroc", "low", "high", "val"])
-    for name, arm in results["arms"].items():
-        for labels, probes in arm["probes"].items():
-            for probe, entry in probes.items():
-                interval = entry["auroc"]
-                writer.writerow(
-                    [name, labels, probe, interval["estimate"], interval["low"], interval["high"], entry["val"]]
-                )
-    return stream.getvalue()
+def _rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "arm": name, "labels": labels, "probe": probe, "auroc": entry["auroc"]["estimate"],
+            "low": entry["auroc"]["low"], "high": entry["auroc"]["high"], "val": entry["val"],
+        }
+        for name, arm in results["arms"].items()
+        for labels, probes in arm["probes"].items()
+        for probe, entry in probes.items()
+    ]  # fmt: skip
 
 
 def _tell(results: dict[str, Any], out: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, ca
     assert steps["spark"] == 2
     _learned_from_the_same(results, out)
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 1 + 2
+    assert page.count("data:image/png;base64,") == 1, "so short a training has no curve of its loss"
     assert "Learning curves with 1 labelled patients" in page
     assert "medssl pretrain --config" in page
     check_page(browser, out / "report.html")
