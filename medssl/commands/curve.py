@@ -1,7 +1,5 @@
 """Label-fraction study: does pretraining help here, with how few labels, and is it worth its time?"""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -24,7 +22,7 @@ from medssl.commands.study_runs import (
 )
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import ConfigError, MedsslError
-from medssl.imaging.files import write_json, write_text
+from medssl.imaging.files import records_text, write_json, write_text
 
 POSITIONAL: tuple[str, ...] = ("plan",)
 
@@ -175,7 +173,7 @@ def _write(
         "runs": [_run(done) for done in finished],
     }
     write_json(out / "results.json", results)
-    write_text(out / "results.csv", _csv(results))
+    write_text(out / "results.csv", records_text(_rows(results)))
     sections = study_sections(results, _logs(finished))
     about = "Does pretraining help here, and with how few labels?"
     write_report(out, sections, f"Few labels: {Path(study.app).name}", about, results["environment"])
@@ -225,11 +223,10 @@ def _run(done: Done) -> dict[str, Any]:
     }
 
 
-def _csv(results: dict[str, Any]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["labels", "arm", "seed", results["metric"]])
-    for point in results["points"]:
-        for arm, found in point["arms"].items():
-            writer.writerows([point["labels"], arm, seed, value] for seed, value in found["seeds"].items())
-    return stream.getvalue()
+def _rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"labels": point["labels"], "arm": arm, "seed": seed, results["metric"]: value}
+        for point in results["points"]
+        for arm, found in point["arms"].items()
+        for seed, value in found["seeds"].items()
+    ]

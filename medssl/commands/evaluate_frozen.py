@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from medssl.commands.console import say
 from medssl.evaluation.options import FrozenOptions
 from medssl.imaging.errors import ConfigError
-from medssl.imaging.files import atomic_folder, csv_text, sha256, write_json, write_text
+from medssl.imaging.files import atomic_folder, records_text, sha256, write_json, write_text
 
 if TYPE_CHECKING:
     from medssl.data.cache import Cache
@@ -104,7 +104,7 @@ def evaluate_encoders(
     }
     with atomic_folder(out) as temporary:
         write_json(temporary / "results.json", results)
-        write_text(temporary / "results.csv", _csv(results))
+        write_text(temporary / "results.csv", records_text(_rows(results)))
         sections = frozen_sections(results, pictures)
         about = "An encoder judged as it is, by probes."
         write_report(temporary, sections, f"Frozen features of {own}", about, results["environment"])
@@ -209,14 +209,16 @@ def few_patients(split: str, patients: Collection[str]) -> list[str]:
     return [f"Split {split} has {len(patients)} patient(s) only: the numbers say next to nothing."]
 
 
-def _csv(results: dict[str, Any]) -> str:
-    rows = [
-        [name, labels, probe, *(entry["auroc"][end] for end in ("estimate", "low", "high")), entry["val"]]
+def _rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "arm": name, "labels": labels, "probe": probe, "auroc": entry["auroc"]["estimate"],
+            "low": entry["auroc"]["low"], "high": entry["auroc"]["high"], "val": entry["val"],
+        }
         for name, arm in results["arms"].items()
         for labels, probes in arm["probes"].items()
         for probe, entry in probes.items()
-    ]
-    return csv_text(["arm", "labels", "probe", "auroc", "low", "high", "val"], rows)
+    ]  # fmt: skip
 
 
 def _tell(results: dict[str, Any], out: Path) -> None:

@@ -140,7 +140,9 @@ def _curves(results: Mapping[str, Any]) -> Section:
         ranks = tuple((arm, f"{rank:.2f}") for arm, rank in ranking["ranks"].items())
         tables.append(Table(("arm", "mean rank"), ranks, caption))
     figure = figure_picture(
-        label_figure(results["points"], metric), f"{metric} over the number of labelled patients, 95 % over seeds."
+        label_figure(results["points"], metric),
+        f"{metric[0].upper()}{metric[1:]} over the number of labelled patients, with 95 % intervals over seeds; small "
+        "dots are the seeds.",
     )
     return Section("Curves", tables=tuple(tables), pictures=(figure,))
 
@@ -157,7 +159,7 @@ def _choices(results: Mapping[str, Any]) -> Section:
     trials = Table(
         ("arm", "patients", "options", "validation score"),
         tuple(
-            (t["arm"], str(t["labels"]), str(t["options"]), t["failed"] or f"{_nan(t['validation']):.3f}")
+            (t["arm"], str(t["labels"]), _options(t["options"]), t["failed"] or _number(t["validation"]))
             for t in results["trials"]
         ),
         "Trials, judged on the validation patients.",
@@ -192,6 +194,19 @@ def _seeds(found: Mapping[str, float | None]) -> str:
 
 def _p(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}" if value >= 0.001 else "below 0.001"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _options(options: Mapping[str, Any], prefix: str = "") -> str:
+    """Options as they are given on a command line, groups with dots."""
+    found = [
+        _options(value, f"{prefix}{name}.") if isinstance(value, Mapping) else f"{prefix}{name} {value}"
+        for name, value in options.items()
+    ]
+    return ", ".join(found) or "–"
 
 
 def _nan(value: float | None) -> float:

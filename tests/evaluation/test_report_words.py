@@ -1,0 +1,180 @@
+"""What a report says in words, lists as failures, and gives as CSV."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from report_checks import check_results
+
+from medssl.evaluation.feature_map import principal_map
+from medssl.evaluation.probe_data import ProbeData
+from medssl.evaluation.provenance import origins
+from medssl.evaluation.report.benchmark import benchmark_sections
+from medssl.evaluation.report.failures import classification_failures, segmentation_failures
+from medssl.evaluation.report.feature_map import feature_map_section
+from medssl.evaluation.report.page import Table
+from medssl.evaluation.report.results import head, interval_rows, subgroup_section
+from medssl.evaluation.report.summary import classification_summary, segmentation_summary
+
+_EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence" / "methods_small" / "results.json"
+
+
+def _interval(estimate: float | None, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    return {"estimate": estimate, "low": low, "high": high, "method": "m", "n": 3, "clusters": 3, "confidence": 0.95}
+
+
+def _segmentation(difference: dict[str, Any], **given: Any) -> dict[str, Any]:
+    structure = {
+        "dice": _interval(0.8, 0.7, 0.9), "hd95_mm": _interval(2.04), "missed": 1, "invented": 0,
+        "size_difference": {"bias": _interval(-0.25)}, "mean_reference_size": 1.5,
+    }  # fmt: skip
+    arm = {
+        "cases": 4, "patients": 3, "mean_dice": _interval(0.8, 0.7, 0.9), "classes": {"left_lung": structure},
+        "size_unit": "mL", "seconds_per_case": 1.5, "subgroups": {},
+    }  # fmt: skip
+    return {
+        **head("segmentation"), "arm": "ours", "arms": {"ours": arm}, "split": "test", "calibrated": True,
+        "differences": {"scratch": {"mean_dice": difference}}, "failures": [], "warnings": ["careful"],
+        "data_sha256": "a" * 64, "manifest_sha256": "b" * 64, **given,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("difference", "told"),
+    [
+        (_interval(0.02, 0.01, 0.03), "Compared with scratch: ours is better, +0.020"),
+        (_interval(-0.02, -0.03, -0.01), "Compared with scratch: ours is worse, -0.020"),
+        (_interval(0.02, -0.01, 0.05), "Compared with scratch: no difference shown, +0.020"),
+        (_interval(0.02), "without an interval nothing can be said"),
+    ],
+)
+def test_a_difference_is_told_by_its_interval(difference: dict[str, Any], told: str) -> None:
+    section = segmentation_summary(_segmentation(difference))
+    assert told in section.text[1]
+    assert section.warnings == ("careful",)
+
+
+def test_a_structure_is_told_in_words() -> None:
+    clinician = segmentation_summary(_segmentation(_interval(0.0))).parts[0]
+    assert clinician[0] == "For a clinician"
+    assert clinician[1][0] == (
+        "Left lung: Dice 0.800 (0.700\u00a0to\u00a00.900); 95 % of the border lies within 2.0 mm of the "
+        "reference's (mean of the cases); on average 0.25 mL too small, of 1.5 mL; missed in 1 case(s), drawn where there is none in 0."
+    )
+    pixels = segmentation_summary(_segmentation(_interval(0.0), calibrated=False)).parts[0]
+    assert "within 2.0 pixels" in pixels[1][0]
+
+
+def test_a_classifier_at_chance_is_called_so() -> None:
+    part = {"group": "F", "patients": 2, "cases": 2, "few": True, "metrics": {"auroc": _interval(0.5)}}
+    results = {
+        **head("classification"), "arm": "ours", "class_names": ["no", "ill"], "cases": 10, "patients": 9,
+        "metrics": {"auroc": _interval(0.55, 0.4, 0.7), "calibration_error": _interval(0.123)}, "split": "test",
+        "confusion": [[3, 2], [1, 4]], "warnings": [], "data_sha256": "a" * 64, "manifest_sha256": "b" * 64,
+        "subgroups": {"sex": [part, {**part, "group": "M", "patients": 7}]},
+    }  # fmt: skip
+    section = classification_summary(results)
+    assert "in 55 of 100 pairs" in section.text[1]
+    assert "better than chance is not shown" in section.text[2]
+    words = dict(section.parts)
+    assert "ill: of 5 image(s) it found 4; of 6 that it called so, 4 were." in words["For a clinician"]
+    assert any("differ by 12 percentage points" in line for line in words["For a clinician"])
+    assert "The smallest part of the cases is sex F with 2 patient(s)." in words["For a reviewer"]
+    assert "the smallest part has 2 patient(s)" in subgroup_section(results["subgroups"]).tables[0].caption
+    assert subgroup_section({}).tables == ()
+
+
+def test_failures_name_cases_structures_and_the_surest_wrong_answers() -> None:
+    failures = [{"case": "z", "reason": "not-found", "message": "gone"}]
+    rows = [
+        {"arm": "ours", "case": "a", "patient": "p", "class": "x", "state": "missed", "dice": "0"},
+        {"arm": "ours", "case": "a", "patient": "p", "class": "y", "state": "scored", "dice": "0.5"},
+        {"arm": "ours", "case": "b", "patient": "q", "class": "x", "state": "both-empty", "dice": ""},
+        {"arm": "other", "case": "b", "patient": "q", "class": "x", "state": "invented", "dice": "0"},
+    ]
+    section = segmentation_failures({"arm": "ours", "failures": failures}, rows)
+    assert section.text == ("1 case(s) could not be evaluated; 1 structure(s) were missed or invented.",)
+    assert [table.rows for table in section.tables] == [
+        (("z", "gone", "not-found"),),
+        (("a", "p", "x", "missed"),),
+        (("a", "p", "0.250"),),
+    ]
+    answers = [
+        {"case": f"c{n}", "patient": "p", "class": "no", "predicted": "ill", "probability_ill": str(0.5 + n / 100)}
+        for n in range(30)
+    ]
+    wrong = classification_failures([*answers, {**answers[0], "predicted": "no"}])
+    assert wrong.text == ("30 of 31 answers are wrong.",)
+    assert wrong.tables[0].rows[0] == ("c29", "p", "no", "ill", "0.790")
+    assert len(wrong.tables[0].rows) == 20
+    assert "20 of 30 are shown" in wrong.tables[0].caption
+
+
+def test_every_interval_becomes_a_line() -> None:
+    parts = [{"group": "F", "metrics": {"dice": _interval(0.5)}}]
+    content = {"arms": {"a": {"dice": _interval(0.25), "subgroups": {"sex": parts}}}, "list": [1, _interval(None)]}
+    assert [(row["number"], row["estimate"]) for row in interval_rows(content)] == [
+        ("arms.a.dice", 0.25),
+        ("arms.a.subgroups.sex.F.metrics.dice", 0.5),
+        ("list.1", None),
+    ]
+
+
+def test_the_map_shows_the_direction_in_which_the_features_differ() -> None:
+    rng = np.random.default_rng(0)
+    answers = torch.tensor([[n % 2 == 1] for n in range(40)])
+    features = rng.normal(0, 0.1, (40, 5)).astype(np.float32)
+    features[1::2, 3] += 10
+    data = ProbeData(torch.zeros(40, 1, 2, 2), answers, ("ill",), ("test",) * 40, tuple(map(str, range(40))))
+    found = principal_map(features, data)
+    assert found is not None
+    assert set(found["points"]) == {"ill", "not ill"}
+    assert found["explained"][0] > 0.95
+    first = {name: [x for x, _ in points] for name, points in found["points"].items()}
+    assert max(first["ill"]) < min(first["not ill"]) or max(first["not ill"]) < min(first["ill"])
+    section = feature_map_section(found)
+    assert section is not None
+    assert "ill, not ill" in section.pictures[0].caption
+    assert principal_map(np.ones((40, 5), np.float32), data) is None, "one point has no plane"
+    assert feature_map_section(None) is None
+
+
+def test_commands_are_found_from_the_cache_to_the_last_run(tmp_path: Path) -> None:
+    def run(name: str, verb: str, **config: str) -> Path:
+        (tmp_path / name).mkdir()
+        sessions = [{"command": f"medssl {verb}"}, {"command": f"medssl {verb} --resume"}]
+        content = {"verb": verb, "config": config, "sessions": sessions}
+        (tmp_path / name / "run.json").write_text(json.dumps(content))
+        return tmp_path / name
+
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "cache.json").write_text(json.dumps({"command": "medssl prepare"}))
+    pretrained = run("pretrain", "pretrain", data=str(cache))
+    tuned = run("finetune", "finetune", data=str(tmp_path / "gone"), init=str(pretrained / "encoder.safetensors"))
+    assert [entry["command"] for entry in origins(tuned)] == [
+        "medssl prepare", "medssl pretrain", "medssl pretrain --resume", "medssl finetune", "medssl finetune --resume",
+    ]  # fmt: skip
+    (tuned / "run.json").write_text("damaged")
+    assert origins(tuned) == []
+
+
+def test_columns_of_sentences_are_told_from_numbers() -> None:
+    table = Table(("a", "b", "c"), (("x", "1.000 (0.900 to 1.100)", "1 mistake in the options of this run, at 3"),))
+    assert table.words == {0, 2}
+    assert table.sentences == {2}
+
+
+def test_a_comparison_with_one_seed_shows_nothing_and_says_so(tmp_path: Path) -> None:
+    results = {**head("benchmark"), **json.loads(_EVIDENCE.read_text())}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    check_results(tmp_path / "results.json")
+    sections = {section.title: section for section in benchmark_sections(results)}
+    assert list(sections) == ["Summary", "chest_xray", "hippocampus", "Failures", "Every run"]
+    assert "One seed only" in sections["Summary"].warnings[0]
+    assert "0 of 19 methods are shown" in sections["Summary"].text[0]
+    assert sections["Failures"].tables[0].rows[0][:3] == ("vicreg", "chest_xray", "0")
+    assert len(sections["Every run"].tables[0].rows) == 39
