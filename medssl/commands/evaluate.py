@@ -78,8 +78,9 @@ def evaluate(
     if files:
         if len(files) < len(encoders) or threshold_rule:
             raise ConfigError([f"{files[0]} is an encoder: compare it with another one, and without threshold_rule"])
-        head = _head("frozen", "test", cache, [path.parent for path in files])
-        if frozen.target in ("landmarks", "prompt"):
+        dense = frozen.target in ("landmarks", "prompt")
+        head = _head(frozen.target if dense else "frozen", "test", cache, [path.parent for path in files])
+        if dense:
             evaluate_dense(files, cache, head, out, frozen, measure.resamples)
         else:
             evaluate_encoders(files, cache, head, out, frozen, measure.resamples, maps)

@@ -64,7 +64,6 @@ def evaluate_dense(
     found, patients = measure(arms, names[0], cache, options, resamples)
     results = {
         **head,
-        "target": options.target,
         "arm": names[0],
         "encoders": {name: described(path, meta) for name, path, meta in zip(names, files, metas, strict=True)},
         **found,

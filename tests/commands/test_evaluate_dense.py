@@ -1,11 +1,12 @@
 """`medssl evaluate` of an encoder that is asked for places: landmarks, and structures from one patch."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from browser import Browser
+from report_checks import check_page, check_results
 from small_cache import small_cache
 
 from medssl.__main__ import main
@@ -41,13 +42,12 @@ def _evaluate(run: Path, cache: Cache, out: Path, *more: str) -> dict[str, Any]:
     quick = ["--frozen.random_seeds=2", "--measure.resamples=100"]
     assert main(["evaluate", str(run), "--data", str(cache.path), "--out", str(out), *quick, *more]) == 0
     assert 'src="http' not in (out / "report.html").read_text()
-    found: dict[str, Any] = json.loads((out / "results.json").read_text())
-    return found
+    return check_results(out / "results.json")
 
 
 @pytest.mark.integration
 def test_landmarks_by_a_run_of_sam_and_by_a_plain_encoder(
-    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cache: Cache, tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dims = cache.spatial_dims
     views = ViewOptions((16,) * dims, augment=AugmentOptions(**NO_AUGMENTATION))
@@ -62,6 +62,7 @@ def test_landmarks_by_a_run_of_sam_and_by_a_plain_encoder(
     own = found["arms"]["sam"]["median_mm"]["estimate"]
     assert found["differences"]["same relative place"]["estimate"] == pytest.approx(own)
     assert capsys.readouterr().out.count("sam reaches a median error in mm of") == 3
+    check_page(browser, tmp_path / "out" / "report.html")
     table = tmp_path / "points.csv"
     rows = [f"{case},tip,{x},4,3" for case, x in (("c1", 5), ("c5", 5), ("c6", 9))]
     table.write_text("\n".join(["case,name,x,y,z", *rows]) + "\n")

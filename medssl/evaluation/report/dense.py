@@ -32,9 +32,9 @@ def dense_sections(results: Mapping[str, Any]) -> list[Section]:
     """Summary and table.
 
     Args:
-        results: Content of results.json of target `landmarks` or `prompt`.
+        results: Content of results.json of `landmarks` or `prompt`.
     """
-    notes, table = (LANDMARKS, _landmarks) if results["target"] == "landmarks" else (PROMPTS, _prompts)
+    notes, table = (LANDMARKS, _landmarks) if results["task"] == "landmarks" else (PROMPTS, _prompts)
     summary = Section(
         "Summary",
         (*sentences(results), f"{results['cases']} cases of {results['patients']} patients, split test."),
@@ -46,7 +46,7 @@ def dense_sections(results: Mapping[str, Any]) -> list[Section]:
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
     """The comparison with each other arm in plain words."""
-    landmarks = results["target"] == "landmarks"
+    landmarks = results["task"] == "landmarks"
     number, told_as = ("median_mm", "a median error in mm of") if landmarks else ("dice", "a Dice of")
     ours, found = results["arms"][results["arm"]], []
     for other, difference in results["differences"].items():
