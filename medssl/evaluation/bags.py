@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from medssl.data.cache import Cache, CachedCase
 from medssl.evaluation.features import Features
-from medssl.evaluation.probe_data import ProbeData, check_questions, class_questions
+from medssl.evaluation.probe_data import ProbeData, check_questions, class_questions, middle_crop
 from medssl.evaluation.probes import ProbeResult, Scores, best_option, standardised
 from medssl.imaging.errors import CacheError, ConfigError
 
@@ -55,7 +55,9 @@ def read_bags(cache: Cache, size: Sequence[int], bags: Bags, slice_axis: int = 2
                 reason="several-classes",
             )
         for case in group:
-            parts = _slices(cache, case, size, slice_axis, slices) if bags == "slices" else [_middle(cache, case, size)]
+            parts = (
+                _slices(cache, case, size, slice_axis, slices) if bags == "slices" else [middle_crop(cache, case, size)]
+            )
             images += parts
             owners += [number] * len(parts)
     firsts = [group[0] for group in groups.values()]
@@ -144,13 +146,8 @@ class GatedAttention(nn.Module):
         return out
 
 
-def _middle(cache: Cache, case: CachedCase, size: Sequence[int]) -> npt.NDArray[np.float32]:
-    start = tuple((n - s) // 2 for n, s in zip(case.shape, size, strict=True))
-    return cache.crop_image(case, start, tuple(size)).astype(np.float32)
-
-
 def _slices(cache: Cache, case: CachedCase, size: Sequence[int], axis: int, most: int) -> list[npt.NDArray[np.float32]]:
     box = [*size[:axis], case.shape[axis], *size[axis:]]
-    block = np.moveaxis(_middle(cache, case, box), axis + 1, 0)  # (slices, C, *size)
+    block = np.moveaxis(middle_crop(cache, case, box), axis + 1, 0)  # (slices, C, *size)
     picked = np.unique(np.linspace(0, len(block) - 1, min(most, len(block))).round().astype(int))
     return list(block[picked])

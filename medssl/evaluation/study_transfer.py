@@ -18,6 +18,7 @@ from scipy import stats
 from medssl.data.cache import Cache, CachedCase
 from medssl.evaluation.features import calibrate, extract
 from medssl.evaluation.frozen import refuse_nan
+from medssl.evaluation.probe_data import middle_crop
 from medssl.evaluation.transferability import SCORES, ranking
 from medssl.imaging.errors import ConfigError
 from medssl.models.anatomy import filled_up
@@ -58,7 +59,7 @@ def case_features(
     Raises:
         MedsslError: Features that are no numbers.
     """
-    crops = torch.stack([_middle(cache, case, size) for case in cases])
+    crops = torch.stack([torch.from_numpy(middle_crop(cache, case, size)) for case in cases])
     calibrate(encoder, crops[:_SEEN])
     if segmentation:
         return {case.case: _of_voxels(encoder, cache, case, number) for number, case in enumerate(cases)}
@@ -107,11 +108,6 @@ def rank_correlation(scores: Mapping[str, float], results: Mapping[str, float]) 
         "p_value": float(kendall.pvalue),
     }
     return nothing | {name: value if math.isfinite(value) else None for name, value in found.items()}
-
-
-def _middle(cache: Cache, case: CachedCase, size: Sequence[int]) -> torch.Tensor:
-    start = tuple((n - s) // 2 for n, s in zip(case.shape, size, strict=True))
-    return torch.from_numpy(cache.crop_image(case, start, tuple(size))).float()
 
 
 @torch.no_grad()
