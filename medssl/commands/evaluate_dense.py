@@ -19,7 +19,7 @@ from medssl.imaging.files import atomic_folder, write_json
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from medssl.data.cache import Cache, CachedCase
+    from medssl.data.cache import Cache
     from medssl.evaluation.landmarks import Embed
     from medssl.models.anatomy import AnatomyMaps
     from medssl.models.encoder import Encoder
@@ -93,13 +93,16 @@ def _arms(
     from medssl.evaluation.features import calibrate
     from medssl.evaluation.frozen import pretrained_encoder, random_encoder
     from medssl.evaluation.frozen_arms import RANDOM
+    from medssl.evaluation.probe_data import middle_crop
     from medssl.models.anatomy import AnatomyNetwork, EncoderMaps, is_anatomy_run, read_anatomy_network
     from medssl.models.component import Component
     from medssl.models.weights import read_encoder
 
     dims, channels = cache.spatial_dims, cache.channels
     seen = [case for case in cache.cases if case.split == "train"][:_SEEN]
-    images = torch.stack([_middle(cache, case, size) for case in seen])
+    if not seen:
+        raise CacheError(f"{cache.path} has no case of split train", reason="no-cases")
+    images = torch.stack([torch.from_numpy(middle_crop(cache, case, size)) for case in seen])
     tensors, _ = read_encoder(files[0])
     width = len(tensors["decoder.fine.weight"]) if is_anatomy_run(tensors, meta) else 0
 
@@ -184,13 +187,6 @@ def _prompts(
         "arms": {arm: prompts.summarise_prompts(runs) for arm, runs in found.items()},
         "differences": {arm: prompts.prompt_difference(found[own], runs) for arm, runs in found.items() if arm != own},
     }, {case.patient for case in splits[1]}
-
-
-def _middle(cache: "Cache", case: "CachedCase", size: Sequence[int]) -> "Tensor":
-    import torch
-
-    start = tuple((n - s) // 2 for n, s in zip(case.shape, size, strict=True))
-    return torch.from_numpy(cache.crop_image(case, start, tuple(size))).float()
 
 
 def _embedder(network: "nn.Module") -> "Embed":

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from medssl.data.cache import Cache, CachedCase
 from medssl.evaluation.features import Features
-from medssl.evaluation.probe_data import ProbeData, check_questions, class_questions
+from medssl.evaluation.probe_data import ProbeData, check_questions, class_questions, middle_crop
 from medssl.evaluation.probes import ProbeResult, Scores, best_option, standardised
 from medssl.imaging.errors import CacheError, ConfigError
 
@@ -57,10 +57,10 @@ def read_bags(cache: Cache, size: Sequence[int], bags: Bags, slice_axis: int = 2
             )
         for case in group:
             if bags == "slices":
-                middle = partial(middle_of_case, cache, case)
+                middle = partial(middle_crop, cache, case)
                 parts = list(spread_slices(middle, case.shape[slice_axis], size, slice_axis, slices).values())
             else:
-                parts = [middle_of_case(cache, case, size)]
+                parts = [middle_crop(cache, case, size)]
             images += parts
             owners += [number] * len(parts)
     firsts = [group[0] for group in groups.values()]
@@ -147,12 +147,6 @@ class GatedAttention(nn.Module):
         hidden = self.enter(bag)
         out: Tensor = self.out((self.weights(hidden, there)[..., None] * hidden).sum(1))
         return out
-
-
-def middle_of_case(cache: Cache, case: CachedCase, size: Sequence[int]) -> npt.NDArray[np.float32]:
-    """The middle of a case (C, *size); beyond its edge the edge is repeated."""
-    start = tuple((n - s) // 2 for n, s in zip(case.shape, size, strict=True))
-    return cache.crop_image(case, start, tuple(size)).astype(np.float32)
 
 
 def spread_slices(

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 
 from medssl.data.cache import Cache, CachedCase
-from medssl.evaluation.bags import middle_of_case, spread_slices
+from medssl.evaluation.bags import spread_slices
 from medssl.evaluation.features import extract
 from medssl.evaluation.frozen import encoder_problems, pretrained_encoder
 from medssl.evaluation.options import EmbedOptions
+from medssl.evaluation.probe_data import middle_crop
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import sha256
 from medssl.imaging.preprocess import Preprocess, prepare_volume
@@ -70,7 +71,7 @@ class Embedder:
 
     def of_case(self, cache: Cache, case: CachedCase) -> Shown:
         """What the encoder sees of a case of a cache."""
-        return self._shown(partial(middle_of_case, cache, case), case.shape)
+        return self._shown(partial(middle_crop, cache, case), case.shape)
 
     def shown(self, volume: Volume) -> Shown:
         """What the encoder sees of an image that is not prepared.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -107,6 +108,11 @@ def check_questions(cache: Cache, data: ProbeData) -> None:
         same = [name for name, column in zip(data.names, asked.T, strict=True) if column.all() or not column.any()]
         if same:
             raise CacheError(f"{cache.path}: in split {split} {same[0]!r} has one answer only", reason="one-class")
+
+
+def middle_crop(cache: Cache, case: CachedCase, size: Sequence[int]) -> npt.NDArray[np.float32]:
+    """The middle (C, *S) of a case; axes that are too short are padded."""
+    return cache.crop_image(case, _start(case, size, None), tuple(size)).astype(np.float32)
 
 
 def draw_labelled(data: ProbeData, labels: int, draws: int, seed: int = 0) -> list[Tensor]:

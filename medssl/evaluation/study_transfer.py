@@ -18,9 +18,9 @@ from scipy import stats
 from medssl.data.cache import Cache, CachedCase
 from medssl.evaluation.features import calibrate, extract
 from medssl.evaluation.frozen import refuse_nan
+from medssl.evaluation.probe_data import middle_crop
 from medssl.evaluation.transferability import SCORES, ranking
 from medssl.imaging.errors import ConfigError
-from medssl.models.anatomy import filled_up
 from medssl.models.encoder import Encoder
 
 FEW = 8
@@ -52,16 +52,16 @@ def case_features(
         encoder: Its batch norm meets the cases.
         cache: Prepared cache.
         cases: Labelled cases.
-        size: Voxels of the crop in the middle that is classified, and that batch norm meets.
-        segmentation: Voxels of whole images, else classes of crops.
+        size: Voxels of a crop, those of the fine-tuning: the middle one is classified, and met by batch norm.
+        segmentation: Voxels of a crop about a class of the case, else classes of the middle crops.
 
     Raises:
         MedsslError: Features that are no numbers.
     """
-    crops = torch.stack([_middle(cache, case, size) for case in cases])
+    crops = torch.stack([torch.from_numpy(middle_crop(cache, case, size)) for case in cases])
     calibrate(encoder, crops[:_SEEN])
     if segmentation:
-        return {case.case: _of_voxels(encoder, cache, case, number) for number, case in enumerate(cases)}
+        return {case.case: _of_voxels(encoder, cache, case, size, number) for number, case in enumerate(cases)}
     pooled = extract(encoder, crops).pooled["mean"]
     refuse_nan([pooled])
     return {
@@ -109,25 +109,34 @@ def rank_correlation(scores: Mapping[str, float], results: Mapping[str, float]) 
     return nothing | {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
-def _middle(cache: Cache, case: CachedCase, size: Sequence[int]) -> torch.Tensor:
-    start = tuple((n - s) // 2 for n, s in zip(case.shape, size, strict=True))
-    return torch.from_numpy(cache.crop_image(case, start, tuple(size))).float()
-
-
 @torch.no_grad()
-def _of_voxels(encoder: Encoder, cache: Cache, case: CachedCase, seed: int) -> CaseFeatures:
-    """All maps at some voxels of each class, background included."""
-    label, rng = cache.label(case), np.random.default_rng(seed)
+def _of_voxels(encoder: Encoder, cache: Cache, case: CachedCase, size: Sequence[int], seed: int) -> CaseFeatures:
+    """All maps at some voxels of each class, background included, of a crop about a voxel of a class."""
+    rng = np.random.default_rng(seed)
+    start = _about_a_class(cache, case, size, rng)
+    label = cache.crop_label(case, start, tuple(size))
     places: list[npt.NDArray[np.int64]] = []
     for value in (0, *(structure.value for structure in cache.labels)):
         voxels = np.argwhere(label == value)
         places.append(voxels[rng.permutation(len(voxels))[:_VOXELS]])
     chosen = np.concatenate(places)
-    image = torch.from_numpy(cache.image(case).astype(np.float32))[None]
-    levels = encoder(filled_up(image, encoder.strides[-1]))
+    levels = encoder(torch.from_numpy(cache.crop_image(case, start, tuple(size)).astype(np.float32))[None])
     refuse_nan(levels)
     columns = [
         level[(0, slice(None), *torch.from_numpy(chosen // np.array(stride)).T)].T  # the cell that holds the voxel
         for level, stride in zip(levels, encoder.strides, strict=True)
     ]
     return CaseFeatures(torch.cat(columns, 1).double().numpy(), label[tuple(chosen.T)].astype(np.int64))
+
+
+def _about_a_class(cache: Cache, case: CachedCase, size: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
+    """First voxel of a crop that holds a voxel of a random class of the case; the middle where it has none."""
+    known = [voxels for voxels in cache.foreground(case).values() if len(voxels)]
+    if not known:
+        return tuple((n - s) // 2 for n, s in zip(case.shape, size, strict=True))
+    voxels = known[int(rng.integers(len(known)))]
+    voxel = voxels[int(rng.integers(len(voxels)))]
+    return tuple(
+        (n - s) // 2 if n <= s else int(np.clip(v - s // 2, 0, n - s))
+        for v, n, s in zip(voxel, case.shape, size, strict=True)
+    )

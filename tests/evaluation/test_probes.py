@@ -119,5 +119,5 @@ def test_class_tokens_of_blocks_are_tried_by_the_linear_probe_alone():
         {"noise": features.pooled["noise"]}, features.tokens, blocks={"tokens": features.pooled["planted"]}
     )
     draws = draw_labelled(data, 40, 2)
-    assert "planted" in linear_probe(hidden, data, draws).chosen
+    assert "tokens" in linear_probe(hidden, data, draws).chosen
     assert linear_probe(hidden, data, draws).test > 0.85 > knn_probe(hidden, data, draws).test

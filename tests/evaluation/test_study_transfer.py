@@ -54,26 +54,30 @@ def test_one_class_has_no_score() -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_voxels_have_the_features_of_the_cells_that_hold_them(tmp_path: Path, dims: int) -> None:
-    cache = small_cache(tmp_path, [(12, 9, 8)[:dims]] * 2, labelled=[True] * 2)
+    shape = (12, 10, 8)[:dims]
+    cache = small_cache(tmp_path, [shape] * 2, labelled=[True] * 2)
     torch.manual_seed(0)
     encoder = small_encoder("unet", dims).eval()
-    found = case_features(encoder, cache, cache.cases, (8,) * dims, segmentation=True)
     case = cache.cases[1]
-    own = found[case.case]
+    own = case_features(encoder, cache, cache.cases, shape, segmentation=True)[case.case]
     label = cache.label(case)
     counts = [int((label == value).sum()) for value in range(3)]
     assert np.bincount(own.classes).tolist() == [min(n, 20) for n in counts]
-    margins = [(0, -n % s) for n, s in zip(case.shape, encoder.strides[-1], strict=True)]
-    filled = np.pad(cache.image(case), [(0, 0), *margins], mode="edge")
-    levels = encoder(torch.from_numpy(filled.astype(np.float32))[None])
-    corner = (-1,) * dims
-    place = tuple(n - 1 for n in case.shape)
+    levels = encoder(torch.from_numpy(cache.image(case).astype(np.float32))[None])
+    place = tuple(n - 1 for n in shape)
+    assert label[place] == 2
     expected = torch.cat([
         level[(0, slice(None), *(p // s for p, s in zip(place, stride, strict=True)))]
         for level, stride in zip(levels, encoder.strides, strict=True)
     ])  # fmt: skip
-    assert label[corner] == 2
     np.testing.assert_allclose(own.values[own.classes == 2][0], expected.detach().double().numpy(), rtol=1e-5)
+
+
+def test_crops_of_large_images_hold_a_class(tmp_path: Path) -> None:
+    """The corner is one voxel of 40 x 40, the box fills a sixteenth: the middle crop of 8 x 8 has neither."""
+    cache = small_cache(tmp_path, [(40, 40)] * 6, labelled=[True] * 6)
+    found = case_features(small_encoder("unet", 2).eval(), cache, cache.cases, (8, 8), segmentation=True)
+    assert all(set(own.classes.tolist()) & {1, 2} for own in found.values())
 
 
 def test_crops_have_one_vector_and_broken_encoders_are_told(tmp_path: Path) -> None:
