@@ -68,7 +68,7 @@ def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path, brows
     assert 'href="http' not in page
     assert "Not a medical device" in page
     assert "called from Python" in page
-    assert "ours is worse than threshold rule" in page.lower()
+    assert "Compared with threshold rule: ours is worse" in page
     check_page(browser, out / "report.html")
     numbers = {row["number"]: row for row in read_csv(out / "results.csv")}
     assert float(numbers["arms.ours.mean_dice"]["estimate"]) == ours
