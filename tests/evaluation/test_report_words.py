@@ -62,7 +62,8 @@ def test_a_structure_is_told_in_words() -> None:
     assert clinician[0] == "For a clinician"
     assert clinician[1][0] == (
         "Left lung: Dice 0.800 (0.700\u00a0to\u00a00.900); 95 % of the border lies within 2.0 mm of the "
-        "reference's (mean of the cases); on average 0.25 mL too small, of 1.5 mL; missed in 1 case(s), drawn where there is none in 0."
+        "reference's (mean of the cases); on average 0.25 mL too small, of 1.5 mL; missed in 1 "
+        "case(s), drawn where there is none in 0."
     )
     pixels = segmentation_summary(_segmentation(_interval(0.0), calibrated=False)).parts[0]
     assert "within 2.0 pixels" in pixels[1][0]

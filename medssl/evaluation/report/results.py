@@ -127,13 +127,13 @@ def classification_section(results: Mapping[str, Any], title: str = "Classificat
     """Numbers with intervals, a line a class, and the confusion table."""
     numbers = Table(
         ("metric", "estimate and 95 % interval"),
-        tuple((name.replace("_", " "), interval_text(interval)) for name, interval in results["metrics"].items()),
+        tuple((_named(name), interval_text(interval)) for name, interval in results["metrics"].items()),
     )
     tables = [numbers]
     if results["classes"]:
         columns = tuple(next(iter(results["classes"].values())))
         rows = tuple((name, *(interval_text(c[k]) for k in columns)) for name, c in results["classes"].items())
-        tables.append(Table(("one class against the rest", *(k.replace("_", " ") for k in columns)), rows))
+        tables.append(Table(("one class against the rest", *(_named(k) for k in columns)), rows))
     names = results["class_names"]
     confusion = tuple((name, *(str(n) for n in row)) for name, row in zip(names, results["confusion"], strict=True))
     caption = "Confusion: cases of each reference class (row) by what was predicted (column)."
@@ -164,12 +164,17 @@ def subgroup_section(subgroups: Mapping[str, Any], title: str = "Parts of the ca
         smallest = min(part["patients"] for part in parts)
         tables.append(
             Table(
-                (attribute, "patients", "cases", *(name.replace("_", " ") for name in names)),
+                (attribute, "patients", "cases", *(_named(name) for name in names)),
                 tuple(_part_row(part, names) for part in parts),
                 f"By {attribute}; the smallest part has {smallest} patient(s). {few}",
             )
         )
     return Section(title, tables=tuple(tables))
+
+
+def _named(name: str) -> str:
+    """A metric in words."""
+    return {"auroc": "AUROC", "brier": "Brier score"}.get(name, name.replace("_", " "))
 
 
 def _part_row(part: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:

@@ -56,6 +56,8 @@ def classification_summary(results: Mapping[str, Any]) -> Section:
         )
     if auroc["low"] is not None and auroc["low"] <= 0.5 <= auroc["high"]:
         lead.append("The interval holds 0.5: that it does better than chance is not shown.")
+    if auroc["high"] is not None and auroc["high"] < 0.5:
+        lead.append("The interval lies below 0.5: it does worse than chance. Look for labels or classes mixed up.")
     words = [_class_words(k, names, results["confusion"]) for k in range(len(names))]
     off = results["metrics"]["calibration_error"]["estimate"]
     if off is not None:
