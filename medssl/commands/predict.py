@@ -165,7 +165,7 @@ def _one(
     try:
         volume = read_channels(name, Path(), resample_irregular=resample_irregular)
         check_formats(volume, formats)
-        prediction = predictor.predict(volume, keep_shares=FRACTIONAL in formats)
+        prediction = predictor.predict(volume, shares=FRACTIONAL in formats)
         write_results(out / case, predictor.bundle, prediction, volume, formats)
     except MedsslError as error:
         return Outcome(case, name, error)

@@ -62,12 +62,12 @@ class Predictor:
         self._session, self.golden_difference = open_session(self.bundle, threads)
         self._batch_size = batch_size
 
-    def predict(self, volume: Volume, keep_shares: bool = False) -> Prediction:
+    def predict(self, volume: Volume, shares: bool = False) -> Prediction:
         """Predict one image.
 
         Args:
             volume: The image.
-            keep_shares: Keep the probability of each class at each voxel too; a segmentation has them.
+            shares: Keep the probability of each class at each voxel too; a segmentation has them.
 
         Raises:
             ImageError: The image does not fit the bundle.
@@ -97,7 +97,7 @@ class Predictor:
             if spec.operating_point:
                 result["operating_point"] = spec.operating_point
             return Prediction(None, self._report(volume, warnings, timing, result))
-        kept = self._shares(prepared.array.shape[1:], volume) if keep_shares else None
+        kept = self._shares(prepared.array.shape[1:], volume) if shares else None
         labels = segment(
             prepared.array,
             spec.window,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medssl.imaging.writers.dicom_sr import Structure
 
 FRACTIONAL = "dicom-seg-fractional"
-"""Format that needs `Predictor.predict(..., keep_shares=True)`."""
+"""Format that needs `Predictor.predict(..., shares=True)`."""
 Writer = Callable[[Path, Bundle, Prediction, Volume], None]
 
 
@@ -96,7 +96,7 @@ def _fractional(folder: Path, bundle: Bundle, prediction: Prediction, volume: Vo
         return
     if prediction.shares is None:
         raise ImageError(
-            "dicom-seg-fractional needs probabilities, which were not kept: predict with keep_shares",
+            "dicom-seg-fractional needs probabilities, which were not kept: ask predict for shares",
             reason="no-shares",
         )
     maker, path = _maker(bundle, prediction), folder / "seg_fractional.dcm"

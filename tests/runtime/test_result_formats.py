@@ -68,7 +68,7 @@ def test_the_report_refers_to_the_segmentation_only_where_it_was_written(bundle:
 
 def test_flags_come_first_and_warnings_follow_in_every_object(bundle: Path, series: Path):
     predictor, volume = Predictor(bundle), read_volume(series)
-    prediction = predictor.predict(volume, keep_shares=True)
+    prediction = predictor.predict(volume, shares=True)
     flags = [{"code": "unlike", "text": "unlike training"}]
     for formats, file in _FILES.items():
         told = {"flags": flags, "warnings": ["do not use: unlike training", "w2"]}
@@ -99,7 +99,7 @@ def test_notes_of_several_segmentations_are_told_once(bundle: Path, series: Path
 def test_fractional_holds_the_softmax_of_the_logits(bundle: Path, series: Path, tmp_path: Path):
     volume = read_volume(series)
     predictor = Predictor(bundle)
-    prediction = predictor.predict(volume, keep_shares=True)
+    prediction = predictor.predict(volume, shares=True)
     assert prediction.shares is not None
     x = volume.array[0].astype(np.float64)
     logits = np.stack([weight * x + bias for weight, bias in zip(WEIGHT, BIAS, strict=True)])
@@ -121,7 +121,7 @@ def test_probabilities_that_were_not_kept_or_are_too_many_are_refused(
     assert refused.value.reason == "no-shares"
     monkeypatch.setattr("medssl.runtime.shares._MOST", volume.array.size)
     with pytest.raises(ImageError, match="leave dicom-seg-fractional out") as refused:
-        predictor.predict(volume, keep_shares=True)
+        predictor.predict(volume, shares=True)
     assert refused.value.reason == "too-large"
     assert not (tmp_path / "case").exists()
 
