@@ -50,11 +50,10 @@ def deidentify(
     if problems:
         raise ConfigError(problems)
     from medssl.imaging.deidentify import Pseudonyms
-    from medssl.imaging.deidentify_tree import deidentify_tree, load_key
+    from medssl.imaging.deidentify_tree import deidentify_tree, find_files, load_key
 
     pseudonyms = Pseudonyms(load_key(private / "key.txt"), dates)
-    total = 1 if folder.is_file() else sum(1 for p in folder.rglob("*") if p.is_file() or p.is_symlink())
-    with Progress("deidentify", total, "file") as progress, atomic_folder(out) as temporary:
+    with Progress("deidentify", len(find_files(folder)[0]), "file") as progress, atomic_folder(out) as temporary:
         found = deidentify_tree(
             folder, temporary, pseudonyms, accept_burned_in=accept_burned_in, tell=lambda _: progress.advance()
         )

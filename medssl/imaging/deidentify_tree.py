@@ -62,6 +62,23 @@ def load_key(path: Path) -> bytes:
     return key
 
 
+def find_files(folder: Path) -> tuple[list[Path], list[Problem]]:
+    """Every file and link at or below a folder, links not followed, and the folders that cannot be entered."""
+    problems: list[Problem] = []
+
+    def refused(error: OSError) -> None:
+        message = "the folder may not be read: ask its owner"
+        problems.append(Problem(str(error.filename), "no-permission", "left out", message))
+
+    if folder.is_file():
+        return [folder], problems
+    found: list[Path] = []
+    for root, folders, names in os.walk(folder, onerror=refused):
+        found += [Path(root) / name for name in names]
+        found += [Path(root) / name for name in folders if (Path(root) / name).is_symlink()]
+    return sorted(found), problems
+
+
 def deidentify_tree(
     folder: Path, out: Path, pseudonyms: Pseudonyms, *, accept_burned_in: bool, tell: Callable[[int], None]
 ) -> Written:
@@ -74,8 +91,8 @@ def deidentify_tree(
         accept_burned_in: Write images too that may have text in their pixels.
         tell: Called with the number of files looked at.
     """
-    result = Written(0, set(), [])
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file() or p.is_symlink())
+    files, problems = find_files(folder)
+    result = Written(0, set(), problems)
     for number, file in enumerate(files, start=1):
         try:
             patient, emptied = _one(file, out, pseudonyms, accept_burned_in)
@@ -102,6 +119,8 @@ def _one(file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool) 
     """
     if file.is_symlink():
         raise ImageError(f"{file} is a link: links are not followed", reason="link")
+    if not file.is_file():
+        raise ImageError(f"{file} is no regular file", reason="no-file")
     header = read_header(file)
     _refuse(header, file, accept_burned_in)
     try:

@@ -96,7 +96,8 @@ def _fractional(folder: Path, bundle: Bundle, prediction: Prediction, volume: Vo
         return
     if prediction.shares is None:
         raise ImageError(
-            "dicom-seg-fractional needs probabilities, which were not kept: ask predict for shares", reason="no-shares"
+            "dicom-seg-fractional needs probabilities, which were not kept: ask predict for shares",
+            reason="no-shares",
         )
     maker, path = _maker(bundle, prediction), folder / "seg_fractional.dcm"
     _note(prediction, write_fractional_seg(prediction.shares, volume, bundle.spec.labels, path, maker))

@@ -1,6 +1,7 @@
 """De-identification: nothing of the person stays, files still belong together, geometry and pixels are the same."""
 
 import csv
+import os
 import re
 import stat
 from pathlib import Path
@@ -213,6 +214,20 @@ def test_every_file_that_is_not_written_is_told_with_its_reason(tmp_path: Path):
     assert typed.Manufacturer == ""
     assert _run(root, tmp_path / "all", "--accept-burned-in") == 0
     assert len(_files(tmp_path / "all")) == 4 + 2 + 3
+
+
+def test_folders_that_are_links_or_may_not_be_read_are_told(tmp_path: Path):
+    root = _identified(tmp_path / "in")
+    _identified(tmp_path / "elsewhere", series="1.2.3.9")
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(root / "pipe")
+    (root / "closed").mkdir(mode=0o000)
+    assert _run(root, tmp_path / "out") == 0
+    expected = {"linked": "link", "pipe": "no-file"}
+    if not os.access(root / "closed", os.R_OK):  # root may read everything
+        expected["closed"] = "no-permission"
+    assert _problems(tmp_path / "out-private") == expected
+    assert len(_files(tmp_path / "out")) == 4
 
 
 def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

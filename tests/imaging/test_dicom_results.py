@@ -11,7 +11,7 @@ from highdicom.sr import srread
 from result_objects import CAUTIONS, COMPANION, DCIODVFY, KINDS, LABELS, MAKER, errors_of, marks, mask_on, shares_on
 
 from medssl.imaging.errors import ImageError
-from medssl.imaging.readers.open import read_label, read_volume
+from medssl.imaging.readers.open import read_channels, read_label, read_volume
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_source import Maker
 from medssl.imaging.writers.rtstruct import write_rtstruct
@@ -182,6 +182,18 @@ def test_a_radiograph_has_reports_but_no_structure_set(tmp_path: Path):
         write_rtstruct(Volume(np.ones_like(volume.array), volume.geometry), volume, LABELS, tmp_path / "rt.dcm", MAKER)
     assert refused.value.reason == "no-position"
     assert not (tmp_path / "rt.dcm").exists()
+
+
+def test_of_two_series_as_channels_the_first_one_is_referred_to(tmp_path: Path):
+    _stack(tmp_path / "one")
+    _stack(tmp_path / "two", series="1.2.3.2")
+    volume = read_channels("one;two", tmp_path)
+    assert len(volume.source.paths) == 8
+    for kind in ("seg", "rtstruct", "sr", "sc"):
+        KINDS[kind](volume, tmp_path / f"{kind}.dcm")
+    assert pydicom.dcmread(tmp_path / "seg.dcm").ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3.1"
+    read = read_label(tmp_path / "seg.dcm", volume, LABELS)
+    np.testing.assert_array_equal(read.array, mask_on(volume).array)
 
 
 def test_a_torn_mask_gives_no_structure_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

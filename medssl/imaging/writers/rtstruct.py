@@ -125,7 +125,7 @@ def _structure_set(datasets: Sequence[Dataset], maker: Maker, own: Identity) -> 
     meta = FileMetaDataset()
     # in explicit VR a contour may hold 64 KiB, which an outline of noise exceeds
     meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = RTStructureSetStorage, ImplicitVRLittleEndian
-    meta.MediaStorageSOPInstanceUID = own.uid("instance")
+    meta.MediaStorageSOPInstanceUID = UID(own.uid("instance"))
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.SOPClassUID, dataset.SOPInstanceUID = RTStructureSetStorage, meta.MediaStorageSOPInstanceUID
     for name in _OF_PATIENT_AND_STUDY:
@@ -151,7 +151,7 @@ def _referenced(datasets: Sequence[Dataset]) -> Dataset:
     series = []
     for uid, group in groupby(datasets, key=lambda d: str(d.SeriesInstanceUID)):
         item = Dataset()
-        item.SeriesInstanceUID, item.ContourImageSequence = uid, [reference(d) for d in group]
+        item.SeriesInstanceUID, item.ContourImageSequence = UID(uid), [reference(d) for d in group]
         series.append(item)
     study, frame = Dataset(), Dataset()
     study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = _DETACHED_STUDY, datasets[0].StudyInstanceUID
