@@ -81,7 +81,7 @@ class DicomListener:
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, lambda _: SUCCESS),
             (evt.EVT_DATA_RECV, self._count),
-            (evt.EVT_CONN_CLOSE, self._closed),
+            *((kind, self._ended) for kind in (evt.EVT_RELEASED, evt.EVT_ABORTED, evt.EVT_CONN_CLOSE)),
         ]
         where = (self._options.host, self._options.port)
         try:
@@ -117,7 +117,8 @@ class DicomListener:
             self._desk.metrics.refused.labels("too-large").inc()
             event.assoc.abort()
 
-    def _closed(self, event: Any) -> None:
+    def _ended(self, event: Any) -> None:
+        """Forget a sender; which of the three events comes depends on who hangs up, and how."""
         part = getattr(event.assoc.dimse.message, "_data_set_file", None)
         if part is not None:  # pynetdicom leaves the beginning of an object behind whose sender is gone
             part.close()

@@ -65,7 +65,7 @@ def served(options: ServeOptions) -> Iterator[Service]:
         service.stop()
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 240.0) -> Any:
     """Value of a condition once it is true."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -28,7 +28,7 @@ def test_two_servers_share_jobs_and_a_dead_ones_are_taken_over(url: str, tiny: P
     options = [options_for(tiny, tmp_path / "data", queue=QueueOptions(url=url, node=node, threads=1)) for node in "ab"]
     with served(options[0]) as first, served(options[1]) as second:
         ids = [post(server, [("a.nii.gz", content)]).json()["id"] for _ in range(6) for server in (first, second)]
-        wait_for(lambda: get(first, "/api/jobs?state=queued,running").json() == [], 120)
+        wait_for(lambda: get(first, "/api/jobs?state=queued,running").json() == [])
         assert {job["id"]: job["reason"] for job in get(second, "/api/jobs").json()} == dict.fromkeys(ids, "")
         logs = sorted((tmp_path / "data").glob("audit-*.jsonl"))
         done = [log.read_text().count('"action": "done"') for log in logs]
