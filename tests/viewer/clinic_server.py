@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pytest
-import tiny_bundle
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
+from tiny_bundle import write_bundle
 
 from medssl.imaging.files import write_json
+from medssl.imaging.preprocess import Intensity, Preprocess
 from medssl.runtime.bundle import write_sums
 
 CLASSES = ("calm", "stormy")
@@ -99,37 +99,59 @@ def serving(data: Path, bundles: Sequence[Path], *options: str, token: str = "")
 
 def thresholding(folder: Path, name: str, low: float, high: float) -> Path:
     """A segmentation bundle: structure `low` from one intensity on, `high` from another on."""
-    with pytest.MonkeyPatch.context() as patch:
-        # class k has the logit weight * x + bias, so class 1 wins above -bias_1 and class 2 above bias_1 - bias_2
-        patch.setattr(tiny_bundle, "BIAS", (0.0, -low, -low - high))
-        tiny_bundle.write_bundle(folder)
-    return _renamed(folder, {"name": name, "intended_use": f"Tests of {name}."})
+    # class k has the logit k * x + bias_k: 1 beats 0 above -bias_1, 2 beats 1 above bias_1 - bias_2
+    bias = np.array([0.0, -low, -low - high], dtype=np.float32)
+    weight = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1, 1)
+    nodes = [helper.make_node("Conv", ["image", "weight", "bias"], ["logits"])]
+    batch = _batch(1, 3)
+    logits = batch * weight[None, :, 0] + bias.reshape(1, 3, 1, 1, 1)
+    return _bundle(folder, nodes, {"weight": weight, "bias": bias}, (batch, logits), {"name": name})
 
 
-def classifying(folder: Path) -> Path:
+def classifying(folder: Path, name: str, channels: tuple[str, ...] = ("CT",), dims: int = 3) -> Path:
     """A classification bundle: the mean intensity of a window says how stormy it is."""
-    tiny_bundle.write_bundle(folder)
-    window = (8, 8, 8)
-    weight = np.array([[-0.1], [0.1]], dtype=np.float32)
+    weight = np.repeat(np.array([[-0.1], [0.1]], dtype=np.float32), len(channels), axis=1)
     nodes = [
         helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
         helper.make_node("Flatten", ["mean"], ["flat"]),
         helper.make_node("Gemm", ["flat", "weight"], ["logits"], transB=1),
     ]
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, *window])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(CLASSES)])
-    initial = [helper.make_tensor("weight", TensorProto.FLOAT, weight.shape, weight.ravel())]
-    graph = helper.make_graph(nodes, "classifying", [image], [logits], initial)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    onnx.save(model, folder / "model.onnx")
-    batch = np.linspace(0, 30, 2 * 512, dtype=np.float32).reshape(2, 1, *window)
-    np.savez(folder / "golden.npz", image=batch, logits=batch.mean(axis=(2, 3, 4)) @ weight.T)
-    return _renamed(folder, {"name": "weather", "task": "classification", "labels": [], "classes": list(CLASSES)})
+    batch = _batch(len(channels), dims)
+    logits = batch.mean(axis=tuple(range(2, 2 + dims))) @ weight.T
+    preprocess = Preprocess(spatial_dims=dims, intensity=Intensity("none")).to_json()
+    changes = {"name": name, "task": "classification", "labels": [], "classes": list(CLASSES), "channels": channels}
+    changes |= {"window": batch.shape[2:], "preprocess": preprocess}
+    return _bundle(folder, nodes, {"weight": weight}, (batch, logits), changes)
 
 
-def _renamed(folder: Path, changes: dict[str, Any]) -> Path:
+def _batch(channels: int, dims: int) -> np.ndarray:
+    """Two windows, (2, channels, 8, 8) or (2, channels, 8, 8, 8)."""
+    return np.linspace(0, 30, 2 * channels * 8**dims, dtype=np.float32).reshape(2, channels, *(8,) * dims)
+
+
+def _bundle(
+    folder: Path,
+    nodes: list[onnx.NodeProto],
+    weights: dict[str, np.ndarray],
+    golden: tuple[np.ndarray, np.ndarray],
+    changes: dict[str, Any],
+) -> Path:
+    """The tiny bundle with another graph, the golden logits that belong to it, and other entries."""
+    write_bundle(folder)
+    image, logits = golden
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", *image.shape[1:]])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", *logits.shape[1:]])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), folder / "model.onnx"
+    )
+    np.savez(folder / "golden.npz", image=image, logits=logits.astype(np.float32))
     content = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-    write_json(folder / "bundle.json", content | changes)
+    write_json(folder / "bundle.json", content | {"intended_use": f"Tests of {changes['name']}."} | changes)
     (folder / "MODEL_CARD.md").write_text(f"# {changes['name']}\n\n<b>Not bold.</b>\n", encoding="utf-8")
     write_sums(folder)
     return folder

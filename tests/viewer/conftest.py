@@ -30,7 +30,8 @@ class Clinic:
     Args:
         server: Where they are.
         files: Images by name.
-        jobs: Ids by name: `organ`, `later` (another bundle, same image), `weather` (classes), `gap` (failed).
+        jobs: Ids by name: `organ`, `later` (another bundle, same image), `weather` (classes), `photo` (a picture),
+            `gap` (failed).
     """
 
     server: Served
@@ -50,6 +51,13 @@ def body() -> np.ndarray:
     return image
 
 
+def photo() -> np.ndarray:
+    """(30, 50, 3): dark, with a bright yellow block at the upper left."""
+    image = np.full((30, 50, 3), 20, dtype=np.uint8)
+    image[3:12, 4:24] = (250, 240, 0)
+    return image
+
+
 AFFINE = np.array([[-1.5, 0, 0, 30.0], [0, 1.5, 0, -20.0], [0, 0, 3.0, 4.0], [0, 0, 0, 1]])
 
 
@@ -66,27 +74,31 @@ def built() -> None:
 
 @pytest.fixture(scope="session")
 def clinic(built: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
-    """Three bundles and four jobs."""
+    """Four bundles and five jobs."""
     folder = tmp_path_factory.mktemp("clinic")
     files = {"body": folder / "body.nii.gz", "evil": folder / EVIL}
     for path in files.values():
         nib.save(nib.Nifti1Image(body(), AFFINE), path)
+    files["photo"] = folder / "photo.png"
+    PIL.Image.fromarray(photo()).save(files["photo"])
     gap = [(0, 0, 2.5 * k) for k in (0, 1, 2, 4, 5, 6)]
     series = write_series(folder / "gap", ramp(6), positions=gap, StudyDescription=EVIL, SeriesDescription=EVIL)
     bundles = [
         thresholding(folder / "organ", "organ", 10, 20),
         thresholding(folder / "later", "organ_later", 10, 30),
-        classifying(folder / "weather"),
+        classifying(folder / "weather", "weather"),
+        classifying(folder / "photo", "photo", ("red", "green", "blue"), dims=2),
     ]
     with serving(folder / "data", bundles) as server:
         jobs = {
             "organ": server.submit("organ", files["body"]),
             "later": server.submit("organ_later", files["body"]),
             "weather": server.submit("weather", files["body"]),
+            "photo": server.submit("photo", files["photo"]),
             "gap": server.submit("organ", *sorted(series.iterdir())),
         }
         states = {name: server.finished(job)["state"] for name, job in jobs.items()}
-        if states != {"organ": "done", "later": "done", "weather": "done", "gap": "failed"}:
+        if states != dict.fromkeys(jobs, "done") | {"gap": "failed"}:
             raise RuntimeError(f"jobs ended otherwise: {[server.finished(job) for job in jobs.values()]}")
         yield Clinic(server, files, jobs)
 
@@ -103,8 +115,8 @@ def opened(clinic: Clinic, browser: Browser) -> Iterator[Open]:
         wanted = f"#job={clinic.jobs[job]}" if job else ""
         wanted += f"&with={clinic.jobs[other]}" if other else ""
         seen.append(browser.open_page(f"{clinic.server.url}/{wanted}", width, height))
-        browser.wait("document.querySelectorAll('#studies li').length >= 4", 60)
-        if job in ("organ", "later", "weather"):
+        browser.wait("document.querySelectorAll('#studies li').length >= 5", 60)
+        if job and job != "gap":
             browser.wait("document.querySelector('#numbers table') && !document.querySelector('#controls').hidden", 60)
         return browser
 

@@ -184,6 +184,20 @@ def test_probabilities_are_listed_and_the_called_class_is_named(opened: Open, cl
     assert pixels(browser).std() > 10
 
 
+def test_a_photograph_stands_upright_without_sides_of_a_patient(opened: Open):
+    browser = opened("photo")
+    shown = pixels(browser)
+    assert browser.run("return document.getElementById('layouts').hidden")
+    assert browser.run(_SAID)[0].startswith("value ")
+    assert "first of 3 channels: red" in browser.run("return document.querySelector('figcaption').textContent")
+    bright = shown.min(axis=-1) > 200
+    rows, columns = np.where(bright)
+    assert rows.mean() < shown.shape[0] / 2
+    assert columns.mean() < shown.shape[1] / 2
+    browser.wait("document.getElementById('still')?.complete")
+    assert browser.run("return document.getElementById('still').naturalWidth") > 0
+
+
 def test_a_real_series_is_drawn_and_measured_where_the_server_says(
     opened: Open, clinic: Clinic, real_data: Path, tmp_path: Path
 ):

@@ -240,7 +240,8 @@ def _add_page(app: FastAPI) -> None:
         """Viewer."""
         index = STATIC / "index.html"
         if not index.is_file():
-            return PlainTextResponse("The viewer page is not part of this installation; the API works.", 404)
+            text = "The viewer page is not part of this installation: `make viewer` in the project's folder builds it."
+            return PlainTextResponse(f"{text} Everything under /api works without it.", 404)
         return FileResponse(index, media_type="text/html")
 
     app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
