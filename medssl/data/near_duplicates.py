@@ -7,7 +7,8 @@ with the images and never with their pairs.
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import faiss
@@ -97,17 +98,10 @@ def distinct(search: NearSearch, groups: Sequence[str]) -> tuple[list[int], list
     kept: list[int] = []
     dropped: list[Dropped] = []
     for own in members.values():
-        index, exemplars = search.index(), np.empty(0, dtype=np.int64)
-        for first in range(0, len(own), _BLOCK):
-            block = np.array(own[first : first + _BLOCK], dtype=np.int64)
-            asked, places, values = search.alike(index, block)
-            asked, earliest = np.unique(asked, return_index=True)
-            dropped += _told(block[asked], exemplars[places[earliest]], values[earliest])
-            fresh, others = _apart(search, np.delete(block, asked))
-            dropped += others
-            search.add(index, fresh)
-            exemplars = np.concatenate([exemplars, fresh])
+        with _threads(1 if len(own) <= _BLOCK else None):
+            exemplars, others = _distinct(search, np.array(own, dtype=np.int64))
         kept += exemplars.tolist()
+        dropped += others
     return sorted(kept), sorted(dropped, key=lambda d: d.item)
 
 
@@ -126,8 +120,37 @@ def nearest(known: Array, asked: Array, count: int, distances: bool = False) -> 
     return (-np.sqrt(np.maximum(found, 0)) if distances else found), places
 
 
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Let faiss compute with so many threads: to wake them for a small search takes longer than the search."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _distinct(search: NearSearch, own: Rows) -> tuple[Rows, list[Dropped]]:
+    """The same of one group."""
+    index, exemplars = search.index(), np.empty(0, dtype=np.int64)
+    dropped: list[Dropped] = []
+    for first in range(0, len(own), _BLOCK):
+        block = own[first : first + _BLOCK]
+        if len(exemplars):
+            asked, places, values = search.alike(index, block)
+            asked, earliest = np.unique(asked, return_index=True)
+            dropped += _told(block[asked], exemplars[places[earliest]], values[earliest])
+            block = np.delete(block, asked)
+        fresh, others = _apart(search, block)
+        dropped += others
+        search.add(index, fresh)
+        exemplars = np.concatenate([exemplars, fresh])
+    return exemplars, dropped
+
+
 def _apart(search: NearSearch, items: Rows) -> tuple[Rows, list[Dropped]]:
-    """The same within a block."""
+    """The same within a block, whose images are compared with one another."""
     index = search.index()
     search.add(index, items)
     asked, places, values = search.alike(index, items)
