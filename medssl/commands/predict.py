@@ -40,6 +40,7 @@ def predict(
     batch_size: int = 1,
     resample_irregular: bool = False,
     overwrite: bool = False,
+    endpoint: str = "",
 ) -> None:
     """Predict each input and write OUT/CASE/{seg.nii.gz, seg.dcm, report.json, overlay.png} and OUT/summary.csv.
 
@@ -55,6 +56,8 @@ def predict(
         batch_size: Windows computed at once; more need more memory.
         resample_irregular: Resample DICOM series with uneven slices instead of refusing them.
         overwrite: Replace results of a case that are already there.
+        endpoint: URL of a Triton server with the bundle's repository (medssl triton) that computes instead of this
+            machine; the golden case is computed there, too.
 
     Raises:
         ConfigError: Unknown formats, missing inputs.
@@ -65,7 +68,7 @@ def predict(
     _refuse_existing(out, [case for case, _ in cases], overwrite)
     from medssl.runtime.predictor import NOT_A_DEVICE, Predictor
 
-    predictor = Predictor(bundle, threads, batch_size)
+    predictor = Predictor(bundle, threads, batch_size, endpoint)
     if predictor.bundle.spec.task == "classification" and {"nifti", "dicom-seg"} & set(formats) - {"nifti"}:
         raise ConfigError(["format dicom-seg: this bundle classifies and makes no mask"])
     say(f"{predictor.bundle.spec.name}: {len(cases)} case(s) into {out}. {NOT_A_DEVICE}")

@@ -49,14 +49,15 @@ class Predictor:
         bundle: Folder or .zip.
         threads: Threads to compute with; 0 takes every processor this process may use.
         batch_size: Windows computed at once; more need more memory.
+        endpoint: URL of a Triton server that computes instead; empty = this machine.
 
     Raises:
         BundleError: The bundle must not be used.
     """
 
-    def __init__(self, bundle: Path, threads: int = 0, batch_size: int = 1) -> None:
+    def __init__(self, bundle: Path, threads: int = 0, batch_size: int = 1, endpoint: str = "") -> None:
         self.bundle = Bundle.open(bundle)
-        self._session, self.golden_difference = open_session(self.bundle, threads)
+        self._session, self.golden_difference = open_session(self.bundle, threads, endpoint)
         self._batch_size = batch_size
 
     def predict(self, volume: Volume) -> Prediction:

@@ -10,6 +10,7 @@ import onnxruntime
 from medssl.imaging.errors import BundleError
 from medssl.runtime.bundle import GOLDEN_TOLERANCE, Bundle
 from medssl.runtime.bundle_guard import MAX_MODEL_BYTES, check_graph, refuse_size
+from medssl.runtime.triton import TritonSession
 
 
 def usable_threads() -> int:
@@ -56,8 +57,8 @@ class Session:
         return np.asarray(self._session.run(["logits"], {"image": image})[0], dtype=np.float32)
 
 
-def open_session(bundle: Bundle, threads: int = 0) -> tuple[Session, float]:
-    """Load a bundle's network and replay its golden case.
+def open_session(bundle: Bundle, threads: int = 0, endpoint: str = "") -> tuple[Session | TritonSession, float]:
+    """Load a bundle's network, here or on a server, and replay its golden case.
 
     Returns:
         The session and the largest difference of logits.
@@ -65,7 +66,7 @@ def open_session(bundle: Bundle, threads: int = 0) -> tuple[Session, float]:
     Raises:
         BundleError: The network does not give on this machine what it gave when the bundle was made.
     """
-    session = Session(bundle.folder / "model.onnx", threads)
+    session = TritonSession(endpoint, bundle) if endpoint else Session(bundle.folder / "model.onnx", threads)
     image, logits = bundle.golden()
     try:
         got = session(image)
