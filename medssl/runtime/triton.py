@@ -103,7 +103,7 @@ class TritonSession:
         served = config.get("parameters", {}).get("bundle_sha256", {}).get("string_value", "")
         if served != bundle.sha256:
             raise BundleError(
-                f"{endpoint} serves a network of the name {self._model} from another bundle (hash {served[:12] or '-'}, "
+                f"{endpoint} serves a network called {self._model} of another bundle (hash {served[:12] or '-'}, "
                 f"not {bundle.sha256[:12]}): make its repository again with medssl triton",
                 reason="other-bundle",
             )
