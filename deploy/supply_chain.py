@@ -46,7 +46,7 @@ _REFUSED = re.compile(
 )
 _LESSER = re.compile(r"Lesser|LGPL", re.I)
 _KNOWN = re.compile(
-    r"MIT|BSD|Apache|ISC|MPL|Mozilla|Python Software|PSF|HPND|Unlicense|Zlib|CC0|Public Domain|LGPL|Lesser",
+    r"MIT|BSD|Apache|ISC|MPL|Mozilla|Python Software|PSF|HPND|Unlicense|Zlib|ZPL|Zope|CC0|Public Domain|LGPL|Lesser",
     re.I,
 )
 _READ_BY_HAND = {"huey": "MIT", "peewee": "MIT"}

@@ -44,6 +44,7 @@ def predict(
     overwrite: bool = False,
     device: Device = "auto",
     memory_mb: int = 2000,
+    endpoint: str = "",
 ) -> None:
     """Predict each input and write its results into OUT/CASE, one line a case into OUT/summary.csv.
 
@@ -64,6 +65,8 @@ def predict(
         device: What computes: `auto` takes CUDA, OpenVINO or the processor, what this build of ONNX Runtime offers;
             or cpu, cuda, tensorrt, openvino.
         memory_mb: What image, masks and scores may take; with less, many classes on wide images take longer.
+        endpoint: URL of a Triton server with the bundle's repository (medssl triton) that computes instead of this
+            machine; the golden case is computed there, too.
 
     Raises:
         ConfigError: Unknown formats, missing inputs.
@@ -77,7 +80,7 @@ def predict(
     from medssl.runtime.results import MASK_FORMATS
 
     check_present(inputs)
-    predictor = Predictor(bundle, threads, batch_size, device, memory_mb)
+    predictor = Predictor(bundle, threads, batch_size, device, memory_mb, endpoint)
     cases = find_cases(inputs, predictor.bundle.spec, resample_irregular=resample_irregular)
     _refuse_existing(out, [case.name for case in cases], overwrite)
     if predictor.bundle.spec.task == "classification" and (masks := MASK_FORMATS & set(formats)):

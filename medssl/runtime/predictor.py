@@ -51,6 +51,7 @@ class Predictor:
         batch_size: Windows computed at once; more need more memory.
         device: What computes; `auto` takes what this build of ONNX Runtime offers.
         memory_mb: What image, masks and scores may take; with less, many classes on wide images take longer.
+        endpoint: URL of a Triton server that computes instead; empty = this machine.
 
     Raises:
         BundleError: The bundle must not be used.
@@ -58,10 +59,16 @@ class Predictor:
     """
 
     def __init__(
-        self, bundle: Path, threads: int = 0, batch_size: int = 1, device: Device = "auto", memory_mb: int = 2000
+        self,
+        bundle: Path,
+        threads: int = 0,
+        batch_size: int = 1,
+        device: Device = "auto",
+        memory_mb: int = 2000,
+        endpoint: str = "",
     ) -> None:
         self.bundle = Bundle.open(bundle)
-        self._session, self.golden_difference = open_session(self.bundle, threads, device)
+        self._session, self.golden_difference = open_session(self.bundle, threads, device, endpoint)
         self._gate = Gate.load(self.bundle.folder / GATE_FILE, self.bundle.spec.gate) if self.bundle.has_gate else None
         self._batch_size, self._memory_mb = batch_size, memory_mb
 

@@ -11,6 +11,7 @@ from medssl.imaging.errors import BundleError
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.bundle_guard import MAX_MODEL_BYTES, check_graph, refuse_size
 from medssl.runtime.device import Device, providers_for
+from medssl.runtime.triton import TritonSession
 
 
 def usable_threads() -> int:
@@ -74,8 +75,10 @@ class Session:
         return [np.asarray(output, dtype=np.float32) for output in outputs]
 
 
-def open_session(bundle: Bundle, threads: int = 0, device: Device = "auto") -> tuple[Session, float]:
-    """Load a bundle's network and replay its golden case.
+def open_session(
+    bundle: Bundle, threads: int = 0, device: Device = "auto", endpoint: str = ""
+) -> tuple[Session | TritonSession, float]:
+    """Load a bundle's network, here or on a server, and replay its golden case.
 
     Returns:
         The session and the largest difference of logits.
@@ -83,7 +86,10 @@ def open_session(bundle: Bundle, threads: int = 0, device: Device = "auto") -> t
     Raises:
         BundleError: The network does not give on this machine what it gave when the bundle was made.
     """
-    session = Session(bundle.folder / "model.onnx", threads, device)
+    if endpoint:
+        session: Session | TritonSession = TritonSession(endpoint, bundle)
+    else:
+        session = Session(bundle.folder / "model.onnx", threads, device)
     if bundle.has_gate and not session.has_features:
         raise BundleError("the bundle has a gate, but its graph gives no `features`", reason="bad-model")
     image, logits, features = bundle.golden()
