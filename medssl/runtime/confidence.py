@@ -62,7 +62,7 @@ def called_probability(
     total = np.zeros_like(top)
     for row in logits:
         total += np.exp(row * scale - top)  # float32: with many classes this is most of the work after the network
-    return np.exp((own - top).astype(np.float64)) / total
+    return np.asarray(np.exp((own - top).astype(np.float64)) / total)
 
 
 def interval_ml(volume_ml: float, entry: Mapping[str, float]) -> tuple[float, float]:

@@ -79,7 +79,8 @@ def find_runs(labels: npt.NDArray[np.uint8], value: int) -> Runs:
     length = labels.shape[-1]
     rows = np.ascontiguousarray(labels).reshape(-1, length)
     step = max(_CHUNK // length, 1)
-    begins, ends = [], []
+    begins: list[_Int] = []
+    ends: list[_Int] = []
     for row in range(0, len(rows), step):
         mask = rows[row : row + step] == value
         if not mask.any():
