@@ -161,9 +161,10 @@ def _overlap(shared: npt.NDArray[np.int64], options: LesionOptions) -> _Float:
     """(candidates, lesions) from the voxels of each pair, background first."""
     both = shared[1:, 1:].astype(np.float64)
     sizes = shared[1:].sum(1)[:, None] + shared[:, 1:].sum(0)
-    if options.match == "dice":
-        return 2 * both / np.maximum(sizes, 1)
-    return both if options.match == "any" else both / np.maximum(sizes - both, 1)
+    if options.match == "any":
+        return both
+    share: _Float = 2 * both / np.maximum(sizes, 1) if options.match == "dice" else both / np.maximum(sizes - both, 1)
+    return share
 
 
 def lesion_rows(lesions: Mapping[str, CaseLesions], name: str) -> dict[str, str]:

@@ -23,7 +23,8 @@ def joint_cross_entropy(logits: Tensor, classes: Tensor, transforms: int) -> Ten
 
 def aggregated(logits: Tensor, transforms: int) -> Tensor:
     """Logits (B, C) of the classes: mean over the transformations of the columns of each sample's own one."""
-    table = logits.unflatten(0, (-1, transforms)).unflatten(2, (-1, transforms))  # (B, M, C, M)
+    classes = logits.shape[1] // transforms
+    table = logits.reshape(-1, transforms, classes, transforms)  # (B, M, C, M)
     return table.diagonal(dim1=1, dim2=3).mean(-1)
 
 

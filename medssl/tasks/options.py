@@ -127,7 +127,8 @@ class LabelAugmentOptions:
     @property
     def count(self) -> int:
         """Number of transformations, the image as it is among them."""
-        return {"none": 1, "quarter_turns": 4, "half_turns": 2, "mirror": 2 ** len(self.axes)}[self.transforms]
+        mirrored = 1 << len(self.axes)  # each choice of axes
+        return {"none": 1, "quarter_turns": 4, "half_turns": 2, "mirror": mirrored}[self.transforms]
 
     def __post_init__(self) -> None:
         problems = []
