@@ -83,7 +83,9 @@ def write_bundle(out: Path, request: Request) -> Parity:
         spec = request.spec
         confidence = _confidence(request)
         network = Ensemble(request.networks, spec.activation).eval()
-        whole, names = (network, OUTPUTS[:1]) if confidence.embeddings is None else (WithFeatures(network), OUTPUTS)
+        whole, names = (
+            (network, OUTPUTS[:1]) if confidence.embeddings is None else (WithFeatures(network).eval(), OUTPUTS)
+        )
         write_onnx(whole, len(spec.channels), spec.window, folder / "model.onnx", names)
         golden = golden_windows(request.cache, _labelled_first(request.cache), spec.window)
         parity = _proven(folder / "model.onnx", network, golden.image, request)

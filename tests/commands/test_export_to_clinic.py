@@ -11,7 +11,7 @@ from dicom_phantom import write_series
 from medssl.commands.export import export
 from medssl.commands.prepare import prepare
 from medssl.data.cache import Cache
-from medssl.export.options import ConfidenceOptions, OperationOptions
+from medssl.export.options import ConfidenceOptions, OperationOptions, ParityOptions
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.manifest import Manifest
 from medssl.imaging.preprocess import Preprocess, prepare_volume, restore_label
@@ -22,7 +22,7 @@ from medssl.runtime.predictor import Predictor
 from medssl.tasks.inference import classify_image, segment_image
 from medssl.tasks.model_file import load_model, model_folders
 
-_QUICK = ConfidenceOptions(measure=False)
+_QUICK = {"parity": ParityOptions(cases=1, threads=1), "confidence": ConfidenceOptions(measure=False)}
 _RULES = [SeriesRule("MR", ("t1",)), SeriesRule("MR", ("flair",))]
 
 
@@ -46,7 +46,7 @@ def _networks(run: Path):
 
 def test_folds_of_two_channels_mirrored(two_channels: Cache, tmp_path: Path):
     run, out = make_run(tmp_path / "run", two_channels, folds=2), tmp_path / "bundle"
-    export(run, out, data=two_channels.path, operation=OperationOptions(mirror="on"), confidence=_QUICK, series=_RULES)
+    export(run, out, data=two_channels.path, operation=OperationOptions(mirror="on"), **_QUICK, series=_RULES)
     predictor = Predictor(out, threads=1)
     networks, spec = _networks(run)
     spec = replace(spec, mirror_axes=(0, 1, 2))
@@ -77,7 +77,7 @@ def test_folds_of_two_channels_mirrored(two_channels: Cache, tmp_path: Path):
 def test_folds_of_classifiers_mirrored(dims: int, tmp_path: Path):
     cache = make_cache(tmp_path / "cohort", dims=dims, classes=("healthy", "ill"), patients=4)
     run, out = make_run(tmp_path / "run", cache, "classifier", folds=2), tmp_path / "bundle"
-    export(run, out, data=cache.path, operation=OperationOptions(mirror="on"), confidence=_QUICK)
+    export(run, out, data=cache.path, operation=OperationOptions(mirror="on"), **_QUICK)
     networks, spec = _networks(run)
     spec = replace(spec, mirror_axes=tuple(range(dims)))
     volume = read_channels(cache.cases[0].image_field, Path())
@@ -89,7 +89,7 @@ def test_folds_of_classifiers_mirrored(dims: int, tmp_path: Path):
 def test_pictures_are_segmented_as_in_torch(tmp_path: Path):
     cache = make_cache(tmp_path / "cohort", dims=2, patients=4)
     run, out = make_run(tmp_path / "run", cache), tmp_path / "bundle"
-    export(run, out, data=cache.path, confidence=_QUICK)
+    export(run, out, data=cache.path, **_QUICK)
     networks, spec = _networks(run)
     volume = read_channels(cache.cases[0].image_field, Path())
     expected = segment_image(networks, spec, prepare_volume(volume, spec.preprocess).array)

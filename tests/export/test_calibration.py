@@ -20,7 +20,7 @@ from medssl.export.calibration import (
     volume_errors,
 )
 from medssl.export.confidence import Trained, spread
-from medssl.export.options import ConfidenceOptions, OperationOptions
+from medssl.export.options import ConfidenceOptions, OperationOptions, ParityOptions
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.readers.open import read_volume
 from medssl.runtime.bundle import Bundle
@@ -30,6 +30,7 @@ from medssl.runtime.sliding_window import softmax
 from medssl.tasks.model_file import load_model
 
 _PATIENTS = 26
+_PARITY = ParityOptions(cases=1, threads=1)
 
 
 def _drawn(rng: np.random.Generator, logits: np.ndarray) -> np.ndarray:
@@ -111,7 +112,7 @@ def test_a_bundle_carries_what_was_measured_on_patients_held_out(cache: Cache, t
     run, out = make_run(tmp_path / "run", cache), tmp_path / "bundle"
     _trained_on(run, list(range(12)))
     options = ConfidenceOptions(cases=0, near={"noise": _noise(tmp_path / "noise")}, near_cases=4)
-    export(run, out, data=cache.path, confidence=options, operation=OperationOptions(mirror="on"))
+    export(run, out, cache.path, parity=_PARITY, confidence=options, operation=OperationOptions(mirror="on"))
     spec = Bundle.open(out).spec
     assert spec.temperature != 1
     assert spec.calibration["patients"] == 11, "patient 23 is unlabelled, 24 and 25 are the test split"
@@ -166,7 +167,7 @@ def test_folds_are_measured_on_the_patients_that_each_has_not_seen(cache: Cache,
 
 def test_nothing_is_claimed_without_patients_held_out(cache: Cache, tmp_path: Path):
     run, out = make_run(tmp_path / "run", cache), tmp_path / "bundle"
-    export(run, out, data=cache.path)
+    export(run, out, cache.path, parity=_PARITY)
     spec = Bundle.open(out).spec
     assert spec.temperature == 1
     for entry in (spec.calibration, spec.intervals, spec.gate):
@@ -181,7 +182,7 @@ def test_a_classifier_is_calibrated_as_its_images_are_classified(tmp_path: Path)
     cache = make_cache(tmp_path / "classes", dims=2, classes=("healthy", "ill"), patients=_PATIENTS)
     run, out = make_run(tmp_path / "run", cache, "classifier"), tmp_path / "bundle"
     _trained_on(run, list(range(12)))
-    export(run, out, data=cache.path, confidence=ConfidenceOptions(near_cases=2))
+    export(run, out, cache.path, parity=_PARITY, confidence=ConfidenceOptions(near_cases=2))
     predictor = Predictor(out, threads=1)
     spec = predictor.bundle.spec
     assert spec.calibration["patients"] == 12

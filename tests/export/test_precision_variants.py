@@ -8,14 +8,14 @@ from cohort import make_cache, make_run
 
 from medssl.commands.export import export
 from medssl.data.cache import Cache
-from medssl.export.options import ConfidenceOptions, PrecisionOptions
+from medssl.export.options import ConfidenceOptions, ParityOptions, PrecisionOptions
 from medssl.export.precision import Comparison, write_variants
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.readers.open import read_volume
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.predictor import Predictor
 
-_QUICK = ConfidenceOptions(measure=False)
+_QUICK = {"parity": ParityOptions(cases=1, threads=1), "confidence": ConfidenceOptions(measure=False)}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_variants_that_agree_are_kept_as_bundles(cache: Cache, tmp_path: Path, c
     options = PrecisionOptions(
         ("fp16", "int8"), cases=2, calibration_windows=8, max_quality_loss=0.05, min_agreement=0.8
     )
-    export(run, out, data=cache.path, confidence=_QUICK, precision=options)
+    export(run, out, data=cache.path, **_QUICK, precision=options)
     told = capsys.readouterr().out
     plain, half = Predictor(out, threads=1), Predictor(tmp_path / "bundle-fp16", threads=1)
     spec = half.bundle.spec
@@ -51,8 +51,10 @@ def test_variants_that_agree_are_kept_as_bundles(cache: Cache, tmp_path: Path, c
 
 def test_a_variant_that_answers_otherwise_is_not_kept(cache: Cache, tmp_path: Path):
     run, out = make_run(tmp_path / "run", cache), tmp_path / "bundle"
-    export(run, out, data=cache.path, confidence=_QUICK)
-    options = PrecisionOptions(("int8",), cases=2, calibration_windows=8, max_quality_loss=0.0, min_agreement=1.0)
+    export(run, out, data=cache.path, **_QUICK)
+    options = PrecisionOptions(
+        ("int8",), cases=2, threads=1, calibration_windows=8, max_quality_loss=0.0, min_agreement=1.0
+    )
     (made,) = write_variants(out, cache, cache.cases[:2], options)
     assert made.folder is None
     assert "agreement with fp32 is" in made.problems[-1]
@@ -62,7 +64,7 @@ def test_a_variant_that_answers_otherwise_is_not_kept(cache: Cache, tmp_path: Pa
 def test_classifiers_have_variants(tmp_path: Path):
     cache = make_cache(tmp_path / "classes", dims=2, classes=("healthy", "ill"))
     run, out = make_run(tmp_path / "run", cache, "classifier"), tmp_path / "bundle"
-    export(run, out, data=cache.path, confidence=_QUICK, precision=PrecisionOptions(("fp16",), cases=8))
+    export(run, out, data=cache.path, **_QUICK, precision=PrecisionOptions(("fp16",), cases=8, threads=1))
     found = Predictor(tmp_path / "bundle-fp16", threads=1).predict(read_volume(cache.cases[0].image_field)).report
     same = Predictor(out, threads=1).predict(read_volume(cache.cases[0].image_field)).report
     assert found["probabilities"]["ill"] == pytest.approx(same["probabilities"]["ill"], abs=0.01)
