@@ -90,13 +90,15 @@ class Desk:
         return job
 
     def _enter(self, job: Job) -> None:
-        if not self.ledger.add(job):
+        """The audit log comes before the ledger: after a kill in between a line is there twice, never missing."""
+        if self.ledger.get(job.id) is not None:
             return
         bundle = self.bundles.get(job.model)
         self.audit.write(
             job.caller, "accept", job=job.id, study=job.study, source=job.source, model=job.model,
             bundle_sha256=bundle.sha256 if bundle else "",
         )  # fmt: skip
+        self.ledger.add(job)
         self.metrics.accepted.labels(job.source).inc()
         LOG.info("job %s accepted from %s", job.id, job.source)
         if self.queue is not None:
@@ -111,14 +113,18 @@ class Desk:
         most = self.options.queue.attempts
         for job in self.ledger.jobs(limit=1_000_000, states=["queued"]):
             if not read_record(self.folders.job(job.id)):
-                self.ledger.reject(job.id, "lost-input", "the files of this job are gone from the server's DATA folder")
+                self._give_up(job, "lost-input", "the files of this job are gone from the server's DATA folder")
             elif job.attempts >= most:
                 text = f"the server died {job.attempts} times during this job, so it is not tried again"
-                self.ledger.reject(job.id, "server-died", text)
+                self._give_up(job, "server-died", text)
         if released:
             self.audit.write("server", "recover", interrupted=released)
             LOG.warning("%d job(s) were interrupted and are done again", released)
         self.refill()
+
+    def _give_up(self, job: Job, reason: str, message: str) -> None:
+        self.audit.write("server", "fail", job=job.id, study=job.study, model=job.model, reason=reason)
+        self.ledger.reject(job.id, reason, message)
 
     def refill(self) -> None:
         """Put waiting jobs into an empty queue, oldest first."""

@@ -44,9 +44,8 @@ class Runner:
             self._end(job, "", "")
 
     def _end(self, job: Job, reason: str, message: str) -> None:
+        """The audit log comes first, as for acceptance."""
         desk = self._desk
-        if not desk.ledger.finish(job.id, reason, message):
-            return  # another server took it for dead and has it now
         now = desk.ledger.get(job.id) or job
         results = {name: sha256(path) for name, path in desk.results(job.id).items()}
         bundle = desk.bundles.get(job.model)
@@ -54,6 +53,8 @@ class Runner:
             "server", "fail" if reason else "done", job=job.id, study=now.study, model=job.model,
             bundle_sha256=bundle.sha256 if bundle else "", reason=reason, results=results,
         )  # fmt: skip
+        if not desk.ledger.finish(job.id, reason, message):
+            return  # another server took this one for dead and has the job now
         desk.metrics.finished.labels(job.model, reason).inc()
         desk.metrics.took.labels(job.model).observe(time.time() - (job.started or time.time()))
         desk.metrics.waited.observe((job.started or time.time()) - job.accepted)

@@ -45,6 +45,7 @@ class Fate:
     lost: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
+    unaudited: list[str] = field(default_factory=list)
     interrupted: int = 0
     stored_again: int = 0
     seconds: float = 0.0
@@ -227,8 +228,10 @@ class KillRun:
         fate.stored_again = sum(times - 1 for times in self._archive.times.values())
         lines = [json.loads(line) for log in self._data.glob("audit-*.jsonl") for line in log.read_text().splitlines()]
         fate.interrupted = sum(line.get("interrupted", 0) for line in lines)
-        ends = [line["job"] for line in lines if line["action"] in ("done", "fail")]
-        fate.doubled += sorted({job for job in ends if ends.count(job) > 1})
+        accepted = {line["job"] for line in lines if line["action"] == "accept"}
+        fate.unaudited = sorted(
+            ids - accepted | ids - {line["job"] for line in lines if line["action"] in ("done", "fail")}
+        )
 
 
 def _free_port() -> int:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 from tiny_bundle import write_bundle
 
@@ -76,27 +78,30 @@ def test_a_job_that_takes_too_long_is_stopped(tiny: Path, tmp_path: Path):
         pool.close()
 
 
-def test_a_study_that_needs_more_memory_than_allowed_is_told(tiny: Path, tmp_path: Path):
+def test_a_study_that_needs_more_memory_than_allowed_is_told_and_the_next_is_done(tiny: Path, tmp_path: Path):
     limits = LimitOptions(worker_memory_mb=3000, unpacked_mb=1e6)
     pool = WorkerPool(options_for(tiny, tmp_path / "data", limits=limits))
-    import nibabel as nib
-    import numpy as np
-
+    good = _job_folder(tmp_path / "good", write_scan(tmp_path / "a.nii.gz"))
+    huge = _job_folder(tmp_path / "huge", tmp_path / "a.nii.gz")
     image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
     image.set_sform(np.eye(4), code="scanner")
-    nib.save(image, tmp_path / "a.nii")
-    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    nib.save(image, tmp_path / "b.nii")
+    raw = bytearray((tmp_path / "b.nii").read_bytes())
     raw[42:48] = np.array([3000, 3000, 3000], np.int16).tobytes()
-    folder = tmp_path / "job"
-    (folder / "input").mkdir(parents=True)
-    write_json(folder / "job.json", {"model": "tiny"})
-    with (folder / "input" / "000001.nii").open("wb") as stream:
+    (huge / "input" / "000001.nii.gz").unlink()
+    with (huge / "input" / "000001.nii").open("wb") as stream:
         stream.write(raw)
         stream.truncate(352 + 3000**3)  # a sparse file as long as it promises
     try:
         with pytest.raises(JobError) as error:
-            pool.run(folder, lambda *_: None)
-        assert error.value.reason in ("memory-limit", "worker-died", "truncated")
+            pool.run(huge, lambda *_: None)
+        assert error.value.reason in (
+            "memory-limit",
+            "worker-died",
+            "image-limit",
+            "truncated",
+        )  # whoever sees it first
+        assert _stages(good, pool) == ["reading", "predicting", "writing"]
     finally:
         pool.interrupt()
         pool.close()
