@@ -110,7 +110,7 @@ Open = Callable[..., Browser]
 def opened(clinic: Clinic, browser: Browser) -> Iterator[Open]:
     """Opens the page at a job, waits until it is shown, and afterwards holds it to have made no error."""
 
-    def go(job: str = "", other: str = "", width: int = 1100, height: int = 640) -> Browser:
+    def go(job: str = "", other: str = "", width: int = 1000, height: int = 560) -> Browser:
         # an address that differs only behind # would not load the page anew; open_page goes through about:blank
         wanted = f"#job={clinic.jobs[job]}" if job else ""
         wanted += f"&with={clinic.jobs[other]}" if other else ""

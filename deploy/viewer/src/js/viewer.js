@@ -114,7 +114,7 @@ export class Viewer {
   }
 
   async #add() {
-    const entry = { canvas: make("canvas", { tabindex: 0, role: "img" }), caption: make("span"), said: make("output") };
+    const entry = { canvas: make("canvas", { tabindex: 0, role: "application" }), caption: make("span"), said: make("output") };
     entry.figure = make(
       "figure",
       {},
