@@ -27,7 +27,8 @@ _MAX_OVERLAP = 0.95
 _DOMAINS = ("", "ai.onnx")
 _UNBOUNDED = ("Loop", "Scan")
 """Operators that can go on for ever."""
-_WIRE = {0: "varint", 1: 8, 2: "bytes", 5: 4}
+_FIXED = {1: 8, 5: 4}
+"""Bytes of protobuf's values of fixed size, by wire type."""
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -207,17 +208,18 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     at, view = 0, memoryview(message)
     while at < len(message):
         key, at = _varint(message, at)
-        wire = _WIRE.get(key & 7)
-        if wire is None:
-            raise ValueError("the file is no graph, or damaged")
-        if wire == "varint":
+        wire = key & 7
+        if wire == 0:
             value, at = _varint(message, at)
             yield key >> 3, value.to_bytes(max(1, (value.bit_length() + 7) // 8), "little")
             continue
-        size = wire
-        if wire == "bytes":
+        if wire == 2:
             size, at = _varint(message, at)
-        if at + int(size) > len(message):
+        elif wire in _FIXED:
+            size = _FIXED[wire]
+        else:
+            raise ValueError("the file is no graph, or damaged")
+        if at + size > len(message):
             raise ValueError("the file ends too early")
-        yield key >> 3, bytes(view[at : at + int(size)])
-        at += int(size)
+        yield key >> 3, bytes(view[at : at + size])
+        at += size

@@ -29,7 +29,7 @@ def frame_size(stream: bytes) -> FrameSize:
         ValueError: No such header, or one that no decoder should see.
     """
     if stream[:2] == b"\xff\xd8":
-        if not stream.rstrip(b"\0").endswith(b"\xff\xd9"):
+        if not stream.rstrip(b"\0\xff").endswith(b"\xff\xd9"):  # some encoders pad
             raise ValueError("the compressed frame is cut")
         return _jpeg(stream)
     start = stream[:4096].find(b"\xff\x4f\xff\x51")

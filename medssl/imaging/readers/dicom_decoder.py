@@ -57,7 +57,7 @@ class Decoder:
         if "error" in answer:
             raise ValueError(answer["error"])
         pixels = np.empty(answer["shape"], dtype=answer["dtype"])
-        _fill(child.stdout, memoryview(pixels).cast("B"), until)
+        _fill(child.stdout, pixels.reshape(-1).view(np.uint8).data, until)
         return pixels
 
     def _start(self) -> None:

@@ -6,6 +6,7 @@ They are read here and not by a library, because a header may name any file and 
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -298,7 +299,7 @@ def _directions(text: str, path: Path) -> list[tuple[float, ...] | None]:
     return [None if part == "none" else _numbers(part.strip("()").replace(",", " "), path) for part in parts]
 
 
-def _kind(name: str, table: dict[str, tuple[str, ...]], order: str, path: Path) -> np.dtype[np.generic]:
+def _kind(name: str, table: Mapping[str, tuple[str, ...]], order: str, path: Path) -> np.dtype[np.generic]:
     code = next((code for code, names in table.items() if name.lower() in names), "")
     if not code:
         raise _bad(path, f"the voxel type {name[:40]!r}")
