@@ -34,13 +34,13 @@ class Ensemble(nn.Module):
 
     def with_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K, ...), and features (B, F) of the first network, whose encoder works once for both."""
-        maps = self.networks[0].encoder(image)
-        outputs = [self.networks[0].decoder(image, maps), *(network(image) for network in self.networks[1:])]
+        maps = self.networks[0].get_submodule("encoder")(image)
+        outputs = [self.networks[0].get_submodule("decoder")(image, maps), *(network(image) for network in self.networks[1:])]
         return self._mean(outputs), pooled(maps)
 
     def features(self, image: Tensor) -> Tensor:
         """Features (B, F) of the first network alone."""
-        return pooled(self.networks[0].encoder(image))
+        return pooled(self.networks[0].get_submodule("encoder")(image))
 
     def _mean(self, outputs: list[Tensor]) -> Tensor:
         if len(outputs) == 1:
