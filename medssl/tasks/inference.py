@@ -34,8 +34,9 @@ class Ensemble(nn.Module):
 
     def with_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K, ...), and features (B, F) of the first network, whose encoder works once for both."""
-        maps = self.networks[0].get_submodule("encoder")(image)
-        outputs = [self.networks[0].get_submodule("decoder")(image, maps), *(network(image) for network in self.networks[1:])]
+        first, *others = self.networks
+        maps = first.get_submodule("encoder")(image)
+        outputs = [first.get_submodule("decoder")(image, maps), *(network(image) for network in others)]
         return self._mean(outputs), pooled(maps)
 
     def features(self, image: Tensor) -> Tensor:
