@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 600
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,demo,peft,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,demo,peft,triton,dev]'
 	touch $@
 
 quickstart: $(VENV)/.installed  ## the whole line on the built-in synthetic cohort; ends with $(RUN)/report.html
