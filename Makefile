@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 600
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,serve,postgres,demo,peft,embed,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,serve,postgres,triton,demo,peft,embed,dev]'
 	touch $@
 
 # The page of `medssl serve`: built where npm is, left out where it is not.
