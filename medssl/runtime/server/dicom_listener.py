@@ -81,7 +81,9 @@ class DicomListener:
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, lambda _: SUCCESS),
             (evt.EVT_DATA_RECV, self._count),
-            *((kind, self._ended) for kind in (evt.EVT_RELEASED, evt.EVT_ABORTED, evt.EVT_CONN_CLOSE)),
+            (evt.EVT_RELEASED, self._ended),
+            (evt.EVT_ABORTED, self._ended),  # more of the object may come until the connection closes
+            (evt.EVT_CONN_CLOSE, self._closed),
         ]
         where = (self._options.host, self._options.port)
         try:
@@ -117,12 +119,16 @@ class DicomListener:
             self._desk.metrics.refused.labels("too-large").inc()
             event.assoc.abort()
 
-    def _ended(self, event: Any) -> None:
-        """Forget a sender; which of the three events comes depends on who hangs up, and how."""
+    def _closed(self, event: Any) -> None:
+        """Remove what came of an object whose sender is gone: pynetdicom leaves it behind."""
         part = getattr(event.assoc.dimse.message, "_data_set_file", None)
-        if part is not None:  # pynetdicom leaves the beginning of an object behind whose sender is gone
+        if part is not None:
             part.close()
             Path(part.name).unlink(missing_ok=True)
+        self._ended(event)
+
+    def _ended(self, event: Any) -> None:
+        """Forget a sender; which of the three events comes depends on who hangs up, and how."""
         with self._lock:
             self._received.pop(id(event.assoc), None)
             for study in self._studies.values():
