@@ -10,6 +10,8 @@ from medssl.imaging.errors import ImageError
 from medssl.imaging.readers.archive import unpack
 from medssl.imaging.readers.open import read_channels
 from medssl.imaging.volume import Volume
+from medssl.runtime.bundle import BundleSpec
+from medssl.runtime.inputs import find_cases
 from medssl.runtime.server.folders import SUFFIXES
 from medssl.runtime.server.options import LimitOptions
 
@@ -27,11 +29,12 @@ class Promise:
     voxels: int
 
 
-def read_input(folder: Path, limits: LimitOptions, *, resample_irregular: bool = False) -> Volume:
+def read_input(folder: Path, spec: BundleSpec, limits: LimitOptions, *, resample_irregular: bool = False) -> Volume:
     """Read the image of a job.
 
     Args:
         folder: Folder of the job, with `input`.
+        spec: The bundle's, whose rules for series pick the channels of a study.
         limits: Caps.
         resample_irregular: As for `read_volume`.
 
@@ -57,7 +60,12 @@ def read_input(folder: Path, limits: LimitOptions, *, resample_irregular: bool =
         )
     _check(_promise(files, dicom=not named), limits)
     field = ";".join(str(path) for path in named) if named else str(source)
-    return read_channels(field, Path(), resample_irregular=resample_irregular)
+    if named or not spec.series:
+        return read_channels(field, Path(), resample_irregular=resample_irregular)
+    cases = find_cases([field], spec, resample_irregular=resample_irregular)
+    if len(cases) != 1:
+        raise ImageError(f"{len(cases)} studies or images came together: send one", reason="several-studies")
+    return cases[0].read()
 
 
 def compact(volume: Volume) -> Volume:

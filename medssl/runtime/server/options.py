@@ -122,6 +122,12 @@ class QueueOptions:
     threads: int = 0
     """Threads of a worker; 0 shares the processors among the workers."""
 
+    device: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = "auto"
+    """What computes, as for `medssl predict`."""
+
+    memory_mb: int = 2000
+    """What image, masks and scores of a study may take in a worker, as for `medssl predict`."""
+
     waiting: int = 100
     """Jobs that may wait; beyond, uploads get 429 and C-STORE gets out-of-resources."""
 

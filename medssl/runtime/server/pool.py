@@ -212,6 +212,8 @@ def worker_settings(options: ServeOptions) -> dict[str, Any]:
     return {
         "bundles": [str(path) for path in options.bundles],
         "threads": options.queue.threads or max(1, usable_threads() // options.queue.workers),
+        "device": options.queue.device,
+        "predictor_mb": options.queue.memory_mb,
         "memory_mb": options.limits.worker_memory_mb,
         "limits": asdict(options.limits),
         "pacs": pacs,

@@ -61,7 +61,7 @@ def _compute(
     folder: Path, predictor: Predictor, limits: LimitOptions, settings: Mapping[str, Any], report: Report
 ) -> None:
     report("reading", 0.1)
-    volume = read_input(folder, limits, resample_irregular=settings["resample_irregular"])
+    volume = read_input(folder, predictor.bundle.spec, limits, resample_irregular=settings["resample_irregular"])
     report("predicting", 0.25, volume.source.uids.get("StudyInstanceUID", ""))
     prediction = predictor.predict(volume)
     report("writing", 0.8)

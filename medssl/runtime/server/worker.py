@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.imaging.errors import MedsslError
+from medssl.imaging.readers.guard import LIMIT_VARIABLE
 
 Answer = Callable[[dict[str, Any]], None]
 
@@ -47,13 +48,15 @@ def _listen(lines: "queue.SimpleQueue[str]") -> None:
 
 def _begin(settings: dict[str, Any], answer: Answer) -> dict[str, Any]:
     """Load the bundles and replay their golden cases."""
+    os.environ.setdefault(LIMIT_VARIABLE, str(settings["limits"]["unpacked_mb"] / 1024))
     if settings["memory_mb"]:
         most = int(settings["memory_mb"] * 2**20)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     try:
         from medssl.runtime.predictor import Predictor  # noqa: PLC0415 (slow to import)
 
-        loaded = [Predictor(Path(path), settings["threads"]) for path in settings["bundles"]]
+        more = {"device": settings["device"], "memory_mb": settings["predictor_mb"]}
+        loaded = [Predictor(Path(path), settings["threads"], **more) for path in settings["bundles"]]
     except Exception as error:  # whatever it is, the server must hear of it
         answer(_failure(error))
         return {}

@@ -18,7 +18,9 @@ pytest.importorskip("fastapi", reason="the server needs the extra serve")
 
 import requests
 from serving import COMPANION, ended, files_of, get, options_for, post, served, wait_for, write_scan
+from tiny_bundle import write_bundle
 
+from medssl.imaging.series import SeriesRule
 from medssl.runtime.server.folders import results_of
 from medssl.runtime.server.options import QueueOptions
 
@@ -125,6 +127,23 @@ def test_headers_that_promise_too_much_are_refused_before_pixels_are_read(servic
     many = write_series(tmp_path / "many", np.zeros((31, 2, 2), np.int16), **COMPANION)
     job = ended(service, post(service, files_of(many)))
     assert (job["state"], job["reason"]) == ("failed", "too-many-frames")
+
+
+def test_rules_of_a_bundle_pick_the_series_of_a_study(tmp_path: Path):
+    rules = (SeriesRule(words=("head",)), SeriesRule(words=("neck",)))
+    bundle = write_bundle(tmp_path / "bundle", channels=("head", "neck"), series=rules)
+    given = []
+    for number, words in enumerate(("Neck", "Head", "Scout of all")):
+        folder = _series(tmp_path / words, series=f"1.2.3.77.{number}", SeriesDescription=words)
+        given += [(f"{number}{name}", data) for name, data in files_of(folder)]
+    with served(options_for(bundle, tmp_path / "data")) as service:
+        done = ended(service, post(service, given))
+        assert done["state"] == "done", done
+        report = json.loads(_fetch(service, done, "report.json"))
+        assert [series["description"] for series in report["image"]["series"]] == ["Head", "Neck"]
+        lacking = ended(service, post(service, given[:4]))
+        assert (lacking["state"], lacking["reason"]) == ("failed", "channel-missing")
+        assert "Neck" not in lacking["message"]
 
 
 def test_messages_name_neither_patients_series_nor_folders(service: Any, tmp_path: Path):
