@@ -80,7 +80,8 @@ def _slice(volume: Volume, image: str, place: str) -> Volume:
     affine = volume.geometry.affine[:, [*kept, axis, 3]].copy()
     affine[:, 3] = volume.geometry.affine @ [*(number if a == axis else 0 for a in range(3)), 1]
     grid = Geometry(affine, tuple(volume.geometry.shape[a] for a in kept))
-    return replace(volume, array=np.take(volume.array, number, axis=axis + 1), geometry=grid)
+    plane = np.moveaxis(volume.array, axis + 1, 0)[number]  # np.take would copy the whole of a Fortran array
+    return replace(volume, array=np.ascontiguousarray(plane), geometry=grid)
 
 
 def _read(file: Path, series: str, resample_irregular: bool) -> Volume:
