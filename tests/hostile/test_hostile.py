@@ -138,6 +138,16 @@ def test_all_of_each_family_are_refused_or_harmless(name: str, sandbox: Sandbox,
     _judged(family, range(family.count), sandbox, tmp_path)
 
 
+@pytest.mark.parametrize("number", [0, 3, 11])
+def test_a_file_that_is_also_something_else_is_read_as_what_it_is(number: int, sandbox: Sandbox, tmp_path: Path):
+    hostile_dicom.write(tmp_path, hostile_dicom.encoded(hostile_dicom.plain()), "plain.dcm")
+    plain = sandbox.judge("read", tmp_path / "plain.dcm", tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    both = sandbox.judge("read", hostile_dicom.dicom_polyglot(tmp_path / "other", number), tmp_path / "out")
+    assert plain["outcome"] == both["outcome"] == "read"
+    assert plain["detail"] == both["detail"]
+
+
 def test_the_corpus_has_25_families_and_500_inputs():
     assert len(_MODULES) == 7
     assert len(FAMILIES) >= 25
