@@ -62,9 +62,13 @@ class Trained:
         return found
 
     def measurable(self) -> list[CachedCase]:
-        """Labelled cases that no network has seen and that are no test cases, or any others where there are none."""
+        """Labelled cases that no network has seen and that are no test cases; any others where there are none, or of
+        one class alone.
+        """
         held = [case for case, unseen in self.held_out() if len(unseen) == len(self.networks)]
-        return held or [case for case in self.cache.cases if self._known(case) and case.split != "test"]
+        if held and (self.spec.task == "segmentation" or len({case.class_name for case in held}) > 1):
+            return held
+        return [case for case in self.cache.cases if self._known(case) and case.split != "test"]
 
     def seen(self) -> list[CachedCase]:
         """Cases that the first network learned from."""

@@ -235,8 +235,10 @@ def _classes(
     """Mean AUROC of the classes of both, and the share of cases that both call alike."""
     truth = np.array([spec.classes.index(case.class_name) for case in cases])
     shares = [np.array([_shares(session, cache.image(case), spec) for case in cases]) for session in (fp32, low)]
+    present = [n for n in range(len(spec.classes)) if 0 < int((truth == n).sum()) < len(truth)]
     quality = [
-        float(np.nanmean([auroc(found[:, n], truth == n) for n in range(len(spec.classes))])) for found in shares
+        float(np.mean([auroc(found[:, n], truth == n) for n in present])) if present else float("nan")
+        for found in shares
     ]
     alike = float((shares[0].argmax(axis=1) == shares[1].argmax(axis=1)).mean())
     return quality[0], quality[1], alike
