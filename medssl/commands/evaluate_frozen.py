@@ -132,10 +132,11 @@ def check_encoders(
 
 def _read(cache: "Cache", size: tuple[int, ...], options: FrozenOptions) -> "ProbeData":
     from medssl.evaluation.bags import read_bags
-    from medssl.evaluation.probe_data import read_probe_data
+    from medssl.evaluation.probe_data import Target, read_probe_data
 
     if options.bags == "none":
-        return read_probe_data(cache, size, options.target, options.crops)
+        target: Target = "structures" if options.target == "structures" else "class"
+        return read_probe_data(cache, size, target, options.crops)
     return read_bags(cache, size, options.bags, options.slice_axis, options.slices)
 
 
