@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.evaluation.options import FrozenOptions
@@ -13,7 +13,7 @@ from medssl.imaging.files import atomic_folder, records_text, sha256, write_json
 if TYPE_CHECKING:
     from medssl.data.cache import Cache
     from medssl.evaluation.frozen_arms import Frozen
-    from medssl.evaluation.probe_data import ProbeData, Target
+    from medssl.evaluation.probe_data import ProbeData
 
 
 def encoder_file(run: Path, spatial_dims: int) -> Path | None:
@@ -136,10 +136,11 @@ def check_encoders(
 
 def _read(cache: "Cache", size: tuple[int, ...], options: FrozenOptions) -> "ProbeData":
     from medssl.evaluation.bags import read_bags
-    from medssl.evaluation.probe_data import read_probe_data
+    from medssl.evaluation.probe_data import Target, read_probe_data
 
     if options.bags == "none":
-        return read_probe_data(cache, size, cast("Target", options.target), options.crops)
+        target: Target = "structures" if options.target == "structures" else "class"
+        return read_probe_data(cache, size, target, options.crops)
     return read_bags(cache, size, options.bags, options.slice_axis, options.slices)
 
 

@@ -15,6 +15,7 @@ import yaml
 from medssl.commands.app import make_manifest, read_application
 from medssl.commands.comparison import key_of, side_by_side, with_config
 from medssl.commands.parsing import resolve_folder, run_verb
+from medssl.commands.study_images import prepare_images
 from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import CheckpointError, MedsslError
@@ -118,7 +119,10 @@ def pretrain_arm(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path) -> Path |
         return None
     options = with_config(arm.pretrain.options)
     cache = cache_of(plan, out)
-    folder = out / "pretrain" / f"{arm.name.replace(' ', '_')}-{key_of([options, cache.name])}"
+    if arm.images:
+        images = next(images for images in plan.image_sets if images.name == arm.images)
+        cache = prepare_images(images, _prepare_options(plan), cache, data, out)
+    folder = out / "pretrain" / f"{arm.name.replace(' ', '_')}-{key_of([options, str(cache.relative_to(out))])}"
     encoder = folder / "encoder.safetensors"
     if not encoder.is_file():
         config = folder.with_name(f"{folder.name}.yaml")

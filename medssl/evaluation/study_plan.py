@@ -1,13 +1,37 @@
 """What `medssl curve` compares; torch-free, so that mistakes are told at once."""
 
 from dataclasses import dataclass, field
+from string import ascii_letters, digits
 from typing import Any, Literal
 
 from medssl.evaluation.benchmark_plan import merged
 from medssl.imaging.errors import ConfigError
 from medssl.models.component import Overrides
 
+_ALLOWED = set(f"{ascii_letters}{digits}_- ")
+_FOLDER_NAME = "is also a folder's name: letters, digits, blanks, - and _ only"
+
 Metric = Literal["dice", "auroc", "balanced_accuracy", "quadratic_kappa"]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images without labels that an arm may be pretrained on."""
+
+    name: str
+    """Name that arms call it by."""
+
+    images: str
+    """Folder of images, below the data folder or absolute."""
+
+    curate: Overrides = field(default_factory=Overrides)
+    """Options of `medssl curate`, for instance `slices` and `likeness`."""
+
+    prepare: Overrides = field(default_factory=Overrides)
+    """Options of `medssl prepare` that differ from those of the study."""
+
+    own: bool = True
+    """Whether the training images of the study are among them."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +43,9 @@ class ArmPlan:
 
     pretrain: Overrides = field(default_factory=Overrides)
     """Options of `medssl pretrain`; `config` names a configuration to start from. Left out: from random weights."""
+
+    images: str = ""
+    """Name of the set of images that it is pretrained on; the study's training images when left out."""
 
     init: str = ""
     """Encoder file to start from instead, below the data folder or absolute."""
@@ -67,6 +94,9 @@ class StudyPlan:
     prepare: Overrides = field(default_factory=Overrides)
     """Options of `medssl prepare` that differ from the application's."""
 
+    image_sets: list[ImageSet] = field(default_factory=list)
+    """Sets of images for pretraining, beside the study's own."""
+
     seeds: int = 3
     """Paired seeds, from 0: patients, weights, crops."""
 
@@ -88,7 +118,10 @@ class StudyPlan:
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
+        sets = [images.name for images in self.image_sets]
         problems = [f"arms: {name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
+        problems += [f"image_sets: {name} is there twice" for name in sorted({n for n in sets if sets.count(n) > 1})]
+        problems += [f"image_sets: {name} {_FOLDER_NAME}" for name in sets if not set(name) <= _ALLOWED]
         problems += [] if len(names) > 1 else ["arms: two or more are needed"]
         problems += [] if self.reference in names else [f"reference {self.reference!r} is none of the arms {names}"]
         problems += [f"seeds must be 2 or more for an interval, got {self.seeds}"] if self.seeds < 2 else []
@@ -103,12 +136,14 @@ class StudyPlan:
 
     def _wrong(self, arm: ArmPlan) -> list[str]:
         problems = []
-        if not set(arm.name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_- "):
-            problems.append("is also a folder's name: letters, digits, blanks, - and _ only")
+        if not set(arm.name) <= _ALLOWED:
+            problems.append(_FOLDER_NAME)
         if arm.trials and len(arm.trials) != len(self.trials):
             problems.append(f"has {len(arm.trials)} trials, the others {len(self.trials)}: all need as many")
         if arm.init and arm.pretrain.options:
             problems.append("has init and pretrain: choose one")
+        if arm.images and not (arm.pretrain.options and arm.images in [images.name for images in self.image_sets]):
+            problems.append(f"images {arm.images!r} must name one of image_sets, and it must have pretrain")
         pretrained = {other.name for other in self.arms if other.pretrain.options}
         if arm.longer_as and (arm.pretrained or arm.longer_as not in pretrained):
             problems.append(

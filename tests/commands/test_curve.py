@@ -13,6 +13,10 @@ from cohort import ENCODER, FINETUNE, PRETRAIN
 from report_checks import check_page, check_results
 
 from medssl.__main__ import main
+from medssl.data.cache import Cache
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.volume import Volume
+from medssl.imaging.writers.nifti import write_nifti
 
 _PREPARE = "from cohort import write_scans\n\n\ndef make_manifest(data, out):\n    write_scans(out.parent{})\n"
 
@@ -183,3 +187,59 @@ def test_a_study_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     assert "nothing.safetensors does not exist" in told
     assert "nowhere does not exist" in told
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.integration
+def test_arms_learn_from_other_images_too_and_never_from_those_that_are_tested(tmp_path: Path):
+    volumes = np.random.default_rng(0).integers(0, 200, (2, 20, 18, 6)).astype(np.uint8)
+    for number, volume in enumerate(volumes):
+        volume[..., 3] = volume[..., 2]  # the copy that curation leaves out
+        write_nifti(Volume(volume[None], Geometry(np.eye(4), volume.shape)), tmp_path / "more" / f"v{number}.nii.gz")
+    head = {"class_path": "medssl.models.decoders.ClassificationHead"}
+    pretrain = {**PRETRAIN, "views": {"size": [16, 16]}}
+    more = {"images": "more", "curate": {"slices": 2, "likeness": {"rule": "dhash", "threshold": 0}}}
+    plan = _plan(
+        tmp_path, metric="auroc", labels=[2], trials=[], transferability=False,
+        finetune={
+            "task": "classification", "loss": "ce", "network": {"encoder": ENCODER, "decoder": head},
+            "crops": {"size": [16, 16], "foreground": 0}, "train": {"steps": 2, "batch_size": 2},
+            "inference": {"choose": "last"},
+        },
+        image_sets=[{"name": "both", **more}, {"name": "other", "own": False, **more}],
+        arms=[
+            {"name": "from scratch"},
+            {"name": "both", "images": "both", "pretrain": pretrain},
+            {"name": "other", "images": "other", "pretrain": pretrain},
+        ],
+    )  # fmt: skip
+    (tmp_path / "app" / "prepare.py").write_text(_PREPARE.format(", 2, classes=('ill', 'healthy')"))
+    prepared = {"spatial_dims": 2, "intensity": {"kind": "percentile", "low": [1], "high": [99]}}
+    content = {"name": "tiny", "prepare": {"workers": 1, "preprocess": prepared}}
+    (tmp_path / "app" / "app.yaml").write_text(yaml.safe_dump(content))
+    out = tmp_path / "out"
+    assert _run(plan, out) == 0
+    study = Cache.open(next(out.glob("cache-*")))
+    training = {case.case for case in study.cases if case.split == "train"}
+    for name, own in (("both", training), ("other", set())):
+        cases = Cache.open(next((out / "images").glob(f"{name}-*")) / "cache").cases
+        slices = {case.case for case in cases} - training
+        assert {case.case for case in cases} - slices == own
+        assert len(slices) == 2 * 5, "a slice of each volume is the copy of another"
+        assert not any(case.class_name or case.has_label for case in cases)
+    assert set(_run_arms(out)) == {"from scratch", "both", "other"}
+
+
+def _run_arms(out: Path) -> list[str]:
+    return [run["arm"] for run in check_results(out / "results.json")["runs"]]
+
+
+def test_wrong_sets_of_images_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    sets = [{"name": "a", "images": "nowhere"}, {"name": "a/b", "images": "nowhere"}, {"name": "a", "images": "x"}]
+    arms = [{"name": "from scratch", "images": "a"}, {"name": "spark", "pretrain": PRETRAIN, "images": "c"}]
+    assert _run(_plan(tmp_path, image_sets=sets, arms=arms), tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    for words in ("a is there twice", "a/b is also a folder's name", "'c' must name one", "from scratch images 'a'"):
+        assert words in told
+    arms = [{"name": "from scratch"}, {"name": "spark", "pretrain": PRETRAIN, "images": "a"}]
+    assert _run(_plan(tmp_path, image_sets=sets[:1], arms=arms), tmp_path / "out") == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
