@@ -139,10 +139,10 @@ def test_a_graph_that_differs_makes_no_bundle(cache: Cache, tmp_path: Path, monk
     run, out = make_run(tmp_path / "run", cache), tmp_path / "bundle"
     export_graph = bundle_writer.write_onnx
 
-    def wrong(network: torch.nn.Module, channels: int, window: tuple[int, ...], path: Path) -> None:
+    def wrong(_: torch.nn.Module, channels: int, window: tuple[int, ...], path: Path, outputs: tuple[str, ...]) -> None:
         altered = Ensemble([load_model(run)[0]]).eval()
         altered.networks[0].decoder.head.bias.data += 0.01
-        export_graph(altered, channels, window, path)
+        export_graph(altered, channels, window, path, outputs)
 
     monkeypatch.setattr(bundle_writer, "write_onnx", wrong)
     with pytest.raises(BundleError, match=r"logits differ by 0.01 at batch 1, allowed are 0.001.*batch 3"):
