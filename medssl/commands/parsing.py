@@ -220,7 +220,9 @@ def _expanded(content: Any, known: dict[int, float]) -> float:
 
 
 def _scalar(text: str) -> Any:
-    """Value of an option as YAML reads it; 1e-3, which YAML 1.1 takes for text, is a number."""
+    """Value of an option as YAML 1.2 has it: 1e-3 is a number and `off` a word, where 1.1 has a text and a truth."""
+    if text.lower() in ("on", "off", "yes", "no"):
+        return text
     if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text):
         return float(text)
     try:

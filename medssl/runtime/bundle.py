@@ -188,7 +188,7 @@ class Bundle:
         Raises:
             BundleError: The file does not hold them.
         """
-        check_arrays(self.folder / "golden.npz")
+        check_arrays(self.folder / "golden.npz", "golden")
         try:
             with (self.folder / "golden.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 image, logits = arrays["image"].astype(np.float32), arrays["logits"].astype(np.float32)

@@ -82,8 +82,12 @@ def check_values(values: dict[str, Any]) -> None:
             raise ValueError(rule)
 
 
-def check_arrays(path: Path) -> None:
+def check_arrays(path: Path, reason: str) -> None:
     """Check that the arrays of an .npz file are as small as a golden case, by what their headers say.
+
+    Args:
+        path: The file.
+        reason: Reason code where it is damaged.
 
     Raises:
         BundleError: They are not, or the file is damaged.
@@ -103,7 +107,7 @@ def check_arrays(path: Path) -> None:
                     shape, _, kind = read(stream)
                 total += max(math.prod(shape) * kind.itemsize, entry.file_size)
     except Exception as error:  # zipfile and numpy raise many kinds on damaged files
-        raise BundleError(f"{path.name} is damaged ({str(error)[:200]})", reason="golden") from error
+        raise BundleError(f"{path.name} is damaged ({str(error)[:200]})", reason=reason) from error
     if total > MAX_GOLDEN_BYTES:
         raise BundleError(
             f"{path.name} unpacks to {total} bytes, {MAX_GOLDEN_BYTES} are allowed", reason="bundle-limit"

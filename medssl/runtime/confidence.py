@@ -113,7 +113,7 @@ class Gate:
             BundleError: The file does not hold what it should.
         """
         try:
-            check_arrays(path)
+            check_arrays(path, "gate")
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 mean, scale, known = (arrays[name].astype(np.float32) for name in ("mean", "scale", "embeddings"))
             gate = cls(mean, scale, known, int(content["neighbours"]), float(content["threshold"]))

@@ -176,3 +176,7 @@ def test_refusals(cache: Cache, flat_cache: Cache, tmp_path: Path) -> None:
 def test_every_configuration_parses(path: Path) -> None:
     parsed = parse_verb("export", ["RUN", "--config", str(path), "--data", "CACHE", "--out", "OUT"])
     assert parsed["run"] == Path("RUN")
+
+
+def test_words_that_yaml_takes_for_truths_stay_words():
+    assert parse_verb("export", ["RUN", "--out", "O", "--operation.mirror", "off"])["operation"].mirror == "off"

@@ -39,7 +39,7 @@ def one_input(data: bytes) -> None:
         elif name == "model.onnx":
             check_graph(data[1:])
         elif name == "golden.npz":
-            check_arrays(path)
+            check_arrays(path, "golden")
         else:
             read_volume(path)
     except MedsslError:
