@@ -19,6 +19,7 @@ from medssl.commands.study_runs import (
     prepare_study,
     pretrain_arm,
     read_tested,
+    wrong_images,
 )
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import ConfigError, MedsslError
@@ -76,11 +77,7 @@ def _check(study: StudyPlan, data: Path, arms: tuple[str, ...], seeds: int, jobs
     problems += [f"arms {name!r} is not in the plan: {names}" for name in arms if name not in names]
     wanted = {*arms, study.reference} if arms else set(names)
     chosen = [arm for arm in study.arms if arm.name in wanted]
-    problems += [
-        f"image_sets: {images.name}: {data / images.images} does not exist"
-        for images in study.image_sets
-        if not (data / images.images).is_dir() and images.name in {arm.images for arm in chosen}
-    ]
+    problems += wrong_images(study, chosen, data)
     for arm in chosen:
         if arm.longer_as and arm.longer_as not in wanted:
             problems.append(f"arms {arm.name!r} needs {arm.longer_as!r} beside it")

@@ -15,7 +15,7 @@ import yaml
 from medssl.commands.app import make_manifest, read_application
 from medssl.commands.comparison import key_of, side_by_side, with_config
 from medssl.commands.parsing import resolve_folder, run_verb
-from medssl.commands.study_images import prepare_images
+from medssl.commands.study_images import image_problems, prepare_images
 from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import CheckpointError, MedsslError
@@ -98,6 +98,16 @@ def cache_of(plan: StudyPlan, out: Path) -> Path:
 def _prepare_options(plan: StudyPlan) -> dict[str, Any]:
     application = read_application(resolve_folder("apps", Path(plan.app)), "")
     return merged(application.stages["prepare"], plan.prepare.options)
+
+
+def wrong_images(plan: StudyPlan, arms: Sequence[ArmPlan], data: Path) -> list[str]:
+    """What is wrong with the sets of images that arms are pretrained on."""
+    wanted = {arm.images for arm in arms}
+    try:
+        options = _prepare_options(plan) if wanted - {""} else {}
+    except MedsslError:  # of the application, which is told by itself
+        return []
+    return [p for images in plan.image_sets if images.name in wanted for p in image_problems(images, options, data)]
 
 
 def prepare_study(plan: StudyPlan, data: Path, out: Path) -> None:

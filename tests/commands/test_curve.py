@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from browser import Browser
-from cohort import ENCODER, FINETUNE, PRETRAIN
+from cohort import ENCODER, FINETUNE, PRETRAIN, write_scans
 from report_checks import check_page, check_results
 
 from medssl.__main__ import main
@@ -197,6 +198,13 @@ def test_arms_learn_from_other_images_too_and_never_from_those_that_are_tested(t
         write_nifti(Volume(volume[None], Geometry(np.eye(4), volume.shape)), tmp_path / "more" / f"v{number}.nii.gz")
     head = {"class_path": "medssl.models.decoders.ClassificationHead"}
     pretrain = {**PRETRAIN, "views": {"size": [16, 16]}}
+    write_scans(tmp_path / "scans", 2, classes=("ill", "healthy"))
+    for case, copy in (
+        ("0L", "ill/a.png"),
+        ("5R", "well/b.png"),
+    ):  # of splits train and test
+        (tmp_path / "pictures" / copy).parent.mkdir(parents=True)
+        shutil.copy(tmp_path / "scans" / "images" / f"{case}.png", tmp_path / "pictures" / copy)
     more = {"images": "more", "curate": {"slices": 2, "likeness": {"rule": "dhash", "threshold": 0}}}
     plan = _plan(
         tmp_path, metric="auroc", labels=[2], trials=[], transferability=False,
@@ -205,11 +213,14 @@ def test_arms_learn_from_other_images_too_and_never_from_those_that_are_tested(t
             "crops": {"size": [16, 16], "foreground": 0}, "train": {"steps": 2, "batch_size": 2},
             "inference": {"choose": "last"},
         },
-        image_sets=[{"name": "both", **more}, {"name": "other", "own": False, **more}],
+        image_sets=[
+            {"name": "both", **more},
+            {"name": "other", "own": False, **more},
+            {"name": "pictures", "own": False, "images": "pictures"},
+        ],
         arms=[
             {"name": "from scratch"},
-            {"name": "both", "images": "both", "pretrain": pretrain},
-            {"name": "other", "images": "other", "pretrain": pretrain},
+            *({"name": name, "images": name, "pretrain": pretrain} for name in ("both", "other", "pictures")),
         ],
     )  # fmt: skip
     (tmp_path / "app" / "prepare.py").write_text(_PREPARE.format(", 2, classes=('ill', 'healthy')"))
@@ -220,13 +231,13 @@ def test_arms_learn_from_other_images_too_and_never_from_those_that_are_tested(t
     assert _run(plan, out) == 0
     study = Cache.open(next(out.glob("cache-*")))
     training = {case.case for case in study.cases if case.split == "train"}
-    for name, own in (("both", training), ("other", set())):
+    for name, own, new in (("both", training, 10), ("other", set(), 10), ("pictures", set(), 1)):
         cases = Cache.open(next((out / "images").glob(f"{name}-*")) / "cache").cases
-        slices = {case.case for case in cases} - training
-        assert {case.case for case in cases} - slices == own
-        assert len(slices) == 2 * 5, "a slice of each volume is the copy of another"
+        others = {case.case for case in cases} - training
+        assert {case.case for case in cases} - others == own
+        assert len(others) == new, "a slice of each volume is the copy of another, and a picture is tested"
         assert not any(case.class_name or case.has_label for case in cases)
-    assert set(_run_arms(out)) == {"from scratch", "both", "other"}
+    assert set(_run_arms(out)) == {"from scratch", "both", "other", "pictures"}
 
 
 def _run_arms(out: Path) -> list[str]:
@@ -243,3 +254,9 @@ def test_wrong_sets_of_images_are_told_at_once(tmp_path: Path, capsys: pytest.Ca
     arms = [{"name": "from scratch"}, {"name": "spark", "pretrain": PRETRAIN, "images": "a"}]
     assert _run(_plan(tmp_path, image_sets=sets[:1], arms=arms), tmp_path / "out") == 2
     assert "nowhere does not exist" in capsys.readouterr().err
+    sets = [{"name": "a", "images": ".", "curate": {"likeness": {"rule": "x"}}, "prepare": {"spacing": 1}}]
+    assert _run(_plan(tmp_path, image_sets=sets, arms=arms), tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "image_sets: a: curate: option likeness" in told
+    assert "image_sets: a: prepare: option spacing is unknown" in told
+    assert not (tmp_path / "out").exists()
