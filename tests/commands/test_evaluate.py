@@ -140,6 +140,8 @@ def test_classification(flat_cache: Cache, tmp_path: Path, browser: Browser) -> 
     check_page(browser, out / "report.html")
     with pytest.raises(ConfigError, match="segmentation"):
         evaluate(run, flat_cache.path, tmp_path / "other", threshold_rule=True)
+    with pytest.raises(ConfigError, match=r"lesions\.labels are for a segmentation"):
+        evaluate(run, flat_cache.path, tmp_path / "other", lesions=LesionOptions(("class_1",)))
 
 
 def test_a_map_of_the_features_is_shown_where_it_is_given(cache: Cache, tmp_path: Path) -> None:

@@ -108,6 +108,10 @@ def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: 
     assert "encoder of 3D images" in capsys.readouterr().err
     assert _evaluate(run, cache, out, "--threshold_rule=true") == 2
     assert "compare it with another one" in capsys.readouterr().err
+    assert _evaluate(run, cache, out, "--split=val", "--lesions.labels=[box]") == 2
+    told = capsys.readouterr().err
+    assert "it is judged on split test, options are chosen on val: leave split val out" in told
+    assert "lesions.labels are for a segmentation" in told
     assert _evaluate(run, cache, out, "--frozen.draws=0", "--frozen.bags=patient", "--frozen.target=structures") == 2
     told = capsys.readouterr().err
     assert "frozen.draws" in told
