@@ -170,6 +170,7 @@ def _segmentation(
         pictures, missing = _overlays(cache, cases, outcome.results[names[0]], arms[names[0]], temporary)
         warnings = [*_warnings(runs, cases, outcome), *left_out(cache, split, cases, "label map"), *missing]
         results = {**head, **_results(outcome, names[0], measure, warnings)}
+        results["networks"] = {name: len(loaded.networks) for name, loaded in zip(names, runs, strict=True)}
         results["lesions"] = vars(lesions) if counted else None
         results["pictures"] = [{"file": str(p.relative_to(temporary)), "caption": text} for p, text in pictures]
         rows = [row for name, found in outcome.results.items() for result in found for row in result.rows(name)]

@@ -13,6 +13,7 @@ from small_encoder import small_encoder
 from medssl.__main__ import main
 from medssl.commands.evaluate_frozen import encoder_file
 from medssl.data.cache import Cache
+from medssl.evaluation.frozen import slice_axis
 
 _SPLITS = ("train",) * 12 + ("val",) * 6 + ("test",) * 6
 
@@ -92,6 +93,24 @@ def test_slices_of_volumes_are_a_bag(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert _evaluate(run, volumes, tmp_path / "out", "--frozen.bags=slices", "--frozen.slices=3") == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert list(results["arms"]["run"]["probes"]["0"]) == ["knn", "linear", "bag_attention"]
+
+
+def test_slices_lie_across_the_axis_of_the_pretraining_unless_one_is_asked_for():
+    meta = {"provenance": {"slice_axis": 0}}
+    assert [slice_axis(None, meta), slice_axis(1, meta), slice_axis(None, {})] == [0, 1, 2]
+
+
+@pytest.mark.integration
+def test_a_bag_holds_slices_across_the_axis_of_the_pretraining(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Slices of 12 x 12 across axis 0; across axis 2 they would be of 4 x 12, and the crop fills them up otherwise."""
+    volumes = small_cache(tmp_path / "cache", [(4, 12, 12)] * 24, splits=_SPLITS, classes=("no", "yes"))
+    areas = []
+    for name, provenance in (("own", {"crop": [8, 8], "slice_axis": 0}), ("plain", {"crop": [8, 8]})):
+        run = small_encoder(tmp_path / name, provenance=provenance)
+        more = ("--frozen.bags=slices", "--frozen.slices=3", *(() if name == "own" else ("--frozen.slice_axis=0",)))
+        assert _evaluate(run, volumes, tmp_path / f"out_{name}", *more) == 0
+        areas.append(json.loads((tmp_path / f"out_{name}" / "results.json").read_text())["arms"][name]["probes"])
+    assert areas[0] == areas[1]
 
 
 def test_other_preprocessing_is_told(cache: Cache, tmp_path: Path):
