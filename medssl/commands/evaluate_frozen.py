@@ -68,7 +68,8 @@ def evaluate_encoders(
     size = options.size or tuple(metas[0].get("provenance", {}).get("crop", ()))
     dims = 2 if options.bags == "slices" else cache.spatial_dims
     check_encoders(files, metas, cache, size, dims)
-    data = _read(cache, size, options, slice_axis(options.slice_axis, metas[0]))
+    axis = slice_axis(options.slice_axis, metas[0])
+    data = _read(cache, size, options, axis)
     say(_announced(names, data, cache, options))
     component = Component.from_json(metas[0]["encoder"])
     arms: dict[str, list[Frozen]] = {}
@@ -86,6 +87,7 @@ def evaluate_encoders(
         "questions": list(data.names),
         "size": list(size),
         "bags": options.bags,
+        "slice_axis": axis if options.bags == "slices" else None,
         "splits": {
             split: {
                 "images": len(data.rows(split)),

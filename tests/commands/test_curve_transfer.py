@@ -1,8 +1,11 @@
 """Scores of a study's encoders: what has none is listed, and the others keep theirs."""
 
 import json
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
+import pytest
 import yaml
 from cohort import ENCODER
 from small_cache import small_cache
@@ -35,5 +38,10 @@ def test_a_collapsed_encoder_is_listed_and_the_study_keeps_its_report(tmp_path: 
     assert found["missing"] == {
         "flat": "features do not vary over the cases: the encoder collapsed, or there is one case"
     }
+    text = resources.files("medssl.evaluation.report").joinpath("results.schema.json").read_text(encoding="utf-8")
+    part = {"$defs": json.loads(text)["$defs"], "$ref": "#/$defs/curve/properties/transferability"}
+    jsonschema.Draft202012Validator(part).validate(found)
+    with pytest.raises(jsonschema.ValidationError, match="surprise"):
+        jsonschema.Draft202012Validator(part).validate({**found, "surprise": 1})
     assert list(found["points"][0]["arms"]) == ["scratch", "good"]
     assert all(number is not None for own in found["points"][0]["arms"].values() for number in own.values())

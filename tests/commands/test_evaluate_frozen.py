@@ -87,30 +87,18 @@ def test_a_run_of_both_dimensions_has_an_encoder_of_each(tmp_path: Path):
 @pytest.mark.integration
 def test_slices_of_volumes_are_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     volumes = small_cache(tmp_path / "cache", [(10, 12, 6)] * 24, splits=_SPLITS, classes=("no", "yes"))
-    run = small_encoder(tmp_path / "run")
+    run = small_encoder(tmp_path / "run", provenance={"crop": [8, 8], "slice_axis": 1})
     assert _evaluate(run, volumes, tmp_path / "out") == 2
     assert "frozen.bags slices shows it the slices of volumes" in capsys.readouterr().err
     assert _evaluate(run, volumes, tmp_path / "out", "--frozen.bags=slices", "--frozen.slices=3") == 0
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = check_results(tmp_path / "out" / "results.json")
     assert list(results["arms"]["run"]["probes"]["0"]) == ["knn", "linear", "bag_attention"]
+    assert results["slice_axis"] == 1, "that of the pretraining"
 
 
 def test_slices_lie_across_the_axis_of_the_pretraining_unless_one_is_asked_for():
     meta = {"provenance": {"slice_axis": 0}}
     assert [slice_axis(None, meta), slice_axis(1, meta), slice_axis(None, {})] == [0, 1, 2]
-
-
-@pytest.mark.integration
-def test_a_bag_holds_slices_across_the_axis_of_the_pretraining(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Slices of 12 x 12 across axis 0; across axis 2 they would be of 4 x 12, and the crop fills them up otherwise."""
-    volumes = small_cache(tmp_path / "cache", [(4, 12, 12)] * 24, splits=_SPLITS, classes=("no", "yes"))
-    areas = []
-    for name, provenance in (("own", {"crop": [8, 8], "slice_axis": 0}), ("plain", {"crop": [8, 8]})):
-        run = small_encoder(tmp_path / name, provenance=provenance)
-        more = ("--frozen.bags=slices", "--frozen.slices=3", *(() if name == "own" else ("--frozen.slice_axis=0",)))
-        assert _evaluate(run, volumes, tmp_path / f"out_{name}", *more) == 0
-        areas.append(json.loads((tmp_path / f"out_{name}" / "results.json").read_text())["arms"][name]["probes"])
-    assert areas[0] == areas[1]
 
 
 def test_other_preprocessing_is_told(cache: Cache, tmp_path: Path):

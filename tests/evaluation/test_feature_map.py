@@ -11,7 +11,8 @@ from PIL import Image
 
 from medssl.__main__ import main
 from medssl.commands.feature_map import _agreements
-from medssl.evaluation.report.feature_map import coloured_figure, map_sections, thumbnail_map
+from medssl.evaluation.report.embedding_map import coloured_figure, map_sections, thumbnail_map
+from medssl.evaluation.report.figures import COLOURS
 from medssl.evaluation.report.page import write_report
 
 
@@ -79,7 +80,7 @@ def test_the_rarest_of_many_values_are_grey():
     figure = coloured_figure(np.random.default_rng(0).normal(size=(99, 2)).astype(np.float32), values, "site")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[0] == "others, or not told"
-    assert len(labels) == 7
+    assert len(labels) == 1 + len(COLOURS)
     assert "v0" in labels
 
 

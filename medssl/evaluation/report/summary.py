@@ -25,7 +25,8 @@ def segmentation_summary(results: Mapping[str, Any]) -> Section:
         f"{name} outlined {_listed(list(own['classes']))} in {_counted(own)}, split {results['split']}. The overlap "
         f"with the reference is a mean Dice of {interval_text(own['mean_dice'])}: 1 is the same mask, 0 no overlap.",
         *(
-            _difference_words(name, other, found["mean_dice"]) + _trained_once((name, other), results["networks"])
+            _difference_words(name, other, found["mean_dice"])
+            + _trained_once((name, other), results.get("networks", {}))
             for other, found in results["differences"].items()
         ),
     )
