@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.commands.study_runs import Done, Tuned
-from medssl.imaging.errors import MedsslError
+from medssl.imaging.errors import ConfigError, MedsslError
 
 if TYPE_CHECKING:
     from medssl.data.cache import Cache
@@ -73,16 +73,18 @@ def _scores(
         try:
             if key not in features:
                 features[key] = _features(run, file, cache)
+            found = transfer_scores(_learned_from(run, features[key], cache))
         except MedsslError as error:
-            missing[name] = error.message
+            missing[name] = "; ".join(error.problems) if isinstance(error, ConfigError) else error.message
             continue
-        told = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
-        patients = set(told["patients"]["train"])
-        own = [
-            features[key][case.case] for case in cache.cases if case.patient in patients and case.case in features[key]
-        ]
-        scores.setdefault((name, run.labels), []).append(transfer_scores(own))
+        scores.setdefault((name, run.labels), []).append(found)
     return {key: found for key, found in scores.items() if key[0] not in missing}, missing
+
+
+def _learned_from(run: Tuned, features: "Mapping[str, CaseFeatures]", cache: "Cache") -> "list[CaseFeatures]":
+    """Those of the cases that a run learned from."""
+    patients = set(json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["patients"]["train"])
+    return [features[case.case] for case in cache.cases if case.patient in patients and case.case in features]
 
 
 def _features(run: Tuned, file: Path | None, cache: "Cache") -> "dict[str, CaseFeatures]":
@@ -110,7 +112,3 @@ def _encoder(run: Tuned, file: Path | None, cache: "Cache") -> "Encoder":
 
 def _mean(by_seed: Sequence[Scores]) -> Scores:
     return {name: sum(one[name] for one in by_seed) / len(by_seed) for name in by_seed[0]}
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None

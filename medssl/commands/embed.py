@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
-from medssl.commands.evaluate_frozen import encoder_file
+from medssl.commands.evaluate_frozen import encoder_file, encoder_names, encoder_warnings
 from medssl.evaluation.options import EmbedOptions
 from medssl.imaging.errors import CacheError, ConfigError
 from medssl.imaging.progress import Progress
@@ -44,6 +44,7 @@ def embed(
     from medssl.data.cache import Cache
     from medssl.evaluation.embedding import Embedder
     from medssl.evaluation.feature_files import claim, described, part
+    from medssl.models.weights import read_encoder
 
     cache = Cache.open(data)
     file = encoder_file(run, cache.spatial_dims)
@@ -55,9 +56,15 @@ def embed(
     if not cache.cases:
         raise CacheError(f"{data} has no cases", reason="no-cases")
     embedder = Embedder(file, cache.preprocess, cache.channels, embed)
-    source = {"cache": str(cache.path.resolve()), "data_sha256": cache.data_sha256, "classes": list(cache.classes)}
+    warnings = encoder_warnings(encoder_names([file]), [read_encoder(file)[1]], cache)
+    source = {
+        "cache": str(cache.path.resolve()), "data_sha256": cache.data_sha256, "classes": list(cache.classes),
+        "warnings": warnings,
+    }  # fmt: skip
     about = described(embedder.about, source, len(cache.cases), shard)
     claim(out, about)
+    for warning in warnings:
+        say(f"embed: {warning}")
     waiting = [number for number in range(about["parts"]) if not part(out, number).is_file()]
     done = about["parts"] - len(waiting)
     say(f"embed: {len(cache.cases)} cases of {data} by {file}; {done} of {about['parts']} files are there")

@@ -50,7 +50,7 @@ def evaluate(
         run: Folder of a fine-tuning run, or of a pretraining, or an encoder file.
         data: Prepared cache, made by `medssl prepare`.
         out: Folder of the results; must not exist.
-        split: Split of the cases.
+        split: Split of the cases; an encoder is judged on split test always.
         baseline: Another run (or encoder) to compare with on the same cases, for instance one from random weights.
         threshold_rule: Compare with a rule that gives each voxel the class of the nearest typical intensity as well.
         predict: How the cases are predicted.
@@ -76,9 +76,14 @@ def evaluate(
     encoders = [encoder_file(folder, dims) for folder in (run, baseline) if folder is not None]
     files = [path for path in encoders if path is not None]
     if files:
-        if len(files) < len(encoders) or threshold_rule:
-            raise ConfigError([f"{files[0]} is an encoder: compare it with another one, and without threshold_rule"])
         dense = frozen.target in ("landmarks", "prompt")
+        refused = {
+            "compare it with another one, and without threshold_rule": len(files) < len(encoders) or threshold_rule,
+            f"it is judged on split test, options are chosen on val: leave split {split} out": split != "test",
+            "lesions.labels are for a segmentation: leave them out": bool(lesions.labels),
+            f"a report of {frozen.target} shows no feature_map: leave it out": dense and bool(maps),
+        }
+        _refuse(f"{files[0]} is an encoder", refused)
         head = _head(frozen.target if dense else "frozen", "test", cache, [path.parent for path in files])
         if dense:
             evaluate_dense(files, cache, head, out, frozen, measure.resamples)
@@ -92,13 +97,24 @@ def evaluate(
     if len({loaded.spec.task for loaded in runs}) > 1:
         raise ConfigError([f"baseline {baseline} has another task than {run}, so they cannot be compared"])
     if runs[0].spec.task == "classification":
-        if baseline is not None or threshold_rule:
-            raise ConfigError(["baseline and threshold_rule are for segmentation; leave them out for a classifier"])
+        wrong = baseline is not None or threshold_rule or bool(lesions.labels)
+        words = "baseline, threshold_rule and lesions.labels are for a segmentation: leave them out"
+        _refuse(f"{run} is a classifier", {words: wrong})
         head = _head("classification", split, cache, folders)
         _classification(run, runs[0], cache, head, out, (measure, maps))
     else:
         head = _head("segmentation", split, cache, folders)
         _segmentation(folders, runs, cache, head, out, (predict, measure, lesions, threshold_rule, maps))
+
+
+def _refuse(what: str, wrong: Mapping[str, bool]) -> None:
+    """Refuse options that would do nothing.
+
+    Raises:
+        ConfigError: A sentence for each that is given.
+    """
+    if problems := [f"{what}: {words}" for words, given in wrong.items() if given]:
+        raise ConfigError(problems)
 
 
 def _feature_maps(path: Path | None) -> list[tuple[Path, str]]:
@@ -154,6 +170,7 @@ def _segmentation(
         pictures, missing = _overlays(cache, cases, outcome.results[names[0]], arms[names[0]], temporary)
         warnings = [*_warnings(runs, cases, outcome), *left_out(cache, split, cases, "label map"), *missing]
         results = {**head, **_results(outcome, names[0], measure, warnings)}
+        results["networks"] = {name: len(loaded.networks) for name, loaded in zip(names, runs, strict=True)}
         results["lesions"] = vars(lesions) if counted else None
         results["pictures"] = [{"file": str(p.relative_to(temporary)), "caption": text} for p, text in pictures]
         rows = [row for name, found in outcome.results.items() for result in found for row in result.rows(name)]

@@ -1,5 +1,6 @@
 """The part of `medssl evaluate` that asks features of places: where landmarks lie, what belongs to a prompted patch."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from medssl.commands.evaluate_frozen import (
 )
 from medssl.evaluation.options import FrozenOptions
 from medssl.imaging.errors import CacheError
-from medssl.imaging.files import atomic_folder, write_json
+from medssl.imaging.files import atomic_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,6 +51,7 @@ def evaluate_dense(
     """
     from medssl.evaluation.report.dense import dense_sections, sentences
     from medssl.evaluation.report.page import write_report
+    from medssl.evaluation.report.results import write_results
     from medssl.models.weights import read_encoder
 
     metas = [read_encoder(path)[1] for path in files]
@@ -71,7 +73,7 @@ def evaluate_dense(
         "warnings": [*encoder_warnings(names, metas, cache), *few_patients("test", patients)],
     }
     with atomic_folder(out) as temporary:
-        write_json(temporary / "results.json", results)
+        write_results(temporary, results)
         about = f"Cache {cache.path.name}"
         write_report(temporary, dense_sections(results), f"Frozen features of {names[0]}", about, head["environment"])
     for sentence in sentences(results):
@@ -174,14 +176,15 @@ def _prompts(
 
     splits = [labelled_cases(cache, split) for split in ("val", "test")]
 
+    encoders: dict[str, list[Encoder]] = {arm: [make().encoder for make in own] for arm, own in arms.items()}  # type: ignore[misc]
+    # one for all arms, so that they are asked for the same structures
+    smallest = max(math.prod(encoder.strides[-1]) for found in encoders.values() for encoder in found)
+
     def scored(encoder: "Encoder") -> tuple[prompts.PromptScores, prompts.PromptScores]:
-        smallest = 1
-        for stride in encoder.strides[-1]:
-            smallest *= stride
         val, test = (prompts.prompt_scores(prompts.whole_maps(encoder), smallest, cache, cases) for cases in splits)
         return val, test
 
-    found = {arm: [scored(make().encoder) for make in networks] for arm, networks in arms.items()}  # type: ignore[arg-type]
+    found = {arm: [scored(encoder) for encoder in own] for arm, own in encoders.items()}
     return {
         "cases": len(splits[1]),
         "arms": {arm: prompts.summarise_prompts(runs) for arm, runs in found.items()},

@@ -56,7 +56,7 @@ def evaluate_encoders(
         CacheError: Splits or questions that cannot be probed.
         MedsslError: Features that are no numbers.
     """
-    from medssl.evaluation.frozen import pretrained_encoder, random_encoder
+    from medssl.evaluation.frozen import pretrained_encoder, random_encoder, slice_axis
     from medssl.evaluation.frozen_arms import RANDOM, differences, judge_encoder, summarise_arm
     from medssl.evaluation.report.frozen import frozen_sections
     from medssl.evaluation.report.page import write_report
@@ -68,7 +68,8 @@ def evaluate_encoders(
     size = options.size or tuple(metas[0].get("provenance", {}).get("crop", ()))
     dims = 2 if options.bags == "slices" else cache.spatial_dims
     check_encoders(files, metas, cache, size, dims)
-    data = _read(cache, size, options)
+    axis = slice_axis(options.slice_axis, metas[0])
+    data = _read(cache, size, options, axis)
     say(_announced(names, data, cache, options))
     component = Component.from_json(metas[0]["encoder"])
     arms: dict[str, list[Frozen]] = {}
@@ -86,6 +87,7 @@ def evaluate_encoders(
         "questions": list(data.names),
         "size": list(size),
         "bags": options.bags,
+        "slice_axis": axis if options.bags == "slices" else None,
         "splits": {
             split: {
                 "images": len(data.rows(split)),
@@ -134,14 +136,14 @@ def check_encoders(
         raise ConfigError(problems)
 
 
-def _read(cache: "Cache", size: tuple[int, ...], options: FrozenOptions) -> "ProbeData":
+def _read(cache: "Cache", size: tuple[int, ...], options: FrozenOptions, axis: int) -> "ProbeData":
     from medssl.evaluation.bags import read_bags
     from medssl.evaluation.probe_data import Target, read_probe_data
 
     if options.bags == "none":
         target: Target = "structures" if options.target == "structures" else "class"
         return read_probe_data(cache, size, target, options.crops)
-    return read_bags(cache, size, options.bags, options.slice_axis, options.slices)
+    return read_bags(cache, size, options.bags, axis, options.slices)
 
 
 def encoder_names(files: Sequence[Path]) -> list[str]:

@@ -77,10 +77,19 @@ def umap_places(table: "FeatureTable", neighbours: int, min_dist: float, seed: i
 
 
 def _agreements(table: "FeatureTable") -> dict[str, float]:
-    """Share of alike neighbours of each column that holds several values."""
+    """Share of alike neighbours of each column that holds several values, among the rows that have one."""
     from medssl.evaluation.report.embedding_map import COLOURED
-    from medssl.evaluation.retrieval import Neighbours, agreement
+    from medssl.evaluation.retrieval import Neighbour, Neighbours, agreement
 
-    several = [name for name in COLOURED if len(set(table.columns[name])) > 1]
-    near = Neighbours(table).of(table.vectors, 10, table.columns["patient"])
-    return {name: agreement(table.columns[name], near) for name in several}
+    found = {}
+    for name in COLOURED:
+        values = table.columns[name]
+        rows = [row for row, value in enumerate(values) if value]
+        if len({values[row] for row in rows}) < 2:
+            continue
+        patients = [table.columns["patient"][row] for row in rows]
+        near: list[list[Neighbour]] = [[] for _ in values]
+        for row, own in zip(rows, Neighbours(table, rows).of(table.vectors[rows], 10, patients), strict=True):
+            near[row] = own
+        found[name] = agreement(values, near)
+    return found

@@ -46,10 +46,12 @@ class Doubts:
 
     @property
     def by_probe(self) -> npt.NDArray[np.int64]:
-        """Class that the probe is as sure of as of its own cases, where it is not the given one; -1 elsewhere."""
+        """Class that the probe is surer of than of the given one, and as sure as of its own cases; -1 elsewhere."""
         sure = np.where(self.probe >= self.thresholds, self.probe, -1.0)
         best = sure.argmax(1)
-        return np.where((sure.max(1) >= 0) & (best != self.given), best, -1)
+        places = np.arange(len(self.given))
+        surer = self.probe[places, best] > self.probe[places, self.given]
+        return np.where((sure.max(1) >= 0) & surer, best, -1)
 
     @property
     def scores(self) -> Numbers:
@@ -89,6 +91,7 @@ def label_doubts(
     standardised features, folds keep patients together, and its penalty is the one with the lowest loss out of fold.
     Who is as sure of another class as that class's own cases are is a doubt: confident learning (Northcutt, Jiang and
     Chuang, JAIR 70, 2021, https://arxiv.org/abs/1911.00068), without its estimate of how many labels are wrong.
+    Deviation: the probe must also be surer of it than of the given class, which a rare class with a low bar needs.
 
     Args:
         table: The features.

@@ -13,7 +13,7 @@ import torch
 from medssl.data.cache import Cache, CachedCase
 from medssl.evaluation.bags import spread_slices
 from medssl.evaluation.features import extract
-from medssl.evaluation.frozen import encoder_problems, pretrained_encoder
+from medssl.evaluation.frozen import encoder_problems, pretrained_encoder, slice_axis
 from medssl.evaluation.options import EmbedOptions
 from medssl.evaluation.probe_data import middle_crop
 from medssl.imaging.errors import ConfigError, MedsslError
@@ -56,7 +56,8 @@ class Embedder:
             problems.append(f"embed.size {size} needs {dims} numbers: what the encoder sees is {dims}D")
         if problems:
             raise ConfigError(problems)
-        self.options, self.preprocess = replace(options, size=size), preprocess
+        self._axis = slice_axis(options.slice_axis, meta)
+        self.options, self.preprocess = replace(options, size=size, slice_axis=self._axis), preprocess
         self._encoder = pretrained_encoder(file, dims, channels).eval()
         self.about: dict[str, Any] = {
             "encoder": {
@@ -119,8 +120,7 @@ class Embedder:
         options = self.options
         if not self.of_slices:
             return {None: middle(options.size)}
-        axis = options.slice_axis
-        return dict(spread_slices(middle, shape[axis], options.size, axis, options.slices).items())
+        return dict(spread_slices(middle, shape[self._axis], options.size, self._axis, options.slices).items())
 
 
 def _middle(array: Array, size: Sequence[int]) -> Array:

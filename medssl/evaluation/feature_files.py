@@ -31,6 +31,8 @@ COLUMNS = (
 
 _SAME = {"encoder": "encoder", "preprocess": "preprocessing", "channels": "channels", "options": "options of embed"}
 """Must agree where vectors are compared."""
+_KINDS = {**dict.fromkeys(("encoder", "preprocess", "options"), dict), "channels": list, "parts": int}
+_READ = {"encoder": ("file", "sha256", "method"), "options": ("size", "pooling")}
 _KEY = b"medssl"
 _QUALITY = 85
 
@@ -108,7 +110,7 @@ def described(embedder: dict[str, Any], data: dict[str, Any], cases: int, shard:
 
     Args:
         embedder: What makes vectors comparable.
-        data: Where they are from: cache, data_sha256, classes.
+        data: Where they are from: cache, data_sha256, classes, warnings.
         cases: How many.
         shard: Cases a file.
     """
@@ -187,8 +189,8 @@ def require_same(first: dict[str, Any], second: dict[str, Any], name: str, other
 
 
 def _identity(about: dict[str, Any]) -> dict[str, Any]:
-    """What must not change between the sessions of a folder: not where files lie, nor versions."""
-    kept = {name: value for name, value in about.items() if name not in ("versions", "cache")}
+    """What must not change between the sessions of a folder: not where files lie, nor versions, nor what was said."""
+    kept = {name: value for name, value in about.items() if name not in ("versions", "cache", "warnings")}
     return {**kept, "encoder": about["encoder"]["sha256"]}
 
 
@@ -209,6 +211,19 @@ def _about(folder: Path) -> dict[str, Any]:
             f"{folder} has version {schema}, this medssl reads up to {SCHEMA_VERSION}: update medssl",
             reason="newer-version",
         )
+    return _complete(about, path, "embed again")
+
+
+def _complete(about: dict[str, Any], path: Path, remedy: str) -> dict[str, Any]:
+    """What made features, where nothing that is read of it is missing."""
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(about.get(name), kind)]
+    for group, names in _READ.items():
+        if group not in wrong:
+            wrong += [f"{group}.{name}" for name in names if name not in about[group]]
+    if wrong:
+        raise MedsslError(
+            f"{path} is damaged ({', '.join(wrong)} missing or of another kind): {remedy}", reason="bad-features"
+        )
     return about
 
 
@@ -222,15 +237,14 @@ def _read(folder: Path) -> FeatureTable:
             "medssl embed again with the same options, it goes on",
             reason="unfinished",
         )
-    found = []
+    found, again = [], "remove it and run medssl embed again"
     for path in paths:
         try:
             table = pq.read_table(path)
-            written = json.loads((table.schema.metadata or {})[_KEY])
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise MedsslError(
-                f"{path} is damaged ({error}): remove it and run medssl embed again", reason="bad-features"
-            ) from error
+            written = dict(json.loads((table.schema.metadata or {})[_KEY]))
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+            raise MedsslError(f"{path} is damaged ({error}): {again}", reason="bad-features") from error
+        _complete(written, path, again)
         require_same(about, written, "features.json", path.name)
         found.append(table)
     whole = pa.concat_tables(found).combine_chunks()

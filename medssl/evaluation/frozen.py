@@ -54,6 +54,11 @@ def encoder_problems(path: Path, meta: dict[str, Any], dims: int, channels: Sequ
     return problems
 
 
+def slice_axis(chosen: int | None, meta: dict[str, Any]) -> int:
+    """The axis that counts the slices of volumes: the one chosen, else that of the pretraining, else the last."""
+    return int(meta.get("provenance", {}).get("slice_axis", 2)) if chosen is None else chosen
+
+
 def random_encoder(component: Component, spatial_dims: int, channels: Sequence[str], seed: int) -> Encoder:
     """An encoder as it is before any training.
 

@@ -76,7 +76,7 @@ def structure_centres(cache: Cache, cases: Sequence[CachedCase]) -> Landmarks:
 
 
 def choose_templates(cases: Sequence[CachedCase], landmarks: Landmarks, count: int) -> tuple[CachedCase, ...]:
-    """The first cases of split train that have the most landmarks, each of another patient.
+    """The cases of split train that have the most landmarks, the first where several have, each of another patient.
 
     Raises:
         CacheError: None has one.
@@ -85,7 +85,10 @@ def choose_templates(cases: Sequence[CachedCase], landmarks: Landmarks, count: i
     order = sorted(known, key=lambda case: (-len(landmarks[case.case]), case.case))
     if not order:
         raise CacheError("no case of split train has a landmark to look for in others", reason="no-landmarks")
-    return tuple({case.patient: case for case in reversed(order)}.values())[::-1][:count]
+    best: dict[str, CachedCase] = {}
+    for case in order:
+        best.setdefault(case.patient, case)
+    return tuple(best.values())[:count]
 
 
 def landmark_errors(

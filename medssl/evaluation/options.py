@@ -67,8 +67,8 @@ class FrozenOptions:
     """`slices`: a 2D encoder sees the slices of a volume; `patient`: all cases of a patient are asked about together.
     Features are averaged over a bag, and attention over it is a probe of its own."""
 
-    slice_axis: int = 2
-    """Axis of the volume that counts its slices."""
+    slice_axis: int | None = None
+    """Axis of the volume that counts its slices; that of the pretraining when left out, or 2 where it had none."""
 
     slices: int = 32
     """At most so many of a volume, evenly spaced."""
@@ -91,7 +91,7 @@ class FrozenOptions:
             ("labels", bool(self.labels) and all(n >= 0 for n in self.labels), "needs numbers, 0 (all) or more"),
             ("shots", all(n > 0 for n in self.shots), "must be 1 or more"),
             ("blocks", all(n > 0 for n in self.blocks), "must be 1 or more"),
-            ("slice_axis", self.slice_axis in (0, 1, 2), "must be 0, 1 or 2"),
+            ("slice_axis", self.slice_axis in (None, 0, 1, 2), "must be 0, 1 or 2"),
             *((name, getattr(self, name) >= 1, "must be 1 or more") for name in
               ("crops", "draws", "episodes", "slices", "templates", "random_seeds")),
             ("within_mm", bool(self.within_mm) and all(n > 0 for n in self.within_mm), "needs positive distances"),
@@ -117,7 +117,8 @@ class MeasureOptions:
     """Classes from the least to the most, where they have an order: adds Cohen's kappa with quadratic weights."""
 
     resamples: int = 1000
-    """Bootstrap resamples of the intervals of classification; those of means use 5000 always."""
+    """Bootstrap resamples of the intervals of classification, single lesions, probes of an encoder and landmarks; those
+    of means and their differences (Dice, structures from one patch) use 5000 always."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -147,8 +148,8 @@ class EmbedOptions:
     volumes: Literal["mean", "each"] = "mean"
     """For a 2D encoder on volumes: the mean over the slices, or each slice as a row of its own."""
 
-    slice_axis: int = 2
-    """Axis of the volume that counts its slices."""
+    slice_axis: int | None = None
+    """Axis of the volume that counts its slices; that of the pretraining when left out, or 2 where it had none."""
 
     slices: int = 32
     """At most so many of a volume, evenly spaced."""
@@ -157,7 +158,7 @@ class EmbedOptions:
         problems = []
         if len(self.size) not in (0, 2, 3) or any(n < 1 for n in self.size):
             problems.append(f"embed.size needs 2 or 3 positive numbers, got {self.size}")
-        if self.slice_axis not in (0, 1, 2):
+        if self.slice_axis not in (None, 0, 1, 2):
             problems.append(f"embed.slice_axis must be 0, 1 or 2, got {self.slice_axis}")
         if self.slices < 1:
             problems.append(f"embed.slices must be 1 or more, got {self.slices}")

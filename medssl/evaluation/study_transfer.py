@@ -20,7 +20,6 @@ from medssl.evaluation.features import calibrate, extract
 from medssl.evaluation.frozen import refuse_nan
 from medssl.evaluation.probe_data import middle_crop
 from medssl.evaluation.transferability import SCORES, ranking
-from medssl.imaging.errors import ConfigError
 from medssl.models.encoder import Encoder
 
 FEW = 8
@@ -58,7 +57,8 @@ def case_features(
     Raises:
         MedsslError: Features that are no numbers.
     """
-    crops = torch.stack([torch.from_numpy(middle_crop(cache, case, size)) for case in cases])
+    used = cases[:_SEEN] if segmentation else cases  # of the others only crops about a class are read
+    crops = torch.stack([torch.from_numpy(middle_crop(cache, case, size)) for case in used])
     calibrate(encoder, crops[:_SEEN])
     if segmentation:
         return {case.case: _of_voxels(encoder, cache, case, size, number) for number, case in enumerate(cases)}
@@ -75,13 +75,15 @@ def transfer_scores(features: Sequence[CaseFeatures]) -> dict[str, float]:
 
     Args:
         features: At least one.
+
+    Raises:
+        ConfigError: The features do not vary over the cases.
     """
     values = np.concatenate([case.values for case in features])
     classes = np.concatenate([case.classes for case in features])
-    try:
-        return {name: score(values, classes) for name, score in SCORES.items()}
-    except ConfigError:
+    if len(np.unique(classes)) < 2:
         return dict.fromkeys(SCORES, math.nan)
+    return {name: score(values, classes) for name, score in SCORES.items()}
 
 
 def rank_correlation(scores: Mapping[str, float], results: Mapping[str, float]) -> dict[str, Any]:

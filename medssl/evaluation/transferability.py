@@ -16,6 +16,7 @@ from medssl.imaging.errors import ConfigError
 
 _Float = npt.NDArray[np.float64]
 _ITERATIONS, _TOLERANCE, _FLOOR = 11, 1e-3, 1e-5  # of LogME, as released
+_NOISE = 1e-6  # relative: rounding of float32 features
 
 
 def logme(features: npt.ArrayLike, labels: npt.ArrayLike, official: bool = True) -> float:
@@ -31,7 +32,7 @@ def logme(features: npt.ArrayLike, labels: npt.ArrayLike, official: bool = True)
             False = the exact evidence.
 
     Raises:
-        ConfigError: Features that are not finite, shapes that do not fit, or one class only.
+        ConfigError: Features that are not finite or do not vary, shapes that do not fit, or one class only.
     """
     values, classes = _checked(features, labels)
     left, singular, _ = np.linalg.svd(values, full_matrices=False)
@@ -175,6 +176,8 @@ def _checked(features: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[_Float, np
         problems.append(f"features (N, D) and labels (N,) are needed, got {values.shape} and {classes.shape}")
     if not np.isfinite(values).all():
         problems.append("features hold numbers that are not finite: the encoder failed on some images")
+    elif values.size and np.ptp(values, axis=0).max() <= _NOISE * np.abs(values).max():
+        problems.append("features do not vary over the cases: the encoder collapsed, or there is one case")
     if len(np.unique(classes)) < 2:
         problems.append("labels are all of one class, so there is nothing to tell apart")
     if problems:

@@ -104,7 +104,9 @@ class Settings:
                 f"{name} along axes {list(asked.axes)} cannot be told apart from augment.flip_axes "
                 f"{list(self.augment.flip_axes)}: leave these out"
             )
-        limit = {"quarter_turns": 45, "half_turns": 90}.get(asked.transforms, 181)
+        # mirroring along two axes is a half turn, along one no turn at all
+        limits = {"quarter_turns": 45, "half_turns": 90, "mirror": 90 if len(asked.axes) > 1 else 181}
+        limit = limits[asked.transforms]
         if self.augment.affine_p and self.augment.rotation_deg >= limit:
             yield (
                 f"{name} cannot be told apart from augment.rotation_deg {self.augment.rotation_deg:g}: choose less "

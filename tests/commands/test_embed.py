@@ -145,6 +145,29 @@ def test_slices_of_volumes_by_a_2d_encoder(tmp_path: Path, volumes: str, capsys:
     assert len(capsys.readouterr().out.splitlines()[-20:]) >= (3 if volumes == "mean" else 5)
 
 
+def test_slices_lie_across_the_axis_of_the_pretraining(tmp_path: Path):
+    cache = small_cache(tmp_path / "cache", [(5, 12, 10)] * 2)
+    run = small_encoder(tmp_path / "run", provenance={"crop": [8, 8], "slice_axis": 0})
+    for name, more, slices in (("own", (), 5), ("asked", ("--embed.slice_axis=2",), 10)):
+        assert _embed(run, cache.path, tmp_path / name, "--embed.volumes=each", *more) == 0
+        table = read_features([tmp_path / name])
+        assert len(table) == 2 * slices
+        assert table.about["options"]["slice_axis"] == (0 if name == "own" else 2)
+
+
+def test_images_prepared_otherwise_are_told_and_the_warning_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cache = small_cache(tmp_path / "cache", [(12, 12)] * 3)
+    other = {**cache.preprocess.to_json(), "spacing_mm": [9.0, 9.0]}
+    run = small_encoder(tmp_path / "run", preprocess=other)
+    assert _embed(run, cache.path, tmp_path / "out", "--shard=2") == 0
+    said = "run was pretrained on images prepared otherwise (spacing_mm)"
+    assert said in capsys.readouterr().out
+    assert said in json.loads((tmp_path / "out" / "features.json").read_text())["warnings"][0]
+    part(tmp_path / "out", 1).unlink()
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    assert _embed(moved, cache.path, tmp_path / "out", "--shard=2") == 0, "it goes on, whatever the folder is called"
+
+
 def test_volumes_by_a_3d_encoder(tmp_path: Path):
     cache = small_cache(tmp_path / "cache", [(10, 12, 8)] * 3)
     run = small_encoder(tmp_path / "run", dims=3)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from browser import Browser
 from cohort import make_cache, make_run
+from jsonschema import ValidationError
 from PIL import Image
 from report_checks import check_page, check_results, read_csv
 
@@ -48,6 +49,7 @@ def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path, brows
     ]
     results = check_results(out / "results.json")
     assert list(results["arms"]) == ["ours", "scratch", "threshold rule"]
+    assert results["networks"] == {"ours": 1, "scratch": 1}
     assert results["arms"]["threshold rule"]["mean_dice"]["estimate"] == 1.0
     ours = results["arms"]["ours"]["mean_dice"]["estimate"]
     assert ours < 0.5, "untrained"
@@ -101,7 +103,12 @@ def test_single_lesions_are_counted_where_they_are_asked_for(cache: Cache, tmp_p
     plain = LesionOptions()
     for name, lesions in (("plain", plain), ("counted", LesionOptions(("class_2",), threshold=0.2, match="any"))):
         evaluate(run, cache.path, tmp_path / name, threshold_rule=True, measure=measure, lesions=lesions)
-    before, after = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("plain", "counted"))
+    before, after = (check_results(tmp_path / name / "results.json") for name in ("plain", "counted"))
+    after["arms"]["run"]["lesions"]["class_2"]["surprise"] = 1
+    (tmp_path / "surprise.json").write_text(json.dumps(after))
+    with pytest.raises(ValidationError, match="surprise"):
+        check_results(tmp_path / "surprise.json")
+    del after["arms"]["run"]["lesions"]["class_2"]["surprise"]
     assert before["lesions"] is None
     assert before["arms"]["run"]["classes"] == after["arms"]["run"]["classes"], "the same masks"
     found = after["arms"]["run"]["lesions"]
@@ -140,6 +147,8 @@ def test_classification(flat_cache: Cache, tmp_path: Path, browser: Browser) -> 
     check_page(browser, out / "report.html")
     with pytest.raises(ConfigError, match="segmentation"):
         evaluate(run, flat_cache.path, tmp_path / "other", threshold_rule=True)
+    with pytest.raises(ConfigError, match=r"lesions\.labels are for a segmentation"):
+        evaluate(run, flat_cache.path, tmp_path / "other", lesions=LesionOptions(("class_1",)))
 
 
 def test_a_map_of_the_features_is_shown_where_it_is_given(cache: Cache, tmp_path: Path) -> None:

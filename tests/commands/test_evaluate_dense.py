@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 from browser import Browser
-from report_checks import check_page, check_results
+from PIL import Image
+from report_checks import check_page, check_results, read_csv
 from small_cache import small_cache
 
 from medssl.__main__ import main
@@ -29,11 +30,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return small_cache(tmp_path_factory.mktemp("cache"), [(18, 17, 16)] * 8, splits=_SPLITS, labelled=[True] * 8)
 
 
-def _encoder(folder: Path, dims: int, factor: float = 1.0) -> Path:
+def _encoder(folder: Path, dims: int, factor: float = 1.0, network: Component = _CNN) -> Path:
     torch.manual_seed(0)
-    described = Component(_CNN.class_path, {**_CNN.init_args, "spatial_dims": dims, "in_channels": 1})
+    described = Component(network.class_path, {**network.init_args, "spatial_dims": dims, "in_channels": 1})
     meta = {"channels": ["x"], "provenance": {"crop": [16] * dims}, "method": {"class_path": "a.b.SimCLR"}}
-    weights = {name: value * factor for name, value in build_encoder(_CNN, dims, 1).state_dict().items()}
+    weights = {name: value * factor for name, value in build_encoder(network, dims, 1).state_dict().items()}
     save_encoder(folder / "encoder.safetensors", weights, None, {"encoder": described.to_json(), **meta})
     return folder
 
@@ -82,6 +83,18 @@ def test_structures_from_one_patch(cache: Cache, tmp_path: Path, capsys: pytest.
     assert arm["oracle"]["estimate"] >= arm["dice"]["estimate"]
     assert found["arms"]["random weights"]["encoders"] == 2
     assert "reaches a Dice of" in capsys.readouterr().out
+    numbers = {row["number"]: row["estimate"] for row in read_csv(tmp_path / "out" / "results.csv")}
+    assert float(numbers["arms.run.dice"]) == arm["dice"]["estimate"]
+
+
+@pytest.mark.integration
+def test_encoders_with_other_strides_are_asked_for_the_same_structures(cache: Cache, tmp_path: Path) -> None:
+    dims = cache.spatial_dims
+    fine = Component(_CNN.class_path, {"features": [4], "blocks": [0]})
+    run, baseline = _encoder(tmp_path / "fine", dims, network=fine), _encoder(tmp_path / "coarse", dims)
+    found = _evaluate(run, cache, tmp_path / "out", "--frozen.target=prompt", f"--baseline={baseline}")
+    assert {(arm["prompts"], arm["too_small"]) for arm in found["arms"].values()} == {(3, 3)}
+    assert set(found["differences"]) == {"coarse", "random weights"}
 
 
 def test_what_cannot_be_measured_is_told(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +102,8 @@ def test_what_cannot_be_measured_is_told(cache: Cache, tmp_path: Path, capsys: p
     run = _encoder(tmp_path / "run", dims)
     broken = _encoder(tmp_path / "broken", dims, factor=float("nan"))
     unlabelled = small_cache(tmp_path / "bare", [(18, 17, 16)[:dims]] * 8, splits=_SPLITS)
+    picture = tmp_path / "map.png"
+    Image.new("L", (4, 4)).save(picture)
     for encoder, data, more, words in (
         (broken, cache, ["--frozen.target=landmarks"], "no numbers"),
         (broken, cache, ["--frozen.target=prompt"], "no numbers"),
@@ -97,6 +112,7 @@ def test_what_cannot_be_measured_is_told(cache: Cache, tmp_path: Path, capsys: p
         (run, cache, ["--frozen.landmarks=x.csv"], "needs target landmarks"),
         (run, cache, ["--frozen.target=landmarks", "--frozen.landmarks=x.csv"], "cannot be read"),
         (run, cache, ["--frozen.target=prompt", "--frozen.size=[1]"], "frozen.size"),
+        (run, cache, ["--frozen.target=prompt", f"--feature_map={picture}"], "a report of prompt shows no feature_map"),
     ):  # fmt: skip
         code = main(["evaluate", str(encoder), "--data", str(data.path), "--out", str(out), *more])
         told = capsys.readouterr().err

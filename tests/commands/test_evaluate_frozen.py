@@ -13,6 +13,7 @@ from small_encoder import small_encoder
 from medssl.__main__ import main
 from medssl.commands.evaluate_frozen import encoder_file
 from medssl.data.cache import Cache
+from medssl.evaluation.frozen import slice_axis
 
 _SPLITS = ("train",) * 12 + ("val",) * 6 + ("test",) * 6
 
@@ -86,12 +87,18 @@ def test_a_run_of_both_dimensions_has_an_encoder_of_each(tmp_path: Path):
 @pytest.mark.integration
 def test_slices_of_volumes_are_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     volumes = small_cache(tmp_path / "cache", [(10, 12, 6)] * 24, splits=_SPLITS, classes=("no", "yes"))
-    run = small_encoder(tmp_path / "run")
+    run = small_encoder(tmp_path / "run", provenance={"crop": [8, 8], "slice_axis": 1})
     assert _evaluate(run, volumes, tmp_path / "out") == 2
     assert "frozen.bags slices shows it the slices of volumes" in capsys.readouterr().err
     assert _evaluate(run, volumes, tmp_path / "out", "--frozen.bags=slices", "--frozen.slices=3") == 0
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = check_results(tmp_path / "out" / "results.json")
     assert list(results["arms"]["run"]["probes"]["0"]) == ["knn", "linear", "bag_attention"]
+    assert results["slice_axis"] == 1, "that of the pretraining"
+
+
+def test_slices_lie_across_the_axis_of_the_pretraining_unless_one_is_asked_for():
+    meta = {"provenance": {"slice_axis": 0}}
+    assert [slice_axis(None, meta), slice_axis(1, meta), slice_axis(None, {})] == [0, 1, 2]
 
 
 def test_other_preprocessing_is_told(cache: Cache, tmp_path: Path):
@@ -108,6 +115,10 @@ def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: 
     assert "encoder of 3D images" in capsys.readouterr().err
     assert _evaluate(run, cache, out, "--threshold_rule=true") == 2
     assert "compare it with another one" in capsys.readouterr().err
+    assert _evaluate(run, cache, out, "--split=val", "--lesions.labels=[box]") == 2
+    told = capsys.readouterr().err
+    assert "it is judged on split test, options are chosen on val: leave split val out" in told
+    assert "lesions.labels are for a segmentation" in told
     assert _evaluate(run, cache, out, "--frozen.draws=0", "--frozen.bags=patient", "--frozen.target=structures") == 2
     told = capsys.readouterr().err
     assert "frozen.draws" in told

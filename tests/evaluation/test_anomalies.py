@@ -65,6 +65,17 @@ def test_the_rules_by_hand():
     assert doubts.scores == pytest.approx([0.6, 0.875, 0.35])
 
 
+def test_the_probe_does_not_doubt_a_class_that_it_believes_in_most():
+    """The rare class has a low bar; the first row passes it, and is still more likely of its own class."""
+    doubts = Doubts(
+        np.arange(2), ("common", "rare"), np.array([0, 0]),
+        neighbours=np.array([[0.9, 0.1], [0.9, 0.1]]),
+        probe=np.array([[0.7, 0.3], [0.4, 0.6]]),
+        thresholds=np.array([0.8, 0.25]),
+    )  # fmt: skip
+    assert doubts.by_probe.tolist() == [-1, 1]
+
+
 def test_what_cannot_be_judged_is_said():
     vectors = np.random.default_rng(0).normal(size=(8, 3))
     table = feature_tables.table(vectors, class_=["a", "a", "a", "b", "b", "b", "c", ""])

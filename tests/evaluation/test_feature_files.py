@@ -96,6 +96,29 @@ def test_unfinished_damaged_and_foreign_folders_are_refused(tmp_path: Path):
             read_features([path])
 
 
+@pytest.mark.parametrize("damaged", ["features.json", "part"])
+def test_a_description_that_lacks_something_is_damaged(tmp_path: Path, damaged: str):
+    path = feature_tables.folder(tmp_path / "f", _vectors())
+    content = json.loads((path / "features.json").read_text())
+    for changes, said in (
+        ({"encoder": None}, "encoder missing"),
+        ({"encoder": {"file": "x"}, "channels": "x"}, "channels, encoder.sha256, encoder.method missing"),
+        ({"options": {}, "parts": "2"}, "parts, options.size, options.pooling missing"),
+    ):
+        wrong = {**content, **changes}
+        if damaged == "features.json":
+            (path / "features.json").write_text(json.dumps(wrong))
+        else:
+            table = pq.read_table(part(path, 1)).replace_schema_metadata({b"medssl": json.dumps(wrong).encode()})
+            pq.write_table(table, part(path, 1))
+        with pytest.raises(MedsslError, match=said) as caught:
+            read_features([path])
+        assert caught.value.reason == "bad-features"
+    if damaged == "features.json":
+        with pytest.raises(MedsslError, match="is damaged"):
+            claim(path, content)
+
+
 def test_a_part_of_other_features_in_the_folder_is_refused(tmp_path: Path):
     about = copy.deepcopy(feature_tables.ABOUT)
     about["encoder"]["sha256"] = "b" * 64

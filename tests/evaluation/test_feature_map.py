@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from medssl.__main__ import main
-from medssl.evaluation.report.feature_map import coloured_figure, map_sections, thumbnail_map
+from medssl.commands.feature_map import _agreements
+from medssl.evaluation.report.embedding_map import coloured_figure, map_sections, thumbnail_map
+from medssl.evaluation.report.figures import COLOURS
 from medssl.evaluation.report.page import write_report
 
 
@@ -18,12 +20,26 @@ def test_the_page_says_how_alike_neighbours_are_and_needs_nothing_beside_it(tmp_
     table = feature_tables.table(np.eye(12), class_=["a", "b", "b", ""] * 3, site=["<x>"] * 6 + ["y"] * 6)
     places = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32)
     sections = map_sections(table, places, {"class": 0.75, "site": 0.5})
-    assert sections[0].tables[0].rows == (("class", "3", "75%", "38%"), ("site", "2", "50%", "50%"))
+    assert sections[0].tables[0].rows == (("class", "2", "75%", "50%"), ("site", "2", "50%", "45%"))
     page = write_report(tmp_path, sections, "Map of features").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert "features of SimCLR encoder aaaaaaaaaaaa, pooling mean" in page
     assert "12 images of 12 patients" in page
     assert 'src="http' not in page
+
+
+def test_rows_without_a_value_and_those_of_the_own_patient_count_nowhere():
+    """Of rows with a site that others have, p finds its own in 2 of 3, q and s in 3 of 4, r in none."""
+    vectors = np.array([[1, 0], [1, 0.1], [1, 0.2], [0, 1], [0.1, 1], [1, 0.05], [0.05, 1]])
+    patients, sites = list("ppqrsuu"), ["a", "a", "a", "b", "b", "", ""]
+    sites[4] = "a"
+    table = feature_tables.table(vectors, patient=patients, site=sites)
+    found = _agreements(table)
+    assert list(found) == ["site"]
+    assert found["site"] == pytest.approx((2 + 2 + 3 + 0 + 3) / (3 + 3 + 4 + 4 + 4))
+    rows = map_sections(table, vectors.astype(np.float32), found)[0].tables[0].rows
+    chance = (2 / 3 + 2 / 3 + 3 / 4 + 0 + 3 / 4) / 5
+    assert rows == (("site", "2", f"{found['site']:.0%}", f"{chance:.0%}"),)
 
 
 def test_a_map_without_columns_has_its_pictures_alone():
@@ -64,7 +80,7 @@ def test_the_rarest_of_many_values_are_grey():
     figure = coloured_figure(np.random.default_rng(0).normal(size=(99, 2)).astype(np.float32), values, "site")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[0] == "others, or not told"
-    assert len(labels) == 7
+    assert len(labels) == 1 + len(COLOURS)
     assert "v0" in labels
 
 

@@ -105,6 +105,18 @@ def test_templates_are_of_split_train_and_have_the_most_landmarks(cache: Cache) 
         choose_templates(cache.cases, {"c2": two}, 1)
 
 
+def test_a_patient_comes_by_its_best_case_not_its_worst(cache: Cache) -> None:
+    """Patient p has the best and the worst case: with one template it is the best one of all, not that of q."""
+    first, second, third = (
+        replace(cache.cases[0], case=name, patient=patient) for name, patient in (("x", "p"), ("y", "q"), ("z", "p"))
+    )
+    marks = {name: np.zeros(3) for name in "abc"}
+    places = {"x": marks, "y": {n: marks[n] for n in "ab"}, "z": {"a": marks["a"]}}
+    cases = (first, second, third)
+    assert [case.case for case in choose_templates(cases, places, 1)] == ["x"]
+    assert [case.case for case in choose_templates(cases, places, 5)] == ["x", "y"]
+
+
 def test_numbers_and_intervals_over_patients() -> None:
     errors = np.array([[[1.0, 4.0], [3.0, math.nan], [5.0, 20.0]]])
     found = summarise_errors(errors, ("a", "b"), ("p", "q", "q"), (2.0, 5.0), 100)

@@ -36,7 +36,8 @@ def _segmentation(difference: dict[str, Any], **given: Any) -> dict[str, Any]:
         "size_unit": "mL", "seconds_per_case": 1.5, "subgroups": {},
     }  # fmt: skip
     return {
-        **head("segmentation"), "arm": "ours", "arms": {"ours": arm}, "split": "test", "calibrated": True,
+        **head("segmentation"), "networks": {"ours": 1, "scratch": 1},
+        "arm": "ours", "arms": {"ours": arm}, "split": "test", "calibrated": True,
         "differences": {"scratch": {"mean_dice": difference}}, "failures": [], "warnings": ["careful"],
         "data_sha256": "a" * 64, "manifest_sha256": "b" * 64, **given,
     }  # fmt: skip
@@ -55,6 +56,20 @@ def test_a_difference_is_told_by_its_interval(difference: dict[str, Any], told: 
     section = segmentation_summary(_segmentation(difference))
     assert told in section.text[1]
     assert section.warnings == ("careful",)
+
+
+@pytest.mark.parametrize(
+    ("networks", "told"),
+    [
+        ({"ours": 1, "scratch": 1}, "one training of each; another seed may differ (medssl curve)"),
+        ({"ours": 1}, "one training of ours; another seed may differ (medssl curve)"),
+        ({"ours": 5, "scratch": 5}, ""),
+    ],
+)
+def test_a_single_training_is_told_in_the_lead(networks: dict[str, int], told: str) -> None:
+    words = segmentation_summary(_segmentation(_interval(0.02, 0.01, 0.03), networks=networks)).text[1]
+    assert told in words
+    assert ("one training" in words) == bool(told)
 
 
 def test_a_structure_is_told_in_words() -> None:
@@ -177,5 +192,7 @@ def test_a_comparison_with_one_seed_shows_nothing_and_says_so(tmp_path: Path) ->
     assert list(sections) == ["Summary", "chest_xray", "hippocampus", "Failures", "Every run"]
     assert "One seed only" in sections["Summary"].warnings[0]
     assert "0 of 19 methods are shown" in sections["Summary"].text[0]
+    for words in (sections["Summary"].text[0], sections["Summary"].notes[2]):
+        assert "not corrected for the number of methods and probes" in " ".join(words.split())
     assert sections["Failures"].tables[0].rows[0][:3] == ("vicreg", "chest_xray", "0")
     assert len(sections["Every run"].tables[0].rows) == 39

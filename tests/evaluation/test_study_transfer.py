@@ -12,7 +12,7 @@ from small_networks import small_encoder
 
 from medssl.evaluation.study_transfer import CaseFeatures, case_features, rank_correlation, transfer_scores
 from medssl.evaluation.transferability import SCORES, logme
-from medssl.imaging.errors import MedsslError
+from medssl.imaging.errors import ConfigError, MedsslError
 
 
 def test_orders_that_are_alike_opposite_or_none() -> None:
@@ -50,6 +50,12 @@ def test_one_class_has_no_score() -> None:
     assert set(found) == set(SCORES)
     together = [np.concatenate([getattr(case, name) for case in cases]) for name in ("values", "classes")]
     assert found["logme"] == pytest.approx(logme(*together))
+
+
+def test_collapsed_features_have_no_score_and_it_is_said() -> None:
+    cases = [CaseFeatures(np.full((4, 3), 0.25), np.array([0, 1, 0, 1])) for _ in range(3)]
+    with pytest.raises(ConfigError, match="do not vary over the cases"):
+        transfer_scores(cases)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

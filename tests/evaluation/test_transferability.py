@@ -86,7 +86,7 @@ def test_ped_moves_whole_classes_apart_and_nothing_else():
     assert moved[1] - moved[0] == pytest.approx(_POINTS[1] - _POINTS[0])
     before, after = (np.linalg.norm(p[:2].mean(0) - p[2:].mean(0)) for p in (_POINTS, moved))
     assert after > before
-    same = np.zeros((4, 2))
+    same = np.array([[0.0, 1], [1, 0], [0, 1], [1, 0]])
     assert np.array_equal(ped(same, _TWO, reach=4), same)  # no direction to go
     scaled = ped(_POINTS * [1, 100], _TWO, reference=_POINTS * [1, 100], reach=4)
     assert np.isfinite(scaled).all()
@@ -111,6 +111,8 @@ def test_every_score_prefers_the_better_features(name: str):
     [
         (np.full((4, 2), np.nan), [0, 1, 0, 1], "not finite"),
         (np.zeros((4, 2)), [0, 0, 0, 0], "all of one class"),
+        (np.zeros((4, 2)), [0, 1, 0, 1], "do not vary"),
+        (np.full((4, 2), [3.0, -1e4]) + 1e-4 * np.eye(4, 2), [0, 1, 0, 1], "do not vary"),  # rounding of float32
         (np.zeros(4), [0, 1, 0, 1], r"features \(N, D\)"),
     ],
 )

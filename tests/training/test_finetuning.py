@@ -323,6 +323,13 @@ def test_a_dry_run_writes_nothing(
             {"label_augment__transforms": "quarter_turns", "crops__size": [16, 8], "augment__rotation_deg": 60},
             ["equal sides", "less than 45"],
         ),
+        (
+            {
+                "label_augment__transforms": "mirror", "augment__flip_axes": [], "augment__affine_p": 1,
+                "augment__rotation_deg": 120,
+            },
+            ["label_augment.transforms mirror cannot be told apart", "less than 90"],
+        ),
         ({"train__lr": -1, "crops__foreground": 2}, ["train.lr", "crops.foreground"]),
     ],
 )  # fmt: skip

@@ -12,7 +12,8 @@ from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
 CONVENTIONS = (
     "AUROC on split test, mean over the questions; options of a probe were chosen on split val.",
     "Difference: minus the same architecture with random weights, same images, labels and grids.",
-    "Intervals: 95 %, Student's t over the seeds' differences. With one seed there is none, and nothing is shown.",
+    "Intervals: 95 %, Student's t over the seeds' differences, not corrected for the number of methods and probes: of "
+    "many methods a few may seem to learn by chance. With one seed there is none, and nothing is shown.",
     "Learns: the interval of a trained probe (linear, attentive) lies above 0.",
 )
 
@@ -62,7 +63,8 @@ def _set_words(name: str, found: Sequence[Mapping[str, Any]]) -> str:
     learned = [c["method"] for c in found if c["learns"]]
     best = max((c for c in found if "linear" in c["probes"]), key=_linear, default=None)
     words = f"{name}: {len(learned)} of {len(found)} methods are shown to learn more than random weights"
-    words += f" ({', '.join(learned)})." if learned else "."
+    words += f" ({', '.join(learned)})" if learned else ""
+    words += ", by intervals that are not corrected for the number of methods and probes."
     if best is None:
         return words
     gain = interval_text(best["probes"]["linear"]["difference"], signed=True)

@@ -22,7 +22,7 @@ PROMPTS = (
     "features (cosine above a threshold) is segmented. Nothing is trained.",
     "Map and threshold were chosen on split val, one for all structures; split test was read once. Best threshold: "
     "chosen for each structure of each case by its own answer, which only says what the features would allow.",
-    "Structures smaller than a cell of the encoder's last map are left out, and counted.",
+    "Structures smaller than a cell of the coarsest last map of the encoders compared are left out, and counted.",
     "Random weights: the same architecture before any training.",
     "Intervals: 95 %, BCa bootstrap over the patients of split test; differences are paired.",
 )

@@ -1,6 +1,7 @@
 """A map of features: near on it are images with like features; coloured by site, class and more, and with pictures."""
 
 import io
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -35,7 +36,8 @@ def map_sections(table: FeatureTable, places: Places, agreements: dict[str, floa
     Args:
         table: The features.
         places: (N, 2) of each row.
-        agreements: Column to the share of neighbours of other patients with the row's own value.
+        agreements: Column to the share of neighbours of other patients with the row's own value; rows without one
+            are left out.
     """
     encoder = table.about["encoder"]
     rows = len(table)
@@ -44,11 +46,15 @@ def map_sections(table: FeatureTable, places: Places, agreements: dict[str, floa
         f"encoder {encoder['sha256'][:12]}, pooling {table.about['options']['pooling']}.",
     )
     lines = tuple(
-        (name, str(len(set(table.columns[name]))), f"{share:.0%}", f"{_chance(table.columns[name]):.0%}")
+        (name, str(len(set(values) - {""})), _percent(share), _percent(_chance(values, table.columns["patient"])))
         for name, share in agreements.items()
+        for values in [table.columns[name]]
     )
     header = ("column", "values", "neighbours alike", "by chance")
-    caption = "How often a neighbour has the same value as the image itself, and how often a random image has."
+    caption = (
+        "How often a neighbour has the same value as the image itself, and how often a random image of another patient "
+        "has. Images without a value are left out."
+    )
     tables = (Table(header, lines, caption),) if lines else ()
     coloured = tuple(
         figure_picture(coloured_figure(places, table.columns[name], name), f"Each image a point, coloured by {name}.")
@@ -108,6 +114,14 @@ def thumbnail_map(places: Places, pictures: Sequence[bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _chance(values: Sequence[str]) -> float:
-    shares = np.array(list(Counter(values).values())) / len(values)
-    return float((shares**2).sum())
+def _percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{share:.0%}"
+
+
+def _chance(values: Sequence[str], patients: Sequence[str]) -> float:
+    """How often a random image of another patient has the same value, of images that have one; NaN without any."""
+    known = [(value, patient) for value, patient in zip(values, patients, strict=True) if value]
+    alike, own, both = Counter(v for v, _ in known), Counter(p for _, p in known), Counter(known)
+    others = {patient: len(known) - count for patient, count in own.items()}
+    shares = [(alike[v] - both[v, p]) / others[p] for v, p in known if others[p]]
+    return float(np.mean(shares)) if shares else math.nan

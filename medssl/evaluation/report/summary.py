@@ -24,7 +24,11 @@ def segmentation_summary(results: Mapping[str, Any]) -> Section:
     lead = (
         f"{name} outlined {_listed(list(own['classes']))} in {_counted(own)}, split {results['split']}. The overlap "
         f"with the reference is a mean Dice of {interval_text(own['mean_dice'])}: 1 is the same mask, 0 no overlap.",
-        *(_difference_words(name, other, found["mean_dice"]) for other, found in results["differences"].items()),
+        *(
+            _difference_words(name, other, found["mean_dice"])
+            + _trained_once((name, other), results.get("networks", {}))
+            for other, found in results["differences"].items()
+        ),
     )
     words = tuple(
         _structure_words(label, found, _UNITS[own["size_unit"]], results["calibrated"])
@@ -116,6 +120,15 @@ def _difference_words(name: str, other: str, interval: Mapping[str, Any]) -> str
     verdict = told(interval["low"], interval["high"])
     words = verdict if verdict == "no difference shown" else f"{name} is {verdict}"
     return f"Compared with {other}: {words}, {shown} in Dice over the same cases."
+
+
+def _trained_once(arms: Sequence[str], networks: Mapping[str, int]) -> str:
+    """That an arm is a single training; empty where none is."""
+    once = [name for name in arms if networks.get(name) == 1]
+    if not once:
+        return ""
+    whose = "each" if len(once) == len(arms) else " and ".join(once)
+    return f" This is one training of {whose}; another seed may differ (medssl curve)."
 
 
 def _structure_words(label: str, found: Mapping[str, Any], unit: str, calibrated: bool) -> str:
