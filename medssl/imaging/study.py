@@ -91,7 +91,7 @@ def read_study(
         grid = f", resampled to the grid of {channels[0]}" if channel.resampled else ""
         part = f", which covers {channel.inside:.0%} of it" if channel.inside < 1 else ""
         notes.append(f"channel {channel.name}: series {channel.description!r}{grid}{part}")
-    if len({v.source.uids.get("FrameOfReferenceUID", "") for v in volumes}) > 1:
+    if len(volumes) > 1 and not all(v.source.uids.get("FrameOfReferenceUID", "") for v in volumes):
         notes.append("a series names no frame of reference: whether the channels lie together is taken on trust")
     first = volumes[0]
     source = replace(first.source, notes=tuple(dict.fromkeys(notes)), channels=told)

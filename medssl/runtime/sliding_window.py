@@ -88,7 +88,8 @@ def segment_by(
         (*S) uint8, the class with the highest blended logit.
 
     Raises:
-        ImageError: Window and image differ in dimensions, or the network gives another number of classes or NaN.
+        ImageError: Window and image differ in dimensions, or the network gives another number of classes or what is no
+            finite number.
     """
     window = plan.window
     padded = _Padded(image, window)
@@ -146,7 +147,7 @@ def classify(
         temperature: Logits are divided by it first.
 
     Raises:
-        ImageError: Window and image differ in dimensions, or the network gives NaN.
+        ImageError: Window and image differ in dimensions, or the network gives NaN or infinity.
     """
     padded = _Padded(image, window)
     places = product(*(_starts(n, w, 0.0) for n, w in zip(padded.shape, window, strict=True)))
@@ -186,7 +187,15 @@ def sigmoid(scores: _Float) -> _Float:
 
 def _scored(predict: Predict, activation: Activation, temperature: float) -> Predict:
     function = {"softmax": softmax, "sigmoid": sigmoid}[activation]
-    return lambda windows: function(predict(windows) / np.float32(temperature))
+    return lambda windows: function(_finite(predict(windows)) / np.float32(temperature))
+
+
+def _finite(scores: _Float) -> _Float:
+    """The scores, if each is a number: a comparison with NaN is false, such voxels would be called background."""
+    if not np.isfinite(scores).all():
+        text = "the network's answers are no finite numbers (NaN or infinity): nothing is predicted"
+        raise ImageError(text, reason="nan")
+    return scores
 
 
 class _Padded:
@@ -267,15 +276,13 @@ def _scores(
         chosen = places[first : first + batch_size]
         boxes = [tuple(slice(b, b + w) for b, w in zip(place, window, strict=True)) for place in chosen]
         crops = np.stack([image[(slice(None), *box)] for box in boxes])
-        total = predict(crops)
+        total = _finite(predict(crops))
         for flip in flips[1:]:
             axes = tuple(a + 1 for a in flip)
-            mirrored = predict(np.ascontiguousarray(np.flip(crops, axes)))
+            mirrored = _finite(predict(np.ascontiguousarray(np.flip(crops, axes))))
             total = total + (np.flip(mirrored, axes) if mirrored.ndim == crops.ndim else mirrored)
         if len(flips) > 1:
             total = (total / len(flips)).astype(np.float32)
-        if np.isnan(total).any():  # a comparison with NaN is false: such voxels would be called background
-            raise ImageError("the network's answers are no numbers (NaN): nothing is predicted", reason="nan")
         for number, place in enumerate(chosen):
             yield place, total[number]
         del total

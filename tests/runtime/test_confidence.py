@@ -109,7 +109,7 @@ def test_an_image_unlike_the_training_is_flagged(tmp_path: Path):
     assert [flag["code"] for flag in strange["flags"]] == ["unlike-training"]
     assert any(w.startswith("do not use: the image is unlike") for w in strange["warnings"])
     empty = Volume(np.full((1, 8, 8, 8), np.nan, np.float32), Geometry(np.diag([0.5, 0.5, 2.5, 1]), (8, 8, 8)))
-    with pytest.raises(ImageError, match="no numbers"):
+    with pytest.raises(ImageError, match="no finite numbers"):
         predictor.predict(empty)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_phantom import ramp, write_series
+from highdicom.sr import srread
 from result_objects import COMPANION
 from tiny_bundle import BIAS, WEIGHT, write_bundle
 
@@ -64,6 +65,18 @@ def test_the_report_refers_to_the_segmentation_only_where_it_was_written(bundle:
         ]
         own = pydicom.dcmread(folder / "seg.dcm").SOPInstanceUID if expected else None
         assert (own in referred) is expected
+
+
+@pytest.mark.parametrize("kind", ["dicom-seg", "dicom-seg-labelmap"])
+def test_each_volume_of_a_report_refers_to_the_segment_of_its_name(bundle: Path, series: Path, kind: str):
+    predictor, volume = Predictor(bundle), read_volume(series)
+    folder = bundle.parent / "case"
+    write_results(folder, predictor.bundle, predictor.predict(volume), volume, (kind, "dicom-sr"))
+    segments = pydicom.dcmread(folder / _FILES[kind]).SegmentSequence
+    names = {int(segment.SegmentNumber): segment.SegmentLabel for segment in segments}
+    groups = srread(folder / "sr.dcm").content.get_volumetric_roi_measurement_groups()
+    referred = {g.tracking_identifier: names[g.referenced_segment.referenced_segment_numbers[0]] for g in groups}
+    assert referred == {"low": "low", "high": "high"}
 
 
 def test_flags_come_first_and_warnings_follow_in_every_object(bundle: Path, series: Path):

@@ -122,8 +122,10 @@ def test_series_that_do_not_lie_together_are_refused(tmp_path: Path):
         on_first_grid([volume, two], ("a", "b"))
 
 
-def test_a_frame_of_reference_that_is_not_named_is_told(tmp_path: Path):
-    _series(tmp_path / "a", "1.2.3.1", "t1")
+@pytest.mark.parametrize("first", [{}, {"FrameOfReferenceUID": None}])
+def test_a_frame_of_reference_that_is_not_named_is_told(tmp_path: Path, first: dict[str, None]):
+    """By one series or by both."""
+    _series(tmp_path / "a", "1.2.3.1", "t1", **first)
     _series(tmp_path / "b", "1.2.3.2", "flair", FrameOfReferenceUID=None)
     assert any("taken on trust" in note for note in _read(tmp_path).source.notes)
 
