@@ -2,11 +2,12 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from medssl.imaging.errors import ImageError
+from medssl.imaging.errors import ImageError, MedsslError, in_words
 from medssl.imaging.files import write_json
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle
@@ -32,7 +33,7 @@ def write_results(folder: Path, bundle: Bundle, prediction: Prediction, volume: 
         formats: Of `FORMATS`; what needs a mask is left out where there is none.
 
     Raises:
-        ImageError: The image does not allow a format.
+        ImageError: The image does not allow a format, or a library cannot write it.
     """
     check_formats(volume, formats)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -40,12 +41,27 @@ def write_results(folder: Path, bundle: Bundle, prediction: Prediction, volume: 
     try:
         for name, writer in FORMATS.items():  # the report comes last: it tells what the others noted
             if name in formats:
-                writer(temporary, bundle, prediction, volume)
+                with _explained(name):
+                    writer(temporary, bundle, prediction, volume)
         temporary.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn what a library raises on an unusual header into an ImageError; what the disk says stays as it is."""
+    try:
+        yield
+    except (MedsslError, OSError, MemoryError):
+        raise
+    except Exception as error:  # each library has kinds of its own
+        raise ImageError(
+            f"{name} cannot be written for this image ({in_words(error)}); leave {name} out of --format",
+            reason="not-written",
+        ) from error
 
 
 def check_formats(volume: Volume, formats: Sequence[str]) -> None:

@@ -168,6 +168,17 @@ def test_formats_that_need_dicom_refuse_other_images_before_anything_is_written(
     assert not (tmp_path / "case").exists()
 
 
+def test_what_a_library_refuses_to_write_is_an_error_with_a_reason(bundle: Path, tmp_path: Path):
+    """A slice without a place, sent as CT, of which highdicom makes no segmentation."""
+    nowhere = {"FrameOfReferenceUID": None, "ImagePositionPatient": None, "ImageOrientationPatient": None}
+    volume = read_volume(write_series(tmp_path / "flat", ramp(1), **COMPANION, **nowhere))
+    prediction = Prediction(Volume(np.ones_like(volume.array, np.uint8), volume.geometry), {"warnings": []})
+    with pytest.raises(ImageError, match=r"dicom-seg cannot be written .*ValueError.*leave dicom-seg out") as refused:
+        write_results(tmp_path / "case", Bundle.open(bundle), prediction, volume, ("dicom-seg",))
+    assert refused.value.reason == "not-written"
+    assert not (tmp_path / "case").exists()
+
+
 def test_a_classification_has_a_report_and_a_picture_but_no_mask(bundle: Path, series: Path, tmp_path: Path):
     whole = Bundle.open(bundle)
     spec = replace(whole.spec, task="classification", labels=(), classes=("sick", "well"))
