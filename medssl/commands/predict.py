@@ -171,11 +171,11 @@ def _row(outcome: Outcome, names: Sequence[str]) -> list[object]:
 
 
 def _numbers(report: dict[str, Any]) -> dict[str, float]:
-    volumes: dict[str, float] = {}
+    sizes: dict[str, float] = {}
     for label in report.get("labels", ()):
-        keys = ("volume_ml", "volume_ml_low", "volume_ml_high")
-        volumes |= {f"{label['name']}{key.removeprefix('volume')}": label[key] for key in keys if key in label}
-    return volumes | {f"p_{name}": p for name, p in report.get("probabilities", {}).items()}
+        named = {"volume_ml": "ml", "volume_ml_low": "ml_low", "volume_ml_high": "ml_high", "area_mm2": "mm2"}
+        sizes |= {f"{label['name']}_{unit}": label[key] for key, unit in named.items() if key in label}
+    return sizes | {f"p_{name}": p for name, p in report.get("probabilities", {}).items()}
 
 
 def _report_failures(out: Path, outcomes: Sequence[Outcome]) -> None:

@@ -131,7 +131,7 @@ def _dicom_sr(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volu
     from medssl.imaging.writers.dicom_sr import Findings, write_dicom_sr  # noqa: PLC0415
 
     report = prediction.report
-    findings = Findings(_structures(bundle, report, volume), report.get("probabilities", {}), report.get("class", ""))
+    findings = Findings(_structures(bundle, report), report.get("probabilities", {}), report.get("class", ""))
     written = (path for name in ("seg.dcm", "seg_labelmap.dcm") if (path := folder / name).exists())
     write_dicom_sr(findings, volume, folder / "sr.dcm", _maker(bundle, prediction), next(written, None))
 
@@ -140,7 +140,7 @@ def _dicom_sc(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volu
     from medssl.imaging.writers.dicom_sc import write_secondary_capture  # noqa: PLC0415
 
     report = prediction.report
-    found = [f"{s.label.name}: {_size(s)}" for s in _structures(bundle, report, volume)]
+    found = [f"{s.label.name}: {_size(s)}" for s in _structures(bundle, report)]
     found += [f"{name}: probability {p:.3f}" for name, p in report.get("probabilities", {}).items()]
     maker = _maker(bundle, prediction)
     write_secondary_capture(volume, prediction.mask, bundle.spec.labels, folder / "sc.dcm", maker, found)
@@ -156,25 +156,27 @@ def _maker(bundle: Bundle, prediction: Prediction) -> "Maker":
     return Maker(bundle.spec.name, bundle.sha256, (*(f"DO NOT USE: {text}" for text in flags), *others))
 
 
-def _structures(bundle: Bundle, report: Mapping[str, Any], volume: Volume) -> list["Structure"]:
+def _structures(bundle: Bundle, report: Mapping[str, Any]) -> list["Structure"]:
     """Sizes that mean something: volumes of 3D images, areas of 2D ones, neither where the pixel size is unknown."""
     from medssl.imaging.writers.dicom_sr import Structure  # noqa: PLC0415
 
-    found, solid = [], volume.spatial_dims == 3
-    pixel_mm2 = volume.geometry.spacing_mm[0] * volume.geometry.spacing_mm[1]
-    for label, row in zip(bundle.spec.labels, report.get("labels", ()), strict=False):
-        volume_ml = row["volume_ml"] if solid and volume.source.calibrated else None
-        area_mm2 = row["voxels"] * pixel_mm2 if not solid and volume.source.calibrated else None
-        found.append(Structure(label, volume_ml, area_mm2, _interval(row, report) if volume_ml is not None else ""))
-    return found
+    return [
+        Structure(label, row.get("volume_ml"), row.get("area_mm2"), _interval(row, report))
+        for label, row in zip(bundle.spec.labels, report.get("labels", ()), strict=False)
+    ]
 
 
 def _interval(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """The volume's interval as a sentence; empty where the bundle gives none."""
+    """The volume's interval as a sentence that claims no more than was measured; empty where the bundle gives none."""
     if "volume_ml_low" not in row:
         return ""
     share = report.get("volume_interval", {}).get("coverage", 0)
-    return f"volume between {row['volume_ml_low']:.2f} and {row['volume_ml_high']:.2f} mL with {share:.0%} confidence"
+    low, high = row["volume_ml_low"], row["volume_ml_high"]
+    return (
+        f"interval of the volume {low:.2f} to {high:.2f} mL: of new patients like those of the validation, at least "
+        f"{share:.0%} have the volume that the experts of the training data would draw within their interval; it is no "
+        "statement about this one patient"
+    )
 
 
 def _size(structure: "Structure") -> str:

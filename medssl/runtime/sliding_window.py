@@ -9,8 +9,8 @@ the same. For the class with the highest logit the weights need not be divided o
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise, product
-from typing import Literal, Protocol
+from itertools import chain, groupby, pairwise, product
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,14 @@ class Image(Protocol):
 
     def planes(self, axis: int, begin: int, end: int) -> _Float:
         """(C, *S) with the planes `begin` to `end` of a spatial axis alone."""
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A network that keeps account of the windows it is asked for."""
+
+    def again(self, windows: _Float) -> _Float:
+        """Scores of windows that were counted before."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def segment_by(
     Args:
         plan: How it is cut.
         image: (C, *S) prepared image, or one that gives its planes when asked.
-        predict: The network.
+        predict: The network; one that is `Counting` counts a window once, however many strips it reaches into.
         num_classes: K, background included.
         observe: Told of the blended logits of each plane.
 
@@ -98,25 +106,22 @@ def segment_by(
     stream = order[0]
     starts = [_starts(n, w, plan.overlap) for n, w in zip(shape, window, strict=True)]
     weight, labels = gaussian(window), np.zeros(shape, dtype=np.uint8)
+    again = predict.again if isinstance(predict, Counting) else predict
     for strip in _strips(shape, window[stream] * num_classes, order, plan.slab_bytes):
         sizes = [part.stop - part.start for part in strip]
         sizes[stream] = window[stream]
         slab = Slab(num_classes, sizes, [part.start for part in strip], stream, weight, observe is not None)
-        rest = list(
-            product(
-                *(
-                    [0] if a == stream else [s for s in starts[a] if s < part.stop and s + window[a] > part.start]
-                    for a, part in enumerate(strip)
-                )
-            )
-        )
+        rest = _places(strip, starts, window, stream)
+        across, edge = order[1], strip[order[1]].start  # windows from before the edge were computed for that strip, too
+        groups = (again, [p for p in rest if p[across] < edge]), (predict, [p for p in rest if p[across] >= edge])
         for number, start in enumerate(starts[stream]):
             block = padded.planes(stream, start, start + window[stream])
-            for place, scores in _scores(block, rest, window, predict, plan.batch_size, plan.mirror_axes):
+            for place, scores in chain.from_iterable(
+                _scores(block, places, window, network, plan.batch_size, plan.mirror_axes) for network, places in groups
+            ):
                 if scores.shape[0] != num_classes:
-                    raise ImageError(
-                        f"the network gives {scores.shape[0]} classes, {num_classes} are due", reason="classes"
-                    )
+                    text = f"the network gives {scores.shape[0]} classes, {num_classes} are due"
+                    raise ImageError(text, reason="classes")
                 slab.add([start if a == stream else p for a, p in enumerate(place)], scores)
                 del scores  # all classes of a window: not two of them at once
             following = starts[stream][number + 1] if number + 1 < len(starts[stream]) else shape[stream]
@@ -246,6 +251,17 @@ def _strips(shape: Sequence[int], depth: int, order: Sequence[int], slab_bytes: 
     for low, high in pairwise(edges):
         whole[order[1]] = slice(low, high)
         yield tuple(whole)
+
+
+def _places(
+    strip: Sequence[slice], starts: Sequence[Sequence[int]], window: Sequence[int], stream: int
+) -> list[tuple[int, ...]]:
+    """Where the windows begin that reach into a strip, 0 along the axis that is worked through."""
+    reaching = [
+        [0] if a == stream else [s for s in starts[a] if s < part.stop and s + window[a] > part.start]
+        for a, part in enumerate(strip)
+    ]
+    return list(product(*reaching))
 
 
 def _starts(size: int, window: int, overlap: float) -> list[int]:

@@ -99,7 +99,13 @@ def test_intervals_of_volumes_are_told_in_the_report(bundle: Path, series: Path)
     prediction.report["labels"][0] |= {"volume_ml_low": 0.1, "volume_ml_high": 0.25}
     prediction.report["volume_interval"] = {"coverage": 0.9}
     write_results(bundle.parent / "case", predictor.bundle, prediction, volume, ("dicom-sr",))
-    assert "low: volume between 0.10 and 0.25 mL with 90% confidence" in _text(bundle.parent / "case" / "sr.dcm")
+    text = _text(bundle.parent / "case" / "sr.dcm")
+    assert (
+        "low: interval of the volume 0.10 to 0.25 mL: of new patients like those of the validation, at least 90%"
+        in text
+    )
+    assert "no statement about this one patient" in text
+    assert "confidence" not in text
 
 
 def test_notes_of_several_segmentations_are_told_once(bundle: Path, series: Path):
