@@ -1,7 +1,5 @@
 """Segment or classify new images with a bundle; needs no torch."""
 
-import csv
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
-from medssl.imaging.errors import ConfigError, MedsslError
-from medssl.imaging.files import write_text
+from medssl.imaging.errors import ConfigError, ImageError, MedsslError, in_words
+from medssl.imaging.files import csv_text, write_text
 from medssl.imaging.progress import Progress
 from medssl.runtime.device import Device
 
 if TYPE_CHECKING:
+    from medssl.imaging.problems import Problem
+    from medssl.imaging.volume import Volume
     from medssl.runtime.inputs import Case
     from medssl.runtime.predictor import Predictor
 
@@ -81,17 +81,21 @@ def predict(
 
     check_present(inputs)
     predictor = Predictor(bundle, threads, batch_size, device, memory_mb, endpoint)
-    cases = find_cases(inputs, predictor.bundle.spec, resample_irregular=resample_irregular)
+    cases, left_out = find_cases(inputs, predictor.bundle.spec, resample_irregular=resample_irregular)
     _refuse_existing(out, [case.name for case in cases], overwrite)
     if predictor.bundle.spec.task == "classification" and (masks := MASK_FORMATS & set(formats)):
         raise ConfigError([f"format {', '.join(sorted(masks))}: this bundle classifies and makes no mask"])
     say(f"{predictor.bundle.spec.name}: {len(cases)} case(s) into {out}. {NOT_A_DEVICE}")
-    outcomes = []
-    with Progress("predict", len(cases), "case") as progress:
-        for case in cases:
-            outcomes.append(_one(predictor, case, out, formats))
-            progress.advance(note=case.name)
-    _write_summary(out, outcomes)
+    outcomes: list[Outcome] = []
+    try:
+        with Progress("predict", len(cases), "case") as progress:
+            for case in cases:
+                outcomes.append(_one(predictor, case, out, formats))
+                progress.advance(note=case.name)
+    finally:  # whatever ends the batch: what was finished is told
+        _write_summary(out, outcomes, left_out)
+    if left_out:
+        say(f"left out: {len(left_out)} file(s) that are part of no case; {out / 'summary.csv'} says which and why")
     _report_failures(out, outcomes)
 
 
@@ -116,49 +120,62 @@ def _refuse_existing(out: Path, cases: Sequence[str], overwrite: bool) -> None:
         )
 
 
+def _read(case: "Case") -> "Volume":
+    try:
+        return case.read()
+    except OSError as error:  # of this file, not of those beside it
+        raise ImageError(f"{case.given} cannot be read ({in_words(error)})", reason="file") from error
+
+
 def _one(predictor: "Predictor", case: "Case", out: Path, formats: Sequence[str]) -> Outcome:
     from medssl.runtime.results import FRACTIONAL, check_formats, write_results
 
     began = time.perf_counter()
     try:
-        volume = case.read()
+        volume = _read(case)
         check_formats(volume, formats)
         prediction = predictor.predict(volume, shares=FRACTIONAL in formats)
         write_results(out / case.name, predictor.bundle, prediction, volume, formats)
     except MedsslError as error:
         return Outcome(case.name, case.given, error)
+    except OSError:  # the disk is full or read-only: the next case would meet the same
+        raise
+    except Exception as error:  # of a library, on one image: the others go on
+        text = f"{case.given}: nothing was predicted ({in_words(error)})"
+        return Outcome(case.name, case.given, ImageError(text, reason="unexpected"))
     return Outcome(case.name, case.given, None, prediction.report, time.perf_counter() - began)
 
 
-def _write_summary(out: Path, outcomes: Sequence[Outcome]) -> None:
-    """One line a case: what was found, how long it took, what failed."""
+def _write_summary(out: Path, outcomes: Sequence[Outcome], left_out: Sequence["Problem"]) -> None:
+    """One line a case: what was found, how long it took, what failed; then one for each file that is part of none."""
     names = list(dict.fromkeys(key for outcome in outcomes for key in _numbers(outcome.report)))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("case", "input", "status", "seconds", *names, "flags", "warnings", "message"))
-    for outcome in outcomes:
-        numbers = _numbers(outcome.report)
-        writer.writerow(
-            (
-                outcome.case,
-                outcome.given,
-                outcome.error.reason if outcome.error else "ok",
-                f"{outcome.seconds:.2f}",
-                *(numbers.get(name, "") for name in names),
-                " ".join(flag["code"] for flag in outcome.report.get("flags", ())),
-                " | ".join(outcome.report.get("warnings", ())),
-                outcome.error.message if outcome.error else "",
-            )
-        )
-    write_text(out / "summary.csv", buffer.getvalue())
+    header = ("case", "input", "status", "seconds", *names, "flags", "warnings", "message")
+    rows = [_row(outcome, names) for outcome in outcomes]
+    blank = [""] * (len(names) + 3)
+    rows += [["", problem.path, problem.reason, *blank, f"left out: {problem.message}"] for problem in left_out]
+    write_text(out / "summary.csv", csv_text(header, rows))
+
+
+def _row(outcome: Outcome, names: Sequence[str]) -> list[object]:
+    numbers = _numbers(outcome.report)
+    return [
+        outcome.case,
+        outcome.given,
+        outcome.error.reason if outcome.error else "ok",
+        f"{outcome.seconds:.2f}",
+        *(numbers.get(name, "") for name in names),
+        " ".join(flag["code"] for flag in outcome.report.get("flags", ())),
+        " | ".join(outcome.report.get("warnings", ())),
+        outcome.error.message if outcome.error else "",
+    ]
 
 
 def _numbers(report: dict[str, Any]) -> dict[str, float]:
-    volumes: dict[str, float] = {}
+    sizes: dict[str, float] = {}
     for label in report.get("labels", ()):
-        keys = ("volume_ml", "volume_ml_low", "volume_ml_high")
-        volumes |= {f"{label['name']}{key.removeprefix('volume')}": label[key] for key in keys if key in label}
-    return volumes | {f"p_{name}": p for name, p in report.get("probabilities", {}).items()}
+        named = {"volume_ml": "ml", "volume_ml_low": "ml_low", "volume_ml_high": "ml_high", "area_mm2": "mm2"}
+        sizes |= {f"{label['name']}_{unit}": label[key] for key, unit in named.items() if key in label}
+    return sizes | {f"p_{name}": p for name, p in report.get("probabilities", {}).items()}
 
 
 def _report_failures(out: Path, outcomes: Sequence[Outcome]) -> None:

@@ -48,3 +48,8 @@ class ConfigError(MedsslError):
         lines = "\n".join(f"  - {problem}" for problem in problems)
         super().__init__(f"{len(problems)} mistake(s) in the options:\n{lines}", reason="config")
         self.problems = tuple(problems)
+
+
+def in_words(error: BaseException) -> str:
+    """Kind and text of what a library raised, on one line of sensible length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -38,20 +38,36 @@ class Study:
     problems: tuple[Problem, ...]
 
 
-def find_studies(place: Path) -> tuple[list[Study], list[FoundImage]]:
-    """Studies at or below a folder or in a zip file, and the images there that are not DICOM.
+def find_studies(place: Path) -> tuple[list[Study], list[FoundImage], list[Problem]]:
+    """Studies at or below a folder or in a zip file, the images there that are not DICOM, and what was left out.
+
+    Zip files below a folder are searched too, those within a zip file are not.
 
     Raises:
         ImageError: The place cannot be searched.
     """
-    scan = scan_tree(unpacked(place) if place.is_file() else place)
+    zipped = place.is_file()
+    scan = scan_tree(unpacked(place) if zipped else place, open_zips=False)
+    others, problems = [image for image in scan.images if image.format != "dicom"], list(scan.problems)
+    if zipped:
+        message = "a zip file within a zip file is not opened: unpack it first"
+        problems += [Problem(str(place / path.name), "nested-zip", "left out", message) for path in scan.zips]
     uids = list(dict.fromkeys(image.study_uid for image in scan.images if image.format == "dicom"))
-    problems = tuple(scan.problems)
-    studies = [Study(uid, place, tuple(i for i in scan.images if i.study_uid == uid), problems) for uid in uids]
-    if not studies and place.is_file():
+    own = tuple(problems)
+    studies = [Study(uid, place, tuple(i for i in scan.images if i.study_uid == uid), own) for uid in uids]
+    if not studies and zipped:
         detail = f"; first problem: {problems[0].message}" if problems else ""
         raise ImageError(f"{place}: no DICOM series found{detail}", reason="no-images")
-    return studies, [image for image in scan.images if image.format != "dicom"]
+    for path in () if zipped else scan.zips:
+        try:
+            inside = find_studies(path)
+        except ImageError as error:
+            problems.append(Problem(str(path), error.reason, "left out", error.message))
+            continue
+        studies += inside[0]
+        others += inside[1]
+        problems += inside[2]
+    return studies, others, problems
 
 
 def read_study(
@@ -91,7 +107,7 @@ def read_study(
         grid = f", resampled to the grid of {channels[0]}" if channel.resampled else ""
         part = f", which covers {channel.inside:.0%} of it" if channel.inside < 1 else ""
         notes.append(f"channel {channel.name}: series {channel.description!r}{grid}{part}")
-    if len({v.source.uids.get("FrameOfReferenceUID", "") for v in volumes}) > 1:
+    if len(volumes) > 1 and not all(v.source.uids.get("FrameOfReferenceUID", "") for v in volumes):
         notes.append("a series names no frame of reference: whether the channels lie together is taken on trust")
     first = volumes[0]
     source = replace(first.source, notes=tuple(dict.fromkeys(notes)), channels=told)

@@ -154,6 +154,10 @@ class Featured:
         self._windows += len(features)
         return logits
 
+    def again(self, windows: _Float) -> _Float:
+        """Logits of windows that were counted before."""
+        return self._predict(windows)[0]
+
     def features(self) -> _Float:
         """(F,) mean over the windows."""
         if self._sum is None:

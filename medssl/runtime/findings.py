@@ -30,21 +30,30 @@ def classified(shares: npt.NDArray[np.float64], spec: BundleSpec) -> dict[str, A
     return {**result, "operating_point": spec.operating_point} if spec.operating_point else result
 
 
-def measured(mask: Volume, spec: BundleSpec, tally: Tally) -> dict[str, Any]:
-    """Volume, interval and mean probability of each label of a segmentation."""
+def measured(mask: Volume, calibrated: bool, spec: BundleSpec, tally: Tally) -> dict[str, Any]:
+    """Size, interval and mean probability of each label of a segmentation.
+
+    A 3D image gives volumes, a 2D one areas; where the pixel size is unknown (not `calibrated`) voxels are counted.
+    """
     counts = np.zeros(256, dtype=np.int64)
     for plane in np.moveaxis(mask.array[0], int(np.argmax(mask.geometry.shape)), 0):  # bincount needs 8 bytes a voxel
         counts += np.bincount(plane.ravel(), minlength=256)
     found: list[dict[str, Any]] = []
+    solid = calibrated and mask.spatial_dims == 3
+    intervals = spec.intervals.get("labels", {}) if solid else {}
     for label in spec.labels:
-        volume, sure = float(counts[label.value]) * mask.geometry.voxel_ml, tally.mean(label.value)
-        entry = {"value": label.value, "name": label.name, "voxels": int(counts[label.value])}
-        found.append({**entry, "volume_ml": round(volume, 6), "mean_probability": sure and round(sure, 4)})
-        if known := spec.intervals.get("labels", {}).get(str(label.value)):
-            low, high = interval_ml(volume, known)
+        voxels, sure = int(counts[label.value]), tally.mean(label.value)
+        found.append({"value": label.value, "name": label.name, "voxels": voxels})
+        if solid:
+            found[-1]["volume_ml"] = round(voxels * mask.geometry.voxel_ml, 6)
+        elif calibrated:
+            found[-1]["area_mm2"] = round(voxels * float(np.prod(mask.geometry.spacing_mm)), 6)
+        found[-1]["mean_probability"] = sure and round(sure, 4)
+        if known := intervals.get(str(label.value)):
+            low, high = interval_ml(voxels * mask.geometry.voxel_ml, known)
             found[-1] |= {"volume_ml_low": round(low, 6), "volume_ml_high": round(high, 6)}
     result: dict[str, Any] = {"labels": found}
-    if spec.intervals.get("labels"):
+    if intervals:
         result["volume_interval"] = {name: spec.intervals[name] for name in ("coverage", "patients", "meaning")}
     return result
 

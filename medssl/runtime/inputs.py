@@ -1,5 +1,6 @@
 """From what is given to the cases that a bundle predicts: files, series, or whole studies by the bundle's rules."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -7,13 +8,17 @@ from pathlib import Path
 
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.naming import split_field
+from medssl.imaging.problems import Problem
 from medssl.imaging.readers.open import read_channels
-from medssl.imaging.readers.scan import images_below
+from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.study import find_studies, read_study
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import BundleSpec
 
 _SUFFIXES = (".gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".zip", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+_Found = tuple[str, Callable[[], Volume]]
+"""What a case was found as, and what reads it."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,13 @@ class Case:
     read: Callable[[], Volume]
 
 
-def find_cases(inputs: Sequence[str], spec: BundleSpec, *, resample_irregular: bool = False) -> list[Case]:
-    """Cases below the inputs, with names that do not collide.
+def find_cases(
+    inputs: Sequence[str], spec: BundleSpec, *, resample_irregular: bool = False
+) -> tuple[list[Case], list[Problem]]:
+    """Cases below the inputs, with names that do not collide, and the files there that are part of none.
 
-    With rules for series a folder or zip file is searched for studies, each of which is a case; without, each series
-    is one.
+    With rules for series a folder or zip file is searched for studies, each of which is a case, zip files below a
+    folder included; without, each series is one, and so is a zip file with one series.
 
     Args:
         inputs: Image fields (channels joined by `;`), folders, zip files.
@@ -47,17 +54,18 @@ def find_cases(inputs: Sequence[str], spec: BundleSpec, *, resample_irregular: b
         ImageError: A zip file that cannot be searched.
     """
     check_present(inputs)
-    found: list[tuple[str, Callable[[], Volume]]] = []
-    problems = []
+    found: list[_Found] = []
+    problems, left_out = [], []
     for given in inputs:
-        below = _below(given, spec, resample_irregular)
+        below, others = _below(given, spec, resample_irregular)
         found += below
+        left_out += others
         if not below:
             problems.append(f"input {given} holds no image; medssl index {given} --out manifest.csv says why")
     if problems:
         raise ConfigError(problems)
     names = case_names([text for text, _ in found])
-    return [Case(name, text, read) for name, (text, read) in zip(names, found, strict=True)]
+    return [Case(name, text, read) for name, (text, read) in zip(names, found, strict=True)], left_out
 
 
 def check_present(inputs: Sequence[str]) -> None:
@@ -71,10 +79,12 @@ def check_present(inputs: Sequence[str]) -> None:
         raise ConfigError([f"input {path} does not exist" for path in missing] or ["no input given"])
 
 
-def _below(given: str, spec: BundleSpec, resample_irregular: bool) -> list[tuple[str, Callable[[], Volume]]]:
+def _below(given: str, spec: BundleSpec, resample_irregular: bool) -> tuple[list[_Found], list[Problem]]:
     path = Path(given)
+    found: list[_Found] = []
+    problems: list[Problem] = []
     if spec.series and (path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip")):
-        studies, others = find_studies(path)
+        studies, others, problems = find_studies(path)
         read = partial(
             read_study,
             channels=spec.channels,
@@ -82,16 +92,18 @@ def _below(given: str, spec: BundleSpec, resample_irregular: bool) -> list[tuple
             spatial_dims=spec.preprocess.spatial_dims,
             resample_irregular=resample_irregular,
         )
-        texts = [given if len(studies) == 1 else f"{given}#{study.uid}" for study in studies]
-        found: list[tuple[str, Callable[[], Volume]]] = [
-            (text, partial(read, study)) for text, study in zip(texts, studies, strict=True)
-        ]
+        places = Counter(study.place for study in studies)
+        for study in studies:
+            text = str(study.place) if places[study.place] == 1 else f"{study.place}#{study.uid}"
+            found.append((text, partial(read, study)))
         fields = [image.field for image in others]
+    elif path.is_dir():
+        scan = scan_tree(path)
+        fields, problems = [image.field for image in scan.images], scan.problems
     else:
-        found, fields = [], images_below(path) if path.is_dir() else [given]
-    return found + [
-        (field, partial(read_channels, field, Path(), resample_irregular=resample_irregular)) for field in fields
-    ]
+        fields = [given]
+    found += [(field, partial(read_channels, field, Path(), resample_irregular=resample_irregular)) for field in fields]
+    return found, problems
 
 
 def case_names(fields: Sequence[str]) -> list[str]:

@@ -95,7 +95,7 @@ class Predictor:
         network = Featured(self._session.with_features, 2 ** len(spec.mirror_axes)) if self._gate else self._session
         flags = doubts(volume, spec)
         kept = self._shares(prepared, volume) if shares and spec.task == "segmentation" else None
-        mask, result, computed = self._answer(prepared, network, kept)
+        mask, result, computed = self._answer(volume, prepared, network, kept)
         if self._gate is not None and isinstance(network, Featured):
             result["gate"], far = likeness(self._gate, network.features())
             flags += far
@@ -110,6 +110,7 @@ class Predictor:
 
     def _answer(
         self,
+        volume: Volume,
         prepared: PreparedImage,
         network: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
         kept: Shares | None,
@@ -127,24 +128,24 @@ class Predictor:
             )
             return None, classified(shares, spec), time.perf_counter()
         tally = Tally(spec.num_outputs, spec.activation, spec.temperature)
-        plan = Plan(spec.window, spec.overlap, self._batch_size, spec.mirror_axes, self._slab_bytes(prepared))
+        plan = Plan(spec.window, spec.overlap, self._batch_size, spec.mirror_axes, self._slab_bytes(prepared, kept))
         observe = tally.observe if kept is None else kept.after(tally.observe)
         labels = segment_by(plan, prepared, network, spec.num_outputs, observe)
         labels = keep_largest(labels, tuple(spec.post_processing.get("largest_component", ())))
         computed = time.perf_counter()
         mask = restore_label(labels, prepared.record)
-        return mask, measured(mask, spec, tally), computed
+        return mask, measured(mask, volume.source.calibrated, spec, tally), computed
 
     def _shares(self, prepared: PreparedImage, volume: Volume) -> Shares:
         spec = self.bundle.spec
         values = sorted(label.value for label in spec.labels)
         return Shares(values, prepared.shape[1:], volume.geometry.shape, spec.activation, spec.temperature)
 
-    def _slab_bytes(self, prepared: PreparedImage) -> int:
-        """What is left for scores beside the image, the class map, the scores of some windows and the libraries."""
+    def _slab_bytes(self, prepared: PreparedImage, kept: Shares | None) -> int:
+        """What is left for scores beside image, class map, shares, the scores of some windows and the libraries."""
         spec, voxels = self.bundle.spec, int(np.prod(prepared.shape[1:]))
         windows = 4 * (2 * self._batch_size + 1) * spec.num_outputs * int(np.prod(spec.window))
-        held = prepared.held_bytes + voxels + windows + _LIBRARY_BYTES
+        held = prepared.held_bytes + voxels + windows + _LIBRARY_BYTES + (0 if kept is None else kept.held_bytes)
         return max(self._memory_mb * 1_000_000 - held, _LEAST_SLAB_BYTES)
 
     def _report(self, volume: Volume, result: dict[str, Any], timing: dict[str, float]) -> dict[str, Any]:

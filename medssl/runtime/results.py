@@ -2,11 +2,12 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from medssl.imaging.errors import ImageError
+from medssl.imaging.errors import ImageError, MedsslError, in_words
 from medssl.imaging.files import write_json
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle
@@ -32,7 +33,7 @@ def write_results(folder: Path, bundle: Bundle, prediction: Prediction, volume: 
         formats: Of `FORMATS`; what needs a mask is left out where there is none.
 
     Raises:
-        ImageError: The image does not allow a format.
+        ImageError: The image does not allow a format, or a library cannot write it.
     """
     check_formats(volume, formats)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -40,12 +41,27 @@ def write_results(folder: Path, bundle: Bundle, prediction: Prediction, volume: 
     try:
         for name, writer in FORMATS.items():  # the report comes last: it tells what the others noted
             if name in formats:
-                writer(temporary, bundle, prediction, volume)
+                with _explained(name):
+                    writer(temporary, bundle, prediction, volume)
         temporary.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn what a library raises on an unusual header into an ImageError; what the disk says stays as it is."""
+    try:
+        yield
+    except (MedsslError, OSError, MemoryError):
+        raise
+    except Exception as error:  # each library has kinds of its own
+        raise ImageError(
+            f"{name} cannot be written for this image ({in_words(error)}); leave {name} out of --format",
+            reason="not-written",
+        ) from error
 
 
 def check_formats(volume: Volume, formats: Sequence[str]) -> None:
@@ -115,7 +131,7 @@ def _dicom_sr(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volu
     from medssl.imaging.writers.dicom_sr import Findings, write_dicom_sr  # noqa: PLC0415
 
     report = prediction.report
-    findings = Findings(_structures(bundle, report, volume), report.get("probabilities", {}), report.get("class", ""))
+    findings = Findings(_structures(bundle, report), report.get("probabilities", {}), report.get("class", ""))
     written = (path for name in ("seg.dcm", "seg_labelmap.dcm") if (path := folder / name).exists())
     write_dicom_sr(findings, volume, folder / "sr.dcm", _maker(bundle, prediction), next(written, None))
 
@@ -124,7 +140,7 @@ def _dicom_sc(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volu
     from medssl.imaging.writers.dicom_sc import write_secondary_capture  # noqa: PLC0415
 
     report = prediction.report
-    found = [f"{s.label.name}: {_size(s)}" for s in _structures(bundle, report, volume)]
+    found = [f"{s.label.name}: {_size(s)}" for s in _structures(bundle, report)]
     found += [f"{name}: probability {p:.3f}" for name, p in report.get("probabilities", {}).items()]
     maker = _maker(bundle, prediction)
     write_secondary_capture(volume, prediction.mask, bundle.spec.labels, folder / "sc.dcm", maker, found)
@@ -140,25 +156,27 @@ def _maker(bundle: Bundle, prediction: Prediction) -> "Maker":
     return Maker(bundle.spec.name, bundle.sha256, (*(f"DO NOT USE: {text}" for text in flags), *others))
 
 
-def _structures(bundle: Bundle, report: Mapping[str, Any], volume: Volume) -> list["Structure"]:
+def _structures(bundle: Bundle, report: Mapping[str, Any]) -> list["Structure"]:
     """Sizes that mean something: volumes of 3D images, areas of 2D ones, neither where the pixel size is unknown."""
     from medssl.imaging.writers.dicom_sr import Structure  # noqa: PLC0415
 
-    found, solid = [], volume.spatial_dims == 3
-    pixel_mm2 = volume.geometry.spacing_mm[0] * volume.geometry.spacing_mm[1]
-    for label, row in zip(bundle.spec.labels, report.get("labels", ()), strict=False):
-        volume_ml = row["volume_ml"] if solid and volume.source.calibrated else None
-        area_mm2 = row["voxels"] * pixel_mm2 if not solid and volume.source.calibrated else None
-        found.append(Structure(label, volume_ml, area_mm2, _interval(row, report) if volume_ml is not None else ""))
-    return found
+    return [
+        Structure(label, row.get("volume_ml"), row.get("area_mm2"), _interval(row, report))
+        for label, row in zip(bundle.spec.labels, report.get("labels", ()), strict=False)
+    ]
 
 
 def _interval(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """The volume's interval as a sentence; empty where the bundle gives none."""
+    """The volume's interval as a sentence that claims no more than was measured; empty where the bundle gives none."""
     if "volume_ml_low" not in row:
         return ""
     share = report.get("volume_interval", {}).get("coverage", 0)
-    return f"volume between {row['volume_ml_low']:.2f} and {row['volume_ml_high']:.2f} mL with {share:.0%} confidence"
+    low, high = row["volume_ml_low"], row["volume_ml_high"]
+    return (
+        f"interval of the volume {low:.2f} to {high:.2f} mL: of new patients like those of the validation, at least "
+        f"{share:.0%} have the volume that the experts of the training data would draw within their interval; it is no "
+        "statement about this one patient"
+    )
 
 
 def _size(structure: "Structure") -> str:

@@ -48,6 +48,11 @@ class Shares:
         self._kept = np.zeros((len(values), *shape), dtype=np.uint8)
         self._values, self._activation, self._temperature = list(values), activation, np.float32(temperature)
 
+    @property
+    def held_bytes(self) -> int:
+        """What is kept."""
+        return int(self._kept.nbytes)
+
     def observe(self, place: tuple[slice, ...], logits: npt.NDArray[np.float32], _: npt.NDArray[np.uint8]) -> None:
         """Take in a finished plane: its place in the image and its blended logits (K, *plane)."""
         scored = {"softmax": softmax, "sigmoid": sigmoid}[self._activation](logits[None] / self._temperature)[0]

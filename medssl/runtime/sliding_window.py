@@ -9,8 +9,8 @@ the same. For the class with the highest logit the weights need not be divided o
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise, product
-from typing import Literal, Protocol
+from itertools import chain, groupby, pairwise, product
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,14 @@ class Image(Protocol):
 
     def planes(self, axis: int, begin: int, end: int) -> _Float:
         """(C, *S) with the planes `begin` to `end` of a spatial axis alone."""
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A network that keeps account of the windows it is asked for."""
+
+    def again(self, windows: _Float) -> _Float:
+        """Scores of windows that were counted before."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def segment_by(
     Args:
         plan: How it is cut.
         image: (C, *S) prepared image, or one that gives its planes when asked.
-        predict: The network.
+        predict: The network; one that is `Counting` counts a window once, however many strips it reaches into.
         num_classes: K, background included.
         observe: Told of the blended logits of each plane.
 
@@ -88,7 +96,8 @@ def segment_by(
         (*S) uint8, the class with the highest blended logit.
 
     Raises:
-        ImageError: Window and image differ in dimensions, or the network gives another number of classes or NaN.
+        ImageError: Window and image differ in dimensions, or the network gives another number of classes or what is no
+            finite number.
     """
     window = plan.window
     padded = _Padded(image, window)
@@ -97,25 +106,22 @@ def segment_by(
     stream = order[0]
     starts = [_starts(n, w, plan.overlap) for n, w in zip(shape, window, strict=True)]
     weight, labels = gaussian(window), np.zeros(shape, dtype=np.uint8)
+    again = predict.again if isinstance(predict, Counting) else predict
     for strip in _strips(shape, window[stream] * num_classes, order, plan.slab_bytes):
         sizes = [part.stop - part.start for part in strip]
         sizes[stream] = window[stream]
         slab = Slab(num_classes, sizes, [part.start for part in strip], stream, weight, observe is not None)
-        rest = list(
-            product(
-                *(
-                    [0] if a == stream else [s for s in starts[a] if s < part.stop and s + window[a] > part.start]
-                    for a, part in enumerate(strip)
-                )
-            )
-        )
+        rest = _places(strip, starts, window, stream)
+        across, edge = order[1], strip[order[1]].start  # windows from before the edge were computed for that strip, too
+        groups = (again, [p for p in rest if p[across] < edge]), (predict, [p for p in rest if p[across] >= edge])
         for number, start in enumerate(starts[stream]):
             block = padded.planes(stream, start, start + window[stream])
-            for place, scores in _scores(block, rest, window, predict, plan.batch_size, plan.mirror_axes):
+            for place, scores in chain.from_iterable(
+                _scores(block, places, window, network, plan.batch_size, plan.mirror_axes) for network, places in groups
+            ):
                 if scores.shape[0] != num_classes:
-                    raise ImageError(
-                        f"the network gives {scores.shape[0]} classes, {num_classes} are due", reason="classes"
-                    )
+                    text = f"the network gives {scores.shape[0]} classes, {num_classes} are due"
+                    raise ImageError(text, reason="classes")
                 slab.add([start if a == stream else p for a, p in enumerate(place)], scores)
                 del scores  # all classes of a window: not two of them at once
             following = starts[stream][number + 1] if number + 1 < len(starts[stream]) else shape[stream]
@@ -146,7 +152,7 @@ def classify(
         temperature: Logits are divided by it first.
 
     Raises:
-        ImageError: Window and image differ in dimensions, or the network gives NaN.
+        ImageError: Window and image differ in dimensions, or the network gives NaN or infinity.
     """
     padded = _Padded(image, window)
     places = product(*(_starts(n, w, 0.0) for n, w in zip(padded.shape, window, strict=True)))
@@ -186,7 +192,15 @@ def sigmoid(scores: _Float) -> _Float:
 
 def _scored(predict: Predict, activation: Activation, temperature: float) -> Predict:
     function = {"softmax": softmax, "sigmoid": sigmoid}[activation]
-    return lambda windows: function(predict(windows) / np.float32(temperature))
+    return lambda windows: function(_finite(predict(windows)) / np.float32(temperature))
+
+
+def _finite(scores: _Float) -> _Float:
+    """The scores, if each is a number: a comparison with NaN is false, such voxels would be called background."""
+    if not np.isfinite(scores).all():
+        text = "the network's answers are no finite numbers (NaN or infinity): nothing is predicted"
+        raise ImageError(text, reason="nan")
+    return scores
 
 
 class _Padded:
@@ -239,6 +253,17 @@ def _strips(shape: Sequence[int], depth: int, order: Sequence[int], slab_bytes: 
         yield tuple(whole)
 
 
+def _places(
+    strip: Sequence[slice], starts: Sequence[Sequence[int]], window: Sequence[int], stream: int
+) -> list[tuple[int, ...]]:
+    """Where the windows begin that reach into a strip, 0 along the axis that is worked through."""
+    reaching = [
+        [0] if a == stream else [s for s in starts[a] if s < part.stop and s + window[a] > part.start]
+        for a, part in enumerate(strip)
+    ]
+    return list(product(*reaching))
+
+
 def _starts(size: int, window: int, overlap: float) -> list[int]:
     """Evenly spread starts, so that neighbours overlap by at least the share asked for."""
     steps = max(int(np.ceil((size - window) / max(window * (1 - overlap), 1))), 0)
@@ -267,15 +292,13 @@ def _scores(
         chosen = places[first : first + batch_size]
         boxes = [tuple(slice(b, b + w) for b, w in zip(place, window, strict=True)) for place in chosen]
         crops = np.stack([image[(slice(None), *box)] for box in boxes])
-        total = predict(crops)
+        total = _finite(predict(crops))
         for flip in flips[1:]:
             axes = tuple(a + 1 for a in flip)
-            mirrored = predict(np.ascontiguousarray(np.flip(crops, axes)))
+            mirrored = _finite(predict(np.ascontiguousarray(np.flip(crops, axes))))
             total = total + (np.flip(mirrored, axes) if mirrored.ndim == crops.ndim else mirrored)
         if len(flips) > 1:
             total = (total / len(flips)).astype(np.float32)
-        if np.isnan(total).any():  # a comparison with NaN is false: such voxels would be called background
-            raise ImageError("the network's answers are no numbers (NaN): nothing is predicted", reason="nan")
         for number, place in enumerate(chosen):
             yield place, total[number]
         del total

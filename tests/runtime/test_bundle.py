@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from tiny_bundle import onnx_bytes, write_bundle
 
 from medssl.imaging.errors import BundleError, ImageError
 from medssl.imaging.geometry import Geometry
-from medssl.imaging.volume import Volume
+from medssl.imaging.volume import Source, Volume
 from medssl.runtime.bundle import SCHEMA_VERSION, Bundle, write_sums
+from medssl.runtime.confidence import Tally
+from medssl.runtime.findings import measured
 from medssl.runtime.predictor import Predictor
 from medssl.runtime.session import Session
 
@@ -42,6 +45,37 @@ def test_the_mask_lies_on_the_native_grid(bundle: Path, rng: np.random.Generator
     assert low["volume_ml"] == pytest.approx(count * 0.5 * 0.5 * 2.5 / 1000)
     assert prediction.report["bundle_sha256"] == Bundle.open(bundle).sha256
     assert "Not a medical device" in prediction.report["notice"]
+
+
+_INTERVALS = {"coverage": 0.9, "patients": 20, "meaning": "m", "labels": {"1": {"quantile": 0.2, "floor_ml": 0.1}}}
+
+
+@pytest.mark.parametrize(
+    ("shape", "calibrated", "sizes"),
+    [
+        ((4, 5, 6), True, {"volume_ml": 0.06, "volume_ml_low": 0.028, "volume_ml_high": 0.092}),
+        ((4, 5, 6), False, {}),
+        ((4, 5), True, {"area_mm2": 5.0}),
+        ((4, 5), False, {}),
+    ],
+)
+def test_sizes_are_volumes_or_areas_and_left_out_where_the_pixel_size_is_unknown(
+    bundle: Path, shape: tuple[int, ...], calibrated: bool, sizes: dict[str, float]
+):
+    spec = replace(Bundle.open(bundle).spec, intervals=_INTERVALS)
+    mask = Volume(np.ones((1, *shape), np.uint8), Geometry(np.diag([0.5, 0.5, 2.0, 1.0]), shape))
+    report = measured(mask, calibrated, spec, Tally(3, "softmax", 1.0))
+    low, high = report["labels"]
+    assert low == {"value": 1, "name": "low", "voxels": mask.array.size, "mean_probability": None} | sizes
+    assert high["voxels"] == 0
+    assert ("volume_interval" in report) is ("volume_ml" in sizes)
+
+
+def test_a_report_of_an_image_without_a_pixel_size_gives_no_volume(bundle: Path):
+    source = Source((), "nifti", calibrated=False)
+    volume = Volume(np.full((1, 8, 8, 8), 15, np.float32), Geometry(np.eye(4), (8, 8, 8)), source=source)
+    low, _ = Predictor(bundle).predict(volume).report["labels"]
+    assert (low["voxels"], low.get("volume_ml")) == (512, None)
 
 
 def test_a_zipped_bundle_works_like_the_folder(bundle: Path, tmp_path: Path):

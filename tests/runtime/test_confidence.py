@@ -15,7 +15,7 @@ from medssl.imaging.writers.nifti import write_nifti
 from medssl.runtime.bundle import GATE_FILE, Bundle, write_sums
 from medssl.runtime.confidence import Featured, Gate, Tally, called_probability, interval_ml
 from medssl.runtime.predictor import Predictor
-from medssl.runtime.sliding_window import classify, sigmoid, softmax, windows_of
+from medssl.runtime.sliding_window import Plan, classify, segment_by, sigmoid, softmax, windows_of
 
 
 def _gate(threshold: float = 3.0) -> Gate:
@@ -81,6 +81,20 @@ def test_features_are_the_mean_over_all_windows(rng):
     np.testing.assert_allclose(mirrored.features(), crops.mean(axis=0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("mirror_axes", [(), (0, 2)])
+def test_each_place_of_a_window_counts_once_however_little_memory_there_is(rng, mirror_axes: tuple[int, ...]):
+    image, window = rng.normal(size=(1, 20, 17, 9)).astype(np.float32), (8, 8, 8)
+    due = np.mean([crop[0, 0, 0, 0, 0] for crop in windows_of(image, window, 0.5)])
+    for strips in (1, 2, 4):
+        plan = Plan(window, batch_size=3, mirror_axes=mirror_axes, slab_bytes=2 * 8 * 17 * 9 * 4 // strips)
+        network = Featured(
+            lambda crops: (np.concatenate([crops, -crops], 1), crops[:, 0, 0, 0, :1]), 2 ** len(mirror_axes)
+        )
+        labels = segment_by(plan, image, network, 2)
+        np.testing.assert_array_equal(labels, (image[0] < 0).astype(np.uint8))
+        assert network.features() == pytest.approx(due, rel=1e-5), strips
+
+
 def test_the_report_says_how_sure_it_is(tmp_path: Path):
     known = {"1": {"quantile": 0.25, "floor_ml": 0.01}}
     intervals = {"coverage": 0.9, "patients": 20, "meaning": "as drawn", "labels": known}
@@ -109,7 +123,7 @@ def test_an_image_unlike_the_training_is_flagged(tmp_path: Path):
     assert [flag["code"] for flag in strange["flags"]] == ["unlike-training"]
     assert any(w.startswith("do not use: the image is unlike") for w in strange["warnings"])
     empty = Volume(np.full((1, 8, 8, 8), np.nan, np.float32), Geometry(np.diag([0.5, 0.5, 2.5, 1]), (8, 8, 8)))
-    with pytest.raises(ImageError, match="no numbers"):
+    with pytest.raises(ImageError, match="no finite numbers"):
         predictor.predict(empty)
 
 

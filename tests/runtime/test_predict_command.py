@@ -1,6 +1,7 @@
 """The verb as a clinician runs it, on files and on mistakes."""
 
 import csv
+import errno
 import json
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from medssl.__main__ import main
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
+from medssl.runtime.bundle import Bundle
+from medssl.runtime.inputs import find_cases
+from medssl.runtime.predictor import Prediction, Predictor
 
 _COMPANION = {"AccessionNumber": "", "StudyID": "1", "PatientBirthDate": "", "PatientSex": "O", "StudyDate": "20260101"}
 
@@ -116,3 +120,54 @@ def test_cases_of_one_name_do_not_collide(bundle: Path, tmp_path: Path):
     first, second = _nifti(tmp_path / "x" / "a.nii.gz"), _nifti(tmp_path / "y" / "a.nii.gz")
     assert main(["predict", str(bundle), str(first), str(second), "--out", str(tmp_path / "out")]) == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "a_2", "summary.csv"]
+
+
+def test_a_series_without_a_frame_of_reference_stops_neither_the_others_nor_the_summary(bundle: Path, tmp_path: Path):
+    volume = (ramp(4) % 30).astype(np.int16)
+    write_series(tmp_path / "in" / "a", volume, FrameOfReferenceUID=None, **_COMPANION)
+    write_series(tmp_path / "in" / "b", volume, series="1.2.3.2", **_COMPANION)
+    out = tmp_path / "out"
+    for name in ("dicom-seg", "dicom-seg-labelmap", "dicom-seg-fractional"):
+        arguments = ["predict", str(bundle), str(tmp_path / "in"), "--out", str(out), "--format", name, "--overwrite"]
+        assert main(arguments) == 2
+        assert _statuses(out) == {"a": "no-frame-of-reference", "b": "ok"}
+
+
+def _statuses(out: Path) -> dict[str, str]:
+    with (out / "summary.csv").open(newline="") as stream:
+        return {row["case"]: row["status"] for row in csv.DictReader(stream)}
+
+
+@pytest.mark.parametrize(
+    ("error", "statuses"),
+    [(RuntimeError("odd"), {"a": "unexpected", "b": "ok"}), (OSError(errno.ENOSPC, "disk full"), {})],
+)
+def test_the_summary_is_written_whatever_is_raised(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, statuses: dict[str, str]
+):
+    predict = Predictor.predict
+
+    def breaks(self: Predictor, volume: Volume, shares: bool = False) -> Prediction:
+        if volume.source.paths[0].name == "a.nii.gz":
+            raise error
+        return predict(self, volume, shares)
+
+    monkeypatch.setattr(Predictor, "predict", breaks)
+    for name in ("a", "b"):
+        _nifti(tmp_path / "in" / f"{name}.nii.gz")
+    assert main(["predict", str(bundle), str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
+    assert _statuses(tmp_path / "out") == statuses
+
+
+def test_a_file_that_is_gone_before_its_turn_stops_nobody(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    gone, there = _nifti(tmp_path / "in" / "a.nii.gz"), _nifti(tmp_path / "in" / "b.nii.gz")
+    spec = Bundle.open(bundle).spec
+    cases = find_cases([str(gone), str(there)], spec)
+    monkeypatch.setattr("medssl.runtime.inputs.find_cases", lambda *_, **__: cases)
+    gone.unlink()
+    assert main(["predict", str(bundle), str(there), "--out", str(tmp_path / "out")]) == 2
+    found = _statuses(tmp_path / "out")
+    assert found.pop("a") != "ok"
+    assert found == {"b": "ok"}

@@ -7,6 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_phantom import ramp, write_series
+from highdicom.sr import srread
 from result_objects import COMPANION
 from tiny_bundle import BIAS, WEIGHT, write_bundle
 
@@ -66,6 +67,18 @@ def test_the_report_refers_to_the_segmentation_only_where_it_was_written(bundle:
         assert (own in referred) is expected
 
 
+@pytest.mark.parametrize("kind", ["dicom-seg", "dicom-seg-labelmap"])
+def test_each_volume_of_a_report_refers_to_the_segment_of_its_name(bundle: Path, series: Path, kind: str):
+    predictor, volume = Predictor(bundle), read_volume(series)
+    folder = bundle.parent / "case"
+    write_results(folder, predictor.bundle, predictor.predict(volume), volume, (kind, "dicom-sr"))
+    segments = pydicom.dcmread(folder / _FILES[kind]).SegmentSequence
+    names = {int(segment.SegmentNumber): segment.SegmentLabel for segment in segments}
+    groups = srread(folder / "sr.dcm").content.get_volumetric_roi_measurement_groups()
+    referred = {g.tracking_identifier: names[g.referenced_segment.referenced_segment_numbers[0]] for g in groups}
+    assert referred == {"low": "low", "high": "high"}
+
+
 def test_flags_come_first_and_warnings_follow_in_every_object(bundle: Path, series: Path):
     predictor, volume = Predictor(bundle), read_volume(series)
     prediction = predictor.predict(volume, shares=True)
@@ -86,7 +99,13 @@ def test_intervals_of_volumes_are_told_in_the_report(bundle: Path, series: Path)
     prediction.report["labels"][0] |= {"volume_ml_low": 0.1, "volume_ml_high": 0.25}
     prediction.report["volume_interval"] = {"coverage": 0.9}
     write_results(bundle.parent / "case", predictor.bundle, prediction, volume, ("dicom-sr",))
-    assert "low: volume between 0.10 and 0.25 mL with 90% confidence" in _text(bundle.parent / "case" / "sr.dcm")
+    text = _text(bundle.parent / "case" / "sr.dcm")
+    assert (
+        "low: interval of the volume 0.10 to 0.25 mL: of new patients like those of the validation, at least 90%"
+        in text
+    )
+    assert "no statement about this one patient" in text
+    assert "confidence" not in text
 
 
 def test_notes_of_several_segmentations_are_told_once(bundle: Path, series: Path):
@@ -152,6 +171,17 @@ def test_formats_that_need_dicom_refuse_other_images_before_anything_is_written(
         with pytest.raises(ImageError, match=f"leave {name} out") as refused:
             write_results(tmp_path / "case", predictor.bundle, predictor.predict(volume), volume, ("json", name))
         assert refused.value.reason == "not-dicom"
+    assert not (tmp_path / "case").exists()
+
+
+def test_what_a_library_refuses_to_write_is_an_error_with_a_reason(bundle: Path, tmp_path: Path):
+    """A slice without a place, sent as CT, of which highdicom makes no segmentation."""
+    nowhere = {"FrameOfReferenceUID": None, "ImagePositionPatient": None, "ImageOrientationPatient": None}
+    volume = read_volume(write_series(tmp_path / "flat", ramp(1), **COMPANION, **nowhere))
+    prediction = Prediction(Volume(np.ones_like(volume.array, np.uint8), volume.geometry), {"warnings": []})
+    with pytest.raises(ImageError, match=r"dicom-seg cannot be written .*ValueError.*leave dicom-seg out") as refused:
+        write_results(tmp_path / "case", Bundle.open(bundle), prediction, volume, ("dicom-seg",))
+    assert refused.value.reason == "not-written"
     assert not (tmp_path / "case").exists()
 
 

@@ -222,14 +222,15 @@ def test_temperature_flattens_probabilities(rng):
     np.testing.assert_allclose(found, [np.e / (np.e + 1), 1 / (np.e + 1)])
 
 
-def test_answers_that_are_no_numbers_are_never_called_background():
+@pytest.mark.parametrize("answer", [np.nan, np.inf, -np.inf])
+def test_answers_that_are_no_numbers_are_never_called_background(answer: float):
     def broken(crops: np.ndarray) -> np.ndarray:
         scores = np.concatenate([crops, crops], axis=1)
-        scores[0, 1, 0, 0] = np.nan
+        scores[0, 1, 0, 0] = answer
         return scores
 
-    with pytest.raises(ImageError, match="no numbers") as caught:
+    with pytest.raises(ImageError, match="no finite numbers") as caught:
         segment(np.zeros((1, 8, 8), np.float32), (8, 8), broken, 2)
     assert caught.value.reason == "nan"
-    with pytest.raises(ImageError, match="no numbers"):
+    with pytest.raises(ImageError, match="no finite numbers"):
         classify(np.zeros((1, 8, 8), np.float32), (8, 8), lambda crops: broken(crops)[:, :, 0, 0])

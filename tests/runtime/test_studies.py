@@ -1,5 +1,6 @@
 """Series of a study as channels: chosen by rules, brought to one grid, refused with names where that cannot be done."""
 
+import csv
 import json
 import zipfile
 from dataclasses import replace
@@ -20,6 +21,7 @@ from medssl.imaging.series import SeriesRule
 from medssl.imaging.study import covered, find_studies, on_first_grid, read_study
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle
+from medssl.runtime.inputs import find_cases
 
 _CHANNELS = ("T1", "FLAIR")
 _RULES = (
@@ -49,7 +51,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def _read(folder: Path, rules=_RULES, channels=_CHANNELS) -> Volume:
-    (found,), _ = find_studies(folder)
+    (found,), *_ = find_studies(folder)
     return read_study(found, channels, rules)
 
 
@@ -122,8 +124,10 @@ def test_series_that_do_not_lie_together_are_refused(tmp_path: Path):
         on_first_grid([volume, two], ("a", "b"))
 
 
-def test_a_frame_of_reference_that_is_not_named_is_told(tmp_path: Path):
-    _series(tmp_path / "a", "1.2.3.1", "t1")
+@pytest.mark.parametrize("first", [{}, {"FrameOfReferenceUID": None}])
+def test_a_frame_of_reference_that_is_not_named_is_told(tmp_path: Path, first: dict[str, None]):
+    """By one series or by both."""
+    _series(tmp_path / "a", "1.2.3.1", "t1", **first)
     _series(tmp_path / "b", "1.2.3.2", "flair", FrameOfReferenceUID=None)
     assert any("taken on trust" in note for note in _read(tmp_path).source.notes)
 
@@ -136,9 +140,7 @@ def test_covered_share(shift: float, share: float):
 
 
 def test_predicting_a_study_folder_or_zip_tells_the_series(bundle: Path, study: Path, tmp_path: Path):
-    with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as archive:
-        for file in sorted(study.rglob("*.dcm")):
-            archive.write(file, file.relative_to(study))
+    _zip(tmp_path / "zipped.zip", study)
     for given, name in ((study, "study"), (tmp_path / "zipped.zip", "zipped")):
         predict(bundle, [str(given)], tmp_path / "out", threads=1)
         report = json.loads((tmp_path / "out" / name / "report.json").read_text())
@@ -149,6 +151,49 @@ def test_predicting_a_study_folder_or_zip_tells_the_series(bundle: Path, study: 
         total = volume.array.sum(axis=0)
         assert mask.geometry.is_close(volume.geometry)
         np.testing.assert_array_equal(mask.array[0], (total > 10).astype(int) + (total > 20))
+
+
+def _zip(path: Path, folder: Path, more: dict[str, bytes] | None = None) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.dcm")):
+            archive.write(file, file.relative_to(folder))
+        for name, content in (more or {}).items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_zips_below_a_folder_are_studies_by_the_rules_and_what_is_left_out_is_told(
+    bundle: Path, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "in").mkdir()
+    _zip(tmp_path / "in" / "whole.zip", study, {"inner.zip": b"PK"})
+    _zip(tmp_path / "in" / "post.zip", _series(tmp_path / "one", "1.2.3.4444", "T1 post contrast"))
+    (tmp_path / "in" / "torn.zip").write_bytes(b"PK\3\4")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    out = tmp_path / "out"
+    assert main(["predict", str(bundle), str(tmp_path / "in"), "--out", str(out), "--threads", "1"]) == 2
+    told = capsys.readouterr()
+    assert "left out: 3 file(s)" in told.out + told.err
+    with (out / "summary.csv").open(newline="") as stream:
+        rows = {Path(row["input"]).name: row for row in csv.DictReader(stream)}
+    assert {name: (row["case"], row["status"]) for name, row in rows.items()} == {
+        "whole.zip": ("whole", "ok"),
+        "post.zip": ("post", "channel-missing"),
+        "torn.zip": ("", "bad-zip"),
+        "inner.zip": ("", "nested-zip"),
+        "notes.txt": ("", rows["notes.txt"]["status"]),
+    }
+    assert all(row["message"].startswith("left out: ") for row in rows.values() if not row["case"])
+
+
+def test_a_zip_of_several_series_in_a_folder_does_not_vanish_without_rules(study: Path, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    _zip(tmp_path / "in" / "whole.zip", study)
+    _zip(tmp_path / "in" / "one.zip", study / "a")
+    spec = Bundle.open(write_bundle(tmp_path / "plain")).spec
+    cases, left_out = find_cases([str(tmp_path / "in")], spec)
+    assert [case.name for case in cases] == ["one"]
+    assert [(Path(problem.path).name, problem.reason) for problem in left_out] == [("whole.zip", "several-series")]
 
 
 def test_each_study_of_a_folder_is_a_case_and_a_bad_one_does_not_stop_the_others(
@@ -170,7 +215,7 @@ def test_rules_are_part_of_the_bundle_and_checked(bundle: Path):
 
 
 def test_real_series_of_one_study_become_channels(real_data: Path):
-    studies, _ = find_studies(real_data / "dicom_mr_brain_pgbm")
+    studies, *_ = find_studies(real_data / "dicom_mr_brain_pgbm")
     (found,) = [study for study in studies if len(study.series) == 3]
     rules = (SeriesRule("MR", ("t1",)), SeriesRule("MR", ("flair",)), SeriesRule("MR", ("hippo",)))
     volume = read_study(found, _CHANNELS, rules[:2])

@@ -126,6 +126,35 @@ def test_flags_intervals_and_confidence_of_a_report_are_shown(opened: Open):
     assert browser.run(_FAINT) == []
 
 
+@pytest.mark.parametrize(
+    ("sizes", "own", "both"),
+    [
+        (
+            {"area_mm2": 12.5},
+            [["Structure", "Area (mm²)"], ["liver", "12.5"]],
+            [["Structure", "A (mm²)", "B (mm²)", "B − A (mm²)", "change"], ["liver", "12.5", "12.5", "0", "0.0 %"]],
+        ),
+        ({}, [["Structure"], ["liver"]], [["Structure", "A (mL)", "B (mL)", "B − A (mL)", "change"]]),
+    ],
+)
+def test_flat_images_have_areas_and_those_without_a_pixel_size_no_size(
+    opened: Open, sizes: dict[str, float], own: list[list[str]], both: list[list[str]]
+):
+    shown = opened().driver.execute_async_script(
+        """
+        const [labels, done] = arguments;
+        import(new URL('tables.js', document.querySelector('script').src)).then((tables) => {
+          const texts = (row) => [...row.children].map((c) => c.innerText.trim());
+          const cells = (table) => [...table.querySelectorAll('tr')].map(texts);
+          done([cells(tables.volumes(labels, {})), cells(tables.comparedVolumes(labels, labels))]);
+        });
+        """,
+        [{"value": 1, "name": "liver", "voxels": 50, **sizes}],
+    )
+    assert shown[0] == own
+    assert shown[1][: len(both)] == both
+
+
 def test_the_page_is_used_with_the_keyboard_alone(opened: Open):
     browser = opened()
     _tab(browser)

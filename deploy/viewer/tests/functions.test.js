@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { refusal } from "../src/js/api.js";
 import { colourOf, lookup } from "../src/js/colours.js";
 import { ONLY_FIRST, ONLY_SECOND, OTHER_LABEL, centre, difference, sameImage } from "../src/js/masks.js";
-import { bytes, clock, millilitres, percent, place, plural } from "../src/js/format.js";
+import { bytes, clock, millilitres, percent, place, plural, sizeOf } from "../src/js/format.js";
 import { step } from "../src/js/shortcuts.js";
 import { remember, titleOf } from "../src/js/titles.js";
 
@@ -19,6 +19,17 @@ test("volumes keep three digits and never say nothing where there is something",
     "123",
     "5809",
   ]);
+});
+
+test("sizes are volumes, areas of flat images, or left out where none is known", () => {
+  const named = (...labels) => {
+    const { key, title, unit } = sizeOf(labels);
+    return [key, title, unit];
+  };
+  assert.deepEqual(named({ voxels: 3 }, { voxels: 0, volume_ml: 0 }), ["volume_ml", "Volume", "mL"]);
+  assert.deepEqual(named({ voxels: 3, area_mm2: 1.5 }), ["area_mm2", "Area", "mm²"]);
+  assert.deepEqual(named({ voxels: 3 }), ["", "Volume", "mL"]);
+  assert.deepEqual(named(), ["", "Volume", "mL"]);
 });
 
 test("shares are not rounded to certainty", () => {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medssl.imaging.errors import ConfigError, ImageError, MedsslError
+from medssl.imaging.errors import ConfigError, ImageError, MedsslError, in_words
 
 LIMIT_VARIABLE = "MEDSSL_MAX_IMAGE_GIB"
 """Environment variable with the decoded size of the largest image that is read, in GiB."""
@@ -68,9 +68,8 @@ def explained(path: Path | str) -> Iterator[None]:
     except Exception as error:  # parsers raise many kinds on damaged files; each means the same to the user
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        text = " ".join(str(error).split())[:200]
         raise ImageError(
-            f"{path} cannot be read ({type(error).__name__}: {text}): it is damaged, or made to do harm; get it again "
-            "from its source",
+            f"{path} cannot be read ({in_words(error)}): it is damaged, or made to do harm; get it again from "
+            "its source",
             reason="damaged",
         ) from error

@@ -56,24 +56,35 @@ def _from_zlib(stream: BinaryIO, window: int, wanted: int, path: Path) -> bytear
     try:
         while len(result) < wanted and not unpacker.eof and (rest := unpacker.unconsumed_tail or stream.read(_BLOCK)):
             result += unpacker.decompress(rest, wanted - len(result))
+        while len(result) == wanted and not unpacker.eof and (rest := unpacker.unconsumed_tail or stream.read(_BLOCK)):
+            result += unpacker.decompress(rest, 1)  # nothing is left but the checksum, which is looked at here
     except zlib.error as error:
         raise _cut(path) from error
-    if len(result) < wanted:
-        raise _cut(path)
-    return result
+    return _whole(result, wanted, unpacker.eof, path)
 
 
 def _from_bzip2(stream: BinaryIO, wanted: int, path: Path) -> bytearray:
     unpacker, result = bz2.BZ2Decompressor(), bytearray()
     try:
-        while len(result) < wanted and not unpacker.eof:
+        while len(result) <= wanted and not unpacker.eof:
             block = stream.read(_BLOCK) if unpacker.needs_input else b""
             if unpacker.needs_input and not block:
                 break
-            result += unpacker.decompress(block, wanted - len(result))
+            # beyond the last voxel a byte is asked for: there is none, and the checksum is looked at
+            result += unpacker.decompress(block, max(wanted - len(result), 1))
     except (OSError, ValueError) as error:
         raise _cut(path) from error
-    if len(result) < wanted:
+    return _whole(result, wanted, unpacker.eof, path)
+
+
+def _whole(result: bytearray, wanted: int, ended: bool, path: Path) -> bytearray:
+    """What was unpacked, if it is all that the stream holds and its checksum was right."""
+    if len(result) > wanted:
+        raise ImageError(
+            f"{path}: more voxels are packed than the header's {wanted} bytes: one of them is damaged",
+            reason="bad-header",
+        )
+    if len(result) < wanted or not ended:
         raise _cut(path)
     return result
 

@@ -67,19 +67,21 @@ class FoundLabel:
 
 @dataclass
 class Scan:
-    """Everything below a folder; each file is in exactly one of the three lists."""
+    """Everything below a folder; each file is in exactly one of the lists, `zips` is for those that were not opened."""
 
     images: list[FoundImage] = field(default_factory=list)
     labels: list[FoundLabel] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    zips: list[Path] = field(default_factory=list)
 
 
-def scan_tree(root: Path, *, show: bool = False) -> Scan:
+def scan_tree(root: Path, *, show: bool = False, open_zips: bool = True) -> Scan:
     """Look at every file at or below a folder; only headers are read where the format allows.
 
     Args:
         root: Folder.
         show: Show progress.
+        open_zips: Take zip files for images with one DICOM series each; otherwise they are listed apart.
 
     Raises:
         ImageError: The folder does not exist.
@@ -101,7 +103,7 @@ def scan_tree(root: Path, *, show: bool = False) -> Scan:
         elif name.endswith(raster.SUFFIXES):
             _add(scan, file, "raster")
         elif name.endswith(".zip"):
-            _add(scan, file, "zip")
+            _add(scan, file, "zip") if open_zips else scan.zips.append(file)
         else:
             others.append(file)
     if others:

@@ -56,8 +56,8 @@ def write_dicom_seg(
         Notes for the user: labels that have no code of their own.
 
     Raises:
-        ImageError: The source is not DICOM, mask and source lie on different grids, the planes of the image are not
-            those of its files, or the mask holds values that are no label.
+        ImageError: The source is not DICOM or names no frame of reference, mask and source lie on different grids, the
+            planes of the image are not those of its files, or the mask holds values that are no label.
     """
     datasets = read_source(source)
     _check_grid(mask, source)
@@ -134,6 +134,11 @@ def _save(
     kind: str,
 ) -> None:
     """Write frames (F, rows, columns) of segment numbers, or (F, rows, columns, L) of probabilities."""
+    if positions(datasets) is not None and not datasets[0].get("FrameOfReferenceUID", ""):
+        raise ImageError(
+            f"{kind} needs the image's frame of reference, which its files do not name; leave {kind} out of --format",
+            reason="no-frame-of-reference",
+        )
     own = identity(datasets, maker, kind)
     types = {
         "dicom-seg": SegmentationTypeValues.BINARY,

@@ -153,6 +153,7 @@ def _structures(
     findings: Findings, datasets: Sequence[Dataset], maker: Maker, own: Identity, segments: Dataset | None
 ) -> list[Any]:
     groups: list[Any] = []
+    own_segments = [] if segments is None else segments.SegmentSequence[-len(findings.structures) :]  # no background
     for number, structure in enumerate(sorted(findings.structures, key=lambda s: s.label.value)):
         label = structure.label
         common: dict[str, Any] = {
@@ -169,7 +170,7 @@ def _structures(
         referenced = ReferencedSegment(
             sop_class_uid=str(segments.SOPClassUID),
             sop_instance_uid=str(segments.SOPInstanceUID),
-            segment_number=int(segments.SegmentSequence[number].SegmentNumber),
+            segment_number=int(own_segments[number].SegmentNumber),
             source_series=SourceSeriesForSegmentation(str(datasets[0].SeriesInstanceUID)),
         )
         groups.append(VolumetricROIMeasurementsAndQualitativeEvaluations(**common, referenced_segment=referenced))

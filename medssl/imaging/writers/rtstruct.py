@@ -69,7 +69,7 @@ def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: 
     """
     datasets = read_source(source)
     places = positions(datasets)
-    if "FrameOfReferenceUID" not in datasets[0] or places is None:
+    if not datasets[0].get("FrameOfReferenceUID", "") or places is None:
         raise ImageError(
             "RTSTRUCT needs an image with a place in the patient; leave rtstruct out of --format", reason="no-position"
         )

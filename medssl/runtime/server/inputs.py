@@ -1,7 +1,7 @@
 """What was uploaded or received, as one image: unpacked within limits, its promised size checked before pixels."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +62,12 @@ def read_input(folder: Path, spec: BundleSpec, limits: LimitOptions, *, resample
     field = ";".join(str(path) for path in named) if named else str(source)
     if named or not spec.series:
         return read_channels(field, Path(), resample_irregular=resample_irregular)
-    cases = find_cases([field], spec, resample_irregular=resample_irregular)
+    cases, left_out = find_cases([field], spec, resample_irregular=resample_irregular)
     if len(cases) != 1:
         raise ImageError(f"{len(cases)} studies or images came together: send one", reason="several-studies")
-    return cases[0].read()
+    volume = cases[0].read()
+    notes = tuple(f"left out: {Path(problem.path).name} ({problem.reason})" for problem in left_out)
+    return replace(volume, source=replace(volume.source, notes=(*volume.source.notes, *notes)))
 
 
 def compact(volume: Volume) -> Volume:

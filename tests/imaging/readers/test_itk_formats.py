@@ -1,5 +1,7 @@
 """NRRD and MetaImage as SimpleITK writes and reads them: values, channels, places, packings, byte orders."""
 
+import bz2
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,21 @@ def test_headers_that_are_refused(tmp_path: Path, more: str, reason: str):
     with pytest.raises(ImageError) as error:
         read_volume(path)
     assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("bzip2", bz2.compress)])
+def test_packed_voxels_are_as_many_as_the_header_says_and_their_checksum_is_right(tmp_path: Path, encoding: str, pack):
+    path, head = tmp_path / "a.nrrd", (_HEAD + f"encoding: {encoding}\nendian: little\n\n").encode()
+    voxels = np.arange(6, dtype="<i2").tobytes()
+    path.write_bytes(head + pack(voxels))
+    assert read_volume(path).array[0, :, :, 0].ravel(order="F").tolist() == [0, 1, 2, 3, 4, 5]
+    whole = bytearray(pack(voxels))
+    whole[-8 if encoding == "gzip" else 12] ^= 1  # a bit of the checksum
+    for content, reason in ((pack(voxels + b"\0"), "bad-header"), (whole, "truncated"), (whole[:-4], "truncated")):
+        path.write_bytes(head + content)
+        with pytest.raises(ImageError) as error:
+            read_volume(path)
+        assert error.value.reason == reason
 
 
 def test_a_space_without_a_name_gives_no_left_and_right(tmp_path: Path):

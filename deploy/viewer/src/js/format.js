@@ -8,6 +8,15 @@ export function millilitres(value) {
   return value.toFixed(Math.min(digits, 4));
 }
 
+/** What sizes of these structures are told in: volumes, areas of flat images, or nothing where no size is known. */
+export function sizeOf(labels) {
+  const kinds = [
+    { key: "volume_ml", title: "Volume", unit: "mL" },
+    { key: "area_mm2", title: "Area", unit: "mm²" },
+  ];
+  return kinds.find(({ key }) => labels.some((label) => label[key] !== undefined)) ?? { ...kinds[0], key: "" };
+}
+
 /** A share as per cent; what is not quite all or nothing is not shown as if it were. */
 export function percent(share) {
   if (share > 0 && share < 0.001) return "< 0.1 %";

@@ -1,7 +1,7 @@
 // The numbers of a report as tables: volumes of structures, probabilities of classes, two results beside each other.
 import { colourOf, css } from "./colours.js";
 import { make } from "./dom.js";
-import { millilitres, percent } from "./format.js";
+import { millilitres, percent, sizeOf } from "./format.js";
 
 const number = (text) => make("td", { class: "number" }, text);
 const heading = (text, kind = "") => make("th", { scope: "col", class: kind }, text);
@@ -15,10 +15,14 @@ function table(caption, headings, rows) {
   );
 }
 
-/** The structures: a switch, colour and name, volume and, where the model gives them, its interval and confidence. */
+/** The structures: a switch, colour and name, volume or area and, where the model gives them, its interval and confidence. */
 export function volumes(labels, { onToggle, onGo, drawn, coverage }) {
+  const size = sizeOf(labels);
   const columns = [
-    { title: "Volume (mL)", of: (label) => millilitres(label.volume_ml) },
+    {
+      title: `${size.title} (${size.unit})`,
+      of: (label) => (label[size.key] === undefined ? "" : millilitres(label[size.key])),
+    },
     { title: `${coverage ? `${Math.round(100 * coverage)} % interval` : "Interval"} (mL)`, of: intervalOf },
     {
       title: "Mean probability",
@@ -39,7 +43,7 @@ export function volumes(labels, { onToggle, onGo, drawn, coverage }) {
       ...columns.map(({ of }) => number(of(label))),
     ),
   );
-  return table("Volumes", headings.filter(Boolean), rows);
+  return table(size.key ? `${size.title}s` : "Structures", headings.filter(Boolean), rows);
 }
 
 function intervalOf(label) {
@@ -90,10 +94,11 @@ export function probabilities(report) {
   return table("Class probabilities", [heading("Class"), heading("Probability", "number"), heading("")], rows);
 }
 
-/** Volumes of two results by the names of structures; Dice where both are of one image. */
+/** Volumes or areas of two results by the names of structures; Dice where both are of one image. */
 export function comparedVolumes(a, b, rows) {
   const names = [...new Set([...a, ...b].map((label) => label.name))];
-  const of = (labels, name) => labels.find((label) => label.name === name)?.volume_ml;
+  const size = sizeOf([...a, ...b]);
+  const of = (labels, name) => labels.find((label) => label.name === name)?.[size.key];
   const dice = new Map((rows ?? []).map((row) => [row.name, row.dice]));
   const lines = names.map((name) => {
     const [one, two] = [of(a, name), of(b, name)];
@@ -110,7 +115,8 @@ export function comparedVolumes(a, b, rows) {
       rows ? number(share === null || share === undefined ? "" : share.toFixed(3)) : null,
     );
   });
-  const headings = ["A (mL)", "B (mL)", "B − A (mL)", "change"].map((text) => heading(text, "number"));
+  const units = ["A", "B", "B − A"].map((text) => `${text} (${size.unit})`);
+  const headings = [...units, "change"].map((text) => heading(text, "number"));
   return table(
     "A and B",
     [heading("Structure"), ...headings, rows ? heading("Dice", "number") : null].filter(Boolean),

@@ -222,7 +222,7 @@ export class Viewer {
 
   #centre() {
     const labels = this.#shown[0]?.labels ?? [];
-    const largest = [...labels].sort((a, b) => (b.volume_ml ?? 0) - (a.volume_ml ?? 0))[0];
+    const largest = [...labels].sort((a, b) => (b.voxels ?? 0) - (a.voxels ?? 0))[0];
     if (largest && this.goTo(largest.value)) return;
     for (const pane of this.#panes) pane.move(0, 0, 0);
   }
