@@ -59,6 +59,7 @@ def export(
     """
     from medssl.data.cache import Cache
     from medssl.evaluation.loaded_run import check_fits, load_run
+    from medssl.evaluation.segmentation_cases import native_reference
     from medssl.export.bundle_writer import Request, write_bundle
 
     if out.exists():
@@ -80,6 +81,7 @@ def export(
         operation,
         confidence,
         loaded.patients,
+        native_reference,
         tuple(series or ()),
     )
     _tell(out, write_bundle(out, request).to_json())

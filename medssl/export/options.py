@@ -114,7 +114,7 @@ class ConfidenceOptions:
     """Share of patients whose true volume is to lie within the interval."""
 
     quantile: float = 0.95
-    """Share of images like the training's that the gate is to let pass."""
+    """Share of patients like the training's of whom the gate is to let every image pass."""
 
     neighbours: int = 5
     """The distance to the training is that to this nearest of its images."""
