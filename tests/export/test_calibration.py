@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cohort import make_cache, make_run
+from cohort import make_cache, make_run, write_scans
 
 from medssl.commands.export import export
 from medssl.commands.parsing import parse_verb
+from medssl.commands.prepare import prepare
 from medssl.data.cache import Cache
 from medssl.evaluation.loaded_run import load_run
 from medssl.evaluation.options import PredictOptions
@@ -21,15 +22,18 @@ from medssl.export.calibration import (
     fit_window_temperature,
     volume_errors,
 )
+from medssl.export.confidence import measure_confidence
 from medssl.export.gate import measured_gate
 from medssl.export.options import ConfidenceOptions, OperationOptions, ParityOptions
 from medssl.export.trained import Trained, spread
 from medssl.imaging.errors import ConfigError
+from medssl.imaging.preprocess import Preprocess, restore_label
 from medssl.imaging.readers.open import read_volume
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.confidence import interval_ml
 from medssl.runtime.predictor import Predictor
 from medssl.runtime.sliding_window import softmax
+from medssl.tasks.inference import segment_image
 
 _PATIENTS = 26
 _PARITY = ParityOptions(cases=1, threads=1)
@@ -131,7 +135,7 @@ def _trained_on(run: Path, *folds: list[int]) -> None:
 
 
 def test_a_bundle_carries_what_was_measured_on_patients_held_out(cache: Cache, tmp_path: Path):
-    run, out = make_run(tmp_path / "run", cache), tmp_path / "bundle"
+    run, out = make_run(tmp_path / "run", cache, seed=9), tmp_path / "bundle"
     _trained_on(run, list(range(12)))
     options = ConfidenceOptions(cases=0, near={"noise": _noise(tmp_path / "noise")}, near_cases=4)
     export(run, out, cache.path, parity=_PARITY, confidence=options, operation=OperationOptions(mirror="on"))
@@ -158,6 +162,35 @@ def test_a_bundle_carries_what_was_measured_on_patients_held_out(cache: Cache, t
     assert "| noise | 3 | 1.000 | 100% |" in card
     assert "held out of the training: expected calibration error" in card
     assert card.count("also chose the weights that were kept") == 2
+
+
+def test_volumes_are_those_of_the_original_labels_where_they_count(tmp_path: Path):
+    """Images are halved when prepared, and the inner box is not to be judged: neither may enter the errors."""
+    write_scans(tmp_path, 2, patients=7)
+    halved = Preprocess(spatial_dims=2, longest=10)
+    prepare(tmp_path / "manifest.csv", tmp_path / "cache", halved, ignore_label=2, workers=1)
+    cache = Cache.open(tmp_path / "cache")
+    run = make_run(tmp_path / "run", cache, seed=9)
+    _trained_on(run, [0, 1])
+    loaded = load_run(run, PredictOptions(device="cpu"))
+    trained = Trained(loaded.networks, loaded.patients, loaded.spec, cache, native_reference)
+    options = ConfidenceOptions(coverage=0.5)
+    entry = measure_confidence(trained, options, OperationOptions()).intervals
+    floor = entry["labels"]["1"]["floor_ml"]
+    judged = [(case, native_reference(cache, case)) for case, _ in trained.held_out()]
+    masks = [restore_label(segment_image(loaded.networks, loaded.spec, cache.image(c)), c.record) for c, _ in judged]
+    ml, errors = judged[0][1].geometry.voxel_ml, []
+    for (case, truth), mask in zip(judged, masks, strict=True):
+        found = int(((mask.array == 1) & (truth.array != 2)).sum()) * ml
+        errors.append((case.patient, found, int((truth.array == 1).sum()) * ml))
+    assert entry["labels"]["1"]["quantile"] == pytest.approx(np.sort(volume_errors(errors, floor))[1])
+    prepared = [int((restore_label(cache.label(c), c.record).array == 1).sum()) * ml for c, _ in judged]
+    assert max(abs(one - true) / true for one, (_, _, true) in zip(prepared, errors, strict=True)) > 0.05
+    Path(judged[0][0].label_field).unlink()
+    assert (
+        "3 of 4 cases held out have their original label"
+        in measure_confidence(trained, options, OperationOptions()).intervals["missing"]
+    )
 
 
 def _noise(folder: Path) -> Path:
