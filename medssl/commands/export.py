@@ -59,6 +59,7 @@ def export(
     """
     from medssl.data.cache import Cache
     from medssl.evaluation.loaded_run import check_fits, load_run
+    from medssl.evaluation.segmentation_cases import native_reference
     from medssl.export.bundle_writer import Request, write_bundle
 
     if out.exists():
@@ -80,6 +81,7 @@ def export(
         operation,
         confidence,
         loaded.patients,
+        native_reference,
         tuple(series or ()),
     )
     _tell(out, write_bundle(out, request).to_json())
@@ -100,15 +102,17 @@ def _check_variants(out: Path, precision: PrecisionOptions) -> None:
 
 
 def _tell_variants(out: Path, request: "Request", precision: PrecisionOptions) -> None:
-    from medssl.export.confidence import spread
     from medssl.export.precision import described, write_variants
 
-    cases = spread(request.trained().measurable(), precision.cases)
-    if not cases:
+    judges = request.trained().judges(precision.cases)
+    if not judges.cases:
         say("precision: no labelled case to measure on, so no variant was made")
-    for made in write_variants(out, request.cache, cases, precision) if cases else []:
+        return
+    for made in write_variants(out, request.cache, judges, precision):
         what = f"kept as {made.folder}" if made.folder else f"not kept: {'; '.join(made.problems)}"
-        say(f"{made.variant}: {what}\n  {described(made.variant, made.comparison)}")
+        say(f"{made.variant}: {what}")
+        if made.comparison is not None:
+            say(f"  {described(made.variant, made.comparison)}")
 
 
 def _cache_of(run: Path) -> Path:

@@ -5,7 +5,7 @@ It appears whole, after the clinic's own check, or not at all.
 
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,16 +18,18 @@ import torch
 from torch import nn
 
 from medssl.data.cache import Cache, CachedCase
-from medssl.export.confidence import Confidence, Trained, measure_confidence, spread
+from medssl.export.confidence import Confidence, measure_confidence
 from medssl.export.golden import golden_windows, more_windows
 from medssl.export.model_card import model_card
 from medssl.export.onnx import OPSET, OUTPUTS, write_onnx
 from medssl.export.operating_point import operating_point
 from medssl.export.options import CardOptions, ConfidenceOptions, OperationOptions, ParityOptions
 from medssl.export.parity import BATCHES, Parity, measure_parity, torch_function
+from medssl.export.trained import Trained, spread
 from medssl.imaging.errors import BundleError
 from medssl.imaging.files import atomic_folder, atomic_path, write_json, write_text
 from medssl.imaging.series import SeriesRule
+from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import GATE_FILE, Bundle, BundleSpec, summed_files, write_sums
 from medssl.runtime.session import Session, open_session, usable_threads
 from medssl.tasks.inference import Ensemble, WithFeatures
@@ -51,6 +53,7 @@ class Request:
         operation: What is done with the answer.
         confidence: What the bundle says of its own certainty.
         patients: Patients that each network learned from, empty sets where nobody knows.
+        reference: Original label map of a case, as `evaluate` reads it.
         series: What a series of a study must be to serve as each channel.
     """
 
@@ -63,11 +66,12 @@ class Request:
     operation: OperationOptions
     confidence: ConfidenceOptions
     patients: Sequence[frozenset[str]]
+    reference: Callable[[Cache, CachedCase], Volume]
     series: tuple[SeriesRule, ...] = ()
 
     def trained(self) -> Trained:
         """The networks with what they learned from."""
-        return Trained(self.networks, self.patients, self.spec, self.cache)
+        return Trained(self.networks, self.patients, self.spec, self.cache, self.reference)
 
 
 def write_bundle(out: Path, request: Request) -> Parity:
@@ -167,9 +171,7 @@ def _bundle_spec(
         ignore_label=spec.ignore_label,
         labels=spec.labels,
         classes=spec.classes,
-        operating_point=operating_point(
-            request.networks, spec, request.cache, request.operation.threshold, confidence.temperature
-        ),
+        operating_point=operating_point(request.trained(), request.operation.threshold, confidence.temperature),
         temperature=confidence.temperature,
         calibration=confidence.calibration,
         intervals=confidence.intervals,

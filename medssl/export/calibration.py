@@ -14,6 +14,8 @@ from medssl.runtime.sliding_window import Activation, sigmoid, softmax
 _RANGE = (0.05, 20.0)
 _BINS = 15
 _TINY = 1e-12
+_NEAR = 1.1
+"""A temperature within this factor of an end of the range is that end: the data do not bound it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class LogitSample:
 def fit_temperature(samples: Sequence[LogitSample], activation: Activation) -> tuple[float, dict[str, Any]]:
     """Temperature of voxels with the lowest negative log-likelihood of the truth, and what it changes.
 
+    Where the cases do not bound it, it is 1 and the numbers say what is missing.
     With `sigmoid`, where the called class is reported against all others, of whether that class is right.
 
     Args:
@@ -50,8 +53,9 @@ def fit_temperature(samples: Sequence[LogitSample], activation: Activation) -> t
             return _mean(-np.log(np.where(right, share, 1 - share) + _TINY), weights)
         return _mean(-np.log(called_probability(logits, truth, activation, temperature) + _TINY), weights)
 
-    temperature = _best(loss)
-    numbers = _before_and_after(loss, temperature)
+    temperature, numbers = _best(loss, bool(right.all()))
+    if "missing" in numbers:
+        return temperature, numbers
     for name, value in (("before", 1.0), ("after", temperature)):
         shares = called_probability(logits, called, activation, value)
         numbers[f"calibration_error_{name}"] = calibration_error(shares, right, weights)
@@ -74,8 +78,9 @@ def fit_window_temperature(samples: Sequence[LogitSample], activation: Activatio
         others = -np.log(1 - found + _TINY).sum(axis=1) + np.log(1 - own + _TINY)
         return float((others - np.log(own + _TINY)).mean())
 
-    temperature = _best(loss)
-    numbers = _before_and_after(loss, temperature)
+    temperature, numbers = _best(loss, bool((shares(1.0).argmax(axis=1) == truth).all()))
+    if "missing" in numbers:
+        return temperature, numbers
     for name, value in (("before", 1.0), ("after", temperature)):
         found = shares(value)
         right = found.argmax(axis=1) == truth
@@ -105,13 +110,19 @@ def volume_errors(cases: Sequence[tuple[str, float, float]], floor_ml: float) ->
     return np.array(list(worst.values()))
 
 
-def _best(loss: Callable[[float], float]) -> float:
+def _best(loss: Callable[[float], float], all_right: bool) -> tuple[float, dict[str, Any]]:
+    """Temperature with the lowest loss, and the loss before and after; 1 and what is missing where none is bounded.
+
+    Without an error among the cases every smaller temperature is better, down to a certainty that nothing supports.
+    """
+    if all_right:
+        return 1.0, {"missing": "no error among the cases held out, so nothing bounds how certain the model may be"}
     found = minimize_scalar(lambda x: loss(float(np.exp(x))), bounds=np.log(_RANGE), method="bounded")
-    return float(np.exp(found.x))
-
-
-def _before_and_after(loss: Callable[[float], float], temperature: float) -> dict[str, Any]:
-    return {"nll_before": loss(1.0), "nll_after": loss(temperature)}
+    temperature = float(np.exp(found.x))
+    if not _NEAR * _RANGE[0] < temperature < _RANGE[1] / _NEAR:
+        reason = f"the best temperature lies at an end of the range that is searched, {temperature:.3g}"
+        return 1.0, {"missing": f"{reason}: the cases held out do not bound it"}
+    return temperature, {"nll_before": loss(1.0), "nll_after": loss(temperature)}
 
 
 def _mean(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:

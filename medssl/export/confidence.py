@@ -1,27 +1,28 @@
 """What a bundle may say of its own certainty, measured on patients that its networks have not learned from."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
-from medssl.data.cache import Cache, CachedCase
+from medssl.data.cache import CachedCase
 from medssl.export.calibration import LogitSample, fit_temperature, fit_window_temperature, volume_errors
 from medssl.export.gate import measured_gate
 from medssl.export.options import ConfidenceOptions, OperationOptions
+from medssl.export.trained import Trained, spread
+from medssl.imaging.errors import MedsslError
 from medssl.imaging.preprocess import restore_label
 from medssl.imaging.progress import Progress
-from medssl.runtime.confidence import Featured, Gate
+from medssl.imaging.volume import Volume
+from medssl.runtime.confidence import Gate
 from medssl.runtime.postprocess import keep_largest
-from medssl.runtime.sliding_window import classify, segment, windows_of
-from medssl.tasks.inference import Ensemble
+from medssl.runtime.sliding_window import classify, windows_of
+from medssl.tasks.inference import Ensemble, segment_image, window_function
 from medssl.tasks.model_file import ModelSpec
 
-T = TypeVar("T")
 _Float = npt.NDArray[np.float32]
 
 
@@ -36,68 +37,6 @@ class Confidence:
     embeddings: Gate | None = None
 
 
-@dataclass(frozen=True)
-class Trained:
-    """Networks and what they learned from.
-
-    Args:
-        networks: One network or the folds, on the CPU.
-        patients: Patients that each learned from; an empty set where nobody knows.
-        spec: What they need and give.
-        cache: Cache with the cases.
-    """
-
-    networks: Sequence[nn.Module]
-    patients: Sequence[frozenset[str]]
-    spec: ModelSpec
-    cache: Cache
-
-    def held_out(self) -> list[tuple[CachedCase, tuple[int, ...]]]:
-        """Labelled cases that are no test cases, with the networks that have not seen their patient."""
-        found = []
-        for case in self.cache.cases:
-            unseen = tuple(n for n, seen in enumerate(self.patients) if self._unseen(case, seen))
-            if self._known(case) and unseen and case.split != "test":
-                found.append((case, unseen))
-        return found
-
-    def measurable(self) -> list[CachedCase]:
-        """Labelled cases that no network has seen and that are no test cases; any others where there are none, or of
-        one class alone.
-        """
-        held = [case for case, unseen in self.held_out() if len(unseen) == len(self.networks)]
-        if held and (self.spec.task == "segmentation" or len({case.class_name for case in held}) > 1):
-            return held
-        return [case for case in self.cache.cases if self._known(case) and case.split != "test"]
-
-    def seen(self) -> list[CachedCase]:
-        """Cases that the first network learned from."""
-        seen = self.patients[0]
-        return [c for c in self.cache.cases if (c.patient in seen if seen else c.split == "train")]
-
-    def _known(self, case: CachedCase) -> bool:
-        return case.has_label if self.spec.task == "segmentation" else case.class_name in self.spec.classes
-
-    def _unseen(self, case: CachedCase, seen: frozenset[str]) -> bool:
-        return case.patient not in seen if seen else case.split == "val" and len(self.networks) == 1
-
-    def predict(self, chosen: Sequence[int]) -> Callable[[_Float], tuple[_Float, _Float]]:
-        """Logits of some of the networks and features of the first of all."""
-        ensemble = Ensemble([self.networks[n] for n in chosen], self.spec.activation).eval()
-        first = Ensemble([self.networks[0]]).eval()
-
-        @torch.no_grad()
-        def answer(windows: _Float) -> tuple[_Float, _Float]:
-            image = torch.from_numpy(np.ascontiguousarray(windows))
-            if chosen[0] == 0:
-                logits, features = ensemble.with_features(image)
-            else:
-                logits, features = ensemble(image), first.features(image)
-            return logits.float().numpy(), features.float().numpy()
-
-        return answer
-
-
 def measure_confidence(trained: Trained, options: ConfidenceOptions, operation: OperationOptions) -> Confidence:
     """Temperature, volume intervals and gate, as far as there are patients to measure them on.
 
@@ -109,48 +48,42 @@ def measure_confidence(trained: Trained, options: ConfidenceOptions, operation: 
     if not options.measure:
         return Confidence()
     held = spread(trained.held_out(), options.cases)
+    near = spread(trained.unseen_by_first(), options.cases)
     seen = spread(trained.seen(), options.training_images)
-    cases, training = [], []
-    with Progress("confidence", len(held) + len(seen)) as progress:
+    cases, features = [], []
+    with Progress("confidence", len(held) + len(near) + len(seen)) as progress:
         for case, unseen in held:
             cases.append(_held_out_case(trained, case, unseen, operation))
             progress.advance(note=case.case)
-        for case in seen:
-            training.append(image_features(trained, trained.cache.image(case)))
+        for case in [*seen, *near]:
+            features.append(image_features(trained, trained.cache.image(case)))
             progress.advance(note=case.case)
-    volumes = [
-        volumes_ml(trained.cache.label(case), case, trained.spec)
-        for case in seen
-        if case.has_label and trained.spec.task == "segmentation"
-    ]
-    temperature, calibration = _temperature(cases, trained.spec)
-    unseen_by_first = [case for case in cases if case.features is not None]
+    temperature, calibration = _temperature(cases, trained)
     gate, embeddings = measured_gate(
-        np.array(training, dtype=np.float32),
-        np.array([case.features for case in unseen_by_first], dtype=np.float32),
+        np.array(features[: len(seen)], dtype=np.float32),
+        [(case.patient, one) for case, one in zip(near, features[len(seen) :], strict=True)],
         lambda image: image_features(trained, image),
-        [trained.cache.image(case.case) for case in unseen_by_first[: options.near_cases]],
+        [trained.cache.image(case) for case in near[: options.near_cases or None]],
         trained.spec,
         options,
     )
-    return Confidence(temperature, calibration, _intervals(cases, volumes, trained.spec, options), gate, embeddings)
+    return Confidence(temperature, calibration, _intervals(cases, seen, trained, options), gate, embeddings)
 
 
 @dataclass(frozen=True)
 class _Case:
-    """What the networks that have not seen a case say of it."""
+    """What the networks that have not seen a case say of it; volumes are None where its original label is not there."""
 
-    case: CachedCase
+    patient: str
     sample: LogitSample
-    found_ml: Mapping[int, float]
-    true_ml: Mapping[int, float]
-    features: _Float | None
+    volumes_ml: tuple[Mapping[int, float], Mapping[int, float]] | None
 
 
 def _held_out_case(trained: Trained, case: CachedCase, unseen: tuple[int, ...], operation: OperationOptions) -> _Case:
     spec, cache = trained.spec, trained.cache
-    network = Featured(trained.predict(unseen), 2 ** len(spec.mirror_axes))
+    networks = [trained.networks[n] for n in unseen]
     if spec.task == "classification":
+        network = window_function(Ensemble(networks, spec.activation).eval())
         windows: list[_Float] = []
 
         def keep(batch: _Float) -> _Float:
@@ -159,23 +92,23 @@ def _held_out_case(trained: Trained, case: CachedCase, unseen: tuple[int, ...], 
 
         classify(cache.image(case), spec.window, keep, mirror_axes=spec.mirror_axes, activation=spec.activation)
         truth = np.array([spec.classes.index(case.class_name)])
-        sample, found, true = LogitSample(np.concatenate(windows), truth), {}, {}
-    else:
-        label = cache.label(case)
-        collector = _Collector(label, spec.ignore_label)
-        mask = segment(
-            cache.image(case),
-            spec.window,
-            network,
-            spec.network.out_channels,
-            overlap=spec.overlap,
-            batch_size=2,
-            mirror_axes=spec.mirror_axes,
-            observe=collector.observe,
-        )
-        sample, true = collector.sample(), volumes_ml(label, case, spec)
-        found = volumes_ml(keep_largest(mask, operation.largest_component), case, spec)
-    return _Case(case, sample, found, true, network.features() if 0 in unseen else None)
+        return _Case(case.patient, LogitSample(np.concatenate(windows), truth), None)
+    collector = _Collector(cache.label(case), spec.ignore_label)
+    mask = segment_image(networks, spec, cache.image(case), observe=collector.observe)
+    volumes = None
+    if (true := _reference(trained, case)) is not None:
+        found = restore_label(keep_largest(mask, operation.largest_component), case.record)
+        counts = true.array != (spec.ignore_label if spec.ignore_label is not None else -1)
+        volumes = volumes_ml(found, spec, counts), volumes_ml(true, spec, counts)
+    return _Case(case.patient, collector.sample(), volumes)
+
+
+def _reference(trained: Trained, case: CachedCase) -> Volume | None:
+    """Original label of a case; None where the file is no longer there or is another one."""
+    try:
+        return trained.reference(trained.cache, case)
+    except (MedsslError, OSError):
+        return None
 
 
 class _Collector:
@@ -214,59 +147,67 @@ def image_features(trained: Trained, image: _Float) -> _Float:
     return np.asarray(np.concatenate(found).mean(axis=0, dtype=np.float64), dtype=np.float32)
 
 
-def volumes_ml(label: npt.NDArray[np.uint8], case: CachedCase, spec: ModelSpec) -> dict[int, float]:
-    """Volume of each class on the native grid."""
-    native = restore_label(label, case.record)
-    counts = np.bincount(native.array.ravel(), minlength=256)
-    return {item.value: float(counts[item.value]) * native.geometry.voxel_ml for item in spec.labels}
+def volumes_ml(label: Volume, spec: ModelSpec, counts: npt.NDArray[np.bool_]) -> dict[int, float]:
+    """Volume of each class on the native grid, over the voxels that count."""
+    voxels = np.bincount(label.array[counts], minlength=256)
+    return {item.value: float(voxels[item.value]) * label.geometry.voxel_ml for item in spec.labels}
 
 
-def spread(items: Sequence[T], count: int) -> list[T]:
-    """`count` items, evenly over the list; all where it is 0."""
-    picked = np.linspace(0, len(items) - 1, min(count or len(items), len(items))).round().astype(int)
-    return [items[position] for position in dict.fromkeys(picked.tolist())]
-
-
-def _temperature(cases: Sequence[_Case], spec: ModelSpec) -> tuple[float, dict[str, Any]]:
-    fit = fit_temperature if spec.task == "segmentation" else fit_window_temperature
-    least = 3 if spec.task == "segmentation" else 10
-    patients = len({case.case.patient for case in cases})
+def _temperature(cases: Sequence[_Case], trained: Trained) -> tuple[float, dict[str, Any]]:
+    fit = fit_temperature if trained.spec.task == "segmentation" else fit_window_temperature
+    least = 3 if trained.spec.task == "segmentation" else 10
+    patients = len({case.patient for case in cases})
     if patients < least:
         return 1.0, {"missing": f"needs {least} patients held out of the training, there are {patients}"}
-    temperature, numbers = fit([case.sample for case in cases], spec.activation)
-    return temperature, {**numbers, "cases": len(cases), "patients": patients}
+    temperature, numbers = fit([case.sample for case in cases], trained.spec.activation)
+    if "missing" in numbers:
+        return temperature, numbers
+    return temperature, {**numbers, "cases": len(cases), "patients": patients, "measured_by": trained.measured_by()}
 
 
 def _intervals(
-    cases: Sequence[_Case], training: Sequence[Mapping[int, float]], spec: ModelSpec, options: ConfidenceOptions
+    cases: Sequence[_Case], training: Sequence[CachedCase], trained: Trained, options: ConfidenceOptions
 ) -> dict[str, Any]:
     """Split-conformal intervals: the error that as many patients held out stay below as is promised.
 
     The largest error of a patient's cases counts, so that cases of one patient need not be independent.
     """
-    if spec.task != "segmentation":
+    if trained.spec.task != "segmentation":
         return {}
-    patients = sorted({case.case.patient for case in cases})
-    rank = int(np.ceil((len(patients) + 1) * options.coverage))
-    if rank > len(patients):
+    known = [(case.patient, *case.volumes_ml) for case in cases if case.volumes_ml is not None]
+    if len(known) < len(cases):
+        there = f"{len(known)} of {len(cases)} cases held out have their original label where it was when prepared"
+        return {"missing": f"{there}; volumes are compared with those of all or not at all"}
+    patients = len({patient for patient, _, _ in known})
+    rank = int(np.ceil((patients + 1) * options.coverage))
+    if rank > patients:
         least = int(np.ceil(options.coverage / (1 - options.coverage) - 1e-9))
-        return {"missing": f"needs {least} patients held out of the training, there are {len(patients)}"}
+        return {"missing": f"needs {least} patients held out of the training, there are {patients}"}
+    usual = _usual_ml(trained, training)
     labels = {}
-    for label in spec.labels:
-        known = [found[label.value] for found in training if found[label.value] > 0]
-        if not known:
-            continue
-        floor = 0.05 * float(np.median(known))
-        errors = volume_errors(
-            [(c.case.patient, c.found_ml[label.value], c.true_ml[label.value]) for c in cases], floor
-        )
-        labels[str(label.value)] = {"quantile": float(np.sort(errors)[rank - 1]), "floor_ml": floor}
+    for value in usual:
+        floor = 0.05 * usual[value]
+        errors = volume_errors([(patient, found[value], true[value]) for patient, found, true in known], floor)
+        labels[str(value)] = {"quantile": float(np.sort(errors)[rank - 1]), "floor_ml": floor}
     return {
         "coverage": options.coverage,
-        "patients": len(patients),
+        "patients": patients,
         "meaning": (
             f"of patients like those of the validation, at least {options.coverage:.0%} have the volume that an expert "
-            "would draw within the interval, for each structure by itself; nothing is said of other patients"
+            "would draw within the interval, for each structure by itself; nothing is said of other patients; "
+            f"{trained.measured_by()}"
         ),
         "labels": labels,
     }
+
+
+def _usual_ml(trained: Trained, training: Sequence[CachedCase]) -> dict[int, float]:
+    """Median volume of each class over the training cases that hold it, as prepared: it sets a floor alone."""
+    found: dict[int, list[float]] = {}
+    for case in training:
+        if case.has_label:
+            label = restore_label(trained.cache.label(case), case.record)
+            for value, ml in volumes_ml(label, trained.spec, np.ones(label.array.shape, dtype=bool)).items():
+                found.setdefault(value, []).append(ml)
+    usual = {value: [ml for ml in volumes if ml > 0] for value, volumes in found.items()}
+    return {value: float(np.median(volumes)) for value, volumes in usual.items() if volumes}

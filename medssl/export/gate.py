@@ -24,7 +24,7 @@ _AXES = {"R": "left-right", "L": "left-right", "A": "front-back", "P": "front-ba
 
 def measured_gate(
     training: _Float,
-    held_out: _Float,
+    held_out: Sequence[tuple[str, _Float]],
     features: Callable[[_Float], _Float],
     images: Sequence[_Float],
     spec: ModelSpec,
@@ -34,7 +34,7 @@ def measured_gate(
 
     Args:
         training: (N, F) features of images the encoder learned from.
-        held_out: (M, F) of images it did not.
+        held_out: Patient and features (F,) of each image it did not; of a patient's images the farthest counts.
         features: Features (F,) of a prepared image.
         images: Prepared images of those held out, to flip and cut.
         spec: Preprocessing of other images.
@@ -43,16 +43,20 @@ def measured_gate(
     Raises:
         ConfigError: A folder of other images holds none that can be prepared.
     """
-    if len(training) < _LEAST_TRAINING or len(held_out) < _LEAST_HELD_OUT:
+    patients = len({patient for patient, _ in held_out})
+    if len(training) < _LEAST_TRAINING or patients < _LEAST_HELD_OUT:
         missing = (
-            f"needs {_LEAST_TRAINING} images of the training and {_LEAST_HELD_OUT} of patients held out, there are "
-            f"{len(training)} and {len(held_out)}"
+            f"needs {_LEAST_TRAINING} images of the training and {_LEAST_HELD_OUT} patients held out, there are "
+            f"{len(training)} and {patients}"
         )
         return {"missing": missing}, None
     gate = Gate.fit(training, options.neighbours)
-    usual = np.sort([gate.distance(one) for one in held_out])
-    rank = min(int(np.ceil((len(usual) + 1) * options.quantile)), len(usual))
-    threshold = float(usual[rank - 1])
+    usual = np.array([gate.distance(one) for _, one in held_out])
+    farthest: dict[str, float] = {}
+    for (patient, _), distance in zip(held_out, usual, strict=True):
+        farthest[patient] = max(farthest.get(patient, 0.0), float(distance))
+    rank = min(int(np.ceil((patients + 1) * options.quantile)), patients)
+    threshold = sorted(farthest.values())[rank - 1]
     measured = {}
     for name, found in _near(images, features, spec, options):
         distances = np.array([gate.distance(one) for one in found])
@@ -65,9 +69,10 @@ def measured_gate(
     return {
         "neighbours": options.neighbours,
         "threshold": threshold,
-        "quantile": min(options.quantile, len(usual) / (len(usual) + 1)),
+        "quantile": min(options.quantile, patients / (patients + 1)),
         "training_images": len(training),
         "held_out_images": len(usual),
+        "held_out_patients": patients,
         "near": measured,
     }, gate
 

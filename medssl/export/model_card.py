@@ -55,7 +55,7 @@ def _does(bundle: BundleSpec) -> list[str]:
             "",
             f"`{point['class']}` is called from a probability of {point['threshold']:.4g} on ({point['rule']}): "
             f"sensitivity {point['sensitivity']:.3f}, specificity {point['specificity']:.3f} on "
-            f"{point['measured_on']}, the ones it was chosen on.",
+            f"{point['measured_on']}, the ones it was chosen on; {point['measured_by']}.",
         ]
     return lines
 
@@ -121,7 +121,7 @@ def _confidence(bundle: BundleSpec) -> list[str]:
         lines.append(
             f"- Probabilities are those of logits divided by a temperature of {bundle.temperature:.3g}, fitted on "
             f"{known['cases']} cases of {known['patients']} patients held out of the training: expected calibration "
-            f"error {before:.3f} before, {after:.3f} after, on the same cases."
+            f"error {before:.3f} before, {after:.3f} after, on the same cases; {known['measured_by']}."
         )
     else:
         lines.append(f"- Probabilities are not calibrated ({known.get('missing', 'not measured')}).")
@@ -138,7 +138,8 @@ def _confidence(bundle: BundleSpec) -> list[str]:
         return [*lines, f"- Images unlike the training's are not told ({gate.get('missing', 'not measured')})."]
     lines.append(
         f"- Images farther from {gate['training_images']} images of the training than {gate['quantile']:.0%} of "
-        f"{gate['held_out_images']} held out are flagged. How well that tells images that are nearly like them:"
+        f"{gate['held_out_patients']} patients held out ({gate['held_out_images']} images) are flagged. How well that "
+        "tells images that are nearly like them:"
     )
     lines += ["", "| kind | images | AUROC | flagged |", "| --- | --- | --- | --- |"]
     lines += [f"| {name} | {m['images']} | {m['auroc']:.3f} | {m['flagged']:.0%} |" for name, m in gate["near"].items()]

@@ -1,49 +1,53 @@
 """The probability from which a two-class model calls the second class, with what it costs on validation cases."""
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
-from medssl.data.cache import Cache
+from medssl.export.trained import Trained
 from medssl.imaging.errors import ConfigError
 from medssl.tasks.inference import classify_image
-from medssl.tasks.model_file import ModelSpec
 
 
 def operating_point(
-    networks: Sequence[nn.Module],
-    spec: ModelSpec,
-    cache: Cache,
+    trained: Trained,
     threshold: float | Literal["youden"] | None,
     temperature: float = 1.0,
 ) -> dict[str, Any]:
     """Content of bundle.json's `operating_point`; empty where the more probable class is taken.
 
     Args:
-        networks: One network or the folds.
-        spec: Its classes, two of them.
-        cache: Cache with validation cases of both classes, on which the point is measured.
+        trained: Networks of two classes and cases; each case is scored by the networks that have not learned from its
+            patient, so of folds by some of those that the bundle averages.
         threshold: Probability of the second class, or `youden` (Youden, Cancer 1950): the one with the highest
             sensitivity + specificity.
         temperature: That of the bundle; the point is one of calibrated probabilities.
 
     Raises:
-        ConfigError: Not two classes, or no validation cases of both.
+        ConfigError: Not two classes, or no cases of both that a network has not learned from.
     """
     if threshold is None:
         return {}
+    spec, cache = trained.spec, trained.cache
     if len(spec.classes) != 2:
         raise ConfigError([f"operation.threshold needs a model of two classes, this one has {len(spec.classes)}"])
-    cases = [case for case in cache.cases if case.split == "val" and case.class_name in spec.classes]
-    positive = np.array([case.class_name == spec.classes[1] for case in cases], dtype=bool)
+    held = trained.held_out()
+    positive = np.array([case.class_name == spec.classes[1] for case, _ in held], dtype=bool)
     if not positive.any() or positive.all():
         raise ConfigError(
-            [f"operation.threshold is measured on validation cases of both classes, {cache.path} does not hold them"]
+            [
+                "operation.threshold is measured on validation cases of both classes whose patients the network, or "
+                f"one of the folds, has not learned from; {cache.path} holds {len(held)} such case(s), of one class "
+                "at most"
+            ]
         )
-    score = np.array([classify_image(networks, spec, cache.image(case), temperature)[1] for case in cases])
+    score = np.array(
+        [
+            classify_image([trained.networks[n] for n in unseen], spec, cache.image(case), temperature)[1]
+            for case, unseen in held
+        ]
+    )
     chosen = youden_threshold(score, positive) if threshold == "youden" else float(threshold)
     called = score >= chosen
     return {
@@ -52,7 +56,8 @@ def operating_point(
         "rule": "highest sensitivity + specificity" if threshold == "youden" else "given",
         "sensitivity": float(called[positive].mean()),
         "specificity": float((~called[~positive]).mean()),
-        "measured_on": f"{len(cases)} validation cases of {len({case.patient for case in cases})} patients",
+        "measured_on": f"{len(held)} validation cases of {len({case.patient for case, _ in held})} patients",
+        "measured_by": trained.measured_by(),
     }
 
 

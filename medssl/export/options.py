@@ -75,8 +75,14 @@ class PrecisionOptions:
     min_agreement: float = 0.98
     """Smallest Dice with the masks of fp32 of any class in any case, or share of cases classified alike."""
 
+    max_probability_change: float = 0.02
+    """Largest change of the mean calibrated probability of a class that is allowed; the temperature is that of fp32."""
+
+    max_distance_change: float = 0.1
+    """Largest change of the gate's distance of an image, as a share, that is allowed; its threshold is that of fp32."""
+
     calibration_windows: int = 32
-    """Windows of real cases on which the ranges of int8 are measured."""
+    """Windows on which the ranges of int8 are measured, of patients who are not among the cases above."""
 
     threads: int = 0
     """Threads of ONNX Runtime; 0 takes every processor this process may use."""
@@ -86,6 +92,8 @@ class PrecisionOptions:
             ("cases", self.cases >= 1, "must be 1 or more"),
             ("max_quality_loss", 0 <= self.max_quality_loss <= 0.05, "must lie in [0, 0.05]"),
             ("min_agreement", 0.8 <= self.min_agreement <= 1, "must lie in [0.8, 1]"),
+            ("max_probability_change", 0 <= self.max_probability_change <= 0.1, "must lie in [0, 0.1]"),
+            ("max_distance_change", 0 <= self.max_distance_change <= 0.5, "must lie in [0, 0.5]"),
             ("calibration_windows", self.calibration_windows >= 8, "must be 8 or more"),
             ("threads", self.threads >= 0, "must be 0 or more"),
         ]
@@ -114,7 +122,7 @@ class ConfidenceOptions:
     """Share of patients whose true volume is to lie within the interval."""
 
     quantile: float = 0.95
-    """Share of images like the training's that the gate is to let pass."""
+    """Share of patients like the training's of whom the gate is to let every image pass."""
 
     neighbours: int = 5
     """The distance to the training is that to this nearest of its images."""

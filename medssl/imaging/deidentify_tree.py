@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import MediaStorageDirectoryStorage
+from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from medssl.imaging.deidentify import Pseudonyms, deidentify
 from medssl.imaging.errors import ConfigError, ImageError
@@ -127,6 +127,8 @@ def _one(file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool) 
         dataset = pydicom.dcmread(file, force=True)
         emptied = deidentify(dataset, pseudonyms)
         names = [str(dataset[k].value) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
+        if not all(UID(name).is_valid for name in names):
+            raise ImageError(f"{file} has a UID that is none ({', '.join(names)[:200]})", reason="bad-uid")
         target = out.joinpath(*names[:2], f"{names[2]}.dcm")
         if target.exists():
             raise ImageError(f"{file}: another file is the same instance (SOPInstanceUID)", reason="duplicate")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from medssl.data.cache import Cache
-from medssl.imaging.preprocess import restore_label
+from medssl.evaluation.segmentation_cases import native_reference
 from medssl.imaging.readers.open import read_channels
 from medssl.runtime.predictor import Predictor
 
@@ -28,7 +28,7 @@ def main(bundle: Path, data: Path, most: int) -> None:
     for case in (cases[n] for n in picked):
         report = predictor.predict(read_channels(case.image_field, Path())).report
         flagged.append(bool(report["flags"]))
-        truth = restore_label(cache.label(case), case.record)
+        truth = native_reference(cache, case)
         for label in report["labels"]:
             volume = float((truth.array == label["value"]).sum()) * truth.geometry.voxel_ml
             inside[label["name"]][case.patient].append(label["volume_ml_low"] <= volume <= label["volume_ml_high"])

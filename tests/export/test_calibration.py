@@ -2,16 +2,19 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cohort import make_cache, make_run
+from cohort import make_cache, make_run, write_scans
 
 from medssl.commands.export import export
 from medssl.commands.parsing import parse_verb
+from medssl.commands.prepare import prepare
 from medssl.data.cache import Cache
 from medssl.evaluation.loaded_run import load_run
 from medssl.evaluation.options import PredictOptions
+from medssl.evaluation.segmentation_cases import native_reference
 from medssl.export.calibration import (
     LogitSample,
     calibration_error,
@@ -19,15 +22,18 @@ from medssl.export.calibration import (
     fit_window_temperature,
     volume_errors,
 )
-from medssl.export.confidence import Trained, spread
+from medssl.export.confidence import measure_confidence
+from medssl.export.gate import measured_gate
 from medssl.export.options import ConfidenceOptions, OperationOptions, ParityOptions
+from medssl.export.trained import Trained, spread
 from medssl.imaging.errors import ConfigError
+from medssl.imaging.preprocess import Preprocess, restore_label
 from medssl.imaging.readers.open import read_volume
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.confidence import interval_ml
 from medssl.runtime.predictor import Predictor
 from medssl.runtime.sliding_window import softmax
-from medssl.tasks.model_file import load_model
+from medssl.tasks.inference import segment_image
 
 _PATIENTS = 26
 _PARITY = ParityOptions(cases=1, threads=1)
@@ -72,6 +78,26 @@ def test_the_temperature_of_images_is_that_of_the_mean_over_windows(rng):
     assert numbers["calibration_error_after"] < 0.04
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_cases_without_an_error_bound_no_temperature(activation):
+    """Ten patients, all right at a probability of 0.88: the best temperature would be near 0, all certain."""
+    right = LogitSample(np.tile(np.float32([[2.0, 0.0]]), (5, 1)), np.zeros(5, np.int64))
+    images = [LogitSample(right.logits[:1], right.truth[:1])] * 10
+    for fit, samples in ((fit_temperature, [right] * 10), (fit_window_temperature, images)):
+        temperature, numbers = fit(samples, activation)
+        assert temperature == 1
+        assert list(numbers) == ["missing"]
+        assert "no error among the cases" in numbers["missing"]
+
+
+def test_a_temperature_at_the_end_of_its_range_is_none():
+    wrong = LogitSample(np.float32([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]), np.array([1, 1, 0]))
+    for fit, samples in ((fit_temperature, [wrong]), (fit_window_temperature, [wrong])):
+        temperature, numbers = fit(samples, "softmax")
+        assert temperature == 1
+        assert "lies at an end of the range" in numbers["missing"]
+
+
 def test_calibration_error_by_hand():
     shares, right = np.array([0.9, 0.9, 0.6, 0.6]), np.array([True, False, True, True])
     assert calibration_error(shares, right, np.ones(4)) == pytest.approx((2 * 0.4 + 2 * 0.4) / 4)
@@ -109,7 +135,7 @@ def _trained_on(run: Path, *folds: list[int]) -> None:
 
 
 def test_a_bundle_carries_what_was_measured_on_patients_held_out(cache: Cache, tmp_path: Path):
-    run, out = make_run(tmp_path / "run", cache), tmp_path / "bundle"
+    run, out = make_run(tmp_path / "run", cache, seed=9), tmp_path / "bundle"
     _trained_on(run, list(range(12)))
     options = ConfidenceOptions(cases=0, near={"noise": _noise(tmp_path / "noise")}, near_cases=4)
     export(run, out, cache.path, parity=_PARITY, confidence=options, operation=OperationOptions(mirror="on"))
@@ -120,7 +146,8 @@ def test_a_bundle_carries_what_was_measured_on_patients_held_out(cache: Cache, t
     assert spec.intervals["patients"] == 11
     assert set(spec.intervals["labels"]) == {"1", "2"}
     gate = spec.gate
-    assert (gate["training_images"], gate["held_out_images"], gate["quantile"]) == (24, 22, 0.95)
+    assert (gate["training_images"], gate["held_out_patients"], gate["held_out_images"]) == (24, 11, 22)
+    assert gate["quantile"] == pytest.approx(11 / 12)
     cuts = [f"60% of the field of view, axis {axis}" for axis in (0, 1)]
     assert set(gate["near"]) == {"flipped axis 0", "flipped axis 1", *cuts, "noise"}
     assert gate["near"]["noise"] == {"auroc": 1.0, "flagged": 1.0, "images": 3}
@@ -134,6 +161,36 @@ def test_a_bundle_carries_what_was_measured_on_patients_held_out(cache: Cache, t
     card = (out / "MODEL_CARD.md").read_text()
     assert "| noise | 3 | 1.000 | 100% |" in card
     assert "held out of the training: expected calibration error" in card
+    assert card.count("also chose the weights that were kept") == 2
+
+
+def test_volumes_are_those_of_the_original_labels_where_they_count(tmp_path: Path):
+    """Images are halved when prepared, and the inner box is not to be judged: neither may enter the errors."""
+    write_scans(tmp_path, 2, patients=7)
+    halved = Preprocess(spatial_dims=2, longest=10)
+    prepare(tmp_path / "manifest.csv", tmp_path / "cache", halved, ignore_label=2, workers=1)
+    cache = Cache.open(tmp_path / "cache")
+    run = make_run(tmp_path / "run", cache, seed=9)
+    _trained_on(run, [0, 1])
+    loaded = load_run(run, PredictOptions(device="cpu"))
+    trained = Trained(loaded.networks, loaded.patients, loaded.spec, cache, native_reference)
+    options = ConfidenceOptions(coverage=0.5)
+    entry = measure_confidence(trained, options, OperationOptions()).intervals
+    floor = entry["labels"]["1"]["floor_ml"]
+    judged = [(case, native_reference(cache, case)) for case, _ in trained.held_out()]
+    masks = [restore_label(segment_image(loaded.networks, loaded.spec, cache.image(c)), c.record) for c, _ in judged]
+    ml, errors = judged[0][1].geometry.voxel_ml, []
+    for (case, truth), mask in zip(judged, masks, strict=True):
+        found = int(((mask.array == 1) & (truth.array != 2)).sum()) * ml
+        errors.append((case.patient, found, int((truth.array == 1).sum()) * ml))
+    assert entry["labels"]["1"]["quantile"] == pytest.approx(np.sort(volume_errors(errors, floor))[1])
+    prepared = [int((restore_label(cache.label(c), c.record).array == 1).sum()) * ml for c, _ in judged]
+    assert max(abs(one - true) / true for one, (_, _, true) in zip(prepared, errors, strict=True)) > 0.05
+    Path(judged[0][0].label_field).unlink()
+    assert (
+        "3 of 4 cases held out have their original label"
+        in measure_confidence(trained, options, OperationOptions()).intervals["missing"]
+    )
 
 
 def _noise(folder: Path) -> Path:
@@ -150,19 +207,42 @@ def test_folds_are_measured_on_the_patients_that_each_has_not_seen(cache: Cache,
     run = make_run(tmp_path / "run", cache, folds=2)
     _trained_on(run, list(range(12)), list(range(6, 20)))
     loaded = load_run(run, PredictOptions(device="cpu"))
-    trained = Trained(loaded.networks, loaded.patients, loaded.spec, cache)
+    trained = Trained(loaded.networks, loaded.patients, loaded.spec, cache, native_reference)
     held = {case.patient: networks for case, networks in trained.held_out()}
     assert held["patient0"] == (1,)
     assert held["patient15"] == (0,)
     assert held["patient21"] == (0, 1)
     assert not {"patient7", "patient23", "patient24", "patient25"} & set(held)
     assert {case.patient for case in trained.seen()} == {f"patient{p}" for p in range(12)}
-    networks = [load_model(run / f"fold_{fold}")[0] for fold in (0, 1)]
-    image = cache.image(cache.cases[0])[None, :, :16, :16]
-    first, second = (trained.predict((n,))(image) for n in (0, 1))
-    np.testing.assert_array_equal(first[1], second[1], "features are the first network's, whoever answers")
-    assert np.abs(first[0] - second[0]).max() > 1e-3
-    assert first[1].shape == (1, 2 * sum(networks[0].encoder.feature_channels))
+    assert {case.patient for case in trained.unseen_by_first()} == {f"patient{p}" for p in (*range(12, 23),)}
+
+
+def test_folds_have_a_gate_of_the_patients_that_the_first_has_not_seen(cache: Cache, tmp_path: Path):
+    """Few of the cases that are predicted are unseen by the first network; the gate has cases of its own."""
+    run, out = make_run(tmp_path / "run", cache, folds=3), tmp_path / "bundle"
+    everyone = set(range(23))
+    _trained_on(run, *(sorted(everyone - set(range(first, 23, 2))) for first in (0, 1)), sorted(everyone - {0}))
+    options = ConfidenceOptions(cases=24, near_cases=0)
+    export(run, out, cache.path, parity=_PARITY, confidence=options)
+    spec, card = Bundle.open(out).spec, (out / "MODEL_CARD.md").read_text()
+    assert spec.gate["held_out_patients"] == 12
+    assert {kind["images"] for kind in spec.gate["near"].values()} == {24}
+    assert "not by the mean of all 3 that the bundle holds" in spec.intervals["meaning"]
+    assert "of 12 patients held out (24 images) are flagged" in card
+
+
+def test_the_gate_counts_patients_not_images(rng):
+    training = rng.normal(size=(40, 3)).astype(np.float32)
+    usual = [(str(n % 10), rng.normal(size=3).astype(np.float32)) for n in range(30)]
+    spec = SimpleNamespace(network=SimpleNamespace(spatial_dims=0))
+    entry, gate = measured_gate(training, usual, lambda image: image, [], spec, ConfidenceOptions())
+    worst = [max(gate.distance(one) for patient, one in usual if patient == str(n)) for n in range(10)]
+    assert entry["threshold"] == pytest.approx(max(worst))
+    assert (entry["held_out_patients"], entry["quantile"]) == (10, pytest.approx(10 / 11))
+    nine = [(patient, one) for patient, one in usual if patient != "9"]
+    entry, gate = measured_gate(training, nine, lambda image: image, [], spec, ConfidenceOptions())
+    assert gate is None
+    assert "there are 40 and 9" in entry["missing"]
 
 
 def test_nothing_is_claimed_without_patients_held_out(cache: Cache, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Where a two-class model draws the line, and what that costs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,12 @@ from cohort import make_cache, make_run, write_scans
 from medssl.commands.export import export
 from medssl.commands.prepare import prepare
 from medssl.data.cache import Cache
-from medssl.export.operating_point import youden_threshold
+from medssl.evaluation.loaded_run import load_run
+from medssl.evaluation.options import PredictOptions
+from medssl.evaluation.segmentation_cases import native_reference
+from medssl.export.operating_point import operating_point, youden_threshold
 from medssl.export.options import OperationOptions
+from medssl.export.trained import Trained
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.preprocess import Preprocess
 from medssl.imaging.readers.open import read_volume
@@ -62,6 +67,27 @@ def test_the_bundle_calls_what_its_operating_point_says(cache: Cache, tmp_path: 
     assert point["sensitivity"] == np.array(called)[truth].mean()
     assert point["specificity"] == 1 - np.array(called)[~np.array(truth)].mean()
     assert "`ill` is called from" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+
+
+def test_folds_are_scored_on_the_patients_that_each_has_not_seen(cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", cache, "classifier", folds=2)
+    unknown = load_run(run, PredictOptions(device="cpu"))
+    with pytest.raises(ConfigError, match="has not learned from"):
+        operating_point(Trained(unknown.networks, unknown.patients, unknown.spec, cache, native_reference), 0.5)
+    patients = sorted({case.patient for case in cache.cases if case.split == "val"})
+    for fold, seen in enumerate((patients[:2], patients[2:])):
+        (run / f"fold_{fold}" / "run.json").write_text(json.dumps({"patients": {"train": seen}}))
+    loaded = load_run(run, PredictOptions(device="cpu"))
+    trained = Trained(loaded.networks, loaded.patients, loaded.spec, cache, native_reference)
+    held = [case for case in cache.cases if case.split == "val"]
+    ill = np.array([case.class_name == "ill" for case in held])
+    unseen = [loaded.networks[1 if case.patient in patients[:2] else 0] for case in held]
+    score = np.array([classify_image([n], loaded.spec, cache.image(c))[1] for n, c in zip(unseen, held, strict=True)])
+    whole = np.array([classify_image(loaded.networks, loaded.spec, cache.image(case))[1] for case in held])
+    point = operating_point(trained, "youden")
+    assert point["threshold"] == pytest.approx(youden_threshold(score, ill), abs=1e-9)
+    assert point["threshold"] != pytest.approx(youden_threshold(whole, ill), abs=1e-6)
+    assert "not by the mean of all 2" in point["measured_by"]
 
 
 def test_without_cases_of_both_classes_there_is_no_point(tmp_path: Path) -> None:

@@ -1,19 +1,29 @@
 """fp16 and int8 are bundles of their own, kept only where they do the work as well; else it is told why not."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cohort import make_cache, make_run
 
 from medssl.commands.export import export
 from medssl.data.cache import Cache
-from medssl.export.options import ConfidenceOptions, ParityOptions, PrecisionOptions
-from medssl.export.precision import Comparison, write_variants
-from medssl.imaging.errors import ConfigError
+from medssl.evaluation.loaded_run import load_run
+from medssl.evaluation.options import PredictOptions
+from medssl.evaluation.segmentation_cases import native_reference
+from medssl.export.comparison import Comparison
+from medssl.export.options import ConfidenceOptions, OperationOptions, ParityOptions, PrecisionOptions
+from medssl.export.precision import write_variants
+from medssl.export.trained import Judges, Trained
+from medssl.imaging.errors import BundleError, ConfigError
 from medssl.imaging.readers.open import read_volume
-from medssl.runtime.bundle import Bundle
+from medssl.runtime.bundle import Bundle, BundleSpec
 from medssl.runtime.predictor import Predictor
+from medssl.runtime.session import Session
+from medssl.tasks.model_file import load_model, save_model
 
 _QUICK = {"parity": ParityOptions(cases=1, threads=1), "confidence": ConfidenceOptions(measure=False)}
 
@@ -55,10 +65,83 @@ def test_a_variant_that_answers_otherwise_is_not_kept(cache: Cache, tmp_path: Pa
     options = PrecisionOptions(
         ("int8",), cases=2, threads=1, calibration_windows=8, max_quality_loss=0.0, min_agreement=1.0
     )
-    (made,) = write_variants(out, cache, cache.cases[:2], options)
+    (made,) = write_variants(out, cache, Judges(cache.cases[:2], True, cache.cases[2:]), options)
     assert made.folder is None
-    assert "agreement with fp32 is" in made.problems[-1]
+    assert any("agreement with fp32 is" in problem for problem in made.problems)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "run"]
+
+
+def test_a_variant_whose_answers_are_no_numbers_is_not_kept_and_the_others_are_tried(cache: Cache, tmp_path: Path):
+    """Values that a normalisation takes back again are beyond fp16 in between."""
+    run, out = make_run(tmp_path / "run", cache), tmp_path / "bundle"
+    network, spec = load_model(run)
+    first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv3d))
+    first.weight *= 5000 / first.weight.abs().max()
+    save_model(run, network.state_dict(), spec)
+    export(run, out, data=cache.path, **_QUICK)
+    options = PrecisionOptions(("fp16", "int8"), cases=2, threads=1, calibration_windows=8)
+    half, eight = write_variants(out, cache, Judges(cache.cases[:2], True, cache.cases[2:]), options)
+    assert (half.comparison, half.folder) == (None, None)
+    assert "no numbers" in half.problems[0]
+    assert eight.comparison is not None
+    assert not list(tmp_path.glob("*fp16*"))
+
+
+def test_int8_needs_patients_who_do_not_judge_it(cache: Cache, tmp_path: Path):
+    run, out = make_run(tmp_path / "run", cache), tmp_path / "bundle"
+    export(run, out, data=cache.path, **_QUICK)
+    (made,) = write_variants(out, cache, Judges(cache.cases, False, ()), PrecisionOptions(("int8",), threads=1))
+    assert "a smaller precision.cases leaves some" in made.problems[0]
+
+
+@pytest.mark.parametrize("folds", [0, 2])
+def test_cases_that_were_learned_from_judge_only_where_there_are_no_others(cache: Cache, tmp_path: Path, folds: int):
+    run = make_run(tmp_path / "run", cache, folds=folds)
+    for number in range(max(folds, 1)):
+        place = run / f"fold_{number}" if folds else run
+        (place / "run.json").write_text(json.dumps({"patients": {"train": [f"patient{number}", "patient2"]}}))
+    loaded = load_run(run, PredictOptions(device="cpu"))
+    judges = Trained(loaded.networks, loaded.patients, loaded.spec, cache, native_reference).judges(4)
+    assert judges.held_out == (folds == 0)
+    judged = {case.patient for case in judges.cases}
+    assert not judged & {case.patient for case in judges.others}
+    assert not {"patient4", "patient5"} & (judged | {case.patient for case in judges.others})
+    assert judged == ({"patient0", "patient1", "patient2"} if folds else {"patient1"})
+
+
+def test_variants_are_compared_as_the_clinic_uses_them(tmp_path: Path):
+    """Mirrored, with the largest part alone, and by the gate: what would be flagged otherwise is not kept."""
+    cache = make_cache(tmp_path / "many", dims=2, patients=26)
+    run, out = make_run(tmp_path / "run", cache, seed=9), tmp_path / "bundle"
+    (run / "run.json").write_text(json.dumps({"patients": {"train": [f"patient{p}" for p in range(12)]}}))
+    operation = OperationOptions(largest_component=(1, 2), mirror="on")
+    export(run, out, cache.path, parity=_QUICK["parity"], operation=operation)
+    (tmp_path / "other").mkdir()
+    other = make_run(tmp_path / "other" / "run", cache, seed=3)
+    (other / "run.json").write_text((run / "run.json").read_text())
+    export(other, tmp_path / "other" / "bundle", cache.path, parity=_QUICK["parity"])
+    bundle, strange = Bundle.open(out), tmp_path / "other" / "bundle" / "model.onnx"
+    judges = Judges(cache.cases[30:34], True, ())
+    same, others = (
+        compare(Session(out / "model.onnx", 1), Session(model, 1), bundle, model, cache, judges)
+        for model in (out / "model.onnx", strange)
+    )
+    assert (same.max_distance_change, same.flags_changed, same.max_probability_change) == (0, 0, 0)
+    predictor, dices = Predictor(out, threads=1), []
+    for case in judges.cases:
+        mask, truth = predictor.predict(read_volume(case.image_field)).mask.array[0], cache.label(case)
+        dices += [2 * ((mask == v) & (truth == v)).sum() / ((mask == v).sum() + (truth == v).sum()) for v in (1, 2)]
+    assert same.quality == pytest.approx(np.mean(dices))
+    assert others.max_distance_change > 0.1
+    assert any("the gate's distance changes" in problem for problem in others.problems(PrecisionOptions()))
+    assert any("the probability of a class changes" in problem for problem in others.problems(PrecisionOptions()))
+
+
+def test_no_bundle_may_ask_for_a_golden_case_that_tells_nothing(cache: Cache, tmp_path: Path):
+    export(make_run(tmp_path / "run", cache), tmp_path / "bundle", data=cache.path, **_QUICK)
+    content = Bundle.open(tmp_path / "bundle").spec.to_json()
+    with pytest.raises(BundleError, match="golden_tolerance must be above 0 and at most 2"):
+        BundleSpec.from_json({**content, "golden_tolerance": 2.1})
 
 
 def test_classifiers_have_variants(tmp_path: Path):
@@ -71,7 +154,15 @@ def test_classifiers_have_variants(tmp_path: Path):
 
 
 def test_rules():
-    numbers = {"cases": 1, "max_logit_difference": 1.0, "megabytes": 1.0, "window_s": 1.0, "window_s_fp32": 1.0}
+    numbers = {"cases": 1, "held_out": True, "max_probability_change": 0.0, "max_distance_change": None}
+    numbers |= {
+        "flags_changed": 0,
+        "golden_tolerance": 0.1,
+        "max_logit_difference": 1.0,
+        "megabytes": 1.0,
+        "window_s": 1.0,
+        "window_s_fp32": 1.0,
+    }
     good = Comparison(quality=0.9, quality_fp32=0.9, min_agreement=0.99, **numbers)
     assert good.problems(PrecisionOptions()) == []
     assert (
@@ -79,6 +170,9 @@ def test_rules():
     )
     nothing = Comparison(quality=np.nan, quality_fp32=np.nan, min_agreement=np.nan, **numbers)
     assert len(nothing.problems(PrecisionOptions())) == 2
+    for name, value in (("max_probability_change", 0.03), ("max_distance_change", 0.11), ("flags_changed", 1)):
+        assert len(replace(good, **{name: value}).problems(PrecisionOptions())) == 1
+    assert "at most 0.5 is allowed" in replace(good, golden_tolerance=0.6).problems(PrecisionOptions())[0]
     with pytest.raises(ConfigError) as error:
         PrecisionOptions(cases=0, max_quality_loss=1, min_agreement=0.1)
     assert len(error.value.problems) == 3

@@ -76,3 +76,19 @@ def test_pseudonyms_are_stable_and_depend_on_the_key(tmp_path: Path, secret: Sec
     message = f"{tmp_path}/input/000001.dcm of series 1.2.840.113619.2.55 is cut\n  MR 'Jane Doe', 3 files"
     public = secret.public(message, tmp_path)
     assert public == f"input/000001.dcm of series uid-{secret.name('1.2.840.113619.2.55')[:8]} is cut"
+
+
+def test_the_key_is_its_owners_alone_from_the_moment_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    modes, replace = [], Path.replace
+
+    def watched(source: Path, target: Path) -> Path:
+        modes.append(source.stat().st_mode & 0o777)
+        moved = replace(source, target)
+        modes.append(moved.stat().st_mode & 0o777)
+        return moved
+
+    monkeypatch.setattr(Path, "replace", watched)
+    first, again = (Secret(tmp_path / "new" / "secret.key") for _ in range(2))
+    assert modes == [0o600, 0o600]
+    assert first.name("1.2.3") == again.name("1.2.3")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["secret.key"]
