@@ -1,0 +1,113 @@
+"""What was done by half, by a kill, a fault or a full disk, is neither taken for whole nor lost."""
+
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from dicom_phantom import slice_dataset
+
+pytest.importorskip("fastapi", reason="the server needs the extra serve")
+
+import numpy as np
+from serving import options_for, write_scan
+
+from medssl.imaging.errors import MedsslError
+from medssl.imaging.files import write_json
+from medssl.runtime.server import work
+from medssl.runtime.server.options import LimitOptions, PacsOptions
+from medssl.runtime.server.pool import WorkerPool
+
+
+@contextmanager
+def _archive(slices: list[bytes], cuts: list[bool]) -> Iterator[str]:
+    """A DICOMweb archive that hangs up in the middle of an answer where the next of `cuts` says so."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            parts = [b"--b\r\nContent-Type: application/dicom\r\n\r\n" + part + b"\r\n" for part in slices]
+            whole = b"".join(parts) + b"--b--"
+            self.send_response(200)
+            self.send_header("Content-Type", 'multipart/related; type="application/dicom"; boundary=b')
+            self.send_header("Content-Length", str(len(whole)))
+            self.end_headers()
+            self.wfile.write(whole[: len(parts[0]) + 40] if cuts.pop(0) else whole)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _slices(folder: Path, count: int) -> list[bytes]:
+    folder.mkdir()
+    for k in range(count):
+        dataset = slice_dataset(np.full((8, 8), 15, np.int16), (0, 0, 2.5 * k), series="1.2.3.1", number=k + 1)
+        dataset.save_as(folder / f"{k}.dcm", enforce_file_format=True)
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+def test_a_pull_that_was_cut_off_leaves_no_part_of_a_study_as_input(tmp_path: Path):
+    job = tmp_path / "job"
+    (job / "input").mkdir(parents=True)
+    with _archive(_slices(tmp_path / "slices", 3), [True, False]) as url:
+        with pytest.raises(MedsslError):
+            work._pull(job, "1.2.3", PacsOptions(dicomweb=url), LimitOptions())
+        assert not list((job / "input").iterdir())
+        work._pull(job, "1.2.3", PacsOptions(dicomweb=url), LimitOptions())
+    assert len(list((job / "input").iterdir())) == 3
+    assert not (job / "pulling").exists()
+
+
+def test_a_pull_that_was_killed_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    job = tmp_path / "job"
+    (job / "input").mkdir(parents=True)
+    slices = _slices(tmp_path / "slices", 3)
+
+    def pull(_: str, folder: Path, *__: object, whole: bool = False) -> None:
+        for number, content in enumerate(slices):
+            (folder / f"{number}.dcm").write_bytes(content)
+            if not whole:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(work, "pull_study", pull)
+    with pytest.raises(KeyboardInterrupt):
+        work._pull(job, "1.2.3", PacsOptions(), LimitOptions())
+    assert not list((job / "input").iterdir())
+    monkeypatch.setattr(work, "pull_study", lambda *args: pull(*args, whole=True))
+    (job / "pulling" / "left-over.dcm").write_bytes(slices[0])
+    work._pull(job, "1.2.3", PacsOptions(), LimitOptions())
+    assert sorted(path.name for path in (job / "input").iterdir()) == ["0.dcm", "1.dcm", "2.dcm"]
+
+
+def test_a_worker_whose_job_was_broken_off_does_not_answer_for_the_next(tiny: Path, tmp_path: Path):
+    scan = write_scan(tmp_path / "a.nii.gz")
+    pool = WorkerPool(options_for(tiny, tmp_path / "data"))
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        (folder / "input").mkdir(parents=True)
+        write_json(folder / "job.json", {"model": "tiny"})
+        (folder / "input" / "000001.nii.gz").write_bytes(scan.read_bytes())
+
+    def locked(*_: object) -> None:
+        raise OSError("the database is locked")
+
+    try:
+        before = pool.pids()
+        with pytest.raises(OSError, match="locked"):
+            pool.run(folders[0], locked)
+        assert pool.pids() != before
+        pool.run(folders[1], lambda *_: None)
+        assert (folders[1] / "results" / "report.json").exists()
+    finally:
+        pool.interrupt()
+        pool.close()
