@@ -209,8 +209,20 @@ class DicomListener:
                 try:
                     self._hand_in(study)
                 except Exception as error:  # the other studies must not wait for this one; it is tried again
-                    self._studies[study].last = time.monotonic()
+                    self._retry(study)
                     LOG.error("study %s could not be handed in: %s", study, type(error).__name__)
+
+    def _retry(self, study: str) -> None:
+        """Hand a study in later; what was accepted before the fault is not handed in again."""
+        with self._lock:
+            if (self._desk.folders.inbox() / study).exists():
+                self._studies[study].last = time.monotonic()
+            else:
+                self._forget(study)
+
+    def _forget(self, study: str) -> None:
+        self._studies.pop(study, None)
+        self._desk.arriving = len(self._studies)
 
     def _complete(self) -> list[str]:
         now = time.monotonic()
@@ -233,5 +245,4 @@ class DicomListener:
             self._desk.accept(
                 folder, new_id(), model=record["model"], source="cstore", caller=record["caller"], study=study
             )
-            del self._studies[study]
-            self._desk.arriving = len(self._studies)
+            self._forget(study)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dicom_phantom import slice_dataset
@@ -12,11 +13,12 @@ from dicom_phantom import slice_dataset
 pytest.importorskip("fastapi", reason="the server needs the extra serve")
 
 import numpy as np
-from serving import options_for, write_scan
+from serving import get, options_for, post, served, wait_for, write_scan
 
-from medssl.imaging.errors import MedsslError
+from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import write_json
-from medssl.runtime.server import work
+from medssl.runtime.server import desk, work
+from medssl.runtime.server.folders import Folders
 from medssl.runtime.server.options import LimitOptions, PacsOptions
 from medssl.runtime.server.pool import WorkerPool
 
@@ -111,3 +113,86 @@ def test_a_worker_whose_job_was_broken_off_does_not_answer_for_the_next(tiny: Pa
     finally:
         pool.interrupt()
         pool.close()
+
+
+def _fail_once(monkeypatch: pytest.MonkeyPatch, service: Any, action: str) -> list[str]:
+    """Have the audit log fail for the first line of an action, as on a full disk; returns what failed."""
+    write, failed = service.desk.audit.write, []
+
+    def broken(who: str, what: str, **more: Any) -> None:
+        if what == action and not failed:
+            failed.append(what)
+            raise OSError(28, "No space left on device")
+        write(who, what, **more)
+
+    monkeypatch.setattr(service.desk.audit, "write", broken)
+    monkeypatch.setattr(desk, "_ENTRY_S", 0)
+    return failed
+
+
+def test_an_upload_whose_entry_fails_is_accepted_once_and_entered_later(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    scan = write_scan(tmp_path / "a.nii.gz")
+    with served(options_for(tiny, tmp_path / "data")) as service:
+        failed = _fail_once(monkeypatch, service, "accept")
+        answer = post(service, [(scan.name, scan.read_bytes())])
+        assert (answer.status_code, failed) == (202, ["accept"])
+        service.desk.keep_house()
+        service.desk.keep_house()
+        (job,) = wait_for(lambda: (jobs := get(service, "/api/jobs").json()) and jobs[0]["state"] == "done" and jobs)
+        assert job["id"] == answer.json()["id"]
+        assert service.desk.audit.path.read_text().count('"accept"') == 1
+
+
+def test_a_received_study_whose_entry_fails_is_accepted_once(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with served(options_for(tiny, tmp_path / "data")) as service:
+        failed = _fail_once(monkeypatch, service, "accept")
+        folder = service.desk.folders.inbox() / "study"
+        (folder / "input").mkdir(parents=True)
+        for number, content in enumerate(_slices(tmp_path / "slices", 2)):
+            (folder / "input" / f"{number}.dcm").write_bytes(content)
+        write_json(folder / "job.json", {"model": "tiny", "caller": "SCANNER"})
+        service.dicom._resume()
+        wait_for(lambda: failed and not service.dicom._studies)
+        assert service.desk.arriving == 0
+        service.desk.keep_house()
+        (job,) = wait_for(lambda: (jobs := get(service, "/api/jobs").json()) and jobs[0]["finished"] and jobs)
+        assert job["source"] == "cstore"
+
+
+def test_a_kill_during_removal_does_not_bring_the_job_back(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    options, scan = options_for(tiny, tmp_path / "data"), write_scan(tmp_path / "a.nii.gz")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with served(options) as service:
+        job_id = post(service, [(scan.name, scan.read_bytes())]).json()["id"]
+        wait_for(lambda: get(service, f"/api/jobs/{job_id}").json()["state"] == "done")
+        with monkeypatch.context() as patch:
+            patch.setattr(service.desk.folders, "discard", killed)
+            with pytest.raises(KeyboardInterrupt):
+                service.desk.remove(job_id, "local")
+    with served(options) as service:
+        assert get(service, f"/api/jobs/{job_id}").status_code == 404
+        assert not list((tmp_path / "data" / "jobs").iterdir())
+
+
+def test_a_folder_of_another_user_is_taken_where_it_is_closed_and_refused_with_advice_where_it_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def not_ours(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    closed, volume = tmp_path / "closed", tmp_path / "volume"
+    closed.mkdir(mode=0o700)
+    volume.mkdir(mode=0o755)
+    monkeypatch.setattr(Path, "chmod", not_ours)
+    Folders(closed, "alone").close()
+    with pytest.raises(ConfigError, match="volume/medssl"):
+        Folders(volume, "alone")
