@@ -78,6 +78,14 @@ class Desk:
         waiting = self.ledger.counts()["queued"] + self.underway + self.arriving
         if waiting >= self.options.queue.waiting:
             raise RefusedError(f"{waiting} jobs are waiting: try again later", reason="queue-full", status=429)
+        self.check_disk()
+
+    def check_disk(self) -> None:
+        """Refuse before the disk is full, also what is coming in: the account of what was accepted needs room too.
+
+        Raises:
+            RefusedError: Less than `limits.free_disk_mb` is free.
+        """
         if self.folders.free_mb() < self.options.limits.free_disk_mb:
             raise RefusedError("the server's disk is full: tell its operator", reason="disk-full", status=429)
 

@@ -23,6 +23,8 @@ from medssl.imaging.files import sync_file, sync_folder, write_json
 from medssl.runtime.server.ledger import Job
 
 _PLACES = ("incoming", "inbox", "temporary", "trash")
+LOOK_BYTES = 64 * 2**20
+"""The disk is looked at whenever so much more came in."""
 SUFFIXES = (".nii.gz", ".nii", ".zip", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 """Endings of uploaded files that say how to read them; whatever else is DICOM or refused."""
 
@@ -55,9 +57,9 @@ class Folders:
         except OSError as error:
             raise ConfigError(
                 [
-                    f"data = {root} cannot be made a folder of this user alone ({error.strerror}): the root of a volume "
-                    f"often belongs to another user, so name a folder in it (data: {root / 'medssl'}), or have it "
-                    "owned by the user of medssl with mode 700"
+                    f"data = {root} cannot be made a folder of this user alone ({error.strerror}): the root of a "
+                    f"volume often belongs to another user, so name a folder in it (data: {root / 'medssl'}), or "
+                    "have it owned by the user of medssl with mode 700"
                 ]
             ) from error
         self._lock = _lock(self._own / "lock")

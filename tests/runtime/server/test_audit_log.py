@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,17 @@ def test_pseudonyms_are_stable_and_depend_on_the_key(tmp_path: Path, secret: Sec
     message = f"{tmp_path}/input/000001.dcm of series 1.2.840.113619.2.55 is cut\n  MR 'Jane Doe', 3 files"
     public = secret.public(message, tmp_path)
     assert public == f"input/000001.dcm of series uid-{secret.name('1.2.840.113619.2.55')[:8]} is cut"
+
+
+def test_a_line_that_a_full_disk_took_in_part_leaves_no_half_of_it(
+    log: Path, secret: Secret, monkeypatch: pytest.MonkeyPatch
+):
+    audit, before = AuditLog(log, secret), log.read_bytes()
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda handle, line: write(handle, line[:20]))
+        with pytest.raises(OSError, match="No space left"):
+            audit.write("you", "fetch", job="job0")
+    assert log.read_bytes() == before
+    audit.write("you", "fetch", job="job1")
+    assert verify(log, secret)[0] == 5

@@ -1,10 +1,13 @@
 """What was done by half, by a kill, a fault or a full disk, is neither taken for whole nor lost."""
 
 import http.server
+import shutil
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +16,12 @@ from dicom_phantom import slice_dataset
 pytest.importorskip("fastapi", reason="the server needs the extra serve")
 
 import numpy as np
-from serving import get, options_for, post, served, wait_for, write_scan
+from serving import ended, get, options_for, post, served, wait_for, write_scan
 
-from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.errors import ConfigError, ImageError, MedsslError
 from medssl.imaging.files import write_json
-from medssl.runtime.server import desk, work
+from medssl.imaging.readers.archive import unpack
+from medssl.runtime.server import desk, dicom_listener, upload, work
 from medssl.runtime.server.folders import Folders
 from medssl.runtime.server.options import LimitOptions, PacsOptions
 from medssl.runtime.server.pool import WorkerPool
@@ -163,9 +167,7 @@ def test_a_received_study_whose_entry_fails_is_accepted_once(
         assert job["source"] == "cstore"
 
 
-def test_a_kill_during_removal_does_not_bring_the_job_back(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_kill_during_removal_does_not_bring_the_job_back(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     options, scan = options_for(tiny, tmp_path / "data"), write_scan(tmp_path / "a.nii.gz")
 
     def killed(*_: object) -> None:
@@ -196,3 +198,44 @@ def test_a_folder_of_another_user_is_taken_where_it_is_closed_and_refused_with_a
     Folders(closed, "alone").close()
     with pytest.raises(ConfigError, match="volume/medssl"):
         Folders(volume, "alone")
+
+
+def test_a_job_ends_also_where_its_end_cannot_be_audited(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scan = write_scan(tmp_path / "a.nii.gz")
+    with served(options_for(tiny, tmp_path / "data")) as service:
+        failed = _fail_once(monkeypatch, service, "done")
+        job = ended(service, post(service, [(scan.name, scan.read_bytes())]))
+        assert (job["state"], failed) == ("done", ["done"])
+
+
+def test_an_upload_ends_where_the_disk_gets_full_on_the_way(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    free = [1e6, 1e6]
+    with served(options_for(tiny, tmp_path / "data", limits=LimitOptions(free_disk_mb=1e5))) as service:
+        monkeypatch.setattr(upload, "LOOK_BYTES", 1 << 16)
+        monkeypatch.setattr(service.desk.folders, "free_mb", lambda: free.pop() if free else 1.0)
+        answer = post(service, [("a.nii", bytes(1 << 20))])
+        assert (answer.status_code, answer.json()["reason"]) == (429, "disk-full")
+        assert not list((service.options.data / "servers/alone/incoming").iterdir())
+
+
+def test_an_object_is_cut_off_where_the_disk_gets_full_on_the_way(service: Any, monkeypatch: pytest.MonkeyPatch):
+    aborted: list[bool] = []
+    sender = SimpleNamespace(abort=lambda: aborted.append(True))
+    monkeypatch.setattr(service.desk.folders, "free_mb", lambda: -1.0)
+    monkeypatch.setattr(dicom_listener, "LOOK_BYTES", 100)
+    service.dicom._count(SimpleNamespace(assoc=sender, data=bytes(99)))
+    assert not aborted
+    service.dicom._count(SimpleNamespace(assoc=sender, data=b"x"))
+    service.dicom._received.pop(id(sender))
+    assert aborted == [True]
+
+
+def test_a_zip_file_that_does_not_fit_onto_the_disk_is_not_unpacked_to_its_end(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.dcm", bytes(3 << 20))
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(ImageError, match="does not fit") as error:
+        unpack(tmp_path / "a.zip", tmp_path / "out", keep_free=free + (1 << 30))
+    assert error.value.reason == "disk-full"
