@@ -8,6 +8,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from medssl.imaging.readers.guard import max_image_bytes
 _MAX_FILES = 50_000
 _ENTRY_BYTES = 256
 """What an entry takes in the directory of a zip file, on average at most."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, NotImplementedError, ValueError, OSError)
+"""What reading a damaged entry raises."""
 _IMAGES = 4
 """A zip file may unpack to so many times the size of the largest image."""
 
@@ -51,7 +54,15 @@ def _unpacked(path: Path, *_: int) -> Path:
     return folder
 
 
-def unpack(path: Path, folder: Path, *, max_files: int = _MAX_FILES, max_bytes: int = 0) -> None:
+def unpack(
+    path: Path,
+    folder: Path,
+    *,
+    max_files: int = _MAX_FILES,
+    max_bytes: int = 0,
+    keep_free: int = 0,
+    suffix_of: Callable[[str], str] | None = None,
+) -> None:
     """Unpack a zip file into a folder.
 
     Args:
@@ -59,6 +70,9 @@ def unpack(path: Path, folder: Path, *, max_files: int = _MAX_FILES, max_bytes: 
         folder: An empty folder.
         max_files: Files it may hold.
         max_bytes: Bytes they may have together; 0 takes four times the largest image.
+        keep_free: Bytes that must stay free on the disk; 0 does not look.
+        suffix_of: Ending of a file by its name; then files are numbered in the order of their names, in no folders, and
+            no name of the zip file's gets to the disk or into a message.
 
     Raises:
         ImageError: No zip file, damaged, names or links that leave the folder, or more than the limits.
@@ -76,10 +90,16 @@ def unpack(path: Path, folder: Path, *, max_files: int = _MAX_FILES, max_bytes: 
             raise ImageError(
                 f"{path} unpacks to more than {max_files} files or {max_bytes / 2**30:.3g} GiB", reason="zip-limit"
             )
-        _check_names(path, entries)
+        names = _names(path, entries, suffix_of)
         left = max_bytes
-        for entry in entries:
-            left = _extract(archive, entry, folder, left)
+        for entry, name in zip(entries, names, strict=True):
+            try:
+                left = _extract(archive, entry, folder / name, left, keep_free)
+            except _DAMAGED as error:
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise
+                why = type(error).__name__ if suffix_of else error  # the text may quote the name
+                raise ImageError(f"{path}: {name} is damaged ({why})", reason="bad-zip") from error
 
 
 def _directory_bytes(path: Path) -> int:
@@ -95,8 +115,9 @@ def _directory_bytes(path: Path) -> int:
     return int(sizes[0])
 
 
-def _check_names(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    for entry in entries:
+def _names(path: Path, entries: list[zipfile.ZipInfo], suffix_of: Callable[[str], str] | None) -> list[str]:
+    """Names of the files to write, for entries that do not leave the folder; their own or numbers."""
+    for number, entry in enumerate(entries, start=1):
         parts = Path(entry.filename).parts
         if (
             Path(entry.filename).is_absolute()
@@ -104,22 +125,26 @@ def _check_names(path: Path, entries: list[zipfile.ZipInfo]) -> None:
             or "\\" in entry.filename
             or stat.S_ISLNK(entry.external_attr >> 16)
         ):
-            raise ImageError(f"{path}: entry {entry.filename!r} leaves the folder or is a link", reason="zip-unsafe")
+            named = f"number {number}" if suffix_of else repr(entry.filename)
+            raise ImageError(f"{path}: entry {named} leaves the folder or is a link", reason="zip-unsafe")
+    if suffix_of is None:
+        return [entry.filename for entry in entries]
+    order = sorted(range(len(entries)), key=lambda k: entries[k].filename)
+    place = {k: number for number, k in enumerate(order, start=1)}
+    return [f"{place[k]:06d}{suffix_of(entry.filename)}" for k, entry in enumerate(entries)]
 
 
-def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, left: int) -> int:
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, left: int, keep_free: int) -> int:
     """Write one entry; the bytes really unpacked count, not those the header claims."""
-    target = folder / entry.filename
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with archive.open(entry) as source, target.open("wb") as sink:
-            while block := source.read(1 << 20):
-                left -= len(block)
-                if left < 0:
-                    raise ImageError(f"{archive.filename} unpacks to more than the limit", reason="zip-limit")
-                sink.write(block)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, NotImplementedError, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise
-        raise ImageError(f"{archive.filename}: {entry.filename} is damaged ({error})", reason="bad-zip") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(entry) as source, target.open("wb") as sink:
+        while block := source.read(1 << 20):
+            left -= len(block)
+            if left < 0:
+                raise ImageError(f"{archive.filename} unpacks to more than the limit", reason="zip-limit")
+            if keep_free and shutil.disk_usage(target.parent).free < keep_free + len(block):
+                raise ImageError(
+                    f"{archive.filename} does not fit onto the disk: tell its operator", reason="disk-full"
+                )
+            sink.write(block)
     return left

@@ -170,7 +170,7 @@ def _add_intake(app: FastAPI, desk: Desk) -> None:
         job_id, folder = desk.folders.incoming()
         desk.underway += 1
         try:
-            fields = await receive(request, folder / "input", desk.options.limits)
+            fields = await receive(request, folder / "input", desk.options.limits, desk.check_disk)
             model = desk.model(fields.get("model", ""))
             who = request.state.who
             await run_in_threadpool(desk.accept, folder, job_id, model=model, source="rest", caller=who)

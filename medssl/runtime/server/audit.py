@@ -1,5 +1,6 @@
 """Who did what, when, with which bundle: a file that is only ever appended to, each line sealed with the one before."""
 
+import errno
 import json
 import os
 import threading
@@ -49,9 +50,14 @@ class AuditLog:
 
     def _append(self, line: bytes) -> None:
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        size = os.fstat(handle).st_size
         try:
-            os.write(handle, line)
+            if os.write(handle, line) != len(line):  # a full disk takes a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(handle)
+        except OSError:
+            os.ftruncate(handle, size)  # the next line must not follow half a one
+            raise
         finally:
             os.close(handle)
 

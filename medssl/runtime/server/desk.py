@@ -1,6 +1,7 @@
 """The desk where studies are handed in: what there is room for is accepted, and then neither lost nor doubled."""
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from medssl.runtime.server.secret import Secret
 
 _LEASE_S = 300.0
 """A server that gave no sign for so long has died; others take its jobs."""
+
+_ENTRY_S = 10.0
+"""An accepted job that is not in the ledger after so long met a fault, not a slow disk."""
 
 
 class RefusedError(MedsslError):
@@ -46,6 +50,7 @@ class Desk:
         self.bundles = open_bundles(options.bundles)
         self.metrics = Metrics(ledger.counts, folders.free_mb)
         self.queue: JobQueue | None = None
+        self._entering = threading.Lock()
         self.underway = 0
         """Uploads that are coming in; they take a place in the queue."""
         self.arriving = 0
@@ -73,6 +78,14 @@ class Desk:
         waiting = self.ledger.counts()["queued"] + self.underway + self.arriving
         if waiting >= self.options.queue.waiting:
             raise RefusedError(f"{waiting} jobs are waiting: try again later", reason="queue-full", status=429)
+        self.check_disk()
+
+    def check_disk(self) -> None:
+        """Refuse before the disk is full, also what is coming in: the account of what was accepted needs room too.
+
+        Raises:
+            RefusedError: Less than `limits.free_disk_mb` is free.
+        """
         if self.folders.free_mb() < self.options.limits.free_disk_mb:
             raise RefusedError("the server's disk is full: tell its operator", reason="disk-full", status=429)
 
@@ -86,13 +99,20 @@ class Desk:
         """
         content.setdefault("study", self.secret.name(f"job:{job_id}"))
         job = self.folders.accept(folder, job_id, content)
-        self._enter(job)
+        try:
+            self._enter(job)
+        except Exception as error:  # it is accepted: who heard of the fault would send it again
+            LOG.error("job %s is on the disk, its entry is tried again: %s", job.id, type(error).__name__)
         return job
 
     def _enter(self, job: Job) -> None:
+        with self._entering:
+            self._enter_once(job)
+
+    def _enter_once(self, job: Job) -> None:
         """The audit log comes before the ledger: after a kill in between a line is there twice, never missing."""
-        if self.ledger.get(job.id) is not None:
-            return
+        if self.ledger.get(job.id) is not None or not read_record(self.folders.job(job.id)):
+            return  # the second: it was removed since
         bundle = self.bundles.get(job.model)
         self.audit.write(
             job.caller, "accept", job=job.id, study=job.study, source=job.source, model=job.model,
@@ -108,8 +128,7 @@ class Desk:
         """After a start: what was accepted and not ended is done; what cannot be is reported failed."""
         self.folders.sweep()
         released = self.ledger.release(all_owners=not self.options.queue.url)
-        for job in self.folders.accepted():
-            self._enter(job)
+        self._reconcile(0)
         most = self.options.queue.attempts
         for job in self.ledger.jobs(limit=1_000_000, states=["queued"]):
             if not read_record(self.folders.job(job.id)):
@@ -121,6 +140,15 @@ class Desk:
             self.audit.write("server", "recover", interrupted=released)
             LOG.warning("%d job(s) were interrupted and are done again", released)
         self.refill()
+
+    def _reconcile(self, seconds: float) -> None:
+        """Enter accepted jobs that the ledger lacks after so long, and end removals that were broken off."""
+        for job in self.folders.accepted():
+            if abs(time.time() - job.accepted) >= seconds:  # younger ones may be on their way, at another server too
+                self._enter(job)
+        for job_id in self.folders.unaccepted():
+            if self.ledger.get(job_id) is None:
+                self.folders.discard(self.folders.job(job_id))
 
     def _give_up(self, job: Job, reason: str, message: str) -> None:
         self.audit.write("server", "fail", job=job.id, study=job.study, model=job.model, reason=reason)
@@ -137,13 +165,22 @@ class Desk:
         self.ledger.sign()
         if self.ledger.release(unseen_s=_LEASE_S):
             LOG.warning("jobs of a server that gave no sign are done again")
+        self._reconcile(_ENTRY_S)
         self.refill()
         self.folders.sweep_old(_LEASE_S)
         for job in self.ledger.ended_before(time.time() - 3600 * self.options.limits.keep_hours):
             self.remove(job.id, "retention")
 
     def remove(self, job_id: str, who: str) -> bool:
-        """Remove a job with its data; False where it runs or is not there."""
+        """Remove a job with its data; False where it runs or is not there.
+
+        It is marked as removed first: after a kill the ledger's entry must not be made again from the folder.
+        """
+        self.ledger.reject(job_id, "removed", "the job was removed before it was begun")  # so that none begins it now
+        job = self.ledger.get(job_id)
+        if job is None or job.state == "running":
+            return False
+        self.folders.unaccept(job_id)
         if not self.ledger.remove(job_id):
             return False
         self.folders.discard(self.folders.job(job_id))

@@ -22,7 +22,7 @@ from medssl.imaging.dicom_transfer import TRANSFER_SYNTAXES, identity
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import sync_file, sync_folder, write_json
 from medssl.runtime.server.desk import Desk, RefusedError, link_files
-from medssl.runtime.server.folders import new_id, read_record
+from medssl.runtime.server.folders import LOOK_BYTES, new_id, read_record
 from medssl.runtime.server.logs import LOG
 
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
@@ -112,11 +112,17 @@ class DicomListener:
         return context
 
     def _count(self, event: Any) -> None:
-        """Cut off who sends more in one object than a study may have."""
+        """Cut off who sends more in one object than a study may have, or than the disk has room for."""
         key = id(event.assoc)
-        self._received[key] = self._received.get(key, 0) + len(event.data)
-        if self._received[key] > self._desk.options.limits.upload_mb * 2**20:
-            self._desk.metrics.refused.labels("too-large").inc()
+        before = self._received.get(key, 0)
+        self._received[key] = size = before + len(event.data)
+        try:
+            if size > self._desk.options.limits.upload_mb * 2**20:
+                raise RefusedError("the object is beyond the limits", reason="too-large", status=413)
+            if size // LOOK_BYTES > before // LOOK_BYTES:
+                self._desk.check_disk()
+        except RefusedError as error:
+            self._desk.metrics.refused.labels(error.reason).inc()
             event.assoc.abort()
 
     def _closed(self, event: Any) -> None:
@@ -190,8 +196,8 @@ class DicomListener:
             self._desk.check_room()
         elif state.files >= limits.files or state.size + size > limits.upload_mb * 2**20:
             raise RefusedError("the study is beyond the limits", reason="too-large", status=413)
-        elif self._desk.folders.free_mb() < limits.free_disk_mb:
-            raise RefusedError("the disk is full", reason="disk-full", status=429)
+        else:
+            self._desk.check_disk()
 
     def _resume(self) -> None:
         for folder in self._desk.folders.inbox().iterdir():
@@ -209,8 +215,20 @@ class DicomListener:
                 try:
                     self._hand_in(study)
                 except Exception as error:  # the other studies must not wait for this one; it is tried again
-                    self._studies[study].last = time.monotonic()
+                    self._retry(study)
                     LOG.error("study %s could not be handed in: %s", study, type(error).__name__)
+
+    def _retry(self, study: str) -> None:
+        """Hand a study in later; what was accepted before the fault is not handed in again."""
+        with self._lock:
+            if (self._desk.folders.inbox() / study).exists():
+                self._studies[study].last = time.monotonic()
+            else:
+                self._forget(study)
+
+    def _forget(self, study: str) -> None:
+        self._studies.pop(study, None)
+        self._desk.arriving = len(self._studies)
 
     def _complete(self) -> list[str]:
         now = time.monotonic()
@@ -233,5 +251,4 @@ class DicomListener:
             self._desk.accept(
                 folder, new_id(), model=record["model"], source="cstore", caller=record["caller"], study=study
             )
-            del self._studies[study]
-            self._desk.arriving = len(self._studies)
+            self._forget(study)

@@ -18,11 +18,13 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from medssl.imaging.errors import MedsslError
+from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import sync_file, sync_folder, write_json
 from medssl.runtime.server.ledger import Job
 
 _PLACES = ("incoming", "inbox", "temporary", "trash")
+LOOK_BYTES = 64 * 2**20
+"""The disk is looked at whenever so much more came in."""
 SUFFIXES = (".nii.gz", ".nii", ".zip", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 """Endings of uploaded files that say how to read them; whatever else is DICOM or refused."""
 
@@ -40,14 +42,26 @@ class Folders:
         node: Name of this server among those that share the folder.
 
     Raises:
+        ConfigError: The folder cannot be made, or other users can read it and it is not ours to close.
         MedsslError: Another server of this name uses the folder.
     """
 
     def __init__(self, root: Path, node: str) -> None:
         self.root, self._own = root, root / "servers" / node
-        for folder in (root / "jobs", *(self._own / place for place in _PLACES)):
-            folder.mkdir(parents=True, exist_ok=True)
-        root.chmod(0o700)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            if root.stat().st_mode & 0o077:
+                root.chmod(0o700)
+            for folder in (root / "jobs", *(self._own / place for place in _PLACES)):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                [
+                    f"data = {root} cannot be made a folder of this user alone ({error.strerror}): the root of a "
+                    f"volume often belongs to another user, so name a folder in it (data: {root / 'medssl'}), or "
+                    "have it owned by the user of medssl with mode 700"
+                ]
+            ) from error
         self._lock = _lock(self._own / "lock")
 
     def close(self) -> None:
@@ -100,6 +114,14 @@ class Folders:
             if content:
                 jobs.append(_job(folder.name, content))
         return jobs
+
+    def unaccept(self, job_id: str) -> None:
+        """Mark an accepted job as removed, before its entry is taken out of the ledger."""
+        (self.job(job_id) / "job.json").unlink(missing_ok=True)
+
+    def unaccepted(self) -> list[str]:
+        """Ids of jobs whose removal was begun: their folders are still there."""
+        return [folder.name for folder in (self.root / "jobs").iterdir() if not (folder / "job.json").exists()]
 
     def discard(self, folder: Path) -> None:
         """Remove a folder: at once from its place, then from the disk."""

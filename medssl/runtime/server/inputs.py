@@ -12,7 +12,7 @@ from medssl.imaging.readers.open import read_channels
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import BundleSpec
 from medssl.runtime.inputs import find_cases
-from medssl.runtime.server.folders import SUFFIXES
+from medssl.runtime.server.folders import SUFFIXES, suffix_of
 from medssl.runtime.server.options import LimitOptions
 
 UNPACKED = "unpacked"
@@ -47,8 +47,8 @@ def read_input(folder: Path, spec: BundleSpec, limits: LimitOptions, *, resample
         source = folder / UNPACKED
         shutil.rmtree(source, ignore_errors=True)
         source.mkdir()
-        unpack(files[0], source, max_files=limits.files, max_bytes=int(limits.unpacked_mb * 2**20))
-        files = sorted(path for path in source.rglob("*") if path.is_file())
+        _unpack(files[0], source, limits)
+        files = sorted(source.iterdir())
     if any(path.suffix.lower() == ".zip" for path in files):
         raise ImageError("a zip file comes alone, and none within another: unpack it first", reason="nested-zip")
     named = [path for path in files if path.name.lower().endswith(SUFFIXES)]
@@ -68,6 +68,18 @@ def read_input(folder: Path, spec: BundleSpec, limits: LimitOptions, *, resample
     volume = cases[0].read()
     notes = tuple(f"left out: {Path(problem.path).name} ({problem.reason})" for problem in left_out)
     return replace(volume, source=replace(volume.source, notes=(*volume.source.notes, *notes)))
+
+
+def _unpack(path: Path, folder: Path, limits: LimitOptions) -> None:
+    """Unpack under numbers: names of files and folders often are those of patients."""
+    unpack(
+        path,
+        folder,
+        max_files=limits.files,
+        max_bytes=int(limits.unpacked_mb * 2**20),
+        keep_free=int(limits.free_disk_mb * 2**20),
+        suffix_of=suffix_of,
+    )
 
 
 def compact(volume: Volume) -> Volume:

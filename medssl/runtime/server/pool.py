@@ -76,14 +76,22 @@ class Worker:
         Raises:
             JobError: The job failed, the process died, or it took too long.
         """
-        deadline = time.monotonic() + timeout_s
-        self._send({"folder": str(folder)})
+        try:
+            answer = self._last_answer(folder, time.monotonic() + timeout_s, on_stage)
+        except BaseException:  # it may still compute: who took it for idle would get this job's answers for the next
+            self.kill()
+            raise
+        if answer["kind"] == "failed":
+            raise JobError(answer["message"], reason=answer["reason"])
+
+    def _last_answer(self, folder: Path, deadline: float, on_stage: OnStage) -> dict[str, Any]:
+        self._send({"folder": str(folder), "job": folder.name})
         while True:
             answer = self._receive(deadline)
-            if answer["kind"] == "done":
-                return
-            if answer["kind"] == "failed":
-                raise JobError(answer["message"], reason=answer["reason"])
+            if answer.get("job") != folder.name:
+                raise JobError("the worker answered for another job and was stopped", reason="worker-died")
+            if answer["kind"] in ("done", "failed"):
+                return answer
             on_stage(answer["stage"], answer["progress"], answer["study_uid"])
 
     def interrupt(self) -> None:

@@ -44,7 +44,20 @@ class Runner:
             self._end(job, "", "")
 
     def _end(self, job: Job, reason: str, message: str) -> None:
-        """The audit log comes first, as for acceptance."""
+        """The audit log comes first, as for acceptance; where it cannot be written the job ends all the same."""
+        desk = self._desk
+        try:
+            self._note(job, reason)
+        except Exception as error:
+            LOG.error("job %s: its end is not in the audit log: %s", job.id, type(error).__name__)
+        if not desk.ledger.finish(job.id, reason, message):
+            return  # another server took this one for dead and has the job now
+        desk.metrics.finished.labels(job.model, reason).inc()
+        desk.metrics.took.labels(job.model).observe(time.time() - (job.started or time.time()))
+        desk.metrics.waited.observe((job.started or time.time()) - job.accepted)
+        LOG.info("job %s %s", job.id, f"failed: {reason}" if reason else "done")
+
+    def _note(self, job: Job, reason: str) -> None:
         desk = self._desk
         now = desk.ledger.get(job.id) or job
         results = {name: sha256(path) for name, path in desk.results(job.id).items()}
@@ -53,9 +66,3 @@ class Runner:
             "server", "fail" if reason else "done", job=job.id, study=now.study, model=job.model,
             bundle_sha256=bundle.sha256 if bundle else "", reason=reason, results=results,
         )  # fmt: skip
-        if not desk.ledger.finish(job.id, reason, message):
-            return  # another server took this one for dead and has the job now
-        desk.metrics.finished.labels(job.model, reason).inc()
-        desk.metrics.took.labels(job.model).observe(time.time() - (job.started or time.time()))
-        desk.metrics.waited.observe((job.started or time.time()) - job.accepted)
-        LOG.info("job %s %s", job.id, f"failed: {reason}" if reason else "done")

@@ -1,5 +1,6 @@
 """An upload, written to the disk as it comes in: no file in memory, no name of the sender's, stopped at the caps."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -7,13 +8,16 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from medssl.runtime.server.desk import RefusedError
-from medssl.runtime.server.folders import suffix_of
+from medssl.runtime.server.folders import LOOK_BYTES, suffix_of
 from medssl.runtime.server.options import LimitOptions
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 _LONGEST_FIELD = 4096
+_MOST_FIELDS = 16
+_FIELDS = ("model",)
+"""Fields that mean something; others are read and forgotten."""
 
 
 class _Parts:
@@ -21,7 +25,7 @@ class _Parts:
 
     def __init__(self, folder: Path, limits: LimitOptions) -> None:
         self.fields: dict[str, str] = {}
-        self.files = 0
+        self.files = self._texts = 0
         self._folder, self._limits = folder, limits
         self._header, self._value, self._disposition = b"", b"", b""
         self._sink: IO[bytes] | None = None
@@ -45,6 +49,9 @@ class _Parts:
         _, options = parse_options_header(self._disposition)
         self._field, self._text = options.get(b"name", b"").decode("utf-8", "replace"), b""
         if b"filename" not in options:
+            self._texts += 1
+            if self._texts > _MOST_FIELDS:
+                raise RefusedError(f"more than {_MOST_FIELDS} fields", reason="bad-upload", status=400)
             return
         self.files += 1
         if self.files > self._limits.files:
@@ -65,7 +72,7 @@ class _Parts:
             raise RefusedError(f"a field is longer than {_LONGEST_FIELD} bytes", reason="bad-upload", status=400)
 
     def part_end(self) -> None:
-        if self._sink is None:
+        if self._sink is None and self._field in _FIELDS:
             self.fields[self._field] = self._text.decode("utf-8", "replace")
         self.close()
 
@@ -75,19 +82,22 @@ class _Parts:
             self._sink = None
 
 
-async def receive(request: "Request", folder: Path, limits: LimitOptions) -> dict[str, str]:
+async def receive(
+    request: "Request", folder: Path, limits: LimitOptions, check_disk: Callable[[], None]
+) -> dict[str, str]:
     """Write the files of a multipart upload into a folder.
 
     Args:
         request: Its body is read as it comes in.
         folder: Where to write, as `000001.nii.gz` and so on.
         limits: Caps.
+        check_disk: Raises where the disk gets full.
 
     Returns:
-        The other fields.
+        The other fields that are known.
 
     Raises:
-        RefusedError: No multipart form, no file, or beyond the caps.
+        RefusedError: No multipart form, no file, beyond the caps, or the disk gets full.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
@@ -112,6 +122,8 @@ async def receive(request: "Request", folder: Path, limits: LimitOptions) -> dic
             size += len(block)
             if size > most:
                 raise too_large
+            if size // LOOK_BYTES > (size - len(block)) // LOOK_BYTES:
+                check_disk()
             parser.write(block)
     except FormParserError as error:
         raise RefusedError("the upload is no well-formed multipart form", reason="bad-upload", status=400) from error

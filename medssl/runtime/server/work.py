@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from medssl.imaging.errors import BundleError, ImageError
+from medssl.imaging.files import sync_folder
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
 from medssl.runtime.predictor import Predictor
@@ -45,7 +46,7 @@ def work(folder: Path, predictors: Mapping[str, Predictor], settings: Mapping[st
         )
     if record.get("study_uid") and not any((folder / "input").iterdir()):
         report("pulling", 0.02)
-        pull_study(record["study_uid"], folder / "input", pacs, limits)
+        _pull(folder, record["study_uid"], pacs, limits)
     if not _finished(folder, predictor):
         try:
             _compute(folder, predictor, limits, settings, report)
@@ -55,6 +56,17 @@ def work(folder: Path, predictors: Mapping[str, Predictor], settings: Mapping[st
     if pacs.store != "none" and objects:
         report("storing", 0.95)
         store_results(objects, pacs)
+
+
+def _pull(folder: Path, study_uid: str, pacs: PacsOptions, limits: LimitOptions) -> None:
+    """Fill `input` by one rename: after a kill half way the study is pulled anew, never computed in part."""
+    pulling = folder / "pulling"
+    shutil.rmtree(pulling, ignore_errors=True)
+    pulling.mkdir()
+    pull_study(study_uid, pulling, pacs, limits)
+    sync_folder(pulling)
+    pulling.rename(folder / "input")
+    sync_folder(folder)
 
 
 def _compute(

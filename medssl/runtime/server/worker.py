@@ -71,15 +71,17 @@ def _begin(settings: dict[str, Any], answer: Answer) -> dict[str, Any]:
 def _attend(task: dict[str, Any], settings: dict[str, Any], predictors: dict[str, Any], answer: Answer) -> None:
     from medssl.runtime.server.work import work  # noqa: PLC0415
 
+    job = {"job": task["job"]}
+
     def report(stage: str, progress: float, study_uid: str = "") -> None:
-        answer({"kind": "stage", "stage": stage, "progress": progress, "study_uid": study_uid})
+        answer({**job, "kind": "stage", "stage": stage, "progress": progress, "study_uid": study_uid})
 
     try:
         work(Path(task["folder"]), predictors, settings, report)
     except Exception as error:  # one job fails, the next is another
-        answer(_failure(error))
+        answer({**job, **_failure(error)})
     else:
-        answer({"kind": "done"})
+        answer({**job, "kind": "done"})
 
 
 def _failure(error: Exception) -> dict[str, Any]:

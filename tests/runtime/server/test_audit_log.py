@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,17 @@ def test_the_key_is_its_owners_alone_from_the_moment_it_appears(tmp_path: Path, 
     assert modes == [0o600, 0o600]
     assert first.name("1.2.3") == again.name("1.2.3")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["secret.key"]
+
+
+def test_a_line_that_a_full_disk_took_in_part_leaves_no_half_of_it(
+    log: Path, secret: Secret, monkeypatch: pytest.MonkeyPatch
+):
+    audit, before = AuditLog(log, secret), log.read_bytes()
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda handle, line: write(handle, line[:20]))
+        with pytest.raises(OSError, match="No space left"):
+            audit.write("you", "fetch", job="job0")
+    assert log.read_bytes() == before
+    audit.write("you", "fetch", job="job1")
+    assert verify(log, secret)[0] == 5

@@ -20,8 +20,9 @@ import requests
 from serving import COMPANION, ended, files_of, get, options_for, post, served, wait_for, write_scan
 from tiny_bundle import write_bundle
 
+from medssl.imaging.readers.archive import unpack
 from medssl.imaging.series import SeriesRule
-from medssl.runtime.server.folders import results_of
+from medssl.runtime.server.folders import results_of, suffix_of
 from medssl.runtime.server.options import QueueOptions
 
 
@@ -78,6 +79,46 @@ def test_a_dicom_study_becomes_a_segmentation_that_refers_to_it(service: Any, tm
     sources = {pydicom.dcmread(io.BytesIO(data)).SOPInstanceUID for _, data in files}
     referred = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence
     assert {item.ReferencedSOPInstanceUID for item in referred} == sources
+
+
+@pytest.mark.parametrize("name", ["Doe^Jane/Jane Doe.nii.gz", "a;b.nii.gz", "a;../../../etc/x.nii.gz"])
+def test_names_in_a_zip_file_become_numbers(service: Any, tmp_path: Path, name: str):
+    scan = write_scan(tmp_path / "a.nii.gz").read_bytes()
+    job = ended(service, post(service, [("study.zip", _zip({name: scan}))]))
+    assert job["state"] == ("failed" if ".." in name else "done"), job
+    assert not any(word in json.dumps(job) for word in ("Doe", ";", "etc"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "crc"])
+def test_the_name_of_a_damaged_file_in_a_zip_file_is_not_told(service: Any, tmp_path: Path, damage: str):
+    scan = write_scan(tmp_path / "a.nii.gz").read_bytes()
+    if damage == "truncated":
+        given = _zip({"Doe^Jane.nii.gz": scan[:200]})
+    else:
+        whole = bytearray(_zip({"Doe^Jane.nii.gz": scan}))
+        whole[200] ^= 255
+        given = bytes(whole)
+    job = ended(service, post(service, [("study.zip", given)]))
+    assert job["state"] == "failed"
+    assert "Doe" not in json.dumps(job)
+    assert "000001.nii.gz" in job["message"]
+
+
+def test_channels_in_a_zip_file_keep_the_order_of_their_names(tmp_path: Path):
+    entries = {f"p/{letter}.nii.gz": letter.encode() for letter in "cab"}
+    (tmp_path / "a.zip").write_bytes(_zip(entries))
+    unpack(tmp_path / "a.zip", tmp_path / "out", suffix_of=suffix_of)
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert found == {"000001.nii.gz": b"a", "000002.nii.gz": b"b", "000003.nii.gz": b"c"}
+
+
+def test_an_upload_of_many_fields_is_refused(service: Any, tmp_path: Path):
+    scan = write_scan(tmp_path / "a.nii.gz").read_bytes()
+    url, files = f"{service.url}/api/jobs", [("files", ("a.nii.gz", scan))]
+    fields = {f"field{k}": "x" for k in range(15)} | {"model": "tiny"}
+    assert requests.post(url, files=files, data=fields, timeout=60).status_code == 202
+    answer = requests.post(url, files=files, data={**fields, "more": "x"}, timeout=60)
+    assert (answer.status_code, answer.json()["reason"]) == (400, "bad-upload")
 
 
 def test_the_same_study_twice_gives_the_same_object(service: Any, tmp_path: Path):
