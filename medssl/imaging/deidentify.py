@@ -21,12 +21,15 @@ from pydicom.datadict import dictionary_has_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.multival import MultiValue
+from pydicom.uid import UID_dictionary
 from pydicom.valuerep import PersonName
+
+from medssl.imaging.readers.dicom_frames import SEGMENTATIONS
 
 Dates = Literal["remove", "shift"]
 _EDITION = "2026c"
-_STANDARD = "1.2.840.10008."
-"""UIDs below this are of the standard itself: they say what an object is, not whose."""
+_STANDARD = frozenset((*UID_dictionary, *SEGMENTATIONS))
+"""UIDs of the standard itself, which say what an object is, not whose; others below its root may be anyone's."""
 _SHIFT_DAYS = (366, 3650)
 _TEXT = ("LO", "SH", "LT", "ST", "UT", "UC", "PN", "UR", "AE")
 _IDENTIFYING = (
@@ -63,7 +66,7 @@ class Pseudonyms:
 
     def uid(self, original: str) -> str:
         """New UID below 2.25; those of the standard stay."""
-        if not original or original.startswith(_STANDARD):
+        if not original or original in _STANDARD:
             return original
         return "2.25." + str(int.from_bytes(self._digest("uid", original)[:16], "big"))
 
