@@ -4,12 +4,14 @@ import csv
 import os
 import re
 import stat
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from dicom_phantom import ramp, slice_dataset, write_series
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, SecondaryCaptureImageStorage
 
@@ -245,6 +247,35 @@ def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, capsys: pytest.Capt
         assert main(["deidentify", *arguments]) == 2
         assert part in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def _raw(path: Path, **uids: str) -> None:
+    """A slice with UIDs as given, right or wrong."""
+    dataset = slice_dataset(ramp(1)[0], (0, 0, 0))
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's remarks on the wrong ones
+        for name, value in uids.items():
+            setattr(dataset, name, value)
+        dataset.save_as(path, enforce_file_format=True)
+
+
+def test_uids_below_the_root_of_the_standard_are_kept_only_where_the_standard_has_them(tmp_path: Path):
+    root = tmp_path / "in"
+    root.mkdir()
+    escaping, own = "1.2.840.10008./../../escaped", "1.2.840.10008.4711.815"
+    _raw(root / "escaping.dcm", StudyInstanceUID=escaping)
+    _raw(root / "own.dcm", StudyInstanceUID=own, SOPInstanceUID=f"{own}.1", FrameOfReferenceUID=f"{own}.2")
+    labelmap = "1.2.840.10008.5.1.4.1.1.66.7"  # younger than pydicom's dictionary
+    _raw(root / "labelmap.dcm", SOPClassUID=labelmap, SOPInstanceUID="1.2.3.77")
+    _raw(root / "two.dcm", SOPInstanceUID="1.2.3\\1.2.4")
+    assert _run(root, tmp_path / "deep" / "er" / "out") == 0
+    assert _problems(tmp_path / "deep" / "er" / "out-private") == {"two.dcm": "bad-uid"}
+    assert not list(tmp_path.rglob("escaped*"))
+    copies = _files(tmp_path / "deep" / "er" / "out")
+    assert len(copies) == 3
+    assert all(re.fullmatch(r"2\.25\.\d+", part.removesuffix(".dcm")) for p in copies for part in p.parts[-3:])
+    assert not [p for p in copies if own.encode() in p.read_bytes()]
+    assert labelmap in {pydicom.dcmread(p).SOPClassUID for p in copies}
 
 
 def test_a_patient_without_a_number_is_not_merged_with_others(tmp_path: Path):

@@ -20,6 +20,8 @@ _ENTRY_BYTES = 256
 """What an entry takes in the directory of a zip file, on average at most."""
 _DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, NotImplementedError, ValueError, OSError)
 """What reading a damaged entry raises."""
+_END, _LOCATOR, _WIDE = 22, 20, 56
+"""Bytes of a zip file's end record without its comment, and of the ZIP64 locator and record before it."""
 _IMAGES = 4
 """A zip file may unpack to so many times the size of the largest image."""
 
@@ -103,16 +105,30 @@ def unpack(
 
 
 def _directory_bytes(path: Path) -> int:
-    """Size of the list of entries, from the end of the file: `zipfile` reads the list whole, whatever its size."""
+    """Most that `zipfile` takes for the list of entries, which it reads whole: looked up where it looks, and so read.
+
+    Raises:
+        ValueError: A ZIP64 locator without its record before it.
+    """
+    size, sizes = path.stat().st_size, [0]
     with path.open("rb") as stream:
-        start = max(0, path.stat().st_size - (1 << 16) - 22 - 20 - 56)
-        stream.seek(start)
+        stream.seek(max(0, size - (1 << 16) - _END - _LOCATOR - _WIDE))
         tail = stream.read()
-    end, wide = tail.rfind(b"PK\5\6"), tail.rfind(b"PK\6\6")
-    sizes = [struct.unpack_from("<I", tail, end + 12)[0]] if 0 <= end <= len(tail) - 22 else [0]
-    if sizes[0] == 0xFFFFFFFF and 0 <= wide <= len(tail) - 56:  # ZIP64
-        sizes = [struct.unpack_from("<Q", tail, wide + 40)[0]]
-    return int(sizes[0])
+        for end in {len(tail) - _END, tail.rfind(b"PK\5\6")}:  # without a comment, and the last that may have one
+            if not 0 <= end <= len(tail) - _END or not tail.startswith(b"PK\5\6", end):
+                continue
+            told = struct.unpack_from("<I", tail, end + 12)[0]
+            locator = end - _LOCATOR
+            if locator >= 0 and tail.startswith(b"PK\6\7", locator):
+                stream.seek(min(size, struct.unpack_from("<Q", tail, locator + 8)[0]))
+                before, elsewhere = tail[max(0, locator - _WIDE) : locator], stream.read(_WIDE)
+                if len(before) < _WIDE or not before.startswith(b"PK\6\6"):
+                    raise ValueError("its ZIP64 record is not where it must be")
+                records = [r for r in (before, elsewhere) if len(r) == _WIDE and r.startswith(b"PK\6\6")]
+                sizes += [struct.unpack_from("<Q", record, 40)[0] for record in records]
+                told = 0 if told == 0xFFFFFFFF else told  # which says: look at the ZIP64 record
+            sizes.append(told)
+    return int(max(sizes))
 
 
 def _names(path: Path, entries: list[zipfile.ZipInfo], suffix_of: Callable[[str], str] | None) -> list[str]:

@@ -1,5 +1,6 @@
 """Headers of NRRD and MHA, palettes, zips and DICOM labels: what must not be guessed."""
 
+import struct
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,57 @@ def test_zip_limits_damage_and_passwords(tmp_path: Path, monkeypatch: pytest.Mon
     raw[40:60] = b"\xff" * 20
     (tmp_path / "b.zip").write_bytes(bytes(raw))
     assert _reason(tmp_path / "b.zip") == "bad-zip"
+
+
+def _one_entry(told: int, place: bytes, *, record: bool = False, locator: bool = False) -> bytes:
+    """A zip of one entry whose list takes 346 bytes, with what its end records say of that."""
+    fields = struct.pack("<HHHHHIIIHH", 20, 0, 0, 0, 0, 0, 0, 0, 1, 0)
+    local = b"PK\3\4" + fields + b"a"
+    listed = b"PK\1\2" + struct.pack("<H", 20) + fields + struct.pack("<HHHII", 299, 0, 0, 0, 0) + b"a" + b"c" * 299
+    wide = b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 1, len(listed), len(local)) if record else b""
+    found = b"PK\6\7" + struct.pack("<IQI", 0, len(local + listed), 1) if locator else b""
+    offset = place or struct.pack("<I", len(local))
+    return local + listed + wide + found + b"PK\5\6" + struct.pack("<HHHHI", 0, 0, 1, 1, told) + offset + bytes(2)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _one_entry(346, b""),
+        _one_entry(0, b"", record=True, locator=True),
+        _one_entry(1, b"", record=True, locator=True),
+        _one_entry(0xFFFFFFFF, b"", record=True, locator=True),
+        _one_entry(346, b"PK\5\6"),
+    ],
+    ids=["plain", "nothing beside ZIP64", "less beside ZIP64", "ZIP64", "signature in its own fields"],
+)
+def test_the_list_of_a_zip_is_measured_before_it_is_read_whatever_the_old_record_says(tmp_path: Path, content: bytes):
+    path = tmp_path / "a.zip"
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as file:
+        assert [len(entry.comment) for entry in file.infolist()] == [299], "zipfile reads the list whole"
+    with pytest.raises(ImageError, match="lists more than 1 files") as error:
+        archive.unpack(path, tmp_path / "out", max_files=1)
+    assert error.value.reason == "zip-limit"
+    if b"PK\5\6" not in content[-6:]:
+        archive.unpack(path, tmp_path / "out", max_files=2)
+        assert (tmp_path / "out" / "a").read_bytes() == b""
+
+
+def test_a_zip64_locator_without_its_record_is_refused(tmp_path: Path):
+    (tmp_path / "a.zip").write_bytes(_one_entry(0, b"", locator=True))
+    assert _reason(tmp_path / "a.zip") == "bad-zip"
+    with pytest.raises(ImageError, match="ZIP64 record"):
+        archive.unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+def test_a_zip64_record_that_the_locator_names_counts_too(tmp_path: Path):
+    """Newer versions of Python follow the locator where it points."""
+    content = _one_entry(346, b"", record=True, locator=True)
+    at = content.index(b"PK\6\7") + 8
+    named = b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 1, 10**9, 0)
+    (tmp_path / "a.zip").write_bytes(named + content[:at] + bytes(8) + content[at + 8 :])
+    assert _reason(tmp_path / "a.zip") == "zip-limit"
 
 
 def test_a_header_that_lies_about_its_size_is_stopped_while_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
