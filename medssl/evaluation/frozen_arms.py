@@ -1,5 +1,6 @@
 """Frozen encoders beside one another: every probe, with intervals over patients and paired differences."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from medssl.evaluation.probe_data import ProbeData, draw_labelled
 from medssl.evaluation.probes import ProbeResult, Scores, attentive_probe, best_option, knn_probe, linear_probe
 from medssl.evaluation.statistics import Interval, statistic_interval
 from medssl.evaluation.transferability import SCORES
+from medssl.imaging.errors import ConfigError
 from medssl.models.encoder import Encoder
 from medssl.tasks.classification import auroc
 
@@ -33,7 +35,7 @@ class Frozen:
     Args:
         probes: Number of labels to probe to result.
         shots: Prototypes of a few images a class.
-        transferability: Score to value, mean over the questions.
+        transferability: Score to value, mean over the questions; NaN where the features do not vary.
         feature_map: Split test on a plane; None where the features have no two directions.
     """
 
@@ -91,7 +93,9 @@ def summarise_arm(found: Sequence[Frozen], data: ProbeData, resamples: int) -> d
             for n, shot in enumerate(found[0].shots)
         ],
         "transferability": {
-            name: float(np.mean([f.transferability[name] for f in found])) for name in found[0].transferability
+            name: None if math.isnan(value) else value
+            for name in found[0].transferability
+            for value in [float(np.mean([f.transferability[name] for f in found]))]
         },
     }
 
@@ -129,7 +133,10 @@ def _transferability(features: Features, data: ProbeData) -> dict[str, float]:
     rows = data.rows("train")
     values, answers = features.pooled["mean"][rows].numpy(), data.targets[rows].numpy()
     questions = [answers.argmax(1)] if data.exclusive else list(answers.T.astype(int))
-    return {name: float(np.mean([score(values, labels) for labels in questions])) for name, score in SCORES.items()}
+    try:
+        return {name: float(np.mean([score(values, labels) for labels in questions])) for name, score in SCORES.items()}
+    except ConfigError:  # a collapsed encoder: its probes tell that
+        return dict.fromkeys(SCORES, math.nan)
 
 
 def _interval(ours: Sequence[ProbeResult], theirs: Sequence[ProbeResult], data: ProbeData, resamples: int) -> Interval:

@@ -101,6 +101,16 @@ def test_slices_lie_across_the_axis_of_the_pretraining_unless_one_is_asked_for()
     assert [slice_axis(None, meta), slice_axis(1, meta), slice_axis(None, {})] == [0, 1, 2]
 
 
+def test_a_collapsed_encoder_is_at_chance_and_has_no_scores(cache: Cache, tmp_path: Path):
+    run = small_encoder(tmp_path / "run", factor=0.0)
+    assert _evaluate(run, cache, tmp_path / "out", "--frozen.random_seeds=1") == 0
+    results = check_results(tmp_path / "out" / "results.json")
+    arm = results["arms"]["run"]
+    assert arm["probes"]["0"]["linear"]["auroc"]["estimate"] == 0.5
+    assert arm["transferability"] == {"logme": None, "h_score": None, "ped_logme": None}
+    assert None not in results["arms"]["random weights"]["transferability"].values()
+
+
 def test_other_preprocessing_is_told(cache: Cache, tmp_path: Path):
     other = {**cache.preprocess.to_json(), "spacing_mm": [9.0, 9.0]}
     run = small_encoder(tmp_path / "run", preprocess=other)

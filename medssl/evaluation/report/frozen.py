@@ -141,10 +141,14 @@ def _shots(results: Mapping[str, Any]) -> Section:
 def _transferability(results: Mapping[str, Any]) -> Section:
     names = list(results["arms"][results["arm"]]["transferability"])
     rows = tuple(
-        (arm, *(f"{content['transferability'][name]:.3f}" for name in names))
+        (arm, *("–" if (v := content["transferability"][name]) is None else f"{v:.3f}" for name in names))
         for arm, content in results["arms"].items()
     )
-    table = Table(("encoder", "LogME", "H-score, shrunk", "LogME after PED"), rows, "Higher is better.")
+    table = Table(
+        ("encoder", "LogME", "H-score, shrunk", "LogME after PED"),
+        rows,
+        "Higher is better; – where the features are the same for all images.",
+    )
     return Section("Transferability", tables=(table,))
 
 
