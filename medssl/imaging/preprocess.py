@@ -290,5 +290,14 @@ def restore_label(mask: npt.NDArray[np.uint8], record: Restoration) -> Volume:
 
 def restore_scores(scores: npt.NDArray[np.float32], record: Restoration) -> npt.NDArray[np.float32]:
     """Bring maps (K, *S) on the prepared grid back to the native grid by interpolation; 0 outside."""
+    native = np.empty((len(scores), *record.native.shape), np.float32)
+    for layer, moved in zip(native, restored_maps(scores, record), strict=True):
+        layer[...] = moved
+    return native
+
+
+def restored_maps(scores: npt.NDArray[np.generic], record: Restoration) -> Iterator[npt.NDArray[np.float32]]:
+    """The maps of `restore_scores` one by one, for those that are too many to be floats at once."""
     there = regrid_label(np.ones(record.prepared.shape, np.uint8), record.prepared, record.native)
-    return regrid_image(scores, record.prepared, record.native) * there
+    for layer in scores:
+        yield regrid_image(layer[None], record.prepared, record.native)[0] * there

@@ -159,15 +159,20 @@ def _installation(bundle: Bundle | None) -> list[tuple[str, str]]:
 
 
 def _performance(bundle: Bundle | None) -> list[str]:
-    measure = "Dice of each structure" if bundle is None or bundle.spec.task == "segmentation" else "class"
+    segments = bundle is None or bundle.spec.task == "segmentation"
+    measure, formats, numbers = (
+        ("Dice of each structure", "nifti,dicom-seg,dicom-sr,json", "sizes")
+        if segments
+        else ("class", "dicom-sr,json", "probabilities")
+    )
     header = ("case", "expected", f"found ({measure})", "flags and warnings", "accepted (yes or no)", "initials")
     return [
         "Take cases of your own with a reference drawn or confirmed by an expert: consecutive ones, every scanner and "
         "protocol in use, at least one with no finding, and at least one that must be refused (another region, another "
         "modality). Decide beforehand what agreement is enough, and write it here: ________",
         "",
-        "`medssl predict BUNDLE CASES --out RESULTS --format nifti,dicom-seg,dicom-sr,json` makes the results; "
-        "RESULTS/summary.csv lists volumes, flags and warnings of every case.",
+        f"`medssl predict BUNDLE CASES --out RESULTS --format {formats}` makes the results; "
+        f"RESULTS/summary.csv lists {numbers}, flags and warnings of every case.",
         "",
         *_table(header, [(str(k), "", "", "", "", "") for k in range(1, _CASES + 1)]),
     ]

@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medssl.imaging.errors import ImageError
-from medssl.imaging.preprocess import Restoration
-from medssl.imaging.resample import regrid_image, regrid_label
+from medssl.imaging.preprocess import Restoration, restored_maps
 from medssl.imaging.volume import Volume
 from medssl.runtime.blending import Observe
 from medssl.runtime.sliding_window import Activation, sigmoid, softmax
@@ -69,9 +68,7 @@ class Shares:
 
     def restore(self, record: Restoration) -> Volume:
         """(L, *S) uint8 on the native grid, linear between voxels, 0 where the prepared image does not reach."""
-        reached = regrid_label(np.ones(record.prepared.shape, dtype=np.uint8), record.prepared, record.native) > 0
         layers = np.zeros((len(self._kept), *record.native.shape), dtype=np.uint8)
-        for layer, kept in zip(layers, self._kept, strict=True):  # one at a time: the numbers between are floats
-            moved = regrid_image(kept[None], record.prepared, record.native)[0]
-            layer[reached] = np.rint(np.clip(moved, 0, 255))[reached]
+        for layer, moved in zip(layers, restored_maps(self._kept, record), strict=True):
+            layer[...] = np.rint(np.clip(moved, 0, 255))
         return Volume(layers, record.native)

@@ -90,6 +90,19 @@ def test_contours_lie_half_way_between_voxels_and_name_their_slice(tmp_path: Pat
     assert named == at
 
 
+def test_contours_lie_in_the_planes_of_their_images_where_positions_are_rounded(tmp_path: Path):
+    places = [(3.0, -4.0, z) for z in (0.0, 2.51, 4.99, 7.5)]
+    volume = read_volume(write_series(tmp_path / "s", ramp(4), positions=places, **COMPANION))
+    KINDS["rtstruct"](volume, tmp_path / "rt.dcm")
+    at = {str(h.SOPInstanceUID): float(h.ImagePositionPatient[2]) for h in map(pydicom.dcmread, volume.source.paths)}
+    found = set()
+    for contour in (c for r in pydicom.dcmread(tmp_path / "rt.dcm").ROIContourSequence for c in r.ContourSequence):
+        named = at[str(contour.ContourImageSequence[0].ReferencedSOPInstanceUID)]
+        assert {float(z) for z in contour.ContourData[2::3]} == {named}
+        found.add(named)
+    assert found == {2.51, 4.99, 7.5}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_written_again_it_is_the_same_object_and_another_bundle_makes_another(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,6 @@
 """The overlay shows the right side at the left, to scale, with the mask where it lies."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.labels import Label
 from medssl.imaging.volume import Source, Volume
+from medssl.imaging.writers import overlay
 from medssl.imaging.writers.overlay import write_overlay
 
 _RED, _BLUE = (250, 0, 0), (0, 0, 250)
@@ -107,3 +109,30 @@ def test_without_mask_in_colour_and_constant(tmp_path: Path):
     write_overlay(flat, None, (), tmp_path / "flat.png")
     with PIL.Image.open(tmp_path / "flat.png") as shown:
         assert shown.width == 3 * _PANEL
+
+
+def test_a_large_image_is_drawn_without_copies_of_it(tmp_path: Path):
+    """A mask that fills the image, of which a list of places would be 24 times as large."""
+    shape = (160, 160, 160)
+    geometry = Geometry(np.eye(4), shape)
+    image = Volume(np.random.default_rng(0).integers(0, 1000, (1, *shape), dtype=np.int16), geometry)
+    mask = Volume(np.ones((1, *shape), np.uint8), geometry)
+    write_overlay(image, mask, _LABELS, tmp_path / "before.png")  # what is imported and cached
+    tracemalloc.start()
+    write_overlay(image, mask, _LABELS, tmp_path / "o.png")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * mask.array.size
+
+
+def test_planes_go_through_the_middle_of_the_mask(rng: np.random.Generator):
+    array = rng.integers(0, 3, (5, 7, 4)).astype(np.uint8)
+    array[:2] = 0
+    np.testing.assert_allclose(overlay._middle(array), np.argwhere(array).mean(axis=0))
+
+
+def test_the_range_of_greys_is_that_of_evenly_spread_values(rng: np.random.Generator):
+    values = rng.normal(size=(40, 30, 20))
+    np.testing.assert_allclose(overlay._ends(values), np.percentile(values, [0.5, 99.5]), rtol=1e-5)
+    many = rng.normal(size=(180, 170, 160)).astype(np.float32)
+    np.testing.assert_allclose(overlay._ends(many), (-2.576, 2.576), atol=0.03)

@@ -1,5 +1,6 @@
 """What `predict` writes for each format, and that flags and warnings reach every object a viewer may open."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.preprocess import Restoration
 from medssl.imaging.readers.open import read_volume
 from medssl.imaging.volume import Volume
+from medssl.imaging.writers.dicom_seg import write_fractional_seg
+from medssl.imaging.writers.dicom_source import Maker
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.predictor import Prediction, Predictor
 from medssl.runtime.results import DICOM_FORMATS, FORMATS, FRACTIONAL, MASK_FORMATS, write_results
 from medssl.runtime.shares import Shares
+from medssl.runtime.sliding_window import segment_by
 
 _FILES = {
     "dicom-seg": "seg.dcm",
@@ -143,6 +147,35 @@ def test_probabilities_that_were_not_kept_or_are_too_many_are_refused(
         predictor.predict(volume, shares=True)
     assert refused.value.reason == "too-large"
     assert not (tmp_path / "case").exists()
+
+
+def test_kept_probabilities_leave_less_memory_for_scores(bundle: Path, series: Path, monkeypatch: pytest.MonkeyPatch):
+    plans = []
+
+    def noted(plan, *arguments):
+        plans.append(plan.slab_bytes)
+        return segment_by(plan, *arguments)
+
+    monkeypatch.setattr("medssl.runtime.predictor.segment_by", noted)
+    volume = read_volume(series)
+    for shares in (False, True):
+        Predictor(bundle).predict(volume, shares=shares)
+    assert plans[0] - plans[1] == 2 * volume.array.size
+
+
+def test_fractional_frames_are_divided_in_place(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    volume = read_volume(write_series(tmp_path / "s", np.zeros((64, 96, 96), np.int16), **COMPANION))
+    shares = Volume(np.ones((2, *volume.geometry.shape), np.uint8), volume.geometry)
+    saved = []
+    monkeypatch.setattr("medssl.imaging.writers.dicom_seg._save", lambda frames, *_: saved.append(frames[0, 0, 0, 0]))
+    arguments = (shares, volume, Bundle.open(bundle).spec.labels, tmp_path / "f.dcm", Maker("m", "k"))
+    write_fractional_seg(*arguments)
+    tracemalloc.start()
+    write_fractional_seg(*arguments)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert saved[1] == np.float32(1) / np.float32(255)
+    assert peak < 6.5 * shares.array.size, "a byte in DICOM's order, four of the float, headers"
 
 
 @pytest.mark.parametrize("cropped", [False, True])

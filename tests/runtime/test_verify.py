@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from tiny_bundle import write_bundle
 from medssl.__main__ import main
 from medssl.imaging.files import write_json
 from medssl.runtime.bundle import Bundle, write_sums
-from medssl.runtime.checks import CARD_SECTIONS, verify_bundle
-from medssl.runtime.protocol import refusals
+from medssl.runtime.checks import CARD_SECTIONS, Verification, verify_bundle
+from medssl.runtime.protocol import refusals, write_protocol
+from medssl.runtime.results import FORMATS, MASK_FORMATS
 
 
 @pytest.fixture
@@ -99,6 +101,15 @@ def test_the_protocol_holds_versions_hashes_checks_and_tried_refusals(bundle: Pa
     assert content["passed"] is True
     assert content["golden"]["largest_difference"] < 1e-3
     assert main(["verify", str(bundle), "--json", str(table)]) == 2, "nothing is overwritten unasked"
+
+
+@pytest.mark.parametrize(("task", "named"), [("segmentation", True), ("classification", False)])
+def test_the_command_of_the_protocol_asks_for_what_the_bundle_can_give(bundle: Path, task: str, named: bool):
+    whole = Bundle.open(bundle)
+    text = write_protocol(Verification(replace(whole, spec=replace(whole.spec, task=task))), [])
+    (formats,) = re.findall(r"predict BUNDLE CASES --out RESULTS --format (\S+)`", text)
+    assert ("dicom-seg" in formats.split(",")) is named
+    assert set(formats.split(",")) <= set(FORMATS) - (set() if named else MASK_FORMATS | {"nifti"})
 
 
 def test_what_is_not_refused_is_a_failure(bundle: Path, monkeypatch: pytest.MonkeyPatch):

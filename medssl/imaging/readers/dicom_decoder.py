@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from select import select
 from typing import IO, Any
@@ -31,20 +32,30 @@ class Decoder:
         self._owner = 0
         self._lock = threading.Lock()
 
-    def decode(self, path: Path) -> npt.NDArray[np.generic]:
+    def decode(self, path: Path, shape: Sequence[int]) -> npt.NDArray[np.generic]:
         """Stored values of a file.
 
+        Args:
+            path: The file.
+            shape: What its header says: ([frames,] rows, columns[, samples]).
+
         Raises:
-            ValueError: They cannot be decoded; the message says why.
+            ValueError: They cannot be decoded, or have another shape; the message says why.
         """
         with self._lock:
             try:
-                return self._ask(path)
-            except (OSError, EOFError) as error:
-                self.close()
-                raise ValueError("the decoder ended, or took too long, on this file") from error
+                found = self._ask(path, shape)
+            except BaseException as error:
+                self.close()  # what is left in the pipe would be taken for the next file's
+                if not isinstance(error, Exception):
+                    raise
+                raise ValueError("the decoder ended, took too long or gave nonsense on this file") from error
+        if isinstance(found, str):
+            raise ValueError(found)
+        return found
 
-    def _ask(self, path: Path) -> npt.NDArray[np.generic]:
+    def _ask(self, path: Path, shape: Sequence[int]) -> npt.NDArray[np.generic] | str:
+        """Stored values, or why there are none."""
         if self._child is None or self._owner != os.getpid() or self._child.poll() is not None:
             self._start()
         child = self._child
@@ -55,7 +66,10 @@ class Decoder:
         until = time.monotonic() + _TIMEOUT_S
         answer = json.loads(_line(child.stdout, until))
         if "error" in answer:
-            raise ValueError(answer["error"])
+            return str(answer["error"])
+        if answer["shape"] != list(shape):
+            self.close()
+            return f"its pixels have the shape {answer['shape']}, {list(shape)} is due"
         pixels = np.empty(answer["shape"], dtype=answer["dtype"])
         _fill(child.stdout, pixels.reshape(-1).view(np.uint8).data, until)
         return pixels

@@ -81,7 +81,7 @@ def _decode(path: Path) -> tuple[Dataset, npt.NDArray[np.generic]]:
         try:
             _refuse_other_size(dataset, path)
             if dataset.file_meta.TransferSyntaxUID in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
-                return dataset, DECODER.decode(path)
+                return dataset, DECODER.decode(path, _shape(dataset))
             if str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR":
                 return dataset, apply_color_lut(dataset.pixel_array, dataset)
             return dataset, dataset.pixel_array
@@ -113,6 +113,13 @@ def _refuse_other_size(dataset: Dataset, path: Path) -> None:
                 f"header says {due[0]} x {due[1]} of {dataset.SamplesPerPixel}: it is damaged",
                 reason="pixel-size",
             )
+
+
+def _shape(dataset: Dataset) -> tuple[int, ...]:
+    """Shape of the pixels as the header tells it."""
+    frames, samples = int(dataset.get("NumberOfFrames", 1) or 1), int(dataset.SamplesPerPixel)
+    plane = (int(dataset.Rows), int(dataset.Columns))
+    return (*((frames,) if frames > 1 else ()), *plane, *((samples,) if samples > 1 else ()))
 
 
 def jpeg_pixels(path: Path) -> npt.NDArray[np.generic]:

@@ -95,7 +95,8 @@ def write_fractional_seg(
     with quiet():
         layers = [planes(share, shares.geometry, datasets) for share in shares.array]
         # highdicom takes probabilities as floats and writes round(255 p): 255 * (n / 255) gives n back
-        frames = np.stack(layers, axis=-1).astype(np.float32) / np.float32(255)
+        frames = np.stack(layers, axis=-1, dtype=np.float32)
+        frames /= np.float32(255)  # in place: this is four bytes a voxel and class
         _save(frames, datasets, dict(enumerate(ordered, start=1)), path, maker, "dicom-seg-fractional")
     return _uncoded(labels)
 

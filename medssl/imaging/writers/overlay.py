@@ -28,6 +28,8 @@ PALETTE = (
 _SIDE = 320
 _MARGIN = 18
 _OPACITY = 0.45
+_MOST_VALUES = 1_000_000
+"""Values of which the range of greys is taken."""
 _SMOOTH = PIL.Image.Resampling.BILINEAR  # bicubic rings at the border of the mask, in a colour of its own
 _BACK, _TEXT = (0, 0, 0), (235, 235, 235)
 _PLANES = (((0, 1), "axial", "RLAP"), ((0, 2), "coronal", "RLSI"), ((1, 2), "sagittal", "APSI"))
@@ -80,7 +82,7 @@ def overlay_picture(
 
 def _flat(image: Volume, mask: Volume | None, labels: Sequence[Label]) -> PIL.Image.Image:
     array = image.array[:3] if image.channels >= 3 else image.array[:1].repeat(3, axis=0)
-    grey = np.stack([_grey(channel) for channel in array], axis=-1)
+    grey = np.stack([_grey(channel, *_ends(channel)) for channel in array], axis=-1)
     painted = _painted(grey, None if mask is None else mask.array[0], labels)
     shown, spacing_mm = _upright_plane(painted, image.geometry)
     size = np.array([shown.shape[1] * spacing_mm[1], shown.shape[0] * spacing_mm[0]])
@@ -108,12 +110,12 @@ def _planes(image: Volume, mask: Volume | None, labels: Sequence[Label], middle:
     centre = _centre(image, middle)
     sheet = PIL.Image.new("RGB", (3 * (_SIDE + 2 * _MARGIN), _SIDE + 2 * _MARGIN), _BACK)
     place = grid.to_index(centre)
-    inside = np.ones(image.geometry.shape, dtype=np.uint8)
+    inside, (low, high) = np.ones(image.geometry.shape, dtype=np.uint8), _ends(image.array[0])
     for number, (axes, title, letters) in enumerate(_PLANES):
         fixed = 3 - sum(axes)
         level = int(np.clip(round(float(place[fixed])), 0, grid.shape[fixed] - 1))
         plane = _slice_grid(grid, fixed, level)
-        grey = _grey(regrid_image(image.array[:1], image.geometry, plane)[0], image.array[0])
+        grey = _grey(regrid_image(image.array[:1], image.geometry, plane)[0], low, high)
         grey[regrid_label(inside, image.geometry, plane) == 0] = 0  # beyond the field of view nothing was measured
         label = None if mask is None else np.squeeze(regrid_label(mask.array[0], mask.geometry, plane), axis=fixed)
         flat = _painted(np.repeat(np.squeeze(grey, axis=fixed)[..., None], 3, axis=-1), label, labels)
@@ -143,13 +145,30 @@ def _slice_grid(grid: Geometry, axis: int, level: int) -> Geometry:
 
 def _centre(image: Volume, mask: Volume | None) -> npt.NDArray[np.float64]:
     if mask is not None and mask.array.any():
-        return image.geometry.to_world(np.argwhere(mask.array[0]).mean(axis=0))
+        return image.geometry.to_world(_middle(mask.array[0]))
     return image.geometry.to_world((np.array(image.geometry.shape) - 1) / 2)
 
 
-def _grey(values: npt.NDArray[np.generic], whole: npt.NDArray[np.generic] | None = None) -> npt.NDArray[np.uint8]:
-    low, high = np.percentile((values if whole is None else whole).astype(np.float32), [0.5, 99.5])
-    share = (values.astype(np.float32) - low) / max(float(high - low), 1e-6)
+def _middle(array: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """Mean index (i, j, k) of what is not 0, by the sums along the axes: a list of places may not fit in memory."""
+    sums = [np.zeros(n) for n in array.shape]
+    for i, plane in enumerate(array):
+        found = plane > 0
+        sums[0][i] = found.sum()
+        sums[1] += found.sum(axis=1)
+        sums[2] += found.sum(axis=0)
+    return np.array([np.arange(len(total)) @ total / total.sum() for total in sums])
+
+
+def _ends(values: npt.NDArray[np.generic]) -> tuple[float, float]:
+    """The 0.5th and 99.5th percentile, of evenly spread values where there are many."""
+    step = int(np.ceil((values.size / _MOST_VALUES) ** (1 / values.ndim)))
+    low, high = np.percentile(values[(slice(None, None, max(step, 1)),) * values.ndim].astype(np.float32), [0.5, 99.5])
+    return float(low), float(high)
+
+
+def _grey(values: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
+    share = (values.astype(np.float32) - low) / max(high - low, 1e-6)
     return np.asarray(np.clip(share, 0, 1) * 255, dtype=np.uint8)
 
 

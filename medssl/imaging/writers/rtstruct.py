@@ -75,13 +75,12 @@ def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: 
         )
     own = identity(datasets, maker, "rtstruct")
     drawn = planes(mask.array[0], mask.geometry, datasets)
-    slices = np.rint(mask.geometry.to_index(places * LPS)[:, 2]).astype(int)  # k of each plane
     ordered = sorted(labels, key=lambda item: item.value)
     outlines = [
         (number, frame, points)
         for number, label in enumerate(ordered)
         for frame, plane in enumerate(drawn)
-        for points in _outlines(plane == label.value, mask.geometry, int(slices[frame]))
+        for points in _outlines(plane == label.value, mask.geometry, places[frame])
     ]
     if len(outlines) > _MOST_CONTOURS:
         raise ImageError(
@@ -99,13 +98,18 @@ def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: 
         save(dataset, datasets[0], path)
 
 
-def _outlines(inside: npt.NDArray[np.bool_], grid: Geometry, k: int) -> Iterator[npt.NDArray[np.float64]]:
-    """Closed polygons (n, 3) LPS mm around what is inside in slice k, a plane (rows, columns)."""
+def _outlines(
+    inside: npt.NDArray[np.bool_], grid: Geometry, place: npt.NDArray[np.float64]
+) -> Iterator[npt.NDArray[np.float64]]:
+    """Closed polygons (n, 3) LPS mm around what is inside in a plane (rows, columns) whose first pixel is at `place`.
+
+    The file's own place is taken, not the grid's, which is even where positions are rounded.
+    """
     if not inside.any():
         return
     for line in contour_generator(z=np.pad(inside, 1).astype(np.float64)).lines(0.5):
         points = np.asarray(line)[:-1] - 1  # (column, row); the first point is repeated at the end
-        yield grid.to_world(np.column_stack([points, np.full(len(points), float(k))])) * LPS
+        yield place + points @ grid.affine[:3, :2].T * LPS
 
 
 def _contour(points: npt.NDArray[np.float64], datasets: Sequence[Dataset], frame: int) -> Dataset:

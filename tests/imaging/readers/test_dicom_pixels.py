@@ -1,6 +1,9 @@
 """Every transfer syntax in use: compressed here, or real files of odd origin."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import gdcm
@@ -18,6 +21,7 @@ from pydicom.uid import (
 )
 
 from medssl.imaging.errors import ImageError
+from medssl.imaging.readers import dicom_decoder
 from medssl.imaging.readers.open import read_volume
 
 _R, _C = np.indices((32, 48))
@@ -72,6 +76,35 @@ def test_jpeg_with_12_and_16_bits_is_decoded(tmp_path: Path, syntax: int, tolera
     assert writer.Write()
     read = read_volume(tmp_path / "packed.dcm").array[0].T.astype(int)
     assert np.abs(read - _SMOOTH).max() <= tolerance
+
+
+_FORGED = (
+    b"no json\n",
+    b'{"dtype": "<u2"}\n',
+    b'{"shape": [32, 48], "dtype": "no type"}\n',
+    b'{"shape": [32, 49], "dtype": "<u2"}\n' + bytes(2 * 32 * 49),
+    b'{"shape": [32, 48], "dtype": "<u2"}\n' + bytes(100),
+)
+
+
+@pytest.mark.parametrize("answer", _FORGED)
+def test_a_decoder_that_gives_nonsense_is_ended_and_the_next_file_is_read(tmp_path: Path, answer: bytes):
+    dataset = slice_dataset(_SMOOTH, (0, 0, 0))
+    dataset.compress(JPEGLSLossless, generate_instance_uid=False)
+    dataset.save_as(tmp_path / "0.dcm", enforce_file_format=True)
+    decoder = dicom_decoder.Decoder()
+    forged = f"import sys; sys.stdin.readline(); sys.stdout.buffer.write({answer!r})"
+    decoder._child = child = subprocess.Popen(
+        [sys.executable, "-c", forged], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
+    decoder._owner = os.getpid()
+    with pytest.raises(ValueError, match=r"nonsense|is due"):
+        decoder.decode(tmp_path / "0.dcm", _SMOOTH.shape)
+    assert child.returncode is not None
+    np.testing.assert_array_equal(decoder.decode(tmp_path / "0.dcm", _SMOOTH.shape), _SMOOTH)
+    with pytest.raises(ValueError, match=r"\[32, 48\], \[2, 32, 48\] is due"):
+        decoder.decode(tmp_path / "0.dcm", (2, *_SMOOTH.shape))
+    decoder.close()
 
 
 _DECODED = {
