@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medssl.imaging.errors import ImageError
-from medssl.imaging.files import write_json
+from medssl.imaging.files import UMASK, write_json
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.predictor import Prediction
@@ -41,7 +41,7 @@ def write_results(folder: Path, bundle: Bundle, prediction: Prediction, volume: 
         for name, writer in FORMATS.items():  # the report comes last: it tells what the others noted
             if name in formats:
                 writer(temporary, bundle, prediction, volume)
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~UMASK)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     finally:
