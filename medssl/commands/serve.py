@@ -34,6 +34,7 @@ def serve(
     queue: QueueOptions = QueueOptions(),
     limits: LimitOptions = LimitOptions(),
     results: ResultOptions = ResultOptions(),
+    public_key: Path | None = None,
 ) -> None:
     """Serve bundles until Ctrl-C or SIGTERM; jobs that were accepted are finished after the next start.
 
@@ -49,12 +50,14 @@ def serve(
         queue: Jobs and workers.
         limits: Caps.
         results: What is made of a study.
+        public_key: Public key (PEM) that every bundle must be signed with, checked before anything is computed; without
+            it signatures are not checked.
 
     Raises:
         ConfigError: Mistakes in the options, unsafe ones among them.
         MedsslError: A bundle must not be used, or DATA is in use.
     """
-    options = ServeOptions(tuple(bundles), data, http, tls, dicom, pacs, queue, limits, results)
+    options = ServeOptions(tuple(bundles), data, http, tls, dicom, pacs, queue, limits, results, public_key)
     from medssl.runtime.server.logs import set_up_logs
     from medssl.runtime.server.service import Service
 

@@ -57,7 +57,8 @@ def verify(
         say(f"validation protocol: {checklist}")
     if failures:
         raise BundleError(f"do not use this bundle: {', '.join(failures)}", reason="not-verified")
-    say("verified. Not a medical device: for research only.")
+    unchecked = "" if public_key is not None else ", signature not checked (give --public-key)"
+    say(f"verified{unchecked}. Not a medical device: for research only.")
 
 
 def _content(found: "Verification") -> dict[str, object]:

@@ -109,7 +109,7 @@ def _unopened(error: BundleError) -> list[Check]:
 def _signature(bundle: Bundle, public_key: Path | None) -> Check:
     signed = (bundle.folder / SIGNATURE).is_file()
     if public_key is None:
-        what = "signed, not checked: give --public-key" if signed else "not signed"
+        what = "signed, signature not checked: give --public-key" if signed else "not signed"
         return Check("signature", "told", what)
     try:
         check_signature(bundle.folder, public_key)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medssl.imaging.errors import ImageError, MedsslError, in_words
-from medssl.imaging.files import write_json
+from medssl.imaging.files import UMASK, write_json
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.predictor import Prediction
@@ -43,7 +43,7 @@ def write_results(folder: Path, bundle: Bundle, prediction: Prediction, volume: 
             if name in formats:
                 with _explained(name):
                     writer(temporary, bundle, prediction, volume)
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~UMASK)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     finally:

@@ -227,3 +227,12 @@ def test_a_classification_has_a_report_and_a_picture_but_no_mask(bundle: Path, s
     written = {path.name for path in (tmp_path / "case").iterdir()}
     assert written == {"sr.dcm", "sc.dcm", "overlay.png", "report.json"}
     assert {"dicom-sr", "dicom-sc"} == DICOM_FORMATS - MASK_FORMATS
+
+
+def test_a_folder_of_results_is_as_closed_as_the_umask_says(
+    bundle: Path, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    predictor, volume = Predictor(bundle), read_volume(series)
+    monkeypatch.setattr("medssl.runtime.results.UMASK", 0o077)
+    write_results(tmp_path / "case", predictor.bundle, predictor.predict(volume), volume, ["json"])
+    assert (tmp_path / "case").stat().st_mode & 0o777 == 0o700

@@ -9,6 +9,7 @@ import pytest
 from complete_bundle import complete_bundle, rewrite
 
 from medssl.__main__ import main
+from medssl.imaging.errors import BundleError
 from medssl.runtime.checks import verify_bundle
 
 serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization", reason="needs the extra sign")
@@ -107,3 +108,27 @@ def test_keys_of_another_kind_or_no_keys_are_refused(
         assert main(arguments) == 2
         assert "error (bad-key)" in capsys.readouterr().err
     assert not (bundle / "SHA256SUMS.sig").exists()
+
+
+def test_a_server_with_a_key_serves_only_what_was_signed_with_it(bundle: Path, keys: tuple[Path, Path], tmp_path: Path):
+    desk = pytest.importorskip("medssl.runtime.server.desk", reason="the server needs the extra serve")
+    key, public = keys
+    with pytest.raises(BundleError, match="not signed") as error:
+        desk.open_bundles((bundle,), public)
+    assert str(bundle) in error.value.message
+    assert main(["sign", str(bundle), "--key", str(key)]) == 0
+    assert len(desk.open_bundles((bundle,), public)) == 1
+    other = _keys(tmp_path / "other")[1]
+    with pytest.raises(BundleError, match="not of this key"):
+        desk.open_bundles((bundle,), other)
+    assert main(["serve", str(bundle), "--data", str(tmp_path / "data"), "--public-key", str(other)]) == 2
+
+
+def test_verify_without_a_key_says_that_the_signature_was_not_checked(
+    bundle: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+):
+    assert main(["sign", str(bundle), "--key", str(keys[0])]) == 0
+    assert main(["verify", str(bundle)]) == 0
+    assert "verified, signature not checked" in capsys.readouterr().out
+    assert main(["verify", str(bundle), "--public-key", str(keys[1])]) == 0
+    assert "not checked" not in capsys.readouterr().out

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.errors import BundleError, ConfigError, MedsslError
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.server.audit import AuditLog
 from medssl.runtime.server.folders import Folders, read_record, results_of
@@ -16,6 +16,7 @@ from medssl.runtime.server.metrics import Metrics
 from medssl.runtime.server.options import ServeOptions
 from medssl.runtime.server.queue import JobQueue
 from medssl.runtime.server.secret import Secret
+from medssl.runtime.signature import check_signature
 
 _LEASE_S = 300.0
 """A server that gave no sign for so long has died; others take its jobs."""
@@ -47,7 +48,7 @@ class Desk:
         self, options: ServeOptions, folders: Folders, ledger: Ledger, secret: Secret, audit: AuditLog
     ) -> None:
         self.options, self.folders, self.ledger, self.secret, self.audit = options, folders, ledger, secret, audit
-        self.bundles = open_bundles(options.bundles)
+        self.bundles = open_bundles(options.bundles, options.public_key)
         self.metrics = Metrics(ledger.counts, folders.free_mb)
         self.queue: JobQueue | None = None
         self._entering = threading.Lock()
@@ -199,20 +200,29 @@ class Desk:
         return results_of(self.folders.job(job_id))
 
 
-def open_bundles(paths: tuple[Path, ...]) -> dict[str, Bundle]:
-    """Bundles by their names, hashes checked.
+def open_bundles(paths: tuple[Path, ...], public_key: Path | None) -> dict[str, Bundle]:
+    """Bundles by their names, hashes checked, and signatures where there is a key.
 
     Raises:
         ConfigError: Two of one name.
-        BundleError: One must not be used.
+        BundleError: One must not be used: changed, or not signed with the key.
     """
     bundles: dict[str, Bundle] = {}
     for path in paths:
         bundle = Bundle.open(path)
+        if public_key is not None:
+            _check_signature(bundle, path, public_key)
         if bundle.spec.name in bundles:
             raise ConfigError([f"bundle {path}: another is named {bundle.spec.name!r} too; serve one of them"])
         bundles[bundle.spec.name] = bundle
     return bundles
+
+
+def _check_signature(bundle: Bundle, path: Path, public_key: Path) -> None:
+    try:
+        check_signature(bundle.folder, public_key)
+    except BundleError as error:
+        raise BundleError(f"bundle {path}: {error.message}", reason=error.reason) from error
 
 
 def link_files(source: Path, target: Path) -> None:

@@ -99,7 +99,11 @@ class PacsOptions:
     """Port for C-STORE."""
 
     ae_title: str = "ORTHANC"
-    """AE title for C-STORE."""
+    """AE title of the archive for C-STORE; ours is `dicom.ae_title`."""
+
+    tls: bool = False
+    """C-STORE over TLS, needed beyond loopback: the archive shows a certificate of `pacs.certificate`'s authority for
+    `pacs.host`, and is shown `tls.certificate` where there is one."""
 
     tries: int = 3
     """How often storing is tried, with a pause that doubles from a second on."""
@@ -190,6 +194,7 @@ class ServeOptions:
         queue: Jobs.
         limits: Caps.
         results: Formats.
+        public_key: Public key (PEM) that every bundle must be signed with; None checks no signature.
     """
 
     bundles: tuple[Path, ...]
@@ -201,6 +206,7 @@ class ServeOptions:
     queue: QueueOptions = field(default_factory=QueueOptions)
     limits: LimitOptions = field(default_factory=LimitOptions)
     results: ResultOptions = field(default_factory=ResultOptions)
+    public_key: Path | None = None
 
 
 def is_loopback(host: str) -> bool:
@@ -263,7 +269,10 @@ def _files(options: ServeOptions) -> Iterator[str]:
     for name, path in _paths(options):
         if not path.exists():
             yield f"{name} = {path} does not exist"
-    for name, secret in (("http.tokens", options.http.tokens), ("pacs.password", options.pacs.password)):
+    secrets = {
+        "http.tokens": options.http.tokens, "pacs.password": options.pacs.password, "tls.key": options.tls.key
+    }  # fmt: skip
+    for name, secret in secrets.items():
         if secret is not None and secret.exists() and secret.stat().st_mode & 0o077:
             yield f"{name} = {secret} can be read by others: chmod 600 {secret}"
 
@@ -284,6 +293,11 @@ def _archive(pacs: PacsOptions) -> Iterator[str]:
         yield f"pacs.dicomweb = {pacs.dicomweb!r}: a http or https URL is due"
     if pacs.dicomweb.startswith("http://") and not is_loopback(_host(pacs.dicomweb)):
         yield f"pacs.dicomweb = {pacs.dicomweb!r}: patients' data would cross the network in the clear; use https"
+    if pacs.store == "cstore" and not pacs.tls and not is_loopback(pacs.host):
+        yield (
+            f"pacs.host = {pacs.host}: patients' data would cross the network in the clear; give pacs.tls: true and "
+            "pacs.certificate, or reach the archive at 127.0.0.1 through a tunnel"
+        )
     if bool(pacs.user) != (pacs.password is not None):
         yield "pacs.user and pacs.password belong together: give both or neither"
 

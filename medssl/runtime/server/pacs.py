@@ -4,8 +4,10 @@ UIDs of results are derived from the source objects and the bundle, so storing a
 that the archive knows.
 """
 
+import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,21 @@ from medssl.imaging.errors import MedsslError
 from medssl.runtime.server.options import LimitOptions, PacsOptions
 
 _TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who we are to an archive that is called by C-STORE.
+
+    Args:
+        ae_title: Our AE title.
+        certificate: PEM file of our certificate, shown where TLS is used.
+        key: Its private key.
+    """
+
+    ae_title: str
+    certificate: Path | None = None
+    key: Path | None = None
 
 
 def pull_study(study_uid: str, folder: Path, pacs: PacsOptions, limits: LimitOptions) -> None:
@@ -43,20 +60,23 @@ def pull_study(study_uid: str, folder: Path, pacs: PacsOptions, limits: LimitOpt
         raise MedsslError("the archive has no object of this study", reason="pull-failed")
 
 
-def store_results(paths: Sequence[Path], pacs: PacsOptions) -> None:
+def store_results(paths: Sequence[Path], pacs: PacsOptions, caller: Caller) -> None:
     """Store DICOM files to the archive; tried several times.
 
     Args:
         paths: The files.
         pacs: Archive; `store` says how.
+        caller: Who we are.
 
     Raises:
         MedsslError: The archive did not take them.
     """
-    send: Callable[[Sequence[Path], PacsOptions], None] = _stow if pacs.store == "stow" else _cstore
     for attempt in range(pacs.tries):
         try:
-            send(paths, pacs)
+            if pacs.store == "stow":
+                _stow(paths, pacs)
+            else:
+                _cstore(paths, pacs, caller)
         except Exception as error:  # as above
             if attempt == pacs.tries - 1:
                 detail = error.message if isinstance(error, MedsslError) else _kind(error)
@@ -90,14 +110,15 @@ def _stow(paths: Sequence[Path], pacs: PacsOptions) -> None:
         raise MedsslError(f"it refused {len(refused)} object(s)", reason="store-failed")
 
 
-def _cstore(paths: Sequence[Path], pacs: PacsOptions) -> None:
+def _cstore(paths: Sequence[Path], pacs: PacsOptions, caller: Caller) -> None:
     from pynetdicom.ae import ApplicationEntity  # noqa: PLC0415 (slow to import)
 
-    entity = ApplicationEntity()
+    entity = ApplicationEntity(caller.ae_title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _TIMEOUT_S
     for kind, syntax in {((found := identity(path)).sop_class_uid, found.transfer_syntax_uid) for path in paths}:
         entity.add_requested_context(kind, syntax)
-    association = entity.associate(pacs.host, pacs.port, ae_title=pacs.ae_title)
+    tls = (_tls(pacs, caller), pacs.host) if pacs.tls else None
+    association = entity.associate(pacs.host, pacs.port, ae_title=pacs.ae_title, tls_args=tls)
     if not association.is_established:
         raise MedsslError("it did not accept an association", reason="store-failed")
     try:
@@ -108,6 +129,14 @@ def _cstore(paths: Sequence[Path], pacs: PacsOptions) -> None:
                 raise MedsslError(f"C-STORE was answered {code}", reason="store-failed")
     finally:
         association.release()
+
+
+def _tls(pacs: PacsOptions, caller: Caller) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(pacs.certificate) if pacs.certificate else None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if caller.certificate is not None:
+        context.load_cert_chain(caller.certificate, caller.key)
+    return context
 
 
 def _kind(error: Exception) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from medssl.imaging.errors import MedsslError
-from medssl.runtime.server.options import ServeOptions
+from medssl.runtime.server.options import PacsOptions, ServeOptions
+from medssl.runtime.server.pacs import Caller
 
 _START_S = 300.0
 OnStage = Callable[[str, float, str], None]
@@ -150,13 +151,14 @@ class WorkerPool:
 
     Args:
         options: Of the server.
+        bundles: Folders of the bundles that the server opened and checked; None takes those of the options.
 
     Raises:
         MedsslError: The bundles cannot be loaded.
     """
 
-    def __init__(self, options: ServeOptions) -> None:
-        self._settings = worker_settings(options)
+    def __init__(self, options: ServeOptions, bundles: Sequence[Path] | None = None) -> None:
+        self._settings = worker_settings(options, options.bundles if bundles is None else bundles)
         self._timeout_s = options.queue.timeout_s
         self._stopping = False
         self._workers = [Worker(self._settings) for _ in range(options.queue.workers)]
@@ -212,19 +214,24 @@ class WorkerPool:
         return fresh
 
 
-def worker_settings(options: ServeOptions) -> dict[str, Any]:
+def worker_settings(options: ServeOptions, bundles: Sequence[Path]) -> dict[str, Any]:
     """What a worker must know, as plain data."""
     from medssl.runtime.session import usable_threads  # noqa: PLC0415 (slow to import)
 
-    pacs = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options.pacs).items()}
+    caller = Caller(options.dicom.ae_title, options.tls.certificate, options.tls.key)
     return {
-        "bundles": [str(path) for path in options.bundles],
+        "bundles": [str(path) for path in bundles],
         "threads": options.queue.threads or max(1, usable_threads() // options.queue.workers),
         "device": options.queue.device,
         "predictor_mb": options.queue.memory_mb,
         "memory_mb": options.limits.worker_memory_mb,
         "limits": asdict(options.limits),
-        "pacs": pacs,
+        "pacs": _plain(options.pacs),
+        "caller": _plain(caller),
         "formats": list(options.results.formats),
         "resample_irregular": options.results.resample_irregular,
     }
+
+
+def _plain(options: PacsOptions | Caller) -> dict[str, Any]:
+    return {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}

@@ -53,7 +53,7 @@ class Service:
             self.desk = Desk(options, self._folders, Ledger(open_database(place), node), secret, audit)
             self.socket = _listen(options)
             undo.callback(self.socket.close)
-            self.pool = WorkerPool(options)
+            self.pool = WorkerPool(options, [bundle.folder for bundle in self.desk.bundles.values()])
             undo.callback(self.pool.close)
             undo.callback(self.pool.interrupt)
             self._queue = JobQueue(open_database(place), Runner(self.desk, self.pool).run, options.queue.workers)

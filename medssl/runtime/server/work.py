@@ -15,7 +15,7 @@ from medssl.runtime.results import FORMATS, check_formats, write_results
 from medssl.runtime.server.folders import read_record
 from medssl.runtime.server.inputs import UNPACKED, compact, read_input
 from medssl.runtime.server.options import LimitOptions, PacsOptions
-from medssl.runtime.server.pacs import pull_study, store_results
+from medssl.runtime.server.pacs import Caller, pull_study, store_results
 
 
 class Report(Protocol):
@@ -31,14 +31,15 @@ def work(folder: Path, predictors: Mapping[str, Predictor], settings: Mapping[st
     Args:
         folder: Folder of the job.
         predictors: Loaded bundles by their names.
-        settings: `limits`, `pacs`, `formats`, `resample_irregular`.
+        settings: `limits`, `pacs`, `caller`, `formats`, `resample_irregular`.
         report: Told of every stage.
 
     Raises:
         MedsslError: The job failed, with the reason why.
     """
     record = read_record(folder)
-    limits, pacs = LimitOptions(**settings["limits"]), _pacs(settings["pacs"])
+    limits = LimitOptions(**settings["limits"])
+    pacs = PacsOptions(**_with_paths(settings["pacs"], "password", "certificate"))
     predictor = predictors.get(record.get("model", ""))
     if predictor is None:
         raise BundleError(
@@ -55,7 +56,7 @@ def work(folder: Path, predictors: Mapping[str, Predictor], settings: Mapping[st
     objects = sorted((folder / "results").glob("*.dcm"))
     if pacs.store != "none" and objects:
         report("storing", 0.95)
-        store_results(objects, pacs)
+        store_results(objects, pacs, Caller(**_with_paths(settings["caller"], "certificate", "key")))
 
 
 def _pull(folder: Path, study_uid: str, pacs: PacsOptions, limits: LimitOptions) -> None:
@@ -82,9 +83,9 @@ def _compute(
     write_results(folder / "results", predictor.bundle, prediction, volume, formats)
 
 
-def _pacs(values: Mapping[str, Any]) -> PacsOptions:
-    paths = {name: Path(values[name]) for name in ("password", "certificate") if values[name]}
-    return PacsOptions(**{**values, **paths})
+def _with_paths(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Values of options, those that are paths as such again."""
+    return {**values, **{name: Path(values[name]) for name in names if values[name]}}
 
 
 def _finished(folder: Path, predictor: Predictor) -> bool:

@@ -1,5 +1,7 @@
 """One server for the tests that only talk to it."""
 
+import gc
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,3 +21,12 @@ def service(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
 
     with served(options_for(tiny, tmp_path_factory.mktemp("data"))) as running:
         yield running
+
+
+@pytest.fixture
+def sockets_of_pynetdicom() -> Iterator[None]:
+    """It leaves sockets of rejected and aborted associations to the garbage collector, which warns."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()

@@ -1,8 +1,6 @@
 """Studies that come by C-STORE: grouped, complete before they are computed, refused where there is no room."""
 
-import gc
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,7 @@ from serving import COMPANION, get, options_for, served, wait_for
 
 from medssl.runtime.server.options import DicomOptions, LimitOptions
 
-
-@pytest.fixture(autouse=True)
-def _sockets_of_pynetdicom() -> Iterator[None]:
-    """It leaves sockets of rejected and aborted associations to the garbage collector, which warns."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
+pytestmark = pytest.mark.usefixtures("sockets_of_pynetdicom")
 
 
 def _datasets(folder: Path, slices: int = 4, **attributes: Any) -> list[pydicom.Dataset]:

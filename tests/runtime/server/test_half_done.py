@@ -239,3 +239,15 @@ def test_a_zip_file_that_does_not_fit_onto_the_disk_is_not_unpacked_to_its_end(t
     with pytest.raises(ImageError, match="does not fit") as error:
         unpack(tmp_path / "a.zip", tmp_path / "out", keep_free=free + (1 << 30))
     assert error.value.reason == "disk-full"
+
+
+def test_workers_use_the_bundle_that_the_server_unpacked(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    zipped = Path(shutil.make_archive(str(tmp_path / "tiny"), "zip", tiny))
+    scan, temporary = write_scan(tmp_path / "a.nii.gz"), tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))  # that of the worker
+    with served(options_for(zipped, tmp_path / "data")) as service:
+        assert ended(service, post(service, [(scan.name, scan.read_bytes())]))["state"] == "done"
+        (bundle,) = service.desk.bundles.values()
+        assert bundle.folder.is_dir()
+        assert not list(temporary.glob("medssl-zip-*"))

@@ -23,7 +23,7 @@ pytest.importorskip("fastapi", reason="the server needs the extra serve")
 import requests
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.sop_class import CTImageStorage
-from serving import COMPANION, files_of, wait_for
+from serving import COMPANION, certificates, files_of, wait_for
 
 from medssl.__main__ import main
 from medssl.runtime.server.audit import verify
@@ -49,20 +49,6 @@ class Site:
         )
 
 
-def _certificates(folder: Path) -> None:
-    """An authority, and a certificate of it for server and client alike."""
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    (folder / "ext").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-    authority = ("-newkey", "rsa:2048", "-nodes", "-x509", "-days", "2", "-subj", "/CN=authority")
-    openssl("req", *authority, "-keyout", "ca.key", "-out", "ca.pem", "-addext", "keyUsage=critical,keyCertSign")
-    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", "own.key", "-out", "own.csr")
-    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "ext")
-    openssl("x509", "-req", "-in", "own.csr", *signed, "-out", "own.pem")
-
-
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
@@ -71,7 +57,7 @@ def _free_port() -> int:
 @pytest.fixture(scope="module")
 def site(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
-    _certificates(folder)
+    certificates(folder)
     ports = [_free_port(), _free_port()]
     options = {
         "http": {"port": ports[0], "tokens": str(folder / "tokens")},

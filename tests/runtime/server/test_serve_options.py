@@ -82,6 +82,8 @@ def test_with_tokens_and_a_certificate_any_address_is_allowed(tmp_path: Path):
         ({"pacs": PacsOptions(store="stow")}, "give pacs.dicomweb"),
         ({"pacs": PacsOptions(dicomweb="http://pacs.example.org/dicom-web")}, "in the clear"),
         ({"pacs": PacsOptions(dicomweb="ftp://127.0.0.1/")}, "a http or https URL is due"),
+        ({"pacs": PacsOptions(store="cstore", host="10.0.0.7")}, "give pacs.tls"),
+        ({"public_key": Path("absent.pem")}, "public_key = absent.pem does not exist"),
         ({"pacs": PacsOptions(user="medssl")}, "belong together"),
         ({"tls": TlsOptions(certificate=Path("absent.pem"))}, "belong together"),
         ({"tls": TlsOptions(certificate=Path("absent.pem"))}, "absent.pem does not exist"),
@@ -94,6 +96,15 @@ def test_with_tokens_and_a_certificate_any_address_is_allowed(tmp_path: Path):
 def test_mistakes_are_told_before_a_port_is_opened(groups: dict[str, Any], part: str):
     with pytest.raises(ConfigError, match=part.replace("(", "\\(")):
         check_options(_options(**groups))
+
+
+def test_the_private_key_is_for_its_owner_alone_and_an_archive_elsewhere_is_reached_over_tls(tmp_path: Path):
+    pem, key = _file(tmp_path / "a.pem"), _file(tmp_path / "a.key", 0o640)
+    pacs = PacsOptions(store="cstore", host="10.0.0.7", tls=True)
+    with pytest.raises(ConfigError, match=r"tls\.key = .* can be read by others"):
+        check_options(_options(tls=TlsOptions(certificate=pem, key=key), pacs=pacs))
+    key.chmod(0o600)
+    check_options(_options(tls=TlsOptions(certificate=pem, key=key), pacs=pacs))
 
 
 def test_all_mistakes_are_told_at_once():
