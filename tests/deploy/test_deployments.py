@@ -116,3 +116,22 @@ def test_the_options_of_the_deployments_are_options_of_serve(where: str):
         for name, value in values.items():
             arguments += [f"--{group}.{name}", str(value)]
     assert parse_verb("serve", arguments)
+
+
+def test_ci_installs_npm_and_the_clinics_tests_find_orthanc_and_leave_apt_to_root():
+    ci = (_DEPLOY.parent / ".ci" / "run").read_text(encoding="utf-8")
+    wanted = re.findall(r"for program in (.+); do", ci)
+    assert "npm" in wanted[0].split()
+    assert "nodejs npm" in ci
+    made = (_DEPLOY.parent / "Makefile").read_text(encoding="utf-8").split("\ntest-clinic:")[1].split("\n\n")[0]
+    assert made.index("/usr/sbin") < made.index("command -v Orthanc")
+    assert made.index("id -u") < made.index("apt-get")
+
+
+def test_documents_name_the_files_and_numbers_that_the_makefile_makes():
+    docs = "".join((_DEPLOY.parent / "docs" / f"{n}.md").read_text("utf-8") for n in ("hospital", "validation"))
+    target = (_DEPLOY.parent / "Makefile").read_text(encoding="utf-8").split("\nsbom:")[1].split("\n\n")[0]
+    extras = re.findall(r"for extra in (.+); do", target)[0].split()
+    assert set(re.findall(r"dist/sbom[\w-]*\.json", docs)) == {f"dist/sbom-{extra}.json" for extra in extras}
+    assert "EXTRA=" not in docs
+    assert "supply_chain.py size" in target
