@@ -44,10 +44,12 @@ test-base: constraints.txt  ## the wheel, installed alone in a fresh environment
 	.venv-base/bin/pytest -q tests/test_base_install.py tests/imaging tests/runtime tests/hostile
 
 test-clinic: $(VENV)/.installed  ## the server against a real archive: Orthanc with DICOMweb, DCMTK
+	export PATH="$$PATH:/usr/sbin"; \
 	command -v Orthanc >/dev/null && command -v storescu >/dev/null && command -v dciodvfy >/dev/null && ls /usr/lib/postgresql >/dev/null 2>&1 || { \
+	  test "$$(id -u)" = 0 || { echo "make test-clinic needs orthanc, orthanc-dicomweb, dcmtk, dicom3tools and postgresql: let root install them" >&2; exit 1; }; \
 	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
 	  orthanc orthanc-dicomweb dcmtk dicom3tools postgresql; }
-	$(BIN)/python -m pytest -q -m clinic tests/runtime/server tests/clinic
+	PATH="$$PATH:/usr/sbin" $(BIN)/python -m pytest -q -m clinic tests/runtime/server tests/clinic
 
 test-peers: pyproject.toml  ## encoders inside timm's and nnU-Net's own modules, which need torchvision and so another torch
 	$(PYTHON) -m venv .venv-peers
@@ -67,11 +69,11 @@ audit: $(VENV)/.installed  ## known weaknesses of everything in constraints.txt,
 	.venv-tools/bin/python -m pip install --quiet pip-audit
 	.venv-tools/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
-sbom: constraints.txt  ## dist/sbom-{base,serve}.json: what the clinic's installs are made of (CycloneDX), with their licences checked
+sbom: constraints.txt  ## dist/sbom-{base,serve}.json: what the clinic's installs are made of (CycloneDX), with their licences checked and their sizes told
 	for extra in base serve; do \
 	  rm -rf .venv-sbom && $(PYTHON) -m venv --without-pip .venv-sbom && \
 	  $(PYTHON) -m pip --python .venv-sbom/bin/python install --quiet -c constraints.txt ".$$(test $$extra = base || echo [$$extra])" && \
-	  $(PYTHON) deploy/supply_chain.py licences .venv-sbom && \
+	  $(PYTHON) deploy/supply_chain.py licences .venv-sbom && $(PYTHON) deploy/supply_chain.py size .venv-sbom && \
 	  $(PYTHON) -m venv .venv-tools && .venv-tools/bin/python -m pip install --quiet cyclonedx-bom && mkdir -p dist && \
 	  .venv-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --validate --output-file dist/sbom-$$extra.json .venv-sbom/bin/python || exit 1; \
 	done

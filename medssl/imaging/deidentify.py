@@ -17,11 +17,11 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from dicomanonymizer import simpledicomanonymizer as profile
+from pydicom._uid_dict import UID_dictionary
 from pydicom.datadict import dictionary_has_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.multival import MultiValue
-from pydicom.uid import UID_dictionary
 from pydicom.valuerep import PersonName
 
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS

@@ -29,6 +29,15 @@ _UNBOUNDED = ("Loop", "Scan")
 """Operators that can go on for ever."""
 _FIXED = {1: 8, 5: 4}
 """Bytes of protobuf's values of fixed size, by wire type."""
+_ONCE = {
+    "model": {1, 2, 3, 4, 5, 6, 7},
+    "graph": {2, 10},
+    "node": {3, 4, 6, 7, 8},
+    "attribute": {1, 2, 3, 4, 5, 6, 13, 14, 20, 21, 22},
+    "tensor": {2, 3, 8, 9, 12, 14},
+    "function": {1, 8, 10, 13},
+}
+"""Fields of onnx.proto3 that are not repeated; where one is there twice, protobuf takes the last or joins them."""
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -121,47 +130,57 @@ def check_graph(model: bytes) -> None:
         BundleError: Values in other files, operators of other domains, loops, a constant of gigabytes, or damaged.
     """
     try:
-        for number, value in _fields(model):
+        for number, value in _fields(model, "model"):
             if number == 7:
                 _check_nodes(value, {})
             elif number == 25:  # functions of the model's own
-                for inner, node in _fields(value):
+                for inner, part in _fields(value, "function"):
                     if inner == 7:
-                        _check_node(node, {})
+                        _check_node(part, {})
+                    elif inner == 11:
+                        _check_attribute(part, {})
     except (ValueError, IndexError, struct.error, RecursionError) as error:
         raise BundleError(f"the graph cannot be used: {str(error)[:200]}", reason="bad-model") from error
 
 
 def _check_nodes(graph: bytes, outer: dict[str, int]) -> None:
-    parts = list(_fields(graph))
+    parts = list(_fields(graph, "graph"))
     sizes = dict(outer)
     for number, value in parts:
         if number == 5:
             name, size = _tensor(value)
-            sizes[name] = size
+            sizes[name] = max(size, sizes.get(name, 0))
+        elif number == 15:
+            raise ValueError("it holds sparse values")
     for number, value in parts:
         if number == 1:
             _check_node(value, sizes)
 
 
 def _check_node(node: bytes, sizes: dict[str, int]) -> None:
-    parts = list(_fields(node))
+    parts = list(_fields(node, "node"))
     kind = next((v.decode("utf-8", "replace") for n, v in parts if n == 4), "")
     domain = next((v.decode("utf-8", "replace") for n, v in parts if n == 7), "")
     if domain not in _DOMAINS:
         raise ValueError(f"operator {kind[:40]!r} is of the domain {domain[:40]!r}, not of the standard")
     if kind in _UNBOUNDED:
         raise ValueError(f"operator {kind} may never come to an end")
-    first = next((v.decode("utf-8", "replace") for n, v in parts if n == 1), "")
-    if kind == "ConstantOfShape" and sizes.get(first, 0) > MAX_WINDOW:
-        raise ValueError(f"it makes a constant of {sizes[first]} values")
+    size = max((sizes.get(v.decode("utf-8", "replace"), 0) for n, v in parts if n == 1), default=0)
+    if kind == "ConstantOfShape" and size > MAX_WINDOW:
+        raise ValueError(f"it makes a constant of {size} values")
     for number, value in parts:
-        if number == 5:  # attributes: tensors and graphs within
-            for inner, content in _fields(value):
-                if inner in (5, 10):
-                    _tensor(content)
-                elif inner in (6, 11):
-                    _check_nodes(content, sizes)
+        if number == 5:
+            _check_attribute(value, sizes)
+
+
+def _check_attribute(attribute: bytes, sizes: dict[str, int]) -> None:
+    for number, value in _fields(attribute, "attribute"):
+        if number in (5, 10):
+            _tensor(value)
+        elif number in (6, 11):
+            _check_nodes(value, sizes)
+        elif number in (22, 23):
+            raise ValueError("it holds sparse values")
 
 
 def _tensor(tensor: bytes) -> tuple[str, int]:
@@ -172,13 +191,13 @@ def _tensor(tensor: bytes) -> tuple[str, int]:
     """
     name, values = "", []
     kind, raw = 0, b""
-    for number, value in _fields(tensor):
-        if number == 13 or (number == 14 and value != b"\0"):
+    for number, value in _fields(tensor, "tensor"):
+        if number == 13 or (number == 14 and any(_packed(value))):
             raise ValueError("values of the network lie in another file")
         if number == 8:
             name = value.decode("utf-8", "replace")
         elif number == 2:
-            kind = value[0]
+            kind = next(_packed(value), 0)
         elif number == 9:
             raw = value
         elif number == 7:
@@ -207,15 +226,25 @@ def _varint(block: bytes, at: int) -> tuple[int, int]:
             raise ValueError("a number in the file is too long")
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Fields of a protobuf message; a number comes as its little-endian bytes, without zeros at the end."""
+def _fields(message: bytes, kind: str) -> Iterator[tuple[int, bytes]]:
+    """Fields of a protobuf message of a kind in `_ONCE`; a number comes as the bytes it is written with.
+
+    Raises:
+        ValueError: Damaged, or a field twice that is there once: others would read another value than we do.
+    """
     at, view = 0, memoryview(message)
+    seen: set[int] = set()
     while at < len(message):
         key, at = _varint(message, at)
-        wire = key & 7
+        number, wire, start = key >> 3, key & 7, at
+        if key >> 32:  # readers cut the number of a field to 32 bits
+            raise ValueError("the number of a field is too large")
+        if number in _ONCE[kind] & seen:
+            raise ValueError(f"field {number} of a {kind} is there twice")
+        seen.add(number)
         if wire == 0:
-            value, at = _varint(message, at)
-            yield key >> 3, value.to_bytes(max(1, (value.bit_length() + 7) // 8), "little")
+            _, at = _varint(message, at)
+            yield number, bytes(view[start:at])
             continue
         if wire == 2:
             size, at = _varint(message, at)
@@ -225,5 +254,5 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
             raise ValueError("the file is no graph, or damaged")
         if at + size > len(message):
             raise ValueError("the file ends too early")
-        yield key >> 3, bytes(view[at : at + size])
+        yield number, bytes(view[at : at + size])
         at += size

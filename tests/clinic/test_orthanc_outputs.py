@@ -1,6 +1,7 @@
 """A real PACS (Orthanc) takes every DICOM result by C-STORE and gives it back by DICOMweb as it was."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,7 @@ _FILES = ("seg.dcm", "seg_labelmap.dcm", "seg_fractional.dcm", "rtstruct.dcm", "
 _COMPANION = {"AccessionNumber": "", "StudyID": "1", "PatientBirthDate": "", "PatientSex": "O", "StudyDate": "20260101"}
 # DCMTK's, not the one of the same name that pynetdicom installs
 _STORESCU = shutil.which("storescu", path="/usr/bin:/usr/local/bin:/opt/homebrew/bin")
+_ORTHANC = shutil.which("Orthanc", path=f"{os.environ['PATH']}:/usr/sbin")  # where Debian puts it
 _PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
@@ -47,7 +49,7 @@ class _Orthanc:
         (folder / "orthanc.json").write_text(json.dumps(config))
         self.log = (folder / "log").open("wb")
         self.process = subprocess.Popen(
-            ["Orthanc", str(folder / "orthanc.json")], stdout=self.log, stderr=subprocess.STDOUT
+            [str(_ORTHANC), str(folder / "orthanc.json")], stdout=self.log, stderr=subprocess.STDOUT
         )
         for _ in range(100):
             try:
@@ -97,7 +99,7 @@ def _profile(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Orthanc]:
-    if shutil.which("Orthanc") is None or _STORESCU is None or not _PLUGIN.exists():
+    if _ORTHANC is None or _STORESCU is None or not _PLUGIN.exists():
         pytest.fail("Orthanc, its DICOMweb plugin or DCMTK is missing: apt-get install orthanc orthanc-dicomweb dcmtk")
     running = _Orthanc(tmp_path_factory.mktemp("pacs") / "orthanc")
     yield running

@@ -1,6 +1,7 @@
 """The deployments give away no more than they must: no root, no writable system, no open port, no privilege."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,30 @@ def test_compose_seals_medssl_and_opens_ports_to_this_machine_alone():
     assert all(port.startswith("127.0.0.1:") for port in services["orthanc"]["ports"])
 
 
+def test_the_users_of_orthanc_are_described_and_mounted_where_its_image_looks_for_options():
+    text = (_DEPLOY / "compose" / "compose.yaml").read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    header = text.split("\nname:")[0]
+    mounted = content["services"]["orthanc"]["secrets"]
+    assert mounted == [{"source": "orthanc_users", "target": "orthanc_users.json"}]  # /run/secrets/*.json alone
+    assert content["secrets"]["orthanc_users"]["file"].removeprefix("./") in header
+    form = next(line for line in header.splitlines() if "RegisteredUsers" in line)
+    assert json.loads(form.removeprefix("#")) == {"RegisteredUsers": {"NAME": "PASSWORD"}}
+
+
+def test_the_image_holds_the_page_from_a_fresh_clone():
+    text = (_DEPLOY / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    page, wheel = text.split(" AS page")[1].split(" AS wheel")
+    assert "npm ci --ignore-scripts" in page
+    assert re.search(r"^COPY deploy/viewer /", page, re.MULTILINE)
+    assert wheel.index("COPY --from=page") < wheel.index("pip wheel")
+    assert "medssl/runtime/server/static" in wheel.split("pip wheel")[0]
+
+
 def test_the_image_is_made_in_stages_without_root_or_torch():
     text = (_DEPLOY / "docker" / "Dockerfile").read_text(encoding="utf-8")
     final = text.split(" AS final")[1]
-    assert len(re.findall(r"^FROM ", text, re.MULTILINE)) == 3
+    assert len(re.findall(r"^FROM ", text, re.MULTILINE)) == 4
     assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
     assert not re.search(r"\btrain\b|torch==", text)
     assert "curl" not in text
@@ -95,3 +116,22 @@ def test_the_options_of_the_deployments_are_options_of_serve(where: str):
         for name, value in values.items():
             arguments += [f"--{group}.{name}", str(value)]
     assert parse_verb("serve", arguments)
+
+
+def test_ci_installs_npm_and_the_clinics_tests_find_orthanc_and_leave_apt_to_root():
+    ci = (_DEPLOY.parent / ".ci" / "run").read_text(encoding="utf-8")
+    wanted = re.findall(r"for program in (.+); do", ci)
+    assert "npm" in wanted[0].split()
+    assert "nodejs npm" in ci
+    made = (_DEPLOY.parent / "Makefile").read_text(encoding="utf-8").split("\ntest-clinic:")[1].split("\n\n")[0]
+    assert made.index("/usr/sbin") < made.index("command -v Orthanc")
+    assert made.index("id -u") < made.index("apt-get")
+
+
+def test_documents_name_the_files_and_numbers_that_the_makefile_makes():
+    docs = "".join((_DEPLOY.parent / "docs" / f"{n}.md").read_text("utf-8") for n in ("hospital", "validation"))
+    target = (_DEPLOY.parent / "Makefile").read_text(encoding="utf-8").split("\nsbom:")[1].split("\n\n")[0]
+    extras = re.findall(r"for extra in (.+); do", target)[0].split()
+    assert set(re.findall(r"dist/sbom[\w-]*\.json", docs)) == {f"dist/sbom-{extra}.json" for extra in extras}
+    assert "EXTRA=" not in docs
+    assert "supply_chain.py size" in target

@@ -14,7 +14,7 @@ from hostile_archives import one_bomb
 from hostile_families import family
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
-from tiny_bundle import _field, _tensor, _value, onnx_bytes, write_bundle
+from tiny_bundle import _field, _tensor, _value, _varint, onnx_bytes, write_bundle
 
 from medssl.imaging.files import sha256
 
@@ -138,9 +138,15 @@ def bundle_archives(folder: Path, number: int) -> Path:
     return path
 
 
-def _model(nodes: list[bytes], initializers: list[bytes] = [], more: bytes = b"") -> bytes:  # noqa: B006
+def _model(
+    nodes: list[bytes],
+    initializers: list[bytes] = [],  # noqa: B006
+    more: bytes = b"",
+    inside: bytes = b"",
+) -> bytes:
+    """A model; `more` are fields of its own, `inside` fields of its graph."""
     window = (8, 8, 8)
-    graph = b"".join(_field(1, node) for node in nodes) + _field(2, "g")
+    graph = b"".join(_field(1, node) for node in nodes) + _field(2, "g") + inside
     graph += b"".join(_field(5, tensor) for tensor in initializers)
     graph += _field(11, _value("image", ("batch", 1, *window))) + _field(12, _value("logits", ("batch", 3, *window)))
     return _field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 18)) + more
@@ -231,6 +237,36 @@ def onnx_operators(folder: Path, number: int) -> Path:
         b"\x08\x08" + b"\x3a\xff\xff\xff\xff\x0f",
     )[number]
     return write_bundle(folder / "b", model, golden_shift=0.5)
+
+
+def _made_by(shape: bytes, before: bytes = b"") -> bytes:
+    """A graph that makes a constant of as many values as `shape` says; `before` lies before the node's own fields."""
+    node = before + _node("ConstantOfShape", ["shape"], ["big"])
+    return _model([node, _CONV], [shape, _tensor("weight", (0.0,) * 3, (3, 1, 1, 1, 1)), _BIAS])
+
+
+@family(11, entry="bundle", reasons=("bad-model",))
+def onnx_read_in_two_ways(folder: Path, number: int) -> Path:
+    """Fields that one reader takes and another leaves: the last of two, sparse values, numbers in unusual forms."""
+    shape = _field(1, 1) + _field(2, 7)
+    raw = _field(9, struct.pack("<q", 10**12))
+    outside, name = _outside("../secret"), _field(1, "value")
+    sparse = _field(1, outside) + _field(2, _field(1, 1) + _field(2, 7) + _field(9, bytes(8))) + _field(3, 3)
+    far = _varint(1 << 35 | 7 << 3 | 2) + _varint(8) + b"com.evil"
+    model = (
+        _model([_CONV + _field(4, "Loop")]),
+        _model([_CONV + _field(7, "") + _field(7, "com.evil")]),
+        _model([_CONV], [_BIAS]) + _field(7, _field(5, _tensor("weight", (0.0,) * 3, (3, 1, 1, 1, 1)))),
+        _model([_node("Constant", [], ["c"], attributes=_field(5, name + _field(5, _BIAS) + _field(5, _BIAS)))]),
+        _model([_CONV], [_BIAS], inside=_field(15, sparse)),
+        _model([_node("Constant", [], ["c"], attributes=_field(5, name + _field(22, sparse)))]),
+        _model([_node("Constant", [], ["c"], attributes=_field(5, name + _field(23, sparse)))]),
+        _made_by(shape + _field(8, "shape") + _field(7, 1 << 30)),
+        _made_by(shape + _field(8, "shape") + raw, _field(1, 3)),
+        _model([_CONV], [_BIAS], _field(25, _field(1, "f") + _field(11, name + _field(5, outside)))),
+        _model([_CONV + far]),
+    )[number]
+    return write_bundle(folder / "b", model)
 
 
 @family(20, entry="bundle", harmless=True)

@@ -22,6 +22,9 @@ from hostile_families import FAMILIES, Family
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from tiny_bundle import write_bundle
 
+from medssl.imaging.errors import BundleError
+from medssl.runtime.bundle_guard import check_graph
+
 _MODULES = (
     hostile_archives,
     hostile_bundles,
@@ -148,6 +151,14 @@ def test_a_file_that_is_also_something_else_is_read_as_what_it_is(number: int, s
     both = sandbox.judge("read", hostile_dicom.dicom_polyglot(tmp_path / "other", number), tmp_path / "out")
     assert plain["outcome"] == both["outcome"] == "read"
     assert plain["detail"] == both["detail"]
+
+
+@pytest.mark.parametrize("number", range(FAMILIES["onnx-read-in-two-ways"].count))
+def test_graphs_that_can_be_read_in_two_ways_are_refused_before_a_runtime_sees_them(number: int, tmp_path: Path):
+    bundle = hostile_bundles.onnx_read_in_two_ways(tmp_path, number)
+    with pytest.raises(BundleError) as error:
+        check_graph((bundle / "model.onnx").read_bytes())
+    assert error.value.reason == "bad-model"
 
 
 def test_the_corpus_has_25_families_and_500_inputs():

@@ -7,7 +7,7 @@ import re
 import secrets
 from pathlib import Path
 
-from medssl.imaging.files import atomic_path
+from medssl.imaging.files import sync_folder
 
 _UID = re.compile(r"\b[0-2](?:\.\d+){3,}\b")
 
@@ -21,9 +21,7 @@ class Secret:
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(secrets.token_bytes(32))
-            path.chmod(0o600)
+            _create(path)
         self._key = path.read_bytes()
 
     def name(self, identifier: str) -> str:
@@ -43,3 +41,19 @@ class Secret:
         """
         line = message.strip().split("\n", 1)[0].replace(f"{folder}{os.sep}", "")
         return _UID.sub(lambda found: f"uid-{self.name(found.group())[:8]}", line)[:500]
+
+
+def _create(path: Path) -> None:
+    """Write a new key; the file is its owner's alone from its first byte, under its temporary name as well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".partial-{secrets.token_hex(8)}-{path.name}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(secrets.token_bytes(32))
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)

@@ -1,6 +1,7 @@
 """A real Orthanc on free ports of loopback, with a configuration and a folder of its own."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -55,7 +56,7 @@ class Orthanc:
 @contextmanager
 def orthanc(folder: Path) -> Iterator[Orthanc]:
     """Start Orthanc; stopped at the end by its process id."""
-    program = shutil.which("Orthanc")
+    program = shutil.which("Orthanc", path=f"{os.environ['PATH']}:/usr/sbin")  # where Debian puts it
     plugins = [path for root in _PLUGINS for path in Path(root).glob("**/libOrthancDicomWeb.so")]
     if program is None or not plugins:
         pytest.skip("orthanc or orthanc-dicomweb is not installed: make test-clinic does it")
