@@ -29,7 +29,7 @@ $(PAGE): $(shell find deploy/viewer -name node_modules -prune -o -type f -print)
 	node deploy/viewer/build.js
 
 test: $(VENV)/.installed $(PAGE_IF_NPM)  ## the tests
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-slow: $(VENV)/.installed  ## the long tests
 	$(BIN)/python -m pytest -m 'slow and not gpu'

@@ -155,7 +155,7 @@ def test_a_bundle_carries_what_was_measured_on_patients_held_out(cache: Cache, t
     case = next(c for c in cache.cases if c.patient == "patient3")
     report = predictor.predict(read_volume(case.image_field)).report
     assert report["flags"] == []
-    assert report["labels"][0]["volume_ml_low"] <= report["labels"][0]["volume_ml"]
+    assert not {"volume_ml", "volume_ml_low"} & set(report["labels"][0]), "a picture has no size in mm"
     strange = predictor.predict(read_volume(tmp_path / "noise" / "0.png")).report
     assert [flag["code"] for flag in strange["flags"]] == ["unlike-training"]
     card = (out / "MODEL_CARD.md").read_text()

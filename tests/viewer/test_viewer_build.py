@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import STATIC
+from clinic_page import STATIC
 
 from medssl.imaging.writers.overlay import PALETTE
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from browser import PHONE, Browser
-from conftest import EVIL, Clinic, Open
+from clinic_page import EVIL, Clinic, Open
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys

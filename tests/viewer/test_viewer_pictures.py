@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from browser import Browser
-from conftest import Clinic, Open, pixels
+from clinic_page import Clinic, Open, pixels
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys

@@ -29,7 +29,7 @@ import requests
 from dicom_phantom import slice_dataset
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
-from pynetdicom.sop_class import CTImageStorage, SegmentationStorage
+from pynetdicom.sop_class import Comprehensive3DSRStorage, CTImageStorage, SegmentationStorage
 from serving import COMPANION, write_scan
 
 _SLICES = 2
@@ -58,13 +58,18 @@ class Archive:
         self.objects: dict[str, tuple[str, frozenset[str]]] = {}
         self.times: dict[str, int] = defaultdict(int)
         entity = ApplicationEntity("ARCHIVE")
-        entity.add_supported_context(SegmentationStorage)
+        for kind in (SegmentationStorage, Comprehensive3DSRStorage):
+            entity.add_supported_context(kind)
         self._server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._keep)])
         self.port = int(self._server.server_address[1])
 
     def _keep(self, event: Any) -> int:
         dataset = event.dataset
-        sources = dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+        if dataset.SOPClassUID == SegmentationStorage:
+            sources = list(dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence)
+        else:  # a report names the images and the segmentation
+            series = dataset.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+            sources = [item for part in series for item in part.ReferencedSOPSequence]
         refers = frozenset(str(item.ReferencedSOPInstanceUID) for item in sources)
         self.objects[str(dataset.SOPInstanceUID)] = (str(dataset.StudyInstanceUID), refers)
         self.times[str(dataset.SOPInstanceUID)] += 1
