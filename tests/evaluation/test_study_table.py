@@ -88,11 +88,12 @@ def test_the_report_says_what_was_found_and_what_failed():
     results = compare_arms(_rows(0.05), "scratch", "dice")
     run = {"arm": "ours", "labels": 2, "seed": 9, "steps": 3, "lr": 0.1, "seconds_a_step": None, "folder": "f"}
     results |= {
-        "split": "test", "cases": 12, "patients": 6, "pretraining": {}, "trials": [],
+        "data_sha256": "0" * 64, "split": "test", "cases": 12, "patients": 6, "pretraining": {}, "trials": [],
         "runs": [{**run, "failed": "the disk was full"}],
     }  # fmt: skip
     sections = study_sections(results)
     assert "With 2 labelled patients ours reaches a mean Dice of" in sections[0].text[0]
     assert sections[0].text[0].endswith("over 3 seeds, better.")
-    assert "the disk was full" in sections[0].warnings[0]
+    assert sections[0].warnings == ("1 of 1 runs failed and are in no number; see Failures.",)
+    assert any(section.title == "Failures" and "the disk was full" in str(section) for section in sections)
     assert sections[1].pictures
