@@ -62,7 +62,8 @@ def test_folds_of_two_channels_mirrored(two_channels: Cache, tmp_path: Path):
     for number, name in enumerate(("t1", "flair")):
         description = {"SeriesDescription": name, "Modality": "MR"}
         write_series(tmp_path / "study" / name, pixels[number], series=f"1.2.{number}", **description)
-    (case,) = find_cases([str(tmp_path / "study")], predictor.bundle.spec)
+    (case,), left_out = find_cases([str(tmp_path / "study")], predictor.bundle.spec)
+    assert not left_out
     study = case.read()
     np.testing.assert_array_equal(study.array, np.transpose(pixels, (0, 3, 2, 1)))
     prepared = prepare_volume(study, spec.preprocess)
