@@ -29,7 +29,7 @@ $(PAGE): $(shell find deploy/viewer -name node_modules -prune -o -type f -print)
 	node deploy/viewer/build.js
 
 test: $(VENV)/.installed $(PAGE_IF_NPM)  ## the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations 30 --durations-min 5
 
 test-slow: $(VENV)/.installed  ## the long tests
 	$(BIN)/python -m pytest -m 'slow and not gpu'
@@ -40,8 +40,8 @@ test-base: constraints.txt  ## the wheel, installed alone in a fresh environment
 	.venv-base/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	.venv-base/bin/python -m pip install --quiet -c constraints.txt dist/medssl-*.whl
 	cd .venv-base && bin/medssl --version && bin/medssl doctor
-	.venv-base/bin/python -m pip install --quiet -c constraints.txt pytest hypothesis SimpleITK
-	.venv-base/bin/pytest -q tests/test_base_install.py tests/imaging tests/runtime tests/hostile
+	.venv-base/bin/python -m pip install --quiet -c constraints.txt pytest pytest-xdist hypothesis SimpleITK
+	.venv-base/bin/pytest -q -n 2 tests/test_base_install.py tests/imaging tests/runtime tests/hostile
 
 test-clinic: $(VENV)/.installed  ## the server against a real archive: Orthanc with DICOMweb, DCMTK
 	export PATH="$$PATH:/usr/sbin"; \

@@ -3,18 +3,16 @@
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from medssl.commands.parsing import resolve_folder, run_verb
+from medssl.commands.side_by_side import side_by_side
 from medssl.evaluation.benchmark_plan import BenchmarkPlan, MethodPlan, SetPlan, merged
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import write_json, write_text
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
     from medssl.evaluation.benchmark_table import Judged
     from medssl.models.component import Component
     from medssl.models.encoder import Encoder
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -113,30 +108,6 @@ def judged(runs: Sequence[Run], jobs: int) -> "Iterator[tuple[Run, list[Judged]]
     return side_by_side(_judge, runs, [run.folder.with_name(f"{run.folder.name}.log") for run in runs], jobs)
 
 
-def side_by_side(
-    work: Callable[[Item], Result], items: Sequence[Item], logs: Sequence[Path], jobs: int
-) -> Iterator[tuple[Item, Result]]:
-    """Results of a function of each item, as they come.
-
-    Args:
-        work: The function; it can be pickled.
-        items: What it is called with.
-        logs: Where it tells what it does, for each item; used with more than one job.
-        jobs: Items at a time. More than one are done in processes of their own, each with its share of the processors.
-    """
-    if jobs == 1:
-        for item in items:
-            yield item, work(item)
-        return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _share_processors, (jobs,)) as pool:
-        pending = {pool.submit(_quietly, work, item, log): item for item, log in zip(items, logs, strict=True)}
-        try:
-            for future in as_completed(pending):
-                yield pending[future], future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
 def with_config(options: dict[str, Any]) -> dict[str, Any]:
     """Options over those of the configuration that `config` names, where it names one."""
     given = dict(options)
@@ -149,24 +120,6 @@ def with_config(options: dict[str, Any]) -> dict[str, Any]:
 def key_of(content: Any) -> str:
     """Short hash of plain content."""
     return sha256(json.dumps(content, sort_keys=True, default=vars).encode()).hexdigest()[:12]
-
-
-def _share_processors(jobs: int) -> None:
-    import torch
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
-
-
-def _quietly(work: Callable[[Item], Result], item: Item, log: Path) -> Result:
-    with _told_to(log):
-        return work(item)
-
-
-@contextmanager
-def _told_to(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream, redirect_stdout(stream), redirect_stderr(stream):
-        yield
 
 
 def _judge(run: Run) -> "list[Judged]":

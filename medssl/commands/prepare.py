@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.commands.console import say
+from medssl.commands.side_by_side import end_with_parent
 from medssl.imaging.environment import command
 from medssl.imaging.errors import CacheError, ConfigError, MedsslError
 from medssl.imaging.files import sha256, write_json
@@ -217,7 +218,7 @@ def _results(jobs: Sequence[Job], workers: int) -> Iterable[Problem | None]:
     if workers <= 1:
         yield from map(prepare_case, jobs)
         return
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), end_with_parent)
     try:
         for future in as_completed([pool.submit(prepare_case, job) for job in jobs]):
             yield future.result()

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from medssl.commands.app import make_manifest, read_application
-from medssl.commands.comparison import key_of, side_by_side, with_config
+from medssl.commands.comparison import key_of, with_config
 from medssl.commands.parsing import resolve_folder, run_verb
+from medssl.commands.side_by_side import side_by_side
 from medssl.commands.study_images import image_problems, prepare_images
 from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
