@@ -57,8 +57,7 @@ def deidentify(
         found = deidentify_tree(
             folder, temporary, pseudonyms, accept_burned_in=accept_burned_in, tell=lambda _: progress.advance()
         )
-        write_problems(private / "problems.csv", found.problems)
-        (private / "problems.csv").chmod(0o600)
+        write_problems(private / "problems.csv", found.problems, mode=0o600)
         counts = Counter(problem.reason for problem in found.problems if problem.action == "left out")
         left = ", ".join(f"{number} {reason}" for reason, number in counts.most_common()) or "nothing"
         if not found.files:

@@ -1,5 +1,6 @@
 """Segment or classify new images with a bundle; needs no torch."""
 
+import errno
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.imaging.errors import ConfigError, ImageError, MedsslError, in_words
-from medssl.imaging.files import csv_text, write_text
+from medssl.imaging.files import HOPELESS, csv_text, write_text
 from medssl.imaging.progress import Progress
 from medssl.runtime.device import Device
 
@@ -138,9 +139,9 @@ def _one(predictor: "Predictor", case: "Case", out: Path, formats: Sequence[str]
         write_results(out / case.name, predictor.bundle, prediction, volume, formats)
     except MedsslError as error:
         return Outcome(case.name, case.given, error)
-    except OSError:  # the disk is full or read-only: the next case would meet the same
-        raise
-    except Exception as error:  # of a library, on one image: the others go on
+    except Exception as error:  # of a library or a file, on one image: the others go on
+        if isinstance(error, OSError) and error.errno in {*HOPELESS, errno.EACCES}:
+            raise
         text = f"{case.given}: nothing was predicted ({in_words(error)})"
         return Outcome(case.name, case.given, ImageError(text, reason="unexpected"))
     return Outcome(case.name, case.given, None, prediction.report, time.perf_counter() - began)

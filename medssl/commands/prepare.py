@@ -1,6 +1,5 @@
 """Preprocess the images of a manifest into a cache for training."""
 
-import errno
 import hashlib
 import json
 import shutil
@@ -18,7 +17,7 @@ from medssl.commands.console import say
 from medssl.commands.side_by_side import end_with_parent
 from medssl.imaging.environment import command
 from medssl.imaging.errors import CacheError, ConfigError, MedsslError
-from medssl.imaging.files import sha256, write_json
+from medssl.imaging.files import HOPELESS, sha256, write_json
 from medssl.imaging.labels import Code, Label
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.naming import split_field
@@ -31,8 +30,6 @@ _BYTES_A_SECOND = 5e6
 """Of the originals, one worker (compressed CT and MR, 1 to 2 mm); only for the estimate before the first case."""
 _SECONDS_A_CASE = 0.03
 """What a case takes however small it is."""
-_HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-"""Errors of the disk that meet every case, so that going on is in vain."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +242,7 @@ def prepare_case(job: Job) -> Problem | None:
     except MedsslError as error:
         return _left_out(folder, error.reason, error.message)
     except OSError as error:
-        if error.errno in _HOPELESS:
+        if error.errno in HOPELESS:
             raise
         return _left_out(folder, "unreadable", f"{type(error).__name__}: {error}")
     except Exception as error:  # one odd file must not keep the other cases from being finished

@@ -30,6 +30,8 @@ Dates = Literal["remove", "shift"]
 _EDITION = "2026c"
 _STANDARD = frozenset((*UID_dictionary, *SEGMENTATIONS))
 """UIDs of the standard itself, which say what an object is, not whose; others below its root may be anyone's."""
+_KIND = re.compile(r"1\.2\.840\.10008\.5\.1\.4(\.\d{1,4}){1,6}")
+"""A UID of the standard for a kind of object; an attribute that names kinds may hold one newer than the list above."""
 _SHIFT_DAYS = (366, 3650)
 _TEXT = ("LO", "SH", "LT", "ST", "UT", "UC", "PN", "UR", "AE")
 _IDENTIFYING = (
@@ -182,10 +184,12 @@ def _moved(value: Any, shift: datetime.timedelta) -> Any:
 
 
 def _replace_uids(element: DataElement, pseudonyms: Pseudonyms) -> None:
-    if isinstance(element.value, MultiValue):
-        element.value = [pseudonyms.uid(str(value)) for value in element.value]
-    else:
-        element.value = pseudonyms.uid(str(element.value or ""))
+    def new(value: Any) -> str:
+        kind = element.keyword.endswith("SOPClassUID") and _KIND.fullmatch(str(value))
+        return str(value) if kind else pseudonyms.uid(str(value or ""))
+
+    several = isinstance(element.value, MultiValue)
+    element.value = [new(value) for value in element.value] if several else new(element.value)
 
 
 def _dummy(dataset: Dataset, element: DataElement, action: str) -> None:

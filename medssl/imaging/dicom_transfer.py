@@ -1,6 +1,9 @@
 """DICOM objects on their way: what the network parts of the server need of a data set."""
 
+import errno
+import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -78,7 +81,9 @@ def read_object(path: Path) -> Dataset:
         return pydicom.dcmread(path)
 
 
-def save_objects(datasets: Iterable[Dataset], folder: Path, *, max_files: int, max_bytes: int) -> int:
+def save_objects(
+    datasets: Iterable[Dataset], folder: Path, *, max_files: int, max_bytes: int, keep_free: int = 0
+) -> int:
     """Write received data sets as numbered files.
 
     Args:
@@ -86,15 +91,19 @@ def save_objects(datasets: Iterable[Dataset], folder: Path, *, max_files: int, m
         folder: Where to write.
         max_files: Files that may come.
         max_bytes: Bytes that may come.
+        keep_free: Bytes that must stay free on the disk.
 
     Returns:
         Number of files.
 
     Raises:
         ImageError: More than the limits.
+        OSError: The disk is full but for what must stay free.
     """
     size = number = 0
     for number, dataset in enumerate(datasets, start=1):
+        if shutil.disk_usage(folder).free < keep_free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         path = folder / f"{number:06d}.dcm"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -53,3 +53,12 @@ class ConfigError(MedsslError):
 def in_words(error: BaseException) -> str:
     """Kind and text of what a library raised, on one line of sensible length."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def unquoted(error: MedsslError) -> str:
+    """Message of an error without the text of the library's error behind it, which may quote a patient's header."""
+    message, cause = error.message, error.__cause__
+    while cause is not None:
+        message = message.replace(in_words(cause), type(cause).__name__)
+        cause = cause.__cause__
+    return message

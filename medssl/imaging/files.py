@@ -1,6 +1,7 @@
 """Writing files so that a reader never sees half of one."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -11,6 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""Numbers of errors that say that a disk, or a user's share of it, is full."""
+HOPELESS = DISK_FULL | {errno.EROFS}
+"""Errors of the disk that meet every case, so that going on is in vain."""
 
 
 def _umask() -> int:
@@ -24,10 +30,11 @@ UMASK = _umask()
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on error removed.
 
-    The temporary name keeps the suffixes of `path`, because writers choose the format by them.
+    The temporary name keeps the suffixes of `path`, because writers choose the format by them. The file is its owner's
+    alone until it is there, and then has `mode` less the umask.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync_file(temporary)
-        temporary.chmod(0o666 & ~UMASK)
+        temporary.chmod(mode & ~UMASK)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -78,9 +85,9 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write text atomically, UTF-8."""
-    with atomic_path(path) as temporary:
+def write_text(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Write text atomically, UTF-8; as for `atomic_path`."""
+    with atomic_path(path, mode=mode) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

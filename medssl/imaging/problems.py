@@ -26,10 +26,10 @@ class Problem:
     message: str
 
 
-def write_problems(path: Path, problems: Iterable[Problem]) -> None:
-    """Write `path,reason,action,message`, also when there are none."""
+def write_problems(path: Path, problems: Iterable[Problem], *, mode: int = 0o666) -> None:
+    """Write `path,reason,action,message`, also when there are none; `mode` is the file's, less the umask."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("path", "reason", "action", "message"))
     writer.writerows(astuple(problem) for problem in problems)
-    write_text(path, buffer.getvalue())
+    write_text(path, buffer.getvalue(), mode=mode)

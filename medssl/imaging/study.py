@@ -47,9 +47,11 @@ def find_studies(place: Path) -> tuple[list[Study], list[FoundImage], list[Probl
         ImageError: The place cannot be searched.
     """
     zipped = place.is_file()
-    scan = scan_tree(unpacked(place) if zipped else place, open_zips=False)
+    searched = unpacked(place) if zipped else place
+    scan = scan_tree(searched, open_zips=False)
     others, problems = [image for image in scan.images if image.format != "dicom"], list(scan.problems)
     if zipped:
+        problems = [replace(p, path=p.path.replace(str(searched), str(place), 1)) for p in problems]
         message = "a zip file within a zip file is not opened: unpack it first"
         problems += [Problem(str(place / path.name), "nested-zip", "left out", message) for path in scan.zips]
     uids = list(dict.fromkeys(image.study_uid for image in scan.images if image.format == "dicom"))

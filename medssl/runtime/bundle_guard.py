@@ -126,6 +126,8 @@ def check_arrays(path: Path, reason: str) -> None:
 def check_graph(model: bytes) -> None:
     """Check that a graph is self-contained and made of standard operators that come to an end.
 
+    Constants of gigabytes are refused where their shape stands in the graph; one that the graph computes is not seen.
+
     Raises:
         BundleError: Values in other files, operators of other domains, loops, a constant of gigabytes, or damaged.
     """
@@ -134,11 +136,12 @@ def check_graph(model: bytes) -> None:
             if number == 7:
                 _check_nodes(value, {})
             elif number == 25:  # functions of the model's own
+                sizes: dict[str, int] = {}
                 for inner, part in _fields(value, "function"):
                     if inner == 7:
-                        _check_node(part, {})
+                        _check_node(part, sizes)
                     elif inner == 11:
-                        _check_attribute(part, {})
+                        _check_attribute(part, sizes)
     except (ValueError, IndexError, struct.error, RecursionError) as error:
         raise BundleError(f"the graph cannot be used: {str(error)[:200]}", reason="bad-model") from error
 
@@ -165,22 +168,28 @@ def _check_node(node: bytes, sizes: dict[str, int]) -> None:
         raise ValueError(f"operator {kind[:40]!r} is of the domain {domain[:40]!r}, not of the standard")
     if kind in _UNBOUNDED:
         raise ValueError(f"operator {kind} may never come to an end")
-    size = max((sizes.get(v.decode("utf-8", "replace"), 0) for n, v in parts if n == 1), default=0)
-    if kind == "ConstantOfShape" and size > MAX_WINDOW:
+    made = max((_check_attribute(v, sizes) for n, v in parts if n == 5), default=0)
+    taken = max((sizes.get(v.decode("utf-8", "replace"), 0) for n, v in parts if n == 1), default=0)
+    size = {"ConstantOfShape": taken}.get(kind, made if kind.startswith("Random") else 0)
+    if size > MAX_WINDOW:
         raise ValueError(f"it makes a constant of {size} values")
-    for number, value in parts:
-        if number == 5:
-            _check_attribute(value, sizes)
+    if kind == "Constant":
+        sizes.update({v.decode("utf-8", "replace"): made for n, v in parts if n == 2})
 
 
-def _check_attribute(attribute: bytes, sizes: dict[str, int]) -> None:
+def _check_attribute(attribute: bytes, sizes: dict[str, int]) -> int:
+    """Check what an attribute holds; the product of its numbers where it is a shape, as in `_tensor`, 0 otherwise."""
+    size, numbers = 0, []
     for number, value in _fields(attribute, "attribute"):
         if number in (5, 10):
-            _tensor(value)
+            size = max(size, _tensor(value)[1])
         elif number in (6, 11):
             _check_nodes(value, sizes)
         elif number in (22, 23):
             raise ValueError("it holds sparse values")
+        elif number == 8:
+            numbers += list(_packed(value))
+    return max(size, math.prod(numbers) if numbers else 0)
 
 
 def _tensor(tensor: bytes) -> tuple[str, int]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from medssl.imaging.errors import ImageError, MedsslError, in_words
+from medssl.imaging.errors import ImageError, MedsslError, in_words, unquoted
 from medssl.imaging.files import UMASK, write_json
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle
@@ -22,7 +22,15 @@ FRACTIONAL = "dicom-seg-fractional"
 Writer = Callable[[Path, Bundle, Prediction, Volume], None]
 
 
-def write_results(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume, formats: Sequence[str]) -> None:
+def write_results(
+    folder: Path,
+    bundle: Bundle,
+    prediction: Prediction,
+    volume: Volume,
+    formats: Sequence[str],
+    *,
+    partly: bool = False,
+) -> None:
     """Write the files of a case; they appear at once, in a folder that replaces an earlier one.
 
     Args:
@@ -31,6 +39,7 @@ def write_results(folder: Path, bundle: Bundle, prediction: Prediction, volume: 
         prediction: What it found; notes of the writers are added to its warnings.
         volume: The image.
         formats: Of `FORMATS`; what needs a mask is left out where there is none.
+        partly: A DICOM format that cannot be written becomes a warning of the others, for callers who cannot ask again.
 
     Raises:
         ImageError: The image does not allow a format, or a library cannot write it.
@@ -41,8 +50,13 @@ def write_results(folder: Path, bundle: Bundle, prediction: Prediction, volume: 
     try:
         for name, writer in FORMATS.items():  # the report comes last: it tells what the others noted
             if name in formats:
-                with _explained(name):
-                    writer(temporary, bundle, prediction, volume)
+                try:
+                    with _explained(name):
+                        writer(temporary, bundle, prediction, volume)
+                except ImageError as error:
+                    if not partly or name not in DICOM_FORMATS:
+                        raise
+                    _note(prediction, [f"{name} was not written: {unquoted(error)}"])
         temporary.chmod(0o777 & ~UMASK)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -59,7 +73,8 @@ def _explained(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # each library has kinds of its own
         raise ImageError(
-            f"{name} cannot be written for this image ({in_words(error)}); leave {name} out of --format",
+            f"{name} cannot be written for this image ({in_words(error)}), most likely because its header has "
+            f"values that DICOM does not allow: leave {name} out of the formats",
             reason="not-written",
         ) from error
 

@@ -213,7 +213,20 @@ def _grown(size: int) -> bytes:
     )
 
 
-@family(14, entry="bundle", reasons=("bad-model", "golden", "bundle-limit"))
+def _constant(size: int) -> bytes:
+    """A node that gives a shape of so many values."""
+    tensor = _field(1, 1) + _field(2, 7) + _field(9, struct.pack("<q", size))
+    return _node(
+        "Constant", [], ["shape"], attributes=_field(5, _field(1, "value") + _field(5, tensor) + _field(20, 4))
+    )
+
+
+def _shape(*sides: int) -> bytes:
+    """The attribute `shape`."""
+    return _field(5, _field(1, "shape") + b"".join(_field(8, n) for n in sides) + _field(20, 7))
+
+
+@family(16, entry="bundle", reasons=("bad-model", "golden", "bundle-limit"))
 def onnx_operators(folder: Path, number: int) -> Path:
     weight = _tensor("weight", (0.0,) * 3, (3, 1, 1, 1, 1))
     huge = (
@@ -235,6 +248,8 @@ def onnx_operators(folder: Path, number: int) -> Path:
         _model([_node("Conv", ["image", "image", "bias"], ["logits"])], [_BIAS]),
         _model([_node("Conv", ["logits", "w", "b"], ["logits"])]),
         b"\x08\x08" + b"\x3a\xff\xff\xff\xff\x0f",
+        _model([_constant(10**12), _node("ConstantOfShape", ["shape"], ["big"]), _CONV], [weight, _BIAS]),
+        _model([_node("RandomNormal", [], ["big"], attributes=_shape(10**6, 10**6)), _CONV], [weight, _BIAS]),
     )[number]
     return write_bundle(folder / "b", model, golden_shift=0.5)
 

@@ -110,17 +110,23 @@ def test_keys_of_another_kind_or_no_keys_are_refused(
     assert not (bundle / "SHA256SUMS.sig").exists()
 
 
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 def test_a_server_with_a_key_serves_only_what_was_signed_with_it(bundle: Path, keys: tuple[Path, Path], tmp_path: Path):
     desk = pytest.importorskip("medssl.runtime.server.desk", reason="the server needs the extra serve")
     key, public = keys
     with pytest.raises(BundleError, match="not signed") as error:
-        desk.open_bundles((bundle,), public)
+        desk.open_bundles((bundle,), public, _folder(tmp_path / "one"))
     assert str(bundle) in error.value.message
     assert main(["sign", str(bundle), "--key", str(key)]) == 0
-    assert len(desk.open_bundles((bundle,), public)) == 1
+    served = desk.open_bundles((bundle,), public, _folder(tmp_path / "two"))
+    assert [opened.folder.parent for opened in served.values()] == [tmp_path / "two"], "copies, whatever comes after"
     other = _keys(tmp_path / "other")[1]
     with pytest.raises(BundleError, match="not of this key"):
-        desk.open_bundles((bundle,), other)
+        desk.open_bundles((bundle,), other, _folder(tmp_path / "three"))
     assert main(["serve", str(bundle), "--data", str(tmp_path / "data"), "--public-key", str(other)]) == 2
 
 

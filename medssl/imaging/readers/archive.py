@@ -1,7 +1,6 @@
 """Zipped folders, unpacked with limits into a folder that goes away with the process."""
 
 import atexit
-import errno
 import shutil
 import stat
 import struct
@@ -13,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from medssl.imaging.errors import ImageError
+from medssl.imaging.files import DISK_FULL
 from medssl.imaging.readers.guard import max_image_bytes
 
 _MAX_FILES = 50_000
@@ -98,7 +98,7 @@ def unpack(
             try:
                 left = _extract(archive, entry, folder / name, left, keep_free)
             except _DAMAGED as error:
-                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                if isinstance(error, OSError) and error.errno in DISK_FULL:
                     raise
                 why = type(error).__name__ if suffix_of else error  # the text may quote the name
                 raise ImageError(f"{path}: {name} is damaged ({why})", reason="bad-zip") from error

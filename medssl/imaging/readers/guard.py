@@ -1,12 +1,12 @@
 """What an input may ask for, checked before memory is taken, and one kind of error for whatever a parser raises."""
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from medssl.imaging.errors import ConfigError, ImageError, MedsslError, in_words
+from medssl.imaging.files import DISK_FULL
 
 LIMIT_VARIABLE = "MEDSSL_MAX_IMAGE_GIB"
 """Environment variable with the decoded size of the largest image that is read, in GiB."""
@@ -66,7 +66,7 @@ def explained(path: Path | str) -> Iterator[None]:
     except MemoryError as error:
         raise ImageError(f"{path} needs more memory than there is", reason="image-limit") from error
     except Exception as error:  # parsers raise many kinds on damaged files; each means the same to the user
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         raise ImageError(
             f"{path} cannot be read ({in_words(error)}): it is damaged, or made to do harm; get it again from "

@@ -1,13 +1,14 @@
 """The desk where studies are handed in: what there is room for is accepted, and then neither lost nor doubled."""
 
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from medssl.imaging.errors import BundleError, ConfigError, MedsslError
-from medssl.runtime.bundle import Bundle
+from medssl.runtime.bundle import Bundle, summed_files
 from medssl.runtime.server.audit import AuditLog
 from medssl.runtime.server.folders import Folders, read_record, results_of
 from medssl.runtime.server.ledger import Job, Ledger
@@ -16,7 +17,7 @@ from medssl.runtime.server.metrics import Metrics
 from medssl.runtime.server.options import ServeOptions
 from medssl.runtime.server.queue import JobQueue
 from medssl.runtime.server.secret import Secret
-from medssl.runtime.signature import check_signature
+from medssl.runtime.signature import SIGNATURE, check_signature
 
 _LEASE_S = 300.0
 """A server that gave no sign for so long has died; others take its jobs."""
@@ -48,7 +49,7 @@ class Desk:
         self, options: ServeOptions, folders: Folders, ledger: Ledger, secret: Secret, audit: AuditLog
     ) -> None:
         self.options, self.folders, self.ledger, self.secret, self.audit = options, folders, ledger, secret, audit
-        self.bundles = open_bundles(options.bundles, options.public_key)
+        self.bundles = open_bundles(options.bundles, options.public_key, folders.bundles())
         self.metrics = Metrics(ledger.counts, folders.free_mb)
         self.queue: JobQueue | None = None
         self._entering = threading.Lock()
@@ -189,9 +190,9 @@ class Desk:
         return True
 
     def earlier(self, study: str, model: str) -> Path | None:
-        """Folder of the newest job of a study, whose objects belong to it too."""
+        """Folder of the newest job of a study that came by C-STORE, whose objects belong to it too."""
         for job in self.ledger.jobs(limit=100, study=study):
-            if job.model == model and (self.folders.job(job.id) / "input").is_dir():
+            if job.source == "cstore" and job.model == model and (self.folders.job(job.id) / "input").is_dir():
                 return self.folders.job(job.id)
         return None
 
@@ -200,22 +201,38 @@ class Desk:
         return results_of(self.folders.job(job_id))
 
 
-def open_bundles(paths: tuple[Path, ...], public_key: Path | None) -> dict[str, Bundle]:
+def open_bundles(paths: tuple[Path, ...], public_key: Path | None, folder: Path) -> dict[str, Bundle]:
     """Bundles by their names, hashes checked, and signatures where there is a key.
+
+    What is opened are copies: workers load them at any time, and what lies where the operator put it may be another
+    version by then.
+
+    Args:
+        paths: Folders or zip files.
+        public_key: That they must be signed with.
+        folder: An empty folder for the copies.
 
     Raises:
         ConfigError: Two of one name.
         BundleError: One must not be used: changed, or not signed with the key.
     """
     bundles: dict[str, Bundle] = {}
-    for path in paths:
-        bundle = Bundle.open(path)
+    for number, path in enumerate(paths):
+        bundle = Bundle.open(_copied(Bundle.open(path).folder, folder / str(number)))
         if public_key is not None:
             _check_signature(bundle, path, public_key)
         if bundle.spec.name in bundles:
             raise ConfigError([f"bundle {path}: another is named {bundle.spec.name!r} too; serve one of them"])
         bundles[bundle.spec.name] = bundle
     return bundles
+
+
+def _copied(bundle: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for name in (*summed_files(bundle), "SHA256SUMS", SIGNATURE):
+        if (bundle / name).exists():
+            shutil.copyfile(bundle / name, folder / name)
+    return folder
 
 
 def _check_signature(bundle: Bundle, path: Path, public_key: Path) -> None:

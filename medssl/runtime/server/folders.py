@@ -4,6 +4,7 @@ DATA/jobs/ID/                       an accepted job: job.json, input/, image.nii
 DATA/servers/NODE/incoming/ID/      an upload under way; removed at the next start
 DATA/servers/NODE/inbox/STUDY/      a study that arrives by C-STORE, until it is complete
 DATA/servers/NODE/temporary/        objects under way, removed at the next start
+DATA/servers/NODE/bundles/          the bundles that are served, as they were checked at the start
 DATA/servers/NODE/trash/            removed as soon as possible
 
 A folder moves by one rename, so a kill leaves it in one place or the other. Names are job ids, pseudonyms and numbers:
@@ -22,7 +23,7 @@ from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import sync_file, sync_folder, write_json
 from medssl.runtime.server.ledger import Job
 
-_PLACES = ("incoming", "inbox", "temporary", "trash")
+_PLACES = ("incoming", "inbox", "temporary", "bundles", "trash")
 LOOK_BYTES = 64 * 2**20
 """The disk is looked at whenever so much more came in."""
 SUFFIXES = (".nii.gz", ".nii", ".zip", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -78,6 +79,13 @@ class Folders:
     def inbox(self) -> Path:
         """Folder of the studies that arrive."""
         return self._own / "inbox"
+
+    def bundles(self) -> Path:
+        """Folder of the bundles that are served, emptied of an earlier server's."""
+        folder = self._own / "bundles"
+        shutil.rmtree(folder)
+        folder.mkdir()
+        return folder
 
     def temporary(self) -> Path:
         """Folder of files that are being received."""

@@ -1,6 +1,7 @@
 """What was uploaded or received, as one image: unpacked within limits, its promised size checked before pixels."""
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def read_input(folder: Path, spec: BundleSpec, limits: LimitOptions, *, resample
     if len(cases) != 1:
         raise ImageError(f"{len(cases)} studies or images came together: send one", reason="several-studies")
     volume = cases[0].read()
-    notes = tuple(f"left out: {Path(problem.path).name} ({problem.reason})" for problem in left_out)
+    reasons = Counter(problem.reason for problem in left_out)
+    notes = tuple(f"left out: {number} file(s), {reason}" for reason, number in reasons.most_common())
     return replace(volume, source=replace(volume.source, notes=(*volume.source.notes, *notes)))
 
 

@@ -81,6 +81,7 @@ class Ledger:
 
     def __init__(self, database: Any, node: str) -> None:
         self._database, self._node = database, node
+        self._held: set[str] = set()
 
         class Row(peewee.Model):
             id = peewee.CharField(primary_key=True, max_length=32)
@@ -147,7 +148,14 @@ class Ledger:
             state="running", stage="starting", progress=0.0, started=now, attempts=row.attempts + 1,
             owner=self._node, seen=now,
         ).where((row.id == job_id) & (row.state == "queued"))  # fmt: skip
-        return self.get(job_id) if self._changed(taken) else None
+        if not self._changed(taken):
+            return None
+        self._held.add(job_id)
+        return self.get(job_id)
+
+    def let_go(self, job_id: str) -> None:
+        """Give no more signs of life for a job that this server claimed: it ended, or its end could not be written."""
+        self._held.discard(job_id)
 
     def advance(self, job_id: str, stage: str, progress: float, study: str = "") -> None:
         """Note how far a running job is, and its study once that is known."""
@@ -188,9 +196,10 @@ class Ledger:
         return self._changed(update.where(self._own(job_id)))
 
     def sign(self) -> None:
-        """Tell the other servers that this one is alive."""
+        """Tell that the jobs that this server claimed and has not let go are alive."""
         row = self._row
-        self._rows(row.update(seen=time.time()).where((row.state == "running") & (row.owner == self._node)))
+        ours = (row.state == "running") & (row.owner == self._node) & row.id.in_(list(self._held))
+        self._rows(row.update(seen=time.time()).where(ours))
 
     def ended_before(self, when: float) -> list[Job]:
         """Jobs that were done or failed before a time."""

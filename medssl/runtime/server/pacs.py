@@ -13,6 +13,7 @@ from typing import Any
 
 from medssl.imaging.dicom_transfer import identity, read_object, refused_instances, save_objects
 from medssl.imaging.errors import MedsslError
+from medssl.imaging.files import DISK_FULL
 from medssl.runtime.server.options import LimitOptions, PacsOptions
 
 _TIMEOUT_S = 60
@@ -45,13 +46,15 @@ def pull_study(study_uid: str, folder: Path, pacs: PacsOptions, limits: LimitOpt
     Raises:
         MedsslError: The archive does not answer, refuses, or has no such study.
     """
-    most = int(limits.upload_mb * 2**20)
+    most, free = int(limits.upload_mb * 2**20), int(limits.free_disk_mb * 2**20)
     try:
         found = _client(pacs).iter_study(study_uid, media_types=(("application/dicom", "*"),))
-        count = save_objects(found, folder, max_files=limits.files, max_bytes=most)
+        count = save_objects(found, folder, max_files=limits.files, max_bytes=most, keep_free=free)
     except MedsslError:
         raise
     except Exception as error:  # requests, its adapters and the client raise kinds of their own
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
         raise MedsslError(
             f"the archive did not give the study ({_kind(error)}): check pacs.dicomweb, its password and the UID",
             reason="pull-failed",

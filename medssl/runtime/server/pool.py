@@ -151,7 +151,7 @@ class WorkerPool:
 
     Args:
         options: Of the server.
-        bundles: Folders of the bundles that the server opened and checked; None takes those of the options.
+        bundles: Folders with the copies that the server checked; None takes the bundles of the options.
 
     Raises:
         MedsslError: The bundles cannot be loaded.

@@ -1,13 +1,14 @@
 """What is done with a job id from the queue: claim it, have it computed, write down how it ended."""
 
 import time
+from pathlib import Path
 
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import sha256
 from medssl.runtime.server.desk import Desk
 from medssl.runtime.server.ledger import Job
 from medssl.runtime.server.logs import LOG
-from medssl.runtime.server.pool import Stopped, WorkerPool
+from medssl.runtime.server.pool import OnStage, Stopped, WorkerPool
 
 
 class Runner:
@@ -30,8 +31,17 @@ class Runner:
 
         def on_stage(stage: str, progress: float, study_uid: str) -> None:
             study = self._desk.secret.name(study_uid) if study_uid else ""
-            self._desk.ledger.advance(job.id, stage, progress, study)
+            try:
+                self._desk.ledger.advance(job.id, stage, progress, study)
+            except Exception as error:  # where a job is matters less than the job
+                LOG.error("job %s: stage %s is not in the ledger: %s", job.id, stage, type(error).__name__)
 
+        try:
+            self._compute(job, folder, on_stage)
+        finally:
+            self._desk.ledger.let_go(job.id)  # what could not be ended is taken for dead, and done again
+
+    def _compute(self, job: Job, folder: Path, on_stage: OnStage) -> None:
         try:
             self._pool.run(folder, on_stage)
         except Stopped:

@@ -11,7 +11,7 @@ from medssl.imaging.files import sync_folder
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
 from medssl.runtime.predictor import Predictor
-from medssl.runtime.results import FORMATS, check_formats, write_results
+from medssl.runtime.results import DICOM_FORMATS, FORMATS, check_formats, write_results
 from medssl.runtime.server.folders import read_record
 from medssl.runtime.server.inputs import UNPACKED, compact, read_input
 from medssl.runtime.server.options import LimitOptions, PacsOptions
@@ -80,7 +80,14 @@ def _compute(
     report("writing", 0.8)
     write_nifti(compact(volume), folder / "image.nii.gz")
     formats = _formats(settings["formats"], volume)
-    write_results(folder / "results", predictor.bundle, prediction, volume, formats)
+    results = folder / "results"
+    write_results(results, predictor.bundle, prediction, volume, formats, partly=True)
+    if settings["pacs"]["store"] != "none" and DICOM_FORMATS & set(formats) and not any(results.glob("*.dcm")):
+        raise ImageError(
+            "no DICOM result could be written for this image, so nothing is in the archive; the other results and the "
+            "reason, in report.json, can be fetched here",
+            reason="not-written",
+        )
 
 
 def _with_paths(values: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medssl.imaging.errors import MedsslError
+from medssl.imaging.errors import MedsslError, unquoted
+from medssl.imaging.files import DISK_FULL
 from medssl.imaging.readers.guard import LIMIT_VARIABLE
 
 Answer = Callable[[dict[str, Any]], None]
@@ -86,7 +87,9 @@ def _attend(task: dict[str, Any], settings: dict[str, Any], predictors: dict[str
 
 def _failure(error: Exception) -> dict[str, Any]:
     if isinstance(error, MedsslError):
-        return {"kind": "failed", "reason": error.reason, "message": error.message}
+        return {"kind": "failed", "reason": error.reason, "message": unquoted(error)}
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return {"kind": "failed", "reason": "disk-full", "message": "the server's disk is full: tell its operator"}
     if isinstance(error, MemoryError):
         message = "the study needs more memory than a worker may take (limits.worker_memory_mb)"
         return {"kind": "failed", "reason": "memory-limit", "message": message}

@@ -99,6 +99,11 @@ export function comparedVolumes(a, b, rows) {
   const names = [...new Set([...a, ...b].map((label) => label.name))];
   const size = sizeOf([...a, ...b]);
   const of = (labels, name) => labels.find((label) => label.name === name)?.[size.key];
+  const told = (labels, name) => {
+    const value = of(labels, name);
+    if (value !== undefined) return millilitres(value);
+    return labels.some((label) => label.name === name) ? "size unknown" : "none";
+  };
   const dice = new Map((rows ?? []).map((row) => [row.name, row.dice]));
   const lines = names.map((name) => {
     const [one, two] = [of(a, name), of(b, name)];
@@ -108,14 +113,14 @@ export function comparedVolumes(a, b, rows) {
       "tr",
       {},
       make("th", { scope: "row" }, name),
-      number(one === undefined ? "none" : millilitres(one)),
-      number(two === undefined ? "none" : millilitres(two)),
+      number(told(a, name)),
+      number(told(b, name)),
       number(both ? signed(two - one) : ""),
       number(both && one > 0 ? `${signed((100 * (two - one)) / one, 1)} %` : ""),
       rows ? number(share === null || share === undefined ? "" : share.toFixed(3)) : null,
     );
   });
-  const units = ["A", "B", "B − A"].map((text) => `${text} (${size.unit})`);
+  const units = ["A", "B", "B − A"].map((text) => (size.unit ? `${text} (${size.unit})` : text));
   const headings = [...units, "change"].map((text) => heading(text, "number"));
   return table(
     "A and B",
