@@ -1,6 +1,8 @@
 """What `predict` writes for each format, and that flags and warnings reach every object a viewer may open."""
 
+import json
 import tracemalloc
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from result_objects import COMPANION
 from tiny_bundle import BIAS, WEIGHT, write_bundle
 
 from medssl.__main__ import main
-from medssl.imaging.errors import ImageError
+from medssl.imaging.errors import ImageError, unquoted
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.preprocess import Restoration
 from medssl.imaging.readers.open import read_volume
@@ -216,6 +218,22 @@ def test_what_a_library_refuses_to_write_is_an_error_with_a_reason(bundle: Path,
         write_results(tmp_path / "case", Bundle.open(bundle), prediction, volume, ("dicom-seg",))
     assert refused.value.reason == "not-written"
     assert not (tmp_path / "case").exists()
+
+    write_results(tmp_path / "case", Bundle.open(bundle), prediction, volume, ("dicom-seg", "json"), partly=True)
+    assert [path.name for path in (tmp_path / "case").iterdir()] == ["report.json"]
+    told = json.loads((tmp_path / "case" / "report.json").read_text())["warnings"]
+    assert [text.partition(":")[0] for text in told] == ["dicom-seg was not written"]
+
+
+def test_what_a_library_quotes_of_a_header_is_not_told_to_others(bundle: Path, tmp_path: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's about the date
+        volume = read_volume(write_series(tmp_path / "odd", ramp(1), **{**COMPANION, "PatientBirthDate": "12.03.1950"}))
+        prediction = Prediction(Volume(np.ones_like(volume.array, np.uint8), volume.geometry), {"warnings": []})
+        with pytest.raises(ImageError, match=r"12\.03\.1950") as refused:
+            write_results(tmp_path / "case", Bundle.open(bundle), prediction, volume, ("dicom-seg",))
+    assert "1950" not in unquoted(refused.value)
+    assert "dicom-seg cannot be written for this image (ValueError)" in unquoted(refused.value)
 
 
 def test_a_classification_has_a_report_and_a_picture_but_no_mask(bundle: Path, series: Path, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Studies that come by C-STORE: grouped, complete before they are computed, refused where there is no room."""
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ pytest.importorskip("pynetdicom", reason="the server needs the extra serve")
 
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.sop_class import CTImageStorage, Verification
-from serving import COMPANION, get, options_for, served, wait_for
+from serving import COMPANION, ended, get, options_for, post, served, wait_for
 
 from medssl.runtime.server.options import DicomOptions, LimitOptions
 
@@ -86,6 +87,14 @@ def test_objects_that_come_late_are_computed_with_the_study_they_belong_to(servi
     assert len(list((folder / "input").iterdir())) == 6
     seg = pydicom.dcmread(folder / "results" / "seg.dcm")
     assert len(seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 6
+
+
+def test_a_study_that_was_uploaded_before_is_computed_from_what_came_by_c_store(service: Any, tmp_path: Path):
+    datasets = _datasets(tmp_path / "a", StudyInstanceUID="1.2.3.13")
+    zipped = Path(shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a"))
+    assert ended(service, post(service, [(zipped.name, zipped.read_bytes())]))["state"] == "done"
+    _send(service, datasets)
+    assert _ended(service, "1.2.3.13", number=2)["state"] == "done"
 
 
 def test_a_study_waits_while_its_sender_is_connected(tiny: Path, tmp_path: Path):

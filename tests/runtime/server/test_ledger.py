@@ -56,6 +56,17 @@ def test_progress_and_end_are_kept_with_the_reason(ledger: Ledger):
     assert not ledger.finish("a")  # what has ended does not end again
 
 
+def test_a_job_whose_end_could_not_be_written_gives_no_sign_of_life_and_is_released(ledger: Ledger):
+    for job_id in ("a", "b"):
+        ledger.add(_job(job_id))
+        ledger.claim(job_id)
+    ledger.let_go("a")
+    time.sleep(0.05)
+    ledger.sign()
+    assert ledger.release(unseen_s=0.04) == 1
+    assert [job.id for job in ledger.jobs(states=["queued"])] == ["a"]
+
+
 def test_a_server_that_was_taken_for_dead_cannot_end_a_job_of_another(database: Any, ledger: Ledger):
     other = Ledger(database, "there")
     ledger.add(_job("a"))
