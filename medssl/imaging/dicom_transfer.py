@@ -1,9 +1,6 @@
 """DICOM objects on their way: what the network parts of the server need of a data set."""
 
-import errno
-import os
 import re
-import shutil
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ from pydicom.dataset import Dataset
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.files import atomic_path
+from medssl.imaging.readers.guard import refuse_full_disk
 
 TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
@@ -98,12 +96,10 @@ def save_objects(
 
     Raises:
         ImageError: More than the limits.
-        OSError: The disk is full but for what must stay free.
     """
     size = number = 0
     for number, dataset in enumerate(datasets, start=1):
-        if shutil.disk_usage(folder).free < keep_free:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        refuse_full_disk(folder, keep_free)
         path = folder / f"{number:06d}.dcm"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.files import DISK_FULL
-from medssl.imaging.readers.guard import max_image_bytes
+from medssl.imaging.readers.guard import max_image_bytes, refuse_full_disk
 
 _MAX_FILES = 50_000
 _ENTRY_BYTES = 256
@@ -158,9 +158,7 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, lef
             left -= len(block)
             if left < 0:
                 raise ImageError(f"{archive.filename} unpacks to more than the limit", reason="zip-limit")
-            if keep_free and shutil.disk_usage(target.parent).free < keep_free + len(block):
-                raise ImageError(
-                    f"{archive.filename} does not fit onto the disk: tell its operator", reason="disk-full"
-                )
+            if keep_free:
+                refuse_full_disk(target.parent, keep_free + len(block))
             sink.write(block)
     return left

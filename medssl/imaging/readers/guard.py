@@ -1,6 +1,7 @@
 """What an input may ask for, checked before memory is taken, and one kind of error for whatever a parser raises."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,16 @@ def refuse_large(size: int, path: Path | str) -> None:
             f"damaged, or made to do harm; if it is right, set {LIMIT_VARIABLE}",
             reason="image-limit",
         )
+
+
+def refuse_full_disk(folder: Path, needed: int) -> None:
+    """Refuse to write more where fewer bytes than these are free.
+
+    Raises:
+        ImageError: It is so.
+    """
+    if shutil.disk_usage(folder).free < needed:
+        raise ImageError("the image does not fit onto the disk: tell its operator", reason="disk-full")
 
 
 @contextmanager
