@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from medssl.commands.console import say
 from medssl.commands.parsing import resolve_folder, run_verb
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import write_json, write_text
@@ -64,6 +65,8 @@ def app(
 ) -> None:
     """Run an application from its data folder to OUT/bundle; run again to resume, finished stages are kept.
 
+    Cases that cannot be prepared or evaluated are told, here and in OUT/report.html, and the others go on.
+
     Args:
         action: `run`.
         app: Folder of the application, or the name of a built-in one, for instance `apps/hippocampus_mr`.
@@ -110,6 +113,16 @@ def read_application(folder: Path, profile: str) -> Application:
 def make_manifest(application: Application, data: Path, manifest: Path) -> None:
     """Let the application write the manifest of a data folder."""
     _load_prepare(application.folder).make_manifest(data.resolve(), manifest)
+
+
+def run_stage(verb: str, argv: Sequence[str]) -> None:
+    """Run a verb as a stage of something larger: cases that it had to leave out are told, and the others go on."""
+    try:
+        run_verb(verb, argv)
+    except MedsslError as error:
+        if error.reason not in ("cases-left-out", "cases-failed"):
+            raise
+        say(f"WARNING: {verb}: {error.message}")
 
 
 def _read_yaml(path: Path) -> Any:
@@ -188,7 +201,7 @@ def _action(application: Application, stage: str, data: Path, out: Path, skip: t
         return lambda: make_manifest(application, data, out / "manifest.csv")
     if stage == "report":
         return lambda: _report(application, out)
-    return lambda: run_verb(_verb(stage), _arguments(application, stage, out, skip))
+    return lambda: run_stage(_verb(stage), _arguments(application, stage, out, skip))
 
 
 def _verb(stage: str) -> str:

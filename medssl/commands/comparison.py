@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from medssl.commands.parsing import resolve_folder, run_verb
+from medssl.commands.parsing import read_yaml, resolve_folder, run_verb
 from medssl.commands.side_by_side import side_by_side
 from medssl.evaluation.benchmark_plan import BenchmarkPlan, MethodPlan, SetPlan, merged
 from medssl.imaging.errors import ConfigError, MedsslError
@@ -113,8 +113,7 @@ def with_config(options: dict[str, Any]) -> dict[str, Any]:
     given = dict(options)
     if "config" not in given:
         return given
-    start = resolve_folder("configs", Path(given.pop("config")))
-    return merged(yaml.safe_load(start.read_text(encoding="utf-8")), given)
+    return merged(read_yaml(str(given.pop("config"))), given)
 
 
 def key_of(content: Any) -> str:

@@ -3,26 +3,26 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl.commands.comparison import with_config
 from medssl.commands.console import say
 from medssl.commands.curve_transfer import transferability
 from medssl.commands.parsing import read_options, resolve_folder
+from medssl.commands.study_checks import check_classes, check_study, claim
 from medssl.commands.study_runs import (
     Done,
     Tuned,
     cache_of,
+    caches_of,
     done_runs,
     prepare_study,
     pretrain_arm,
     read_tested,
-    wrong_images,
 )
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
-from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import records_text, write_json, write_text
 
 POSITIONAL: tuple[str, ...] = ("plan",)
@@ -45,56 +45,30 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
         jobs: Fine-tunings at a time, each with its share of the processors.
 
     Raises:
-        ConfigError: Every mistake in the plan, before anything is run.
-        MedsslError: No network could be tested.
+        ConfigError: Every mistake in the plan, before anything is run; classes that are not those of the data.
+        MedsslError: OUT was made from other data, a pretraining is not finished, or no network could be tested.
     """
     study = read_options(StudyPlan, resolve_folder("configs", plan))
-    chosen = _check(study, data, arms, seeds, jobs)
+    chosen = check_study(study, data, arms, seeds, jobs)
+    claim(data, out)
     prepare_study(study, data, out)
+    check_classes(study, out)
     files = {arm.name: pretrain_arm(study, arm, data, out) for arm in chosen}
+    tried = _try(study, chosen, files, out, jobs)
+    choices = {arm.name: _choose(arm, tried, files) for arm in chosen}
     every = [
-        Tuned(out, study, arm, labels, seed, init=files[arm.name])
+        (Tuned(out, study, arm, labels, seed, choice.trial, files[arm.name], choice.steps), choice.failed)
         for seed in range(seeds or study.seeds)
         for labels in study.labels
         for arm in chosen
+        for choice in (choices[arm.name],)
     ]
-    tried = _try(study, chosen, files, out, jobs)
-    best = {arm.name: _best(arm, tried) for arm in chosen}
-    steps = {arm.name: _longer(arm, best[arm.name], files, tried, jobs) for arm in chosen}
-    runs = [replace(run, trial=best[run.arm.name], steps=steps[run.arm.name]) for run in every]
-    finished: list[Done] = []
+    finished = [Done(run, math.nan, math.nan, why) for run, why in every if why]
+    runs = [run for run, why in every if not why]
     for number, done in enumerate(done_runs(runs, jobs), start=1):
         finished.append(done)
         say(f"curve: {number} of {len(runs)}: {done.run.about}{f': failed: {done.failed}' if done.failed else ''}")
     _write(study, out, finished, tried, files)
-
-
-def _check(study: StudyPlan, data: Path, arms: tuple[str, ...], seeds: int, jobs: int) -> list[ArmPlan]:
-    problems = [f"data {data} does not exist"] if not data.is_dir() else []
-    problems += [f"seeds must be 0 (as the plan says) or 2 and more, got {seeds}"] if seeds < 0 or seeds == 1 else []
-    problems += [f"jobs must be 1 or more, got {jobs}"] if jobs < 1 else []
-    names = [arm.name for arm in study.arms]
-    problems += [f"arms {name!r} is not in the plan: {names}" for name in arms if name not in names]
-    wanted = {*arms, study.reference} if arms else set(names)
-    chosen = [arm for arm in study.arms if arm.name in wanted]
-    problems += wrong_images(study, chosen, data)
-    for arm in chosen:
-        if arm.longer_as and arm.longer_as not in wanted:
-            problems.append(f"arms {arm.name!r} needs {arm.longer_as!r} beside it")
-        if arm.init and not (data / arm.init).is_file():
-            problems.append(f"arms: {arm.name} init {data / arm.init} does not exist")
-        for options in (study.options(arm, None), arm.pretrain.options):
-            try:
-                with_config(options)
-            except ConfigError as error:
-                problems += [f"arms: {arm.name}: {problem}" for problem in error.problems]
-    try:
-        resolve_folder("apps", Path(study.app))
-    except ConfigError as error:
-        problems += [f"app: {problem}" for problem in error.problems]
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
-    return chosen
 
 
 def _try(study: StudyPlan, arms: Sequence[ArmPlan], files: dict[str, Path | None], out: Path, jobs: int) -> list[Done]:
@@ -114,32 +88,52 @@ def _try(study: StudyPlan, arms: Sequence[ArmPlan], files: dict[str, Path | None
     return sorted(done, key=lambda d: (d.run.arm.name, d.run.trial or 0))
 
 
-def _best(arm: ArmPlan, tried: Sequence[Done]) -> int | None:
-    """The trial with the highest validation score; the first where there are no validation cases."""
-    own = [done for done in tried if done.run.arm.name == arm.name and not done.failed]
-    known = [done for done in own if math.isfinite(done.score)]
-    return max(known, key=lambda done: done.score).run.trial if known else own[0].run.trial if own else None
+@dataclass(frozen=True)
+class Choice:
+    """How the runs of an arm are trained.
+
+    Args:
+        trial: Whose options they have; None where there were none to choose from.
+        steps: Their steps, where they differ from the options'; else 0.
+        failed: Why they are not trained at all; empty otherwise.
+    """
+
+    trial: int | None = None
+    steps: int = 0
+    failed: str = ""
 
 
-def _longer(arm: ArmPlan, trial: int | None, files: dict[str, Path | None], tried: Sequence[Done], jobs: int) -> int:
-    """Steps of an arm that spends a pretraining's time as well; 0 = as its options say.
+def _choose(arm: ArmPlan, tried: Sequence[Done], files: dict[str, Path | None]) -> Choice:
+    """The trial with the highest validation score; the first where there are no validation cases.
 
-    The time of a step is the fastest that a trial had, and counted as if a trial alone on all processors were as many
+    An arm whose trials all failed is not trained with options that nobody chose.
+    """
+    own = [done for done in tried if done.run.arm.name == arm.name]
+    if not own:
+        return Choice()
+    sound = [done for done in own if not done.failed]
+    if not sound:
+        why = f"none of its {len(own)} trial(s) could be trained, the first: {own[0].failed}"
+        say(f"curve: {arm.name}: {why}")
+        return Choice(failed=why)
+    known = [done for done in sound if math.isfinite(done.score)]
+    best = max(known, key=lambda done: done.score) if known else sound[0]
+    encoder = files[arm.longer_as] if arm.longer_as else None
+    return Choice(best.run.trial, 0 if encoder is None else _longer(best, encoder))
+
+
+def _longer(done: Done, encoder: Path) -> int:
+    """Steps of an arm that spends a pretraining's time as well.
+
+    The time of a step is the fastest that its trial had, and counted as if a trial alone on all processors were as many
     times faster as trials ran side by side: the arm rather gets more than its due.
     """
-    encoder = files[arm.longer_as] if arm.longer_as else None
-    if encoder is None:
-        return 0
-    done = next((d for d in tried if d.run.arm.name == arm.name and d.run.trial == trial), None)
-    if done is None or done.failed:
-        why = done.failed if done else "it has no trial"
-        raise MedsslError(f"{arm.name}: the time of a step is not known: {why}", reason="no-result")
     record = done.run.folder.with_name(f"{done.run.folder.name}-longer-{encoder.parent.name}.json")
     if not record.is_file():
         told = json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))
         hours = float(told["provenance"]["device_hours"])
-        steps = int(done.run.options["train"]["steps"]) + round(3600 * hours * jobs / done.seconds_a_step)
-        about = {"steps": steps, "pretraining_hours": hours, "seconds_a_step": done.seconds_a_step, "jobs": jobs}
+        steps = int(done.run.train["steps"]) + round(3600 * hours * done.jobs / done.seconds_a_step)
+        about = {"steps": steps, "pretraining_hours": hours, "seconds_a_step": done.seconds_a_step, "jobs": done.jobs}
         write_json(record, about)
     return int(json.loads(record.read_text(encoding="utf-8"))["steps"])
 
@@ -176,10 +170,12 @@ def _write(
     }
     write_json(out / "results.json", results)
     write_text(out / "results.csv", records_text(_rows(results)))
-    sections = study_sections(results, _logs(finished))
+    sections = study_sections(
+        results, _logs(finished), caches_of(study, [arm for arm in study.arms if arm.name in files], out)
+    )
     about = "Does pretraining help here, and with how few labels?"
     write_report(out, sections, f"Few labels: {Path(study.app).name}", about, results["environment"])
-    for sentence in sections[0].text:
+    for sentence in (*sections[0].text, *sections[0].warnings):
         say(sentence)
     say(f"report: {out / 'report.html'}")
 
@@ -206,19 +202,25 @@ def _trial(done: Done) -> dict[str, Any]:
     run = done.run
     options = (run.arm.trials or run.plan.trials)[run.trial].options if run.trial is not None else {}
     score = done.score if math.isfinite(done.score) else None
-    return {"arm": run.arm.name, "labels": run.labels, "options": options, "validation": score, "failed": done.failed}
+    return {
+        "arm": run.arm.name,
+        "labels": run.labels,
+        "options": options,
+        "validation": score,
+        "jobs": done.jobs,
+        "failed": done.failed,
+    }
 
 
 def _run(done: Done) -> dict[str, Any]:
     run = done.run
-    options = run.options.get("train", {})
     return {
         "arm": run.arm.name,
         "labels": run.labels,
         "seed": run.seed,
         "trial": run.trial,
-        "steps": options.get("steps"),
-        "lr": options.get("lr"),
+        "steps": run.train["steps"],
+        "lr": run.train["lr"],
         "seconds_a_step": done.seconds_a_step if math.isfinite(done.seconds_a_step) else None,
         "folder": str(run.folder.relative_to(run.out)),
         "failed": done.failed,

@@ -11,6 +11,7 @@ import inspect
 import itertools
 import re
 import reprlib
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -106,6 +107,18 @@ def parse_verb(verb: str, argv: Sequence[str]) -> dict[str, Any]:
     return _checked(parser, function, _collect(argv, _positional(function, module.POSITIONAL), _lists(function)))
 
 
+def parse_options(verb: str, argv: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a verb that will be given these options in a file, beside others; nothing is run.
+
+    Raises:
+        ConfigError: Every mistake in them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "options.yaml"
+        path.write_text(yaml.safe_dump(options), encoding="utf-8")
+        return parse_verb(verb, [*argv, "--config", str(path)])
+
+
 def read_options(kind: Callable[..., T], path: Path) -> T:
     """An object of typed options from a YAML file.
 
@@ -116,13 +129,22 @@ def read_options(kind: Callable[..., T], path: Path) -> T:
     Raises:
         ConfigError: Every mistake in it.
     """
-    problems: list[str] = []
-    given = _read_yaml(str(path), problems)
-    if problems:
-        raise ConfigError(problems)
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
-    return kind(**_checked(parser, kind, given))
+    return kind(**_checked(parser, kind, read_yaml(str(path))))
+
+
+def read_yaml(name: str) -> dict[str, Any]:
+    """Options in a YAML file, or in the built-in configuration of that name.
+
+    Raises:
+        ConfigError: No such file, or it holds no options.
+    """
+    problems: list[str] = []
+    given = _read_yaml(name, problems)
+    if problems:
+        raise ConfigError(problems)
+    return given
 
 
 def _parser(verb: str, function: Callable[..., None], positional: Sequence[str]) -> jsonargparse.ArgumentParser:

@@ -3,24 +3,26 @@
 import csv
 import json
 import math
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from medssl.commands.app import make_manifest, read_application
+from medssl.commands.app import make_manifest, read_application, run_stage
 from medssl.commands.comparison import key_of, with_config
 from medssl.commands.parsing import resolve_folder, run_verb
 from medssl.commands.side_by_side import side_by_side
-from medssl.commands.study_images import image_problems, prepare_images
+from medssl.commands.study_images import images_cache, prepare_images
 from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import CheckpointError, MedsslError
-from medssl.imaging.files import write_text
+from medssl.imaging.files import write_json, write_text
+from medssl.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from medssl.evaluation.study_table import NetworkScores
@@ -60,6 +62,11 @@ class Tuned:
             options["train"] = {**options.get("train", {}), "steps": self.steps}
         return options
 
+    @property
+    def train(self) -> dict[str, Any]:
+        """Steps and learning rate, and other options of the training where they are given."""
+        return {"steps": TrainOptions.steps, "lr": TrainOptions.lr, **self.options.get("train", {})}
+
     @cached_property
     def folder(self) -> Path:
         """Run folder; with other options it is another one."""
@@ -83,32 +90,36 @@ class Done:
         score: Its validation score; NaN where there are no validation cases.
         seconds_a_step: Time of a step at its fastest, with the processors that it had.
         failed: Why there is no result; empty otherwise.
+        jobs: Fine-tunings at a time when it ran.
     """
 
     run: Tuned
     score: float
     seconds_a_step: float
     failed: str = ""
+    jobs: int = 1
 
 
 def cache_of(plan: StudyPlan, out: Path) -> Path:
     """Folder of the study's cache."""
-    return out / f"cache-{key_of([plan.app, _prepare_options(plan)])}"
+    return out / f"cache-{key_of([plan.app, prepare_options(plan)])}"
 
 
-def _prepare_options(plan: StudyPlan) -> dict[str, Any]:
+def prepare_options(plan: StudyPlan) -> dict[str, Any]:
+    """Options of the study's `medssl prepare`.
+
+    Raises:
+        ConfigError: The application cannot be read.
+    """
     application = read_application(resolve_folder("apps", Path(plan.app)), "")
-    return merged(application.stages["prepare"], plan.prepare.options)
+    return merged(application.stages.get("prepare", {}), plan.prepare.options)
 
 
-def wrong_images(plan: StudyPlan, arms: Sequence[ArmPlan], data: Path) -> list[str]:
-    """What is wrong with the sets of images that arms are pretrained on."""
-    wanted = {arm.images for arm in arms}
-    try:
-        options = _prepare_options(plan) if wanted - {""} else {}
-    except MedsslError:  # of the application, which is told by itself
-        return []
-    return [p for images in plan.image_sets if images.name in wanted for p in image_problems(images, options, data)]
+def caches_of(plan: StudyPlan, arms: Sequence[ArmPlan], out: Path) -> dict[str, Path]:
+    """Which images to the folder of their cache: the study's, and sets that arms are pretrained on."""
+    own, wanted = cache_of(plan, out), {arm.images for arm in arms}
+    sets = [images for images in plan.image_sets if images.name in wanted]
+    return {"the study": own} | {f"set {s.name}": images_cache(s, prepare_options(plan), own, out) for s in sets}
 
 
 def prepare_study(plan: StudyPlan, data: Path, out: Path) -> None:
@@ -118,12 +129,16 @@ def prepare_study(plan: StudyPlan, data: Path, out: Path) -> None:
         return
     manifest, config = out / "manifest.csv", cache.with_suffix(".yaml")
     make_manifest(read_application(resolve_folder("apps", Path(plan.app)), ""), data, manifest)
-    write_text(config, yaml.safe_dump(_prepare_options(plan)))
-    run_verb("prepare", [str(manifest), "--config", str(config), "--out", str(cache)])
+    write_text(config, yaml.safe_dump(prepare_options(plan)))
+    run_stage("prepare", [str(manifest), "--config", str(config), "--out", str(cache)])
 
 
 def pretrain_arm(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path) -> Path | None:
-    """Encoder file that an arm starts from, made if it is not there."""
+    """Encoder file that an arm starts from, made if it is not there.
+
+    Raises:
+        MedsslError: Its time was up before its last step.
+    """
     if arm.init:
         return data / arm.init  # an absolute path stays what it is
     if not arm.pretrain.options:
@@ -132,21 +147,22 @@ def pretrain_arm(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path) -> Path |
     cache = cache_of(plan, out)
     if arm.images:
         images = next(images for images in plan.image_sets if images.name == arm.images)
-        cache = prepare_images(images, _prepare_options(plan), cache, data, out)
+        cache = prepare_images(images, prepare_options(plan), cache, data, out)
     folder = out / "pretrain" / f"{arm.name.replace(' ', '_')}-{key_of([options, str(cache.relative_to(out))])}"
     encoder = folder / "encoder.safetensors"
-    if not encoder.is_file():
+    if not _is_finished(encoder):
         config = folder.with_name(f"{folder.name}.yaml")
         write_text(config, yaml.safe_dump(options))
         resume = ["--resume"] if (folder / "run.json").is_file() else []
         run_verb("pretrain", ["--config", str(config), "--data", str(cache), "--out", str(folder), *resume])
+        _refuse_unfinished(encoder, f"pretraining of {arm.name}")
     return encoder
 
 
 def done_runs(runs: Sequence[Tuned], jobs: int) -> Iterator[Done]:
     """Fine-tune and test, as they come; what is finished is kept."""
     logs = [run.folder.with_name(f"{run.folder.name}.log") for run in runs]
-    for _, done in side_by_side(_do, runs, logs, jobs):
+    for _, done in side_by_side(partial(_do, jobs=jobs), runs, logs, jobs):
         yield done
 
 
@@ -191,26 +207,29 @@ def read_tested(run: Tuned) -> "NetworkScores":
     )
 
 
-def _do(run: Tuned) -> Done:
+def _do(run: Tuned, jobs: int) -> Done:
     try:
-        _finetune(run)
-        if run.tested and not (run.folder / "evaluation" / "results.json").is_file():
-            cache = str(cache_of(run.plan, run.out))
-            arguments = ["--data", cache, "--split", run.plan.split, "--out", str(run.folder / "evaluation")]
-            arguments += ["--measure.resamples", "100"]  # intervals of single networks are not what is asked
-            run_verb("evaluate", [str(run.folder), *arguments])
+        beside = _finetune(run, jobs)
+        if run.tested:
+            _test(run)
     except MedsslError as error:
-        return Done(run, math.nan, math.nan, error.message)
+        return Done(run, math.nan, math.nan, error.message, jobs)
     scores = json.loads((run.folder / "run.json").read_text(encoding="utf-8")).get("validation", {})
     score = float(scores.get("dice", scores.get("auroc", math.nan)))
     lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rates = [float(row["steps_per_s"]) for row in map(json.loads, lines) if "steps_per_s" in row]
-    return Done(run, score, 1 / max(rates) if rates else math.nan)
+    return Done(run, score, 1 / max(rates) if rates else math.nan, jobs=beside)
 
 
-def _finetune(run: Tuned) -> None:
-    if (run.folder / "model.json").is_file():
-        return
+def _finetune(run: Tuned, jobs: int) -> int:
+    """Fine-tune, or go on with it; returns how many ran at a time, at most, while it did."""
+    record = run.folder.with_name(f"{run.folder.name}-jobs.json")
+    before = int(json.loads(record.read_text(encoding="utf-8"))["jobs"]) if record.is_file() else 0
+    model = run.folder / "model.safetensors"
+    if _is_finished(model):
+        return before or jobs
+    write_json(record, {"jobs": max(before, jobs)})
+    shutil.rmtree(run.folder / "evaluation", ignore_errors=True)  # of weights from before the last step
     config = run.folder.with_name(f"{run.folder.name}.yaml")
     write_text(config, yaml.safe_dump(run.options))
     arguments = ["--config", str(config), "--data", str(cache_of(run.plan, run.out)), "--out", str(run.folder)]
@@ -218,3 +237,41 @@ def _finetune(run: Tuned) -> None:
     arguments += ["--init", str(run.init)] if run.init else []
     arguments += ["--resume"] if (run.folder / "run.json").is_file() else []
     run_verb("finetune", arguments)
+    _refuse_unfinished(model, run.about)
+    return max(before, jobs)
+
+
+def _is_finished(weights: Path) -> bool:
+    """Whether a training has done all its steps; weights are written also when its time was up before."""
+    told = weights.with_suffix(".json")
+    if not (weights.is_file() and told.is_file()):
+        return False
+    return bool(json.loads(told.read_text(encoding="utf-8"))["provenance"]["finished"])
+
+
+def _refuse_unfinished(weights: Path, what: str) -> None:
+    if not _is_finished(weights):
+        raise MedsslError(
+            f"{what}: train.time_limit_min was over before its last step: run the same again to go on with it",
+            reason="unfinished",
+        )
+
+
+def _test(run: Tuned) -> None:
+    """Evaluate the network, once; one that has no answer to some of the cases is not compared with others."""
+    results = run.folder / "evaluation" / "results.json"
+    if not results.is_file():
+        arguments = [
+            "--data",
+            str(cache_of(run.plan, run.out)),
+            "--split",
+            run.plan.split,
+            "--out",
+            str(results.parent),
+        ]
+        arguments += ["--measure.resamples", "100"]  # intervals of single networks are not what is asked
+        run_stage("evaluate", [str(run.folder), *arguments])
+    failures = json.loads(results.read_text(encoding="utf-8")).get("failures", [])
+    if failures:
+        told = "; ".join(f"{failure['case']}: {failure['message']} ({failure['reason']})" for failure in failures)
+        raise MedsslError(f"{len(failures)} case(s) could not be evaluated: {told}", reason="cases-failed")

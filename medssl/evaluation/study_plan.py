@@ -129,6 +129,8 @@ class StudyPlan:
         problems += [] if self.labels else ["labels: none is named"]
         if self.metric == "quadratic_kappa" and len(self.class_order) < 2:
             problems.append("metric quadratic_kappa needs class_order")
+        if self.metric == "dice" and self.class_order:
+            problems.append("class_order is for classes, metric dice has none: leave it out")
         for arm in self.arms:
             problems += [f"arms: {arm.name} {problem}" for problem in self._wrong(arm)]
         if problems:

@@ -14,6 +14,8 @@ from medssl.imaging.files import sha256
 from medssl.imaging.progress import Progress
 from medssl.imaging.readers.open import read_volume
 from medssl.imaging.readers.scan import FoundImage
+from medssl.imaging.target_grid import AXIS_CODES
+from medssl.imaging.volume import Volume
 
 _CELLS = {2: 32, 3: 16}
 """Images are compared as means over this many blocks along each axis."""
@@ -64,6 +66,22 @@ def likely_duplicates(images: Sequence[FoundImage], patients: Mapping[str, str])
             near = _told(_near(group, progress), patients, identical=False)
             found += [likeness for likeness in near if not any(set(likeness.fields) <= names for names in known)]
     return found
+
+
+def voxel_hash(volume: Volume) -> str:
+    """SHA-256 of an image's voxels as float32, along RAS+: whatever file, number type or order of axes holds them."""
+    array = volume.array
+    if volume.spatial_dims == 3:
+        codes = [AXIS_CODES[code] for code in volume.geometry.orientation]
+        axes = [world for world, _ in codes]
+        array = np.transpose(array, (0, *(1 + axes.index(world) for world in range(3))))
+        array = np.flip(array, tuple(1 + world for world, sign in codes if sign < 0))
+    digest = hashlib.sha256(str(array.shape).encode())
+    for channel in array:
+        for number in range(channel.shape[-1]):
+            plane = np.ascontiguousarray(channel[..., number], dtype=np.float32) + np.float32(0)  # -0 is 0
+            digest.update(plane.tobytes())
+    return digest.hexdigest()
 
 
 def _suspects(

@@ -33,3 +33,11 @@ def write_problems(path: Path, problems: Iterable[Problem], *, mode: int = 0o666
     writer.writerow(("path", "reason", "action", "message"))
     writer.writerows(astuple(problem) for problem in problems)
     write_text(path, buffer.getvalue(), mode=mode)
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """What `write_problems` wrote; nothing where there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [Problem(**row) for row in csv.DictReader(stream)]

@@ -46,6 +46,7 @@ class Source:
         uids: DICOM identifiers (`StudyInstanceUID`, `SeriesInstanceUID`, ...), empty for other formats.
         channels: The series that the channels were chosen from, where that was done by rules.
         calibrated: False where pixel spacing is not known, so mm and mL mean nothing.
+        patient: Pseudonym of DICOM's PatientID, empty where there is none.
     """
 
     paths: tuple[Path, ...] = ()
@@ -54,6 +55,7 @@ class Source:
     uids: dict[str, str] = field(default_factory=dict)
     channels: tuple[Channel, ...] = ()
     calibrated: bool = True
+    patient: str = ""
 
 
 @dataclass(frozen=True)

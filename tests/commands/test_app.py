@@ -12,6 +12,13 @@ from report_checks import check_page
 from medssl.__main__ import main
 
 _PREPARE = "from cohort import write_scans\n\n\ndef make_manifest(data, out):\n    write_scans(out.parent)\n"
+_UNUSABLE = """from cohort import write_scans
+
+
+def make_manifest(data, out):
+    write_scans(out.parent)
+    (out.parent / "images" / "5L.nii.gz").write_bytes(b"")
+"""
 
 
 def _run(*arguments: object) -> int:
@@ -58,6 +65,25 @@ def test_an_application_goes_from_data_to_bundle_report_and_prediction(
     capsys.readouterr()
     assert _run(*arguments) == 2
     assert "finished with other options" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_a_scan_that_cannot_be_used_does_not_stop_an_application(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "data").mkdir()
+    folder, run = _application(tmp_path / "app"), tmp_path / "run"
+    (folder / "prepare.py").write_text(_UNUSABLE)
+    arguments = ["app", "run", folder, "--data", tmp_path / "data", "--out", run, "--profile", "short"]
+    skipped = "pretrain,baseline,export"
+    assert _run(*arguments, "--skip", f"[{skipped},evaluate,report]") == 0
+    assert "WARNING: prepare: 1 of 12 cases were left out" in capsys.readouterr().out
+    assert (run / "finetune" / "model.json").is_file()
+    (run / "labels" / "4R.nii.gz").write_bytes(b"")  # of a case that was prepared, and is gone when it is tested
+    for _ in range(2):
+        assert _run(*arguments, "--skip", f"[{skipped}]") == 0
+    assert "WARNING: evaluate: 1 of 3 cases could not be evaluated" in capsys.readouterr().out
+    report = (run / "report.html").read_text()
+    for sentence in ("Cases that could not be prepared", "5L.nii.gz is empty", "Cases that could not be evaluated"):
+        assert sentence in report
 
 
 @pytest.mark.parametrize(

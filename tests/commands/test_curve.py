@@ -19,6 +19,13 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
 
+_UNUSABLE = """from cohort import write_scans
+
+
+def make_manifest(data, out):
+    write_scans(out.parent)
+    (out.parent / "images" / "5L.nii.gz").write_bytes(b"")
+"""
 _PREPARE = "from cohort import write_scans\n\n\ndef make_manifest(data, out):\n    write_scans(out.parent{})\n"
 
 
@@ -126,7 +133,10 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, ca
     assert _run(plan, out) == 0
     assert _models(out) == before
     assert _found(out) == found
-    capsys.readouterr()
+    other = tmp_path / "other"
+    other.mkdir()
+    assert main(["curve", str(plan), "--data", str(other), "--out", str(out)]) == 2
+    assert f"was made from the data in {tmp_path.resolve()}, not from {other.resolve()}" in capsys.readouterr().err
     assert _run(_plan(tmp_path, labels=[2, 3]), out, "--arms", "[spark]", "--jobs", "2") == 0
     assert "curve: 8 of 8" in capsys.readouterr().out
     again = json.loads((out / "results.json").read_text())
@@ -136,13 +146,19 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, ca
 
 
 @pytest.mark.integration
-def test_classes_are_compared_by_their_probabilities(tmp_path: Path):
+def test_classes_are_compared_by_their_probabilities(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     head = {"class_path": "medssl.models.decoders.ClassificationHead"}
     finetune = {"task": "classification", "loss": "ce", "network": {"encoder": ENCODER, "decoder": head}}
     finetune |= {"crops": {"size": [16, 16], "foreground": 0}, "train": {"steps": 2, "batch_size": 2}}
     arms = [{"name": "from scratch"}, {"name": "wide", "finetune": {"train": {"weight_decay": 0.1}}}]
     changes = {"metric": "quadratic_kappa", "class_order": ["well", "ill"], "trials": [], "labels": [2], "arms": arms}
-    plan = _plan(tmp_path, finetune=finetune, prepare={"preprocess": {"spatial_dims": 2}}, **changes)
+    prepared = {"preprocess": {"spatial_dims": 2}}
+    plan = _plan(tmp_path, finetune=finetune, prepare=prepared, **{**changes, "class_order": ["well", "sick"]})
+    (tmp_path / "app" / "prepare.py").write_text(_PREPARE.format(", dims=2, classes=('ill', 'well')"))
+    assert _run(plan, tmp_path / "out") == 2
+    assert "class_order ['well', 'sick'] must name each class once: ill, well" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "runs").exists()
+    plan = _plan(tmp_path, finetune=finetune, prepare=prepared, **changes)
     (tmp_path / "app" / "prepare.py").write_text(_PREPARE.format(", dims=2, classes=('ill', 'well')"))
     assert _run(plan, tmp_path / "out") == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -157,13 +173,21 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path):
 @pytest.mark.integration
 def test_a_run_that_fails_is_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     plan = _plan(tmp_path, labels=[2, 99], trials=[], trial_labels=1)
+    (tmp_path / "app" / "prepare.py").write_text(_UNUSABLE)
     assert _run(plan, tmp_path / "out", "--arms", "[from scratch]") == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [point["labels"] for point in results["points"]] == [2]
     failed = [run for run in results["runs"] if run["failed"]]
     assert [(run["labels"], run["seed"]) for run in failed] == [(99, 0), (99, 1)]
     assert "labelled patients" in failed[0]["failed"]
-    assert "2 of 4 runs failed and are in no number" in (tmp_path / "out" / "report.html").read_text()
+    for _ in range(2):  # when it is made, and when the study goes on
+        report, told = (tmp_path / "out" / "report.html").read_text(), capsys.readouterr().out
+        for sentence in ("2 of 4 runs failed and are in no number", "Some cases could not be prepared"):
+            assert sentence in report
+            assert sentence in told
+        assert "Cases of the study that could not be prepared" in report
+        assert "5L.nii.gz is empty" in report
+        assert _run(plan, tmp_path / "out", "--arms", "[from scratch]") == 0
     plan = _plan(tmp_path, labels=[99], trials=[])
     capsys.readouterr()
     assert _run(plan, tmp_path / "none", "--arms", "[from scratch]") == 2
@@ -192,6 +216,41 @@ def test_a_study_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     told = capsys.readouterr().err
     assert "nothing.safetensors does not exist" in told
     assert "nowhere does not exist" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_study_says_what_is_wrong_with_the_options_of_its_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arms = [
+        {"name": "from scratch", "finetune": {"labels": 3}},
+        {"name": "spark", "pretrain": {**PRETRAIN, "encoder": {"class_path": "medssl.models.unet.Nothing"}}},
+        {"name": "lost", "finetune": {"crops": {"sizes": [8]}}},
+        {"name": "classes", "finetune": {"task": "classification", "loss": "ce"}},
+        {"name": "damaged", "finetune": {"config": str(tmp_path / "damaged.yaml")}},
+        {"name": "head", "finetune": {"network": {"decoder": {"class_path": "medssl.models.decoders.Nobody"}}}},
+    ]
+    (tmp_path / "damaged.yaml").write_text("train: [")
+    trials = [{"train": {"lr": "much"}}]
+    plan = _plan(tmp_path, arms=arms, trials=trials, prepare={"split": 3, "spacing": 1}, app=str(tmp_path / "app"))
+    assert _run(plan, tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    for part in (
+        "app: option spacing is unknown",
+        "arms: from scratch: finetune: labels is decided by the study",
+        "arms: from scratch: finetune: option train.lr = 'much'",
+        "arms: spark: pretrain: encoder: ",
+        "arms: lost: finetune: option crops.sizes is unknown",
+        "arms: damaged: finetune: --config",
+    ):
+        assert part in told
+    assert _run(_plan(tmp_path, arms=[arms[3], arms[-1]], reference="head"), tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "arms: classes: finetune: task classification is not what metric dice measures" in told
+    assert "arms: head: finetune: network.decoder: " in told
+    plan = _plan(tmp_path, arms=[{"name": "from scratch"}, {"name": "b"}], metric="auroc")
+    assert _run(plan, tmp_path / "out") == 2
+    assert "task segmentation is not what metric auroc measures" in capsys.readouterr().err
+    assert _run(_plan(tmp_path, class_order=["a", "b"]), tmp_path / "out") == 2
+    assert "class_order is for classes" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -234,7 +293,7 @@ def test_arms_learn_from_other_images_too_and_never_from_those_that_are_tested(t
     (tmp_path / "app" / "app.yaml").write_text(yaml.safe_dump(content))
     out = tmp_path / "out"
     assert _run(plan, out) == 0
-    study = Cache.open(next(out.glob("cache-*")))
+    study = Cache.open(next(out.glob("cache-*/cache.json")).parent)
     training = {case.case for case in study.cases if case.split == "train"}
     for name, own, new in (("both", training, 10), ("other", set(), 10), ("pictures", set(), 1)):
         cases = Cache.open(next((out / "images").glob(f"{name}-*")) / "cache").cases

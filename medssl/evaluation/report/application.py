@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medssl.evaluation.provenance import made_with
 from medssl.evaluation.report.evaluation import classification_page, segmentation_page, training_logs
+from medssl.evaluation.report.failures import not_prepared
 from medssl.evaluation.report.page import Section, write_report
 from medssl.evaluation.report.results import SCHEMA_VERSION
 from medssl.evaluation.report.sections import (
@@ -23,7 +24,7 @@ def write_application_report(out: Path, name: str, title: str, notes: tuple[str,
     """Write `OUT/report.html` about whatever stages are there; returns its path.
 
     Args:
-        out: Folder of the run: `pretrain`, `finetune`, `baseline`, `evaluate`, `bundle`, `predictions`.
+        out: Folder of the run: `cache`, `pretrain`, `finetune`, `baseline`, `evaluate`, `bundle`, `predictions`.
         name: Name of the application.
         title: One line for people.
         notes: Sentences that must not be overlooked; what `OUT/cohort/README.json` says of a made-up cohort is added.
@@ -36,6 +37,7 @@ def write_application_report(out: Path, name: str, title: str, notes: tuple[str,
     sections = [
         *([Section("About these numbers", warnings=notes)] if notes else []),
         *evaluated,
+        *_left_out(out / "cache"),
         *_training(out),
         *_bundle(out / "bundle", out / "predictions"),
     ]
@@ -76,6 +78,10 @@ def _evaluation(folder: Path) -> tuple[list[Section], list[dict[str, str]]]:
         return classification_page(results, rows), command
     pictures = [(folder / picture["file"], picture["caption"]) for picture in results["pictures"]]
     return segmentation_page(results, rows, pictures), command
+
+
+def _left_out(cache: Path) -> list[Section]:
+    return [Section("Cases left out", tables=tuple(tables))] if (tables := not_prepared(cache)) else []
 
 
 def _training(out: Path) -> list[Section]:

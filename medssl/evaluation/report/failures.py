@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medssl.evaluation.report.page import Section, Table
+from medssl.imaging.problems import read_problems
 
 _SHOWN = 20
 _LOWEST = 5
@@ -61,6 +63,19 @@ def classification_failures(rows: Sequence[Mapping[str, str]]) -> Section:
     return Section("Failures", (f"{len(wrong)} of {len(rows)} answers are wrong.",), tuple(tables))
 
 
+def not_prepared(cache: Path, what: str = "") -> list[Table]:
+    """Cases that `medssl prepare` had to leave out of a cache, with the reason; no table where there are none.
+
+    Args:
+        cache: Folder of the cache.
+        what: Which images they are, in a word or two.
+    """
+    lines = [(Path(p.path).name, p.message, p.reason) for p in read_problems(cache / "problems.csv")]
+    of = f" of {what}" if what else ""
+    caption = f"Cases{of} that could not be prepared; nothing was learned or measured with them"
+    return _some(("case", "why", "reason"), lines, caption, "problems.csv of the cache")
+
+
 def _not_evaluated(failures: Sequence[Mapping[str, str]]) -> list[Table]:
     lines = [(f["case"], f["message"], f["reason"]) for f in failures]
     return _some(("case", "why", "reason"), lines, "Cases that could not be evaluated; they are in no number")
@@ -74,7 +89,9 @@ def _lowest(rows: Sequence[Mapping[str, str]]) -> list[tuple[float, str, str]]:
     return sorted(found for found in means if math.isfinite(found[0]))[:_LOWEST]
 
 
-def _some(header: tuple[str, ...], lines: Sequence[tuple[str, ...]], caption: str) -> list[Table]:
+def _some(
+    header: tuple[str, ...], lines: Sequence[tuple[str, ...]], caption: str, where: str = "cases.csv"
+) -> list[Table]:
     """A table of the first lines; none where there is nothing."""
-    more = f"; {_SHOWN} of {len(lines)} are shown, all are in cases.csv" if len(lines) > _SHOWN else ""
+    more = f"; {_SHOWN} of {len(lines)} are shown, all are in {where}" if len(lines) > _SHOWN else ""
     return [Table(header, tuple(lines[:_SHOWN]), f"{caption}{more}.")] if lines else []

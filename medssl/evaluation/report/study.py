@@ -1,11 +1,12 @@
 """Sections of a label-fraction study: the answer first, then curves, differences, choices and every run."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from medssl.evaluation.report.failures import not_prepared
 from medssl.evaluation.report.figures import label_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
 from medssl.evaluation.report.results import interval_text
@@ -34,29 +35,33 @@ CONVENTIONS = (
 
 
 def study_sections(
-    results: Mapping[str, Any], logs: Mapping[int, Mapping[str, Path]] = MappingProxyType({})
+    results: Mapping[str, Any],
+    logs: Mapping[int, Mapping[str, Path]] = MappingProxyType({}),
+    caches: Mapping[str, Path] = MappingProxyType({}),
 ) -> list[Section]:
     """Summary, curves, choices, learning curves, failures, runs.
 
     Args:
         results: Content of results.json.
         logs: Number of labelled patients to arm to run folder, for learning curves.
+        caches: Which images to the cache of them, for cases that had to be left out.
     """
     ends = sorted({min(logs), max(logs)}) if logs else []
     learning = [loss_curve_section(logs[n], f"Learning curves with {n} labelled patients") for n in ends]
+    left_out = [table for what, cache in caches.items() for table in not_prepared(cache, what)]
     scored = [correlation_section(results)] if results.get("transferability") else []
     return [
-        _summary(results),
+        _summary(results, left_out),
         _curves(results),
         *scored,
         _choices(results),
         *learning,
-        _failures(results),
+        _failures(results, left_out),
         _runs(results),
     ]
 
 
-def _summary(results: Mapping[str, Any]) -> Section:
+def _summary(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
     metric, reference = METRICS[results["metric"]], results["reference"]
     sentences = []
     for point in results["points"]:
@@ -68,7 +73,8 @@ def _summary(results: Mapping[str, Any]) -> Section:
                 f"{difference} over {len(found['seeds'])} seeds, {found['verdict']}."
             )
     lost = sum(bool(run["failed"]) for run in results["runs"])
-    warnings = (f"{lost} of {len(results['runs'])} runs failed and are in no number; see Failures.",) if lost else ()
+    warnings = [f"{lost} of {len(results['runs'])} runs failed and are in no number; see Failures."] if lost else []
+    warnings += ["Some cases could not be prepared and are in no number; see Failures."] if left_out else []
     ranking = results["ranking"]
     parts = (
         (
@@ -95,16 +101,16 @@ def _summary(results: Mapping[str, Any]) -> Section:
             ),
         ),
     )
-    return Section("Summary", tuple(sentences), warnings=warnings, notes=CONVENTIONS, parts=parts)
+    return Section("Summary", tuple(sentences), warnings=tuple(warnings), notes=CONVENTIONS, parts=parts)
 
 
-def _failures(results: Mapping[str, Any]) -> Section:
+def _failures(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
     rows = tuple(
         (run["arm"], str(run["labels"]), str(run["seed"]), run["failed"]) for run in results["runs"] if run["failed"]
     )
     if not rows:
-        return Section("Failures", ("No run failed.",))
-    return Section("Failures", tables=(Table(("arm", "patients", "seed", "why"), rows),))
+        return Section("Failures", ("No run failed.",), tables=tuple(left_out))
+    return Section("Failures", tables=(Table(("arm", "patients", "seed", "why"), rows), *left_out))
 
 
 def _curves(results: Mapping[str, Any]) -> Section:

@@ -261,4 +261,4 @@ def _source(instance: Instance, frames: Sequence[Frame], notes: tuple[str, ...])
         "SeriesInstanceUID": instance.series_uid,
         "FrameOfReferenceUID": instance.frame_uid,
     }
-    return Source(tuple(frame.path for frame in frames), "dicom", notes, uids)
+    return Source(tuple(frame.path for frame in frames), "dicom", notes, uids, patient=instance.patient)

@@ -1,0 +1,115 @@
+"""What is wrong with a label-fraction study, told before anything is run, and with the folder and data it is given."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medssl.commands.comparison import with_config
+from medssl.commands.parsing import parse_options
+from medssl.commands.study_images import image_problems
+from medssl.commands.study_runs import cache_of, prepare_options
+from medssl.evaluation.study_plan import ArmPlan, StudyPlan
+from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.files import write_json
+
+_DECIDED = {
+    "finetune": ("data", "out", "init", "labels", "folds", "fold", "seed", "resume", "dry_run"),
+    "pretrain": ("data", "out", "resume", "dry_run"),
+}
+"""Options of a verb that the study gives it."""
+
+
+def check_study(study: StudyPlan, data: Path, arms: Sequence[str], seeds: int, jobs: int) -> list[ArmPlan]:
+    """The arms that are asked for.
+
+    Raises:
+        ConfigError: Every mistake in the plan and in how it is run.
+    """
+    problems = [f"data {data} does not exist"] if not data.is_dir() else []
+    problems += [f"seeds must be 0 (as the plan says) or 2 and more, got {seeds}"] if seeds < 0 or seeds == 1 else []
+    problems += [f"jobs must be 1 or more, got {jobs}"] if jobs < 1 else []
+    names = [arm.name for arm in study.arms]
+    problems += [f"arms {name!r} is not in the plan: {names}" for name in arms if name not in names]
+    wanted = {*arms, study.reference} if arms else set(names)
+    chosen = [arm for arm in study.arms if arm.name in wanted]
+    try:
+        options = prepare_options(study)
+        parse_options("prepare", ["manifest.csv", "--out", "out"], options)
+        sets = {arm.images for arm in chosen}
+        problems += [
+            p for images in study.image_sets if images.name in sets for p in image_problems(images, options, data)
+        ]
+    except ConfigError as error:
+        problems += [f"app: {problem}" for problem in error.problems]
+    for arm in chosen:
+        if arm.longer_as and arm.longer_as not in wanted:
+            problems.append(f"arms {arm.name!r} needs {arm.longer_as!r} beside it")
+        if arm.init and not (data / arm.init).is_file():
+            problems.append(f"arms: {arm.name} init {data / arm.init} does not exist")
+        problems += [f"arms: {arm.name}: {problem}" for problem in _wrong_options(study, arm)]
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return chosen
+
+
+def claim(data: Path, out: Path) -> None:
+    """Take the study's folder for these data.
+
+    Raises:
+        MedsslError: It was made from others.
+    """
+    record, own = out / "study.json", str(data.resolve())
+    before = json.loads(record.read_text(encoding="utf-8"))["data"] if record.is_file() else own
+    if before != own:
+        raise MedsslError(
+            f"{out} was made from the data in {before}, not from {own}: choose another --out", reason="run-exists"
+        )
+    write_json(record, {"data": own})
+
+
+def check_classes(study: StudyPlan, out: Path) -> None:
+    """Compare the plan's classes with those of the prepared cases.
+
+    Raises:
+        ConfigError: They are others.
+    """
+    from medssl.data.cache import Cache
+
+    classes = Cache.open(cache_of(study, out)).classes
+    if study.class_order and sorted(study.class_order) != sorted(classes):
+        raise ConfigError([f"class_order {list(study.class_order)} must name each class once: {', '.join(classes)}"])
+
+
+def _wrong_options(study: StudyPlan, arm: ArmPlan) -> Iterator[str]:
+    numbers: Sequence[int | None] = range(len(study.trials)) if study.trials else [None]
+    asked = [("finetune", study.options(arm, number)) for number in numbers]
+    asked += [("pretrain", arm.pretrain.options)] if arm.pretrain.options else []
+    for verb, given in asked:
+        try:
+            options = with_config(given)
+            yield from (
+                f"{verb}: {name} is decided by the study: leave it out" for name in _DECIDED[verb] if name in options
+            )
+            values = parse_options(verb, ["--data", "cache", "--out", "out"], options)
+            yield from (f"{verb}: {problem}" for problem in _unfit(study, arm, verb, values))
+        except ConfigError as error:
+            yield from (f"{verb}: {problem}" for problem in error.problems)
+
+
+def _unfit(study: StudyPlan, arm: ArmPlan, verb: str, values: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with options that are right one by one."""
+    from medssl.tasks.options import SubsetOptions
+    from medssl.training import finetune_settings, pretrain_job
+
+    if verb == "pretrain":
+        given = {name: values[name] for name in ("method", "encoder", "views", "train", "init", "also")}
+        pretrain_job.Settings(**given).check()
+        return
+    names = ("task", "loss", "network", "crops", "transfer", "augment", "inference", "train", "label_augment")
+    init = Path("encoder.safetensors") if arm.pretrained else None
+    settings = finetune_settings.Settings(**{name: values[name] for name in names}, subset=SubsetOptions(), init=init)
+    yield from (problem for problem in settings.problems() if not problem.startswith("init "))  # it is not there yet
+    wanted = "segmentation" if study.metric == "dice" else "classification"
+    if settings.task != wanted:
+        yield f"task {settings.task} is not what metric {study.metric} measures: that is for a {wanted}"

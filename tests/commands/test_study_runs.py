@@ -1,0 +1,103 @@
+"""Runs of a study that are resumed: what is not whole is not taken for finished."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from cohort import ENCODER, FINETUNE, PRETRAIN, make_cache
+
+from medssl.commands.curve import Choice, _choose, _longer
+from medssl.commands.study_runs import Done, Tuned, cache_of, done_runs, pretrain_arm
+from medssl.evaluation.study_plan import ArmPlan, StudyPlan
+from medssl.imaging.errors import MedsslError
+from medssl.models.component import Overrides
+
+_STOPPED = {"train": {"steps": 2, "batch_size": 2, "time_limit_min": 1e-6}}
+
+
+def _plan(root: Path) -> StudyPlan:
+    """A plan and its cache, with trainings whose time is up after a step."""
+    (root / "app").mkdir()
+    (root / "app" / "prepare.py").touch()
+    (root / "app" / "app.yaml").write_text(yaml.safe_dump({"name": "tiny", "prepare": {"workers": 1}}))
+    arms = [
+        ArmPlan("scratch"),
+        ArmPlan("spark", Overrides({**PRETRAIN, **_STOPPED})),
+        ArmPlan("longer", longer_as="spark"),
+    ]
+    plan = StudyPlan(str(root / "app"), arms, "scratch", [2], "dice", Overrides({**FINETUNE, **_STOPPED}))
+    made = make_cache(root / "scans")
+    shutil.copytree(made.path, cache_of(plan, root / "out"))
+    return plan
+
+
+@pytest.mark.integration
+def test_a_training_whose_time_was_up_goes_on_and_is_not_tested_before_its_end(tmp_path: Path):
+    plan, out = _plan(tmp_path), tmp_path / "out"
+    run = Tuned(out, plan, plan.arms[0], 2, 0)
+    (stopped,) = done_runs([run], 2)
+    assert "time_limit_min was over before its last step" in stopped.failed
+    assert (run.folder / "model.safetensors").is_file()
+    assert not (run.folder / "evaluation").exists()
+    (run.folder / "evaluation").mkdir()
+    (run.folder / "evaluation" / "results.json").write_text('{"arms": "of the weights after one step"}')
+    (done,) = done_runs([run], 1)
+    record = run.folder.with_name(f"{run.folder.name}-jobs.json")
+    assert json.loads(record.read_text()) == {"jobs": 2}, "the most that ran beside it, also while it was stopped"
+    assert (done.failed, json.loads((run.folder / "run.json").read_text())["step"]) == ("", 2)
+    assert isinstance(json.loads((run.folder / "evaluation" / "results.json").read_text())["arms"], dict)
+
+    with pytest.raises(MedsslError, match=r"pretraining of spark: train\.time_limit_min was over"):
+        pretrain_arm(plan, plan.arms[1], tmp_path, out)
+    encoder = pretrain_arm(plan, plan.arms[1], tmp_path, out)
+    assert encoder is not None
+    assert json.loads(encoder.with_suffix(".json").read_text())["provenance"]["steps"] == 2
+
+
+def _finished(root: Path, failures: list[dict[str, str]], jobs: int = 0) -> Tuned:
+    """A run with the files that a finished fine-tuning and its test leave."""
+    (root / "prepare.py").touch()
+    (root / "app.yaml").write_text(yaml.safe_dump({"name": "tiny", "prepare": {}}))
+    arms = [ArmPlan("scratch"), ArmPlan("spark", Overrides(PRETRAIN)), ArmPlan("longer", longer_as="spark")]
+    plan = StudyPlan(str(root), arms, "scratch", [2], "dice", Overrides({"network": {"encoder": ENCODER}}))
+    run = Tuned(root / "out", plan, arms[2], 2, 0)
+    (run.folder / "evaluation").mkdir(parents=True)
+    (run.folder / "evaluation" / "results.json").write_text(json.dumps({"failures": failures}))
+    (run.folder / "run.json").write_text(json.dumps({"validation": {"dice": 0.5}}))
+    (run.folder / "metrics.jsonl").write_text('{"steps_per_s": 2.0}\n{"steps_per_s": 4.0}\n')
+    (run.folder / "model.safetensors").touch()
+    (run.folder / "model.json").write_text(json.dumps({"provenance": {"finished": True}}))
+    if jobs:
+        run.folder.with_name(f"{run.folder.name}-jobs.json").write_text(json.dumps({"jobs": jobs}))
+    return run
+
+
+def test_a_network_without_an_answer_to_a_case_stays_failed_when_the_study_goes_on(tmp_path: Path):
+    run = _finished(tmp_path, [{"case": "3L", "reason": "truncated", "message": "it ends early"}])
+    (done,) = done_runs([run], 1)
+    assert done.failed == "1 case(s) could not be evaluated: 3L: it ends early (truncated)"
+
+
+def test_the_time_of_a_step_counts_the_jobs_that_ran_beside_it(tmp_path: Path):
+    run = _finished(tmp_path, [], jobs=3)
+    (done,) = done_runs([run], 1)  # of a call with one job, long after the trial
+    assert (done.failed, done.score, done.seconds_a_step, done.jobs) == ("", 0.5, 0.25, 3)
+    encoder = tmp_path / "pretrained" / "encoder.safetensors"
+    encoder.parent.mkdir()
+    encoder.with_suffix(".json").write_text(json.dumps({"provenance": {"device_hours": 0.01}}))
+    assert _longer(done, encoder) == 1000 + round(36 * 3 / 0.25), "1000 steps, as finetune has it where none are given"
+
+
+def test_an_arm_whose_trials_all_failed_is_not_trained_with_options_that_nobody_chose(tmp_path: Path):
+    run = _finished(tmp_path, [])
+    lost = Done(run, float("nan"), float("nan"), "no room on the disk")
+    assert _choose(run.arm, [lost, lost], {"longer": None}).failed == (
+        "none of its 2 trial(s) could be trained, the first: no room on the disk"
+    )
+    scratch = run.plan.arms[0]
+    assert _choose(scratch, [lost], {}) == Choice(), "it made no choice"
+    tried = [replace(lost, run=replace(run, arm=scratch, trial=0)), Done(replace(run, arm=scratch, trial=1), 0.5, 0.1)]
+    assert _choose(scratch, tried, {}) == Choice(trial=1)
