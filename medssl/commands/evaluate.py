@@ -78,9 +78,9 @@ def evaluate(
     if files:
         dense = frozen.target in ("landmarks", "prompt")
         refused = {
+            **_idle("encoder", predict, measure, lesions, frozen),
             "compare it with another one, and without threshold_rule": len(files) < len(encoders) or threshold_rule,
             f"it is judged on split test, options are chosen on val: leave split {split} out": split != "test",
-            "lesions.labels are for a segmentation: leave them out": bool(lesions.labels),
             f"a report of {frozen.target} shows no feature_map: leave it out": dense and bool(maps),
         }
         _refuse(f"{files[0]} is an encoder", refused)
@@ -96,15 +96,39 @@ def evaluate(
         check_fits(loaded.spec, cache)
     if len({loaded.spec.task for loaded in runs}) > 1:
         raise ConfigError([f"baseline {baseline} has another task than {run}, so they cannot be compared"])
+    idle = _idle(runs[0].spec.task, predict, measure, lesions, frozen)
     if runs[0].spec.task == "classification":
-        wrong = baseline is not None or threshold_rule or bool(lesions.labels)
-        words = "baseline, threshold_rule and lesions.labels are for a segmentation: leave them out"
-        _refuse(f"{run} is a classifier", {words: wrong})
+        words = "baseline and threshold_rule are for a segmentation: leave them out"
+        _refuse(f"{run} is a classifier", {**idle, words: baseline is not None or threshold_rule})
         head = _head("classification", split, cache, folders)
         _classification(run, runs[0], cache, head, out, (measure, maps))
     else:
+        _refuse(f"{run} is a segmentation", idle)
         head = _head("segmentation", split, cache, folders)
         _segmentation(folders, runs, cache, head, out, (predict, measure, lesions, threshold_rule, maps))
+
+
+def _idle(
+    kind: str, predict: PredictOptions, measure: MeasureOptions, lesions: LesionOptions, frozen: FrozenOptions
+) -> dict[str, bool]:
+    """Options that would do nothing for an `encoder`, a `classification` or a `segmentation`, and whether one is given.
+
+    Those that are as they are by default are taken for not given.
+    """
+    encoder, segmentation = kind == "encoder", kind == "segmentation"
+    batch_size, tolerance_mm = predict.batch_size != _PREDICT.batch_size, measure.tolerance_mm != _MEASURE.tolerance_mm
+    return {
+        "frozen is for an encoder: leave it out": not encoder and frozen != _FROZEN,
+        "predict is for a fine-tuned run: leave it out": encoder and predict != _PREDICT,
+        "predict.batch_size is for a segmentation: leave it out": kind == "classification" and batch_size,
+        "measure.tolerance_mm is for a segmentation: leave it out": not segmentation and tolerance_mm,
+        "measure.class_order is for a classification: leave it out": kind != "classification"
+        and measure.class_order != _MEASURE.class_order,
+        "lesions.labels are for a segmentation: leave lesions out": not segmentation and lesions != _LESIONS,
+        "lesions does nothing without lesions.labels: name them, or leave it out": segmentation
+        and not lesions.labels
+        and lesions != _LESIONS,
+    }
 
 
 def _refuse(what: str, wrong: Mapping[str, bool]) -> None:
@@ -171,6 +195,7 @@ def _segmentation(
         warnings = [*_warnings(runs, cases, outcome), *left_out(cache, split, cases, "label map"), *missing]
         results = {**head, **_results(outcome, names[0], measure, warnings)}
         results["networks"] = {name: len(loaded.networks) for name, loaded in zip(names, runs, strict=True)}
+        results["weights"] = {name: list(loaded.weights) for name, loaded in zip(names, runs, strict=True)}
         results["lesions"] = vars(lesions) if counted else None
         results["pictures"] = [{"file": str(p.relative_to(temporary)), "caption": text} for p, text in pictures]
         rows = [row for name, found in outcome.results.items() for result in found for row in result.rows(name)]
@@ -209,6 +234,7 @@ def _classification(
     results = {
         **head,
         "arm": loaded.name,
+        "weights": {loaded.name: list(loaded.weights)},
         **summarise_classes(found, classes, measure.resamples, measure.class_order),
         "conventions": list(CONVENTIONS),
         "warnings": [
