@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medssl.commands.console import say
 from medssl.commands.evaluate_dense import evaluate_dense
 from medssl.commands.evaluate_frozen import encoder_file, evaluate_encoders
+from medssl.commands.evaluate_idle import idle, refuse
 from medssl.evaluation.options import FrozenOptions, LesionOptions, MeasureOptions, PredictOptions
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import atomic_folder, records_text, write_text
@@ -78,12 +79,12 @@ def evaluate(
     if files:
         dense = frozen.target in ("landmarks", "prompt")
         refused = {
-            **_idle("encoder", predict, measure, lesions, frozen),
+            **idle("encoder", predict, measure, lesions, frozen),
             "compare it with another one, and without threshold_rule": len(files) < len(encoders) or threshold_rule,
             f"it is judged on split test, options are chosen on val: leave split {split} out": split != "test",
             f"a report of {frozen.target} shows no feature_map: leave it out": dense and bool(maps),
         }
-        _refuse(f"{files[0]} is an encoder", refused)
+        refuse(f"{files[0]} is an encoder", refused)
         head = _head(frozen.target if dense else "frozen", "test", cache, [path.parent for path in files])
         if dense:
             evaluate_dense(files, cache, head, out, frozen, measure.resamples)
@@ -96,49 +97,16 @@ def evaluate(
         check_fits(loaded.spec, cache)
     if len({loaded.spec.task for loaded in runs}) > 1:
         raise ConfigError([f"baseline {baseline} has another task than {run}, so they cannot be compared"])
-    idle = _idle(runs[0].spec.task, predict, measure, lesions, frozen)
+    useless = idle(runs[0].spec.task, predict, measure, lesions, frozen)
     if runs[0].spec.task == "classification":
         words = "baseline and threshold_rule are for a segmentation: leave them out"
-        _refuse(f"{run} is a classifier", {**idle, words: baseline is not None or threshold_rule})
+        refuse(f"{run} is a classifier", {**useless, words: baseline is not None or threshold_rule})
         head = _head("classification", split, cache, folders)
         _classification(run, runs[0], cache, head, out, (measure, maps))
     else:
-        _refuse(f"{run} is a segmentation", idle)
+        refuse(f"{run} is a segmentation", useless)
         head = _head("segmentation", split, cache, folders)
         _segmentation(folders, runs, cache, head, out, (predict, measure, lesions, threshold_rule, maps))
-
-
-def _idle(
-    kind: str, predict: PredictOptions, measure: MeasureOptions, lesions: LesionOptions, frozen: FrozenOptions
-) -> dict[str, bool]:
-    """Options that would do nothing for an `encoder`, a `classification` or a `segmentation`, and whether one is given.
-
-    Those that are as they are by default are taken for not given.
-    """
-    encoder, segmentation = kind == "encoder", kind == "segmentation"
-    batch_size, tolerance_mm = predict.batch_size != _PREDICT.batch_size, measure.tolerance_mm != _MEASURE.tolerance_mm
-    return {
-        "frozen is for an encoder: leave it out": not encoder and frozen != _FROZEN,
-        "predict is for a fine-tuned run: leave it out": encoder and predict != _PREDICT,
-        "predict.batch_size is for a segmentation: leave it out": kind == "classification" and batch_size,
-        "measure.tolerance_mm is for a segmentation: leave it out": not segmentation and tolerance_mm,
-        "measure.class_order is for a classification: leave it out": kind != "classification"
-        and measure.class_order != _MEASURE.class_order,
-        "lesions.labels are for a segmentation: leave lesions out": not segmentation and lesions != _LESIONS,
-        "lesions does nothing without lesions.labels: name them, or leave it out": segmentation
-        and not lesions.labels
-        and lesions != _LESIONS,
-    }
-
-
-def _refuse(what: str, wrong: Mapping[str, bool]) -> None:
-    """Refuse options that would do nothing.
-
-    Raises:
-        ConfigError: A sentence for each that is given.
-    """
-    if problems := [f"{what}: {words}" for words, given in wrong.items() if given]:
-        raise ConfigError(problems)
 
 
 def _feature_maps(path: Path | None) -> list[tuple[Path, str]]:

@@ -145,8 +145,8 @@ def differences(ours: Sequence[CaseResult], theirs: Sequence[CaseResult]) -> dic
     names = list(pairs[0][0].scores) if pairs else []
 
     def difference(dice: Callable[[CaseResult], float]) -> dict[str, Any]:
-        both = comparable_dice([[dice(one[arm]) for one in pairs] for arm in (0, 1)])
-        return paired_difference(*both.tolist(), patients).to_json()
+        first, second = comparable_dice([[dice(one[arm]) for one in pairs] for arm in (0, 1)]).tolist()
+        return paired_difference(first, second, patients).to_json()
 
     return {
         "cases": len(pairs),

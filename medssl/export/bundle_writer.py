@@ -25,7 +25,8 @@ from medssl.export.onnx import OPSET, OUTPUTS, write_onnx
 from medssl.export.operating_point import operating_point
 from medssl.export.options import CardOptions, ConfidenceOptions, OperationOptions, ParityOptions
 from medssl.export.parity import BATCHES, Parity, measure_parity, torch_function
-from medssl.export.trained import ENOUGH, Trained, spread
+from medssl.export.pretraining import ENOUGH, Pretraining
+from medssl.export.trained import Trained, spread
 from medssl.imaging.errors import BundleError
 from medssl.imaging.files import atomic_folder, atomic_path, write_json, write_text
 from medssl.imaging.series import SeriesRule
@@ -73,9 +74,8 @@ class Request:
 
     def trained(self) -> Trained:
         """The networks with what they learned from."""
-        enough = max(ENOUGH, self.confidence.interval_patients)
-        known = self.pretrained_on
-        return Trained(self.networks, self.patients, self.spec, self.cache, self.reference, known, enough)
+        pretraining = Pretraining(self.pretrained_on, max(ENOUGH, self.confidence.interval_patients))
+        return Trained(self.networks, self.patients, self.spec, self.cache, self.reference, pretraining)
 
 
 def write_bundle(out: Path, request: Request) -> Parity:

@@ -12,7 +12,8 @@ from medssl.data.cache import CachedCase
 from medssl.export.calibration import LogitSample, fit_temperature, fit_window_temperature, volume_errors
 from medssl.export.gate import gate_lacks, measured_gate
 from medssl.export.options import ConfidenceOptions, OperationOptions
-from medssl.export.trained import HeldOut, Trained, spread
+from medssl.export.pretraining import HeldOut
+from medssl.export.trained import Trained, spread
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.preprocess import restore_label
 from medssl.imaging.progress import Progress
@@ -105,7 +106,7 @@ def _gate(
         trained.spec,
         options,
     )
-    said = trained.pretraining_said(near)
+    said = trained.pretraining.said(near)
     return {**entry, **({"measured_by": said[0]} if said else {})}, gate
 
 

@@ -26,10 +26,8 @@ def gate_lacks(training: int, patients: int) -> str:
     """What a gate lacks with so many images of the training and patients held out; empty where they are enough."""
     if training >= _LEAST_TRAINING and patients >= _LEAST_HELD_OUT:
         return ""
-    return (
-        f"needs {_LEAST_TRAINING} images of the training and {_LEAST_HELD_OUT} patients held out, there are "
-        f"{training} and {patients}"
-    )
+    due = f"{_LEAST_TRAINING} images of the training and {_LEAST_HELD_OUT} patients held out"
+    return f"needs {due}, there are {training} and {patients}"
 
 
 def measured_gate(
@@ -40,7 +38,7 @@ def measured_gate(
     spec: ModelSpec,
     options: ConfidenceOptions,
 ) -> tuple[dict[str, Any], Gate]:
-    """Entry of bundle.json and the gate.
+    """Entry of bundle.json and the gate; the images must be enough (`gate_lacks`).
 
     Args:
         training: (N, F) features of images the encoder learned from.

@@ -8,17 +8,9 @@ import numpy as np
 from torch import nn
 
 from medssl.data.cache import Cache, CachedCase
+from medssl.export.pretraining import RANDOM_WEIGHTS, HeldOut, Pretraining
 from medssl.imaging.volume import Volume
 from medssl.tasks.model_file import ModelSpec
-
-ENOUGH = 10
-"""Patients held out of the pretraining as well, from which on the others are left out; what needs more asks for it."""
-
-_PRETRAINING = ("train", "")
-"""Splits that a pretraining learns from unless it is told otherwise."""
-
-HeldOut = tuple[CachedCase, tuple[int, ...]]
-"""A case with the positions of the networks that have not learned from its patient."""
 
 T = TypeVar("T")
 
@@ -48,8 +40,7 @@ class Trained:
         spec: What they need and give.
         cache: Cache with the cases.
         reference: Original label map of a case on the grid of its image, as `evaluate` reads it.
-        pretrained_on: Patients that a pretraining learned from before; None where nobody knows.
-        enough: Patients that suffice for everything that is measured.
+        pretraining: What the networks began from, and whose images it has seen.
     """
 
     networks: Sequence[nn.Module]
@@ -57,19 +48,18 @@ class Trained:
     spec: ModelSpec
     cache: Cache
     reference: Callable[[Cache, CachedCase], Volume]
-    pretrained_on: frozenset[str] | None = frozenset()
-    enough: int = ENOUGH
+    pretraining: Pretraining = RANDOM_WEIGHTS
 
     def held_out(self) -> list[HeldOut]:
         """Labelled cases that are no test cases, with the networks that have not learned from their patient.
 
         Where enough patients (and all classes) remain, without those whose images a pretraining has seen.
         """
-        return self._unknown_to_pretraining(self._held_out())
+        return self._preferred(self._held_out())
 
     def unseen_by_first(self) -> list[CachedCase]:
         """Those that the first network has not seen, whose features are compared."""
-        return [case for case, _ in self._unknown_to_pretraining([one for one in self._held_out() if 0 in one[1]])]
+        return [case for case, _ in self._preferred([one for one in self._held_out() if 0 in one[1]])]
 
     def judges(self, count: int) -> Judges:
         """Labelled cases that no network has seen and that are no test cases; any others where there are none, or of
@@ -95,19 +85,7 @@ class Trained:
                 "each case was measured by the folds that have not learned from it, not by the mean of all "
                 f"{len(self.networks)} that the bundle holds"
             )
-        return "; ".join([*said, *self.pretraining_said(cases)])
-
-    def pretraining_said(self, cases: Collection[CachedCase]) -> list[str]:
-        """A sentence where a pretraining has seen images of some of these cases' patients, or nobody knows."""
-        patients = {case.patient for case in cases}
-        if self.pretrained_on is None:
-            return ["whether the pretraining has seen images of these patients is not known"]
-        if not (known := patients & self.pretrained_on):
-            return []
-        return [
-            f"the pretraining has seen images of {len(known)} of these {len(patients)} patients, without labels, so "
-            "the numbers may be too good for patients that it has not seen"
-        ]
+        return "; ".join([*said, *self.pretraining.said(cases)])
 
     def _held_out(self) -> list[HeldOut]:
         found = []
@@ -117,27 +95,14 @@ class Trained:
                 found.append((case, unseen))
         return found
 
-    def _unknown_to_pretraining(self, found: list[HeldOut]) -> list[HeldOut]:
-        """Without the patients that the pretraining has seen, where enough remain; where nobody knows them, without
-        the splits that it usually takes.
-        """
-        seen = self.pretrained_on
-        if seen is None:
-            seen = frozenset(case.patient for case in self.cache.cases if case.split in _PRETRAINING)
-        others = [(case, unseen) for case, unseen in found if case.patient not in seen]
-        few = len({case.patient for case, _ in others}) < self.enough
-        one_sided = self.spec.task == "classification" and _classes(others) != _classes(found)
-        return found if few or one_sided else others
+    def _preferred(self, found: list[HeldOut]) -> list[HeldOut]:
+        return self.pretraining.left_out_of(found, self.cache, every_class=self.spec.task == "classification")
 
     def _known(self, case: CachedCase) -> bool:
         return case.has_label if self.spec.task == "segmentation" else case.class_name in self.spec.classes
 
     def _unseen(self, case: CachedCase, seen: frozenset[str]) -> bool:
         return case.patient not in seen if seen else case.split == "val" and len(self.networks) == 1
-
-
-def _classes(cases: Sequence[HeldOut]) -> set[str]:
-    return {case.class_name for case, _ in cases}
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:

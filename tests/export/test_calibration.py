@@ -27,6 +27,7 @@ from medssl.export.calibration import (
 from medssl.export.confidence import measure_confidence
 from medssl.export.gate import gate_lacks, measured_gate
 from medssl.export.options import ConfidenceOptions, OperationOptions, ParityOptions
+from medssl.export.pretraining import Pretraining
 from medssl.export.trained import Trained, spread
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.preprocess import Preprocess, restore_label
@@ -290,7 +291,9 @@ def _pretrained(run: Path, cache: Cache, known: set[int] | None) -> Trained:
     names = {"train": [f"patient{p}" for p in range(6)], **told}
     (run / "run.json").write_text(json.dumps({"patients": names}))
     loaded = load_run(run, PredictOptions(device="cpu"))
-    return Trained(loaded.networks, loaded.patients, loaded.spec, cache, native_reference, loaded.pretrained_on)
+    return Trained(
+        loaded.networks, loaded.patients, loaded.spec, cache, native_reference, Pretraining(loaded.pretrained_on)
+    )
 
 
 def test_patients_that_the_pretraining_has_seen_are_left_out_where_enough_others_remain(cache: Cache, tmp_path: Path):
@@ -314,6 +317,14 @@ def test_patients_that_the_pretraining_has_seen_are_left_out_where_enough_others
     spec = json.loads((run / "model.json").read_text())
     (run / "model.json").write_text(json.dumps({**spec, "provenance": {**spec["provenance"], "init": None}}))
     assert "pretraining" not in _said(_pretrained(run, cache, None)), "it began from random weights"
+
+
+def test_a_class_that_the_pretraining_alone_has_seen_is_kept():
+    cases = [SimpleNamespace(patient=str(n), class_name="ill" if n < 3 else "well", split="val") for n in range(15)]
+    found, knows_the_ill = [(case, (0,)) for case in cases], Pretraining(frozenset("012"))
+    assert knows_the_ill.left_out_of(found, None, every_class=True) == found
+    assert knows_the_ill.left_out_of(found, None, every_class=False) == found[3:]
+    assert Pretraining(frozenset("3")).left_out_of(found, None, every_class=True) == [*found[:3], *found[4:]]
 
 
 def _said(trained: Trained) -> str:
