@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medssl.commands.console import say
 from medssl.commands.evaluate_dense import evaluate_dense
 from medssl.commands.evaluate_frozen import encoder_file, evaluate_encoders
+from medssl.commands.evaluate_idle import idle, refuse
 from medssl.evaluation.options import FrozenOptions, LesionOptions, MeasureOptions, PredictOptions
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import atomic_folder, records_text, write_text
@@ -78,12 +79,12 @@ def evaluate(
     if files:
         dense = frozen.target in ("landmarks", "prompt")
         refused = {
+            **idle("encoder", predict, measure, lesions, frozen),
             "compare it with another one, and without threshold_rule": len(files) < len(encoders) or threshold_rule,
             f"it is judged on split test, options are chosen on val: leave split {split} out": split != "test",
-            "lesions.labels are for a segmentation: leave them out": bool(lesions.labels),
             f"a report of {frozen.target} shows no feature_map: leave it out": dense and bool(maps),
         }
-        _refuse(f"{files[0]} is an encoder", refused)
+        refuse(f"{files[0]} is an encoder", refused)
         head = _head(frozen.target if dense else "frozen", "test", cache, [path.parent for path in files])
         if dense:
             evaluate_dense(files, cache, head, out, frozen, measure.resamples)
@@ -96,25 +97,16 @@ def evaluate(
         check_fits(loaded.spec, cache)
     if len({loaded.spec.task for loaded in runs}) > 1:
         raise ConfigError([f"baseline {baseline} has another task than {run}, so they cannot be compared"])
+    useless = idle(runs[0].spec.task, predict, measure, lesions, frozen)
     if runs[0].spec.task == "classification":
-        wrong = baseline is not None or threshold_rule or bool(lesions.labels)
-        words = "baseline, threshold_rule and lesions.labels are for a segmentation: leave them out"
-        _refuse(f"{run} is a classifier", {words: wrong})
+        words = "baseline and threshold_rule are for a segmentation: leave them out"
+        refuse(f"{run} is a classifier", {**useless, words: baseline is not None or threshold_rule})
         head = _head("classification", split, cache, folders)
         _classification(run, runs[0], cache, head, out, (measure, maps))
     else:
+        refuse(f"{run} is a segmentation", useless)
         head = _head("segmentation", split, cache, folders)
         _segmentation(folders, runs, cache, head, out, (predict, measure, lesions, threshold_rule, maps))
-
-
-def _refuse(what: str, wrong: Mapping[str, bool]) -> None:
-    """Refuse options that would do nothing.
-
-    Raises:
-        ConfigError: A sentence for each that is given.
-    """
-    if problems := [f"{what}: {words}" for words, given in wrong.items() if given]:
-        raise ConfigError(problems)
 
 
 def _feature_maps(path: Path | None) -> list[tuple[Path, str]]:
@@ -171,6 +163,7 @@ def _segmentation(
         warnings = [*_warnings(runs, cases, outcome), *left_out(cache, split, cases, "label map"), *missing]
         results = {**head, **_results(outcome, names[0], measure, warnings)}
         results["networks"] = {name: len(loaded.networks) for name, loaded in zip(names, runs, strict=True)}
+        results["weights"] = {name: list(loaded.weights) for name, loaded in zip(names, runs, strict=True)}
         results["lesions"] = vars(lesions) if counted else None
         results["pictures"] = [{"file": str(p.relative_to(temporary)), "caption": text} for p, text in pictures]
         rows = [row for name, found in outcome.results.items() for result in found for row in result.rows(name)]
@@ -209,6 +202,7 @@ def _classification(
     results = {
         **head,
         "arm": loaded.name,
+        "weights": {loaded.name: list(loaded.weights)},
         **summarise_classes(found, classes, measure.resamples, measure.class_order),
         "conventions": list(CONVENTIONS),
         "warnings": [

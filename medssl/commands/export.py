@@ -42,7 +42,7 @@ def export(
         run: Folder of a fine-tuning run.
         out: Folder of the bundle, or a file that ends in .zip; must not exist.
         data: Prepared cache to take real cases from; the one the run was trained on when left out.
-        evaluation: Folder of `medssl evaluate`, for the model card; RUN/evaluation when left out and there.
+        evaluation: Folder of `medssl evaluate` of this run, for the model card; RUN/evaluation when left out and there.
         card: What the bundle says of itself.
         parity: What is compared and allowed.
         operation: What is done with the network's answer.
@@ -53,7 +53,7 @@ def export(
 
     Raises:
         ConfigError: Every mistake in the options, or data that does not fit the model.
-        CheckpointError: The run has no finished model.
+        CheckpointError: The run has no finished model, or the evaluation is damaged or of another network.
         CacheError: The cache cannot be used.
         BundleError: OUT exists, or the exported graph does not do what the network does.
     """
@@ -69,7 +69,7 @@ def export(
     check_fits(loaded.spec, cache)
     _check(loaded, operation, series)
     _check_variants(out, precision)
-    results = _results(evaluation, run)
+    results = _results(evaluation, run, loaded)
     _announce(loaded, cache, out, parity)
     request = Request(
         loaded.networks,
@@ -83,6 +83,7 @@ def export(
         loaded.patients,
         native_reference,
         tuple(series or ()),
+        loaded.pretrained_on,
     )
     _tell(out, write_bundle(out, request).to_json())
     if precision.variants:
@@ -149,23 +150,45 @@ def _check(loaded: "LoadedRun", operation: OperationOptions, series: list[Series
         raise ConfigError(problems)
 
 
-def _results(evaluation: Path | None, run: Path) -> dict[str, Any] | None:
+def _results(evaluation: Path | None, run: Path, loaded: "LoadedRun") -> dict[str, Any] | None:
     """Content of results.json.
 
     Raises:
-        CheckpointError: It was asked for and is not there, or is damaged.
+        CheckpointError: It was asked for and is not there, or is damaged, or is of another network.
     """
     path = (evaluation or run / "evaluation") / "results.json"
     if evaluation is None and not path.is_file():
         return None
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path} cannot be used for the model card ({error}): give the folder of medssl evaluate, or leave "
             "--evaluation out",
             reason="no-evaluation",
         ) from error
+    if other := _other(content, loaded):
+        raise CheckpointError(
+            f"{path} cannot be used for the model card: {other}; evaluate {run} with medssl evaluate and give that "
+            "folder as --evaluation",
+            reason="other-evaluation",
+        )
+    return content
+
+
+def _other(content: dict[str, Any], loaded: "LoadedRun") -> str:
+    """Why results are not those of this network; empty where they are. Older ones tell their network by name alone."""
+    task, arm = content.get("task"), content.get("arm")
+    if task in ("frozen", "landmarks", "prompt"):
+        return "it judges an encoder as it is, not a fine-tuned network"
+    if task != loaded.spec.task:
+        return f"it is of a {task}, {loaded.name} is one for {loaded.spec.task}"
+    weights = content.get("weights", {}).get(arm)
+    if weights is None and arm != loaded.name:
+        return f"it is of {arm!r}, this is {loaded.name!r}"
+    if weights is not None and sorted(weights) != sorted(loaded.weights):
+        return f"it is of {arm!r} with other weights than {loaded.name!r} has now"
+    return ""
 
 
 def _announce(loaded: "LoadedRun", cache: "Cache", out: Path, parity: ParityOptions) -> None:

@@ -4,8 +4,9 @@ A lesion is a connected part of the reference (diagonal neighbours count), a can
 whose probability is above a threshold, scored by its highest probability. Candidates and lesions that overlap enough
 are paired so that the sum of overlaps is largest, each once. A lesion without a candidate is missed; a candidate
 without a lesion is false, unless it overlaps enough with a lesion that went to another one: such a second hit counts
-nowhere, as in the challenges LUNA16 (Setio et al., 2017, https://doi.org/10.1016/j.media.2017.06.015) and PI-CAI
-(Saha et al., 2024, https://doi.org/10.1016/S1470-2045(24)00220-1).
+in the score of its case alone, which is that of the highest candidate, as in the challenges LUNA16 (Setio et al., 2017,
+https://doi.org/10.1016/j.media.2017.06.015) and PI-CAI (Saha et al., 2024,
+https://doi.org/10.1016/S1470-2045(24)00220-1).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,20 +37,18 @@ class CaseLesions:
     Args:
         found: (lesions,) score of the candidate of each lesion, 0 where it is missed.
         false: (m,) scores of the false candidates.
+        highest: Score of the highest candidate, second hits among them, 0 without any: how sure the network is that the
+            case has a lesion.
     """
 
     found: _Float
     false: _Float
+    highest: float
 
     @property
     def hits(self) -> int:
         """Lesions that have a candidate."""
         return int((self.found > 0).sum())
-
-    @property
-    def score(self) -> float:
-        """Highest score of a candidate, 0 without any: how sure the network is that the case has a lesion."""
-        return float(max([0.0, *self.found, *self.false]))
 
 
 def find_lesions(
@@ -81,7 +80,7 @@ def find_lesions(
     for candidate, lesion in zip(*linear_sum_assignment(np.where(enough, overlap, 0), maximize=True), strict=True):
         if enough[candidate, lesion]:
             found[lesion], free[candidate] = scores[candidate], False
-    return CaseLesions(found, scores[:many][free & ~enough.any(1)])
+    return CaseLesions(found, scores[:many][free & ~enough.any(1)], float(scores[:many].max(initial=0)))
 
 
 def summarise_lesions(cases: Sequence[CaseLesions], patients: Sequence[str], resamples: int = 1000) -> dict[str, Any]:
@@ -122,7 +121,7 @@ def average_precision(cases: Sequence[CaseLesions]) -> float:
 
 def case_auroc(cases: Sequence[CaseLesions]) -> float:
     """Chance that a case with a lesion has a higher score than one without; NaN where one of both is missing."""
-    return auroc(np.array([case.score for case in cases]), np.array([len(case.found) > 0 for case in cases]))
+    return auroc(np.array([case.highest for case in cases]), np.array([len(case.found) > 0 for case in cases]))
 
 
 def sensitivities(cases: Sequence[CaseLesions], rates: Sequence[float] = RATES) -> _Float:

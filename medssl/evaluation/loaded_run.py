@@ -11,7 +11,7 @@ from medssl.data.cache import Cache
 from medssl.evaluation.options import PredictOptions
 from medssl.imaging.errors import ConfigError
 from medssl.models.networks import Network
-from medssl.tasks.model_file import ModelSpec, load_model, model_folders
+from medssl.tasks.model_file import ModelSpec, load_model, model_folders, weights_hash
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class LoadedRun:
         spec: What the model needs and gives.
         patients: Patients that each network learned from, empty where its run.json is not there.
         device: Where they compute.
+        weights: SHA-256 of the weights of each network.
+        pretrained_on: Patients that a pretraining learned from before; empty where weights were random, None where
+            nobody knows.
     """
 
     name: str
@@ -31,6 +34,8 @@ class LoadedRun:
     spec: ModelSpec
     patients: tuple[frozenset[str], ...]
     device: str
+    weights: tuple[str, ...]
+    pretrained_on: frozenset[str] | None
 
     @property
     def trained_on(self) -> frozenset[str]:
@@ -53,8 +58,11 @@ def load_run(run: Path, options: PredictOptions) -> LoadedRun:
         raise ConfigError([f"{run}: its folds differ in preprocessing, window or classes, so they make no ensemble"])
     spec = replace(first, mirror_axes=_mirrored(first, options.mirror))
     networks = tuple(network.to(device) for network, _ in loaded)
-    patients = tuple(frozenset(_trained_on(folder)) for folder in folders)
-    return LoadedRun(Path(run).resolve().name, networks, spec, patients, device)
+    known = [_patients(folder) for folder in folders]
+    patients = tuple(frozenset(of_folder.get("train") or ()) for of_folder in known)
+    pretrained_on = _pretrained_on(spec, known[0].get("pretraining"))
+    weights = tuple(weights_hash(folder) for folder in folders)
+    return LoadedRun(Path(run).resolve().name, networks, spec, patients, device, weights, pretrained_on)
 
 
 def check_fits(spec: ModelSpec, cache: Cache) -> None:
@@ -90,12 +98,18 @@ def _mirrored(spec: ModelSpec, mirror: Literal["model", "on", "off"]) -> tuple[i
     return tuple(range(spec.network.spatial_dims)) if mirror == "on" else ()
 
 
-def _trained_on(folder: Path) -> list[str]:
-    """Patients in run.json; a model that was copied without it says nothing."""
+def _patients(folder: Path) -> dict[str, list[str] | None]:
+    """Entry `patients` of run.json; a model that was copied without it says nothing."""
     path = folder / "run.json"
     if not path.is_file():
-        return []
-    return list(json.loads(path.read_text(encoding="utf-8")).get("patients", {}).get("train", []))
+        return {}
+    return dict(json.loads(path.read_text(encoding="utf-8")).get("patients", {}))
+
+
+def _pretrained_on(spec: ModelSpec, patients: list[str] | None) -> frozenset[str] | None:
+    if spec.provenance.get("init") is None:
+        return frozenset()
+    return None if patients is None else frozenset(patients)
 
 
 def _device(wanted: Literal["auto", "cpu", "cuda"]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,9 @@ from scipy import stats
 
 from medssl.evaluation.class_metrics import auroc, balanced_accuracy, quadratic_kappa
 from medssl.evaluation.rankings import holm, paired_p_value, rank_methods, told
-from medssl.evaluation.statistics import Interval, t_interval
+from medssl.evaluation.statistics import comparable_dice, crossed_interval, t_interval
 from medssl.evaluation.study_plan import Metric
 from medssl.imaging.errors import ConfigError
-
-_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,12 @@ def compare_arms(rows: Sequence[NetworkScores], reference: str, metric: Metric) 
                 "differences": found,
             }
         )
-    return {"metric": metric, "reference": reference, "points": points, "ranking": _ranking(rows, arms, measure)}
+    return {
+        "metric": metric,
+        "reference": reference,
+        "points": points,
+        "ranking": _ranking(rows, arms, measure, metric),
+    }
 
 
 def _mean_dice(tested: NetworkScores, drawn: npt.NDArray[np.int64]) -> float:
@@ -106,57 +109,64 @@ def _compare(
     ours: Mapping[int, NetworkScores], theirs: Mapping[int, NetworkScores], measure: Measure, metric: Metric
 ) -> dict[str, Any]:
     seeds = sorted(set(ours) & set(theirs))
-    pairs = [(ours[seed], theirs[seed]) for seed in seeds]
-    every = [np.arange(len(a.cases)) for a, _ in pairs]
-    by_seed = [measure(a, i) - measure(b, i) for (a, b), i in zip(pairs, every, strict=True)]
+    pairs = [_comparable([ours[seed], theirs[seed]], metric) for seed in seeds]
+
+    counted = np.flatnonzero(np.any([_known(a) for a, _ in pairs], axis=0))
+
+    def differences(drawn: npt.NDArray[np.int64]) -> list[float]:
+        return [measure(a, counted[drawn]) - measure(b, counted[drawn]) for a, b in pairs]
+
+    patients = [pairs[0][0].patients[position] for position in counted]
+    by_seed = differences(np.arange(len(counted)))
     return {
         "seeds": seeds,
         "seed_differences": [_plain(value) for value in by_seed],
         "over_seeds": t_interval(by_seed).to_json(),
-        "over_seeds_and_patients": _crossed(pairs, measure).to_json(),
+        "over_seeds_and_patients": crossed_interval(differences, patients).to_json(),
         "p_value": _p_value(pairs, by_seed, metric),
     }
 
 
-def _crossed(pairs: Sequence[tuple[NetworkScores, NetworkScores]], measure: Measure) -> Interval:
-    """Seeds and patients resampled, each on its own (Owen 2007, https://doi.org/10.1214/07-AOAS122), percentile."""
-    if not pairs:
-        return Interval(math.nan, math.nan, math.nan, "none: no pair of seeds", 0, 0)
-    patients = np.array(pairs[0][0].patients)
-    members = [np.flatnonzero(patients == name) for name in dict.fromkeys(patients.tolist())]
-    whole = np.arange(len(patients))
-    estimate = float(np.mean([measure(a, whole) - measure(b, whole) for a, b in pairs]))
-    if len(pairs) < 2 or len(members) < 2:
-        reason = "none: fewer than two seeds or patients"
-        return Interval(estimate, math.nan, math.nan, reason, len(patients), len(members))
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(_RESAMPLES):
-        cases = np.concatenate([members[m] for m in rng.integers(len(members), size=len(members))])
-        by_seed = [measure(a, cases) - measure(b, cases) for a, b in pairs]
-        drawn.append(float(np.mean([by_seed[s] for s in rng.integers(len(pairs), size=len(pairs))])))
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    method = "bootstrap over seeds and patients"
-    return Interval(estimate, float(low), float(high), method, len(patients), len(members))
+def _comparable(tested: Sequence[NetworkScores], metric: Metric) -> list[NetworkScores]:
+    """The same with Dice 1 where one rightly left empty what another invented."""
+    if metric != "dice":
+        return list(tested)
+    dice = comparable_dice([one.values for one in tested])
+    return [replace(one, values=values) for one, values in zip(tested, dice, strict=True)]
 
 
-def _p_value(pairs: Sequence[tuple[NetworkScores, NetworkScores]], by_seed: Sequence[float], metric: Metric) -> float:
-    """Of Dice: swaps of the patients' mean differences. Of a number of all cases: Student's t of the seeds."""
+def _known(tested: NetworkScores) -> npt.NDArray[np.bool_]:
+    """(n,) cases that say something: all but those whose Dice is NaN."""
+    if tested.truth is not None:
+        return np.ones(len(tested.cases), dtype=bool)
+    return np.isfinite(tested.values)
+
+
+def _p_value(pairs: Sequence[Sequence[NetworkScores]], by_seed: Sequence[float], metric: Metric) -> float:
+    """Of Dice: swaps of what patients bring to the difference. Of a number of all cases: Student's t of the seeds."""
+    if not np.isfinite(by_seed).all():
+        return math.nan
     if metric == "dice" and pairs:
-        mean = np.nanmean([a.values - b.values for a, b in pairs], axis=0)
-        return paired_p_value(mean.tolist(), pairs[0][0].patients)
+        dice = np.array([a.values - b.values for a, b in pairs])  # (seeds, cases)
+        known = np.isfinite(dice)
+        brought = np.nansum(dice / known.sum(1, keepdims=True), axis=0)
+        return paired_p_value(np.where(known.any(0), brought, np.nan).tolist(), pairs[0][0].patients)
     if len(by_seed) < 2 or np.ptp(by_seed) == 0:
         return math.nan
     return float(stats.ttest_1samp(by_seed, 0).pvalue)
 
 
-def _ranking(rows: Sequence[NetworkScores], arms: Sequence[str], measure: Measure) -> dict[str, Any] | None:
+def _ranking(
+    rows: Sequence[NetworkScores], arms: Sequence[str], measure: Measure, metric: Metric
+) -> dict[str, Any] | None:
     """Ranks over the pairs of labels and seed that every arm has."""
-    table = {(r.arm, r.labels, r.seed): measure(r, np.arange(len(r.cases))) for r in rows}
+    table = {(r.arm, r.labels, r.seed): r for r in rows}
     blocks = [key for key in dict.fromkeys(k[1:] for k in table) if all((arm, *key) in table for arm in arms)]
     if len(arms) < 2 or not blocks:
         return None
-    return rank_methods({arm: [table[(arm, *key)] for key in blocks] for arm in arms}).to_json()
+    ranked = [_comparable([table[(arm, *key)] for arm in arms], metric) for key in blocks]
+    found = [[measure(one, np.arange(len(one.cases))) for one in block] for block in ranked]
+    return rank_methods({arm: [block[n] for block in found] for n, arm in enumerate(arms)}).to_json()
 
 
 def _check(rows: Sequence[NetworkScores]) -> None:

@@ -1,8 +1,9 @@
 """Results of single cases, and what they say together: means with intervals over patients, and paired differences."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from medssl.evaluation.lesions import CaseLesions, lesion_rows, summarise_lesions
 from medssl.evaluation.metrics import ClassScore
-from medssl.evaluation.statistics import Interval, mean_interval, paired_difference
+from medssl.evaluation.statistics import Interval, comparable_dice, mean_interval, paired_difference
 from medssl.evaluation.subgroups import CONVENTION, by_group
 
 CONVENTIONS = (
@@ -19,6 +20,9 @@ CONVENTIONS = (
     "the means, and counted as both empty.",
     "A class missed altogether, or predicted where there is none, has Dice 0 and surface Dice 0; its distance is not "
     "defined, left out of the mean distance, and counted.",
+    "Differences are paired, case by case, and of Dice alone: what one arm rightly leaves empty and the other invents "
+    "counts 1 against 0 there; what both leave empty stays out. So a difference need not be that of the means. "
+    "Distances have no such best value and are not compared in pairs.",
     "Ignored voxels count nowhere.",
     CONVENTION,
     "Intervals: 95 %, BCa bootstrap over patients; all cases of a patient are drawn together.",
@@ -134,23 +138,25 @@ def _agreement(differences: Sequence[float], patients: Sequence[str]) -> dict[st
 
 
 def differences(ours: Sequence[CaseResult], theirs: Sequence[CaseResult]) -> dict[str, Any]:
-    """Paired differences of Dice, ours minus theirs, over the cases that both have; JSON-able."""
+    """Paired differences of Dice, ours minus theirs, over the cases that both have (`comparable_dice`); JSON-able."""
     other = {result.case: result for result in theirs}
     pairs = [(result, other[result.case]) for result in ours if result.case in other]
     patients = [result.patient for result, _ in pairs]
     names = list(pairs[0][0].scores) if pairs else []
+
+    def difference(dice: Callable[[CaseResult], float]) -> dict[str, Any]:
+        first, second = comparable_dice([[dice(one[arm]) for one in pairs] for arm in (0, 1)]).tolist()
+        return paired_difference(first, second, patients).to_json()
+
     return {
         "cases": len(pairs),
-        "mean_dice": paired_difference(
-            [a.mean_dice for a, _ in pairs], [b.mean_dice for _, b in pairs], patients
-        ).to_json(),
-        "classes": {
-            name: paired_difference(
-                [a.scores[name].dice for a, _ in pairs], [b.scores[name].dice for _, b in pairs], patients
-            ).to_json()
-            for name in names
-        },
+        "mean_dice": difference(lambda result: result.mean_dice),
+        "classes": {name: difference(partial(_dice, name)) for name in names},
     }
+
+
+def _dice(name: str, result: CaseResult) -> float:
+    return result.scores[name].dice
 
 
 def best_median_worst(results: Sequence[CaseResult]) -> dict[str, CaseResult]:

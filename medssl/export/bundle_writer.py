@@ -25,6 +25,7 @@ from medssl.export.onnx import OPSET, OUTPUTS, write_onnx
 from medssl.export.operating_point import operating_point
 from medssl.export.options import CardOptions, ConfidenceOptions, OperationOptions, ParityOptions
 from medssl.export.parity import BATCHES, Parity, measure_parity, torch_function
+from medssl.export.pretraining import ENOUGH, Pretraining
 from medssl.export.trained import Trained, spread
 from medssl.imaging.errors import BundleError
 from medssl.imaging.files import atomic_folder, atomic_path, write_json, write_text
@@ -55,6 +56,7 @@ class Request:
         patients: Patients that each network learned from, empty sets where nobody knows.
         reference: Original label map of a case, as `evaluate` reads it.
         series: What a series of a study must be to serve as each channel.
+        pretrained_on: Patients that a pretraining learned from before; None where nobody knows.
     """
 
     networks: Sequence[nn.Module]
@@ -68,10 +70,12 @@ class Request:
     patients: Sequence[frozenset[str]]
     reference: Callable[[Cache, CachedCase], Volume]
     series: tuple[SeriesRule, ...] = ()
+    pretrained_on: frozenset[str] | None = None
 
     def trained(self) -> Trained:
         """The networks with what they learned from."""
-        return Trained(self.networks, self.patients, self.spec, self.cache, self.reference)
+        pretraining = Pretraining(self.pretrained_on, max(ENOUGH, self.confidence.interval_patients))
+        return Trained(self.networks, self.patients, self.spec, self.cache, self.reference, pretraining)
 
 
 def write_bundle(out: Path, request: Request) -> Parity:

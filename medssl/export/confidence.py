@@ -10,8 +10,9 @@ import torch
 
 from medssl.data.cache import CachedCase
 from medssl.export.calibration import LogitSample, fit_temperature, fit_window_temperature, volume_errors
-from medssl.export.gate import measured_gate
+from medssl.export.gate import gate_lacks, measured_gate
 from medssl.export.options import ConfidenceOptions, OperationOptions
+from medssl.export.pretraining import HeldOut
 from medssl.export.trained import Trained, spread
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.preprocess import restore_label
@@ -48,18 +49,56 @@ def measure_confidence(trained: Trained, options: ConfidenceOptions, operation: 
     if not options.measure:
         return Confidence()
     held = spread(trained.held_out(), options.cases)
-    near = spread(trained.unseen_by_first(), options.cases)
     seen = spread(trained.seen(), options.training_images)
-    cases, features = [], []
-    with Progress("confidence", len(held) + len(near) + len(seen)) as progress:
-        for case, unseen in held:
-            cases.append(_held_out_case(trained, case, unseen, operation))
-            progress.advance(note=case.case)
+    near = spread(trained.unseen_by_first(), options.cases)
+    temperature, calibration, intervals = _held_out_numbers(trained, held, seen, options, operation)
+    gate, embeddings = _gate(trained, seen, near, options)
+    return Confidence(temperature, calibration, intervals, gate, embeddings)
+
+
+def _held_out_numbers(
+    trained: Trained,
+    held: Sequence[HeldOut],
+    training: Sequence[CachedCase],
+    options: ConfidenceOptions,
+    operation: OperationOptions,
+) -> tuple[float, dict[str, Any], dict[str, Any]]:
+    """Temperature, and what is said of it and of volumes; nothing is predicted where both lack patients."""
+    segmentation, patients = trained.spec.task == "segmentation", len({case.patient for case, _ in held})
+    no_temperature = _lacking(3 if segmentation else 10, patients)
+    no_interval = _lacking(options.interval_patients, patients)
+    cases = []
+    if not no_temperature or (segmentation and not no_interval):
+        with Progress("confidence", len(held)) as progress:
+            for case, unseen in held:
+                cases.append(_held_out_case(trained, case, unseen, operation))
+                progress.advance(note=case.case)
+    said = trained.measured_by([case for case, _ in held])
+    temperature, calibration = _temperature(cases, trained, said) if not no_temperature else (1.0, no_temperature)
+    if not segmentation:
+        return temperature, calibration, {}
+    return temperature, calibration, no_interval or _intervals(cases, training, trained, options, said)
+
+
+def _lacking(least: int, patients: int) -> dict[str, Any]:
+    """The entry of what cannot be measured on so few patients; empty where they are enough."""
+    if patients >= least:
+        return {}
+    return {"missing": f"needs {least} patients held out of the training, there are {patients}"}
+
+
+def _gate(
+    trained: Trained, seen: Sequence[CachedCase], near: Sequence[CachedCase], options: ConfidenceOptions
+) -> tuple[dict[str, Any], Gate | None]:
+    """The gate and its entry; no image is looked at where they are too few."""
+    if lacks := gate_lacks(len(seen), len({case.patient for case in near})):
+        return {"missing": lacks}, None
+    features = []
+    with Progress("gate", len(seen) + len(near)) as progress:
         for case in [*seen, *near]:
             features.append(image_features(trained, trained.cache.image(case)))
             progress.advance(note=case.case)
-    temperature, calibration = _temperature(cases, trained)
-    gate, embeddings = measured_gate(
+    entry, gate = measured_gate(
         np.array(features[: len(seen)], dtype=np.float32),
         [(case.patient, one) for case, one in zip(near, features[len(seen) :], strict=True)],
         lambda image: image_features(trained, image),
@@ -67,7 +106,8 @@ def measure_confidence(trained: Trained, options: ConfidenceOptions, operation: 
         trained.spec,
         options,
     )
-    return Confidence(temperature, calibration, _intervals(cases, seen, trained, options), gate, embeddings)
+    said = trained.pretraining.said(near)
+    return {**entry, **({"measured_by": said[0]} if said else {})}, gate
 
 
 @dataclass(frozen=True)
@@ -153,36 +193,28 @@ def volumes_ml(label: Volume, spec: ModelSpec, counts: npt.NDArray[np.bool_]) ->
     return {item.value: float(voxels[item.value]) * label.geometry.voxel_ml for item in spec.labels}
 
 
-def _temperature(cases: Sequence[_Case], trained: Trained) -> tuple[float, dict[str, Any]]:
+def _temperature(cases: Sequence[_Case], trained: Trained, said: str) -> tuple[float, dict[str, Any]]:
     fit = fit_temperature if trained.spec.task == "segmentation" else fit_window_temperature
-    least = 3 if trained.spec.task == "segmentation" else 10
-    patients = len({case.patient for case in cases})
-    if patients < least:
-        return 1.0, {"missing": f"needs {least} patients held out of the training, there are {patients}"}
     temperature, numbers = fit([case.sample for case in cases], trained.spec.activation)
     if "missing" in numbers:
         return temperature, numbers
-    return temperature, {**numbers, "cases": len(cases), "patients": patients, "measured_by": trained.measured_by()}
+    patients = len({case.patient for case in cases})
+    return temperature, {**numbers, "cases": len(cases), "patients": patients, "measured_by": said}
 
 
 def _intervals(
-    cases: Sequence[_Case], training: Sequence[CachedCase], trained: Trained, options: ConfidenceOptions
+    cases: Sequence[_Case], training: Sequence[CachedCase], trained: Trained, options: ConfidenceOptions, said: str
 ) -> dict[str, Any]:
     """Split-conformal intervals: the error that as many patients held out stay below as is promised.
 
     The largest error of a patient's cases counts, so that cases of one patient need not be independent.
     """
-    if trained.spec.task != "segmentation":
-        return {}
     known = [(case.patient, *case.volumes_ml) for case in cases if case.volumes_ml is not None]
     if len(known) < len(cases):
         there = f"{len(known)} of {len(cases)} cases held out have their original label where it was when prepared"
         return {"missing": f"{there}; volumes are compared with those of all or not at all"}
     patients = len({patient for patient, _, _ in known})
-    rank = int(np.ceil((patients + 1) * options.coverage))
-    if rank > patients:
-        least = int(np.ceil(options.coverage / (1 - options.coverage) - 1e-9))
-        return {"missing": f"needs {least} patients held out of the training, there are {patients}"}
+    rank = int(np.ceil((patients + 1) * options.coverage - 1e-9))
     usual = _usual_ml(trained, training)
     labels = {}
     for value in usual:
@@ -195,7 +227,7 @@ def _intervals(
         "meaning": (
             f"of patients like those of the validation, at least {options.coverage:.0%} have the volume that an expert "
             "would draw within the interval, for each structure by itself; nothing is said of other patients; "
-            f"{trained.measured_by()}"
+            f"{said}"
         ),
         "labels": labels,
     }

@@ -22,6 +22,14 @@ _KEPT = 0.6
 _AXES = {"R": "left-right", "L": "left-right", "A": "front-back", "P": "front-back", "S": "up-down", "I": "up-down"}
 
 
+def gate_lacks(training: int, patients: int) -> str:
+    """What a gate lacks with so many images of the training and patients held out; empty where they are enough."""
+    if training >= _LEAST_TRAINING and patients >= _LEAST_HELD_OUT:
+        return ""
+    due = f"{_LEAST_TRAINING} images of the training and {_LEAST_HELD_OUT} patients held out"
+    return f"needs {due}, there are {training} and {patients}"
+
+
 def measured_gate(
     training: _Float,
     held_out: Sequence[tuple[str, _Float]],
@@ -29,8 +37,8 @@ def measured_gate(
     images: Sequence[_Float],
     spec: ModelSpec,
     options: ConfidenceOptions,
-) -> tuple[dict[str, Any], Gate | None]:
-    """Entry of bundle.json and the gate; without a gate the entry says what it lacks.
+) -> tuple[dict[str, Any], Gate]:
+    """Entry of bundle.json and the gate; the images must be enough (`gate_lacks`).
 
     Args:
         training: (N, F) features of images the encoder learned from.
@@ -44,12 +52,6 @@ def measured_gate(
         ConfigError: A folder of other images holds none that can be prepared.
     """
     patients = len({patient for patient, _ in held_out})
-    if len(training) < _LEAST_TRAINING or patients < _LEAST_HELD_OUT:
-        missing = (
-            f"needs {_LEAST_TRAINING} images of the training and {_LEAST_HELD_OUT} patients held out, there are "
-            f"{len(training)} and {patients}"
-        )
-        return {"missing": missing}, None
     gate = Gate.fit(training, options.neighbours)
     usual = np.array([gate.distance(one) for _, one in held_out])
     farthest: dict[str, float] = {}

@@ -51,11 +51,12 @@ def _does(bundle: BundleSpec) -> list[str]:
     if bundle.classes:
         lines += ["", f"Classes: {', '.join(bundle.classes)}."]
     if point := bundle.operating_point:
+        chosen = "" if point["rule"] == "given" else ", the ones it was chosen on"
         lines += [
             "",
             f"`{point['class']}` is called from a probability of {point['threshold']:.4g} on ({point['rule']}): "
             f"sensitivity {point['sensitivity']:.3f}, specificity {point['specificity']:.3f} on "
-            f"{point['measured_on']}, the ones it was chosen on; {point['measured_by']}.",
+            f"{point['measured_on']}{chosen}; {point['measured_by']}.",
         ]
     return lines
 
@@ -136,10 +137,11 @@ def _confidence(bundle: BundleSpec) -> list[str]:
         lines.append(f"- Volumes carry no interval ({interval.get('missing', 'not measured')}).")
     if "threshold" not in gate:
         return [*lines, f"- Images unlike the training's are not told ({gate.get('missing', 'not measured')})."]
+    seen = f" ({gate['measured_by']})" if "measured_by" in gate else ""
     lines.append(
         f"- Images farther from {gate['training_images']} images of the training than {gate['quantile']:.0%} of "
-        f"{gate['held_out_patients']} patients held out ({gate['held_out_images']} images) are flagged. How well that "
-        "tells images that are nearly like them:"
+        f"{gate['held_out_patients']} patients held out ({gate['held_out_images']} images) are flagged{seen}. How well "
+        "that tells images that are nearly like them:"
     )
     lines += ["", "| kind | images | AUROC | flagged |", "| --- | --- | --- | --- |"]
     lines += [f"| {name} | {m['images']} | {m['auroc']:.3f} | {m['flagged']:.0%} |" for name, m in gate["near"].items()]

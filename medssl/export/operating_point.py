@@ -57,7 +57,7 @@ def operating_point(
         "sensitivity": float(called[positive].mean()),
         "specificity": float((~called[~positive]).mean()),
         "measured_on": f"{len(held)} validation cases of {len({case.patient for case, _ in held})} patients",
-        "measured_by": trained.measured_by(),
+        "measured_by": trained.measured_by([case for case, _ in held]),
     }
 
 

@@ -1,5 +1,6 @@
 """How a run becomes a bundle; torch-free, so that help is at once."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -149,6 +150,11 @@ class ConfidenceOptions:
         ]
         if problems:
             raise ConfigError(problems)
+
+    @property
+    def interval_patients(self) -> int:
+        """Patients held out that intervals of this coverage need."""
+        return math.ceil(self.coverage / (1 - self.coverage) - 1e-9)
 
 
 @dataclass

@@ -136,6 +136,15 @@ def load_model(folder: Path) -> tuple[Network, ModelSpec]:
     return network.eval().requires_grad_(False), spec
 
 
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of the weights that `load_model` loads.
+
+    Raises:
+        CheckpointError: No model there, or a damaged one.
+    """
+    return _read(Path(folder) / "model.json")[1]
+
+
 def model_folders(run: Path) -> tuple[Path, ...]:
     """Folders of a run's models: the run itself, or its folds in order.
 

@@ -24,6 +24,7 @@ from medssl.tasks.segmentation import SegmentationTask
 from medssl.training.finetune_settings import Settings, network_spec, transfer_notes
 from medssl.training.loop import parts_of
 from medssl.training.optimizers import ParameterGroup, parameter_groups
+from medssl.training.run_folder import encoder_patients
 from medssl.training.shares import Share, make_shares
 
 
@@ -149,6 +150,7 @@ def describe(tuning: Finetuning, job: Job) -> dict[str, Any]:
         "patients": {
             "train": sorted({case.patient for case in job.share.train}),
             "validation": sorted({case.patient for case in job.share.validation}),
+            "pretraining": encoder_patients(tuning.settings.init),
         },
     }
 

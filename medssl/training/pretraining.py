@@ -24,7 +24,7 @@ from medssl.training.preflight import measure
 from medssl.training.pretrain_checks import Problems, contradictions, try_out
 from medssl.training.pretrain_job import Pretraining, Settings
 from medssl.training.pretrain_sources import Source, make_sources
-from medssl.training.run_folder import RunFolder
+from medssl.training.run_folder import RunFolder, encoder_patients
 from medssl.training.state import checkpoint_bytes
 
 _CHECKPOINTS = 3  # the old one, the new one while it is written, and the encoder
@@ -134,6 +134,7 @@ def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:
         "seed": job.settings.train.seed,
         "data_sha256": "+".join(source.cache.data_sha256 for source in job.sources),
         "init": None if job.report is None else job.report.to_json(),
+        "patients": {"pretraining": _patients(job)},
     }
     resumable = {"data", "also.data", "method.init_args.steps", *(f"train.{name}" for name in RESUMABLE)}
     run.start(description, resumable, resume)
@@ -146,6 +147,13 @@ def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:
             write_encoders(job, run, result)
             run.update(step=result.step)
     return result
+
+
+def _patients(job: Pretraining) -> list[str] | None:
+    """Those that the encoder has learned from when the run ends; None where nobody knows whom the first one knew."""
+    earlier = encoder_patients(job.settings.init)
+    own = {case.patient for source in job.sources for case in source.cases}
+    return None if earlier is None else sorted(own.union(earlier))
 
 
 def _health(job: Pretraining, run: RunFolder) -> Callable[[nn.Module, int], dict[str, float]]:

@@ -155,3 +155,21 @@ def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
     for name, value in content.items():
         found.update(_flat(value, f"{prefix}.{name}" if prefix else str(name)))
     return found
+
+
+def encoder_patients(encoder: Path | None) -> list[str] | None:
+    """Patients that the pretraining of an encoder file learned from, as the run.json beside it says.
+
+    Args:
+        encoder: The file; None = random weights, which know nobody.
+
+    Returns:
+        None where nobody knows: a file of others, or one that lies without its run.
+    """
+    if encoder is None:
+        return []
+    try:
+        patients = json.loads((encoder.parent / "run.json").read_text(encoding="utf-8"))["patients"]["pretraining"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if patients is None else [str(patient) for patient in patients]

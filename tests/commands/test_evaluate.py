@@ -17,9 +17,10 @@ from medssl.__main__ import main
 from medssl.commands.evaluate import evaluate
 from medssl.commands.parsing import parse_verb
 from medssl.data.cache import Cache
-from medssl.evaluation.options import LesionOptions, MeasureOptions, PredictOptions
+from medssl.evaluation.options import FrozenOptions, LesionOptions, MeasureOptions, PredictOptions
 from medssl.evaluation.report.application import write_application_report
 from medssl.imaging.errors import CacheError, ConfigError, ImageError, MedsslError
+from medssl.imaging.files import sha256
 
 _CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "evaluate").glob("*.yaml"))
 
@@ -50,6 +51,7 @@ def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path, brows
     results = check_results(out / "results.json")
     assert list(results["arms"]) == ["ours", "scratch", "threshold rule"]
     assert results["networks"] == {"ours": 1, "scratch": 1}
+    assert results["weights"] == {arm: [sha256(tmp_path / arm / "model.safetensors")] for arm in ("ours", "scratch")}
     assert results["arms"]["threshold rule"]["mean_dice"]["estimate"] == 1.0
     ours = results["arms"]["ours"]["mean_dice"]["estimate"]
     assert ours < 0.5, "untrained"
@@ -177,6 +179,27 @@ def test_refusals_write_nothing(cache: Cache, flat_cache: Cache, tmp_path: Path)
     out.mkdir()
     with pytest.raises(ConfigError, match="exists already"):
         evaluate(run, cache.path, out)
+
+
+def test_options_that_would_do_nothing_are_refused_together(cache: Cache, flat_cache: Cache, tmp_path: Path) -> None:
+    frozen, out = FrozenOptions(draws=2), tmp_path / "out"
+    run, measure, lesions = (
+        make_run(tmp_path / "run", cache),
+        MeasureOptions(class_order=("a",)),
+        LesionOptions(overlap=0.3),
+    )
+    with pytest.raises(ConfigError) as caught:
+        evaluate(run, cache.path, out, measure=measure, lesions=lesions, frozen=frozen)
+    told = [problem.split(": ", 1)[1].split(" ")[0] for problem in caught.value.problems]
+    assert told == ["frozen", "measure.class_order", "lesions"]
+    with pytest.raises(ConfigError) as caught:
+        evaluate(
+            make_run(tmp_path / "classes", flat_cache, "classifier"), flat_cache.path, out,
+            predict=PredictOptions(batch_size=4), measure=MeasureOptions(tolerance_mm=2), frozen=frozen,
+        )  # fmt: skip
+    told = [problem.split(": ", 1)[1].split(" ")[0] for problem in caught.value.problems]
+    assert told == ["frozen", "predict.batch_size", "measure.tolerance_mm"]
+    assert not out.exists()
 
 
 def test_options_out_of_range_are_told_together() -> None:

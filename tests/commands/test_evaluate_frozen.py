@@ -129,6 +129,12 @@ def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: 
     told = capsys.readouterr().err
     assert "it is judged on split test, options are chosen on val: leave split val out" in told
     assert "lesions.labels are for a segmentation" in told
+    idle = ("--predict.mirror=on", "--measure.tolerance_mm=2", "--measure.class_order=[a, b]")
+    assert _evaluate(run, cache, out, *idle) == 2
+    told = capsys.readouterr().err
+    assert "predict is for a fine-tuned run" in told
+    assert "measure.tolerance_mm is for a segmentation" in told
+    assert "measure.class_order is for a classification" in told
     assert _evaluate(run, cache, out, "--frozen.draws=0", "--frozen.bags=patient", "--frozen.target=structures") == 2
     told = capsys.readouterr().err
     assert "frozen.draws" in told

@@ -1,6 +1,7 @@
 """From a run to a bundle that the clinic's own code accepts, and every reason not to make one."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -170,6 +171,32 @@ def test_refusals(cache: Cache, flat_cache: Cache, tmp_path: Path) -> None:
         ParityOptions(cases=0, min_dice=0.5, max_logit_difference=1)
     assert len(caught.value.problems) == 3
     assert verb.POSITIONAL == ("run",)
+
+
+def test_the_card_shows_no_results_of_another_network(
+    cache: Cache, made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before anything is computed; results from before weights were told are known by name."""
+    monkeypatch.setattr(bundle_writer, "write_bundle", lambda *_: pytest.fail("nothing is to be made"))
+    theirs = made[0] / "evaluation"
+    run, folder = make_run(tmp_path / "run", cache, "vit", seed=1), tmp_path / "results"
+    content = json.loads((theirs / "results.json").read_text())
+    for given, why in (
+        (content, "of 'run' with other weights than 'run' has now"),
+        ({**content, "weights": {}, "arm": "other"}, "it is of 'other', this is 'run'"),
+        ({**content, "task": "classification"}, "it is of a classification, run is one for segmentation"),
+        ({**content, "task": "frozen"}, "it judges an encoder as it is"),
+        ([1, 2], "cannot be used"),
+    ):
+        folder.mkdir(exist_ok=True)
+        (folder / "results.json").write_text(json.dumps(given))
+        with pytest.raises(CheckpointError, match=why):
+            export(run, tmp_path / "bundle", data=cache.path, evaluation=folder)
+    shutil.move(folder, run / "evaluation")
+    (run / "evaluation" / "results.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="other weights"):
+        export(run, tmp_path / "bundle", data=cache.path)
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.parametrize("path", _CONFIGS, ids=lambda path: path.stem)

@@ -36,15 +36,19 @@ def _row(text: str, digits: str) -> tuple[np.ndarray, np.ndarray]:
         ("..xxx....", "001110000", [0.0], []),  # not above the threshold
         ("xx.....xx", "330000066", [0.3, 0.6], []),
         ("xxxxxxxx.", "970850000", [0.9], []),  # two candidates on one lesion: the second counts nowhere
+        ("xxxxxxxx.", "555500900", [0.5], []),  # but is the case's highest, where the larger one was paired
         ("xxx.xxx..", "555955500", [0.9, 0.0], []),  # one candidate on two lesions finds one
         (".........", "009000000", [], [0.9]),
         (".........", "000000000", [], []),
     ],
 )
 def test_hand_drawn_lines(text: str, digits: str, found: list[float], false: list[float]):
-    case = find_lesions(*_row(text, digits), _IOU)
+    probability, reference = _row(text, digits)
+    case = find_lesions(probability, reference, _IOU)
     np.testing.assert_allclose(case.found, found, rtol=1e-6)
     np.testing.assert_allclose(case.false, false, rtol=1e-6)
+    above = probability[probability > _IOU.threshold]
+    assert case.highest == pytest.approx(above.max(initial=0)), "of all candidates"
 
 
 def test_the_rule_of_matching_decides():
@@ -94,12 +98,16 @@ def test_the_pairs_are_the_best_of_all(seed: int):
     assert sorted(case.false) == pytest.approx(sorted(s for a, s in enumerate(scores) if not iou[a].any()))
 
 
+def _case(found: list[float], false: list[float]) -> CaseLesions:
+    return CaseLesions(np.array(found), np.array(false), max([0.0, *found, *false]))
+
+
 def _cohort(seed: int, missed: float = 0.3) -> list[CaseLesions]:
     rng = np.random.default_rng(seed)
     cases = []
     for _ in range(9):
         found = rng.uniform(0.1, 1, rng.integers(4)).round(1) * (rng.uniform(size=1) > missed)
-        cases.append(CaseLesions(found, rng.uniform(0.1, 1, rng.integers(6)).round(1)))
+        cases.append(_case(found.tolist(), rng.uniform(0.1, 1, rng.integers(6)).round(1).tolist()))
     return cases
 
 
@@ -117,16 +125,18 @@ def test_the_curve_is_that_of_monai_and_the_precision_that_of_scikit_learn(seed:
 
 def test_closed_forms():
     """Two lesions found at 0.9 and 0.5, one missed, false alarms at 0.7 and 0.3, in two cases."""
-    cases = [CaseLesions(np.array([0.9, 0.0]), np.array([0.7])), CaseLesions(np.array([0.5]), np.array([0.3]))]
+    cases = [_case([0.9, 0.0], [0.7]), _case([0.5], [0.3])]
     assert average_precision(cases) == pytest.approx((1 + 2 / 3) / 3)
     np.testing.assert_allclose(sensitivities(cases, (0.1, 0.5, 0.75, 1, 8)), np.array([1, 2, 2, 2, 2]) / 3)
     assert np.isnan(case_auroc(cases))
-    healthy = CaseLesions(np.array([]), np.array([0.6]))
+    healthy = _case([], [0.6])
     assert case_auroc([*cases, healthy]) == 0.5
-    nothing = [CaseLesions(np.array([]), np.array([]))]
+    second = find_lesions(*_row("xxxxxxxx.", "555500900"), _IOU)
+    assert case_auroc([second, healthy]) == 1.0, "0.9 against 0.6, though the lesion was found at 0.5"
+    nothing = [_case([], [])]
     assert np.isnan(average_precision(nothing))
     assert np.isnan(sensitivities(nothing)).all()
-    silent = [CaseLesions(np.zeros(2), np.array([]))]
+    silent = [_case([0.0, 0.0], [])]
     assert (average_precision(silent), *sensitivities(silent, (1.0,))) == (0.0, 0.0)
 
 
@@ -137,7 +147,7 @@ def test_patients_are_drawn_and_what_is_not_defined_is_null():
     assert found["froc"]["estimate"] == pytest.approx(np.mean([v["estimate"] for v in found["sensitivity"].values()]))
     assert list(found["sensitivity"]) == ["0.125", "0.25", "0.5", "1", "2", "4", "8"]
     assert found["lesions"] == sum(len(case.found) for case in cases)
-    empty = summarise_lesions([CaseLesions(np.array([]), np.array([0.4]))] * 2, ["a", "b"], resamples=100)
+    empty = summarise_lesions([_case([], [0.4])] * 2, ["a", "b"], resamples=100)
     assert empty["average_precision"]["estimate"] is None
     assert empty["case_auroc"]["low"] is None
 

@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from crossed_coverage import PATIENT_EFFECTS, coverage
 from scipy import stats
 
 from medssl.evaluation.statistics import (
+    crossed_interval,
     mean_interval,
     paired_difference,
     statistic_interval,
@@ -102,3 +104,23 @@ def test_t_interval_closed_form() -> None:
     assert (got.low, got.high) == (pytest.approx(3 - half), pytest.approx(3 + half))
     assert math.isnan(t_interval([1.0]).low)
     assert math.isnan(t_interval([]).estimate)
+
+
+@pytest.mark.parametrize("patient_effect", PATIENT_EFFECTS)
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_interval_over_seeds_and_patients_covers_what_it_says(seeds: int, patient_effect: str) -> None:
+    """300 studies of 26 patients; the binomial error of the share is 1.3 %. A bootstrap holds 83 % with three seeds."""
+    assert coverage(seeds, 26, 1.0, patient_effect, 300) >= 0.93
+
+
+def test_over_seeds_and_patients_closed_form_and_where_there_is_none() -> None:
+    values = np.array([[1.0, 2.0, 3.0, 6.0], [2.0, 2.0, 4.0, 8.0]])
+    got = crossed_interval(lambda drawn: values[:, drawn].mean(1).tolist(), "abcd")
+    of_seeds, of_patients = 12.7062047 * 0.5, 3.1824463 * values.mean(0).std(ddof=1) / 2
+    assert got.estimate == 3.5
+    assert (3.5 - got.low, got.high - 3.5) == (pytest.approx(math.hypot(of_seeds, of_patients)),) * 2
+    assert (got.n, got.clusters) == (4, 4)
+    for one in (crossed_interval(lambda drawn: [0.5], "abcd"), crossed_interval(lambda drawn: [0.5, 0.7], "aaaa")):
+        assert math.isnan(one.low)
+        assert one.method == "none: fewer than two seeds or patients"
+    assert math.isnan(crossed_interval(lambda drawn: [], "").estimate)

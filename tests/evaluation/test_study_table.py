@@ -1,7 +1,9 @@
 """Arms of a study: paired by seed and patient, closed forms, what must not be compared."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from medssl.evaluation.report.study import study_sections
@@ -49,6 +51,76 @@ def test_noise_shows_no_difference():
         assert point["differences"]["ours"]["verdict"] == "no difference shown"
         assert point["differences"]["ours"]["over_seeds_and_patients"]["low"] < 0
         assert point["differences"]["ours"]["p_value_corrected"] > 0.05
+
+
+def _arms_of(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> list[NetworkScores]:
+    """Networks of two arms from (seeds, patients) Dice."""
+    rows = []
+    for arm, values in (("scratch", theirs), ("ours", ours)):
+        for seed, dice in enumerate(np.asarray(values, dtype=float)):
+            names = tuple(f"p{n}" for n in range(len(dice)))
+            rows.append(NetworkScores(arm, 2, seed, names, names, dice))
+    return rows
+
+
+def test_structures_that_one_arm_invents_are_in_difference_interval_p_and_ranks():
+    """Ten patients with a lesion, alike in both arms, and ten without, in half of whom ours invents one."""
+    rng = np.random.default_rng(0)
+    lesions = np.repeat(rng.uniform(0.7, 0.9, (1, 10)), 3, 0)
+    empty = np.full((3, 10), np.nan)
+    invented = np.where(np.arange(10) < 5, 0.0, np.nan) * np.ones((3, 1))
+    found = compare_arms(_arms_of(np.hstack([lesions, invented]), np.hstack([lesions, empty])), "scratch", "dice")
+    difference = found["points"][0]["differences"]["ours"]
+    both = difference["over_seeds_and_patients"]
+    assert difference["seed_differences"] == pytest.approx([-5 / 15] * 3)
+    assert (both["estimate"], both["n"], both["clusters"]) == (pytest.approx(-5 / 15), 15, 15)
+    values = np.repeat([0.0, -1.0], [10, 5])
+    half = stats.t.ppf(0.975, 14) * values.std(ddof=1) / np.sqrt(15)
+    assert both["high"] == pytest.approx(-5 / 15 + half), "no seed differs: Student's t over the patients alone"
+    assert difference["p_value"] == pytest.approx(2 / 2**5, rel=0.2)
+    assert found["ranking"]["ranks"] == {"scratch": 1.0, "ours": 2.0}
+
+
+def test_ranks_do_not_reward_what_was_invented():
+    """Means of what each arm has are 0.54 for ours and 0.5; on the same cases 0.54 and 0.55."""
+    ours, theirs = [0.6] * 9 + [0.0], [0.5] * 9 + [np.nan]
+    found = compare_arms(_arms_of([ours, ours], [theirs, theirs]), "scratch", "dice")
+    assert found["points"][0]["differences"]["ours"]["over_seeds"]["estimate"] == pytest.approx(-0.01)
+    assert list(found["ranking"]["ranks"]) == ["scratch", "ours"]
+
+
+def test_estimate_and_p_rest_on_the_same_pairs_where_seeds_count_other_cases():
+    """A patient that says something in one seed alone has more weight there: the statistic of the swaps is the sum."""
+    ours = np.array([[0.9, 0.8, np.nan], [0.9, 0.8, 0.0]])
+    theirs = np.array([[0.6, 0.6, np.nan], [0.6, 0.7, np.nan]])
+    difference = compare_arms(_arms_of(ours, theirs), "scratch", "dice")["points"][0]["differences"]["ours"]
+    brought = np.array([0.3 / 2 + 0.3 / 3, 0.2 / 2 + 0.1 / 3, -1 / 3])
+    assert difference["over_seeds"]["estimate"] == pytest.approx(brought.sum() / 2)
+    signs = np.array(np.meshgrid(*[(-1, 1)] * 3)).reshape(3, -1)
+    assert difference["p_value"] == pytest.approx((abs(brought @ signs) >= abs(brought.sum()) - 1e-9).mean())
+
+
+def test_the_interval_over_seeds_and_patients_is_never_narrower_than_either():
+    rng = np.random.default_rng(1)
+    for scale in (0.001, 0.05, 1.0):
+        ours = rng.normal(0, 0.05, (3, 12)) + rng.normal(0, scale, (3, 1))
+        difference = compare_arms(_arms_of(ours, 0 * ours), "scratch", "dice")["points"][0]["differences"]["ours"]
+        names = ("over_seeds", "over_seeds_and_patients")
+        halves = [difference[name]["high"] - difference[name]["estimate"] for name in names]
+        patients = stats.t.ppf(0.975, 11) * ours.mean(0).std(ddof=1) / np.sqrt(12)
+        assert halves[1] == pytest.approx(np.hypot(halves[0], patients))
+
+
+def test_a_class_of_one_patient_alone_has_no_interval_over_patients():
+    values = np.stack([np.linspace(0.1, 0.8, 12), 1 - np.linspace(0.1, 0.8, 12)], 1)
+    truth = np.array([1, 1] + [0] * 10)
+    rows = [
+        NetworkScores(arm, 4, seed, _CASES, _PATIENTS, values[:: 1 - 2 * (seed == 1)], truth)
+        for seed in range(3) for arm in ("scratch", "ours")
+    ]  # fmt: skip
+    both = compare_arms(rows, "scratch", "auroc")["points"][0]["differences"]["ours"]["over_seeds_and_patients"]
+    assert (both["low"], both["high"]) == (None, None)
+    assert both["method"].startswith("none: without one of the patients")
 
 
 def test_seeds_that_one_arm_lacks_are_left_out():

@@ -49,6 +49,23 @@ def test_differences_are_paired_by_case() -> None:
     assert got["classes"]["a"]["low"] == pytest.approx(0.05)
 
 
+def test_differences_hold_the_structures_that_one_arm_invents() -> None:
+    """Ten patients with a lesion, Dice 0.8 in both arms, and ten without, in whom ours invents one."""
+    absent, invented = ClassScore(math.nan, math.nan, math.nan, 0, 0), ClassScore(0.0, math.inf, 0.0, 9, 0)
+
+    def arm(of_empty: ClassScore) -> list[CaseResult]:
+        ill = [CaseResult(f"i{n}", f"i{n}", {"a": ClassScore(0.8, 1.0, 0.9, 9, 9)}, 0.5) for n in range(10)]
+        return [*ill, *(CaseResult(f"h{n}", f"h{n}", {"a": of_empty}, 0.5) for n in range(10))]
+
+    for ours, theirs, sign in ((invented, absent, -1), (absent, invented, 1)):
+        got = differences(arm(ours), arm(theirs))
+        for interval in (got["mean_dice"], got["classes"]["a"]):
+            assert (interval["estimate"], interval["n"]) == (pytest.approx(sign * 0.5), 20)
+            assert interval["low"] * interval["high"] > 0
+    same = differences(arm(absent), arm(absent))["mean_dice"]
+    assert (same["estimate"], same["n"]) == (0.0, 10), "what both leave empty stays out"
+
+
 def test_best_median_worst() -> None:
     results = [_result(str(n), str(n), d) for n, d in enumerate((0.5, 0.9, 0.7, 0.8, 0.6))]
     picked = best_median_worst(results)

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from cohort import make_cache, make_run, write_scans
+from torch import nn
 
 from medssl.commands.export import export
 from medssl.commands.parsing import parse_verb
@@ -23,8 +25,9 @@ from medssl.export.calibration import (
     volume_errors,
 )
 from medssl.export.confidence import measure_confidence
-from medssl.export.gate import measured_gate
+from medssl.export.gate import gate_lacks, measured_gate
 from medssl.export.options import ConfidenceOptions, OperationOptions, ParityOptions
+from medssl.export.pretraining import Pretraining
 from medssl.export.trained import Trained, spread
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.preprocess import Preprocess, restore_label
@@ -239,10 +242,9 @@ def test_the_gate_counts_patients_not_images(rng):
     worst = [max(gate.distance(one) for patient, one in usual if patient == str(n)) for n in range(10)]
     assert entry["threshold"] == pytest.approx(max(worst))
     assert (entry["held_out_patients"], entry["quantile"]) == (10, pytest.approx(10 / 11))
-    nine = [(patient, one) for patient, one in usual if patient != "9"]
-    entry, gate = measured_gate(training, nine, lambda image: image, [], spec, ConfidenceOptions())
-    assert gate is None
-    assert "there are 40 and 9" in entry["missing"]
+    assert "there are 40 and 9" in gate_lacks(40, 9)
+    assert "there are 19 and 10" in gate_lacks(19, 10)
+    assert gate_lacks(20, 10) == ""
 
 
 def test_nothing_is_claimed_without_patients_held_out(cache: Cache, tmp_path: Path):
@@ -256,6 +258,106 @@ def test_nothing_is_claimed_without_patients_held_out(cache: Cache, tmp_path: Pa
     case = cache.cases[0]
     report = Predictor(out, threads=1).predict(read_volume(case.image_field)).report
     assert (report["calibrated"], "gate" in report, "volume_interval" in report) == (False, False, False)
+
+
+class _Refusing(nn.Module):
+    """A network that must not be asked."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("asked")
+
+
+@pytest.mark.parametrize("kind", ["unet", "classifier"])
+def test_nothing_is_predicted_for_what_cannot_be_measured(tmp_path: Path, kind: str):
+    """Two patients held out, and images of two to compare with: too few for all three."""
+    cache = make_cache(tmp_path / "cohort", dims=2, classes=("healthy", "ill"))
+    run = make_run(tmp_path / "run", cache, kind)
+    _trained_on(run, [0, 1])
+    loaded = load_run(run, PredictOptions(device="cpu"))
+    trained = Trained([_Refusing()], loaded.patients, loaded.spec, cache, native_reference)
+    patients = len({case.patient for case, _ in trained.held_out()})
+    found = measure_confidence(trained, ConfidenceOptions(), OperationOptions())
+    least = 3 if kind == "unet" else 10
+    assert patients < least
+    due = f"needs {least} patients held out of the training, there are {patients}"
+    assert found.calibration == {"missing": due}
+    assert found.intervals.get("missing", "needs 9").startswith("needs 9")
+    assert f"there are 4 and {patients}" in found.gate["missing"]
+
+
+def _pretrained(run: Path, cache: Cache, known: set[int] | None) -> Trained:
+    """The run, which learned from patients 0 to 5, with what its run.json tells of its pretraining."""
+    told = {} if known is None else {"pretraining": [f"patient{p}" for p in sorted(known)]}
+    names = {"train": [f"patient{p}" for p in range(6)], **told}
+    (run / "run.json").write_text(json.dumps({"patients": names}))
+    loaded = load_run(run, PredictOptions(device="cpu"))
+    return Trained(
+        loaded.networks, loaded.patients, loaded.spec, cache, native_reference, Pretraining(loaded.pretrained_on)
+    )
+
+
+def test_patients_that_the_pretraining_has_seen_are_left_out_where_enough_others_remain(cache: Cache, tmp_path: Path):
+    """17 patients held out of the fine-tuning: 6 to 22; patient 23 has no label, 24 and 25 are the test split."""
+    run = make_run(tmp_path / "run", cache)
+    for seen, held in (
+        ({1, 2}, set(range(6, 23))),
+        (set(range(13)), set(range(13, 23))),
+        (set(range(14)), set(range(6, 23))),
+    ):
+        trained = _pretrained(run, cache, seen)
+        cases = [case for case, _ in trained.held_out()]
+        assert {case.patient for case in cases} == {f"patient{p}" for p in held}
+        assert {case.patient for case in trained.unseen_by_first()} == {case.patient for case in cases}
+        said = trained.measured_by(cases)
+        assert ("the pretraining has seen images of 8 of these 17 patients" in said) == (len(seen) == 14)
+        assert ("pretraining" in said) == (len(seen) == 14)
+    assert "whether the pretraining has seen images of these patients is not known" in _said(
+        _pretrained(run, cache, None)
+    )
+    spec = json.loads((run / "model.json").read_text())
+    (run / "model.json").write_text(json.dumps({**spec, "provenance": {**spec["provenance"], "init": None}}))
+    assert "pretraining" not in _said(_pretrained(run, cache, None)), "it began from random weights"
+
+
+def test_a_class_that_the_pretraining_alone_has_seen_is_kept():
+    cases = [SimpleNamespace(patient=str(n), class_name="ill" if n < 3 else "well", split="val") for n in range(15)]
+    found, knows_the_ill = [(case, (0,)) for case in cases], Pretraining(frozenset("012"))
+    assert knows_the_ill.left_out_of(found, None, every_class=True) == found
+    assert knows_the_ill.left_out_of(found, None, every_class=False) == found[3:]
+    assert Pretraining(frozenset("3")).left_out_of(found, None, every_class=True) == [*found[:3], *found[4:]]
+
+
+def _said(trained: Trained) -> str:
+    return trained.measured_by([case for case, _ in trained.held_out()])
+
+
+def test_where_nobody_knows_the_pretraining_its_usual_splits_are_left_out(tmp_path: Path):
+    write_scans(tmp_path, 2, patients=30)
+    manifest = tmp_path / "manifest.csv"
+    rows = manifest.read_text().splitlines()
+    moved = [
+        row.replace(",train", ",val") if f"patient{n // 2}," in row and n >= 30 else row
+        for n, row in enumerate(rows[1:])
+    ]
+    manifest.write_text("\n".join([rows[0], *moved]) + "\n")
+    prepare(manifest, tmp_path / "cache", Preprocess(spatial_dims=2), workers=1)
+    cache = Cache.open(tmp_path / "cache")
+    trained = _pretrained(make_run(tmp_path / "run", cache), cache, None)
+    assert {case.split for case, _ in trained.held_out()} == {"val"}
+    assert {case.split for case in trained.cache.cases if case.split} == {"train", "val", "test"}
+
+
+def test_card_and_intervals_say_what_the_pretraining_has_seen(cache: Cache, tmp_path: Path):
+    run, out = make_run(tmp_path / "run", cache, seed=9), tmp_path / "bundle"
+    names = {"train": [f"patient{p}" for p in range(12)], "pretraining": [f"patient{p}" for p in range(20)]}
+    (run / "run.json").write_text(json.dumps({"patients": names}))
+    export(run, out, cache.path, parity=_PARITY, confidence=ConfidenceOptions(cases=0, near_cases=1))
+    spec, card = Bundle.open(out).spec, (out / "MODEL_CARD.md").read_text()
+    due = "the pretraining has seen images of 8 of these 11 patients, without labels"
+    assert due in spec.intervals["meaning"]
+    assert due in spec.gate["measured_by"]
+    assert card.count(due) == 3
+    assert "patient1" not in card
 
 
 def test_a_classifier_is_calibrated_as_its_images_are_classified(tmp_path: Path):

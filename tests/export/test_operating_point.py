@@ -66,7 +66,9 @@ def test_the_bundle_calls_what_its_operating_point_says(cache: Cache, tmp_path: 
         truth.append(case.class_name == "ill")
     assert point["sensitivity"] == np.array(called)[truth].mean()
     assert point["specificity"] == 1 - np.array(called)[~np.array(truth)].mean()
-    assert "`ill` is called from" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert "`ill` is called from" in card
+    assert ("the ones it was chosen on" in card) == (threshold == "youden")
 
 
 def test_folds_are_scored_on_the_patients_that_each_has_not_seen(cache: Cache, tmp_path: Path) -> None:

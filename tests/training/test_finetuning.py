@@ -150,6 +150,8 @@ def test_pretrained_weights_arrive_and_the_report_is_kept(
     """With a learning rate of next to nothing the model is what it was given."""
     file = _encoder_file(tmp_path, 2)
     run = tmp_path / "run"
+    if decoder:
+        (file.parent / "run.json").write_text(json.dumps({"patients": {"pretraining": ["p1", "elsewhere"]}}))
     given = {"init": file, "train__lr": 1e-12, "train__weight_decay": 0, "transfer__decoder": decoder}
     assert finetune(flat, run, network__encoder=None, **given) == 0
     kept = _encoder_of(run, "model.safetensors")
@@ -158,7 +160,9 @@ def test_pretrained_weights_arrive_and_the_report_is_kept(
             torch.testing.assert_close(kept[name.removeprefix("encoder.")], tensor, rtol=0, atol=1e-9)
     bias = load_file(run / "model.safetensors")["decoder.head.bias"]
     assert torch.allclose(bias, torch.tensor([5.0, 6.0, 7.0])) == decoder
-    report = json.loads((run / "run.json").read_text())["transfer"]
+    told = json.loads((run / "run.json").read_text())
+    assert told["patients"]["pretraining"] == (["p1", "elsewhere"] if decoder else None)
+    report = told["transfer"]
     assert ("decoder.head.bias" in report["loaded"]) == decoder
     assert len([name for name in report["loaded"] if name.startswith("encoder.")]) == len(kept)
     assert f"{len(report['loaded'])} tensors loaded" in capsys.readouterr().err

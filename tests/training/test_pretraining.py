@@ -13,6 +13,7 @@ from medssl.imaging.preprocess import Preprocess
 from medssl.models.weights import read_encoder
 from medssl.training import checkpoints
 from medssl.training.divergence import DivergedError
+from medssl.training.run_folder import encoder_patients
 
 _SIZES = {2: [(12, 14), (16, 10), (11, 11)], 3: [(10, 12, 9), (9, 9, 9)]}
 
@@ -67,6 +68,21 @@ def test_test_cases_are_never_read(tmp_path):
     run(data.path, tmp_path / "run", steps=3)
     with pytest.raises(CacheError, match="no cases to train on"):
         run(small_cache(tmp_path / "other", _SIZES[2], splits=["test"] * 3).path, tmp_path / "run2")
+
+
+def test_the_patients_that_an_encoder_knows_are_told_from_run_to_run(tmp_path):
+    first = small_cache(tmp_path / "first", _SIZES[2], splits=["train", "test", "val"], patients=["a", "b", "c"])
+    then = small_cache(tmp_path / "then", _SIZES[2], splits=["train"] * 3, patients=["c", "d", "d"])
+    run(first.path, tmp_path / "one", steps=1)
+    encoder = tmp_path / "one" / "encoder.safetensors"
+    run(then.path, tmp_path / "two", steps=1, init=encoder)
+    assert encoder_patients(None) == []
+    assert encoder_patients(encoder) == ["a"]
+    assert encoder_patients(tmp_path / "two" / "encoder.safetensors") == ["a", "c", "d"]
+    (tmp_path / "one" / "run.json").unlink()
+    assert encoder_patients(encoder) is None
+    run(then.path, tmp_path / "three", steps=1, init=encoder)
+    assert encoder_patients(tmp_path / "three" / "encoder.safetensors") is None
 
 
 def test_a_dry_run_says_what_and_how_long_and_writes_nothing(cache, tmp_path, capsys):

@@ -46,7 +46,8 @@ def lesion_section(results: Mapping[str, Any], title: str = "Single lesions") ->
     text = (
         f"Candidates are connected voxels with a probability above {rule['threshold']:g}, scored by the highest; a "
         f"candidate finds a lesion by an overlap of {match}. Each lesion is found once, each candidate finds one; "
-        "further hits of a lesion that is found count nowhere.",
-        "The AUROC of cases asks whether a case has a lesion at all, and needs cases of both kinds.",
+        "further hits of a lesion that is found count in the score of their case alone.",
+        "The AUROC of cases asks whether a case has a lesion at all, by its highest candidate; it needs cases of both "
+        "kinds.",
     )
     return Section(title, text, (numbers, curve))

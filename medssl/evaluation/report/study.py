@@ -26,9 +26,13 @@ CONVENTIONS = (
     "Options were chosen on the validation patients, equally many trials an arm; the test split was read once by every "
     "network that is shown.",
     "Over seeds: Student's t of the seeds' differences; it says what another training on these test patients would "
-    "give. Over seeds and patients: both resampled; it says what other test patients would give as well.",
-    "p: for Dice swaps of the patients' mean differences, else Student's t over the seeds; corrected over the arms "
-    "at a number of patients (Holm).",
+    "give. Over seeds and patients: its half-width and that over the patients (jackknife), added in squares; it says "
+    "what other test patients would give as well.",
+    "Differences of Dice are paired, case by case: a case that one arm rightly leaves empty and the other invents a "
+    "structure in counts 1 against 0; where both leave it empty the pair stays out. So a difference need not be that "
+    "of the means. Difference, intervals and p rest on the same pairs; ranks count empty cases alike, over all arms.",
+    "p: for Dice swaps of what each patient brings to the difference, else Student's t over the seeds; corrected over "
+    "the arms at a number of patients (Holm).",
     "Better or worse is said where the 95 % interval over seeds leaves 0 out, without correction; else no difference "
     "is shown, which is not the same as none being there.",
 )
