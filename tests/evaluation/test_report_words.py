@@ -17,7 +17,7 @@ from medssl.evaluation.report.benchmark import benchmark_sections
 from medssl.evaluation.report.failures import classification_failures, segmentation_failures
 from medssl.evaluation.report.feature_map import feature_map_section
 from medssl.evaluation.report.page import Table
-from medssl.evaluation.report.results import head, interval_rows, subgroup_section
+from medssl.evaluation.report.results import head, interval_rows, size_text, subgroup_section
 from medssl.evaluation.report.summary import classification_summary, segmentation_summary
 
 _EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence" / "methods_small" / "results.json"
@@ -78,7 +78,7 @@ def test_a_structure_is_told_in_words() -> None:
     assert clinician[0] == "For a clinician"
     assert clinician[1][0] == (
         "Left lung: Dice 0.800 (0.700\u00a0to\u00a00.900); 95 % of the border lies within 2.0 mm of the "
-        "reference's (mean of the cases); on average 0.25 mL too small, of 1.5 mL; missed in 1 "
+        "reference's (mean of the cases); on average 0.250 mL too small, of 1.50 mL; missed in 1 "
         "case(s), drawn where there is none in 0."
     )
     pixels = segmentation_summary(_segmentation(_interval(0.0), calibrated=False)).parts[0]
@@ -177,6 +177,12 @@ def test_commands_are_found_from_the_cache_to_the_last_run(tmp_path: Path) -> No
     ]  # fmt: skip
     (tuned / "run.json").write_text("damaged")
     assert origins(tuned) == []
+
+
+def test_sizes_have_three_digits_and_no_exponent() -> None:
+    sizes = (1170.4, 97.402, 0.3901, 0.00012345, -74.43, 0)
+    assert [size_text(size) for size in sizes] == ["1170", "97.4", "0.390", "0.000123", "-74.4", "0"]
+    assert size_text(158.2, "+") == "+158"
 
 
 def test_columns_of_sentences_are_told_from_numbers() -> None:

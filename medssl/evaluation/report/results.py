@@ -193,6 +193,12 @@ def interval_text(interval: Mapping[str, Any], signed: bool = False) -> str:
     return f"{shown} ({interval['low']:{style}}\u00a0to\u00a0{interval['high']:{style}})"
 
 
+def size_text(size: float, sign: str = "") -> str:
+    """A volume or area with three digits that count, and never with an exponent; `sign` is `+` to show it always."""
+    digits = 2 - math.floor(math.log10(abs(size))) if size else 0
+    return f"{size:{sign}.{min(max(digits, 0), 6)}f}"
+
+
 def _agreement_cells(content: Mapping[str, Any]) -> list[str]:
     measured = [interval_text(content[key]) for key in ("dice", "hd95_mm", "nsd")]
     counts = [f"{content[key]} {name}" for name, key in _COUNTS.items() if content[key]]
@@ -202,8 +208,8 @@ def _agreement_cells(content: Mapping[str, Any]) -> list[str]:
 def _size_cells(content: Mapping[str, Any]) -> list[str]:
     difference = content["size_difference"]
     limits = difference["limits_of_agreement"]
-    within = f"{limits[0]:+.3g} to {limits[1]:+.3g}" if limits else "–"
-    return [f"{content['mean_reference_size']:.3g}", interval_text(difference["bias"], signed=True), within]
+    within = f"{size_text(limits[0], '+')} to {size_text(limits[1], '+')}" if limits else "–"
+    return [size_text(content["mean_reference_size"]), interval_text(difference["bias"], signed=True), within]
 
 
 def _case_pictures(results: Mapping[str, Any], cases: Sequence[Mapping[str, str]]) -> tuple[Picture, ...]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from medssl.evaluation.rankings import told
 from medssl.evaluation.report.page import Section
-from medssl.evaluation.report.results import interval_text
+from medssl.evaluation.report.results import interval_text, size_text
 
 CLINICIAN, REVIEWER, ENGINEER = "For a clinician", "For a reviewer", "For an engineer"
 _UNITS = {"mL": "mL", "mm2": "mm²", "pixels": "pixels"}
@@ -140,7 +140,9 @@ def _structure_words(label: str, found: Mapping[str, Any], unit: str, calibrated
     bias = found["size_difference"]["bias"]["estimate"]
     if bias is not None:
         large = "too large" if bias > 0 else "too small"
-        sentence += f"; on average {abs(bias):.2g} {unit} {large}, of {found['mean_reference_size']:.2g} {unit}"
+        sentence += (
+            f"; on average {size_text(abs(bias))} {unit} {large}, of {size_text(found['mean_reference_size'])} {unit}"
+        )
     return f"{sentence}; missed in {found['missed']} case(s), drawn where there is none in {found['invented']}."
 
 
