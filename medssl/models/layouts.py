@@ -245,13 +245,7 @@ def _resnet_in_monai(resnet: ResNet, size: Sequence[int]) -> Layout:
         f"spatial_dims={resnet.spatial_dims}, n_input_channels={resnet.in_channels}, conv1_t_size=7, conv1_t_stride=2, "
         "feed_forward=False, bias_downsample=False)\n"
     )
-    counters = _counters(entries)
-    shifts = tuple(
-        (entry.theirs.replace("weight", "bias"), entry.ours.replace("0.weight", "1.running_mean"))
-        for entry in entries
-        if entry.theirs.endswith("downsample.0.weight")
-    )
-    return Layout(tuple(entries), counters, build, "features = module(image)", idle=tuple(counters), shifts=shifts)
+    return _resnet_layout(entries, build)
 
 
 def _resnet_in_timm(resnet: ResNet, size: Sequence[int]) -> Layout:
@@ -269,6 +263,10 @@ def _resnet_in_timm(resnet: ResNet, size: Sequence[int]) -> Layout:
         f"from timm.models.resnet import {kind}, ResNet\n"
         f"module = ResNet({kind}, {tuple(counts)}, num_classes=0, in_chans={resnet.in_channels})\n"
     )
+    return _resnet_layout(entries, build)
+
+
+def _resnet_layout(entries: list[Entry], build: str) -> Layout:
     counters = _counters(entries)
     shifts = tuple(
         (entry.theirs.replace("weight", "bias"), entry.ours.replace("0.weight", "1.running_mean"))
