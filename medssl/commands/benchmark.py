@@ -53,12 +53,12 @@ def benchmark(
     wanted = read_options(BenchmarkPlan, resolve_folder("configs", plan))
     _check(wanted, data, methods, sets, seeds, jobs)
     runs = runs_of(wanted, out, methods, sets, seeds)
-    order = [s.name for s in wanted.sets], [m.name for m in wanted.methods]
+    order = [s.name for s in wanted.all_sets], [m.name for m in wanted.methods]
     rows = _finished(out, runs_of(wanted, out, (), (), max(seeds, wanted.seeds)))
     finished = {row.key for row in rows}
     missing = [run for run in runs if run.key not in finished]
     say(f"benchmark: {len(runs)} runs, {len(runs) - len(missing)} of them finished already")
-    for images in wanted.sets:
+    for images in wanted.all_sets:
         if any(images in run.sets for run in missing):
             prepare_set(images, data, out)
     for number, (run, found) in enumerate(judged(missing, jobs), start=1):
@@ -95,7 +95,7 @@ def _check(
     problems = [f"data {data} does not exist"] if not data.is_dir() else []
     problems += [f"seeds must be 0 (as the plan says) or more, got {seeds}"] if seeds < 0 else []
     problems += [f"jobs must be 1 or more, got {jobs}"] if jobs < 1 else []
-    for option, asked, entries in (("methods", methods, plan.methods), ("sets", sets, plan.sets)):
+    for option, asked, entries in (("methods", methods, plan.methods), ("sets", sets, plan.all_sets)):
         known = [entry.name for entry in entries]
         problems += [f"{option} {name!r} is not in the plan: {known}" for name in asked if name not in known]
     for method in plan.methods:

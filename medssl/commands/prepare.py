@@ -299,7 +299,8 @@ def _write(job: Job, digest: str) -> None:
         notes=(*volume.source.notes, *prepared.notes),
         scanner=row.scanner,
     )
-    extra = {"source_sha256": digest, "fingerprint": case_fingerprint(volume, label), "channels": volume.channels}
+    channels = job.preprocess.channels_of(volume.channels)
+    extra = {"source_sha256": digest, "fingerprint": case_fingerprint(volume, label), "channels": channels}
     write_case(job.cache, case, prepared.array, label, extra)
 
 

@@ -87,8 +87,8 @@ class MethodPlan:
     """Name of a set to the options that differ on it alone."""
 
     mixed: bool = False
-    """Learns from the plan's first set of 2D and its first set of 3D images in one run, and is judged on both; the
-    configuration's name then ends with `_mixed`."""
+    """Learns from one set of 2D and one of 3D images in one run, the first of each among the plan's `mixed_sets` and
+    `sets`, and is judged on both; the configuration's name then ends with `_mixed`."""
 
     def config_for(self, images: SetPlan) -> str:
         """Whole name of the configuration for a set."""
@@ -115,31 +115,40 @@ class BenchmarkPlan:
     seeds: int = 3
     """Paired seeds, from 0."""
 
+    mixed_sets: list[SetPlan] = field(default_factory=list)
+    """Sets for mixed methods alone, for instance with as many channels as the set of the other dimensions."""
+
     def __post_init__(self) -> None:
         problems = [f"seeds must be 2 or more for an interval, got {self.seeds}"] if self.seeds < 2 else []
-        for kind in ("sets", "families", "methods"):
-            names = [entry.name for entry in getattr(self, kind)]
+        for kind, entries in (("sets", self.all_sets), ("families", self.families), ("methods", self.methods)):
+            names = [entry.name for entry in entries]
             problems += [f"{kind}: {name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
             problems += [] if names else [f"{kind}: none is named"]
-        sets, families = {entry.name for entry in self.sets}, {entry.name for entry in self.families}
+        sets, families = {entry.name for entry in self.all_sets}, {entry.name for entry in self.families}
         for method in self.methods:
             if method.family not in families:
                 problems.append(f"methods: {method.name} is of family {method.family!r}, known: {sorted(families)}")
         named = [("families", f.name, f.changes) for f in self.families]
         for kind, name, given in named + [("methods", m.name, m.on_set) for m in self.methods]:
             problems += [f"{kind}: {name} changes {s!r}, no set" for s in given.options if s not in {*sets, _MIXED}]
-        if any(method.mixed for method in self.methods) and {len(entry.size) for entry in self.sets} != {2, 3}:
+        if any(method.mixed for method in self.methods) and {len(entry.size) for entry in self.all_sets} != {2, 3}:
             problems.append("methods: mixed ones need a set of 2D and one of 3D images")
-        problems += [problem for entry in self.sets for problem in _wrong_set(entry)]
+        problems += [problem for entry in self.all_sets for problem in _wrong_set(entry)]
         if problems:
             raise ConfigError(problems)
 
+    @property
+    def all_sets(self) -> list[SetPlan]:
+        """Sets of all methods, and those of mixed ones alone."""
+        return [*self.sets, *self.mixed_sets]
+
     def groups(self, method: MethodPlan, names: Sequence[str] = ()) -> list[tuple[SetPlan, ...]]:
         """Sets that a method learns from, run by run; only those of these names, where any are given."""
-        asked = [entry for entry in self.sets if not names or entry.name in names]
+        asked = [entry for entry in self.all_sets if not names or entry.name in names]
         if not method.mixed:
-            return [(entry,) for entry in asked]
-        pair = [next((e for e in self.sets if len(e.size) == dims), None) for dims in (2, 3)]
+            return [(entry,) for entry in asked if entry in self.sets]
+        preferred = [*self.mixed_sets, *self.sets]
+        pair = [next((e for e in preferred if len(e.size) == dims), None) for dims in (2, 3)]
         found = tuple(entry for entry in pair if entry in asked)
         return [found] if len(found) == 2 else []
 

@@ -19,6 +19,8 @@ from medssl.imaging.target_grid import AXIS_CODES, blocks, cropped, oriented, pl
 from medssl.imaging.volume import Volume
 
 _WHOLE_BYTES = 192 << 20
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)
+"""Shares of red, green and blue in grey."""
 _Float = npt.NDArray[np.float32]
 
 
@@ -56,6 +58,10 @@ class Preprocess:
     longest: int | None = None
     """2D: pixels that the longer side is scaled to, for pictures of several sizes; None keeps each image's own."""
 
+    grey: bool = False
+    """2D: pictures in three colours become one channel of grey (ITU-R BT.601), as radiographs that were saved in colour
+    are; grey ones stay what they are."""
+
     crop: Literal["none", "nonzero", "above_mean"] = "none"
     """Crop to the box of the voxels that are not 0, or above the image's mean, plus a margin of 4 voxels."""
 
@@ -80,12 +86,18 @@ class Preprocess:
             found.append(f"spacing_mm needs {self.spatial_dims} positive numbers, got {self.spacing_mm}")
         if self.longest is not None and (self.spatial_dims != 2 or self.longest < 1 or self.spacing_mm is not None):
             found.append(f"longest is for 2D images without spacing_mm, 1 pixel or more, got {self.longest}")
+        if self.grey and self.spatial_dims != 2:
+            found.append("grey is for 2D images")
         kind, low, high = self.intensity.kind, self.intensity.low, self.intensity.high
         if kind in ("window", "percentile") and (not low or len(low) != len(high)):
             found.append(f"intensity {kind} needs low and high, one number or one a channel, got {low} and {high}")
         elif any(not a < b for a, b in zip(low, high, strict=False)):
             found.append(f"intensity low must lie below high, got {low} and {high}")
         return found
+
+    def channels_of(self, channels: int) -> int:
+        """Channels of a prepared image, given those of the image."""
+        return 1 if self.grey and channels == len(_GREY) else channels
 
     def of_slices(self, axis: int) -> "Preprocess":
         """As 2D images would be prepared to look like slices across `axis` of these 3D ones."""
@@ -163,6 +175,8 @@ class PreparedImage:
     """
 
     def __init__(self, volume: Volume, preprocess: Preprocess, most_bytes: int | None = _WHOLE_BYTES) -> None:
+        if preprocess.channels_of(volume.channels) < volume.channels:
+            volume = replace(volume, array=np.tensordot(_GREY, volume.array, 1)[None])
         target, self.notes = _target(volume, preprocess)
         self.record = Restoration(volume.geometry, target)
         self._volume, self._intensity = volume, preprocess.intensity

@@ -83,7 +83,7 @@ class Predictor:
             ImageError: The image does not fit the bundle.
         """
         spec = self.bundle.spec
-        if volume.channels != len(spec.channels):
+        if spec.preprocess.channels_of(volume.channels) != len(spec.channels):
             raise ImageError(
                 f"the bundle takes {len(spec.channels)} channel(s) ({', '.join(spec.channels)}), "
                 f"the image has {volume.channels}",

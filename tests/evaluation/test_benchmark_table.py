@@ -72,6 +72,11 @@ def test_a_mixed_method_learns_from_a_set_of_each_dimension_in_one_run():
     assert plan.groups(MethodPlan("n", "f", "n_vit"), ["a", "b"]) == [(deep,), (flat,)]
     assert plan.changes(mixed, other) == {"train": {"steps": 6}}
     assert mixed.config_for(deep) == "m_vit_mixed"
+    apart = _plan(sets=[other, deep], mixed_sets=[flat], methods=[mixed], families=[family])
+    assert apart.groups(mixed) == [(flat, deep)]
+    assert apart.groups(MethodPlan("n", "f", "n_vit")) == [(other,), (deep,)]
+    with pytest.raises(ConfigError, match="sets: a is there twice"):
+        _plan(sets=[flat, deep], mixed_sets=[flat], methods=[mixed], families=[family])
     with pytest.raises(ConfigError, match="mixed ones need a set of 2D and one of 3D"):
         _plan(methods=[mixed], families=[family])
 

@@ -4,6 +4,7 @@ import itertools
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 import SimpleITK
 
@@ -120,6 +121,22 @@ def test_pictures_of_several_sizes_get_one_longer_side(shape, spacing, wanted):
     ):
         with pytest.raises(ConfigError, match="longest is for 2D"):
             Preprocess(**wrong)
+
+
+def test_pictures_in_colour_become_grey_and_grey_ones_stay():
+    geometry = Geometry(np.eye(4), (6, 5))
+    colours = np.random.default_rng(0).integers(0, 256, (3, 6, 5)).astype(np.uint8)
+    grey = Preprocess(spatial_dims=2, intensity=Intensity("none"), grey=True)
+    made = prepare_volume(Volume(colours, geometry), grey).array
+    np.testing.assert_allclose(
+        made, np.array(PIL.Image.fromarray(colours.transpose(1, 2, 0)).convert("L"))[None], atol=1
+    )
+    for alike in (colours[:1], np.repeat(colours[:1], 3, axis=0)):
+        np.testing.assert_allclose(prepare_volume(Volume(alike, geometry), grey).array, colours[:1], rtol=1e-6)
+    assert [grey.channels_of(n) for n in (1, 2, 3, 4)] == [1, 2, 1, 4]
+    assert Preprocess.from_json(grey.to_json()) == grey
+    with pytest.raises(ConfigError, match="grey is for 2D"):
+        Preprocess(grey=True)
 
 
 def test_a_tilted_stack_is_put_upright_and_its_mask_comes_back():
