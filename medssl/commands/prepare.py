@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -165,6 +165,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             raise CacheError(
                 f"{path} is damaged ({error}): remove {out} and prepare again", reason="bad-cache"
             ) from error
+        before["preprocess"] = {**asdict(Preprocess()), **before.get("preprocess", {})}  # an earlier one had fewer
         now = json.loads(json.dumps(settings))  # as it is read back: tuples become lists
         different = [key for key in now if before.get(key) != now[key]]
         if different:

@@ -111,6 +111,10 @@ def test_other_settings_for_a_cache_that_is_there_are_refused(tmp_path: Path):
     prepare(manifest, out, workers=1)
     with pytest.raises(CacheError, match="other settings \\(preprocess\\)"):
         prepare(manifest, out, preprocess=Preprocess(intensity=Intensity("none")), workers=1)
+    settings = json.loads((out / "settings.json").read_text())
+    del settings["preprocess"]["grey"]  # as an earlier version wrote them
+    (out / "settings.json").write_text(json.dumps(settings))
+    prepare(manifest, out, workers=1)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     with pytest.raises(CacheError, match="not empty"):
