@@ -43,7 +43,8 @@ class Alice(DistillingMethod):
             is taken for the same, as in images that are crops of one organ.
         mask: `column`: drawn in the plane of the first two axes and the same along the third, as in the authors' code;
             `block`: drawn along all axes. Share that is hidden, and voxels a side of what is hidden as one.
-        head: Widths of the hidden layers and of the vectors before the prototypes, and the number of prototypes.
+        head: Widths of the hidden layers and of the vectors before the prototypes, and the number of prototypes;
+            whether batch norm follows the hidden layers, as it does not in the paper.
         teacher: Momentum at the start; temperature at the start and after its warm-up; share of the run it takes.
 
     Raises:
@@ -69,11 +70,12 @@ class Alice(DistillingMethod):
         crop: tuple[int, ...],
         matcher: str | None = None,
         mask: tuple[Literal["column", "block"], float, int] = ("column", 0.75, 16),
-        head: tuple[int, int, int] = (2048, 256, 512),
+        head: tuple[int, int, int, bool] = (2048, 256, 512, False),
         teacher: tuple[float, float, float, float] = (0.996, 0.008, 0.01, 0.1),
     ) -> None:
         kind, hidden, block = mask
         momentum, low, high, warmup = teacher
+        widths, norm = head[:3], head[3]
         schedule = (momentum, warmup, _FROZEN)
         problems = wrong_numbers((0.1, low, high), schedule, 0.9) + ratio(mask=hidden) + positive(block=block)
         if len(crop) != encoder.spatial_dims or min(crop, default=0) < 1:
@@ -82,18 +84,18 @@ class Alice(DistillingMethod):
             problems.append(f"crop {crop} does not divide into blocks of {block}")
         if kind not in ("column", "block"):
             problems.append(f"mask must be column or block, got {kind!r}")
-        if min(head) < 8 or head[-1] % 8:
-            problems.append(f"head needs numbers of 8 and more, and prototypes in eights, got {head}")
+        if min(widths) < 8 or widths[-1] % 8:
+            problems.append(f"head needs numbers of 8 and more, and prototypes in eights, got {widths}")
         require(problems)
         super().__init__(
-            DescribingBranch(encoder, head),
+            DescribingBranch(encoder, widths, norm=norm),
             steps=steps,
             temperatures=(0.1, low, high),
             schedule=schedule,
-            centres={"centre": head[-1], "place_centre": head[-1]},
+            centres={"centre": widths[-1], "place_centre": widths[-1]},
             centre_momentum=0.9,
         )
-        self.alignment = Alignment(head[-1], 8)
+        self.alignment = Alignment(widths[-1], 8)
         self.seed, self.crop, self.kind, self.hidden, self.block = seed, tuple(crop), kind, hidden, block
         self.teacher_temperatures = low, high
         self.matcher: AnatomyNetwork | None = None if matcher is None else _matcher(Path(matcher), encoder)

@@ -37,16 +37,17 @@ class DescribingBranch(Branch):
     Args:
         encoder: Encoder whose maps get coarser.
         head: Widths of the hidden layers and of the vectors before the prototypes, and the number K of prototypes.
+        norm: Batch norm behind the hidden layers of the head, as in `DINOHead`.
 
     Raises:
         ConfigError: All maps of the encoder have one size.
     """
 
-    def __init__(self, encoder: Encoder, head: tuple[int, int, int]) -> None:
+    def __init__(self, encoder: Encoder, head: tuple[int, int, int], *, norm: bool = False) -> None:
         hidden, bottleneck, prototypes = head
         decoder = UNetDecoder(encoder, encoder.in_channels)  # refuses an encoder whose maps are of one size
         *_, before, last = encoder.feature_channels
-        super().__init__(encoder, DINOHead(last, hidden, bottleneck, prototypes))
+        super().__init__(encoder, DINOHead(last, hidden, bottleneck, prototypes, norm=norm))
         self.decoder = decoder
         self.to_coarse, self.to_fine = nn.Linear(last, last), nn.Linear(before, last)
         self.places = Prototypes(bottleneck, prototypes)
@@ -56,13 +57,18 @@ class DescribingBranch(Branch):
         pyramid = self.encoder(image)
         made = self.decoder.climb(pyramid)
         coarse, fine = (part.flatten(2).transpose(1, 2) for part in (pyramid[-1], made[0]))
-        mlp = cast(DINOHead, self.projector).mlp
         return Described(
             self.projector(coarse.mean(1)),
-            self.places(mlp(self.to_coarse(coarse))),
-            self.places(mlp(self.to_fine(fine))),
+            self._of_places(self.to_coarse(coarse)),
+            self._of_places(self.to_fine(fine)),
             self.decoder.finish(made[-1]),
         )
+
+    def _of_places(self, tokens: Tensor) -> Tensor:
+        """Logits (B, N, K) of tokens (B, N, E)."""
+        vectors = cast(DINOHead, self.projector).mlp(tokens.flatten(0, 1))
+        logits: Tensor = self.places(vectors)
+        return logits.view(*tokens.shape[:2], -1)
 
 
 class Alignment(nn.Module):

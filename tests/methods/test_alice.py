@@ -33,7 +33,7 @@ def _method(dims: int = 2, channels: int = 1, kind: str = "unet", **given: Any) 
         encoder = ResNet(dims, channels, depth=10, width=4, small=True)
     else:
         encoder = SwinV2(dims, channels, patch_size=2, width=8, stages=[[2, 2], [2, 2]], window=2)
-    small = {"steps": 100, "crop": (16,) * dims, "mask": ("column", 0.75, 4), "head": (16, 8, 16)}
+    small = {"steps": 100, "crop": (16,) * dims, "mask": ("column", 0.75, 4), "head": (16, 8, 16, False)}
     return Alice(encoder, **{**small, **given})
 
 
@@ -113,7 +113,7 @@ def test_the_mask_hides_its_share_in_whole_blocks(kind: str, dims: int) -> None:
 
 
 def test_uniform_summaries_cost_the_logarithm_of_the_prototypes() -> None:
-    method = _method(head=(16, 8, 512)).eval()
+    method = _method(head=(16, 8, 512, False)).eval()
     for network in (method.student, method.teacher.network):
         network.projector.prototypes.weight.data.fill_(1.0)
     assert float(method(_batch())["summary_loss"].detach()) == pytest.approx(math.log(512), abs=1e-4)
@@ -180,7 +180,7 @@ def test_bf16_is_finite() -> None:
 
 def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        _method(crop=(16,), mask=("column", 1.5, 0), head=(16, 8, 20))
+        _method(crop=(16,), mask=("column", 1.5, 0), head=(16, 8, 20, False))
     assert len(caught.value.problems) == 4
     with pytest.raises(ConfigError, match="does not divide into blocks of 5"):
         _method(mask=("block", 0.75, 5))
@@ -190,3 +190,17 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
         _method(crop=(32, 32))(_batch())
     with pytest.raises(ConfigError):
         Alice(ViT(2, 1, patch_size=4, width=12, depth=1, heads=2), steps=3, crop=(16, 16), mask=("block", 0.5, 4))
+
+
+def test_batch_norm_in_the_head_is_over_the_places_of_all_crops() -> None:
+    method = _method(head=(16, 8, 16, True))
+    branch = method.student
+    tokens = torch.randn(3, 5, branch.encoder.feature_channels[-1])
+    together = branch._of_places(tokens)
+    apart = branch.places(branch.projector.mlp(tokens.reshape(15, -1)))
+    torch.testing.assert_close(together, apart.view(3, 5, -1))
+    loss = method(_batch())["loss"]
+    loss.backward()
+    norms = [m for m in branch.projector.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+    assert len(norms) == 2
+    assert all(norm.weight.grad.abs().sum() > 0 for norm in norms)

@@ -35,7 +35,7 @@ METHODS: dict[str, tuple[Component, dict[str, Any], bool]] = {
     "cae.CAE": (VIT, {"depths": [1, 1]}, False),
     "croco.CroCo": (VIT, {"mask_ratio": 0.75, "decoder": [12, 1, 2]}, False),
     "ijepa.IJEPA": (VIT, {"predictor": [12, 1, 2]}, False),
-    "alice.Alice": (UNET, {"crop": [12, 12], "mask": ["block", 0.5, 4], "head": [8, 8, 8]}, False),
+    "alice.Alice": (UNET, {"crop": [12, 12], "mask": ["block", 0.5, 4], "head": [8, 8, 8, False]}, False),
     "sam.SAM": (CNN, {"width": 6, "fine": [20, 10, 20, 8], "coarse": [20, 4, 8, 4], "others": 6}, False),
     "voco.VoCo": (CNN, {"grid": [2, 2], "head": [8, 8]}, False),
     "models_genesis.ModelsGenesis": (CNN, {"windows": 50}, False),
