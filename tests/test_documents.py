@@ -98,3 +98,9 @@ def test_every_application_is_complete_and_its_stages_parse(folder: Path, tmp_pa
                 file.write_text(yaml.safe_dump(application.stages[stage]))
                 verb = "finetune" if stage == "baseline" else stage
                 assert parse_verb(verb, [*_REQUIRED[verb], "--config", str(file)])
+
+
+@pytest.mark.parametrize("path", sorted((_ROOT / "docs" / "evidence").rglob("*.json")), ids=lambda p: p.parent.name)
+def test_evidence_names_no_path_of_the_machine_that_made_it(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r'[" ](/|[A-Za-z]:\\)', text)
