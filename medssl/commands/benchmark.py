@@ -1,20 +1,21 @@
 """Compare self-supervised methods: frozen features against the same encoders with random weights."""
 
-import csv
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medssl.commands.comparison import Run, judged, prepare_set, runs_of
+from medssl.commands.comparison import cache_of, judged, prepare_set, runs_of
 from medssl.commands.console import say
 from medssl.commands.parsing import read_options, resolve_folder
+from medssl.commands.probing import RandomRun, measured, random_runs
 from medssl.evaluation.benchmark_plan import BenchmarkPlan
 from medssl.imaging.errors import ConfigError
-from medssl.imaging.files import write_json, write_text
+from medssl.imaging.files import csv_text, write_json, write_text
 
 if TYPE_CHECKING:
-    from medssl.evaluation.benchmark_table import Judged
+    from medssl.evaluation.benchmark_table import Judged, RandomWeights
 
 POSITIONAL: tuple[str, ...] = ("plan",)
 
@@ -30,9 +31,9 @@ def benchmark(
 ) -> None:
     """Pretrain every method of a plan on every set and seed, probe the frozen encoders, and write OUT/report.html.
 
-    Each encoder is judged beside one of the same architecture with random weights, by the same probes with the same
-    grids, chosen on split val. Run it again to resume: what OUT/results.json has of the plan is kept, what was changed
-    in the plan is run anew. A run that fails is told in the table, and tried again the next time.
+    Each encoder is judged beside several of the same architecture with random weights, by the same probes with the
+    same grids, chosen on split val. Run it again to resume: what OUT/results.json has of the plan is kept, what was
+    changed in the plan is run anew. A run that fails is told in the table, and tried again the next time.
 
     Args:
         plan: YAML file of the comparison, or the name of a built-in one, for instance `methods_small`.
@@ -53,40 +54,66 @@ def benchmark(
     wanted = read_options(BenchmarkPlan, resolve_folder("configs", plan))
     _check(wanted, data, methods, sets, seeds, jobs)
     runs = runs_of(wanted, out, methods, sets, seeds)
-    order = [s.name for s in wanted.all_sets], [m.name for m in wanted.methods]
-    rows = _finished(out, runs_of(wanted, out, (), (), max(seeds, wanted.seeds)))
+    caches = {images.name: cache_of(images, out) for images in wanted.all_sets}
+    rows, random = _earlier(out, wanted, caches, seeds)
     finished = {row.key for row in rows}
     missing = [run for run in runs if run.key not in finished]
     say(f"benchmark: {len(runs)} runs, {len(runs) - len(missing)} of them finished already")
+    beside = _without(random_runs(wanted, caches, rows), random)
     for images in wanted.all_sets:
-        if any(images in run.sets for run in missing):
+        if any(images in run.sets for run in missing) or any(images == run.images for run in beside):
             prepare_set(images, data, out)
+    random = _with(random, beside, jobs)
     for number, (run, found) in enumerate(judged(missing, jobs), start=1):
-        rows = sorted(
-            [*rows, *found], key=lambda row: (order[0].index(row.images), order[1].index(row.method), row.seed)
-        )
+        rows = _in_order([*rows, *found], wanted)
         failed = "".join(f": failed: {row.failed}" for row in found[:1] if row.failed)
         say(f"benchmark: {number} of {len(missing)}: {run.about}{failed}")
-        _write(out, rows)
-    results = _write(out, rows)
+        _write(out, rows, random)
+    random = _with(random, _without(random_runs(wanted, caches, rows), random), jobs)
+    results = _write(out, rows, random)
     about = f"Methods of {plan.name}, frozen features beside random weights."
     write_report(out, benchmark_sections(results), "Comparison of methods", about, results["environment"])
     say(f"benchmark: {out / 'report.html'}, {out / 'table.md'}, {out / 'results.json'}")
 
 
-def _finished(out: Path, runs: "Sequence[Run]") -> "list[Judged]":
-    """What an earlier call found of these runs."""
-    from medssl.evaluation.benchmark_table import Judged
+def _earlier(
+    out: Path, plan: BenchmarkPlan, caches: dict[str, Path], seeds: int
+) -> "tuple[list[Judged], list[RandomWeights]]":
+    """What an earlier call found that is still of the plan."""
+    from medssl.evaluation.benchmark_table import Judged, RandomWeights
 
     path = out / "results.json"
     if not path.is_file():
-        return []
+        return [], []
     try:
-        rows = [Judged(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["runs"]]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = [Judged(**entry) for entry in content["runs"]]
+        random = [RandomWeights(**entry) for entry in content["random"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError([f"{path} is not a table of results; delete it or give another --out"]) from error
-    keys = {run.key for run in runs}
-    return [row for row in rows if row.key in keys and not row.failed]
+    keys = {run.key for run in runs_of(plan, out, (), (), max(seeds, plan.seeds))}
+    rows = [row for row in rows if row.key in keys and not row.failed]
+    wanted = {(run.key, run.seed) for run in random_runs(plan, caches, rows)}
+    return rows, [entry for entry in random if (entry.key, entry.seed) in wanted]
+
+
+def _without(runs: "Sequence[RandomRun]", random: "Sequence[RandomWeights]") -> "list[RandomRun]":
+    done = {(entry.key, entry.seed) for entry in random}
+    return [run for run in runs if (run.key, run.seed) not in done]
+
+
+def _with(random: "Sequence[RandomWeights]", runs: "Sequence[RandomRun]", jobs: int) -> "list[RandomWeights]":
+    """What was known of random weights, and what these runs find."""
+    found = list(random)
+    for number, (run, entry) in enumerate(measured(runs, jobs), start=1):
+        say(f"benchmark: {number} of {len(runs)}: {run.about}")
+        found.append(entry)
+    return sorted(found, key=lambda entry: (entry.key, entry.seed))
+
+
+def _in_order(rows: "list[Judged]", plan: BenchmarkPlan) -> "list[Judged]":
+    sets, methods = [s.name for s in plan.all_sets], [m.name for m in plan.methods]
+    return sorted(rows, key=lambda row: (sets.index(row.images), methods.index(row.method), row.seed))
 
 
 def _check(
@@ -110,27 +137,29 @@ def _check(
         raise ConfigError(list(dict.fromkeys(problems)))
 
 
-def _write(out: Path, rows: "list[Judged]") -> dict[str, Any]:
-    import dataclasses
-    import io
-
-    from medssl.evaluation.benchmark_table import compare, markdown
+def _write(out: Path, rows: "Sequence[Judged]", random: "Sequence[RandomWeights]") -> dict[str, Any]:
+    from medssl.evaluation.benchmark_table import compare, encoder_name, markdown
     from medssl.evaluation.report.results import head
 
-    comparisons = compare(rows)
+    comparisons = compare(rows, random)
     results = {
         **head("benchmark"),
         "comparisons": [c.to_json() for c in comparisons],
-        "runs": [dataclasses.asdict(row) for row in rows],
+        "runs": [asdict(row) for row in rows],
+        "random": [asdict(entry) for entry in random],
     }
     write_json(out / "results.json", results)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["set", "method", "family", "encoder", "seed", "probe", "auroc", "auroc_random", "failed"])
-    for row in rows:
-        about = [row.images, row.method, row.family, row.encoder, row.seed]
-        writer.writerows([*about, name, value, row.random[name], ""] for name, value in row.probes.items())
-        writer.writerows([[*about, "", "", "", row.failed]] if row.failed else [])
-    write_text(out / "results.csv", buffer.getvalue())
+    lines: list[tuple[object, ...]] = [
+        (row.images, row.method, row.family, encoder_name(row.architecture), row.seed, name, value, row.failed)
+        for row in rows
+        for name, value in (row.probes.items() or [("", "")])
+    ]
+    lines += [
+        (entry.images, "random weights", "", encoder_name(entry.architecture), entry.seed, name, value, "")
+        for entry in random
+        for name, value in entry.probes.items()
+    ]
+    header = ("set", "method", "family", "encoder", "seed", "probe", "auroc", "failed")
+    write_text(out / "results.csv", csv_text(header, lines))
     write_text(out / "table.md", markdown(comparisons))
     return results

@@ -1,28 +1,25 @@
 """The runs of a comparison: a set prepared, a method pretrained on it or on two, its frozen encoders probed."""
 
 import csv
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from medssl.commands.keys import key_of
 from medssl.commands.parsing import read_yaml, resolve_folder, run_verb
+from medssl.commands.probing import auroc_of_probes
 from medssl.commands.side_by_side import side_by_side
 from medssl.evaluation.benchmark_plan import BenchmarkPlan, MethodPlan, SetPlan, merged
 from medssl.imaging.errors import ConfigError, MedsslError
-from medssl.imaging.files import write_json, write_text
+from medssl.imaging.files import write_text
 from medssl.imaging.manifest import Manifest, Row
 
 if TYPE_CHECKING:
-    from medssl.data.cache import Cache
     from medssl.evaluation.benchmark_table import Judged
-    from medssl.models.component import Component
-    from medssl.models.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class Run:
 
     def cache(self, images: SetPlan) -> Path:
         """The prepared set."""
-        return set_folder(images, self.out) / "cache"
+        return cache_of(images, self.out)
 
     def encoder(self, images: SetPlan) -> Path:
         """Encoder file for a set."""
@@ -90,6 +87,11 @@ def runs_of(plan: BenchmarkPlan, out: Path, methods: Sequence[str], sets: Sequen
 def set_folder(images: SetPlan, out: Path) -> Path:
     """Folder of a set as the plan has it."""
     return out / "sets" / f"{images.name}-{key_of(asdict(images))}"
+
+
+def cache_of(images: SetPlan, out: Path) -> Path:
+    """The prepared set."""
+    return set_folder(images, out) / "cache"
 
 
 def prepare_set(images: SetPlan, data: Path, out: Path) -> None:
@@ -116,11 +118,6 @@ def with_config(options: dict[str, Any]) -> dict[str, Any]:
     return merged(read_yaml(str(given.pop("config"))), given)
 
 
-def key_of(content: Any) -> str:
-    """Short hash of plain content."""
-    return sha256(json.dumps(content, sort_keys=True, default=vars).encode()).hexdigest()[:12]
-
-
 def _judge(run: Run) -> "list[Judged]":
     """Pretrain and probe, unless it was done already: one result a set."""
     from medssl.evaluation.benchmark_table import Judged
@@ -130,7 +127,7 @@ def _judge(run: Run) -> "list[Judged]":
         return [_probe(run, images) for images in run.sets]
     except MedsslError as error:
         method, why = run.method, error.message
-        return [Judged(s.name, method.name, method.family, "", run.seed, run.key, {}, {}, 0.0, why) for s in run.sets]
+        return [Judged(s.name, method.name, method.family, {}, run.seed, run.key, {}, 0.0, why) for s in run.sets]
 
 
 def _pretrain(run: Run) -> None:
@@ -147,39 +144,17 @@ def _pretrain(run: Run) -> None:
 def _probe(run: Run, images: SetPlan) -> "Judged":
     from medssl.data.cache import Cache
     from medssl.evaluation.benchmark_table import Judged
-    from medssl.evaluation.frozen import pretrained_encoder, random_encoder
-    from medssl.models.component import Component
+    from medssl.evaluation.frozen import pretrained_encoder
     from medssl.models.weights import read_encoder
 
     cache, path = Cache.open(run.cache(images)), run.encoder(images)
     meta = read_encoder(path)[1]
-    component = Component.from_json(meta["encoder"])
-    dims, channels = cache.spatial_dims, cache.channels
     probes = path.with_name(f"{path.stem.replace('encoder', 'probes')}.json")
-    found = _once(probes, cache, images, lambda: pretrained_encoder(path, dims, channels))
-    beside = _once(
-        _random(run, images, component), cache, images, lambda: random_encoder(component, dims, channels, run.seed)
+    found = auroc_of_probes(
+        probes, cache.path, images, lambda: pretrained_encoder(path, cache.spatial_dims, cache.channels)
     )
     hours = float(meta["provenance"]["device_hours"])
-    name = component.class_path.rpartition(".")[2]
-    return Judged(images.name, run.method.name, run.method.family, name, run.seed, run.key, found, beside, hours)
-
-
-def _random(run: Run, images: SetPlan, component: "Component") -> Path:
-    """File of what the architecture reaches with random weights, for all methods that have it."""
-    return run.cache(images).with_name("random") / f"{key_of(component.to_json())}_seed{run.seed}.json"
-
-
-def _once(path: Path, cache: "Cache", images: SetPlan, make: "Callable[[], Encoder]") -> dict[str, float]:
-    """AUROC on split test of each probe, from the file or measured and written to it."""
-    from medssl.evaluation.frozen import judge
-    from medssl.evaluation.probe_data import draw_labelled, read_probe_data
-
-    if not path.is_file():
-        data = read_probe_data(cache, images.size, images.target, images.crops)
-        write_json(path, judge(make(), data, draw_labelled(data, images.labels_used, images.draws)))
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return {name: float(entry["test"]) for name, entry in content.items()}
+    return Judged(images.name, run.method.name, run.method.family, meta["encoder"], run.seed, run.key, found, hours)
 
 
 def _manifest(images: SetPlan, data: Path) -> Manifest:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from medssl.commands.app import run_stage
-from medssl.commands.comparison import key_of
+from medssl.commands.keys import key_of
 from medssl.commands.parsing import parse_options, run_verb
 from medssl.commands.study_copies import allowed, rows_of
 from medssl.evaluation.benchmark_plan import merged

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from medssl.commands.app import make_manifest, read_application, run_stage
-from medssl.commands.comparison import key_of, with_config
+from medssl.commands.comparison import with_config
+from medssl.commands.keys import key_of
 from medssl.commands.parsing import resolve_folder, run_verb
 from medssl.commands.side_by_side import side_by_side
 from medssl.commands.study_images import images_cache, prepare_images

@@ -113,13 +113,17 @@ class BenchmarkPlan:
     """What is compared."""
 
     seeds: int = 3
-    """Paired seeds, from 0."""
+    """Seeds of each method, from 0."""
+
+    random_seeds: int = 8
+    """Encoders with random weights beside each method, seeds from 0. Random weights differ more than methods do."""
 
     mixed_sets: list[SetPlan] = field(default_factory=list)
     """Sets for mixed methods alone, for instance with as many channels as the set of the other dimensions."""
 
     def __post_init__(self) -> None:
-        problems = [f"seeds must be 2 or more for an interval, got {self.seeds}"] if self.seeds < 2 else []
+        counts = {"seeds": self.seeds, "random_seeds": self.random_seeds}
+        problems = [f"{name} must be 2 or more for an interval, got {n}" for name, n in counts.items() if n < 2]
         for kind, entries in (("sets", self.all_sets), ("families", self.families), ("methods", self.methods)):
             names = [entry.name for entry in entries]
             problems += [f"{kind}: {name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]

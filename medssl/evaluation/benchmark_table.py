@@ -1,10 +1,12 @@
-"""Many methods beside the same encoders with random weights: paired differences, and one table."""
+"""Many methods beside the same encoders with random weights: differences with intervals, and one table."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-from medssl.evaluation.statistics import Interval, t_interval
+from medssl.evaluation.statistics import Interval, welch_interval
 
 
 @dataclass(frozen=True)
@@ -15,11 +17,10 @@ class Judged:
         images: Name of the set.
         method: Name of the method.
         family: Its family.
-        encoder: Class of the encoder.
-        seed: Seed of the pair.
+        architecture: The encoder's class and arguments; empty where there is no result.
+        seed: Seed of the pretraining.
         key: Of all that decides the result.
         probes: Probe to AUROC on split test.
-        random: The same of the encoder with random weights.
         hours: Device-hours of the pretraining.
         failed: Why there is no result; empty otherwise.
     """
@@ -27,13 +28,36 @@ class Judged:
     images: str
     method: str
     family: str
-    encoder: str
+    architecture: dict[str, Any]
     seed: int
     key: str
     probes: dict[str, float]
-    random: dict[str, float]
     hours: float
     failed: str = ""
+
+
+@dataclass(frozen=True)
+class RandomWeights:
+    """What an encoder reaches on a set before any training, with one seed.
+
+    Args:
+        images: Name of the set.
+        architecture: The encoder's class and arguments.
+        seed: Seed of the weights.
+        key: Of the set and the architecture.
+        probes: Probe to AUROC on split test.
+    """
+
+    images: str
+    architecture: dict[str, Any]
+    seed: int
+    key: str
+    probes: dict[str, float]
+
+
+def encoder_name(architecture: Mapping[str, Any]) -> str:
+    """Class of an encoder; empty where there is none."""
+    return str(architecture.get("class_path", "")).rpartition(".")[2]
 
 
 @dataclass(frozen=True)
@@ -45,7 +69,8 @@ class Comparison:
         method: Name of the method.
         family: Its family.
         encoder: Class of the encoder.
-        probes: Probe to the mean AUROC and the mean paired difference to random weights, with its interval.
+        probes: Probe to the mean AUROC, that of random weights (NaN before they are measured) and the difference with
+            its interval.
         minutes: Mean minutes of a pretraining; None where all runs failed.
         failures: Reasons of failed runs.
     """
@@ -54,26 +79,34 @@ class Comparison:
     method: str
     family: str
     encoder: str
-    probes: dict[str, tuple[float, Interval]]
+    probes: dict[str, tuple[float, float, Interval]]
     minutes: float | None
     failures: tuple[str, ...]
 
     @property
     def learns(self) -> bool:
         """Whether the interval of a trained probe (linear, attentive) lies above 0."""
-        return any(d.low > 0 for name, (_, d) in self.probes.items() if name != "knn")
+        return any(d.low > 0 for name, (_, _, d) in self.probes.items() if name != "knn")
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for results.json."""
-        probes = {name: {"auroc": m, "difference": d.to_json()} for name, (m, d) in self.probes.items()}
+        probes = {
+            name: {"auroc": mean, "random": None if math.isnan(random) else random, "difference": d.to_json()}
+            for name, (mean, random, d) in self.probes.items()
+        }
         plain = {name: getattr(self, name) for name in ("images", "method", "family", "encoder", "minutes")}
         return {**plain, "probes": probes, "learns": self.learns, "failures": list(self.failures)}
 
 
-def compare(rows: Sequence[Judged]) -> list[Comparison]:
-    """One comparison a method and set, in the order of first appearance."""
+def compare(rows: Sequence[Judged], random: Sequence[RandomWeights]) -> list[Comparison]:
+    """One comparison a method and set, in the order of first appearance.
+
+    Args:
+        rows: Results of all methods.
+        random: Results of all their encoders with random weights.
+    """
     keys = list(dict.fromkeys((row.images, row.method) for row in rows))
-    return [_one([row for row in rows if (row.images, row.method) == key]) for key in keys]
+    return [_one([row for row in rows if (row.images, row.method) == key], random) for key in keys]
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
@@ -89,27 +122,26 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _one(rows: Sequence[Judged]) -> Comparison:
+def _one(rows: Sequence[Judged], random: Sequence[RandomWeights]) -> Comparison:
     done = [row for row in rows if not row.failed]
-    names = list(done[0].probes) if done else []
-    probes = {
-        name: (
-            sum(row.probes[name] for row in done) / len(done),
-            t_interval([row.probes[name] - row.random[name] for row in done]),
-        )
-        for name in names
-    }
+    first = next(iter(done), rows[0])
+    beside = [r for r in random if (r.images, r.architecture) == (first.images, first.architecture)]
+    probes = {}
+    for name in first.probes:
+        own, other = [row.probes[name] for row in done], [r.probes[name] for r in beside]
+        probes[name] = (fmean(own), fmean(other) if other else math.nan, welch_interval(own, other))
     minutes = 60 * sum(row.hours for row in done) / len(done) if done else None
-    first = rows[0]
     failures = tuple(f"seed {row.seed}: {row.failed}" for row in rows if row.failed)
-    return Comparison(first.images, first.method, first.family, first.encoder, probes, minutes, failures)
+    return Comparison(
+        first.images, first.method, first.family, encoder_name(first.architecture), probes, minutes, failures
+    )
 
 
 def _cells(c: Comparison, probes: Sequence[str]) -> list[str]:
     cells = [c.method, c.encoder]
     for name in probes:
         if name in c.probes:
-            mean, d = c.probes[name]
+            mean, _, d = c.probes[name]
             cells.append(f"{mean:.3f} ({d.estimate:+.3f}: {d.low:+.3f} to {d.high:+.3f})")
         else:
             cells.append("")

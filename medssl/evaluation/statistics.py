@@ -3,7 +3,7 @@
 Patients are resampled, never cases: two cases of one patient do not tell as much as two patients. Intervals of means
 are bias-corrected and accelerated (BCa; Efron 1987, https://doi.org/10.1080/01621459.1987.10478410), the acceleration
 from a jackknife over patients. Over a handful of seeds a bootstrap is too narrow, so there Student's t is used, also
-where seeds and patients count together.
+where seeds and patients count together, and Welch's where seeds are not paired.
 """
 
 import math
@@ -147,6 +147,25 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
         return Interval(mean, math.nan, math.nan, "none: one value", n, n, confidence)
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / math.sqrt(n))
     return Interval(mean, mean - half, mean + half, "Student's t", n, n, confidence)
+
+
+def welch_interval(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Mean of `first` minus mean of `second` with Welch's t interval: for seeds that are not paired.
+
+    The two may be of other size and spread (Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28).
+    """
+    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    n = len(one) + len(other)
+    if not len(one) or not len(other):
+        return Interval(math.nan, math.nan, math.nan, "none: no values", n, n, confidence)
+    difference = float(one.mean() - other.mean())
+    if min(len(one), len(other)) < 2:
+        return Interval(difference, math.nan, math.nan, "none: one value", n, n, confidence)
+    errors = [float(array.var(ddof=1)) / len(array) for array in (one, other)]
+    spread = sum(errors)
+    freedom = spread**2 / sum(e**2 / (len(a) - 1) for e, a in zip(errors, (one, other), strict=True)) if spread else 1
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(spread)
+    return Interval(difference, difference - half, difference + half, "Welch's t", n, n, confidence)
 
 
 def crossed_interval(

@@ -71,7 +71,7 @@ def _plan(path: Path, **given: object) -> Path:
         {"name": "masked", "changes": {"pictures": {**_SMALL, **masked}}},
         {"name": "siamese", "changes": {"pictures": _SMALL}},
     ]
-    content = {"sets": [images], "families": families, "methods": methods, "seeds": 2, **given}
+    content = {"sets": [images], "families": families, "methods": methods, "seeds": 2, "random_seeds": 3, **given}
     path.write_text(yaml.safe_dump(content))
     return path
 
@@ -103,17 +103,20 @@ def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, browser: Brows
     assert "must divide by train.accumulate" in results["comparisons"][2]["failures"][0]
     assert len(results["runs"]) == 6
     assert {run["seed"] for run in results["runs"]} == {0, 1}
-    for run in results["runs"][:4]:
-        assert set(run["probes"]) == set(run["random"]) == {"knn", "linear", "attentive"}
-        assert all(0 <= value <= 1 for value in run["probes"].values())
-    assert results["runs"][0]["random"] == results["runs"][2]["random"]  # the same architecture and seed
-    assert results["runs"][0]["random"] != results["runs"][1]["random"]
+    assert [entry["seed"] for entry in results["random"]] == [0, 1, 2], "both methods have the same encoder"
+    for row in [*results["runs"][:4], *results["random"]]:
+        assert set(row["probes"]) == {"knn", "linear", "attentive"}
+        assert all(0 <= value <= 1 for value in row["probes"].values())
+    assert results["random"][0]["probes"] != results["random"][1]["probes"]
+    linear = results["comparisons"][1]["probes"]["linear"]
+    assert linear["random"] == pytest.approx(np.mean([r["probes"]["linear"] for r in results["random"]]))
+    assert linear["difference"]["n"] == 2 + 3
     table = (out / "table.md").read_text()
     assert table.startswith("### pictures")
     assert "| failed |" in table
     with (out / "results.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 4 * 3 + 2
+    assert len(rows) == 4 * 3 + 2 + 3 * 3
     assert "benchmark: 4 of 4: pictures, broken, seed 1: failed: " in capsys.readouterr().out
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1
@@ -168,6 +171,7 @@ def test_runs_side_by_side_find_what_runs_one_by_one_find(tmp_path: Path, capfd:
     log = next((tmp_path / "two" / "runs" / "pictures" / "simclr").glob("seed1-*.log")).read_text()
     assert "pretrain: done: step 2" in log
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert one["random"] == two["random"]
     for runs in zip(one["runs"], two["runs"], strict=True):
         first, second = ({name: value for name, value in run.items() if name != "hours"} for run in runs)
         assert first == second
@@ -195,7 +199,8 @@ def test_a_mixed_method_is_run_once_and_judged_on_both_sets(tmp_path: Path):
     }  # fmt: skip
     both = tmp_path / "both.yaml"
     content = {
-        "sets": [*plan["sets"], volumes], "seeds": 2, "families": [{"name": "both", "changes": {"mixed": small}}],
+        "sets": [*plan["sets"], volumes], "seeds": 2, "random_seeds": 2,
+        "families": [{"name": "both", "changes": {"mixed": small}}],
         "methods": [{"name": "uni4eye", "family": "both", "config": "uni4eye_vit", "mixed": True}],
     }  # fmt: skip
     both.write_text(yaml.safe_dump(content))

@@ -1,44 +1,63 @@
 """The table of a comparison of methods, and the plan it comes from."""
 
-import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from medssl.evaluation.benchmark_plan import BenchmarkPlan, FamilyPlan, MethodPlan, SetPlan, merged
-from medssl.evaluation.benchmark_table import Judged, compare, markdown
+from medssl.evaluation.benchmark_table import Judged, RandomWeights, compare, markdown
 from medssl.imaging.errors import ConfigError
 from medssl.models.component import Overrides
 
-
-def _judged(seed: int, linear: float, random: float, **given: Any) -> Judged:
-    about = {"images": "set", "method": "m", "family": "f", "encoder": "ViT", "seed": seed, "key": "k", "hours": 0.5}
-    probes = {"knn": 0.9, "linear": linear}
-    return Judged(**{**about, "probes": probes, "random": {"knn": 0.5, "linear": random}, **given})
+_VIT = {"class_path": "medssl.models.vit.ViT", "init_args": {"width": 8}}
 
 
-def test_differences_are_paired_by_seed():
-    (found,) = compare([_judged(0, 0.8, 0.7), _judged(1, 0.9, 0.78), _judged(2, 0.7, 0.62)])
-    mean, difference = found.probes["linear"]
-    assert mean == pytest.approx(0.8)
-    assert difference.estimate == pytest.approx(0.1)
-    half = 4.302653 * 0.02 / math.sqrt(3)  # differences 0.10, 0.12, 0.08
-    assert difference.low == pytest.approx(0.1 - half, abs=1e-6)
+def _judged(seed: int, linear: float, **given: Any) -> Judged:
+    about = {"images": "set", "method": "m", "family": "f", "architecture": _VIT, "seed": seed, "key": "k"}
+    return Judged(**{**about, "hours": 0.5, "probes": {"knn": 0.9, "linear": linear}, **given})
+
+
+def _random(*linear: float, **given: Any) -> list[RandomWeights]:
+    about = {"images": "set", "architecture": _VIT, "key": "k", **given}
+    return [RandomWeights(**about, seed=seed, probes={"knn": 0.5, "linear": v}) for seed, v in enumerate(linear)]
+
+
+def test_a_method_is_compared_with_all_seeds_of_its_encoder_s_random_weights():
+    rows, beside = [_judged(0, 0.8), _judged(1, 0.9), _judged(2, 0.85)], _random(0.7, 0.72, 0.68, 0.7)
+    others = [*_random(0.99, 0.98, images="other"), *_random(0.99, 0.98, architecture={**_VIT, "init_args": {}})]
+    (found,) = compare(rows, [*others, *beside])
+    mean, random, difference = found.probes["linear"]
+    assert (mean, random) == (pytest.approx(0.85), pytest.approx(0.7))
+    expected = stats.ttest_ind([0.8, 0.9, 0.85], [0.7, 0.72, 0.68, 0.7], equal_var=False).confidence_interval(0.95)
+    assert (difference.low, difference.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert difference.n == 7
     assert found.learns
     assert found.minutes == pytest.approx(30)
-    assert "| m | ViT | 0.900 (+0.400: +0.400 to +0.400) | 0.800 (+0.100: +0.050 to +0.150) | yes | 30.0 |" in markdown(
-        [found]
+    assert (
+        f"| m | ViT | 0.900 (+0.400: +0.400 to +0.400) | 0.850 (+0.150: {expected.low:+.3f} to {expected.high:+.3f}) | "
+        "yes | 30.0 |" in markdown([found])
     )
 
 
+def test_without_random_weights_nothing_is_shown():
+    (found,) = compare([_judged(0, 0.8), _judged(1, 0.9)], [])
+    assert not found.learns
+    assert found.to_json()["probes"]["linear"]["random"] is None
+    assert "not shown" in markdown([found])
+
+
 def test_neighbours_alone_do_not_count_and_failures_are_told():
-    (found,) = compare([_judged(0, 0.7, 0.7), _judged(1, 0.8, 0.81)])
+    random = _random(0.75, 0.77)
+    (found,) = compare([_judged(0, 0.7), _judged(1, 0.8)], random)
     assert not found.learns
     assert "not shown" in markdown([found])
-    (failed,) = compare([replace(_judged(0, 0, 0), probes={}, random={}, failed="diverged")])
+    broken = _judged(0, 0, probes={}, architecture={}, failed="diverged")
+    (failed,) = compare([broken], random)
     assert failed.failures == ("seed 0: diverged",)
     assert "| failed |" in markdown([failed])
+    (partly,) = compare([broken, _judged(1, 0.7), _judged(2, 0.8)], random)
+    assert partly.probes["linear"][0] == pytest.approx(0.75)
 
 
 def _plan(**given: Any) -> BenchmarkPlan:
@@ -86,12 +105,14 @@ def test_all_mistakes_of_a_plan_are_told_at_once():
     with pytest.raises(ConfigError) as caught:
         _plan(
             seeds=1,
+            random_seeds=1,
             sets=[images, images],
             methods=[MethodPlan("m", "g", "m_unet")],
             families=[FamilyPlan("f", Overrides({"b": {}}))],
         )
     for part in (
-        "seeds",
+        "seeds must",
+        "random_seeds must",
         "a is there twice",
         "family 'g'",
         "'b', no set",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from report_checks import check_results
 
-from medssl.evaluation.benchmark_table import Judged, compare
+from medssl.evaluation.benchmark_table import Judged, RandomWeights, compare
 from medssl.evaluation.feature_map import principal_map
 from medssl.evaluation.probe_data import ProbeData
 from medssl.evaluation.provenance import origins
@@ -195,9 +195,10 @@ def _first_seed(evidence: dict[str, Any]) -> dict[str, Any]:
     """The first seed of three methods of a kept comparison, with one run that failed."""
     runs = [run for run in evidence["runs"] if run["seed"] == 0 and run["method"] in ("simclr", "vicreg", "mae")]
     of_vicreg = next(run for run in runs if (run["method"], run["images"]) == ("vicreg", "chest_xray"))
-    of_vicreg.update(probes={}, random={}, failed="out of memory")
-    compared = compare([Judged(**run) for run in runs])
-    return {"runs": runs, "comparisons": [found.to_json() for found in compared]}
+    of_vicreg.update(probes={}, architecture={}, failed="out of memory")
+    random = evidence["random"]
+    compared = compare([Judged(**run) for run in runs], [RandomWeights(**entry) for entry in random])
+    return {"runs": runs, "random": random, "comparisons": [found.to_json() for found in compared]}
 
 
 def test_a_comparison_with_one_seed_shows_nothing_and_says_so(tmp_path: Path) -> None:
@@ -211,4 +212,4 @@ def test_a_comparison_with_one_seed_shows_nothing_and_says_so(tmp_path: Path) ->
     for words in (sections["Summary"].text[0], sections["Summary"].notes[2]):
         assert "not corrected for the number of methods and probes" in " ".join(words.split())
     assert sections["Failures"].tables[0].rows[0][:3] == ("vicreg", "chest_xray", "0")
-    assert len(sections["Every run"].tables[0].rows) == 6
+    assert len(sections["Every run"].tables[0].rows) == 6 + len(results["random"])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medssl.evaluation.benchmark_table import encoder_name
 from medssl.evaluation.report.figures import ranking_figure
 from medssl.evaluation.report.frozen import PROBES
 from medssl.evaluation.report.page import Picture, Section, Table, figure_picture
@@ -11,9 +12,11 @@ from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
 
 CONVENTIONS = (
     "AUROC on split test, mean over the questions; options of a probe were chosen on split val.",
-    "Difference: minus the same architecture with random weights, same images, labels and grids.",
-    "Intervals: 95 %, Student's t over the seeds' differences, not corrected for the number of methods and probes: of "
-    "many methods a few may seem to learn by chance. With one seed there is none, and nothing is shown.",
+    "Difference: mean over the seeds minus the mean of the same architecture with random weights, which has seeds of "
+    "its own; same images, labels and grids.",
+    "Intervals: 95 %, Welch's t over the seeds of both, for these images: what other images would give is not in them, "
+    "and they are not corrected for the number of methods and probes: of many methods a few may seem to learn by chance. "
+    "With one seed there is none, and nothing is shown.",
     "Learns: the interval of a trained probe (linear, attentive) lies above 0.",
 )
 
@@ -28,14 +31,18 @@ def benchmark_sections(results: Mapping[str, Any]) -> list[Section]:
     sets = list(dict.fromkeys(c["images"] for c in comparisons))
     by_set = {name: [c for c in comparisons if c["images"] == name] for name in sets}
     return [
-        _summary(by_set, results["runs"]),
+        _summary(by_set, results["runs"], results["random"]),
         *(_of_set(name, found) for name, found in by_set.items()),
         _failures(results["runs"]),
-        _runs(results["runs"]),
+        _runs(results["runs"], results["random"]),
     ]
 
 
-def _summary(by_set: Mapping[str, Sequence[Mapping[str, Any]]], runs: Sequence[Mapping[str, Any]]) -> Section:
+def _summary(
+    by_set: Mapping[str, Sequence[Mapping[str, Any]]],
+    runs: Sequence[Mapping[str, Any]],
+    random: Sequence[Mapping[str, Any]],
+) -> Section:
     failed = sum(bool(run["failed"]) for run in runs)
     seeds = len({run["seed"] for run in runs})
     warnings = (
@@ -52,7 +59,13 @@ def _summary(by_set: Mapping[str, Sequence[Mapping[str, Any]]], runs: Sequence[M
                 "This tells which method to try first on images like these; it is no measure of a finished model.",
             ),
         ),
-        (REVIEWER, (f"{len(runs)} runs, {seeds} seed(s) a method; {failed} failed and are in no number.",)),
+        (
+            REVIEWER,
+            (
+                f"{len(runs)} runs, {seeds} seed(s) a method; {failed} failed and are in no number. Random weights "
+                f"have {len({entry['seed'] for entry in random})} seeds.",
+            ),
+        ),
         (ENGINEER, ("Minutes of each pretraining stand in the tables; results.csv has a line a run and probe.",)),
     )
     lead = tuple(_set_words(name, found) for name, found in by_set.items())
@@ -120,16 +133,23 @@ def _failures(runs: Sequence[Mapping[str, Any]]) -> Section:
     return Section("Failures", tables=(Table(("method", "set", "seed", "why"), rows),))
 
 
-def _runs(runs: Sequence[Mapping[str, Any]]) -> Section:
-    rows = tuple(
-        (
-            run["images"],
-            run["method"],
-            str(run["seed"]),
-            ", ".join(f"{PROBES.get(p, p)} {v:.3f} ({run['random'][p]:.3f})" for p, v in run["probes"].items()) or "–",
-            f"{60 * run['hours']:.1f}",
-        )
+def _runs(runs: Sequence[Mapping[str, Any]], random: Sequence[Mapping[str, Any]]) -> Section:
+    rows = [
+        (run["images"], run["method"], str(run["seed"]), _auroc(run["probes"]), f"{60 * run['hours']:.1f}")
         for run in runs
-    )
-    caption = "AUROC of each run, in brackets that of random weights."
-    return Section("Every run", tables=(Table(("set", "method", "seed", "AUROC", "minutes"), rows, caption),))
+    ]
+    rows += [
+        (
+            entry["images"],
+            f"random {encoder_name(entry['architecture'])}",
+            str(entry["seed"]),
+            _auroc(entry["probes"]),
+            "",
+        )
+        for entry in random
+    ]
+    return Section("Every run", tables=(Table(("set", "method", "seed", "AUROC", "minutes"), tuple(rows)),))
+
+
+def _auroc(probes: Mapping[str, float]) -> str:
+    return ", ".join(f"{PROBES.get(name, name)} {value:.3f}" for name, value in probes.items()) or "–"
