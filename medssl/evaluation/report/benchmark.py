@@ -15,8 +15,8 @@ CONVENTIONS = (
     "Difference: mean over the seeds minus the mean of the same architecture with random weights, which has seeds of "
     "its own; same images, labels and grids.",
     "Intervals: 95 %, Welch's t over the seeds of both, for these images: what other images would give is not in them, "
-    "and they are not corrected for the number of methods and probes: of many methods a few may seem to learn by chance. "
-    "With one seed there is none, and nothing is shown.",
+    "and they are not corrected for the number of methods and probes: of many methods a few may seem to learn by "
+    "chance. With one seed there is none, and nothing is shown.",
     "Learns: the interval of a trained probe (linear, attentive) lies above 0.",
 )
 
