@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,16 @@ import yaml
 
 from medssl.commands.console import say
 from medssl.commands.parsing import resolve_folder, run_verb
+from medssl.evaluation.benchmark_plan import merged
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import write_json, write_text
 
 POSITIONAL = ("action", "app")
 STAGES = ("manifest", "prepare", "pretrain", "finetune", "baseline", "evaluate", "export", "report")
 """Order of the stages; `baseline` is the same fine-tuning from scratch and runs where the application asks for it."""
+
+_WRITTEN_ONCE = {"evaluate": "evaluate", "export": "bundle"}
+"""Folder of the stages that take no folder that is there already."""
 
 _SECTIONS = {
     "name",
@@ -104,7 +109,7 @@ def read_application(folder: Path, profile: str) -> Application:
         raise ConfigError([f"profile {chosen!r} is unknown; {content['name']} has {sorted(profiles)}"])
     stages = {stage: dict(content[stage] or {}) for stage in STAGES if stage in content}
     for stage, options in (profiles.get(chosen) or {}).items():
-        stages[stage] = _merge(stages.get(stage, {}), options or {})
+        stages[stage] = merged(stages.get(stage, {}), options or {})
     return Application(
         folder, str(content["name"]), str(content.get("title", "")), str(content.get("data", "")), stages, chosen
     )
@@ -159,15 +164,6 @@ def _is_options(value: Any) -> bool:
     return value is None or isinstance(value, dict)
 
 
-def _merge(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Options of the profile over the common ones, group by group."""
-    merged = dict(common)
-    for key, value in own.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
 def _check(application: Application, skip: tuple[str, ...], data: Path) -> None:
     optional = {"pretrain", "baseline", "evaluate", "export", "report"}
     problems = [f"--skip {stage}: one of {sorted(optional)} is expected" for stage in skip if stage not in optional]
@@ -192,6 +188,10 @@ def _run_once(out: Path, stage: str, signature: dict[str, Any], action: Callable
             "choose another --out, or remove that folder to start again",
             reason="run-exists",
         )
+    left = out / _WRITTEN_ONCE.get(stage, "")
+    if left != out and left.exists():
+        say(f"WARNING: {left} is of a run that was cut off before stage {stage!r} was finished: it is made anew")
+        shutil.rmtree(left)
     action()
     write_json(record, signature)
 

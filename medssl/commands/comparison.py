@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from medssl.commands.app import run_stage
 from medssl.commands.keys import key_of
 from medssl.commands.parsing import read_yaml, resolve_folder, run_verb
 from medssl.commands.probing import auroc_of_probes
@@ -102,7 +103,7 @@ def prepare_set(images: SetPlan, data: Path, out: Path) -> None:
     start = ["--config", str(resolve_folder("configs", Path(options.pop("config"))))] if "config" in options else []
     write_text(folder / "prepare.yaml", yaml.safe_dump(options))
     arguments = [str(folder / "manifest.csv"), "--out", str(folder / "cache"), *start]
-    run_verb("prepare", [*arguments, "--config", str(folder / "prepare.yaml")])
+    run_stage("prepare", [*arguments, "--config", str(folder / "prepare.yaml")])
 
 
 def judged(runs: Sequence[Run], jobs: int) -> "Iterator[tuple[Run, list[Judged]]]":

@@ -141,6 +141,8 @@ def _check(loaded: "LoadedRun", operation: OperationOptions, series: list[Series
     foreign = sorted(set(operation.largest_component) - known)
     if foreign:
         problems.append(f"operation.largest_component {foreign} are no labels of this model: {sorted(known)}")
+    if operation.threshold is not None and len(loaded.spec.classes) != 2:
+        problems.append(f"operation.threshold needs a model of two classes, this one has {len(loaded.spec.classes)}")
     channels = loaded.spec.channels
     if series and len(series) != len(channels):
         problems.append(

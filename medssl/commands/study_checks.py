@@ -57,10 +57,17 @@ def claim(data: Path, out: Path) -> None:
     """Take the study's folder for these data.
 
     Raises:
-        MedsslError: It was made from others.
+        MedsslError: It was made from others, or does not say from which.
     """
     record, own = out / "study.json", str(data.resolve())
-    before = json.loads(record.read_text(encoding="utf-8"))["data"] if record.is_file() else own
+    try:
+        before = json.loads(record.read_text(encoding="utf-8"))["data"] if record.is_file() else own
+    except (ValueError, KeyError, TypeError) as error:
+        raise MedsslError(
+            f"{record} does not say which data {out} was made from: choose another --out, or delete that file if it "
+            "was these",
+            reason="run-exists",
+        ) from error
     if before != own:
         raise MedsslError(
             f"{out} was made from the data in {before}, not from {own}: choose another --out", reason="run-exists"
@@ -109,7 +116,7 @@ def _unfit(study: StudyPlan, arm: ArmPlan, verb: str, values: dict[str, Any]) ->
     names = ("task", "loss", "network", "crops", "transfer", "augment", "inference", "train", "label_augment")
     init = Path("encoder.safetensors") if arm.pretrained else None
     settings = finetune_settings.Settings(**{name: values[name] for name in names}, subset=SubsetOptions(), init=init)
-    yield from (problem for problem in settings.problems() if not problem.startswith("init "))  # it is not there yet
+    yield from settings.option_problems()
     wanted = "segmentation" if study.metric == "dice" else "classification"
     if settings.task != wanted:
         yield f"task {settings.task} is not what metric {study.metric} measures: that is for a {wanted}"

@@ -25,13 +25,11 @@ def operating_point(
         temperature: That of the bundle; the point is one of calibrated probabilities.
 
     Raises:
-        ConfigError: Not two classes, or no cases of both that a network has not learned from.
+        ConfigError: No cases of both classes that a network has not learned from.
     """
     if threshold is None:
         return {}
     spec, cache = trained.spec, trained.cache
-    if len(spec.classes) != 2:
-        raise ConfigError([f"operation.threshold needs a model of two classes, this one has {len(spec.classes)}"])
     held = trained.held_out()
     positive = np.array([case.class_name == spec.classes[1] for case, _ in held], dtype=bool)
     if not positive.any() or positive.all():

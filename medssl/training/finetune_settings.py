@@ -65,6 +65,12 @@ class Settings:
 
     def problems(self) -> Iterator[str]:
         """Every mistake that can be seen without looking at the data, one sentence each."""
+        if self.init is not None and not self.init.is_file():
+            yield f"init {self.init} does not exist: give the encoder.safetensors of a pretraining run"
+        yield from self.option_problems()
+
+    def option_problems(self) -> Iterator[str]:
+        """Mistakes in the options alone: the file to start from may be made yet."""
         if self.loss not in LOSSES[self.task]:
             yield f"loss {self.loss} is none of {self.task}: {', '.join(LOSSES[self.task])}"
         if self.network.encoder is None and self.init is None:
@@ -72,8 +78,6 @@ class Settings:
         elif self.network.encoder is not None:
             yield from check_component("network.encoder", self.network.encoder, _FACTS)
         yield from check_component("network.decoder", self.decoder, ("encoder", "out_channels"))
-        if self.init is not None and not self.init.is_file():
-            yield f"init {self.init} does not exist: give the encoder.safetensors of a pretraining run"
         if self.init is None and (self.transfer.frozen_steps or self.transfer.encoder_lr == 0):
             yield "transfer freezes the encoder, but there is no --init: random weights would stay random"
         if self.init is None and self.transfer.adapt != "full":

@@ -62,7 +62,12 @@ def test_an_application_goes_from_data_to_bundle_report_and_prediction(
     began = (run / "bundle" / "model.onnx").stat().st_mtime_ns
     assert _run(*arguments, "--profile", "short") == 0
     assert (run / "bundle" / "model.onnx").stat().st_mtime_ns == began
+    for stage in ("evaluate", "export", "report"):  # as if it had been killed before it could note this
+        (run / "stages" / f"{stage}.json").unlink()
     capsys.readouterr()
+    assert _run(*arguments, "--profile", "short") == 0
+    assert "evaluate is of a run that was cut off" in capsys.readouterr().out
+    assert (run / "bundle" / "model.onnx").stat().st_mtime_ns > began
     assert _run(*arguments) == 2
     assert "finished with other options" in capsys.readouterr().err
 

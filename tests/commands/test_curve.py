@@ -14,7 +14,9 @@ from cohort import ENCODER, FINETUNE, PRETRAIN, write_scans
 from report_checks import check_page, check_results
 
 from medssl.__main__ import main
+from medssl.commands.study_checks import claim
 from medssl.data.cache import Cache
+from medssl.imaging.errors import MedsslError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
@@ -306,6 +308,15 @@ def test_arms_learn_from_other_images_too_and_never_from_those_that_are_tested(t
 
 def _run_arms(out: Path) -> list[str]:
     return [run["arm"] for run in check_results(out / "results.json")["runs"]]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_record_of_the_data_is_told(tmp_path: Path, content: str):
+    claim(tmp_path, tmp_path)
+    claim(tmp_path, tmp_path)
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(MedsslError, match="does not say which data"):
+        claim(tmp_path, tmp_path)
 
 
 def test_wrong_sets_of_images_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

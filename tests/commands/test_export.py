@@ -161,6 +161,8 @@ def test_refusals(cache: Cache, flat_cache: Cache, tmp_path: Path) -> None:
         export(run, out, data=cache.path, evaluation=tmp_path)
     with pytest.raises(ConfigError, match="no labels of this model"):
         export(run, out, data=cache.path, operation=OperationOptions(largest_component=(9,)))
+    with pytest.raises(ConfigError, match="needs a model of two classes, this one has 0"):
+        export(run, out, data=cache.path, operation=OperationOptions(threshold=0.3))
     with pytest.raises(CheckpointError, match="no finished model"):
         export(tmp_path, out, data=cache.path)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
