@@ -31,7 +31,7 @@ class Written:
     Args:
         files: Files written.
         patients: Pseudonyms.
-        problems: One for each file not written, or written with emptied text.
+        problems: One for each file not written, or written with a name replaced.
     """
 
     files: int
@@ -96,11 +96,11 @@ def deidentify_tree(
     result = Written(0, set(), problems)
     for number, file in enumerate(files, start=1):
         try:
-            patient, emptied = _one(file, out, pseudonyms, accept_burned_in)
+            patient, named = _one(file, out, pseudonyms, accept_burned_in)
             result.patients.add(patient)
             result.files += 1
-            if emptied:
-                message = f"a name or number stood in {', '.join(emptied)}, which the profile keeps: emptied"
+            if named:
+                message = f"a name or number stood in {', '.join(named)}, which the profile keeps: replaced"
                 result.problems.append(Problem(str(file), "identity-in-text", "mended", message))
         except ImageError as error:
             result.problems.append(Problem(str(file), error.reason, "left out", error.message))
@@ -113,7 +113,7 @@ def deidentify_tree(
 
 
 def _one(file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool) -> tuple[str, list[str]]:
-    """Write one file; the pseudonym of its patient, and the attributes that were emptied.
+    """Write one file; the pseudonym of its patient, and the attributes in which names were replaced.
 
     Raises:
         ImageError: The file must not or cannot be written.
@@ -126,7 +126,7 @@ def _one(file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool) 
     _refuse(header, file, accept_burned_in)
     try:
         dataset = pydicom.dcmread(file, force=True)
-        emptied = deidentify(dataset, pseudonyms)
+        named = deidentify(dataset, pseudonyms)
         names = [str(dataset[k].value) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
         if not all(re.fullmatch(RE_VALID_UID, name) for name in names):
             what = "StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID"
@@ -144,7 +144,7 @@ def _one(file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool) 
         raise ImageError(f"{file} is cut or unreadable: copy it again", reason="truncated") from error
     except Exception as error:  # pydicom raises many kinds on damaged files; each means the same to the user
         raise ImageError(f"{file} is damaged DICOM ({type(error).__name__})", reason="bad-dicom") from error
-    return str(dataset.PatientID), emptied
+    return str(dataset.PatientID), named
 
 
 def _refuse(header: Dataset, file: Path, accept_burned_in: bool) -> None:

@@ -213,7 +213,7 @@ def test_every_file_that_is_not_written_is_told_with_its_reason(tmp_path: Path):
     }
     assert len(_files(tmp_path / "out")) == 4 + 2
     typed = next(d for p in _files(tmp_path / "out") if (d := pydicom.dcmread(p)).get("KVP") == 100)
-    assert typed.Manufacturer == ""
+    assert typed.Manufacturer == "ANONYMIZED"
     assert _run(root, tmp_path / "all", "--accept-burned-in") == 0
     assert len(_files(tmp_path / "all")) == 4 + 2 + 3
 
