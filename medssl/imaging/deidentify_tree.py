@@ -20,6 +20,9 @@ from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, instance_of, read
 
 _KEY_BYTES = 32
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_DRAWN = re.compile(r"SCREEN|CAPTURE|DOSE|REPORT|(?<![A-Z])PROT(?:OCOL)?(?![A-Z])")
+"""Values of ImageType of dose pages, patient protocols and copies of screens that scanners store as CT or MR."""
+_OVERLAYS, _OVERLAY_POSITION, _OVERLAY_DATA = 0x60, 0x0102, 0x3000
 _MAY_BE_WRITTEN_ON = {"US", "IVUS", "OT", "SC", "ES", "XC", "GM", "DOC", "ECG", "HD"}
 """Modalities whose pictures often carry the patient's name in their pixels."""
 
@@ -177,10 +180,23 @@ def _burned_in(header: Dataset, kind: str) -> str:
     said = str(header.get("BurnedInAnnotation", "") or "").strip().upper()
     if said == "YES":
         return "BurnedInAnnotation says that text is drawn into the pixels"
+    if kind in SEGMENTATIONS:
+        return ""
     modality = str(header.get("Modality", "") or "").upper()
-    if said != "NO" and kind not in SEGMENTATIONS:
-        capture = kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}.")
-        if capture or modality in _MAY_BE_WRITTEN_ON:
-            what = "a secondary capture" if capture else f"an image of modality {modality}"
-            return f"{what} often has text in its pixels, and BurnedInAnnotation does not deny it"
+    if said != "NO" and modality in _MAY_BE_WRITTEN_ON:
+        return f"an image of modality {modality} often has text in its pixels, and BurnedInAnnotation does not deny it"
+    return _drawn(header, kind)
+
+
+def _drawn(header: Dataset, kind: str) -> str:
+    """What a program drew is not believed to be free of text: NO is written by habit, our own pictures say it too."""
+    if kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}."):
+        return "a secondary capture often has text in its pixels, whatever BurnedInAnnotation says"
+    values = header.get("ImageType", None) or ()
+    for value in [values] if isinstance(values, str) else values:
+        if _DRAWN.search(str(value).upper()):
+            return f"ImageType calls it {value}, a page of text or a copy of a screen"
+    groups = {tag.group for tag in list(header.keys()) if tag.group >> 8 == _OVERLAYS}
+    if any((group, _OVERLAY_POSITION) in header and (group, _OVERLAY_DATA) not in header for group in groups):
+        return "an overlay, which may be text, is drawn into unused bits of the pixels"
     return ""

@@ -14,6 +14,7 @@ from dicom_phantom import ramp, slice_dataset, write_series
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, SecondaryCaptureImageStorage
+from result_objects import COMPANION, KINDS
 
 from medssl.__main__ import main
 from medssl.imaging.deidentify import Pseudonyms, deidentify
@@ -216,6 +217,60 @@ def test_every_file_that_is_not_written_is_told_with_its_reason(tmp_path: Path):
     assert typed.Manufacturer == "ANONYMIZED"
     assert _run(root, tmp_path / "all", "--accept-burned-in") == 0
     assert len(_files(tmp_path / "all")) == 4 + 2 + 3
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "SCREEN SAVE"),
+        ({"ImageType": ["ORIGINAL", "SECONDARY", "AXIAL", "DOSE_INFO"], "BurnedInAnnotation": "NO"}, "DOSE_INFO"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT"]}, "CT_SOM5 PROT"),
+        ({"ImageType": "SCREEN SAVE"}, "SCREEN SAVE"),
+        ({"sop_class": SecondaryCaptureImageStorage, "BurnedInAnnotation": "NO"}, "whatever BurnedInAnnotation says"),
+        ({"sop_class": "1.2.840.10008.5.1.4.1.1.7.4", "BurnedInAnnotation": "NO"}, "secondary capture"),
+    ],
+)
+def test_what_a_program_drew_is_left_out_whatever_it_says_of_itself(
+    tmp_path: Path, written: dict[str, object], reason: str
+):
+    root = _identified(tmp_path / "in", slices=1)
+    _with(root / "drawn.dcm", series="1.2.9", **written)
+    assert _run(root, tmp_path / "out") == 0
+    assert _problems(tmp_path / "out-private") == {"drawn.dcm": "burned-in-text"}
+    assert reason in (tmp_path / "out-private" / "problems.csv").read_text()
+    assert len(_files(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize("value", ["PROTON", "PROTECTED", "M", "NORM", "MIP", "CSA MPR"])
+def test_other_types_of_images_are_no_pages_of_text(tmp_path: Path, value: str):
+    (tmp_path / "in").mkdir()
+    _with(tmp_path / "in" / "image.dcm", ImageType=["DERIVED", "SECONDARY", value])
+    assert _run(tmp_path / "in", tmp_path / "out") == 0
+    assert _problems(tmp_path / "out-private") == {}
+
+
+def test_an_overlay_in_the_bits_of_the_pixels_may_be_text(tmp_path: Path):
+    """Group 60xx goes, but what it said of the pixels is in them."""
+    root = _identified(tmp_path / "in", slices=1)  # its overlay has data of its own
+    dataset = slice_dataset(ramp(1)[0], (0, 0, 0), series="1.2.9")
+    dataset.add_new((0x6002, 0x0102), "US", 15)
+    dataset.save_as(root / "drawn.dcm", enforce_file_format=True)
+    assert _run(root, tmp_path / "out") == 0
+    assert _problems(tmp_path / "out-private") == {"drawn.dcm": "burned-in-text"}
+
+
+def test_the_picture_of_a_result_does_not_leave(tmp_path: Path):
+    volume = read_volume(write_series(tmp_path / "in", ramp(4), **COMPANION))
+    for kind in ("sc", "sr", "seg"):
+        KINDS[kind](volume, tmp_path / "in" / f"{kind}.dcm")
+    (tmp_path / "in" / "referred.dcm").unlink()  # the segmentation that the report was made with
+    assert _run(tmp_path / "in", tmp_path / "out") == 0
+    assert _problems(tmp_path / "out-private") == {
+        "sc.dcm": "burned-in-text",
+        "sr.dcm": "not-an-image",
+        "seg.dcm": "identity-in-text",  # the patient is called Test, the model "test model"
+    }
+    assert {pydicom.dcmread(path).Modality for path in _files(tmp_path / "out")} == {"CT", "SEG"}
 
 
 def test_folders_that_are_links_or_may_not_be_read_are_told(tmp_path: Path):
