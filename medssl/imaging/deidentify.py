@@ -54,12 +54,14 @@ class Pseudonyms:
         return "2.25." + str(int.from_bytes(self._digest("uid", original)[:16], "big"))
 
     def patient(self, dataset: Dataset) -> str:
-        """Pseudonym of a data set's patient; one without a PatientID is taken for its study's."""
+        """Pseudonym of a data set's patient, from the PatientID alone; one without is taken for its study's.
+
+        Not from the issuer: objects of one patient often lack it, and a folder or run in which it is missing must give
+        the same pseudonym.
+        """
         number = str(dataset.get("PatientID", "") or "").strip()
-        identity = f"{dataset.get('IssuerOfPatientID', '') or ''}|{number}"
-        if not number:
-            identity = f"study|{dataset.get('StudyInstanceUID', '')}"
-        return "P" + self._digest("patient", identity).hex()[:12].upper()
+        identity = ("patient", number) if number else ("study", str(dataset.get("StudyInstanceUID", "")))
+        return "P" + self._digest(*identity).hex()[:12].upper()
 
     def label(self, original: str) -> str:
         """New text for one that only has to agree; none for none."""

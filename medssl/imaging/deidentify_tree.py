@@ -13,9 +13,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import RE_VALID_UID, MediaStorageDirectoryStorage
 
 from medssl.imaging.deidentify import Pseudonyms, deidentify
+from medssl.imaging.deidentify_issuers import Issuers, find_issuers, several
 from medssl.imaging.errors import ConfigError, ImageError
 from medssl.imaging.files import atomic_path
 from medssl.imaging.problems import Problem
+from medssl.imaging.progress import track
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, instance_of, read_header
 
 _KEY_BYTES = 32
@@ -96,10 +98,11 @@ def deidentify_tree(
         tell: Called with the number of files looked at.
     """
     files, problems = find_files(folder)
-    result = Written(0, set(), problems)
+    issuers = find_issuers(track(files, "deidentify: patient numbers", len(files), "file"))
+    result = Written(0, set(), [*problems, *_joined_patients(folder, issuers)])
     for number, file in enumerate(files, start=1):
         try:
-            patient, named = _one(file, out, pseudonyms, accept_burned_in)
+            patient, named = _one(file, out, pseudonyms, accept_burned_in, issuers)
             result.patients.add(patient)
             result.files += 1
             if named:
@@ -115,7 +118,39 @@ def deidentify_tree(
     return result
 
 
-def _one(file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool) -> tuple[str, list[str]]:
+def _joined_patients(folder: Path, issuers: Issuers) -> list[Problem]:
+    """Numbers that one study ascribes to several issuers."""
+    joined = [(number, groups) for number, groups in issuers.items() if len(groups) == 1 and len(groups[0]) > 1]
+    return [
+        Problem(
+            str(folder),
+            "several-issuers",
+            "mended",
+            f"PatientID {number!r} has the issuers {several(groups)} in one study: taken for one patient",
+        )
+        for number, groups in joined
+    ]
+
+
+def _refuse_shared_number(dataset: Dataset, file: Path, issuers: Issuers) -> None:
+    """Two people must not become one.
+
+    Raises:
+        ImageError: Its PatientID comes from issuers that no study names together.
+    """
+    groups = issuers.get(str(dataset.get("PatientID", "") or "").strip(), [])
+    if len(groups) > 1:
+        raise ImageError(
+            f"{file}: its PatientID comes from the issuers {several(groups)} in different studies, which may be of "
+            "different people: give the files of each issuer by themselves, with a key of their own (--private), or, where "
+            "it is one person, set IssuerOfPatientID to the same in all",
+            reason="several-issuers",
+        )
+
+
+def _one(
+    file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool, issuers: Issuers
+) -> tuple[str, list[str]]:
     """Write one file; the pseudonym of its patient, and the attributes in which names were replaced.
 
     Raises:
@@ -129,6 +164,7 @@ def _one(file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool) 
     _refuse(header, file, accept_burned_in)
     try:
         dataset = pydicom.dcmread(file, force=True)
+        _refuse_shared_number(dataset, file, issuers)
         named = deidentify(dataset, pseudonyms)
         names = [str(dataset[k].value) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
         if not all(re.fullmatch(RE_VALID_UID, name) for name in names):

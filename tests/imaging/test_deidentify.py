@@ -340,6 +340,64 @@ def test_a_patient_without_a_number_is_not_merged_with_others(tmp_path: Path):
     assert len({pydicom.dcmread(p).PatientID for p in _files(tmp_path / "out")}) == 2
 
 
+def _of_issuer(folder: Path, study: str, issuer: str | None, patient: str = "4711") -> Path:
+    more = {} if issuer is None else {"IssuerOfPatientID": issuer}
+    own = {
+        "StudyInstanceUID": study,
+        "PatientID": patient,
+        "StudyDate": "20240301",
+        "SpecificCharacterSet": "ISO_IR 100",
+    }
+    return write_series(folder, ramp(2), series=f"{study}.{len(list(folder.parent.iterdir()))}", **own, **more)
+
+
+def _patients(out: Path) -> set[tuple[str, str]]:
+    return {(str(d.PatientID), str(d.StudyDate)) for d in map(pydicom.dcmread, _files(out))}
+
+
+def test_a_patient_whose_objects_name_the_issuer_or_not_is_one_in_every_folder_and_run(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    _of_issuer(tmp_path / "in" / "a", "1.2.10", None)
+    _of_issuer(tmp_path / "in" / "b", "1.2.10", "HOSPITAL A")
+    _of_issuer(tmp_path / "in" / "c", "1.2.20", None)
+    found = []
+    for name, place in (("all", "in"), ("one", "in/a"), ("two", "in/b"), ("three", "in/c")):
+        more = ["--private", str(tmp_path / "key"), "--dates", "shift"]
+        assert _run(tmp_path / place, tmp_path / name, *more) == 0
+        assert _problems(tmp_path / "key") == {}
+        found.append(_patients(tmp_path / name))
+    assert len(found[0]) == 1, "one pseudonym and one shift of dates"
+    assert found == [found[0]] * 4
+
+
+def test_issuers_of_one_study_are_of_one_patient_and_it_is_told(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    for name, issuer in (("a", "HOSP"), ("b", "Hospital"), ("c", "RIS")):
+        _of_issuer(tmp_path / "in" / name, "1.2.10", issuer)
+    _of_issuer(tmp_path / "in" / "d", "1.2.20", "RIS")
+    assert _run(tmp_path / "in", tmp_path / "out") == 0
+    assert _problems(tmp_path / "out-private") == {"in": "several-issuers"}
+    assert "'HOSP', 'Hospital', 'RIS' in one study" in (tmp_path / "out-private" / "problems.csv").read_text()
+    assert len(_files(tmp_path / "out")) == 8
+    assert len(_patients(tmp_path / "out")) == 1
+
+
+def test_a_number_that_two_hospitals_give_out_is_left_out_and_told(tmp_path: Path):
+    """The first file does not know of the last one, so all are looked at before one is written."""
+    (tmp_path / "in").mkdir()
+    _of_issuer(tmp_path / "in" / "a", "1.2.10", None)
+    _of_issuer(tmp_path / "in" / "b", "1.2.20", "HOSPITAL A")
+    _of_issuer(tmp_path / "in" / "c", "1.2.30", "HOSPITAL A", "4712")
+    _of_issuer(tmp_path / "in" / "d", "1.2.40", "HOSPITAL B")
+    assert _run(tmp_path / "in", tmp_path / "out") == 0
+    assert len(_files(tmp_path / "out")) == 2, "another number of hospital A"
+    with (tmp_path / "out-private" / "problems.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["reason"], row["action"]) for row in rows} == {("several-issuers", "left out")}
+    assert {Path(row["path"]).parent.name for row in rows} == {"a", "b", "d"}
+    assert "'HOSPITAL A', 'HOSPITAL B'" in rows[0]["message"]
+
+
 def test_attributes_that_no_dictionary_knows_go(tmp_path: Path):
     dataset = slice_dataset(ramp(1)[0], (0, 0, 0))
     dataset.add_new((0x0018, 0xFFFE), "LO", "unknown")
