@@ -142,8 +142,8 @@ def _refuse_shared_number(dataset: Dataset, file: Path, issuers: Issuers) -> Non
     if len(groups) > 1:
         raise ImageError(
             f"{file}: its PatientID comes from the issuers {several(groups)} in different studies, which may be of "
-            "different people: give the files of each issuer by themselves, with a key of their own (--private), or, where "
-            "it is one person, set IssuerOfPatientID to the same in all",
+            "different people: give the files of each issuer by themselves, with a key of their own (--private), or, "
+            "where it is one person, set IssuerOfPatientID to the same in all",
             reason="several-issuers",
         )
 
