@@ -41,6 +41,10 @@ _DELETED = (
     "RequestingServiceCodeSequence",
     "AsserterIdentificationSequence",
     "AuthorIdentificationSequence",
+    "ProcedureCodeSequence",  # in words of the hospital's own, those of StudyDescription
+    "RequestedProcedureCodeSequence",
+    "PerformedProtocolCodeSequence",
+    "ImageID",
     "TransducerData",  # with serial numbers
     "DeviceID",
     "GridID",

@@ -134,6 +134,9 @@ def test_what_the_table_leaves_of_places_orders_dates_and_serial_numbers_goes():
     issuer, encrypted = Dataset(), Dataset()
     issuer.UniversalEntityID, issuer.UniversalEntityIDType = "charivari.example", "DNS"
     encrypted.EncryptedContent, encrypted.EncryptedContentTransferSyntaxUID = b"0123", "1.2.840.10008.1.2"
+    procedure = Dataset()
+    procedure.CodeValue, procedure.CodingSchemeDesignator, procedure.CodeMeaning = "38867", "L", "typed for the RIS"
+    dataset.ProcedureCodeSequence = dataset.RequestedProcedureCodeSequence = [procedure]
     dataset.IssuerOfAccessionNumberSequence, dataset.EncryptedAttributesSequence = [issuer], [encrypted]
     dataset.add(DataElement(Tag("ConvolutionKernel"), "OB", b"Meier "))
     _clean(dataset)
