@@ -22,6 +22,10 @@ _FREE_TEXT = ("LT", "ST", "UT", "UC", "UR", "AE")
 _BINARY = ("OB", "OW", "OL", "OF", "OD", "OV")
 
 _DELETED = (
+    "ReferencedStudySequence",  # optional, and not allowed to be empty, as the next three
+    "InstitutionCodeSequence",
+    "OperatorIdentificationSequence",
+    "WaveformAnnotationSequence",
     "EncryptedAttributesSequence",  # what an earlier de-identification removed, for whoever has its key
     "DataSetTrailingPadding",  # may hold anything
     "PatientBirthDateInAlternativeCalendar",
