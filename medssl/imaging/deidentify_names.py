@@ -28,7 +28,7 @@ _IDENTIFYING = (
 """Beside the names of people, which have a kind of value of their own (PN)."""
 _SHORTEST = 4
 """Shorter names and numbers are found in any text, so they prove nothing."""
-_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "æ": "ae"})
+_UMLAUTS = str.maketrans({letter: f"{plain}e" for letter, plain in zip("äöüøæ", "aouoa", strict=True)} | {"å": "aa"})
 _TERMS = frozenset(
     re.findall(
         r"\w+",
