@@ -66,6 +66,8 @@ def replace_names(dataset: Dataset, known: set[str]) -> Iterator[str]:
         return any(pattern.search(spelling) for spelling in _spellings(text))
 
     for element in dataset.iterall():
+        if element.keyword == "SpecificCharacterSet":
+            continue  # says how all text is read, and holds numbers of its own
         if element.VR == "CS" and element.value:
             kept = [value if value in _TERMS or not named(value) else DUMMY for value in _values(element)]
             if kept != _values(element):

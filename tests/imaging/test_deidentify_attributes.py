@@ -118,6 +118,8 @@ def test_numbers_are_found_by_themselves_alone():
     for kernel, left in (("no. 4711", _DUMMY), ("pat_4711", _DUMMY), ("94711", "94711"), ("4711a", "4711a")):
         dataset, _ = _clean(_image(PatientID="4711", ConvolutionKernel=kernel))
         assert dataset.ConvolutionKernel == left
+    dataset, _ = _clean(_image(PatientID="2022", SpecificCharacterSet=["", "ISO 2022 IR 100"]))
+    assert dataset.SpecificCharacterSet == ["", "ISO 2022 IR 100"]
 
 
 def test_what_the_table_leaves_of_places_orders_dates_and_serial_numbers_goes():
