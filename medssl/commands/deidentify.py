@@ -29,7 +29,8 @@ def deidentify(
         folder: Folder with DICOM files, or one file.
         out: New folder for what may leave.
         private: Folder for what must stay: the key of the pseudonyms (made where there is none; give it again for the
-            same pseudonyms) and problems.csv, which names the original files. OUT-private where it is not given.
+            same pseudonyms; one key is for the patient numbers of one hospital) and problems.csv, which names the
+            original files. OUT-private where it is not given.
         dates: `remove`, or `shift` all dates of a patient by one secret number of days, so that intervals stay.
         accept_burned_in: Write images too that say, or whose kind suggests, that text is drawn into their pixels.
 

@@ -1,10 +1,9 @@
 """DICOM data sets without their patient: the basic profile of PS3.15, nested sequences included, with keyed pseudonyms.
 
-What is done with which attribute is table E.1-1 of PS3.15 (edition 2026c) as dicom-anonymizer (KitwareMedical, BSD)
-holds it; dummy values are that library's. Ours are the walk through nested sequences, which it looks into for few
-attributes, and names, UIDs and dates, which it draws at random where files must agree. Where the table leaves a choice
-that depends on the kind of object (X/Z, X/D, Z/D), the attribute is kept with an empty or dummy value, so that an
-object stays valid. Beyond the table: private and unknown attributes, overlays and curves are removed.
+What is done with which attribute is in deidentify_profile.py; dummy values, but for dates, are those of
+dicom-anonymizer (KitwareMedical, BSD). Ours are the walk through nested sequences, and names, UIDs and dates, which
+that library draws at random where files must agree. Beyond the table: private and unknown attributes, overlays and
+curves are removed, and free text is emptied.
 """
 
 import datetime
@@ -12,46 +11,28 @@ import hashlib
 import hmac
 import re
 import warnings
-from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, Literal
 
 from dicomanonymizer import simpledicomanonymizer as profile
 from pydicom._uid_dict import UID_dictionary
-from pydicom.datadict import dictionary_has_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.multival import MultiValue
-from pydicom.valuerep import PersonName
 
+from medssl.imaging.deidentify_names import known_names, replace_names
+from medssl.imaging.deidentify_profile import EDITION, Action, action_on
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS
 
 Dates = Literal["remove", "shift"]
-_EDITION = "2026c"
 _STANDARD = frozenset((*UID_dictionary, *SEGMENTATIONS))
 """UIDs of the standard itself, which say what an object is, not whose; others below its root may be anyone's."""
 _KIND = re.compile(r"1\.2\.840\.10008\.5\.1\.4(\.\d{1,4}){1,6}")
 """A UID of the standard for a kind of object; an attribute that names kinds may hold one newer than the list above."""
+_LONG_AGO = {"DA": "19000101", "DT": "19000101000000", "TM": "000000"}
+"""Where a date is due; the library's are of the year 1, which validators refuse."""
 _SHIFT_DAYS = (366, 3650)
-_TEXT = ("LO", "SH", "LT", "ST", "UT", "UC", "PN", "UR", "AE")
-_IDENTIFYING = (
-    "PatientName",
-    "PatientID",
-    "OtherPatientIDs",
-    "OtherPatientNames",
-    "PatientBirthName",
-    "PatientMotherBirthName",
-    "PatientAddress",
-    "PatientTelephoneNumbers",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "PerformingPhysicianName",
-    "OperatorsName",
-    "InstitutionName",
-    "InstitutionAddress",
-)
-_SHORTEST = 4
-"""Shorter names and numbers are found in any text, so they prove nothing."""
 
 
 class Pseudonyms:
@@ -73,12 +54,18 @@ class Pseudonyms:
         return "2.25." + str(int.from_bytes(self._digest("uid", original)[:16], "big"))
 
     def patient(self, dataset: Dataset) -> str:
-        """Pseudonym of a data set's patient; one without a PatientID is taken for its study's."""
+        """Pseudonym of a data set's patient, from the PatientID alone; one without is taken for its study's.
+
+        Not from the issuer: objects of one patient often lack it, and a folder or run in which it is missing must give
+        the same pseudonym.
+        """
         number = str(dataset.get("PatientID", "") or "").strip()
-        identity = f"{dataset.get('IssuerOfPatientID', '') or ''}|{number}"
-        if not number:
-            identity = f"study|{dataset.get('StudyInstanceUID', '')}"
-        return "P" + self._digest("patient", identity).hex()[:12].upper()
+        identity = ("patient", number) if number else ("study", str(dataset.get("StudyInstanceUID", "")))
+        return "P" + self._digest(*identity).hex()[:12].upper()
+
+    def label(self, original: str) -> str:
+        """New text for one that only has to agree; none for none."""
+        return original and "T" + self._digest("label", original).hex()[:12].upper()
 
     def shift(self, patient: str) -> datetime.timedelta:
         """How far a patient's dates are moved back."""
@@ -98,40 +85,17 @@ def deidentify(dataset: FileDataset, pseudonyms: Pseudonyms) -> list[str]:
 
     Returns:
         Attributes that the profile keeps, but in whose text a name or number of the patient, a physician or the
-        institution stood, which a person typed where it does not belong: they were emptied.
+        institution stood, which a person typed where it does not belong: they were replaced.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on odd values, most of which go away here
-        known = _known(dataset)
+        known = known_names(dataset)
         patient = pseudonyms.patient(dataset)
         _walk(dataset, pseudonyms, pseudonyms.shift(patient))
         dataset.PatientID = dataset.PatientName = patient
         _declare(dataset, pseudonyms.dates)
         _renew_header(dataset)
-        return sorted(set(_emptied(dataset, known)))
-
-
-def _known(dataset: Dataset) -> set[str]:
-    """Words and numbers that identify someone, in small letters."""
-    found: set[str] = set()
-    for element in dataset.iterall():
-        if element.keyword in _IDENTIFYING and element.value:
-            values = element.value if isinstance(element.value, MultiValue) else [element.value]
-            for value in values:
-                parts = str(value).replace("=", "^").split("^") if isinstance(value, PersonName) else [str(value)]
-                found |= {part.strip().lower() for part in parts}
-    return {part for part in found if len(part) >= _SHORTEST}
-
-
-def _emptied(dataset: Dataset, known: set[str]) -> Iterator[str]:
-    """Empty what still names someone."""
-    if not known:
-        return
-    pattern = re.compile(r"(?<!\w)(?:" + "|".join(re.escape(part) for part in known) + r")(?!\w)")
-    for element in dataset.iterall():
-        if element.VR in _TEXT and element.value and pattern.search(str(element.value).lower()):
-            element.value = ""
-            yield element.keyword
+        return sorted(set(replace_names(dataset, known)))
 
 
 def _walk(dataset: Dataset, pseudonyms: Pseudonyms, shift: datetime.timedelta) -> None:
@@ -140,33 +104,43 @@ def _walk(dataset: Dataset, pseudonyms: Pseudonyms, shift: datetime.timedelta) -
         if tag.is_private or tag.group >> 8 in (0x50, 0x60) or not dictionary_has_tag(tag) or element.VR == "UN":
             del dataset[tag]
             continue
-        action = _ACTIONS.get((tag.group, tag.element))
+        action = action_on(element)
         if action == "delete" and not _shifted(element, pseudonyms):
             del dataset[tag]
-        elif element.VR in ("DA", "DT", "TM"):
+        elif element.VR in _LONG_AGO:
             _date(element, action, pseudonyms, shift)
-        elif element.VR == "SQ" and action in (None, "uid"):
-            for item in element.value:
-                _walk(item, pseudonyms, shift)
-        elif action == "uid" or (action is None and element.VR == "UI"):
+        elif element.VR == "SQ":
+            _sequence(element, action, pseudonyms, shift)
+        elif action == "uid" or element.VR == "UI":
             _replace_uids(element, pseudonyms)
-        elif action is not None:
+        elif action == "label":
+            element.value = pseudonyms.label(str(element.value or ""))
+        elif action != "keep":
             _dummy(dataset, element, action)
         elif element.VR == "PN":
             element.value = ""
 
 
+def _sequence(element: DataElement, action: Action, pseudonyms: Pseudonyms, shift: datetime.timedelta) -> None:
+    """Items that stay are treated as the data set is; a sequence that the table empties or replaces loses them all."""
+    if action not in ("keep", "uid"):
+        element.value = []
+    for item in element.value:
+        _walk(item, pseudonyms, shift)
+
+
 def _shifted(element: DataElement, pseudonyms: Pseudonyms) -> bool:
-    """Dates that the profile removes are kept where they are shifted, but for those of birth and other events."""
-    return pseudonyms.dates == "shift" and element.VR in ("DA", "DT", "TM") and "Birth" not in element.keyword
+    """Dates that the profile removes are kept where they are shifted, but for those of birth."""
+    dated = element.VR in _LONG_AGO and dictionary_VR(element.tag) in _LONG_AGO
+    return pseudonyms.dates == "shift" and dated and "Birth" not in element.keyword
 
 
-def _date(element: DataElement, action: str | None, pseudonyms: Pseudonyms, shift: datetime.timedelta) -> None:
+def _date(element: DataElement, action: Action, pseudonyms: Pseudonyms, shift: datetime.timedelta) -> None:
     if _shifted(element, pseudonyms):
         if element.VR != "TM":
             element.value = _moved(element.value, shift)
     elif action == "dummy":
-        profile.replace_date_time_element(element)
+        element.value = _LONG_AGO[element.VR]
     else:
         element.value = ""
 
@@ -192,7 +166,7 @@ def _replace_uids(element: DataElement, pseudonyms: Pseudonyms) -> None:
     element.value = [new(value) for value in element.value] if several else new(element.value)
 
 
-def _dummy(dataset: Dataset, element: DataElement, action: str) -> None:
+def _dummy(dataset: Dataset, element: DataElement, action: Action) -> None:
     """A value that says nothing; where the library has none for this kind of value, the attribute goes."""
     try:
         if action == "dummy":
@@ -203,30 +177,10 @@ def _dummy(dataset: Dataset, element: DataElement, action: str) -> None:
         del dataset[element.tag]
 
 
-def _actions() -> dict[tuple[int, int], str]:
-    """Our reading of the library's table: `delete`, `dummy`, `empty`, `uid` by tag; its repeating groups go whole."""
-    reading = {
-        profile.delete: "delete",
-        profile.replace: "dummy",
-        profile.empty: "empty",
-        profile.replace_UID: "uid",
-        profile.empty_or_replace: "dummy",
-        profile.delete_or_empty: "empty",
-        profile.delete_or_replace: "dummy",
-        profile.delete_or_empty_or_replace: "dummy",
-        profile.delete_or_empty_or_replace_UID: "uid",
-    }
-    table = profile.initialize_actions(f"dicomfields_{_EDITION}")
-    return {(tag[0], tag[1]): reading[action] for tag, action in table.items() if len(tag) == 2}
-
-
-_ACTIONS = _actions()
-
-
 def _declare(dataset: Dataset, dates: Dates) -> None:
     """Say in the data set what was done to it (PS3.15 E.1.1)."""
     dataset.PatientIdentityRemoved = "YES"
-    dataset.DeidentificationMethod = f"medssl {version('medssl')}, PS3.15 {_EDITION} basic profile"[:64]
+    dataset.DeidentificationMethod = f"medssl {version('medssl')}, PS3.15 {EDITION} basic profile"[:64]
     codes = [("113100", "Basic Application Confidentiality Profile")]
     if dates == "shift":
         codes.append(("113107", "Retain Longitudinal Temporal Information Modified Dates Option"))

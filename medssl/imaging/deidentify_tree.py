@@ -13,13 +13,18 @@ from pydicom.dataset import Dataset
 from pydicom.uid import RE_VALID_UID, MediaStorageDirectoryStorage
 
 from medssl.imaging.deidentify import Pseudonyms, deidentify
+from medssl.imaging.deidentify_issuers import Issuers, find_issuers, several
 from medssl.imaging.errors import ConfigError, ImageError
 from medssl.imaging.files import atomic_path
 from medssl.imaging.problems import Problem
+from medssl.imaging.progress import track
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, instance_of, read_header
 
 _KEY_BYTES = 32
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_DRAWN = re.compile(r"SCREEN|CAPTURE|DOSE|REPORT|(?<![A-Z])PROT(?:OCOL)?(?![A-Z])")
+"""Values of ImageType of dose pages, patient protocols and copies of screens that scanners store as CT or MR."""
+_OVERLAYS, _OVERLAY_POSITION, _OVERLAY_DATA = 0x60, 0x0102, 0x3000
 _MAY_BE_WRITTEN_ON = {"US", "IVUS", "OT", "SC", "ES", "XC", "GM", "DOC", "ECG", "HD"}
 """Modalities whose pictures often carry the patient's name in their pixels."""
 
@@ -31,7 +36,7 @@ class Written:
     Args:
         files: Files written.
         patients: Pseudonyms.
-        problems: One for each file not written, or written with emptied text.
+        problems: One for each file not written, or written with a name replaced.
     """
 
     files: int
@@ -93,14 +98,15 @@ def deidentify_tree(
         tell: Called with the number of files looked at.
     """
     files, problems = find_files(folder)
-    result = Written(0, set(), problems)
+    issuers = find_issuers(track(files, "deidentify: patient numbers", len(files), "file"))
+    result = Written(0, set(), [*problems, *_joined_patients(folder, issuers)])
     for number, file in enumerate(files, start=1):
         try:
-            patient, emptied = _one(file, out, pseudonyms, accept_burned_in)
+            patient, named = _one(file, out, pseudonyms, accept_burned_in, issuers)
             result.patients.add(patient)
             result.files += 1
-            if emptied:
-                message = f"a name or number stood in {', '.join(emptied)}, which the profile keeps: emptied"
+            if named:
+                message = f"a name or number stood in {', '.join(named)}, which the profile keeps: replaced"
                 result.problems.append(Problem(str(file), "identity-in-text", "mended", message))
         except ImageError as error:
             result.problems.append(Problem(str(file), error.reason, "left out", error.message))
@@ -112,8 +118,40 @@ def deidentify_tree(
     return result
 
 
-def _one(file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool) -> tuple[str, list[str]]:
-    """Write one file; the pseudonym of its patient, and the attributes that were emptied.
+def _joined_patients(folder: Path, issuers: Issuers) -> list[Problem]:
+    """Numbers that one study ascribes to several issuers."""
+    joined = [(number, groups) for number, groups in issuers.items() if len(groups) == 1 and len(groups[0]) > 1]
+    return [
+        Problem(
+            str(folder),
+            "several-issuers",
+            "mended",
+            f"PatientID {number!r} has the issuers {several(groups)} in one study: taken for one patient",
+        )
+        for number, groups in joined
+    ]
+
+
+def _refuse_shared_number(dataset: Dataset, file: Path, issuers: Issuers) -> None:
+    """Two people must not become one.
+
+    Raises:
+        ImageError: Its PatientID comes from issuers that no study names together.
+    """
+    groups = issuers.get(str(dataset.get("PatientID", "") or "").strip(), [])
+    if len(groups) > 1:
+        raise ImageError(
+            f"{file}: its PatientID comes from the issuers {several(groups)} in different studies, which may be of "
+            "different people: give the files of each issuer by themselves, with a key of their own (--private), or, "
+            "where it is one person, set IssuerOfPatientID to the same in all",
+            reason="several-issuers",
+        )
+
+
+def _one(
+    file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool, issuers: Issuers
+) -> tuple[str, list[str]]:
+    """Write one file; the pseudonym of its patient, and the attributes in which names were replaced.
 
     Raises:
         ImageError: The file must not or cannot be written.
@@ -126,7 +164,8 @@ def _one(file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool) 
     _refuse(header, file, accept_burned_in)
     try:
         dataset = pydicom.dcmread(file, force=True)
-        emptied = deidentify(dataset, pseudonyms)
+        _refuse_shared_number(dataset, file, issuers)
+        named = deidentify(dataset, pseudonyms)
         names = [str(dataset[k].value) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
         if not all(re.fullmatch(RE_VALID_UID, name) for name in names):
             what = "StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID"
@@ -144,7 +183,7 @@ def _one(file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool) 
         raise ImageError(f"{file} is cut or unreadable: copy it again", reason="truncated") from error
     except Exception as error:  # pydicom raises many kinds on damaged files; each means the same to the user
         raise ImageError(f"{file} is damaged DICOM ({type(error).__name__})", reason="bad-dicom") from error
-    return str(dataset.PatientID), emptied
+    return str(dataset.PatientID), named
 
 
 def _refuse(header: Dataset, file: Path, accept_burned_in: bool) -> None:
@@ -177,10 +216,23 @@ def _burned_in(header: Dataset, kind: str) -> str:
     said = str(header.get("BurnedInAnnotation", "") or "").strip().upper()
     if said == "YES":
         return "BurnedInAnnotation says that text is drawn into the pixels"
+    if kind in SEGMENTATIONS:
+        return ""
     modality = str(header.get("Modality", "") or "").upper()
-    if said != "NO" and kind not in SEGMENTATIONS:
-        capture = kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}.")
-        if capture or modality in _MAY_BE_WRITTEN_ON:
-            what = "a secondary capture" if capture else f"an image of modality {modality}"
-            return f"{what} often has text in its pixels, and BurnedInAnnotation does not deny it"
+    if said != "NO" and modality in _MAY_BE_WRITTEN_ON:
+        return f"an image of modality {modality} often has text in its pixels, and BurnedInAnnotation does not deny it"
+    return _drawn(header, kind)
+
+
+def _drawn(header: Dataset, kind: str) -> str:
+    """What a program drew is not believed to be free of text: NO is written by habit, our own pictures say it too."""
+    if kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}."):
+        return "a secondary capture often has text in its pixels, whatever BurnedInAnnotation says"
+    values = header.get("ImageType", None) or ()
+    for value in [values] if isinstance(values, str) else values:
+        if _DRAWN.search(str(value).upper()):
+            return f"ImageType calls it {value}, a page of text or a copy of a screen"
+    groups = {tag.group for tag in list(header.keys()) if tag.group >> 8 == _OVERLAYS}
+    if any((group, _OVERLAY_POSITION) in header and (group, _OVERLAY_DATA) not in header for group in groups):
+        return "an overlay, which may be text, is drawn into unused bits of the pixels"
     return ""

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+_TELLING = 8
+"""Characters of a text that a message does not have by chance."""
+
 
 class MedsslError(Exception):
     """An error that the command line prints as one message, without a traceback.
@@ -59,6 +62,19 @@ def unquoted(error: MedsslError) -> str:
     """Message of an error without the text of the library's error behind it, which may quote a patient's header."""
     message, cause = error.message, error.__cause__
     while cause is not None:
-        message = message.replace(in_words(cause), type(cause).__name__)
+        if not isinstance(cause, MedsslError):
+            message = _without(message, cause)
         cause = cause.__cause__
+    return message
+
+
+def _without(message: str, cause: BaseException) -> str:
+    """The kind of error in place of its text, as it stands or on one line, whole or cut at its end."""
+    kind, line = type(cause).__name__, " ".join(str(cause).split())
+    message = message.replace(in_words(cause), kind)
+    for text in (str(cause), line, line[:300], line[:200]):
+        if len(text) >= _TELLING:
+            message = message.replace(f"{kind}: {text}", kind).replace(text, kind)
+        elif text:  # a word or number, which the message may have for another reason
+            message = message.replace(f"({kind}: {text})", f"({kind})").replace(f"({text})", f"({kind})")
     return message

@@ -100,25 +100,29 @@ def choose_series(
 
     Raises:
         ImageError: A channel without a series (`channel-missing`), with several, or a series for two of them
-            (`channel-ambiguous`); all of them named, with what was found.
+            (`channel-ambiguous`); all of them named. Descriptions, in which people type names, stand below the first
+            line, with what was found: logs and the server's job list show the first line alone.
     """
     usable = [i for i in images if i.geometry is None or i.geometry.spatial_dims == spatial_dims]
-    chosen, problems, reason = [], [], "channel-ambiguous"
+    chosen, problems, named, reason = [], [], [], "channel-ambiguous"
     for channel, rule in zip(channels, rules, strict=True):
         fitting = [image for image in usable if rule.fits(image)]
         if not fitting:
             reason = "channel-missing"
             problems.append(f"channel {channel} ({rule}): no series fits")
         elif len(fitting) > 1:
-            names = ", ".join(repr(image.description) for image in fitting)
-            problems.append(f"channel {channel} ({rule}): {len(fitting)} series fit, one is due: {names}")
+            problems.append(f"channel {channel} ({rule}): {len(fitting)} series fit, one is due")
+            named.append(f"  fit channel {channel}: {', '.join(repr(image.description) for image in fitting)}")
         else:
-            chosen.append(fitting[0])
-    twice = {image.description for image in chosen if sum(image is other for other in chosen) > 1}
-    problems += [f"series {name!r} fits several channels" for name in sorted(twice)]
+            chosen.append((channel, fitting[0]))
+    for image in {id(image): image for _, image in chosen}.values():
+        takers = [channel for channel, other in chosen if other is image]
+        if len(takers) > 1:
+            problems.append(f"one series fits channels {' and '.join(takers)}")
+            named.append(f"  fits channels {' and '.join(takers)}: {image.description!r}")
     if problems:
-        raise ImageError("; ".join(problems) + f"\n{_listed(images)}", reason=reason)
-    return chosen
+        raise ImageError("\n".join(["; ".join(problems), *named, _listed(images)]), reason=reason)
+    return [image for _, image in chosen]
 
 
 def _listed(images: Sequence[FoundImage]) -> str:

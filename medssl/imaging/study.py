@@ -58,7 +58,7 @@ def find_studies(place: Path) -> tuple[list[Study], list[FoundImage], list[Probl
     own = tuple(problems)
     studies = [Study(uid, place, tuple(i for i in scan.images if i.study_uid == uid), own) for uid in uids]
     if not studies and zipped:
-        detail = f"; first problem: {problems[0].message}" if problems else ""
+        detail = f"\n  first problem: {problems[0].message}" if problems else ""  # may quote a header: below line one
         raise ImageError(f"{place}: no DICOM series found{detail}", reason="no-images")
     for path in () if zipped else scan.zips:
         try:
@@ -105,10 +105,10 @@ def read_study(
         for name, image, (_, inside, resampled) in zip(channels, chosen, aligned, strict=True)
     )
     notes = [note for volume in volumes for note in volume.source.notes]
-    for channel in told:
-        grid = f", resampled to the grid of {channels[0]}" if channel.resampled else ""
-        part = f", which covers {channel.inside:.0%} of it" if channel.inside < 1 else ""
-        notes.append(f"channel {channel.name}: series {channel.description!r}{grid}{part}")
+    for channel in told:  # notes are drawn into results: which series it was stands in `channels` alone
+        if channel.resampled:
+            part = f", of which it covers {channel.inside:.0%}" if channel.inside < 1 else ""
+            notes.append(f"channel {channel.name} was resampled to the grid of {channels[0]}{part}")
     if len(volumes) > 1 and not all(v.source.uids.get("FrameOfReferenceUID", "") for v in volumes):
         notes.append("a series names no frame of reference: whether the channels lie together is taken on trust")
     first = volumes[0]

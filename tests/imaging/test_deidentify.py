@@ -14,6 +14,7 @@ from dicom_phantom import ramp, slice_dataset, write_series
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, SecondaryCaptureImageStorage
+from result_objects import COMPANION, KINDS
 
 from medssl.__main__ import main
 from medssl.imaging.deidentify import Pseudonyms, deidentify
@@ -213,9 +214,63 @@ def test_every_file_that_is_not_written_is_told_with_its_reason(tmp_path: Path):
     }
     assert len(_files(tmp_path / "out")) == 4 + 2
     typed = next(d for p in _files(tmp_path / "out") if (d := pydicom.dcmread(p)).get("KVP") == 100)
-    assert typed.Manufacturer == ""
+    assert typed.Manufacturer == "ANONYMIZED"
     assert _run(root, tmp_path / "all", "--accept-burned-in") == 0
     assert len(_files(tmp_path / "all")) == 4 + 2 + 3
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "SCREEN SAVE"),
+        ({"ImageType": ["ORIGINAL", "SECONDARY", "AXIAL", "DOSE_INFO"], "BurnedInAnnotation": "NO"}, "DOSE_INFO"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT"]}, "CT_SOM5 PROT"),
+        ({"ImageType": "SCREEN SAVE"}, "SCREEN SAVE"),
+        ({"sop_class": SecondaryCaptureImageStorage, "BurnedInAnnotation": "NO"}, "whatever BurnedInAnnotation says"),
+        ({"sop_class": "1.2.840.10008.5.1.4.1.1.7.4", "BurnedInAnnotation": "NO"}, "secondary capture"),
+    ],
+)
+def test_what_a_program_drew_is_left_out_whatever_it_says_of_itself(
+    tmp_path: Path, written: dict[str, object], reason: str
+):
+    root = _identified(tmp_path / "in", slices=1)
+    _with(root / "drawn.dcm", series="1.2.9", **written)
+    assert _run(root, tmp_path / "out") == 0
+    assert _problems(tmp_path / "out-private") == {"drawn.dcm": "burned-in-text"}
+    assert reason in (tmp_path / "out-private" / "problems.csv").read_text()
+    assert len(_files(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize("value", ["PROTON", "PROTECTED", "M", "NORM", "MIP", "CSA MPR"])
+def test_other_types_of_images_are_no_pages_of_text(tmp_path: Path, value: str):
+    (tmp_path / "in").mkdir()
+    _with(tmp_path / "in" / "image.dcm", ImageType=["DERIVED", "SECONDARY", value])
+    assert _run(tmp_path / "in", tmp_path / "out") == 0
+    assert _problems(tmp_path / "out-private") == {}
+
+
+def test_an_overlay_in_the_bits_of_the_pixels_may_be_text(tmp_path: Path):
+    """Group 60xx goes, but what it said of the pixels is in them."""
+    root = _identified(tmp_path / "in", slices=1)  # its overlay has data of its own
+    dataset = slice_dataset(ramp(1)[0], (0, 0, 0), series="1.2.9")
+    dataset.add_new((0x6002, 0x0102), "US", 15)
+    dataset.save_as(root / "drawn.dcm", enforce_file_format=True)
+    assert _run(root, tmp_path / "out") == 0
+    assert _problems(tmp_path / "out-private") == {"drawn.dcm": "burned-in-text"}
+
+
+def test_the_picture_of_a_result_does_not_leave(tmp_path: Path):
+    volume = read_volume(write_series(tmp_path / "in", ramp(4), **COMPANION))
+    for kind in ("sc", "sr", "seg"):
+        KINDS[kind](volume, tmp_path / "in" / f"{kind}.dcm")
+    (tmp_path / "in" / "referred.dcm").unlink()  # the segmentation that the report was made with
+    assert _run(tmp_path / "in", tmp_path / "out") == 0
+    assert _problems(tmp_path / "out-private") == {
+        "sc.dcm": "burned-in-text",
+        "sr.dcm": "not-an-image",
+        "seg.dcm": "identity-in-text",  # the patient is called Test, the model "test model"
+    }
+    assert {pydicom.dcmread(path).Modality for path in _files(tmp_path / "out")} == {"CT", "SEG"}
 
 
 def test_folders_that_are_links_or_may_not_be_read_are_told(tmp_path: Path):
@@ -283,6 +338,64 @@ def test_a_patient_without_a_number_is_not_merged_with_others(tmp_path: Path):
     write_series(tmp_path / "in" / "b", ramp(2), series="1.2.2", StudyInstanceUID="1.2.20", PatientID="")
     _run(tmp_path / "in", tmp_path / "out")
     assert len({pydicom.dcmread(p).PatientID for p in _files(tmp_path / "out")}) == 2
+
+
+def _of_issuer(folder: Path, study: str, issuer: str | None, patient: str = "4711") -> Path:
+    more = {} if issuer is None else {"IssuerOfPatientID": issuer}
+    own = {
+        "StudyInstanceUID": study,
+        "PatientID": patient,
+        "StudyDate": "20240301",
+        "SpecificCharacterSet": "ISO_IR 100",
+    }
+    return write_series(folder, ramp(2), series=f"{study}.{len(list(folder.parent.iterdir()))}", **own, **more)
+
+
+def _patients(out: Path) -> set[tuple[str, str]]:
+    return {(str(d.PatientID), str(d.StudyDate)) for d in map(pydicom.dcmread, _files(out))}
+
+
+def test_a_patient_whose_objects_name_the_issuer_or_not_is_one_in_every_folder_and_run(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    _of_issuer(tmp_path / "in" / "a", "1.2.10", None)
+    _of_issuer(tmp_path / "in" / "b", "1.2.10", "HOSPITAL A")
+    _of_issuer(tmp_path / "in" / "c", "1.2.20", None)
+    found = []
+    for name, place in (("all", "in"), ("one", "in/a"), ("two", "in/b"), ("three", "in/c")):
+        more = ["--private", str(tmp_path / "key"), "--dates", "shift"]
+        assert _run(tmp_path / place, tmp_path / name, *more) == 0
+        assert _problems(tmp_path / "key") == {}
+        found.append(_patients(tmp_path / name))
+    assert len(found[0]) == 1, "one pseudonym and one shift of dates"
+    assert found == [found[0]] * 4
+
+
+def test_issuers_of_one_study_are_of_one_patient_and_it_is_told(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    for name, issuer in (("a", "HOSP"), ("b", "Hospital"), ("c", "RIS")):
+        _of_issuer(tmp_path / "in" / name, "1.2.10", issuer)
+    _of_issuer(tmp_path / "in" / "d", "1.2.20", "RIS")
+    assert _run(tmp_path / "in", tmp_path / "out") == 0
+    assert _problems(tmp_path / "out-private") == {"in": "several-issuers"}
+    assert "'HOSP', 'Hospital', 'RIS' in one study" in (tmp_path / "out-private" / "problems.csv").read_text()
+    assert len(_files(tmp_path / "out")) == 8
+    assert len(_patients(tmp_path / "out")) == 1
+
+
+def test_a_number_that_two_hospitals_give_out_is_left_out_and_told(tmp_path: Path):
+    """The first file does not know of the last one, so all are looked at before one is written."""
+    (tmp_path / "in").mkdir()
+    _of_issuer(tmp_path / "in" / "a", "1.2.10", None)
+    _of_issuer(tmp_path / "in" / "b", "1.2.20", "HOSPITAL A")
+    _of_issuer(tmp_path / "in" / "c", "1.2.30", "HOSPITAL A", "4712")
+    _of_issuer(tmp_path / "in" / "d", "1.2.40", "HOSPITAL B")
+    assert _run(tmp_path / "in", tmp_path / "out") == 0
+    assert len(_files(tmp_path / "out")) == 2, "another number of hospital A"
+    with (tmp_path / "out-private" / "problems.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["reason"], row["action"]) for row in rows} == {("several-issuers", "left out")}
+    assert {Path(row["path"]).parent.name for row in rows} == {"a", "b", "d"}
+    assert "'HOSPITAL A', 'HOSPITAL B'" in rows[0]["message"]
 
 
 def test_attributes_that_no_dictionary_knows_go(tmp_path: Path):

@@ -13,6 +13,7 @@ from result_objects import CAUTIONS, COMPANION, DCIODVFY, KINDS, LABELS, MAKER, 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.readers.open import read_channels, read_label, read_volume
 from medssl.imaging.volume import Volume
+from medssl.imaging.writers.dicom_seg import write_dicom_seg
 from medssl.imaging.writers.dicom_source import Maker
 from medssl.imaging.writers.rtstruct import write_rtstruct
 
@@ -22,6 +23,8 @@ _STACKS = {
     "descending": ((1, 0, 0, 0, 1, 0), (0.0, 0.0, -2.5)),
     "oblique": (_OBLIQUE, (0.0, 0.0, -2.5)),
     "tilted": ((1, 0, 0, 0, 1, 0), (0.0, 0.6, 2.5)),
+    "hardly tilted": ((1, 0, 0, 0, 1, 0), (0.0, 0.1, 2.5)),
+    "oblique and tilted": (_OBLIQUE, (0.3, -0.4, -2.5)),
 }
 _REAL = (
     "dicom_mr_brain_pgbm/Study3/11-T1post-18670",
@@ -62,7 +65,7 @@ def test_every_voxel_of_every_kind_of_segmentation_lies_in_its_place(tmp_path: P
     numbered = Volume(_layers(mask).array * np.array([1, 3], np.uint8)[:, None, None, None], volume.geometry)
     assert marks(tmp_path / "labelmap.dcm") == _due(numbered, (1, 3)), "a label map holds the labels' own values"
     assert marks(tmp_path / "fractional.dcm") == _due(shares_on(volume), (1, 2))
-    for kind in ("seg", "labelmap", "rtstruct") if stack != "tilted" else ("rtstruct",):
+    for kind in ("seg", "labelmap", "rtstruct"):
         read = read_label(tmp_path / f"{kind}.dcm", volume, LABELS)
         np.testing.assert_array_equal(read.array, mask.array, err_msg=kind)
     uids = [str(pydicom.dcmread(path).SOPInstanceUID) for path in volume.source.paths]
@@ -70,6 +73,45 @@ def test_every_voxel_of_every_kind_of_segmentation_lies_in_its_place(tmp_path: P
         planes = segread(tmp_path / f"{kind}.dcm").get_pixels_by_source_instance(uids, combine_segments=True)
         due = np.transpose(mask.array[0], (2, 1, 0))
         np.testing.assert_array_equal(planes, due if kind == "labelmap" else np.where(due == 3, 2, due), err_msg=kind)
+
+
+def _without_empty_frames(path: Path) -> int:
+    """As other programs write it: planes without a mark have no frame. How many are left."""
+    dataset = pydicom.dcmread(path)
+    size = dataset.Rows * dataset.Columns // 8  # whole bytes
+    frames = [dataset.PixelData[k * size : (k + 1) * size] for k in range(int(dataset.NumberOfFrames))]
+    kept = [k for k, frame in enumerate(frames) if any(frame)]
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    dataset.PerFrameFunctionalGroupsSequence = [groups[k] for k in kept]
+    dataset.PixelData, dataset.NumberOfFrames = b"".join(frames[k] for k in kept), len(kept)
+    dataset.save_as(path)
+    return len(kept)
+
+
+@pytest.mark.parametrize("stack", ["ascending", "tilted", "hardly tilted", "oblique and tilted"])
+def test_a_segmentation_without_its_empty_frames_lies_in_its_place(tmp_path: Path, stack: str):
+    volume = _stack(tmp_path / "s", stack)
+    array = np.zeros((1, *volume.geometry.shape), np.uint8)
+    array[0, 2:5, 3:6, 1], array[0, 2:5, 3:6, 3] = 1, 1  # the first plane is empty, and one between
+    array[0, 7:9, 1:4, 2:] = 3
+    write_dicom_seg(Volume(array, volume.geometry), volume, LABELS, tmp_path / "seg.dcm", MAKER)
+    assert _without_empty_frames(tmp_path / "seg.dcm") == 4
+    read = read_label(tmp_path / "seg.dcm", volume, LABELS)
+    np.testing.assert_array_equal(read.array, array)
+    assert read.source.notes == ()
+
+
+def test_a_segmentation_whose_planes_lie_on_no_line_is_refused(tmp_path: Path):
+    volume = _stack(tmp_path / "s")
+    KINDS["seg"](volume, tmp_path / "seg.dcm")
+    dataset = pydicom.dcmread(tmp_path / "seg.dcm")
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        place = group.PlanePositionSequence[0].ImagePositionPatient
+        place[0] = float(place[0]) + 0.05 * float(place[2]) ** 2
+    dataset.save_as(tmp_path / "curved.dcm")
+    with pytest.raises(ImageError, match=r"leave a straight line by \d") as error:
+        read_label(tmp_path / "curved.dcm", volume, LABELS)
+    assert error.value.reason == "curved-positions"
 
 
 def test_contours_lie_half_way_between_voxels_and_name_their_slice(tmp_path: Path):

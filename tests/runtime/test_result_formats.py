@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_phantom import ramp, write_series
+from dicom_phantom import ramp, slice_dataset, write_series
 from highdicom.sr import srread
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from result_objects import COMPANION
 from tiny_bundle import BIAS, WEIGHT, write_bundle
 
@@ -25,6 +28,7 @@ from medssl.imaging.writers.dicom_source import Maker
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.predictor import Prediction, Predictor
 from medssl.runtime.results import DICOM_FORMATS, FORMATS, FRACTIONAL, MASK_FORMATS, write_results
+from medssl.runtime.server.secret import Secret
 from medssl.runtime.shares import Shares
 from medssl.runtime.sliding_window import segment_by
 
@@ -234,6 +238,33 @@ def test_what_a_library_quotes_of_a_header_is_not_told_to_others(bundle: Path, t
             write_results(tmp_path / "case", Bundle.open(bundle), prediction, volume, ("dicom-seg",))
     assert "1950" not in unquoted(refused.value)
     assert "dicom-seg cannot be written for this image (ValueError)" in unquoted(refused.value)
+
+
+@pytest.mark.parametrize(
+    "keyword", ["RescaleSlope", "SliceThickness", "Rows", "NumberOfFrames", "PixelSpacing", "PhotometricInterpretation"]
+)
+def test_what_a_damaged_header_holds_is_not_told_to_others(tmp_path: Path, keyword: str):
+    """A name where a number is due, as a wrong export leaves it."""
+    dataset = slice_dataset(ramp(1)[0], (0, 0, 0))
+    tag = Tag(keyword)
+    kind = {"US": "LO"}.get(dictionary_VR(tag), dictionary_VR(tag))
+    dataset[tag] = RawDataElement(tag, kind, 12, b"Meier^Annika", 0, False, True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's about the value
+        dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    with pytest.raises(ImageError) as refused:
+        read_volume(tmp_path)
+    assert refused.value.reason in ("bad-dicom", "truncated")
+    public = Secret(tmp_path / "key").public(unquoted(refused.value), tmp_path)
+    assert "a.dcm" in public
+    assert "Meier" not in public
+    assert "nnika" not in public
+
+
+def test_a_short_text_of_a_library_leaves_the_rest_of_a_message_alone():
+    error = ImageError("3 of 30 files have no 3 (3)", reason="test")
+    error.__cause__ = KeyError(3)
+    assert unquoted(error) == "3 of 30 files have no 3 (KeyError)"
 
 
 def test_a_classification_has_a_report_and_a_picture_but_no_mask(bundle: Path, series: Path, tmp_path: Path):

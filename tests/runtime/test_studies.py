@@ -2,13 +2,17 @@
 
 import csv
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_phantom import write_series
+from result_objects import COMPANION
 from tiny_bundle import write_bundle
 
 from medssl.__main__ import main
@@ -22,6 +26,8 @@ from medssl.imaging.study import covered, find_studies, on_first_grid, read_stud
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.inputs import find_cases
+from medssl.runtime.results import FORMATS
+from medssl.runtime.server.secret import Secret
 
 _CHANNELS = ("T1", "FLAIR")
 _RULES = (
@@ -93,11 +99,65 @@ def test_a_missing_and_an_ambiguous_channel_are_named_with_what_was_found(study:
     assert missing.value.reason == "channel-missing"
     for part in ("channel DWI (MR, dwi): no series fits", "'ax FLAIR', axial, 6 x 6 x 6, 1.00 x 1.00 x 2.50 mm"):
         assert part in missing.value.message
-    with pytest.raises(ImageError, match="2 series fit, one is due: 'sag T1 MPRAGE', 'T1 post contrast'") as several:
+    with pytest.raises(ImageError, match="2 series fit, one is due\n") as several:
         _read(study, (SeriesRule("MR", ("t1",)), _RULES[1]))
     assert several.value.reason == "channel-ambiguous"
-    with pytest.raises(ImageError, match="series 'ax FLAIR' fits several channels"):
+    assert "  fit channel T1: 'sag T1 MPRAGE', 'T1 post contrast'\n" in several.value.message
+    with pytest.raises(ImageError, match=r"one series fits channels T1 and FLAIR\n  fits .*: 'ax FLAIR'\n"):
         _read(study, (_RULES[1], _RULES[1]))
+
+
+_ONE, _TWO = SeriesRule("MR", ("one",)), SeriesRule("MR", ("two",))
+
+
+@pytest.mark.parametrize(
+    ("reason", "rules", "second"),
+    [
+        ("channel-missing", (_ONE, SeriesRule("MR", ("three",))), {}),
+        ("channel-missing", (_ONE, _TWO), {"positions": [(0, 0, 2.5 * k) for k in (0, 1, 2, 3, 4, 6)]}),
+        ("channel-ambiguous", (SeriesRule("MR"), _TWO), {}),
+        ("channel-ambiguous", (_ONE, _ONE), {}),
+        ("frame-of-reference", (_ONE, _TWO), {"FrameOfReferenceUID": "1.2.99"}),
+        ("small-overlap", (_ONE, _TWO), {"positions": [(0, 0, 500 + 2.5 * k) for k in range(6)]}),
+    ],
+)
+def test_no_description_is_in_what_the_server_says_of_an_error(
+    tmp_path: Path, reason: str, rules: tuple[SeriesRule, ...], second: dict[str, Any]
+):
+    """Its ledger and list of jobs hold what `public` leaves of a message."""
+    _series(tmp_path / "study" / "a", "1.2.3.1", "Meier^Anna one")
+    _series(tmp_path / "study" / "b", "1.2.3.2", "Meier^Anna two", **second)
+    with pytest.raises(ImageError) as told:
+        _read(tmp_path / "study", rules)
+    assert told.value.reason == reason
+    public = Secret(tmp_path / "key").public(told.value.message, tmp_path / "study")
+    assert "channel" in public
+    assert "Meier" not in public
+
+
+def test_a_description_is_told_in_the_report_and_in_no_other_result(tmp_path: Path):
+    """Nor in the picture's pixels: with other descriptions all other results are the same to the byte."""
+    bundle = write_bundle(tmp_path / "bundle", channels=_CHANNELS, series=(_ONE, _TWO))
+    found = []
+    for name in ("Meier^Anna", "Schulz^Ute"):
+        shutil.rmtree(tmp_path / "study", ignore_errors=True)
+        for k, word in enumerate(("one", "two")):
+            spacing = (0.5 * (k + 1),) * 2  # the second is resampled, and a sentence says so
+            folder = _series(
+                tmp_path / "study" / word, f"1.2.3.{k + 1}", f"{name} {word}", spacing=spacing, **COMPANION
+            )
+            for number, file in enumerate(sorted(folder.iterdir())):
+                dataset = pydicom.dcmread(file)
+                dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{k}.{number}"
+                dataset.save_as(file)
+        predict(bundle, [str(tmp_path / "study")], tmp_path / name, format=",".join(FORMATS), threads=1)
+        files = {path.name: path.read_bytes() for path in (tmp_path / name / "study").iterdir()}
+        assert name.encode() in files.pop("report.json")
+        assert not [file for file, content in files.items() if name.encode() in content]
+        found.append(files)
+    assert len(found[0]) == len(FORMATS) - 1
+    assert found[0] == found[1]
+    assert b"channel FLAIR was resampled to the grid of T1" in found[0]["seg.dcm"]
 
 
 def test_a_series_that_lacks_a_slice_is_no_channel_and_the_reason_is_told(study: Path):

@@ -19,6 +19,10 @@ from medssl.imaging.volume import Source, Volume
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 _LPS = np.array([-1.0, -1.0, 1.0])
+_ALONG_NORMAL = 0.5
+"""The step from plane to plane may turn away from their normal until its cosine is this much below 1."""
+_LINE_MM = 0.1
+"""Positions of frames may lie this far beside one straight line, as those of images."""
 
 
 def read_dicom_label(path: Path, like: Volume, labels: Sequence[Label] = ()) -> Volume:
@@ -143,17 +147,61 @@ def _segments(path: Path) -> Iterator[tuple[int, str, npt.NDArray[np.bool_], Geo
         warnings.simplefilter("ignore")  # remarks on attributes that do not matter here
         try:
             segmentation: Any = segread(path)
-            volume = segmentation.get_volume(combine_segments=False, skip_overlap_checks=True)
+            volume = segmentation.get_volume(
+                combine_segments=False, skip_overlap_checks=True, perpendicular_tol=_ALONG_NORMAL
+            )
+            affine = _with_tilt(np.asarray(volume.affine, dtype=np.float64), segmentation, path)
+        except ImageError:
+            raise
         except Exception as error:  # highdicom and the decoders raise many kinds
             raise ImageError(f"{path}: segments cannot be read ({error})", reason="bad-dicom-seg") from error
-    affine = np.diag([*_LPS, 1.0]) @ np.asarray(volume.affine, dtype=np.float64)
-    geometry = Geometry(affine, volume.spatial_shape)
+    geometry = Geometry(np.diag([*_LPS, 1.0]) @ affine, volume.spatial_shape)
     array = np.asarray(volume.array)
     for channel, number in enumerate(segmentation.segment_numbers):
         if number == 0:
             continue  # the background of a LABELMAP, which has a description of its own
         name = str(segmentation.get_segment_description(number).segment_label)
         yield int(number), name, array[..., channel] > 0.5, geometry
+
+
+def _with_tilt(affine: npt.NDArray[np.float64], segmentation: Dataset, path: Path) -> npt.NDArray[np.float64]:
+    """The affine of (plane, row, column) with the step from plane to plane that the positions of the frames have.
+
+    highdicom orders the planes along their normal and takes that for the step. In a tilted stack (gantry tilt) the
+    planes shift along themselves as well; a small tilt, which it lets pass, is millimetres at the end of a stack.
+
+    Args:
+        affine: (4, 4), LPS mm, of highdicom's volume.
+        segmentation: The object.
+        path: Its file, for the error.
+
+    Raises:
+        ImageError: The positions lie on no straight line.
+    """
+    shared = (segmentation.get("SharedFunctionalGroupsSequence", None) or [Dataset()])[0]
+    groups = segmentation.get("PerFrameFunctionalGroupsSequence", None) or ()
+    owners = [
+        (group.get("PlanePositionSequence", None) or shared.get("PlanePositionSequence", None)) for group in groups
+    ]
+    found = [owner[0].get("ImagePositionPatient", None) for owner in owners if owner]
+    if not found or not all(found):
+        return affine  # a slide has one plane
+    places = np.array(found, dtype=np.float64)
+    index = (places - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+    planes = np.rint(index[:, 0])
+    first, last = int(np.argmin(planes)), int(np.argmax(planes))
+    if planes[first] == planes[last]:
+        return affine
+    step = (places[last] - places[first]) / (planes[last] - planes[first])
+    beside = np.linalg.norm(places - places[first] - (planes - planes[first])[:, None] * step, axis=1).max()
+    if beside > _LINE_MM:
+        raise ImageError(
+            f"{path}: positions of its frames leave a straight line by {beside:.2f} mm", reason="curved-positions"
+        )
+    tilted = affine.copy()
+    tilted[:3, 0] = step
+    tilted[:3, 3] = places[first] - planes[first] * step
+    return tilted
 
 
 def _structures(
