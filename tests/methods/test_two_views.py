@@ -144,6 +144,18 @@ def test_the_order_of_the_views_does_not_matter(kind: type[Method]) -> None:
 
 
 @pytest.mark.parametrize("kind", _METHODS)
+def test_bounded_weights_take_one_pass_a_view(kind: type[Method]) -> None:
+    torch.manual_seed(0)
+    method = kind(ViT(2, 1, patch_size=4, width=12, depth=1, heads=2, attention="sigma"), **_SMALL[kind])
+    batch = _batch()
+    if method.local_views:
+        batch["local_views"] = batch["views"][..., :4, :4]
+    outputs = method.train()(batch)
+    outputs["loss"].backward()
+    assert torch.isfinite(outputs["loss"])
+
+
+@pytest.mark.parametrize("kind", _METHODS)
 def test_it_learns_a_fixed_batch(kind: type[Method]) -> None:
     method, batch = _method(kind), _batch()
     # a queue of this very batch holds its partners; a moving centre moves the goal
