@@ -99,7 +99,8 @@ def build_optimizer(groups: Sequence[ParameterGroup], options: TrainOptions) -> 
     if options.optimizer == "lars":
         return LARS([{**part, "adapt": g.decay} for part, g in zip(content, groups, strict=True)], lr=options.lr)
     if options.optimizer == "sgd":
-        sgd = torch.optim.SGD(content, lr=options.lr, momentum=0.99, nesterov=True, fused=True)
+        form = {"momentum": options.momentum, "nesterov": options.nesterov}
+        sgd = torch.optim.SGD(content, lr=options.lr, fused=True, **form)
         for parameter in (p for g in groups for p in g.parameters):  # fused steps want all of them from the start on,
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(
                 parameter

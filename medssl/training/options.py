@@ -38,6 +38,7 @@ _FROM_ZERO = (
     "seed",
     "damaged_cases",
 )
+_SHARES = ("ema_decay", "beta2", "momentum")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,14 @@ class TrainOptions:
     """Compute a step's batch in this many parts, to fit memory; the gradient stays that of the whole batch."""
 
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
-    """Fused AdamW, SGD with Nesterov momentum 0.99 as nnU-Net uses, or LARS with momentum 0.9 for large batches."""
+    """Fused AdamW, SGD with momentum, or LARS with momentum 0.9 for large batches."""
+
+    momentum: float = 0.99
+    """Momentum of sgd: 0.99 in nnU-Net (Isensee et al. 2021), 0.9 in MoCo v2 and SimSiam; a step then is 100 or 10
+    times the learning rate, so a rate belongs to one of them."""
+
+    nesterov: bool = True
+    """Nesterov's form of the momentum of sgd, as in nnU-Net; MoCo v2 and SimSiam have the plain one."""
 
     lr: float = 1e-3
     """Peak learning rate."""
@@ -145,8 +153,9 @@ class TrainOptions:
         rules = [
             *((name, getattr(self, name) >= 1, "must be 1 or more") for name in _FROM_ONE),
             *((name, getattr(self, name) >= 0, "must be 0 or more") for name in _FROM_ZERO),
-            *((name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)") for name in ("ema_decay", "beta2")),
+            *((name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)") for name in _SHARES),
             ("lr", self.lr > 0, "must be positive"),
+            ("momentum", self.momentum > 0 or not self.nesterov, "must be above 0 with train.nesterov"),
             ("weight_decay_end", (self.weight_decay_end or 0) >= 0, "must be 0 or more"),
             (
                 "clip_each",

@@ -88,6 +88,21 @@ def test_fused_steps_match_the_formula(optimizer):
     assert module.weight.item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(("nesterov", "moved"), [(True, 1.9 * 4 + 0.9**2 * 4 + 1.9 * 4), (False, 4 + 0.9 * 4 + 4)])
+def test_momentum_of_sgd_is_an_option(nesterov, moved):
+    module = nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(2.0)
+    options = TrainOptions(optimizer="sgd", lr=0.1, weight_decay=0, momentum=0.9, nesterov=nesterov)
+    built = build_optimizer(parameter_groups(module), options)
+    for _ in range(2):
+        module.weight.grad = torch.full((1, 1), 4.0)
+        built.step()
+    assert module.weight.item() == pytest.approx(2.0 - 0.1 * moved, rel=1e-5)
+    with pytest.raises(ConfigError, match="momentum must be above 0"):
+        TrainOptions(momentum=0.0)
+    assert TrainOptions(momentum=0.0, nesterov=False).momentum == 0
+
+
 def test_the_average_follows_its_recurrence():
     module = nn.Linear(1, 1, bias=False)
     module.weight.data.fill_(1.0)
