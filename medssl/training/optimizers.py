@@ -99,8 +99,8 @@ def build_optimizer(groups: Sequence[ParameterGroup], options: TrainOptions) -> 
     if options.optimizer == "lars":
         return LARS([{**part, "adapt": g.decay} for part, g in zip(content, groups, strict=True)], lr=options.lr)
     if options.optimizer == "sgd":
-        form = {"momentum": options.momentum, "nesterov": options.nesterov}
-        sgd = torch.optim.SGD(content, lr=options.lr, fused=True, **form)
+        momentum, nesterov = options.momentum, options.nesterov
+        sgd = torch.optim.SGD(content, lr=options.lr, momentum=momentum, nesterov=nesterov, fused=True)
         for parameter in (p for g in groups for p in g.parameters):  # fused steps want all of them from the start on,
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(
                 parameter
