@@ -70,6 +70,10 @@ class Method(nn.Module, ABC):
     def encoder(self) -> nn.Module:
         """The plain encoder that is kept after pretraining."""
 
+    def notes(self) -> list[str]:
+        """What should be known of method and encoder before a run starts, one sentence each; nothing by default."""
+        return []
+
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss` () with gradient, and logs (detached scalars) under their own names."""

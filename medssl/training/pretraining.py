@@ -97,6 +97,8 @@ def announce(job: Pretraining, out: Path) -> None:
         f"of which {kept:.2f} M are kept\n"
         f"  start: {'random weights' if job.report is None else f'{job.settings.init}: {job.report}'}\n"
     )
+    for note in job.method.notes():
+        sys.stderr.write(f"  note: {note}\n")
     for source in job.sources:
         axis = source.views.slice_axis
         size = "x".join(str(n) for n in source.views.size) + ("" if axis is None else f" of slices across axis {axis}")
