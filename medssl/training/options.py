@@ -56,7 +56,8 @@ class TrainOptions:
     """Crops of one optimiser step, over all devices and accumulated parts together."""
 
     accumulate: int = 1
-    """Compute a step's batch in this many parts, to fit memory; the gradient stays that of the whole batch."""
+    """Compute a step's batch in this many parts, to fit memory. The gradient is that of the whole batch where the loss
+    is a mean over samples; a loss that compares samples, and batch norm, see one part at a time, which a run says."""
 
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     """Fused AdamW, SGD with momentum, or LARS with momentum 0.9 for large batches."""

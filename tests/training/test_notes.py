@@ -7,6 +7,7 @@ import torch
 from small_cache import small_cache
 from tiny_methods import run
 
+from medssl.imaging.errors import ConfigError
 from medssl.methods.moco_v2 import MoCoV2
 from medssl.models.masked import has_batch_norm
 from medssl.models.resnet import ResNet
@@ -37,3 +38,34 @@ def test_notes_are_told_before_the_first_step(tmp_path: Path, capsys: pytest.Cap
     run(cache, tmp_path / "run", "moco_v2.MoCoV2", steps=1)
     told = capsys.readouterr().err
     assert told.index("note: the encoder has batch norm") < told.index("work: 1 steps")
+
+
+@pytest.mark.parametrize(
+    ("name", "accumulate", "compares"),
+    [
+        ("simclr.SimCLR", 2, "the loss of SimCLR"),
+        ("byol.BYOL", 2, "batch norm of BYOL"),
+        ("simclr.SimCLR", 1, ""),
+        ("dino.DINO", 2, ""),  # a mean over samples, and a centre that takes in all parts
+    ],
+)
+def test_parts_of_a_batch_that_are_not_the_whole_are_told(
+    name: str, accumulate: int, compares: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = small_cache(tmp_path / "cache", [(20, 24), (24, 20), (18, 18)]).path
+    run(cache, tmp_path / "run", name, steps=1, accumulate=accumulate)
+    told = capsys.readouterr().err
+    if compares:
+        assert f"note: train.accumulate 2: {compares} compares the samples of one part, 2 of 4" in told
+    else:
+        assert "train.accumulate" not in told
+
+
+def test_balanced_parts_are_counted_without_the_rest_of_the_batch(tmp_path: Path) -> None:
+    cache = small_cache(tmp_path / "cache", [(20, 24), (24, 20), (18, 18)]).path
+    given = {"head": [8, 8, 32], "queue": 4}
+    run(cache, tmp_path / "whole", "swav.SwAV", steps=1, arguments=given)
+    with pytest.raises(ConfigError, match=r"32 prototypes need a batch and queue of 8 .* got 6"):
+        run(cache, tmp_path / "parts", "swav.SwAV", steps=1, accumulate=2, arguments=given)
+    with pytest.raises(ConfigError, match=r"32 prototypes need a batch and queue of 8 .* got 4"):
+        run(cache, tmp_path / "none", "swav.SwAV", steps=1, arguments={**given, "queue": 0})
