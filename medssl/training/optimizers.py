@@ -114,9 +114,10 @@ def rate_at(step: int, options: TrainOptions) -> float:
     if step < options.warmup_steps:
         return (step + 1) / options.warmup_steps
     share = (step - options.warmup_steps) / max(options.steps - options.warmup_steps, 1)
-    if options.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * share))
-    return (1 - share) ** 0.9 if options.schedule == "poly" else 1.0
+    if options.schedule == "constant":
+        return 1.0
+    falling = 0.5 * (1 + math.cos(math.pi * share)) if options.schedule == "cosine" else (1 - share) ** 0.9
+    return options.final_lr + (1 - options.final_lr) * falling
 
 
 def decay_at(step: int, options: TrainOptions) -> float:

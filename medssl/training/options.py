@@ -76,7 +76,11 @@ class TrainOptions:
     """Steps of linear warm-up to the peak."""
 
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
-    """After the warm-up: half a cosine to zero, (1 - t)^0.9 to zero, or constant."""
+    """After the warm-up: half a cosine to `final_lr`, (1 - t)^0.9 to `final_lr`, or constant."""
+
+    final_lr: float = 0.0
+    """Learning rate at the end, as a share of `lr`; DINO and I-JEPA stop at 1e-6, SwAV and Barlow Twins at 0.001 of
+    theirs."""
 
     weight_decay: float = 0.05
     """Decoupled weight decay (for sgd and lars: L2); never on biases, norms, tokens and position embeddings."""
@@ -156,6 +160,8 @@ class TrainOptions:
             *((name, getattr(self, name) >= 0, "must be 0 or more") for name in _FROM_ZERO),
             *((name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)") for name in _SHARES),
             ("lr", self.lr > 0, "must be positive"),
+            ("final_lr", 0 <= self.final_lr <= 1, "must lie in [0, 1]"),
+            ("final_lr", not self.final_lr or self.schedule != "constant", "is not reached by train.schedule constant"),
             ("momentum", self.momentum > 0 or not self.nesterov, "must be above 0 with train.nesterov"),
             ("weight_decay_end", (self.weight_decay_end or 0) >= 0, "must be 0 or more"),
             (

@@ -73,6 +73,12 @@ def test_schedules_in_closed_form():
     poly = TrainOptions(steps=100, schedule="poly")
     assert [rate_at(s, poly) for s in (0, 50)] == pytest.approx([1, 0.5**0.9])
     assert rate_at(99, TrainOptions(steps=100, schedule="constant")) == 1
+    for schedule, half in (("cosine", 0.6), ("poly", 0.2 + 0.8 * 0.5**0.9)):
+        ends = TrainOptions(steps=110, warmup_steps=10, schedule=schedule, final_lr=0.2)
+        assert [rate_at(s, ends) for s in (0, 9, 10, 60, 110)] == pytest.approx([0.1, 1, 1, half, 0.2])
+    with pytest.raises(ConfigError, match="not reached by") as caught:
+        TrainOptions(schedule="constant", final_lr=1.1)
+    assert len(caught.value.problems) == 2
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
