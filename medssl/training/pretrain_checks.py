@@ -58,7 +58,8 @@ def contradictions(method: Component, sources: Sequence[Source], train: TrainOpt
     problems = [problem for source in sources for problem in (*_wrong_crops(source), *_uneven(source, parts))]
     problems += _wrong_pair(sources, train, parts > train.accumulate)
     for source in sources:
-        for augment in filter(None, (source.views.augment, source.views.second)):
+        views = source.views
+        for augment in filter(None, (views.augment, views.second, views.local_augment)):
             problems += augment.misfits(len(source.cache.channels), source.cache.preprocess.intensity)
     kind = resolve(method.class_path)
     if not issubclass(kind, Method):
