@@ -11,9 +11,8 @@ from torch import nn
 from medssl.training.lars import LARS
 from medssl.training.options import TrainOptions
 
-_SPARED = re.compile(
-    r"(^|[._])(cls_token|mask_token|mask_tokens|pos_embed|position_embedding|position|tokens|gamma|register_tokens)($|[._])"
-)
+_TOKENS = r"cls_token|mask_token|mask_tokens|pos_embed|position_embedding|position|tokens|gamma|register_tokens"
+_SPARED = re.compile(rf"(^|[._])({_TOKENS})($|[._])|(^|\.)query$")
 
 
 @dataclass

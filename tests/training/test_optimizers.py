@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from medssl.imaging.errors import ConfigError
+from medssl.methods.cae import CAE
+from medssl.models.vit import ViT
 from medssl.training.ema import WeightAverage
 from medssl.training.optimizers import build_optimizer, clip_each, decay_at, parameter_groups, rate_at, set_rates
 from medssl.training.options import TrainOptions
@@ -46,6 +48,13 @@ def test_norms_biases_and_embeddings_are_not_decayed():
     optimizer = build_optimizer(groups, TrainOptions(weight_decay=0.3))
     assert {g["weight_decay"] for g in optimizer.param_groups} == {0.0, 0.3}
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(module.parameters()))
+
+
+def test_the_query_of_hidden_patches_is_a_token_and_that_of_attention_a_weight():
+    method = CAE(ViT(2, 1, patch_size=4, width=12, depth=1, heads=2), depths=(1, 1))
+    decay = {name: group.decay for group in parameter_groups(method) for name in group.names}
+    assert not decay["regressor.query"]
+    assert decay["regressor.blocks.0.cross.query.weight"]
 
 
 def test_a_frozen_start_moves_only_the_rest():
