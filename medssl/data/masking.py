@@ -14,12 +14,13 @@ SIGMAS: dict[str, tuple[float, ...]] = {"red": (1.5,), "blue": (1.0,), "green": 
 """Filters of coloured masks in cells: choices of this project, the paper's are not known."""
 
 _ASPECT = 1 / 0.3  # largest ratio of two sides of a box
+_ROUNDING = 1e-9  # 10 * (1 - 0.9) is a little less than 1 in floating point
 _TRIES = 10  # boxes in a row that do not fit before single cells fill the rest
 
 
 def hidden_count(cells: int, ratio: float) -> int:
-    """How many of the cells are hidden: `cells - int(cells * (1 - ratio))`, as in MAE."""
-    return cells - int(cells * (1 - ratio))
+    """How many of the cells are hidden: `cells - int(cells * (1 - ratio))`, as in MAE, or `ceil(cells * ratio)`."""
+    return cells - int(cells * (1 - ratio) + _ROUNDING)
 
 
 def random_mask(grid: Sequence[int], batch: int, ratio: float, generator: torch.Generator) -> Tensor:

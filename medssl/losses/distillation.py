@@ -102,9 +102,13 @@ def over_hidden_tokens(target: Tensor, logits: Tensor, temperature: float, sampl
 
 
 def entropy(distribution: Tensor) -> Tensor:
-    """Mean entropy of distributions (..., K): 0 where each is one-hot, log K where they are uniform; no gradient."""
+    """Mean entropy of distributions (..., K): 0 where each is one-hot, log K where they are uniform; no gradient.
+
+    0 where there are none: a part of a batch may hide no patch, and a number that is none would end the run.
+    """
     known = distribution.detach().float()
-    return -(known * known.clamp(min=1e-12).log()).sum(-1).mean()
+    each = -(known * known.clamp(min=1e-12).log()).sum(-1)
+    return each.mean() if each.numel() else each.new_zeros(())
 
 
 @torch.no_grad()

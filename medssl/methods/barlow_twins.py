@@ -31,6 +31,7 @@ class BarlowTwins(SiameseMethod):
     """
 
     card = MethodCard("Zbontar et al., ICML 2021", "https://arxiv.org/abs/2103.03230", "decorrelation")
+    over_batch = True
 
     def __init__(self, encoder: Encoder, *, off_diagonal: float = 0.0051, width: int = 8192) -> None:
         super().__init__()

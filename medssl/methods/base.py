@@ -65,10 +65,22 @@ class Method(nn.Module, ABC):
     least_batch: ClassVar[int] = 1
     """Samples that must be computed together: 2 where the loss or a batch norm compares samples."""
 
+    over_batch: bool = False
+    """Whether the loss compares the samples that are computed together, so that a step in parts (`train.accumulate`) is
+    not that of the whole batch."""
+
     @property
     @abstractmethod
     def encoder(self) -> nn.Module:
         """The plain encoder that is kept after pretraining."""
+
+    def misfits(self, together: int) -> list[str]:
+        """What is wrong where this many samples are computed together, over all devices; nothing by default."""
+        return []
+
+    def notes(self) -> list[str]:
+        """What should be known of method and encoder before a run starts, one sentence each; nothing by default."""
+        return []
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:

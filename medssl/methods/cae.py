@@ -2,7 +2,7 @@
 
 Chen et al., "Context Autoencoder for Self-Supervised Representation Learning", 2022, https://arxiv.org/abs/2202.03026
 (IJCV 2024). Deviations: 2D and 3D; the target is the normalised voxels of a patch, not the code of a tokenizer that was
-trained on photographs; no drop path.
+trained on photographs; boxes have 4 patches and more, not 16; no drop path.
 """
 
 from typing import final

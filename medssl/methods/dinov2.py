@@ -79,6 +79,7 @@ class DINOv2(MaskedDistillingMethod):
             masks=masks,
         )
         self.koleo, self.balanced = weight, balanced
+        self.over_batch = balanced or weight > 0
         _, *self.teacher_temperatures = temperatures
 
     def draw_ratios(self, count: int, generator: torch.Generator) -> Tensor:

@@ -49,6 +49,7 @@ class IntraInter(Method):
     views = 2
     least_batch = 2
     mixed = True
+    over_batch = True
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 Chen, Fan, Girshick and He, "Improved Baselines with Momentum Contrastive Learning", 2020,
 https://arxiv.org/abs/2003.04297; v1: He et al., CVPR 2020, https://arxiv.org/abs/1911.05722.
-Deviations: the encoders here have no batch norm unless asked for, so keys are not shuffled between devices; keys enter
+Deviations: keys are not shuffled between devices, so the encoder should have group or instance norm in place of batch
+    norm, by which a query could tell its key from those of other batches (a run says so before it starts); keys enter
     the queue after the optimiser step, so that a batch computed in parts has the negatives of the whole one; a vision
     transformer's vector is the mean of its patch tokens; no colour is varied.
 """
@@ -16,6 +17,7 @@ from medssl.losses.contrastive import queue_info_nce
 from medssl.losses.gather import gather
 from medssl.methods.base import Batch, MethodCard, SiameseMethod, positive, require, share, whole_batches
 from medssl.models.encoder import Encoder
+from medssl.models.masked import has_batch_norm
 from medssl.models.momentum import KeyQueue, Teacher
 from medssl.models.projectors import Branch, Projector
 
@@ -69,6 +71,16 @@ class MoCoV2(SiameseMethod):
         if self.training:
             self._fresh.append(gather(key))
         return {"loss": queue_info_nce(self.student(first), key, self.queue.keys, self.temperature)}
+
+    def notes(self) -> list[str]:
+        """Whether the encoder has batch norm."""
+        if not has_batch_norm(self.encoder):
+            return []
+        return [
+            "the encoder has batch norm: query and key share the statistics of their batch, which the keys in the "
+            "queue do not, so that the loss can fall without anatomy being learned; MoCoV2 here shuffles no keys "
+            "against that: take norm group or instance in the encoder"
+        ]
 
     def after_step(self, step: int) -> None:
         """The teacher follows, and the step's keys enter the queue."""

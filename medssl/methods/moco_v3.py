@@ -36,6 +36,7 @@ class MoCoV3(SiameseMethod):
     """
 
     card = MethodCard("Chen, Xie and He, ICCV 2021", "https://arxiv.org/abs/2104.02057", "contrastive")
+    over_batch = True
 
     def __init__(
         self,

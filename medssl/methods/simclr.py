@@ -33,6 +33,7 @@ class SimCLR(SiameseMethod):
     """
 
     card = MethodCard("Chen et al., ICML 2020", "https://arxiv.org/abs/2002.05709", "contrastive")
+    over_batch = True
 
     def __init__(
         self,

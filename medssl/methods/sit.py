@@ -47,6 +47,7 @@ class SiT(SiameseMethod):
     """
 
     card = MethodCard("Atito et al., 2021", "https://arxiv.org/abs/2104.03602", "masked", ("ViT",))
+    over_batch = True
 
     def __init__(
         self,

@@ -36,11 +36,12 @@ class SwAV(SiameseMethod):
         shares: Shares of the run in which the prototypes do not move yet, and after which the queue is used.
 
     Raises:
-        ConfigError: Numbers out of range, a queue that is no whole number of batches, or too few vectors to balance.
+        ConfigError: Numbers out of range, or a queue that is no whole number of batches.
     """
 
     card = MethodCard("Caron et al., NeurIPS 2020", "https://arxiv.org/abs/2006.09882", "clustering")
     local_views = True
+    over_batch = True
 
     def __init__(
         self,
@@ -57,8 +58,6 @@ class SwAV(SiameseMethod):
         super().__init__()
         problems = positive(prediction=temperatures[0], assignment=temperatures[1]) + not_negative(queue=queue)
         problems += share(frozen=shares[0], queued=shares[1]) + whole_batches(queue, batch_size)
-        if 4 * (batch_size + queue) < head[2]:
-            problems.append(f"{head[2]} prototypes need a batch and queue of {head[2] // 4}, got {batch_size + queue}")
         require(problems)
         self.steps, (self.temperature, self.epsilon) = steps, temperatures
         self.frozen, self.queued = shares
@@ -81,6 +80,17 @@ class SwAV(SiameseMethod):
             balanced(vector, self.prototypes, self.epsilon, old) for vector, old in zip(vectors, earlier, strict=True)
         ]
         return {"loss": across_views(targets, scores, self.temperature)}
+
+    def misfits(self, together: int) -> list[str]:
+        """Too few vectors to balance."""
+        prototypes, _ = self.prototypes.weight.shape
+        vectors = together + (len(cast(KeyQueue, self.queues[0]).keys) if self.queues else 0)
+        if 4 * vectors >= prototypes:
+            return []
+        return [
+            f"{prototypes} prototypes need a batch and queue of {prototypes // 4} samples that are balanced together, "
+            f"got {vectors}: take a longer queue, fewer prototypes, or fewer parts (train.accumulate)"
+        ]
 
     def before_step(self, step: int) -> None:
         """Hold the prototypes still at first."""

@@ -33,6 +33,7 @@ class VICReg(SiameseMethod):
     """
 
     card = MethodCard("Bardes et al., ICLR 2022", "https://arxiv.org/abs/2105.04906", "decorrelation")
+    over_batch = True
 
     def __init__(
         self,

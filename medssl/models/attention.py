@@ -21,7 +21,7 @@ class SigmaLinear(nn.Linear):
     """Linear layer whose weight is `gamma / sigma(W) * W`, where sigma is W's largest singular value.
 
     Sigma-reparam, Zhai et al., ICML 2023, https://arxiv.org/abs/2303.06296: it bounds how sharp attention can get. One
-    power iteration a training step, in float32; gamma starts at sigma, so that the layer starts as it was drawn (the
+    power iteration a pass in training, in float32; gamma starts at sigma, so that the layer starts as it was drawn (the
     authors' code; the paper's text has 1).
     """
 
@@ -43,11 +43,13 @@ class SigmaLinear(nn.Linear):
         """Apply the bounded weight."""
         with torch.autocast(tokens.device.type, enabled=False):
             weight = self.weight.float()
+            right = self.direction.clone()  # not the buffer: another pass may move it before backward
             with torch.no_grad():
-                left = F.normalize(weight @ self.direction, dim=0)
+                left = F.normalize(weight @ right, dim=0)
                 if self.training:
-                    self.direction.copy_(F.normalize(weight.T @ left, dim=0))
-            sigma = left @ (weight @ self.direction)
+                    right = F.normalize(weight.T @ left, dim=0)
+                    self.direction.copy_(right)
+            sigma = left @ (weight @ right)
             bounded = self.gamma / sigma * weight
         return F.linear(tokens, bounded.to(tokens.dtype), self.bias)
 

@@ -18,6 +18,7 @@ from medssl.models.batch_norm import over_processes, several_processes
 
 NormKind = Literal["instance", "batch", "group"]
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _GROUPS = 8
 _MOMENTUM = 0.1
 
@@ -138,6 +139,13 @@ class Norm(nn.Module):
     @staticmethod
     def _per_channel(values: Tensor, ndim: int) -> Tensor:
         return values.view(1, -1, *[1] * (ndim - 2))
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether any layer normalises over the samples of a batch."""
+    return any(
+        part.kind == "batch" if isinstance(part, Norm) else isinstance(part, _BATCH_NORMS) for part in module.modules()
+    )
 
 
 class Densify(nn.Module):

@@ -83,7 +83,7 @@ class DINOHead(nn.Module):
             linear = nn.Linear(before, after)
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
-            layers += [linear, *([nn.BatchNorm1d(after)] if norm else []), nn.GELU()]
+            layers += [linear, *([BatchNorm(after)] if norm else []), nn.GELU()]
         last = -2 if norm else -1
         self.mlp, self.prototypes = nn.Sequential(*layers[:last]), Prototypes(bottleneck, prototypes)
 

@@ -27,7 +27,8 @@ class HealthCheck:
     Looks at up to 64 fixed crops, spread over the cases of split val, or of those that are learned from where there are
     none: loss with fixed masks, spread of the features, and, where the cache has classes or label maps, how well the
     frozen features tell them: the class, or which structures a crop holds more of than most crops. Labels are only
-    looked at here, never learned from. Test cases are never touched.
+    looked at here, never learned from. Test cases are never touched. Features are those of the encoder that is trained:
+    of the student, also where a method keeps the teacher that follows it.
 
     Args:
         cache: Prepared cache.

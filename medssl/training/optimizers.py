@@ -11,9 +11,8 @@ from torch import nn
 from medssl.training.lars import LARS
 from medssl.training.options import TrainOptions
 
-_SPARED = re.compile(
-    r"(^|[._])(cls_token|mask_token|mask_tokens|pos_embed|position_embedding|position|tokens|gamma|register_tokens)($|[._])"
-)
+_TOKENS = r"cls_token|mask_token|mask_tokens|pos_embed|position_embedding|position|tokens|gamma|register_tokens"
+_SPARED = re.compile(rf"(^|[._])({_TOKENS})($|[._])|(^|\.)query$")
 
 
 @dataclass
@@ -99,7 +98,8 @@ def build_optimizer(groups: Sequence[ParameterGroup], options: TrainOptions) -> 
     if options.optimizer == "lars":
         return LARS([{**part, "adapt": g.decay} for part, g in zip(content, groups, strict=True)], lr=options.lr)
     if options.optimizer == "sgd":
-        sgd = torch.optim.SGD(content, lr=options.lr, momentum=0.99, nesterov=True, fused=True)
+        momentum, nesterov = options.momentum, options.nesterov
+        sgd = torch.optim.SGD(content, lr=options.lr, momentum=momentum, nesterov=nesterov, fused=True)
         for parameter in (p for g in groups for p in g.parameters):  # fused steps want all of them from the start on,
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(
                 parameter
@@ -113,9 +113,10 @@ def rate_at(step: int, options: TrainOptions) -> float:
     if step < options.warmup_steps:
         return (step + 1) / options.warmup_steps
     share = (step - options.warmup_steps) / max(options.steps - options.warmup_steps, 1)
-    if options.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * share))
-    return (1 - share) ** 0.9 if options.schedule == "poly" else 1.0
+    if options.schedule == "constant":
+        return 1.0
+    falling = 0.5 * (1 + math.cos(math.pi * share)) if options.schedule == "cosine" else (1 - share) ** 0.9
+    return options.final_lr + (1 - options.final_lr) * falling
 
 
 def decay_at(step: int, options: TrainOptions) -> float:

@@ -38,6 +38,7 @@ _FROM_ZERO = (
     "seed",
     "damaged_cases",
 )
+_SHARES = ("ema_decay", "beta2", "momentum")
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,18 @@ class TrainOptions:
     """Crops of one optimiser step, over all devices and accumulated parts together."""
 
     accumulate: int = 1
-    """Compute a step's batch in this many parts, to fit memory; the gradient stays that of the whole batch."""
+    """Compute a step's batch in this many parts, to fit memory. The gradient is that of the whole batch where the loss
+    is a mean over samples; a loss that compares samples, and batch norm, see one part at a time, which a run says."""
 
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
-    """Fused AdamW, SGD with Nesterov momentum 0.99 as nnU-Net uses, or LARS with momentum 0.9 for large batches."""
+    """Fused AdamW, SGD with momentum, or LARS with momentum 0.9 for large batches."""
+
+    momentum: float = 0.99
+    """Momentum of sgd: 0.99 in nnU-Net (Isensee et al. 2021), 0.9 in MoCo v2 and SimSiam; a step then is 100 or 10
+    times the learning rate, so a rate belongs to one of them."""
+
+    nesterov: bool = True
+    """Nesterov's form of the momentum of sgd, as in nnU-Net; MoCo v2 and SimSiam have the plain one."""
 
     lr: float = 1e-3
     """Peak learning rate."""
@@ -67,7 +76,11 @@ class TrainOptions:
     """Steps of linear warm-up to the peak."""
 
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
-    """After the warm-up: half a cosine to zero, (1 - t)^0.9 to zero, or constant."""
+    """After the warm-up: half a cosine to `final_lr`, (1 - t)^0.9 to `final_lr`, or constant."""
+
+    final_lr: float = 0.0
+    """Learning rate at the end, as a share of `lr`; DINO and I-JEPA stop at 1e-6, SwAV and Barlow Twins at 0.001 of
+    theirs."""
 
     weight_decay: float = 0.05
     """Decoupled weight decay (for sgd and lars: L2); never on biases, norms, tokens and position embeddings."""
@@ -112,7 +125,8 @@ class TrainOptions:
     """Steps between validations, where the run has any."""
 
     health_every: int = 500
-    """Steps between looks at the run's health: panel, feature spread, probe, where the run has any."""
+    """Steps between looks at the run's health: panel, feature spread, probe, where the run has any; of the student,
+    also where a method keeps its teacher."""
 
     time_limit_min: float = 0.0
     """Stop with a checkpoint after this many minutes; 0 = no limit."""
@@ -145,8 +159,11 @@ class TrainOptions:
         rules = [
             *((name, getattr(self, name) >= 1, "must be 1 or more") for name in _FROM_ONE),
             *((name, getattr(self, name) >= 0, "must be 0 or more") for name in _FROM_ZERO),
-            *((name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)") for name in ("ema_decay", "beta2")),
+            *((name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)") for name in _SHARES),
             ("lr", self.lr > 0, "must be positive"),
+            ("final_lr", 0 <= self.final_lr <= 1, "must lie in [0, 1]"),
+            ("final_lr", not self.final_lr or self.schedule != "constant", "is not reached by train.schedule constant"),
+            ("momentum", self.momentum > 0 or not self.nesterov, "must be above 0 with train.nesterov"),
             ("weight_decay_end", (self.weight_decay_end or 0) >= 0, "must be 0 or more"),
             (
                 "clip_each",

@@ -10,6 +10,7 @@ from torch import Tensor
 from medssl.imaging.errors import ConfigError
 from medssl.methods.base import Method
 from medssl.models.component import Component, resolve
+from medssl.models.masked import has_batch_norm
 from medssl.training.options import TrainOptions
 from medssl.training.pretrain_options import ViewOptions
 from medssl.training.pretrain_sources import Source
@@ -57,7 +58,8 @@ def contradictions(method: Component, sources: Sequence[Source], train: TrainOpt
     problems = [problem for source in sources for problem in (*_wrong_crops(source), *_uneven(source, parts))]
     problems += _wrong_pair(sources, train, parts > train.accumulate)
     for source in sources:
-        for augment in filter(None, (source.views.augment, source.views.second)):
+        views = source.views
+        for augment in filter(None, (views.augment, views.second, views.local_augment)):
             problems += augment.misfits(len(source.cache.channels), source.cache.preprocess.intensity)
     kind = resolve(method.class_path)
     if not issubclass(kind, Method):
@@ -157,6 +159,29 @@ def try_out(method: Method, source: Source, augment: Callable[[dict[str, Tensor]
             method(augment(batch))
     except (ValueError, RuntimeError) as error:
         _cannot(method, source, error)
+
+
+def too_few(method: Method, sources: Sequence[Source], train: TrainOptions) -> None:
+    """Refuse parts of a batch that are too small for the method's arguments.
+
+    Raises:
+        ConfigError: They are.
+    """
+    if problems := [p for source in sources for p in method.misfits(source.batch_size // train.accumulate)]:
+        raise ConfigError(problems)
+
+
+def notes(method: Method, sources: Sequence[Source], train: TrainOptions) -> list[str]:
+    """What should be known before a run starts, though nothing forbids it."""
+    found = method.notes()
+    name, parts, compares = type(method).__name__, train.accumulate, "the loss" if method.over_batch else "batch norm"
+    if parts > 1 and (method.over_batch or has_batch_norm(method)):
+        sizes = " and ".join(f"{source.batch_size // parts} of {source.batch_size}" for source in sources)
+        found.append(
+            f"train.accumulate {parts}: {compares} of {name} compares the samples of one part, {sizes}, "
+            "so the step is not that of the whole batch; where memory allows take fewer parts, or more devices"
+        )
+    return found
 
 
 def _cannot(method: Method, source: Source, error: Exception) -> NoReturn:

@@ -85,6 +85,9 @@ class ViewOptions:
     local_extent: tuple[float, float] = (0.25, 0.5)
     """As `extent`, for local views."""
 
+    local_augment: AugmentOptions | None = None
+    """How local views are varied; empty = as the first view, by `augment`."""
+
     def __post_init__(self) -> None:
         if problems := [*self._wrong_sizes(), *self._wrong_numbers()]:
             raise ConfigError(problems)
@@ -109,6 +112,7 @@ class ViewOptions:
             ("local_extent", 0 < self.local_extent[0] <= self.local_extent[1] <= 1, "must rise between 0 and 1"),
             ("aspect", self.aspect >= 1, "must be 1 or more"),
             ("local_views", self.local_views >= 0, "must be 0 or more"),
+            ("local_augment", self.local_augment is None or self.local_views > 0, "needs local_views"),
             ("slice_axis", self.slice_axis in (None, 0, 1, 2), "must be 0, 1 or 2"),
             ("partner", self.partner != "slice" or self.slice_axis is not None, "needs slice_axis"),
             ("slice_gap_mm", self.slice_gap_mm >= 0, "must be 0 or more"),
@@ -129,7 +133,9 @@ class ViewOptions:
         if not self.local_views:
             return main, None
         size = self.local_size or tuple(max(n // 2, 1) for n in self.size)
-        return main, ViewGroup(self.local_views, size, self.local_extent, self.aspect, (self.augment,))
+        return main, ViewGroup(
+            self.local_views, size, self.local_extent, self.aspect, (self.local_augment or self.augment,)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for run.json."""

@@ -21,7 +21,7 @@ from medssl.training.health_check import HealthCheck
 from medssl.training.loop import FitResult, Hooks, fit, parts_of
 from medssl.training.options import RESUMABLE
 from medssl.training.preflight import measure
-from medssl.training.pretrain_checks import Problems, contradictions, try_out
+from medssl.training.pretrain_checks import Problems, contradictions, notes, too_few, try_out
 from medssl.training.pretrain_job import Pretraining, Settings
 from medssl.training.pretrain_sources import Source, make_sources
 from medssl.training.run_folder import RunFolder, encoder_patients
@@ -56,6 +56,8 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric, other: Cache | No
         method = build_component("method", settings.method, encoder)
     if method is None:
         problems.refuse()
+    with problems.collected():
+        too_few(method, sources, train)
     augments = {source.spatial_dims: source.augment(method.views, train.seed) for source in sources}
     for source in sources:
         if len(source.views.size) == source.spatial_dims:
@@ -97,6 +99,8 @@ def announce(job: Pretraining, out: Path) -> None:
         f"of which {kept:.2f} M are kept\n"
         f"  start: {'random weights' if job.report is None else f'{job.settings.init}: {job.report}'}\n"
     )
+    for note in notes(job.method, job.sources, train):
+        sys.stderr.write(f"  note: {note}\n")
     for source in job.sources:
         axis = source.views.slice_axis
         size = "x".join(str(n) for n in source.views.size) + ("" if axis is None else f" of slices across axis {axis}")

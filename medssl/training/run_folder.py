@@ -11,6 +11,7 @@ from PIL import Image
 from medssl.imaging.environment import environment
 from medssl.imaging.errors import CheckpointError, ConfigError
 from medssl.imaging.files import atomic_path, write_json
+from medssl.training.options import TrainOptions
 
 SCHEMA_VERSION = 1
 
@@ -136,7 +137,9 @@ class RunFolder:
 def _refuse_changes(
     path: Path, old: Mapping[str, Any], new: Mapping[str, Any], resumable: frozenset[str] | set[str]
 ) -> None:
-    before, after = _flat(old.get("config", {})), _flat(new.get("config", {}))
+    after = _flat(new.get("config", {}))
+    defaults = _flat({"train": TrainOptions().to_json()})  # what an older version had, which knew no such option yet
+    before = {name: value for name, value in defaults.items() if name in after} | _flat(old.get("config", {}))
     changed = [
         f"{name}: the run has {before.get(name, 'nothing')!r}, now {after.get(name, 'nothing')!r}"
         for name in sorted(before.keys() | after.keys())

@@ -1,6 +1,7 @@
 """Masks: exact counts, one result for one key."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -11,6 +12,13 @@ from medssl.data.masking import block_mask, draw_mask, hidden_count, random_mask
 @pytest.mark.parametrize(("cells", "ratio", "hidden"), [(512, 0.75, 384), (196, 0.75, 147), (49, 0.6, 30), (8, 0.6, 5)])
 def test_count_keeps_what_is_whole(cells: int, ratio: float, hidden: int):
     assert hidden_count(cells, ratio) == hidden == cells - int(cells * (1 - ratio))
+
+
+def test_count_is_that_of_exact_arithmetic():
+    for cells in range(1, 300):
+        for hundredths in range(1, 100):
+            wanted = math.ceil(Fraction(cells * hundredths, 100))
+            assert hidden_count(cells, hundredths / 100) == wanted, (cells, hundredths)
 
 
 @pytest.mark.parametrize("grid", [(4, 6), (8, 8), (2, 3, 4), (4, 4, 4)])

@@ -7,6 +7,8 @@ from torch import Tensor
 from medssl.data.augment_options import NO_AUGMENTATION, AugmentOptions
 from medssl.data.view_groups import ViewGroup
 from medssl.data.views import MultiView, draw_views, make_views
+from medssl.imaging.errors import ConfigError
+from medssl.training.pretrain_options import ViewOptions
 
 _PLAIN = AugmentOptions(**NO_AUGMENTATION)
 _SOURCES = {2: (30, 40), 3: (20, 24, 16)}
@@ -102,6 +104,18 @@ def test_the_second_view_has_its_own_variation() -> None:
     views = make_views(draw_views(group, [0, 1], 0, 0, (9, 7), (1.0, 1.0)), image, (9, 7))
     torch.testing.assert_close(views[0], image, atol=1e-5, rtol=1e-5)
     assert (views[1] - image).std() > 0.1
+
+
+def test_local_views_may_have_their_own_variation() -> None:
+    first, second, small = (AugmentOptions(blur_p=p) for p in (1.0, 0.1, 0.5))
+    main, local = ViewOptions((8, 8), augment=first, second=second, local_views=3, local_augment=small).groups(2)
+    assert local is not None
+    assert (main.augments, local.augments) == ((first, second), (small,))
+    _, local = ViewOptions((8, 8), augment=first, second=second, local_views=3).groups(2)
+    assert local is not None
+    assert local.augments == (first,)
+    with pytest.raises(ConfigError, match=r"local_augment needs local_views"):
+        ViewOptions((8, 8), local_augment=small)
 
 
 def test_the_second_view_is_taken_from_the_partner() -> None:

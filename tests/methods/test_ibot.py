@@ -45,6 +45,7 @@ def test_where_nothing_is_hidden_there_is_no_loss_of_patches() -> None:
     method, batch = _method(masks=("block", 0.0, 0.1, 0.5)), view_batch()
     outputs = method(batch)
     assert outputs["patch_loss"] == 0
+    assert outputs["patch_entropy"] == 0  # a number that is none would end the run
     outputs["loss"].backward()
     assert not method.mask_token.grad.any()
     method.after_step(1)

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from medssl.models.masked import Norm
-from medssl.models.projectors import Projector
+from medssl.models.projectors import DINOHead, Projector
 
 
 def networks() -> dict[str, nn.Module]:
@@ -15,6 +15,7 @@ def networks() -> dict[str, nn.Module]:
     torch.manual_seed(0)
     return {
         "projector": nn.Sequential(nn.Flatten(), Projector([16, 8, 6], last_norm="fixed")),
+        "dino head": nn.Sequential(nn.Flatten(), DINOHead(16, 8, 6, 10, norm=True)),
         "encoder": nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), Norm(4, "batch"), nn.ReLU(), nn.Flatten()),
     }
 

@@ -205,3 +205,38 @@ def test_sigma_is_the_largest_singular_value_and_gamma_the_norm():
             layer(tokens)
         effective = (layer.eval()(torch.eye(12)) - layer.bias).T
     assert float(torch.linalg.matrix_norm(effective, 2)) == pytest.approx(0.7, rel=1e-4)
+
+
+@pytest.mark.parametrize("second_in_training", [True, False])
+def test_two_passes_before_backward_give_the_gradients_of_both(second_in_training):
+    torch.manual_seed(0)
+    layer = SigmaLinear(6, 5)
+    layer.start()
+    with torch.no_grad():
+        layer.weight.add_(0.5 * torch.randn(5, 6))  # the direction is that of another weight
+    first, second = torch.randn(2, 3, 6)
+    start, singly = layer.direction.clone(), torch.zeros(5, 6)
+    for tokens in (first, second):  # each on its own, from the direction that it finds
+        layer.train(tokens is first or second_in_training)
+        singly += torch.autograd.grad(layer(tokens).square().sum(), layer.weight)[0]
+    layer.direction.copy_(start)
+    one = layer.train()(first).square().sum()
+    two = layer.train(second_in_training)(second).square().sum()
+    (one + two).backward()
+    torch.testing.assert_close(layer.weight.grad, singly)
+
+
+def test_one_pass_is_one_step_of_the_power_iteration():
+    torch.manual_seed(0)
+    layer = SigmaLinear(6, 5)
+    layer.start()
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(5, 6))
+        layer.gamma.fill_(1.0)
+    weight, right = layer.weight.detach(), layer.direction.clone()
+    for _ in range(3):
+        left = weight @ right / (weight @ right).norm()
+        right = weight.T @ left / (weight.T @ left).norm()
+        bounded = layer.train()(torch.eye(6)).detach() - layer.bias.detach()
+        torch.testing.assert_close(bounded.T, weight / (left @ weight @ right))
+    torch.testing.assert_close(layer.direction, right)

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from medssl.imaging.errors import ConfigError
+from medssl.methods.cae import CAE
+from medssl.models.vit import ViT
 from medssl.training.ema import WeightAverage
 from medssl.training.optimizers import build_optimizer, clip_each, decay_at, parameter_groups, rate_at, set_rates
 from medssl.training.options import TrainOptions
@@ -48,6 +50,13 @@ def test_norms_biases_and_embeddings_are_not_decayed():
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(module.parameters()))
 
 
+def test_the_query_of_hidden_patches_is_a_token_and_that_of_attention_a_weight():
+    method = CAE(ViT(2, 1, patch_size=4, width=12, depth=1, heads=2), depths=(1, 1))
+    decay = {name: group.decay for group in parameter_groups(method) for name in group.names}
+    assert not decay["regressor.query"]
+    assert decay["regressor.blocks.0.cross.query.weight"]
+
+
 def test_a_frozen_start_moves_only_the_rest():
     module = _Network()
     options = TrainOptions(lr=0.1, schedule="constant")
@@ -73,6 +82,12 @@ def test_schedules_in_closed_form():
     poly = TrainOptions(steps=100, schedule="poly")
     assert [rate_at(s, poly) for s in (0, 50)] == pytest.approx([1, 0.5**0.9])
     assert rate_at(99, TrainOptions(steps=100, schedule="constant")) == 1
+    for schedule, half in (("cosine", 0.6), ("poly", 0.2 + 0.8 * 0.5**0.9)):
+        ends = TrainOptions(steps=110, warmup_steps=10, schedule=schedule, final_lr=0.2)
+        assert [rate_at(s, ends) for s in (0, 9, 10, 60, 110)] == pytest.approx([0.1, 1, 1, half, 0.2])
+    with pytest.raises(ConfigError, match="not reached by") as caught:
+        TrainOptions(schedule="constant", final_lr=1.1)
+    assert len(caught.value.problems) == 2
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -86,6 +101,21 @@ def test_fused_steps_match_the_formula(optimizer):
     # AdamW's first step is lr in the direction of the sign, beside decoupled decay; Nesterov's is 1.99 lr g.
     expected = 2.0 * (1 - 0.1 * 0.5) - 0.1 if optimizer == "adamw" else 2.0 - 0.1 * 1.99 * (4.0 + 0.5 * 2.0)
     assert module.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("nesterov", "moved"), [(True, 1.9 * 4 + 0.9**2 * 4 + 1.9 * 4), (False, 4 + 0.9 * 4 + 4)])
+def test_momentum_of_sgd_is_an_option(nesterov, moved):
+    module = nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(2.0)
+    options = TrainOptions(optimizer="sgd", lr=0.1, weight_decay=0, momentum=0.9, nesterov=nesterov)
+    built = build_optimizer(parameter_groups(module), options)
+    for _ in range(2):
+        module.weight.grad = torch.full((1, 1), 4.0)
+        built.step()
+    assert module.weight.item() == pytest.approx(2.0 - 0.1 * moved, rel=1e-5)
+    with pytest.raises(ConfigError, match="momentum must be above 0"):
+        TrainOptions(momentum=0.0)
+    assert TrainOptions(momentum=0.0, nesterov=False).momentum == 0
 
 
 def test_the_average_follows_its_recurrence():

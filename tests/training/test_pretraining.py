@@ -121,6 +121,16 @@ def test_resume_tells_every_difference(cache, tmp_path):
     assert "train.lr: the run has 0.001, now 0.5" in told
 
 
+def test_a_run_from_before_an_option_goes_on_with_its_default(cache, tmp_path):
+    run(cache, tmp_path / "run", steps=2)
+    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    del content["config"]["train"]["momentum"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"train.momentum: the run has 0.99, now 0.9"):
+        run(cache, tmp_path / "run", steps=4, momentum=0.9, resume=True)
+    run(cache, tmp_path / "run", steps=3, resume=True)
+
+
 def test_resume_with_other_data_is_refused(cache, tmp_path):
     run(cache, tmp_path / "run", steps=2)
     content = json.loads((cache / "cache.json").read_text())

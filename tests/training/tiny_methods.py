@@ -46,8 +46,9 @@ METHODS: dict[str, tuple[Component, dict[str, Any], bool]] = {
 
 
 def run(data: Path, out: Path, name: str, *, resume: bool = False, **given: Any) -> None:
-    """Pretrain with a method of `METHODS`; `given` are options of `train`."""
+    """Pretrain with a method of `METHODS`; `given` are options of `train`, and other `arguments` of the method."""
     encoder, arguments, local = METHODS[name]
+    arguments = {**arguments, **given.pop("arguments", {})}
     views = ViewOptions((16, 16), augment=AugmentOptions(noise_p=0.5), local_views=2 if local else 0)
     train = TrainOptions(**{"steps": 8, "batch_size": 4, "lr": 0.01, "accelerator": "cpu", **given})
     pretrain(data, out, Component(f"medssl.methods.{name}", arguments), encoder, views, train, resume=resume)

@@ -1,0 +1,71 @@
+"""What a run says of its parts before it starts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_cache import small_cache
+from tiny_methods import run
+
+from medssl.imaging.errors import ConfigError
+from medssl.methods.moco_v2 import MoCoV2
+from medssl.models.masked import has_batch_norm
+from medssl.models.resnet import ResNet
+from medssl.models.unet import ResidualUNetEncoder
+from medssl.models.vit import ViT
+
+
+def test_batch_norm_is_found_wherever_it_is() -> None:
+    plain = ResNet(2, 1, depth=10, width=8, norm="group")
+    assert not has_batch_norm(plain)
+    assert not has_batch_norm(ViT(2, 1, width=12, depth=1, heads=2))
+    assert has_batch_norm(ResNet(2, 1, depth=10, width=8))
+    assert has_batch_norm(torch.nn.Sequential(plain, torch.nn.BatchNorm2d(4)))
+
+
+def test_moco_warns_of_batch_norm_in_the_encoder_alone() -> None:
+    def notes(encoder: torch.nn.Module) -> list[str]:
+        return MoCoV2(encoder, batch_size=4, queue=8, hidden=8, width=8).notes()
+
+    assert notes(ResNet(2, 1, depth=10, width=8, norm="group")) == []
+    assert notes(ResidualUNetEncoder(2, 1, features=(4, 8), blocks=(0, 1))) == []
+    (note,) = notes(ResNet(2, 1, depth=10, width=8))
+    assert "take norm group or instance" in note
+
+
+def test_notes_are_told_before_the_first_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = small_cache(tmp_path / "cache", [(20, 24), (24, 20), (18, 18)]).path
+    run(cache, tmp_path / "run", "moco_v2.MoCoV2", steps=1)
+    told = capsys.readouterr().err
+    assert told.index("note: the encoder has batch norm") < told.index("work: 1 steps")
+
+
+@pytest.mark.parametrize(
+    ("name", "accumulate", "compares"),
+    [
+        ("simclr.SimCLR", 2, "the loss of SimCLR"),
+        ("byol.BYOL", 2, "batch norm of BYOL"),
+        ("simclr.SimCLR", 1, ""),
+        ("dino.DINO", 2, ""),  # a mean over samples, and a centre that takes in all parts
+    ],
+)
+def test_parts_of_a_batch_that_are_not_the_whole_are_told(
+    name: str, accumulate: int, compares: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = small_cache(tmp_path / "cache", [(20, 24), (24, 20), (18, 18)]).path
+    run(cache, tmp_path / "run", name, steps=1, accumulate=accumulate)
+    told = capsys.readouterr().err
+    if compares:
+        assert f"note: train.accumulate 2: {compares} compares the samples of one part, 2 of 4" in told
+    else:
+        assert "train.accumulate" not in told
+
+
+def test_balanced_parts_are_counted_without_the_rest_of_the_batch(tmp_path: Path) -> None:
+    cache = small_cache(tmp_path / "cache", [(20, 24), (24, 20), (18, 18)]).path
+    given = {"head": [8, 8, 32], "queue": 4}
+    run(cache, tmp_path / "whole", "swav.SwAV", steps=1, arguments=given)
+    with pytest.raises(ConfigError, match=r"32 prototypes need a batch and queue of 8 .* got 6"):
+        run(cache, tmp_path / "parts", "swav.SwAV", steps=1, accumulate=2, arguments=given)
+    with pytest.raises(ConfigError, match=r"32 prototypes need a batch and queue of 8 .* got 4"):
+        run(cache, tmp_path / "none", "swav.SwAV", steps=1, arguments={**given, "queue": 0})
