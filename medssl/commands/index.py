@@ -22,8 +22,8 @@ def index(folder: Path, out: Path = Path("manifest.csv"), overwrite: bool = Fals
     Labels are found in `labels` or `masks` folders beside `images`, as NAME_mask or NAME_seg beside NAME, in the
     Decathlon's dataset.json, and as DICOM-SEG or RTSTRUCT. NAME_0000 and NAME_0001 are channels of one case where a
     folder holds several such sets (nnU-Net). Pictures in sibling folders get the folder's name as their class. Patients
-    come from the PatientID (a pseudonym is written, never the ID), from `sub-` names (BIDS), or from a CSV file with
-    the columns id and patient.
+    come from the PatientID (its hash is written, which those who know the ID can compute: no de-identification), from
+    `sub-` names (BIDS), or from a CSV file with the columns id and patient.
 
     Args:
         folder: Folder to search.

@@ -51,10 +51,15 @@ def test_images_that_differ_in_a_voxel_or_in_their_shape_have_others():
 
 
 def test_a_series_carries_the_pseudonym_of_its_patient(tmp_path: Path):
-    one, same, other = (
-        read_volume(write_series(tmp_path / name, ramp(3), series=uid, PatientID=patient)).source.patient
-        for name, uid, patient in (("a", "1.2.3.7", "X1"), ("b", "1.2.3.8", "X1"), ("c", "1.2.3.9", "X2"))
-    )
-    assert one == same != other
+    one, same, issued, other = (
+        read_volume(
+            write_series(tmp_path / name, ramp(3), series=uid, PatientID=patient, IssuerOfPatientID=issuer)
+        ).source.patient
+        for name, uid, patient, issuer in (
+            ("a", "1.2.3.7", "X1", ""), ("b", "1.2.3.8", "X1 ", ""),
+            ("c", "1.2.3.9", "X1", "H"), ("d", "1.2.3.10", "X2", ""),
+        )
+    )  # fmt: skip
+    assert one == same == issued != other, "objects of one patient need not all name the issuer of the number"
     assert one
     assert "X1" not in one

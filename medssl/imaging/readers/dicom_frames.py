@@ -244,9 +244,13 @@ def _scanner(dataset: Dataset) -> str:
 
 
 def pseudonym(dataset: Dataset) -> str:
-    """Stable name for the patient that does not show the PatientID, empty when there is none."""
-    identity = f"{dataset.get('IssuerOfPatientID', '') or ''}|{dataset.get('PatientID', '') or ''}"
-    return "" if identity == "|" else "p" + hashlib.sha256(identity.encode()).hexdigest()[:12]
+    """Stable name for the patient that does not show the PatientID, empty when there is none.
+
+    The issuer does not count: some objects of a patient lack it, and one patient on both sides of a split is worse than
+    two that share a number on one. Whoever has a PatientID can compute its name: this hides nothing from them.
+    """
+    number = str(dataset.get("PatientID", "") or "").strip()
+    return "p" + hashlib.sha256(f"|{number}".encode()).hexdigest()[:12] if number else ""
 
 
 def _years(age: str) -> str:
