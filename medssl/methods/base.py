@@ -78,8 +78,8 @@ class Method(nn.Module, ABC):
         """What is wrong where this many samples are computed together, over all devices; nothing by default."""
         return []
 
-    def notes(self) -> list[str]:
-        """What should be known of method and encoder before a run starts, one sentence each; nothing by default."""
+    def notes(self, cases: int) -> list[str]:
+        """What should be known before it learns from so many cases, one sentence each; nothing by default."""
         return []
 
     @abstractmethod

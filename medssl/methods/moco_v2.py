@@ -72,15 +72,21 @@ class MoCoV2(SiameseMethod):
             self._fresh.append(gather(key))
         return {"loss": queue_info_nce(self.student(first), key, self.queue.keys, self.temperature)}
 
-    def notes(self) -> list[str]:
-        """Whether the encoder has batch norm."""
-        if not has_batch_norm(self.encoder):
-            return []
-        return [
-            "the encoder has batch norm: query and key share the statistics of their batch, which the keys in the "
-            "queue do not, so that the loss can fall without anatomy being learned; MoCoV2 here shuffles no keys "
-            "against that: take norm group or instance in the encoder"
-        ]
+    def notes(self, cases: int) -> list[str]:
+        """Whether the encoder has batch norm, and whether the queue holds keys of a query's own case."""
+        found = []
+        if has_batch_norm(self.encoder):
+            found.append(
+                "the encoder has batch norm: query and key share the statistics of their batch, which the keys in the "
+                "queue do not, so that the loss can fall without anatomy being learned; MoCoV2 here shuffles no keys "
+                "against that: take norm group or instance in the encoder"
+            )
+        if len(self.queue.keys) > cases:
+            found.append(
+                f"the queue holds {len(self.queue.keys)} keys of {cases} cases, so a query has its own case among its "
+                "negatives: where crops of a case look alike, a queue shorter than the cases learns more"
+            )
+        return found
 
     def after_step(self, step: int) -> None:
         """The teacher follows, and the step's keys enter the queue."""

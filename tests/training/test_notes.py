@@ -23,14 +23,16 @@ def test_batch_norm_is_found_wherever_it_is() -> None:
     assert has_batch_norm(torch.nn.Sequential(plain, torch.nn.BatchNorm2d(4)))
 
 
-def test_moco_warns_of_batch_norm_in_the_encoder_alone() -> None:
-    def notes(encoder: torch.nn.Module) -> list[str]:
-        return MoCoV2(encoder, batch_size=4, queue=8, hidden=8, width=8).notes()
+def test_moco_warns_of_batch_norm_in_the_encoder_alone_and_of_a_queue_longer_than_the_set() -> None:
+    def notes(encoder: torch.nn.Module, cases: int = 8) -> list[str]:
+        return MoCoV2(encoder, batch_size=4, queue=8, hidden=8, width=8).notes(cases)
 
     assert notes(ResNet(2, 1, depth=10, width=8, norm="group")) == []
     assert notes(ResidualUNetEncoder(2, 1, features=(4, 8), blocks=(0, 1))) == []
     (note,) = notes(ResNet(2, 1, depth=10, width=8))
     assert "take norm group or instance" in note
+    (note,) = notes(ViT(2, 1, width=12, depth=1, heads=2), cases=7)
+    assert "8 keys of 7 cases" in note
 
 
 def test_notes_are_told_before_the_first_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
