@@ -195,6 +195,7 @@ class ServeOptions:
         limits: Caps.
         results: Formats.
         public_key: Public key (PEM) that every bundle must be signed with; None checks no signature.
+        new_audit_log: Code of a damaged audit log that the operator has seen, to begin a new one.
     """
 
     bundles: tuple[Path, ...]
@@ -207,6 +208,7 @@ class ServeOptions:
     limits: LimitOptions = field(default_factory=LimitOptions)
     results: ResultOptions = field(default_factory=ResultOptions)
     public_key: Path | None = None
+    new_audit_log: str = ""
 
 
 def is_loopback(host: str) -> bool:

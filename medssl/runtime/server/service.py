@@ -16,6 +16,7 @@ from medssl.runtime.server.desk import Desk
 from medssl.runtime.server.dicom_listener import DicomListener
 from medssl.runtime.server.folders import Folders
 from medssl.runtime.server.guard import App, Guard, read_tokens
+from medssl.runtime.server.last_lines import LastLines
 from medssl.runtime.server.ledger import Ledger, open_database
 from medssl.runtime.server.logs import LOG
 from medssl.runtime.server.options import QueueOptions, ServeOptions, check_options
@@ -48,9 +49,12 @@ class Service:
         with contextlib.ExitStack() as undo:
             undo.callback(self._folders.close)
             secret = Secret(options.data / "secret.key")
-            audit = AuditLog(options.data / f"audit-{node}.jsonl", secret)
             place = options.queue.url or options.data / "jobs.db"
-            self.desk = Desk(options, self._folders, Ledger(open_database(place), node), secret, audit)
+            database = open_database(place)
+            log = options.data / f"audit-{node}.jsonl"
+            audit = AuditLog(log, secret, LastLines(database), options.new_audit_log)
+            audit.check_others()
+            self.desk = Desk(options, self._folders, Ledger(database, node), secret, audit)
             self.socket = _listen(options)
             undo.callback(self.socket.close)
             self.pool = WorkerPool(options, [bundle.folder for bundle in self.desk.bundles.values()])
