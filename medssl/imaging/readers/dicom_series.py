@@ -131,7 +131,7 @@ def stack(instances: Sequence[Instance]) -> Stack:
 def _without_duplicates(
     frames: list[Frame], along: npt.NDArray[np.float64], where: str
 ) -> tuple[list[Frame], list[Frame]]:
-    """Drop planes at one position with identical pixels; different pixels at one position are several volumes."""
+    """Drop planes at one position with identical pixels; other pixels there, or another place beside, are refused."""
     kept: list[Frame] = []
     dropped: list[Frame] = []
     last = -np.inf
@@ -140,6 +140,13 @@ def _without_duplicates(
             kept.append(frame)
             last = position
             continue
+        beside = float(np.linalg.norm(np.subtract(frame.position_mm or (), kept[-1].position_mm or ())))
+        if beside > _LINE_MM:
+            raise ImageError(
+                f"{where}: planes lie side by side, {beside:.1f} mm apart ({kept[-1].path.name}, {frame.path.name}): "
+                "several volumes in one series; split them first",
+                reason="several-volumes",
+            )
         if _content(kept[-1]) != _content(frame):
             raise ImageError(
                 f"{where}: different images at one position ({kept[-1].path.name}, {frame.path.name}): several volumes "
