@@ -8,7 +8,6 @@ import threading
 
 import uvicorn
 
-from medssl.imaging.errors import MedsslError
 from medssl.imaging.naming import safe
 from medssl.runtime.server.api import build_api
 from medssl.runtime.server.audit import AuditLog
@@ -18,6 +17,7 @@ from medssl.runtime.server.folders import Folders
 from medssl.runtime.server.guard import App, Guard, read_tokens
 from medssl.runtime.server.last_lines import LastLines
 from medssl.runtime.server.ledger import Ledger, open_database
+from medssl.runtime.server.listening import cannot_listen
 from medssl.runtime.server.logs import LOG
 from medssl.runtime.server.options import QueueOptions, ServeOptions, check_options
 from medssl.runtime.server.pool import WorkerPool
@@ -130,9 +130,7 @@ def _listen(options: ServeOptions) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise MedsslError(
-            f"cannot listen on {host}:{port} ({error.strerror}): choose another http.port", reason="port"
-        ) from error
+        raise cannot_listen("http", host, port, error) from error
 
 
 def http_config(options: ServeOptions, app: App) -> uvicorn.Config:
