@@ -66,7 +66,7 @@ class AuditLog:
             try:
                 self._checked(path)
             except MedsslError as damage:
-                LOG.error("%s", damage.message)
+                LOG.error("audit log %s of another server is damaged: %s", name, damage.reason)
                 self.write("audit", "damaged-log", file=name, reason=damage.reason)
 
     def _checked(self, path: Path) -> Chain:

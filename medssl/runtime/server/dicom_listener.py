@@ -22,8 +22,8 @@ from medssl.imaging.dicom_transfer import TRANSFER_SYNTAXES, identity
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import sync_file, sync_folder, write_json
 from medssl.runtime.server.certificates import server_context
-from medssl.runtime.server.desk import Desk, RefusedError, link_files
-from medssl.runtime.server.folders import LOOK_BYTES, new_id, read_record
+from medssl.runtime.server.desk import Desk, RefusedError
+from medssl.runtime.server.folders import LOOK_BYTES, link_files, new_id, read_record
 from medssl.runtime.server.listening import cannot_listen
 from medssl.runtime.server.logs import LOG
 

@@ -85,6 +85,8 @@ class Service:
             LOG.info(
                 "DICOM at %s:%d, AE title %s", self.options.dicom.host, self.dicom.port, self.options.dicom.ae_title
             )
+        for caution in self.desk.cautions():
+            LOG.warning("%s", caution)
         hashes = {name: bundle.sha256 for name, bundle in self.desk.bundles.items()}
         self.desk.audit.write("server", "start", bundles=hashes)
 
