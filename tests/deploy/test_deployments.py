@@ -119,6 +119,20 @@ def test_the_options_of_the_deployments_are_options_of_serve(where: str):
     assert parse_verb("serve", arguments)
 
 
+def test_the_model_repository_is_written_where_compose_mounts_it_from():
+    file = _DEPLOY / "triton" / "compose.yaml"
+    text = file.read_text(encoding="utf-8")
+    (mount,) = yaml.safe_load(text)["services"]["triton"]["volumes"]
+    mounted = (file.parent / mount.split(":")[0]).resolve()  # relative to the compose file, says its specification
+    header = text.split("\nname:")[0]
+    for told in (header, (_DEPLOY.parent / "docs" / "hospital.md").read_text(encoding="utf-8")):
+        (out,) = re.findall(r"medssl triton BUNDLE --out ([^`\s]+)", told)
+        assert (_DEPLOY.parent / out).resolve() == mounted
+        assert "docker compose -f deploy/triton/compose.yaml up" in told
+    ignored = (_DEPLOY.parent / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert f"/{out}/" in ignored
+
+
 def test_ci_installs_npm_and_the_clinics_tests_find_orthanc_and_leave_apt_to_root():
     ci = (_DEPLOY.parent / ".ci" / "run").read_text(encoding="utf-8")
     wanted = re.findall(r"for program in (.+); do", ci)
