@@ -18,8 +18,8 @@ class HttpOptions:
     host: str = "127.0.0.1"
     """Address to listen on; anything but this machine's own loopback needs `tokens` and a certificate."""
 
-    port: int = 8042
-    """TCP port; 0 takes a free one."""
+    port: int = 8050
+    """TCP port; 0 takes a free one. Orthanc, which often is on the same machine, has 8042."""
 
     names: tuple[str, ...] = ()
     """Further host names under which the server is called; others are refused, so that a web page elsewhere cannot
