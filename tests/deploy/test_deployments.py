@@ -1,8 +1,10 @@
 """The deployments give away no more than they must: no root, no writable system, no open port, no privilege."""
 
+import configparser
 import importlib.util
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,22 @@ def test_bundles_and_secrets_lie_where_the_options_look_for_them(where: str):
     for file in files:
         told = next(told for told, inside in places.items() if file.startswith(inside))
         assert told + file.rsplit("/", 1)[1] in header, file
+
+
+def test_the_unit_of_systemd_runs_serve_as_a_user_of_its_own_in_a_system_it_cannot_write_to():
+    from medssl.commands.parsing import parse_verb
+
+    unit = configparser.ConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(_DEPLOY / "systemd" / "medssl.service")
+    service = unit["Service"]
+    program, verb, *arguments = shlex.split(service["ExecStart"])
+    assert (program, verb) == ("/opt/medssl/bin/medssl", "serve")
+    place = arguments.index("--config")
+    assert parse_verb("serve", [*arguments[:place], *arguments[place + 2 :]])
+    assert f"/var/lib/{service['StateDirectory']}" == arguments[arguments.index("--data") + 1]
+    assert (service["User"], service["ProtectSystem"], service["NoNewPrivileges"]) == ("medssl", "strict", "yes")
+    assert service["SuccessExitStatus"] == "143"  # of `serve` after SIGTERM
 
 
 def test_medssl_leaves_the_ports_of_an_archive_on_the_same_machine_alone():

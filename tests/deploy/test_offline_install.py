@@ -36,7 +36,7 @@ def _blocks() -> list[str]:
 
 def test_the_offline_install_runs_as_written(tmp_path: Path):
     pytest.importorskip("pip")
-    made, carried = _blocks()
+    made, carried, pinned = _blocks()
     extras = tomllib.loads((_ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     clone, site = tmp_path / "clone", tmp_path / "site"
     clone.mkdir()
@@ -55,6 +55,9 @@ def test_the_offline_install_runs_as_written(tmp_path: Path):
     text = "\n".join(lines).replace("/opt/medssl/bin/pip install", f"{pip} install --target installed")
     assert "WARNING" not in _run(text, site)  # pip warns of an extra that the package has not
     assert (site / "installed" / "medssl.py").exists()
+    _run(pinned.replace("/opt/medssl/bin/pip install", f"{pip} install --target pinned"), site)
+    assert (site / "requirements.txt").read_text().startswith("medssl==0.1.0 --hash=sha256:")
+    assert (site / "pinned" / "medssl.py").exists()
 
 
 def _run(script: str, folder: Path) -> str:

@@ -101,7 +101,8 @@ class AuditLog:
             self.path.rename(aside)
             sync_folder(aside.parent)
         self._number, self._last = 0, _FIRST
-        self.write("audit", "new-log", reason=damage.reason, damage=damage.message.split(": ", 1)[-1], aside=aside.name)
+        told = damage.message.split(": ", 1)[-1]
+        self.write("audit", "new-log", reason=damage.reason, damage=told, aside=aside.name if there else "")
 
     def _mark(self, name: str, number: int, seal: str) -> str:
         """Seal of a note: without the key none can be made that fits a shorter log."""

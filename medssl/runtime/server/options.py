@@ -242,6 +242,8 @@ def _numbers(options: ServeOptions) -> Iterator[str]:
                 continue
             if value < 0 or (value == 0 and item.name not in ("port", "threads", "worker_memory_mb", "free_disk_mb")):
                 yield f"{group}.{item.name} = {value}: must be positive"
+            if item.name == "port" and value > 65535:
+                yield f"{group}.port = {value}: ports go up to 65535"
     title = options.dicom.ae_title
     if not 1 <= len(title.strip()) <= 16 or not title.isascii():
         yield f"dicom.ae_title = {title!r}: 1 to 16 ASCII characters are due"

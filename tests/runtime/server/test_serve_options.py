@@ -110,6 +110,8 @@ def test_with_tokens_and_a_certificate_any_address_is_allowed(tmp_path: Path, pe
         ({"tls": TlsOptions(certificate=Path("absent.pem"))}, "belong together"),
         ({"tls": TlsOptions(certificate=Path("absent.pem"))}, "absent.pem does not exist"),
         ({"queue": QueueOptions(workers=0)}, "queue.workers = 0"),
+        ({"http": HttpOptions(port=65536)}, "http.port = 65536: ports go up to 65535"),
+        ({"dicom": DicomOptions(port=104_104)}, "dicom.port = 104104: ports go up to 65535"),
         ({"limits": LimitOptions(upload_mb=-1)}, "limits.upload_mb = -1"),
         ({"dicom": DicomOptions(ae_title="A" * 17)}, "1 to 16"),
         ({"http": HttpOptions(tokens=Path("absent"))}, "http.tokens = absent does not exist"),
