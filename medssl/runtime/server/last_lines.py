@@ -1,7 +1,5 @@
 """Notes of the last line of each audit log, in the data base of jobs: no file tells that its own end is missing."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import peewee
@@ -28,27 +26,22 @@ class LastLines:
                 table_name = "medssl_audit"
 
         self._row: Any = Row
-        with self._connected():
-            self._database.create_tables([Row])
-
-    @contextmanager
-    def _connected(self) -> Iterator[None]:
         with self._database.connection_context():
-            yield
+            self._database.create_tables([Row])
 
     def get(self, name: str) -> tuple[int, str, str] | None:
         """Number of lines, seal and mark of a file; None where nothing of it was ever noted."""
-        with self._connected():
+        with self._database.connection_context():
             found = self._row.get_or_none(self._row.name == name)
         return None if found is None else (found.number, found.seal, found.mark)
 
     def names(self) -> list[str]:
         """Files of which something was noted."""
-        with self._connected():
+        with self._database.connection_context():
             return [row.name for row in self._row.select().order_by(self._row.name)]
 
     def keep(self, name: str, number: int, seal: str, mark: str) -> None:
         """Note the last line of a file."""
         row, values = self._row, {"number": number, "seal": seal, "mark": mark}
-        with self._connected(), self._database.atomic():
+        with self._database.connection_context(), self._database.atomic():
             row.insert(name=name, **values).on_conflict(conflict_target=[row.name], update=values).execute()
