@@ -35,6 +35,7 @@ def serve(
     limits: LimitOptions = LimitOptions(),
     results: ResultOptions = ResultOptions(),
     public_key: Path | None = None,
+    new_audit_log: str = "",
 ) -> None:
     """Serve bundles until Ctrl-C or SIGTERM; jobs that were accepted are finished after the next start.
 
@@ -52,12 +53,16 @@ def serve(
         results: What is made of a study.
         public_key: Public key (PEM) that every bundle must be signed with, checked before anything is computed; without
             it signatures are not checked.
+        new_audit_log: Code that the server gave when it refused a damaged audit log: the log is set aside and a new one
+            begun, which says so; it fits that damage alone.
 
     Raises:
         ConfigError: Mistakes in the options, unsafe ones among them.
-        MedsslError: A bundle must not be used, or DATA is in use.
+        MedsslError: A bundle must not be used, or DATA is in use, the audit log is damaged.
     """
-    options = ServeOptions(tuple(bundles), data, http, tls, dicom, pacs, queue, limits, results, public_key)
+    options = ServeOptions(
+        tuple(bundles), data, http, tls, dicom, pacs, queue, limits, results, public_key, new_audit_log
+    )
     from medssl.runtime.server.logs import set_up_logs
     from medssl.runtime.server.service import Service
 

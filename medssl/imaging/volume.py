@@ -45,8 +45,9 @@ class Source:
         notes: One sentence for each thing that was mended or assumed, to be shown to the user.
         uids: DICOM identifiers (`StudyInstanceUID`, `SeriesInstanceUID`, ...), empty for other formats.
         channels: The series that the channels were chosen from, where that was done by rules.
-        calibrated: False where pixel spacing is not known, so mm and mL mean nothing.
+        calibrated: False where pixel spacing is not known in the patient, so mm and mL mean nothing.
         patient: Pseudonym of DICOM's PatientID, empty where there is none.
+        at_detector: Spacing is that of the detector of an X-ray projection: a scale, but no size in the patient.
     """
 
     paths: tuple[Path, ...] = ()
@@ -56,6 +57,7 @@ class Source:
     channels: tuple[Channel, ...] = ()
     calibrated: bool = True
     patient: str = ""
+    at_detector: bool = False
 
 
 @dataclass(frozen=True)

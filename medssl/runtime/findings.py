@@ -74,7 +74,7 @@ def likeness(gate: Gate, features: npt.NDArray[np.float32]) -> tuple[dict[str, f
 def doubts(volume: Volume, spec: BundleSpec) -> list[Flag]:
     """Where an image lies outside what the network was trained on, as its header tells."""
     trained = spec.provenance.get("fingerprint", {}).get("spacing_mm", {})
-    if not trained or not volume.source.calibrated:
+    if not trained or not (volume.source.calibrated or volume.source.at_detector):
         return []
     low = min(trained["smallest"]) / _SPACING_RATIO
     high = max(trained["largest"]) * _SPACING_RATIO

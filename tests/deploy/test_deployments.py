@@ -1,8 +1,11 @@
 """The deployments give away no more than they must: no root, no writable system, no open port, no privilege."""
 
+import configparser
 import importlib.util
 import json
 import re
+import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +64,92 @@ def test_every_volume_is_declared_and_every_label_fits():
 
 def test_compose_seals_medssl_and_opens_ports_to_this_machine_alone():
     services = yaml.safe_load((_DEPLOY / "compose" / "compose.yaml").read_text(encoding="utf-8"))["services"]
-    sealed = services["medssl"]
-    assert sealed["read_only"]
-    assert sealed["cap_drop"] == ["ALL"]
-    assert sealed["security_opt"] == ["no-new-privileges:true"]
-    assert not sealed["user"].startswith("0")
+    for sealed in (services["medssl"], services["token"]):
+        assert sealed["read_only"]
+        assert sealed["cap_drop"] == ["ALL"]
+        assert sealed["security_opt"] == ["no-new-privileges:true"]
+        assert not sealed["user"].startswith("0")
     assert all(port.startswith("127.0.0.1:") for port in services["orthanc"]["ports"])
+
+
+def test_every_deployment_names_the_image_that_the_documents_build():
+    project = tomllib.loads((_DEPLOY.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    image = f"{project['name']}:{project['version']}"
+    services = yaml.safe_load((_DEPLOY / "compose" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    assert {services[name]["image"] for name in ("medssl", "token")} == {image}
+    pod = _cluster()["Deployment"]["spec"]["template"]["spec"]
+    assert {c["image"] for c in [*pod["initContainers"], *pod["containers"]]} == {image}
+    texts = [
+        _DEPLOY / "docker" / "Dockerfile",
+        _DEPLOY / "kubernetes" / "medssl.yaml",
+        _DEPLOY.parent / "docs" / "hospital.md",
+    ]
+    for path in texts:
+        assert re.findall(r"docker build \S+ \S+ -t (\S+)", path.read_text(encoding="utf-8")) == [image], path.name
+
+
+@pytest.mark.parametrize("where", ["compose", "kubernetes"])
+def test_bundles_and_secrets_lie_where_the_options_look_for_them(where: str):
+    from medssl.commands.parsing import parse_verb
+
+    if where == "compose":
+        text = (_DEPLOY / "compose" / "compose.yaml").read_text(encoding="utf-8")
+        options = yaml.safe_load((_DEPLOY / "compose" / "serve.yaml").read_text(encoding="utf-8"))
+        services = yaml.safe_load(text)["services"]
+        mounts = dict(volume.split(":")[:2][::-1] for volume in services["medssl"]["volumes"])
+        places = {
+            f"{mounts['/run/secrets/medssl']}/".removeprefix("./"): "/run/secrets/medssl/",
+            "bundles/": "/bundles/",
+        }
+        assert mounts["/bundles"] == "./bundles"
+        token = services["token"]
+        assert token["volumes"] == ["./secrets:/run/secrets/medssl"]  # where it is written, and no other folder
+        assert token["entrypoint"][-1] == options["http"]["tokens"]
+        assert parse_verb("token", [*token["entrypoint"][2:], "NAME"])
+        assert "docker compose run --rm token NAME" in text
+        ignored = (_DEPLOY.parent / ".gitignore").read_text(encoding="utf-8").splitlines()
+        assert {"/deploy/compose/secrets/", "/deploy/compose/bundles/"} <= set(ignored)
+    else:
+        text = (_DEPLOY / "kubernetes" / "medssl.yaml").read_text(encoding="utf-8")
+        options = yaml.safe_load(_cluster()["ConfigMap"]["data"]["serve.yaml"])
+        places = {"--from-file=": "/run/medssl/", "as ": "/bundles/"}
+    header = text.split("\nname:" if where == "compose" else "\napiVersion:")[0]
+    files = [*options["bundles"], options["tls"]["certificate"], options["tls"]["key"]]
+    files += [options["http"]["tokens"]] if where == "kubernetes" else []
+    for file in files:
+        told = next(told for told, inside in places.items() if file.startswith(inside))
+        assert told + file.rsplit("/", 1)[1] in header, file
+
+
+def test_the_unit_of_systemd_runs_serve_as_a_user_of_its_own_in_a_system_it_cannot_write_to():
+    from medssl.commands.parsing import parse_verb
+
+    unit = configparser.ConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(_DEPLOY / "systemd" / "medssl.service")
+    service = unit["Service"]
+    program, verb, *arguments = shlex.split(service["ExecStart"])
+    assert (program, verb) == ("/opt/medssl/bin/medssl", "serve")
+    place = arguments.index("--config")
+    assert parse_verb("serve", [*arguments[:place], *arguments[place + 2 :]])
+    assert f"/var/lib/{service['StateDirectory']}" == arguments[arguments.index("--data") + 1]
+    assert (service["User"], service["ProtectSystem"], service["NoNewPrivileges"]) == ("medssl", "strict", "yes")
+    assert service["SuccessExitStatus"] == "143"  # of `serve` after SIGTERM
+
+
+def test_medssl_leaves_the_ports_of_an_archive_on_the_same_machine_alone():
+    from medssl.runtime.server.options import DicomOptions, HttpOptions
+
+    services = yaml.safe_load((_DEPLOY / "compose" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    published = {int(port.rsplit(":", 1)[1]) for port in services["orthanc"]["ports"]}
+    beside = yaml.safe_load((_DEPLOY / "compose" / "serve.yaml").read_text(encoding="utf-8"))
+    archive = published - {beside["http"]["port"]}
+    assert archive == {8042, 4242}
+    example = yaml.safe_load((_DEPLOY.parent / "configs" / "serve" / "loopback.yaml").read_text(encoding="utf-8"))
+    ports = {HttpOptions().port, DicomOptions().port, *(example[group]["port"] for group in ("http", "dicom"))}
+    assert not ports & archive
+    clinic = (_DEPLOY.parent / "docs" / "clinic.md").read_text(encoding="utf-8")
+    assert f"http://127.0.0.1:{HttpOptions().port}/api/jobs" in clinic
 
 
 def test_the_users_of_orthanc_are_described_and_mounted_where_its_image_looks_for_options():
@@ -117,6 +200,20 @@ def test_the_options_of_the_deployments_are_options_of_serve(where: str):
         for name, value in values.items():
             arguments += [f"--{group}.{name}", str(value)]
     assert parse_verb("serve", arguments)
+
+
+def test_the_model_repository_is_written_where_compose_mounts_it_from():
+    file = _DEPLOY / "triton" / "compose.yaml"
+    text = file.read_text(encoding="utf-8")
+    (mount,) = yaml.safe_load(text)["services"]["triton"]["volumes"]
+    mounted = (file.parent / mount.split(":")[0]).resolve()  # relative to the compose file, says its specification
+    header = text.split("\nname:")[0]
+    for told in (header, (_DEPLOY.parent / "docs" / "hospital.md").read_text(encoding="utf-8")):
+        (out,) = re.findall(r"medssl triton BUNDLE --out ([^`\s]+)", told)
+        assert (_DEPLOY.parent / out).resolve() == mounted
+        assert "docker compose -f deploy/triton/compose.yaml up" in told
+    ignored = (_DEPLOY.parent / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert f"/{out}/" in ignored
 
 
 def test_ci_installs_npm_and_the_clinics_tests_find_orthanc_and_leave_apt_to_root():

@@ -14,7 +14,7 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.volume import Source, Volume
 from medssl.runtime.bundle import SCHEMA_VERSION, Bundle, write_sums
 from medssl.runtime.confidence import Tally
-from medssl.runtime.findings import measured
+from medssl.runtime.findings import doubts, measured
 from medssl.runtime.predictor import Predictor
 from medssl.runtime.session import Session
 
@@ -76,6 +76,16 @@ def test_a_report_of_an_image_without_a_pixel_size_gives_no_volume(bundle: Path)
     volume = Volume(np.full((1, 8, 8, 8), 15, np.float32), Geometry(np.eye(4), (8, 8, 8)), source=source)
     low, _ = Predictor(bundle).predict(volume).report["labels"]
     assert (low["voxels"], low.get("volume_ml")) == (512, None)
+
+
+@pytest.mark.parametrize(("at_detector", "codes"), [(True, ["voxel-size"]), (False, [])])
+def test_the_scale_of_a_detector_is_compared_with_the_trainings_and_an_unknown_one_is_not(
+    bundle: Path, at_detector: bool, codes: list[str]
+):
+    trained = {"fingerprint": {"spacing_mm": {"smallest": [0.1, 0.1], "largest": [0.2, 0.2]}}}
+    source = Source((), "dicom", calibrated=False, at_detector=at_detector)
+    volume = Volume(np.zeros((1, 4, 4), np.float32), Geometry(np.eye(4), (4, 4)), source=source)
+    assert [flag["code"] for flag in doubts(volume, replace(Bundle.open(bundle).spec, provenance=trained))] == codes
 
 
 def test_a_zipped_bundle_works_like_the_folder(bundle: Path, tmp_path: Path):

@@ -21,6 +21,7 @@ from pydicom.uid import (
 )
 
 from medssl.imaging.errors import ImageError, MedsslError
+from medssl.imaging.readers.dicom_spacing import pixel_size
 from medssl.imaging.readers.guard import MAX_FRAMES, max_image_bytes, refuse_large
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -48,6 +49,8 @@ class Frame:
         thickness_mm: Slice thickness, 1 when unknown.
         slope: Factor of the stored value.
         intercept: Summand after the factor.
+        at_detector: The spacing is no size in the patient.
+        spacing_note: What the user should know of the spacing.
     """
 
     path: Path
@@ -58,6 +61,8 @@ class Frame:
     thickness_mm: float
     slope: float
     intercept: float
+    at_detector: bool = False
+    spacing_note: str = ""
 
     @property
     def normal(self) -> npt.NDArray[np.float64]:
@@ -292,18 +297,22 @@ def _first(dataset: Dataset, name: str) -> Dataset | None:
 def _frame(
     measures: Dataset, position: Dataset, orientation: Dataset, transform: Dataset, path: Path, number: int | None
 ) -> Frame:
-    spacing = measures.get("PixelSpacing", None) or measures.get("ImagerPixelSpacing", None)
+    place = _numbers(position.get("ImagePositionPatient", None), 3)
+    cosines = _numbers(orientation.get("ImageOrientationPatient", None), 6)
+    size = pixel_size(measures, placed=place is not None and cosines is not None)
     thickness = measures.get("SliceThickness", None)
     slope, intercept = transform.get("RescaleSlope", None), transform.get("RescaleIntercept", None)
     return Frame(
         path,
         number,
-        _numbers(position.get("ImagePositionPatient", None), 3),
-        _numbers(orientation.get("ImageOrientationPatient", None), 6),
-        None if spacing is None else (float(spacing[0]), float(spacing[1])),
+        place,
+        cosines,
+        size.spacing_mm,
         float(thickness) if thickness and float(thickness) > 0 else 1.0,
         1.0 if slope is None else float(slope),
         0.0 if intercept is None else float(intercept),
+        size.at_detector,
+        size.note,
     )
 
 

@@ -131,7 +131,7 @@ def stack(instances: Sequence[Instance]) -> Stack:
 def _without_duplicates(
     frames: list[Frame], along: npt.NDArray[np.float64], where: str
 ) -> tuple[list[Frame], list[Frame]]:
-    """Drop planes at one position with identical pixels; different pixels at one position are several volumes."""
+    """Drop planes at one position with identical pixels; other pixels there, or another place beside, are refused."""
     kept: list[Frame] = []
     dropped: list[Frame] = []
     last = -np.inf
@@ -140,6 +140,13 @@ def _without_duplicates(
             kept.append(frame)
             last = position
             continue
+        beside = float(np.linalg.norm(np.subtract(frame.position_mm or (), kept[-1].position_mm or ())))
+        if beside > _LINE_MM:
+            raise ImageError(
+                f"{where}: planes lie side by side, {beside:.1f} mm apart ({kept[-1].path.name}, {frame.path.name}): "
+                "several volumes in one series; split them first",
+                reason="several-volumes",
+            )
         if _content(kept[-1]) != _content(frame):
             raise ImageError(
                 f"{where}: different images at one position ({kept[-1].path.name}, {frame.path.name}): several volumes "
@@ -232,13 +239,15 @@ def _flat(instance: Instance) -> Volume:
     plane = pixels[0]
     array = np.transpose(plane, (2, 1, 0)) if plane.ndim == 3 else plane.T[None]
     spacing = instance.frames[0].spacing_mm
-    calibrated = spacing is not None and all(s > 0 for s in spacing)
-    rows_mm, columns_mm = spacing if spacing is not None and calibrated else (1.0, 1.0)
+    known = spacing is not None and all(s > 0 for s in spacing)
+    rows_mm, columns_mm = spacing if spacing is not None and known else (1.0, 1.0)
     notes = [*notes, "the image has no position in the patient; it is placed as an axial slice"]
-    if not calibrated:
+    if not known:
         notes.append("pixel size is not known, so mm and mL mean nothing")
     affine = np.diag([-columns_mm, -rows_mm, 1.0, 1.0])
-    source = replace(_source(instance, instance.frames, tuple(notes)), calibrated=calibrated)
+    source = _source(instance, instance.frames, tuple(notes))
+    if not known:
+        source = replace(source, calibrated=False, at_detector=False)
     return Volume(np.ascontiguousarray(array), Geometry(affine, array.shape[1:]), instance.modality, source)
 
 
@@ -261,4 +270,13 @@ def _source(instance: Instance, frames: Sequence[Frame], notes: tuple[str, ...])
         "SeriesInstanceUID": instance.series_uid,
         "FrameOfReferenceUID": instance.frame_uid,
     }
-    return Source(tuple(frame.path for frame in frames), "dicom", notes, uids, patient=instance.patient)
+    first = frames[0]
+    return Source(
+        tuple(frame.path for frame in frames),
+        "dicom",
+        (*notes, *([first.spacing_note] if first.spacing_note else [])),
+        uids,
+        calibrated=not first.at_detector,
+        patient=instance.patient,
+        at_detector=first.at_detector,
+    )

@@ -29,6 +29,7 @@ _UPLOAD = {
                     "properties": {
                         "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
                         "model": {"type": "string"},
+                        "series": {"type": "string", "description": "SeriesInstanceUID of one of several series"},
                     },
                 }
             }
@@ -91,6 +92,7 @@ class ModelView(BaseModel):
     labels: list[LabelView]
     classes: list[str]
     channels: list[str]
+    chooses_series: bool
     intended_use: str
 
 
@@ -150,6 +152,7 @@ def _add_models(app: FastAPI, desk: Desk) -> None:
                 labels=[LabelView(value=lb.value, name=lb.name, colour=lb.colour) for lb in bundle.spec.labels],
                 classes=list(bundle.spec.classes),
                 channels=list(bundle.spec.channels),
+                chooses_series=bool(bundle.spec.series),
                 intended_use=bundle.spec.intended_use,
             )
             for name, bundle in desk.bundles.items()
@@ -171,9 +174,10 @@ def _add_intake(app: FastAPI, desk: Desk) -> None:
         desk.underway += 1
         try:
             fields = await receive(request, folder / "input", desk.options.limits, desk.check_disk)
-            model = desk.model(fields.get("model", ""))
-            who = request.state.who
-            await run_in_threadpool(desk.accept, folder, job_id, model=model, source="rest", caller=who)
+            content = {"model": desk.model(fields.get("model", "")), "source": "rest", "caller": request.state.who}
+            if fields.get("series"):
+                content["series_uid"] = _series(desk, content["model"], fields["series"])
+            await run_in_threadpool(desk.accept, folder, job_id, **content)
         except BaseException:  # also when the caller hangs up
             await asyncio.shield(run_in_threadpool(desk.folders.discard, folder))
             raise
@@ -197,6 +201,16 @@ def _add_intake(app: FastAPI, desk: Desk) -> None:
             study_uid=wanted.study_uid,
         )  # fmt: skip
         return Accepted(id=job_id)
+
+
+def _series(desk: Desk, model: str, series: str) -> str:
+    """The series that an upload names, where it may name one."""
+    if not is_uid(series):
+        raise RefusedError("series is no DICOM unique identifier", reason="bad-uid", status=400)
+    if desk.bundles[model].spec.series:
+        text = "this model chooses series by rules of its own: leave `series` out"
+        raise RefusedError(text, reason="bad-upload", status=400)
+    return series
 
 
 def _add_jobs(app: FastAPI, desk: Desk) -> None:

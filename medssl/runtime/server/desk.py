@@ -1,6 +1,5 @@
 """The desk where studies are handed in: what there is room for is accepted, and then neither lost nor doubled."""
 
-import os
 import shutil
 import threading
 import time
@@ -71,6 +70,18 @@ class Desk:
             raise RefusedError(f"no model of that name is served; choose from: {known}", reason="no-model", status=404)
         return name
 
+    def cautions(self) -> list[str]:
+        """What an operator should know before the first study comes."""
+        options = self.options
+        arriving = [self.model(options.dicom.model)] if options.dicom.listen else []
+        names = dict.fromkeys([*arriving, *(self.bundles if options.pacs.dicomweb else ())])
+        return [
+            f"{name} has no rules for series: studies that come by C-STORE or from the archive fail where they hold "
+            "several series; have the bundle exported with --series, or send one series of each study"
+            for name in names
+            if not self.bundles[name].spec.series
+        ]
+
     def check_room(self) -> None:
         """Back-pressure.
 
@@ -97,7 +108,7 @@ class Desk:
         Args:
             folder: Folder with `input`.
             job_id: Id of the job.
-            content: `model`, `source`, `caller`, and `study` or `study_uid` where they are known.
+            content: `model`, `source`, `caller`, and `study`, `study_uid` or `series_uid` where they are known.
         """
         content.setdefault("study", self.secret.name(f"job:{job_id}"))
         job = self.folders.accept(folder, job_id, content)
@@ -240,10 +251,3 @@ def _check_signature(bundle: Bundle, path: Path, public_key: Path) -> None:
         check_signature(bundle.folder, public_key)
     except BundleError as error:
         raise BundleError(f"bundle {path}: {error.message}", reason=error.reason) from error
-
-
-def link_files(source: Path, target: Path) -> None:
-    """Give a folder the files of another that it lacks, without copying them."""
-    for path in source.iterdir():
-        if not (target / path.name).exists():
-            os.link(path, target / path.name)

@@ -21,8 +21,10 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from medssl.imaging.dicom_transfer import TRANSFER_SYNTAXES, identity
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import sync_file, sync_folder, write_json
-from medssl.runtime.server.desk import Desk, RefusedError, link_files
-from medssl.runtime.server.folders import LOOK_BYTES, new_id, read_record
+from medssl.runtime.server.certificates import server_context
+from medssl.runtime.server.desk import Desk, RefusedError
+from medssl.runtime.server.folders import LOOK_BYTES, link_files, new_id, read_record
+from medssl.runtime.server.listening import cannot_listen
 from medssl.runtime.server.logs import LOG
 
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
@@ -85,13 +87,11 @@ class DicomListener:
             (evt.EVT_ABORTED, self._ended),  # more of the object may come until the connection closes
             (evt.EVT_CONN_CLOSE, self._closed),
         ]
-        where = (self._options.host, self._options.port)
+        where, tls = (self._options.host, self._options.port), self._tls()
         try:
-            self._server = entity.start_server(where, block=False, ssl_context=self._tls(), evt_handlers=handlers)
+            self._server = entity.start_server(where, block=False, ssl_context=tls, evt_handlers=handlers)
         except OSError as error:
-            raise MedsslError(
-                f"cannot listen on {where[0]}:{where[1]} ({error.strerror}): choose another dicom.port", reason="port"
-            ) from error
+            raise cannot_listen("dicom", *where, error) from error
         self._thread.start()
 
     def stop(self) -> None:
@@ -104,12 +104,9 @@ class DicomListener:
 
     def _tls(self) -> ssl.SSLContext | None:
         tls = self._desk.options.tls
-        if tls.certificate is None or tls.client_ca is None:
+        if tls.certificate is None or tls.key is None or tls.client_ca is None:
             return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tls.client_ca))
-        context.load_cert_chain(tls.certificate, tls.key)
-        context.verify_mode = ssl.CERT_REQUIRED
-        return context
+        return server_context(tls.certificate, tls.key, tls.client_ca)
 
     def _count(self, event: Any) -> None:
         """Cut off who sends more in one object than a study may have, or than the disk has room for."""

@@ -13,6 +13,7 @@ nothing that a caller sends becomes a name.
 
 import fcntl
 import json
+import os
 import secrets
 import shutil
 import time
@@ -175,6 +176,13 @@ def results_of(folder: Path) -> dict[str, Path]:
 def suffix_of(name: str) -> str:
     """Ending of an uploaded file's name that says how to read it; `.dcm` for any other."""
     return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), ".dcm")
+
+
+def link_files(source: Path, target: Path) -> None:
+    """Give a folder the files of another that it lacks, without copying them."""
+    for path in source.iterdir():
+        if not (target / path.name).exists():
+            os.link(path, target / path.name)
 
 
 def _job(job_id: str, content: dict[str, Any]) -> Job:

@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,13 +14,18 @@ from medssl.imaging.readers.open import read_channels
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import BundleSpec
 from medssl.runtime.inputs import find_cases
-from medssl.runtime.server.folders import SUFFIXES, suffix_of
+from medssl.runtime.server.folders import SUFFIXES, link_files, suffix_of
 from medssl.runtime.server.options import LimitOptions
+
+if TYPE_CHECKING:
+    from medssl.imaging.readers.dicom_frames import Instance
 
 UNPACKED = "unpacked"
 """Folder, in that of the job, of what a zip file held; removed when the job ends."""
 
 _BYTES_A_VOXEL = 4
+_DAMAGED = ("truncated", "bad-dicom")
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -30,46 +36,111 @@ class Promise:
     voxels: int
 
 
-def read_input(folder: Path, spec: BundleSpec, limits: LimitOptions, *, resample_irregular: bool = False) -> Volume:
+def read_input(
+    folder: Path, spec: BundleSpec, limits: LimitOptions, *, series: str = "", resample_irregular: bool = False
+) -> Volume:
     """Read the image of a job.
 
     Args:
         folder: Folder of the job, with `input`.
         spec: The bundle's, whose rules for series pick the channels of a study.
         limits: Caps.
+        series: SeriesInstanceUID to take, for a bundle without rules; empty takes the only series there is.
         resample_irregular: As for `read_volume`.
 
     Raises:
         ImageError: No image, several, beyond the limits, or one that cannot be read.
     """
+    source, files = _files(folder, limits)
+    named = [path for path in files if path.name.lower().endswith(SUFFIXES)]
+    dicom, problems = _instances([path for path in files if path not in named])
+    pictures: list[Path] = []
+    if named and len(named) < len(files):
+        pictures = _pictures_of_a_disc(named, files, dicom)
+        source, named = _without(pictures, source, folder / UNPACKED), []
+    _check(_promise(named, dicom), limits)
+    left_out = [problem.reason for problem in problems] + ["picture"] * len(pictures)
+    if named or not spec.series:
+        if series:
+            _check_named_series(named, problems)
+        volume = _only_image(named, source, series, resample_irregular)
+    else:
+        cases, others = find_cases([str(source)], spec, resample_irregular=resample_irregular)
+        if len(cases) != 1:
+            raise ImageError(f"{len(cases)} studies or images came together: send one", reason="several-studies")
+        volume = cases[0].read()
+        left_out = [problem.reason for problem in others] + ["picture"] * len(pictures)
+    notes = tuple(f"left out: {number} file(s), {reason}" for reason, number in Counter(left_out).most_common())
+    return replace(volume, source=replace(volume.source, notes=(*volume.source.notes, *notes)))
+
+
+def _files(folder: Path, limits: LimitOptions) -> tuple[Path, list[Path]]:
+    """Folder of what came, unpacked where it is a zip file, and the files in it."""
     source = folder / "input"
     files = sorted(path for path in source.iterdir() if path.is_file())
     if [path.suffix for path in files] == [".zip"]:
-        source = folder / UNPACKED
-        shutil.rmtree(source, ignore_errors=True)
-        source.mkdir()
+        source = _emptied(folder / UNPACKED)
         _unpack(files[0], source, limits)
         files = sorted(source.iterdir())
     if any(path.suffix.lower() == ".zip" for path in files):
         raise ImageError("a zip file comes alone, and none within another: unpack it first", reason="nested-zip")
-    named = [path for path in files if path.name.lower().endswith(SUFFIXES)]
-    if named and len(named) < len(files):
+    return source, files
+
+
+def _pictures_of_a_disc(named: list[Path], files: list[Path], dicom: "list[Instance]") -> list[Path]:
+    """Pictures that lie beside a DICOM study, as a viewer's do on a disc: they are no part of it.
+
+    Raises:
+        ImageError: Images of several kinds, of which nobody knows which is meant.
+    """
+    if not dicom or not all(path.name.lower().endswith(_PICTURES) for path in named):
         raise ImageError(
             f"{len(named)} image files and {len(files) - len(named)} others came together: send the DICOM files of one "
-            "series, or the NIfTI files of one image",
+            "study, or the NIfTI files of one image",
             reason="mixed-upload",
         )
-    _check(_promise(files, dicom=not named), limits)
-    field = ";".join(str(path) for path in named) if named else str(source)
-    if named or not spec.series:
+    return named
+
+
+def _without(pictures: list[Path], source: Path, unpacked: Path) -> Path:
+    """Folder without the pictures: what was unpacked goes away with the job, what came is kept as it is."""
+    if source != unpacked:
+        link_files(source, _emptied(unpacked))
+    for path in pictures:
+        (unpacked / path.name).unlink()
+    return unpacked
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def _check_named_series(named: list[Path], problems: list[ImageError]) -> None:
+    if named:
+        raise ImageError("a series was named, but what came are no DICOM files", reason="no-such-series")
+    if any(problem.reason in _DAMAGED for problem in problems):
+        raise ImageError(
+            "a series was named, but files came that are damaged, and nobody knows whether they are slices of it: send "
+            "that series alone",
+            reason="truncated",
+        )
+
+
+def _only_image(named: list[Path], source: Path, series: str, resample_irregular: bool) -> Volume:
+    """The image of a bundle that has no rules to choose among series."""
+    field = ";".join(str(path) for path in named) if named else f"{source}#{series}" if series else str(source)
+    try:
         return read_channels(field, Path(), resample_irregular=resample_irregular)
-    cases, left_out = find_cases([field], spec, resample_irregular=resample_irregular)
-    if len(cases) != 1:
-        raise ImageError(f"{len(cases)} studies or images came together: send one", reason="several-studies")
-    volume = cases[0].read()
-    reasons = Counter(problem.reason for problem in left_out)
-    notes = tuple(f"left out: {number} file(s), {reason}" for reason, number in reasons.most_common())
-    return replace(volume, source=replace(volume.source, notes=(*volume.source.notes, *notes)))
+    except ImageError as error:
+        if error.reason != "several-series":
+            raise
+        raise ImageError(
+            "several series came together, and this bundle has no rules to choose among them: send one series, name it "
+            "in the field `series` of the upload, or have the bundle exported with --series",
+            reason=error.reason,
+        ) from error
 
 
 def _unpack(path: Path, folder: Path, limits: LimitOptions) -> None:
@@ -109,17 +180,23 @@ def _check(promise: Promise, limits: LimitOptions) -> None:
         )
 
 
-def _promise(files: list[Path], *, dicom: bool) -> Promise:
-    """Planes and voxels by the headers of DICOM and NIfTI; other formats count nothing here."""
-    if dicom:
-        from medssl.imaging.readers.dicom import find_instances  # noqa: PLC0415 (pydicom is slow to import)
+def _instances(files: list[Path]) -> "tuple[list[Instance], list[ImageError]]":
+    """DICOM images, and what is wrong with the other files."""
+    if not files:
+        return [], []
+    from medssl.imaging.readers.dicom import find_instances  # noqa: PLC0415 (pydicom is slow to import)
 
-        found = [instance for path in files for instance in find_instances(path)[0]]
-        return Promise(
-            sum(len(instance.frames) for instance in found),
-            sum(len(instance.frames) * instance.rows * instance.columns for instance in found),
-        )
+    found = [find_instances(path) for path in files]
+    return [i for instances, _ in found for i in instances], [p for _, problems in found for p in problems]
+
+
+def _promise(named: list[Path], dicom: "list[Instance]") -> Promise:
+    """Planes and voxels by the headers of DICOM and NIfTI; other formats count nothing here."""
     from medssl.imaging.readers.nifti import nifti_header  # noqa: PLC0415
 
-    grids = [nifti_header(path) for path in files if path.name.lower().endswith((".nii", ".nii.gz"))]
-    return Promise(0, sum(int(np.prod(grid.shape, dtype=np.float64)) for grid in grids))
+    grids = [nifti_header(path) for path in named if path.name.lower().endswith((".nii", ".nii.gz"))]
+    return Promise(
+        sum(len(instance.frames) for instance in dicom),
+        sum(int(np.prod(grid.shape, dtype=np.float64)) for grid in grids)
+        + sum(len(instance.frames) * instance.rows * instance.columns for instance in dicom),
+    )

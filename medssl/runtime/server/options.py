@@ -1,12 +1,14 @@
 """What `medssl serve` may be told; every rule about it is checked before a port is opened."""
 
 import ipaddress
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from medssl.imaging.errors import ConfigError
+from medssl.runtime.server.certificates import authority_problems, own_problems
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,8 @@ class HttpOptions:
     host: str = "127.0.0.1"
     """Address to listen on; anything but this machine's own loopback needs `tokens` and a certificate."""
 
-    port: int = 8042
-    """TCP port; 0 takes a free one."""
+    port: int = 8050
+    """TCP port; 0 takes a free one. Orthanc, which often is on the same machine, has 8042."""
 
     names: tuple[str, ...] = ()
     """Further host names under which the server is called; others are refused, so that a web page elsewhere cannot
@@ -195,6 +197,7 @@ class ServeOptions:
         limits: Caps.
         results: Formats.
         public_key: Public key (PEM) that every bundle must be signed with; None checks no signature.
+        new_audit_log: Code of a damaged audit log that the operator has seen, to begin a new one.
     """
 
     bundles: tuple[Path, ...]
@@ -207,6 +210,7 @@ class ServeOptions:
     limits: LimitOptions = field(default_factory=LimitOptions)
     results: ResultOptions = field(default_factory=ResultOptions)
     public_key: Path | None = None
+    new_audit_log: str = ""
 
 
 def is_loopback(host: str) -> bool:
@@ -223,7 +227,8 @@ def check_options(options: ServeOptions) -> None:
     Raises:
         ConfigError: Every mistake, all at once.
     """
-    problems = [*_numbers(options), *_exposure(options), *_files(options), *_archive(options.pacs)]
+    rules = (_numbers, _addresses, _exposure, _files, _certificates, _archive)
+    problems = [problem for rule in rules for problem in rule(options)]
     if problems:
         raise ConfigError(problems)
 
@@ -237,9 +242,21 @@ def _numbers(options: ServeOptions) -> Iterator[str]:
                 continue
             if value < 0 or (value == 0 and item.name not in ("port", "threads", "worker_memory_mb", "free_disk_mb")):
                 yield f"{group}.{item.name} = {value}: must be positive"
+            if item.name == "port" and value > 65535:
+                yield f"{group}.port = {value}: ports go up to 65535"
     title = options.dicom.ae_title
     if not 1 <= len(title.strip()) <= 16 or not title.isascii():
         yield f"dicom.ae_title = {title!r}: 1 to 16 ASCII characters are due"
+
+
+def _addresses(options: ServeOptions) -> Iterator[str]:
+    hosts = {"http.host": options.http.host} | ({"dicom.host": options.dicom.host} if options.dicom.listen else {})
+    for name, host in hosts.items():
+        try:
+            socket.getaddrinfo(host or None, 0)
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or "no host name"
+            yield f"{name} = {host!r} is no address ({why}): give one of this machine"
 
 
 def _exposure(options: ServeOptions) -> Iterator[str]:
@@ -248,6 +265,8 @@ def _exposure(options: ServeOptions) -> Iterator[str]:
     paired = tls.certificate is not None and tls.key is not None
     if (tls.certificate is None) != (tls.key is None):
         yield "tls.certificate and tls.key belong together: give both or neither"
+    if tls.client_ca is not None and not paired:
+        yield "tls.client_ca asks callers for certificates over TLS alone: give tls.certificate and tls.key too"
     if not is_loopback(options.http.host):
         where = f"http.host = {options.http.host} can be reached from other machines"
         if options.http.tokens is None:
@@ -277,6 +296,15 @@ def _files(options: ServeOptions) -> Iterator[str]:
             yield f"{name} = {secret} can be read by others: chmod 600 {secret}"
 
 
+def _certificates(options: ServeOptions) -> Iterator[str]:
+    tls, authority = options.tls, options.pacs.certificate
+    if tls.certificate is not None and tls.key is not None and tls.certificate.exists() and tls.key.exists():
+        yield from own_problems(tls.certificate, tls.key)
+    for name, path in (("tls.client_ca", tls.client_ca), ("pacs.certificate", authority)):
+        if path is not None and path.exists():
+            yield from authority_problems(name, path)
+
+
 def _paths(part: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
     for item in fields(part):
         value = getattr(part, item.name)
@@ -286,7 +314,8 @@ def _paths(part: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
             yield f"{prefix}{item.name}", value
 
 
-def _archive(pacs: PacsOptions) -> Iterator[str]:
+def _archive(options: ServeOptions) -> Iterator[str]:
+    pacs = options.pacs
     if pacs.store == "stow" and not pacs.dicomweb:
         yield "pacs.store = stow: give pacs.dicomweb, the URL to store to"
     if pacs.dicomweb and not pacs.dicomweb.startswith(("http://", "https://")):

@@ -8,7 +8,6 @@ import threading
 
 import uvicorn
 
-from medssl.imaging.errors import MedsslError
 from medssl.imaging.naming import safe
 from medssl.runtime.server.api import build_api
 from medssl.runtime.server.audit import AuditLog
@@ -16,7 +15,9 @@ from medssl.runtime.server.desk import Desk
 from medssl.runtime.server.dicom_listener import DicomListener
 from medssl.runtime.server.folders import Folders
 from medssl.runtime.server.guard import App, Guard, read_tokens
+from medssl.runtime.server.last_lines import LastLines
 from medssl.runtime.server.ledger import Ledger, open_database
+from medssl.runtime.server.listening import cannot_listen
 from medssl.runtime.server.logs import LOG
 from medssl.runtime.server.options import QueueOptions, ServeOptions, check_options
 from medssl.runtime.server.pool import WorkerPool
@@ -48,9 +49,12 @@ class Service:
         with contextlib.ExitStack() as undo:
             undo.callback(self._folders.close)
             secret = Secret(options.data / "secret.key")
-            audit = AuditLog(options.data / f"audit-{node}.jsonl", secret)
             place = options.queue.url or options.data / "jobs.db"
-            self.desk = Desk(options, self._folders, Ledger(open_database(place), node), secret, audit)
+            database = open_database(place)
+            log = options.data / f"audit-{node}.jsonl"
+            audit = AuditLog(log, secret, LastLines(database), options.new_audit_log)
+            audit.check_others()
+            self.desk = Desk(options, self._folders, Ledger(database, node), secret, audit)
             self.socket = _listen(options)
             undo.callback(self.socket.close)
             self.pool = WorkerPool(options, [bundle.folder for bundle in self.desk.bundles.values()])
@@ -81,6 +85,8 @@ class Service:
             LOG.info(
                 "DICOM at %s:%d, AE title %s", self.options.dicom.host, self.dicom.port, self.options.dicom.ae_title
             )
+        for caution in self.desk.cautions():
+            LOG.warning("%s", caution)
         hashes = {name: bundle.sha256 for name, bundle in self.desk.bundles.items()}
         self.desk.audit.write("server", "start", bundles=hashes)
 
@@ -126,9 +132,7 @@ def _listen(options: ServeOptions) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise MedsslError(
-            f"cannot listen on {host}:{port} ({error.strerror}): choose another http.port", reason="port"
-        ) from error
+        raise cannot_listen("http", host, port, error) from error
 
 
 def http_config(options: ServeOptions, app: App) -> uvicorn.Config:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _LONGEST_FIELD = 4096
 _MOST_FIELDS = 16
-_FIELDS = ("model",)
+_FIELDS = ("model", "series")
 """Fields that mean something; others are read and forgotten."""
 
 

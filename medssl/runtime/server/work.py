@@ -74,7 +74,8 @@ def _compute(
     folder: Path, predictor: Predictor, limits: LimitOptions, settings: Mapping[str, Any], report: Report
 ) -> None:
     report("reading", 0.1)
-    volume = read_input(folder, predictor.bundle.spec, limits, resample_irregular=settings["resample_irregular"])
+    spec, series = predictor.bundle.spec, read_record(folder).get("series_uid", "")
+    volume = read_input(folder, spec, limits, series=series, resample_irregular=settings["resample_irregular"])
     report("predicting", 0.25, volume.source.uids.get("StudyInstanceUID", ""))
     prediction = predictor.predict(volume)
     report("writing", 0.8)

@@ -47,6 +47,21 @@ def test_an_exact_duplicate_is_dropped_and_said(tmp_path: Path):
     assert volume.source.notes == ("1 exact duplicate slice(s) left out",)
 
 
+@pytest.mark.parametrize("beside", [(30, 0), (0, -30), (0, 0.2)])
+def test_planes_side_by_side_are_no_duplicates_whatever_their_pixels(tmp_path: Path, beside: tuple[float, float]):
+    write_series(tmp_path, ramp())
+    slice_dataset(ramp()[5], (*beside, 12.5)).save_as(tmp_path / "again.dcm", enforce_file_format=True)
+    with pytest.raises(ImageError, match="planes lie side by side") as error:
+        read_volume(tmp_path)
+    assert error.value.reason == "several-volumes"
+
+
+def test_a_duplicate_whose_place_is_rounded_otherwise_is_one(tmp_path: Path):
+    write_series(tmp_path, ramp())
+    slice_dataset(ramp()[5], (0.004, 0, 12.5)).save_as(tmp_path / "again.dcm", enforce_file_format=True)
+    assert read_volume(tmp_path).array.shape[-1] == 16
+
+
 def test_different_images_at_one_position_are_refused(tmp_path: Path):
     write_series(tmp_path, ramp())
     slice_dataset(ramp()[5] + 1, (0, 0, 12.5)).save_as(tmp_path / "again.dcm", enforce_file_format=True)

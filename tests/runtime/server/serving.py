@@ -1,6 +1,5 @@
 """A server in this process, on free ports of loopback, and what tests ask of it."""
 
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -104,17 +103,3 @@ def write_scan(path: Path, shape: tuple[int, ...] = (9, 10, 11)) -> Path:
 
 def files_of(folder: Path) -> list[tuple[str, bytes]]:
     return [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
-
-
-def certificates(folder: Path) -> None:
-    """An authority, and a certificate of it for server and client alike."""
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    (folder / "ext").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-    authority = ("-newkey", "rsa:2048", "-nodes", "-x509", "-days", "2", "-subj", "/CN=authority")
-    openssl("req", *authority, "-keyout", "ca.key", "-out", "ca.pem", "-addext", "keyUsage=critical,keyCertSign")
-    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", "own.key", "-out", "own.csr")
-    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "ext")
-    openssl("x509", "-req", "-in", "own.csr", *signed, "-out", "own.pem")

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("peewee", reason="the server needs the extra serve")
+
 from medssl.imaging.errors import MedsslError
 from medssl.runtime.server.audit import AuditLog, verify
+from medssl.runtime.server.last_lines import LastLines
+from medssl.runtime.server.ledger import open_database
 from medssl.runtime.server.secret import Secret
 
 
@@ -18,16 +22,21 @@ def secret(tmp_path: Path) -> Secret:
 
 
 @pytest.fixture
-def log(tmp_path: Path, secret: Secret) -> Path:
+def notes(tmp_path: Path) -> LastLines:
+    return LastLines(open_database(tmp_path / "jobs.db"))
+
+
+@pytest.fixture
+def log(tmp_path: Path, secret: Secret, notes: LastLines) -> Path:
     path = tmp_path / "audit.jsonl"
-    audit = AuditLog(path, secret)
+    audit = AuditLog(path, secret, notes)
     for number in range(4):
         audit.write("me", "accept", job=f"job{number}", bundle_sha256="0" * 64)
     return path
 
 
-def test_lines_say_who_when_and_what_and_go_on_after_a_restart(log: Path, secret: Secret):
-    AuditLog(log, secret).write("you", "fetch", job="job0")
+def test_lines_say_who_when_and_what_and_go_on_after_a_restart(log: Path, secret: Secret, notes: LastLines):
+    AuditLog(log, secret, notes).write("you", "fetch", job="job0")
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     assert [entry["n"] for entry in entries] == [1, 2, 3, 4, 5]
     assert [entry["who"] for entry in entries] == ["me"] * 4 + ["you"]
@@ -37,20 +46,20 @@ def test_lines_say_who_when_and_what_and_go_on_after_a_restart(log: Path, secret
 
 
 @pytest.mark.parametrize("line", [0, 1, 3])
-def test_a_changed_line_is_found(log: Path, secret: Secret, line: int):
+def test_a_changed_line_is_found(log: Path, secret: Secret, notes: LastLines, line: int):
     lines = log.read_bytes().split(b"\n")
     lines[line] = lines[line].replace(b'"me"', b'"he"')
     log.write_bytes(b"\n".join(lines))
     with pytest.raises(MedsslError, match=f"line {line + 1}"):
-        AuditLog(log, secret)
+        AuditLog(log, secret, notes)
 
 
-def test_a_removed_line_and_one_put_in_are_found(log: Path, secret: Secret, tmp_path: Path):
+def test_a_removed_line_and_one_put_in_are_found(log: Path, secret: Secret, notes: LastLines, tmp_path: Path):
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join([lines[0], *lines[2:]]))
     with pytest.raises(MedsslError, match="line 2"):
         verify(log, secret)
-    forged = AuditLog(tmp_path / "forged.jsonl", Secret(tmp_path / "other.key"))
+    forged = AuditLog(tmp_path / "forged.jsonl", Secret(tmp_path / "other.key"), notes)
     forged.write("me", "accept")
     log.write_bytes((tmp_path / "forged.jsonl").read_bytes() + b"".join(lines))
     with pytest.raises(MedsslError, match="line 1"):
@@ -58,14 +67,19 @@ def test_a_removed_line_and_one_put_in_are_found(log: Path, secret: Secret, tmp_
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40])
-def test_a_line_torn_by_a_loss_of_power_is_told_and_the_chain_goes_on(log: Path, secret: Secret, cut: int):
+def test_a_line_torn_by_a_loss_of_power_is_told_and_the_chain_goes_on(
+    log: Path, secret: Secret, notes: LastLines, cut: int
+):
+    before = notes.get(log.name)
+    AuditLog(log, secret, notes).write("me", "accept", job="torn")
+    notes.keep(log.name, *before)  # the power went before the line was noted
     log.write_bytes(log.read_bytes()[:-cut])
-    AuditLog(log, secret).write("me", "accept", job="job4")
+    AuditLog(log, secret, notes).write("me", "accept", job="job4")
     lines = log.read_bytes().splitlines()
-    assert b"torn-line" in lines[4]
-    assert b"job4" in lines[5]
-    assert verify(log, secret)[0] == (6 if cut == 1 else 5)
-    log.write_bytes(b"\n".join([lines[0], b"torn", *lines[4:], b""]))  # nobody else can write such an entry
+    assert b"torn-line" in lines[5]
+    assert b"job4" in lines[6]
+    assert verify(log, secret)[0] == (7 if cut == 1 else 6)
+    log.write_bytes(b"\n".join([lines[0], b"torn", *lines[5:], b""]))  # nobody else can write such an entry
     with pytest.raises(MedsslError, match="audit log is broken"):
         verify(log, secret)
 
@@ -96,9 +110,9 @@ def test_the_key_is_its_owners_alone_from_the_moment_it_appears(tmp_path: Path, 
 
 
 def test_a_line_that_a_full_disk_took_in_part_leaves_no_half_of_it(
-    log: Path, secret: Secret, monkeypatch: pytest.MonkeyPatch
+    log: Path, secret: Secret, notes: LastLines, monkeypatch: pytest.MonkeyPatch
 ):
-    audit, before = AuditLog(log, secret), log.read_bytes()
+    audit, before = AuditLog(log, secret, notes), log.read_bytes()
     write = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda handle, line: write(handle, line[:20]))
@@ -107,3 +121,85 @@ def test_a_line_that_a_full_disk_took_in_part_leaves_no_half_of_it(
     assert log.read_bytes() == before
     audit.write("you", "fetch", job="job1")
     assert verify(log, secret)[0] == 5
+
+
+@pytest.mark.parametrize("left", [3, 1, 0, None])
+def test_lines_cut_from_the_end_and_a_log_that_is_gone_are_found(
+    log: Path, secret: Secret, notes: LastLines, left: int | None
+):
+    if left is None:
+        log.unlink()
+    else:
+        log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:left]))
+    with pytest.raises(MedsslError, match=r"4 were written: its end was cut off") as error:
+        AuditLog(log, secret, notes)
+    assert error.value.reason == "audit-cut"
+
+
+def test_lines_that_were_not_noted_before_a_kill_are_no_damage(log: Path, secret: Secret, notes: LastLines):
+    noted = notes.get(log.name)
+    for _ in range(2):
+        AuditLog(log, secret, notes).write("me", "accept", job="more")
+    notes.keep(log.name, *noted)
+    AuditLog(log, secret, notes).write("you", "fetch")
+    assert verify(log, secret).lines == notes.get(log.name)[0] == 7
+
+
+def test_a_data_base_that_cannot_be_written_holds_up_no_line(
+    log: Path, secret: Secret, notes: LastLines, monkeypatch: pytest.MonkeyPatch
+):
+    audit = AuditLog(log, secret, notes)
+    with monkeypatch.context() as patch:
+        patch.setattr(notes, "_database", None)
+        audit.write("me", "accept", job="job4")
+    assert (verify(log, secret).lines, notes.get(log.name)[0]) == (5, 4)
+    AuditLog(log, secret, notes).write("me", "accept", job="job5")
+    assert notes.get(log.name)[0] == 6
+
+
+def test_notes_are_sealed_and_a_new_data_base_does_not_pass_for_an_old_one(
+    log: Path, secret: Secret, notes: LastLines, tmp_path: Path
+):
+    lines = log.read_bytes().splitlines(keepends=True)
+    _, _, mark = notes.get(log.name)
+    log.write_bytes(b"".join(lines[:2]))
+    notes.keep(log.name, 2, json.loads(lines[1])["seal"], mark)  # what whoever cut it can read from the log
+    with pytest.raises(MedsslError, match="note of its last line in the data base of jobs was changed"):
+        AuditLog(log, secret, notes)
+    fresh = LastLines(open_database(tmp_path / "new.db"))
+    with pytest.raises(MedsslError, match="has 2 lines, of which the data base of jobs knows none"):
+        AuditLog(log, secret, fresh)
+    log.write_bytes(lines[0])  # killed between the first line and its note
+    AuditLog(log, secret, fresh)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_damage_that_the_operator_has_seen_begins_a_new_log_that_says_so(
+    log: Path, secret: Secret, notes: LastLines, gone: bool
+):
+    cut = b"".join(log.read_bytes().splitlines(keepends=True)[:2])
+    log.unlink() if gone else log.write_bytes(cut)
+    with pytest.raises(MedsslError, match="--new_audit_log") as error:
+        AuditLog(log, secret, notes, "0" * 16)
+    code = error.value.message.split("--new_audit_log ")[1].split(",")[0]
+    AuditLog(log, secret, notes, code).write("me", "accept")
+    first, _ = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (first["action"], first["reason"]) == ("new-log", "audit-cut")
+    assert (first["aside"] == "") if gone else log.with_name(first["aside"]).read_bytes() == cut
+    AuditLog(log, secret, notes, code)  # a code that stays in the options is that damage's alone
+    log.unlink()
+    with pytest.raises(MedsslError, match="2 were written"):
+        AuditLog(log, secret, notes, code)
+
+
+def test_the_damaged_log_of_another_server_is_told_and_stops_nobody(
+    log: Path, secret: Secret, notes: LastLines, caplog: pytest.LogCaptureFixture
+):
+    other = AuditLog(log.with_name("audit-b.jsonl"), secret, notes)
+    other.write("me", "accept")
+    other.check_others()
+    log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
+    other.check_others()
+    assert "audit log audit.jsonl of another server is damaged: audit-cut" in caplog.text
+    lines = [json.loads(line) for line in other.path.read_text().splitlines()]
+    assert [line.get("file") for line in lines] == [None, log.name]

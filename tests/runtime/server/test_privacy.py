@@ -21,9 +21,10 @@ from dicom_phantom import ramp, write_series
 pytest.importorskip("fastapi", reason="the server needs the extra serve")
 
 import requests
+from pem_files import certificates
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.sop_class import CTImageStorage
-from serving import COMPANION, certificates, files_of, wait_for
+from serving import COMPANION, files_of, wait_for
 
 from medssl.__main__ import main
 from medssl.runtime.server.audit import verify

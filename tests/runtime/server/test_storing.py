@@ -12,10 +12,11 @@ from dicom_phantom import write_series
 
 pytest.importorskip("pynetdicom", reason="the server needs the extra serve")
 
+from pem_files import certificates
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.sop_class import CTImageStorage
-from serving import COMPANION, certificates
+from serving import COMPANION
 
 from medssl.runtime.server.options import PacsOptions
 from medssl.runtime.server.pacs import Caller, _tls, store_results

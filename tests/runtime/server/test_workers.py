@@ -184,6 +184,12 @@ def test_a_taken_dicom_port_is_told(tiny: Path, tmp_path: Path):
             service.stop()
 
 
+def _start_and_stop(options: Any) -> None:
+    service = Service(options)
+    service.start()
+    service.stop()
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "part"),
     [
@@ -192,6 +198,7 @@ def test_a_taken_dicom_port_is_told(tiny: Path, tmp_path: Path):
         ("twice", ConfigError, "another is named 'tiny' too"),
         ("port", MedsslError, "choose another http.port"),
         ("in-use", MedsslError, "in use by another medssl serve"),
+        ("log-gone", MedsslError, "the audit log has 0 lines, 2 were written"),
     ],
 )
 def test_what_cannot_work_stops_the_start_and_leaves_nothing_open(
@@ -201,6 +208,9 @@ def test_what_cannot_work_stops_the_start_and_leaves_nothing_open(
     options: Any = options_for(bundle, tmp_path / "data")
     if change == "changed":
         (bundle / "MODEL_CARD.md").write_text("# another\n")
+    if change == "log-gone":
+        _start_and_stop(options)
+        (options.data / "audit-alone.jsonl").unlink()
     if change == "twice":
         options = replace(options, bundles=(bundle, tiny))
     with socket.create_server(("127.0.0.1", 0)) as taken:
