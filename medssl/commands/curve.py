@@ -11,16 +11,9 @@ from medssl.commands.console import say
 from medssl.commands.curve_transfer import transferability
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.study_checks import check_classes, check_study, claim
-from medssl.commands.study_runs import (
-    Done,
-    Tuned,
-    cache_of,
-    caches_of,
-    done_runs,
-    prepare_study,
-    pretrain_arm,
-    read_tested,
-)
+from medssl.commands.study_runs import caches_of, done_runs, prepare_study, pretrain_arm
+from medssl.commands.study_tested import read_tested
+from medssl.commands.study_tuned import Done, Tuned, cache_of
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import records_text, write_json, write_text
@@ -148,7 +141,7 @@ def _write(
     from medssl.evaluation.study_table import compare_arms
 
     order = [arm.name for arm in study.arms]
-    rows = [read_tested(done.run) for done in finished if not done.failed]
+    rows = [read_tested(done.run, study.split) for done in finished if not done.failed]
     rows.sort(key=lambda row: (order.index(row.arm), row.labels, row.seed))
     if not rows:
         raise MedsslError(f"no network could be tested; the first failed: {finished[0].failed}", reason="no-result")

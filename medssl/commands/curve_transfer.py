@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medssl.commands.study_runs import Done, Tuned
+from medssl.commands.study_tuned import Done, Tuned
 from medssl.imaging.errors import ConfigError, MedsslError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from small_cache import small_cache
 from small_encoder import small_encoder
 
 from medssl.commands.curve_transfer import transferability
-from medssl.commands.study_runs import Done, Tuned
+from medssl.commands.study_tuned import Done, Tuned
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.models.component import Overrides
 
