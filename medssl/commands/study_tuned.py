@@ -1,7 +1,7 @@
 """What a label-fraction study trains: a network of an arm, with its options and its folder."""
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def prepare_options(plan: StudyPlan) -> dict[str, Any]:
     return merged(application.stages.get("prepare", {}), plan.prepare.options)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _content(file: Path, changed: int) -> str:
     """SHA-256 of a file that was last changed then; read once, however many runs start from it."""
     return sha256(file)

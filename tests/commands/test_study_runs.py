@@ -14,8 +14,8 @@ from small_cache import small_cache
 
 from medssl.commands.curve import Choice, _choose, _longer
 from medssl.commands.study_runs import done_runs, pretrain_arm
-from medssl.commands.study_tuned import Done, Tuned, cache_of
 from medssl.commands.study_tested import read_tested
+from medssl.commands.study_tuned import Done, Tuned, cache_of
 from medssl.data.cache import Cache
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import MedsslError
