@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from medssl.evaluation.class_metrics import auroc, balanced_accuracy, quadratic_kappa
-from medssl.evaluation.rankings import holm, paired_p_value, rank_methods, told
-from medssl.evaluation.statistics import comparable_dice, crossed_interval, t_interval
+from medssl.evaluation.rankings import LEVEL, NOT_SHOWN, holm, paired_p_value, rank_methods, smallest_p_value, told
+from medssl.evaluation.statistics import brought, comparable_dice, crossed_interval, t_interval
 from medssl.evaluation.study_plan import Metric
 from medssl.imaging.errors import ConfigError
 
@@ -75,11 +74,6 @@ def compare_arms(rows: Sequence[NetworkScores], reference: str, metric: Metric) 
         there = [arm for arm in arms if here[arm]]
         compared = [arm for arm in there if arm != reference and here.get(reference)]
         found = {arm: _compare(here[arm], here[reference], measure, metric) for arm in compared}
-        corrected = dict(zip(compared, holm([found[arm]["p_value"] for arm in compared]), strict=True))
-        for arm in compared:
-            low, high = (_number(found[arm]["over_seeds"][end]) for end in ("low", "high"))
-            found[arm] |= {"p_value_corrected": _plain(corrected[arm]), "verdict": told(low, high)}
-            found[arm]["p_value"] = _plain(found[arm]["p_value"])
         points.append(
             {
                 "labels": labels,
@@ -90,9 +84,25 @@ def compare_arms(rows: Sequence[NetworkScores], reference: str, metric: Metric) 
     return {
         "metric": metric,
         "reference": reference,
+        **_judge([found for point in points for found in point["differences"].values()]),
         "points": points,
         "ranking": _ranking(rows, arms, measure, metric),
     }
+
+
+def _judge(differences: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Correct p-values over all comparisons, give each its verdict; how many there are, and what could be shown at all.
+
+    A verdict needs both: an interval over seeds and patients that leaves 0 out, and a corrected p-value below LEVEL.
+    """
+    corrected = holm([found["p_value"] for found in differences])
+    for found, p_value in zip(differences, corrected, strict=True):
+        low, high = (_number(found["over_seeds_and_patients"][end]) for end in ("low", "high"))
+        found["p_value"], found["p_value_corrected"] = _plain(found["p_value"]), _plain(p_value)
+        found["verdict"] = told(low, high) if p_value < LEVEL else NOT_SHOWN
+    known = [found for found in differences if found["p_value"] is not None]
+    least = min((smallest_p_value(found["over_seeds_and_patients"]["clusters"]) for found in known), default=math.nan)
+    return {"comparisons": len(known), "smallest_p_value_corrected": _plain(min(len(known) * least, 1.0))}
 
 
 def _mean_dice(tested: NetworkScores, drawn: npt.NDArray[np.int64]) -> float:
@@ -113,8 +123,13 @@ def _compare(
 
     counted = np.flatnonzero(np.any([_known(a) for a, _ in pairs], axis=0))
 
+    known: dict[bytes, list[float]] = {}  # interval and p-value ask for the same cases, one patient left out in turn
+
     def differences(drawn: npt.NDArray[np.int64]) -> list[float]:
-        return [measure(a, counted[drawn]) - measure(b, counted[drawn]) for a, b in pairs]
+        asked = drawn.tobytes()
+        if asked not in known:
+            known[asked] = [measure(a, counted[drawn]) - measure(b, counted[drawn]) for a, b in pairs]
+        return known[asked]
 
     patients = [pairs[0][0].patients[position] for position in counted]
     by_seed = differences(np.arange(len(counted)))
@@ -123,7 +138,7 @@ def _compare(
         "seed_differences": [_plain(value) for value in by_seed],
         "over_seeds": t_interval(by_seed).to_json(),
         "over_seeds_and_patients": crossed_interval(differences, patients).to_json(),
-        "p_value": _p_value(pairs, by_seed, metric),
+        "p_value": _p_value(pairs, by_seed, metric, differences, patients),
     }
 
 
@@ -142,18 +157,23 @@ def _known(tested: NetworkScores) -> npt.NDArray[np.bool_]:
     return np.isfinite(tested.values)
 
 
-def _p_value(pairs: Sequence[Sequence[NetworkScores]], by_seed: Sequence[float], metric: Metric) -> float:
-    """Of Dice: swaps of what patients bring to the difference. Of a number of all cases: Student's t of the seeds."""
-    if not np.isfinite(by_seed).all():
+def _p_value(
+    pairs: Sequence[Sequence[NetworkScores]],
+    by_seed: Sequence[float],
+    metric: Metric,
+    differences: Callable[[npt.NDArray[np.int64]], Sequence[float]],
+    patients: Sequence[str],
+) -> float:
+    """Swaps of what patients bring to the difference: their share of mean Dice, else their pseudo-values."""
+    if not len(by_seed) or not np.isfinite(by_seed).all():
         return math.nan
-    if metric == "dice" and pairs:
+    if metric == "dice":
         dice = np.array([a.values - b.values for a, b in pairs])  # (seeds, cases)
         known = np.isfinite(dice)
-        brought = np.nansum(dice / known.sum(1, keepdims=True), axis=0)
-        return paired_p_value(np.where(known.any(0), brought, np.nan).tolist(), pairs[0][0].patients)
-    if len(by_seed) < 2 or np.ptp(by_seed) == 0:
-        return math.nan
-    return float(stats.ttest_1samp(by_seed, 0).pvalue)
+        shares = np.nansum(dice / known.sum(1, keepdims=True), axis=0)
+        return paired_p_value(np.where(known.any(0), shares, np.nan).tolist(), pairs[0][0].patients)
+    own = brought(differences, patients)
+    return paired_p_value(own.tolist(), range(len(own))) if np.isfinite(own).all() else math.nan
 
 
 def _ranking(

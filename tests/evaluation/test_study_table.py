@@ -1,5 +1,8 @@
 """Arms of a study: paired by seed and patient, closed forms, what must not be compared."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -10,13 +13,13 @@ from medssl.evaluation.report.study import study_sections
 from medssl.evaluation.study_table import NetworkScores, compare_arms, measure_of
 from medssl.imaging.errors import ConfigError
 
-_CASES = tuple(f"c{n}" for n in range(12))
-_PATIENTS = tuple(f"p{n // 2}" for n in range(12))
+_CASES = tuple(f"c{n:02d}" for n in range(20))
+_PATIENTS = tuple(f"p{n // 2}" for n in range(20))
 
 
 def _dice(arm: str, labels: int, seed: int, gain: float, noise: float = 0.0) -> NetworkScores:
-    base = np.random.default_rng([labels, seed]).uniform(0.5, 0.8, 12)
-    own = np.random.default_rng([labels, seed, len(arm)]).normal(0, noise, 12)
+    base = np.random.default_rng([labels, seed]).uniform(0.5, 0.8, 20)
+    own = np.random.default_rng([labels, seed, len(arm)]).normal(0, noise, 20)
     return NetworkScores(arm, labels, seed, _CASES, _PATIENTS, base + gain + own)
 
 
@@ -37,12 +40,73 @@ def test_a_constant_gain_is_found_exactly():
         assert ours["over_seeds_and_patients"]["estimate"] == pytest.approx(0.05)
         assert (ours["over_seeds"]["low"], ours["over_seeds"]["high"]) == (pytest.approx(0.05), pytest.approx(0.05))
         assert ours["verdict"] == "better"
-        assert ours["p_value"] == pytest.approx(2 / 2**6)  # six patients, all in favour
-        assert ours["p_value_corrected"] == pytest.approx(2 * 2 / 2**6)
+        assert ours["p_value"] == pytest.approx(2 / 2**10)  # ten patients, all in favour
+        assert ours["p_value_corrected"] <= 4 * 2 / 2**10, "two arms at two numbers of labels"
         assert ours["seeds"] == [0, 1, 2]
         assert again["over_seeds"]["estimate"] == pytest.approx(0)
+    first = found["points"][0]["differences"]["ours"]
+    assert first["p_value_corrected"] == pytest.approx(4 * 2 / 2**10)
+    assert found["comparisons"] == 4
+    assert found["smallest_p_value_corrected"] == pytest.approx(4 * 2 / 2**10)
     assert found["ranking"]["ranks"]["ours"] == 1
     assert found["ranking"]["blocks"] == 6
+
+
+def test_what_test_patients_alone_explain_is_no_verdict():
+    """Seeds that agree say nothing about other patients: an arm that some of them suit is not called better."""
+    rng = np.random.default_rng(3)
+    suits = rng.normal(0, 0.1, 26)
+    suits += 0.02 - suits.mean()
+    theirs = rng.uniform(0.5, 0.7, (3, 26))
+    found = compare_arms(_arms_of(theirs + suits, theirs), "scratch", "dice")["points"][0]["differences"]["ours"]
+    assert found["over_seeds"]["low"] == pytest.approx(0.02), "the interval over seeds would have said better"
+    assert found["verdict"] == "no difference shown"
+
+
+def test_an_interval_without_a_p_value_below_the_level_is_no_verdict():
+    """A gain that the interval shows and that counts no longer among all comparisons of the study."""
+    rng = np.random.default_rng(0)
+    gains = rng.normal(0, 1, 20)
+    gains = 0.05 + 0.095 * (gains - gains.mean()) / gains.std()
+    theirs = rng.uniform(0.5, 0.7, (3, 20))
+    alone = compare_arms(_arms_of(theirs + gains, theirs), "scratch", "dice")["points"][0]["differences"]["ours"]
+    assert (alone["verdict"], alone["over_seeds_and_patients"]["low"] > 0) == ("better", True)
+    rows = _arms_of(theirs + gains, theirs)
+    for number in range(9):
+        more = _arms_of(theirs + rng.normal(0, 0.1, 20), theirs)[3:]
+        rows += [replace(one, arm=f"other {number}") for one in more]
+    found = compare_arms(rows, "scratch", "dice")
+    among = found["points"][0]["differences"]["ours"]
+    assert (found["comparisons"], among["over_seeds_and_patients"]) == (10, alone["over_seeds_and_patients"])
+    assert among["p_value_corrected"] > 0.05
+    assert among["verdict"] == "no difference shown"
+
+
+def test_a_study_that_cannot_show_a_difference_says_so():
+    found = compare_arms(_arms_of(np.full((3, 5), 0.9), np.full((3, 5), 0.1)), "scratch", "dice")
+    assert found["points"][0]["differences"]["ours"]["over_seeds_and_patients"]["low"] == pytest.approx(0.8)
+    assert found["points"][0]["differences"]["ours"]["verdict"] == "no difference shown"
+    assert found["smallest_p_value_corrected"] == pytest.approx(2 / 2**5)
+    warnings = study_sections(_results(found))[0].warnings
+    assert any("p cannot be below 0.062" in text and "cannot show a difference" in text for text in warnings)
+
+
+def test_a_number_of_all_cases_is_tested_by_what_each_patient_brings():
+    """Clear gains are found by swaps of pseudo-values; networks that are alike are not told apart."""
+    rng = np.random.default_rng(5)
+    truth = np.arange(30) % 2
+    names = tuple(f"p{n:02d}" for n in range(30))
+    rows = []
+    for seed in range(3):
+        for arm, gain in (("scratch", 0.0), ("ours", 3.0), ("alike", 0.0)):
+            share = 1 / (1 + np.exp(-(gain * (2 * truth - 1) + rng.normal(size=30))))
+            rows.append(NetworkScores(arm, 4, seed, names, names, np.stack([1 - share, share], 1), truth))
+    for metric in ("auroc", "balanced_accuracy"):
+        found = compare_arms(rows, "scratch", metric)["points"][0]["differences"]
+        assert found["ours"]["p_value_corrected"] < 0.001
+        assert found["ours"]["verdict"] == "better"
+        assert found["alike"]["p_value"] > 0.05
+        assert found["alike"]["verdict"] == "no difference shown"
 
 
 def test_noise_shows_no_difference():
@@ -50,7 +114,12 @@ def test_noise_shows_no_difference():
     for point in found["points"]:
         assert point["differences"]["ours"]["verdict"] == "no difference shown"
         assert point["differences"]["ours"]["over_seeds_and_patients"]["low"] < 0
-        assert point["differences"]["ours"]["p_value_corrected"] > 0.05
+
+
+def _results(compared: dict[str, Any], **given: Any) -> dict[str, Any]:
+    """What the report is made of."""
+    about = {"data_sha256": "0" * 64, "split": "test", "cases": 20, "patients": 10}
+    return {**about, "pretraining": {}, "trials": [], "runs": [], **compared, **given}
 
 
 def _arms_of(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> list[NetworkScores]:
@@ -112,14 +181,18 @@ def test_the_interval_over_seeds_and_patients_is_never_narrower_than_either():
 
 
 def test_a_class_of_one_patient_alone_has_no_interval_over_patients():
-    values = np.stack([np.linspace(0.1, 0.8, 12), 1 - np.linspace(0.1, 0.8, 12)], 1)
-    truth = np.array([1, 1] + [0] * 10)
+    values = np.stack([np.linspace(0.1, 0.8, 20), 1 - np.linspace(0.1, 0.8, 20)], 1)
+    truth = np.array([1, 1] + [0] * 18)
     rows = [
         NetworkScores(arm, 4, seed, _CASES, _PATIENTS, values[:: 1 - 2 * (seed == 1)], truth)
         for seed in range(3) for arm in ("scratch", "ours")
     ]  # fmt: skip
-    both = compare_arms(rows, "scratch", "auroc")["points"][0]["differences"]["ours"]["over_seeds_and_patients"]
+    found = compare_arms(rows, "scratch", "auroc")
+    difference = found["points"][0]["differences"]["ours"]
+    both = difference["over_seeds_and_patients"]
     assert (both["low"], both["high"]) == (None, None)
+    assert (difference["p_value"], difference["verdict"]) == (None, "no difference shown")
+    assert (found["comparisons"], found["smallest_p_value_corrected"]) == (0, None)
     assert both["method"].startswith("none: without one of the patients")
 
 
@@ -132,11 +205,11 @@ def test_seeds_that_one_arm_lacks_are_left_out():
 
 def test_a_number_of_all_cases_is_measured_on_all_of_them():
     rng = np.random.default_rng(0)
-    truth = np.arange(12) // 2 % 2
+    truth = np.arange(20) // 2 % 2
     rows = []
     for seed in range(2):
         for arm in ("scratch", "ours"):
-            share = rng.uniform(size=12)
+            share = rng.uniform(size=20)
             values = np.stack([1 - share, share], 1)
             rows.append(NetworkScores(arm, 4, seed, _CASES, _PATIENTS, values, truth))
     point = compare_arms(rows, "scratch", "auroc")["points"][0]
@@ -157,15 +230,11 @@ def test_other_test_cases_are_refused():
 
 
 def test_the_report_says_what_was_found_and_what_failed():
-    results = compare_arms(_rows(0.05), "scratch", "dice")
     run = {"arm": "ours", "labels": 2, "seed": 9, "steps": 3, "lr": 0.1, "seconds_a_step": None, "folder": "f"}
-    results |= {
-        "data_sha256": "0" * 64, "split": "test", "cases": 12, "patients": 6, "pretraining": {}, "trials": [],
-        "runs": [{**run, "failed": "the disk was full"}],
-    }  # fmt: skip
-    sections = study_sections(results)
+    runs = [{**run, "failed": "the disk was full"}]
+    sections = study_sections(_results(compare_arms(_rows(0.05), "scratch", "dice"), runs=runs))
     assert "With 2 labelled patients ours reaches a mean Dice of" in sections[0].text[0]
-    assert sections[0].text[0].endswith("over 3 seeds, better.")
+    assert sections[0].text[0].endswith("over 3 seeds and 10 patients, corrected p 0.008: better.")
     assert sections[0].warnings == ("1 of 1 runs failed and are in no number; see Failures.",)
     assert any(section.title == "Failures" and "the disk was full" in str(section) for section in sections)
     assert sections[1].pictures

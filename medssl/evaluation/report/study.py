@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from medssl.evaluation.rankings import LEVEL
 from medssl.evaluation.report.failures import not_prepared
 from medssl.evaluation.report.figures import label_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
@@ -31,10 +32,13 @@ CONVENTIONS = (
     "Differences of Dice are paired, case by case: a case that one arm rightly leaves empty and the other invents a "
     "structure in counts 1 against 0; where both leave it empty the pair stays out. So a difference need not be that "
     "of the means. Difference, intervals and p rest on the same pairs; ranks count empty cases alike, over all arms.",
-    "p: for Dice swaps of what each patient brings to the difference, else Student's t over the seeds; corrected over "
-    "the arms at a number of patients (Holm).",
-    "Better or worse is said where the 95 % interval over seeds leaves 0 out, without correction; else no difference "
-    "is shown, which is not the same as none being there.",
+    "p: swaps of what each patient brings to the difference (of Dice its share of the mean, else its pseudo-value of "
+    "the jackknife), over the seeds' mean; corrected over all comparisons of the study, arms and numbers of labelled "
+    "patients together (Holm).",
+    "Better or worse is said where the 95 % interval over seeds and patients leaves 0 out and the corrected p is below "
+    f"{LEVEL}; else no difference is shown, which is not the same as none being there. The interval is not corrected: "
+    "where trainings of one arm differ much among themselves, chance alone says better or worse more often than in one "
+    "study of twenty (docs/evaluation.md has how often).",
 )
 
 
@@ -70,22 +74,25 @@ def _summary(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
     sentences = []
     for point in results["points"]:
         for arm, found in point["differences"].items():
-            difference = interval_text(found["over_seeds"], signed=True)
+            both = found["over_seeds_and_patients"]
             sentences.append(
                 f"With {point['labels']} labelled patients {arm} reaches a {metric} of "
                 f"{_mean(point['arms'][arm])}, {reference} {_mean(point['arms'][reference])}: difference "
-                f"{difference} over {len(found['seeds'])} seeds, {found['verdict']}."
+                f"{interval_text(both, signed=True)} over {len(found['seeds'])} seeds and {both['clusters']} patients, "
+                f"corrected p {_p(found['p_value_corrected'])}: {found['verdict']}."
             )
     lost = sum(bool(run["failed"]) for run in results["runs"])
     warnings = [f"{lost} of {len(results['runs'])} runs failed and are in no number; see Failures."] if lost else []
+    warnings += _nothing_can_be_shown(results)
     warnings += ["Some cases could not be prepared and are in no number; see Failures."] if left_out else []
     ranking = results["ranking"]
     parts = (
         (
             CLINICIAN,
             (
-                f"A {metric} of 1 is perfect. Better means: better for these test patients, beyond what another "
-                "training would change. No difference shown means that this study cannot tell, not that there is none.",
+                f"A {metric} of 1 is perfect. Better means: better beyond what other test patients and other "
+                "fine-tunings would change. No difference shown means that this study cannot tell, not that there is "
+                "none.",
             ),
         ),
         (
@@ -106,6 +113,18 @@ def _summary(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
         ),
     )
     return Section("Summary", tuple(sentences), warnings=tuple(warnings), notes=CONVENTIONS, parts=parts)
+
+
+def _nothing_can_be_shown(results: Mapping[str, Any]) -> list[str]:
+    """The warning that there are too few patients for any verdict, whatever the networks do."""
+    least = results["smallest_p_value_corrected"]
+    if least is None or least < LEVEL:
+        return []
+    return [
+        f"With so few test patients p cannot be below {least:.3f}, corrected over the study's {results['comparisons']} "
+        "comparisons: this study cannot show a difference, whatever the networks do. Take more test patients, or fewer "
+        "arms and numbers of labelled patients."
+    ]
 
 
 def _failures(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
