@@ -179,14 +179,32 @@ def _p_value(
 def _ranking(
     rows: Sequence[NetworkScores], arms: Sequence[str], measure: Measure, metric: Metric
 ) -> dict[str, Any] | None:
-    """Ranks over the pairs of labels and seed that every arm has."""
+    """Ranks over test patients (Dice), else over the pairs of labels and seed; of those that every arm has.
+
+    Pairs of labels and seed are tested on the same patients, so they are no independent blocks: a number of all cases
+    has ranks alone, neither Friedman's p nor Nemenyi's distance.
+    """
     table = {(r.arm, r.labels, r.seed): r for r in rows}
-    blocks = [key for key in dict.fromkeys(k[1:] for k in table) if all((arm, *key) in table for arm in arms)]
-    if len(arms) < 2 or not blocks:
+    keys = [key for key in dict.fromkeys(k[1:] for k in table) if all((arm, *key) in table for arm in arms)]
+    if len(arms) < 2 or not keys:
         return None
-    ranked = [_comparable([table[(arm, *key)] for arm in arms], metric) for key in blocks]
-    found = [[measure(one, np.arange(len(one.cases))) for one in block] for block in ranked]
-    return rank_methods({arm: [block[n] for block in found] for n, arm in enumerate(arms)}).to_json()
+    blocks = [_comparable([table[(arm, *key)] for arm in arms], metric) for key in keys]
+    if metric == "dice":
+        by_patient = _of_patients(np.array([[one.values for one in block] for block in blocks]), blocks[0][0].patients)
+        if not by_patient.size:
+            return None
+        found = rank_methods(dict(zip(arms, by_patient.tolist(), strict=True)))
+        return {**found.to_json(), "blocks_are": "patients"}
+    numbers = [[measure(one, np.arange(len(one.cases))) for one in block] for block in blocks]
+    ranks = rank_methods({arm: [block[n] for block in numbers] for n, arm in enumerate(arms)})
+    return {**ranks.to_json(), "p_value": None, "critical_difference": None, "blocks_are": "pairs of labels and seed"}
+
+
+def _of_patients(dice: npt.NDArray[np.float64], patients: Sequence[str]) -> npt.NDArray[np.float64]:
+    """(arms, patients) mean Dice of (keys, arms, cases), NaN for the same cases of all arms; of patients with some."""
+    names = np.array(patients)
+    own = [dice[:, :, names == name] for name in dict.fromkeys(patients)]
+    return np.array([np.nanmean(values, axis=(0, 2)) for values in own if np.isfinite(values).any()]).T
 
 
 def _check(rows: Sequence[NetworkScores]) -> None:

@@ -117,7 +117,7 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, ca
     assert len(results["trials"]) == 6
     assert len(results["runs"]) == 12
     assert results["pretraining"]["spark"]["steps"] == 2
-    assert results["ranking"]["blocks"] == 4
+    assert (results["ranking"]["blocks"], results["ranking"]["blocks_are"]) == (2, "patients")
     steps = {run["arm"]: run["steps"] for run in results["runs"]}
     record = json.loads(next((out / "runs" / "longer").glob("*-longer-*.json")).read_text())
     extra = 3600 * record["pretraining_hours"] * record["jobs"] / record["seconds_a_step"]

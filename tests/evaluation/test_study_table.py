@@ -49,7 +49,7 @@ def test_a_constant_gain_is_found_exactly():
     assert found["comparisons"] == 4
     assert found["smallest_p_value_corrected"] == pytest.approx(4 * 2 / 2**10)
     assert found["ranking"]["ranks"]["ours"] == 1
-    assert found["ranking"]["blocks"] == 6
+    assert (found["ranking"]["blocks"], found["ranking"]["blocks_are"]) == (10, "patients")
 
 
 def test_what_test_patients_alone_explain_is_no_verdict():
@@ -147,7 +147,7 @@ def test_structures_that_one_arm_invents_are_in_difference_interval_p_and_ranks(
     half = stats.t.ppf(0.975, 14) * values.std(ddof=1) / np.sqrt(15)
     assert both["high"] == pytest.approx(-5 / 15 + half), "no seed differs: Student's t over the patients alone"
     assert difference["p_value"] == pytest.approx(2 / 2**5, rel=0.2)
-    assert found["ranking"]["ranks"] == {"scratch": 1.0, "ours": 2.0}
+    assert found["ranking"]["ranks"] == pytest.approx({"scratch": 20 / 15, "ours": 25 / 15}), "10 ties, 5 lost"
 
 
 def test_ranks_do_not_reward_what_was_invented():
@@ -155,7 +155,30 @@ def test_ranks_do_not_reward_what_was_invented():
     ours, theirs = [0.6] * 9 + [0.0], [0.5] * 9 + [np.nan]
     found = compare_arms(_arms_of([ours, ours], [theirs, theirs]), "scratch", "dice")
     assert found["points"][0]["differences"]["ours"]["over_seeds"]["estimate"] == pytest.approx(-0.01)
-    assert list(found["ranking"]["ranks"]) == ["scratch", "ours"]
+    assert found["ranking"]["ranks"] == pytest.approx({"ours": 1.1, "scratch": 1.9}), "the patient counts, and is lost"
+
+
+def test_ranks_of_dice_are_over_patients_whatever_the_number_of_seeds():
+    """More seeds on the same patients are no more blocks; a patient that no arm says anything about is none."""
+    rng = np.random.default_rng(7)
+    dice = rng.uniform(size=(3, 8))  # of each arm
+    dice[:, 0] = np.nan
+    rows = [
+        NetworkScores(arm, labels, seed, tuple("abcdefgh"), tuple("abcdefgg"), values)
+        for arm, values in zip(("scratch", "ours", "again"), dice, strict=True)
+        for labels in (2, 8)
+        for seed in range(4)
+    ]
+    found = compare_arms(rows, "scratch", "dice")["ranking"]
+    of_patients = np.column_stack([dice[:, 1:6], dice[:, 6:].mean(1)])
+    assert found["blocks"] == 6
+    assert found["p_value"] == pytest.approx(stats.friedmanchisquare(*of_patients).pvalue)
+    assert list(found["ranks"].values()) == pytest.approx(sorted(stats.rankdata(-of_patients, axis=0).mean(1)))
+    assert "speaks for other patients and these networks" in _caption(compare_arms(rows, "scratch", "dice"))
+
+
+def _caption(compared: dict[str, Any]) -> str:
+    return study_sections(_results(compared))[1].tables[2].caption
 
 
 def test_estimate_and_p_rest_on_the_same_pairs_where_seeds_count_other_cases():
@@ -218,6 +241,10 @@ def test_a_number_of_all_cases_is_measured_on_all_of_them():
     difference = point["differences"]["ours"]
     wide, narrow = difference["over_seeds_and_patients"], difference["seed_differences"]
     assert wide["low"] <= np.mean(narrow) <= wide["high"]
+    ranking = compare_arms(rows, "scratch", "auroc")["ranking"]
+    assert (ranking["blocks"], ranking["blocks_are"]) == (2, "pairs of labels and seed")
+    assert (ranking["p_value"], ranking["critical_difference"]) == (None, None)
+    assert "not independent" in _caption(compare_arms(rows, "scratch", "auroc"))
     with pytest.raises(ConfigError, match="needs classes"):
         measure_of("auroc")(_dice("a", 1, 0, 0), np.arange(3))
 

@@ -100,7 +100,7 @@ def _summary(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
             (
                 f"Tested on {results['cases']} cases of {results['patients']} patients, split {results['split']}; "
                 f"data {results['data_sha256'][:12]} (SHA-256).",
-                "Every run is listed, failed ones included; ranks and their critical difference are "
+                "Every run is listed, failed ones included; ranks are "
                 + ("below the curves." if ranking else "not given: they need several arms and pairs."),
             ),
         ),
@@ -161,19 +161,30 @@ def _curves(results: Mapping[str, Any]) -> Section:
     )
     tables = [table, differences]
     if results["ranking"]:
-        ranking = results["ranking"]
-        caption = (
-            f"Mean rank over {ranking['blocks']} pairs of patients and seed, 1 is best; ranks closer than "
-            f"{ranking['critical_difference']:.2f} are not told apart (Nemenyi). Friedman's p {_p(ranking['p_value'])}."
-        )
-        ranks = tuple((arm, f"{rank:.2f}") for arm, rank in ranking["ranks"].items())
-        tables.append(Table(("arm", "mean rank"), ranks, caption))
+        ranks = tuple((arm, f"{rank:.2f}") for arm, rank in results["ranking"]["ranks"].items())
+        tables.append(Table(("arm", "mean rank"), ranks, _ranks_say(results["ranking"])))
     figure = figure_picture(
         label_figure(results["points"], metric),
         f"{metric[0].upper()}{metric[1:]} over the number of labelled patients, with 95 % intervals over seeds; small "
         "dots are the seeds.",
     )
     return Section("Curves", tables=tuple(tables), pictures=(figure,))
+
+
+def _ranks_say(ranking: Mapping[str, Any]) -> str:
+    """What was ranked, and what may be concluded from it."""
+    if ranking["critical_difference"] is None:
+        return (
+            f"Mean rank over {ranking['blocks']} pairs of number of labelled patients and seed, 1 is best. Without a "
+            "test: all pairs are tested on the same patients, so they are not independent, and Friedman's test and "
+            "Nemenyi's distance would find differences where there are none."
+        )
+    return (
+        f"Mean rank over {ranking['blocks']} test patients, 1 is best; of each the mean Dice over numbers of labelled "
+        f"patients and seeds is ranked. Ranks closer than {ranking['critical_difference']:.2f} are not told apart "
+        f"(Nemenyi); Friedman's p {_p(ranking['p_value'])}. This speaks for other patients and these networks, not for "
+        "other trainings."
+    )
 
 
 def _choices(results: Mapping[str, Any]) -> Section:
