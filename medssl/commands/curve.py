@@ -2,13 +2,15 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from medssl.commands.console import say
 from medssl.commands.curve_transfer import transferability
+from medssl.commands.keys import key_of
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.study_checks import check_classes, check_study, claim
 from medssl.commands.study_runs import caches_of, done_runs, prepare_study, pretrain_arm
@@ -46,11 +48,12 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     claim(data, out)
     prepare_study(study, data, out)
     check_classes(study, out)
-    files = {arm.name: pretrain_arm(study, arm, data, out) for arm in chosen}
+    number = min(study.pretrainings, seeds or study.seeds)
+    files = {arm.name: pretrain_arm(study, arm, data, out, number) for arm in chosen}
     tried = _try(study, chosen, files, out, jobs)
     choices = {arm.name: _choose(arm, tried, files) for arm in chosen}
     every = [
-        (Tuned(out, study, arm, labels, seed, choice.trial, files[arm.name], choice.steps), choice.failed)
+        (Tuned(out, study, arm, labels, seed, choice.trial, _init(files, arm, seed), choice.steps), choice.failed)
         for seed in range(seeds or study.seeds)
         for labels in study.labels
         for arm in chosen
@@ -64,12 +67,21 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     _write(study, out, finished, tried, files)
 
 
-def _try(study: StudyPlan, arms: Sequence[ArmPlan], files: dict[str, Path | None], out: Path, jobs: int) -> list[Done]:
+Encoders = Mapping[str, Sequence[Path]]
+"""Arm to the encoder files that its seeds start from in turn; none from random weights."""
+
+
+def _init(files: Encoders, arm: ArmPlan, seed: int) -> Path | None:
+    own = files[arm.name]
+    return own[seed % len(own)] if own else None
+
+
+def _try(study: StudyPlan, arms: Sequence[ArmPlan], files: Encoders, out: Path, jobs: int) -> list[Done]:
     """Every trial of every arm, judged on the validation patients; without a choice one of arms whose time is asked."""
     labels = study.trial_labels or min(study.labels)
     numbers: Sequence[int | None] = range(len(study.trials)) if study.trials else [None]
     trials = [
-        Tuned(out, study, arm, labels, 0, number, files[arm.name], tested=False)
+        Tuned(out, study, arm, labels, 0, number, _init(files, arm, 0), tested=False)
         for arm in arms
         if study.trials or arm.longer_as
         for number in numbers
@@ -96,7 +108,7 @@ class Choice:
     failed: str = ""
 
 
-def _choose(arm: ArmPlan, tried: Sequence[Done], files: dict[str, Path | None]) -> Choice:
+def _choose(arm: ArmPlan, tried: Sequence[Done], files: Encoders) -> Choice:
     """The trial with the highest validation score; the first where there are no validation cases.
 
     An arm whose trials all failed is not trained with options that nobody chose.
@@ -111,29 +123,26 @@ def _choose(arm: ArmPlan, tried: Sequence[Done], files: dict[str, Path | None]) 
         return Choice(failed=why)
     known = [done for done in sound if math.isfinite(done.score)]
     best = max(known, key=lambda done: done.score) if known else sound[0]
-    encoder = files[arm.longer_as] if arm.longer_as else None
-    return Choice(best.run.trial, 0 if encoder is None else _longer(best, encoder))
+    return Choice(best.run.trial, _longer(best, files[arm.longer_as]) if arm.longer_as else 0)
 
 
-def _longer(done: Done, encoder: Path) -> int:
-    """Steps of an arm that spends a pretraining's time as well.
+def _longer(done: Done, encoders: Sequence[Path]) -> int:
+    """Steps of an arm that spends a pretraining's time as well, the mean of them where there are several.
 
     The time of a step is the fastest that its trial had, and counted as if a trial alone on all processors were as many
     times faster as trials ran side by side: the arm rather gets more than its due.
     """
-    record = done.run.folder.with_name(f"{done.run.folder.name}-longer-{encoder.parent.name}.json")
+    key = key_of([encoder.parent.name for encoder in encoders])
+    record = done.run.folder.with_name(f"{done.run.folder.name}-longer-{key}.json")
     if not record.is_file():
-        told = json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))
-        hours = float(told["provenance"]["device_hours"])
+        hours = fmean(float(_told(encoder)["provenance"]["device_hours"]) for encoder in encoders)
         steps = int(done.run.train["steps"]) + round(3600 * hours * done.jobs / done.seconds_a_step)
         about = {"steps": steps, "pretraining_hours": hours, "seconds_a_step": done.seconds_a_step, "jobs": done.jobs}
         write_json(record, about)
     return int(json.loads(record.read_text(encoding="utf-8"))["steps"])
 
 
-def _write(
-    study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequence[Done], files: dict[str, Path | None]
-) -> None:
+def _write(study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequence[Done], files: Encoders) -> None:
     from medssl.data.cache import Cache
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import head
@@ -147,9 +156,9 @@ def _write(
         raise MedsslError(f"no network could be tested; the first failed: {finished[0].failed}", reason="no-result")
     cache = Cache.open(cache_of(study, out))
     compared = compare_arms(rows, study.reference, study.metric)
-    found = transferability(finished, files, cache, compared["points"]) if study.transferability else None
+    found = transferability(finished, list(files), cache, compared["points"]) if study.transferability else None
     results: dict[str, Any] = {
-        **head("curve", [path.parent for path in files.values() if path is not None]),
+        **head("curve", [path.parent for own in files.values() for path in own]),
         "app": study.app,
         "data_sha256": cache.data_sha256,
         "split": study.split,
@@ -157,7 +166,7 @@ def _write(
         "patients": len(set(rows[0].patients)),
         **compared,
         "transferability": found,
-        "pretraining": {name: _pretraining(path) for name, path in files.items() if path is not None},
+        "pretraining": {name: _pretraining(own) for name, own in files.items() if own},
         "trials": [_trial(done) for done in tried],
         "runs": [_run(done) for done in finished],
     }
@@ -182,13 +191,19 @@ def _logs(finished: Sequence[Done]) -> dict[int, dict[str, Path]]:
     return found
 
 
-def _pretraining(encoder: Path) -> dict[str, Any]:
-    told = json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))
-    provenance = told.get("provenance", {})
+def _pretraining(encoders: Sequence[Path]) -> dict[str, Any]:
+    told = _told(encoders[0])
+    hours = [found for encoder in encoders if (found := _told(encoder)["provenance"].get("device_hours")) is not None]
     return {
         "method": told.get("method", {}).get("class_path", "").rpartition(".")[2],
-        **{name: provenance.get(name) for name in ("cases", "steps", "device_hours")},
+        **{name: told["provenance"].get(name) for name in ("cases", "steps")},
+        "device_hours": fmean(hours) if hours else None,
+        "pretrainings": len(encoders),
     }
+
+
+def _told(encoder: Path) -> dict[str, Any]:
+    return {"provenance": {}, **json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))}
 
 
 def _trial(done: Done) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,9 +17,11 @@ from medssl.commands.side_by_side import side_by_side
 from medssl.commands.study_images import images_cache, prepare_images
 from medssl.commands.study_tested import evaluate_network, forget_evaluations
 from medssl.commands.study_tuned import Done, Tuned, cache_of, prepare_options
+from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import write_json, write_text
+from medssl.training.options import TrainOptions
 
 
 def caches_of(plan: StudyPlan, arms: Sequence[ArmPlan], out: Path) -> dict[str, Path]:
@@ -39,21 +42,34 @@ def prepare_study(plan: StudyPlan, data: Path, out: Path) -> None:
     run_stage("prepare", [str(manifest), "--config", str(config), "--out", str(cache)])
 
 
-def pretrain_arm(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path) -> Path | None:
-    """Encoder file that an arm starts from, made if it is not there.
+def pretrain_arm(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path, number: int) -> tuple[Path, ...]:
+    """Encoder files that an arm's seeds start from in turn, made if they are not there; none from random weights.
+
+    Args:
+        plan: The study.
+        arm: The arm; with `init` it has one file, whatever their number.
+        data: Folder of the data.
+        out: Folder of the study.
+        number: Pretrainings.
 
     Raises:
-        MedsslError: Its time was up before its last step.
+        MedsslError: The time of one was up before its last step.
     """
     if arm.init:
-        return data / arm.init  # an absolute path stays what it is
+        return (data / arm.init,)  # an absolute path stays what it is
     if not arm.pretrain.options:
-        return None
+        return ()
     options = with_config(arm.pretrain.options)
     cache = cache_of(plan, out)
     if arm.images:
         images = next(images for images in plan.image_sets if images.name == arm.images)
         cache = prepare_images(images, prepare_options(plan), cache, data, out)
+    first = options.get("train", {}).get("seed", TrainOptions.seed)
+    seeded = [merged(options, {"train": {"seed": first + one}}) for one in range(number)]
+    return tuple(_pretrained(arm, one, cache, out) for one in seeded)
+
+
+def _pretrained(arm: ArmPlan, options: dict[str, Any], cache: Path, out: Path) -> Path:
     folder = out / "pretrain" / f"{arm.name.replace(' ', '_')}-{key_of([options, str(cache.relative_to(out))])}"
     encoder = folder / "encoder.safetensors"
     if not _is_finished(encoder):

@@ -26,7 +26,7 @@ class Tuned:
         labels: Labelled patients.
         seed: Seed of patients, weights and crops.
         trial: Which of the options; None where there are none to choose from.
-        init: Encoder file.
+        init: Encoder file: the arm's, or that of its pretraining for this seed.
         steps: Steps, where they differ from the options'.
         tested: Whether the test split is read; trials are judged by their validation score.
     """

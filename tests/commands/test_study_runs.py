@@ -69,9 +69,8 @@ def test_a_training_whose_time_was_up_goes_on_and_is_not_tested_before_its_end(t
         assert (_told(run)["split"], _told(run)["data_sha256"]) == ("test", old["data_sha256"])
 
     with pytest.raises(MedsslError, match=r"pretraining of spark: train\.time_limit_min was over"):
-        pretrain_arm(plan, plan.arms[1], tmp_path, out)
-    encoder = pretrain_arm(plan, plan.arms[1], tmp_path, out)
-    assert encoder is not None
+        pretrain_arm(plan, plan.arms[1], tmp_path, out, 1)
+    (encoder,) = pretrain_arm(plan, plan.arms[1], tmp_path, out, 1)
     assert json.loads(encoder.with_suffix(".json").read_text())["provenance"]["steps"] == 2
 
 
@@ -130,13 +129,19 @@ def test_the_time_of_a_step_counts_the_jobs_that_ran_beside_it(tmp_path: Path):
     encoder = tmp_path / "pretrained" / "encoder.safetensors"
     encoder.parent.mkdir()
     encoder.with_suffix(".json").write_text(json.dumps({"provenance": {"device_hours": 0.01}}))
-    assert _longer(done, encoder) == 1000 + round(36 * 3 / 0.25), "1000 steps, as finetune has it where none are given"
+    assert _longer(done, [encoder]) == 1000 + round(36 * 3 / 0.25), (
+        "1000 steps, as finetune has it where none are given"
+    )
+    other = tmp_path / "again" / "encoder.safetensors"
+    other.parent.mkdir()
+    other.with_suffix(".json").write_text(json.dumps({"provenance": {"device_hours": 0.03}}))
+    assert _longer(done, [encoder, other]) == 1000 + round(72 * 3 / 0.25), "the mean time of the pretrainings"
 
 
 def test_an_arm_whose_trials_all_failed_is_not_trained_with_options_that_nobody_chose(tmp_path: Path):
     run = _finished(tmp_path, [])
     lost = Done(run, float("nan"), float("nan"), "no room on the disk")
-    assert _choose(run.arm, [lost, lost], {"longer": None}).failed == (
+    assert _choose(run.arm, [lost, lost], {"longer": ()}).failed == (
         "none of its 2 trial(s) could be trained, the first: no room on the disk"
     )
     scratch = run.plan.arms[0]

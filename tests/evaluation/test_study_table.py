@@ -256,6 +256,22 @@ def test_other_test_cases_are_refused():
         compare_arms([*rows, other], "scratch", "dice")
 
 
+def test_the_report_says_how_far_intervals_speak_for_other_pretrainings():
+    once = {"method": "SparK", "cases": 9, "steps": 3, "device_hours": 0.1, "pretrainings": 1}
+    compared = compare_arms(_rows(0.05), "scratch", "dice")
+    for given, said in (
+        ({"ours": once}, ["One pretraining an arm: what another one would give is in no interval."]),
+        ({"ours": {**once, "pretrainings": 3}}, ["hold what another pretraining would give"]),
+        ({"ours": {**once, "pretrainings": 3}, "again": once}, ["ours 3.", "One pretraining an arm (again): what"]),
+        ({}, []),
+    ):
+        summary = study_sections(_results(compared, pretraining=given))[0]
+        for place in (summary.text, summary.notes):
+            about = [text for text in place if "retraining" in text and "patients" not in text]
+            assert len(about) == len(said)
+            assert all(words in text for words, text in zip(said, about, strict=True))
+
+
 def test_the_report_says_what_was_found_and_what_failed():
     run = {"arm": "ours", "labels": 2, "seed": 9, "steps": 3, "lr": 0.1, "seconds_a_step": None, "folder": "f"}
     runs = [{**run, "failed": "the disk was full"}]

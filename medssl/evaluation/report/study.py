@@ -26,7 +26,7 @@ CONVENTIONS = (
     "on the same cases. A smaller number of patients lies within a larger one.",
     "Options were chosen on the validation patients, equally many trials an arm; the test split was read once by every "
     "network that is shown.",
-    "Over seeds: Student's t of the seeds' differences; it says what another training on these test patients would "
+    "Over seeds: Student's t of the seeds' differences; it says what another fine-tuning on these test patients would "
     "give. Over seeds and patients: its half-width and that over the patients (jackknife), added in squares; it says "
     "what other test patients would give as well.",
     "Differences of Dice are paired, case by case: a case that one arm rightly leaves empty and the other invents a "
@@ -81,6 +81,7 @@ def _summary(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
                 f"{interval_text(both, signed=True)} over {len(found['seeds'])} seeds and {both['clusters']} patients, "
                 f"corrected p {_p(found['p_value_corrected'])}: {found['verdict']}."
             )
+    sentences += _pretrainings_say(results)
     lost = sum(bool(run["failed"]) for run in results["runs"])
     warnings = [f"{lost} of {len(results['runs'])} runs failed and are in no number; see Failures."] if lost else []
     warnings += _nothing_can_be_shown(results)
@@ -112,7 +113,26 @@ def _summary(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
             ),
         ),
     )
-    return Section("Summary", tuple(sentences), warnings=tuple(warnings), notes=CONVENTIONS, parts=parts)
+    notes = (*CONVENTIONS, *_pretrainings_say(results))
+    return Section("Summary", tuple(sentences), warnings=tuple(warnings), notes=notes, parts=parts)
+
+
+def _pretrainings_say(results: Mapping[str, Any]) -> list[str]:
+    """How far intervals speak for other pretrainings than those of the study."""
+    number = {arm: one["pretrainings"] for arm, one in results["pretraining"].items()}
+    once = [arm for arm, count in number.items() if count == 1]
+    more = [f"{arm} {count}" for arm, count in number.items() if count > 1]
+    said = []
+    if more:
+        said.append(
+            f"Pretrainings, each with a seed of its own: {', '.join(more)}. A seed starts from that of its number, and "
+            "from the first again where there are fewer, so that intervals over seeds hold what another pretraining "
+            "would give; seeds that share one are counted as if they did not."
+        )
+    if once:
+        which = f" ({', '.join(once)})" if more else ""
+        said.append(f"One pretraining an arm{which}: what another one would give is in no interval.")
+    return said
 
 
 def _nothing_can_be_shown(results: Mapping[str, Any]) -> list[str]:
@@ -189,9 +209,9 @@ def _ranks_say(ranking: Mapping[str, Any]) -> str:
 
 def _choices(results: Mapping[str, Any]) -> Section:
     pretraining = Table(
-        ("arm", "method", "cases", "steps", "device-hours"),
+        ("arm", "method", "cases", "steps", "pretrainings", "device-hours of each"),
         tuple(
-            (arm, str(p["method"]), str(p["cases"]), str(p["steps"]), f"{p['device_hours'] or 0:.2f}")
+            (arm, *(str(p[n]) for n in ("method", "cases", "steps", "pretrainings")), f"{p['device_hours'] or 0:.2f}")
             for arm, p in results["pretraining"].items()
         ),
         "Pretrainings.",
