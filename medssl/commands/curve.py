@@ -89,7 +89,8 @@ def _try(study: StudyPlan, arms: Sequence[ArmPlan], files: Encoders, out: Path, 
     done: list[Done] = []
     for number, found in enumerate(done_runs(trials, jobs), start=1):
         done.append(found)
-        say(f"curve: trial {number} of {len(trials)}: {found.run.about}: {found.failed or f'{found.score:.3f}'}")
+        score = f"validation {study.metric} {found.score:.3f}" if math.isfinite(found.score) else "not validated"
+        say(f"curve: trial {number} of {len(trials)}: {found.run.about}: {found.failed or score}")
     return sorted(done, key=lambda d: (d.run.arm.name, d.run.trial or 0))
 
 
@@ -109,7 +110,7 @@ class Choice:
 
 
 def _choose(arm: ArmPlan, tried: Sequence[Done], files: Encoders) -> Choice:
-    """The trial with the highest validation score; the first where there are no validation cases.
+    """The trial with the highest metric on the validation cases; the first where there are none.
 
     An arm whose trials all failed is not trained with options that nobody chose.
     """

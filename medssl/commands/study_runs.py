@@ -15,7 +15,7 @@ from medssl.commands.keys import key_of
 from medssl.commands.parsing import resolve_folder, run_verb
 from medssl.commands.side_by_side import side_by_side
 from medssl.commands.study_images import images_cache, prepare_images
-from medssl.commands.study_tested import evaluate_network, forget_evaluations
+from medssl.commands.study_tested import evaluate_network, forget_evaluations, validation_score
 from medssl.commands.study_tuned import Done, Tuned, cache_of, prepare_options
 from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
@@ -91,12 +91,11 @@ def done_runs(runs: Sequence[Tuned], jobs: int) -> Iterator[Done]:
 def _do(run: Tuned, jobs: int) -> Done:
     try:
         beside = _finetune(run, jobs)
+        score = validation_score(run) if run.trial is not None and not run.tested else math.nan
         if run.tested:
             evaluate_network(run, run.plan.split)
     except MedsslError as error:
         return Done(run, math.nan, math.nan, error.message, jobs)
-    scores = json.loads((run.folder / "run.json").read_text(encoding="utf-8")).get("validation", {})
-    score = float(scores.get("dice", scores.get("auroc", math.nan)))
     lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rates = [float(row["steps_per_s"]) for row in map(json.loads, lines) if "steps_per_s" in row]
     return Done(run, score, 1 / max(rates) if rates else math.nan, jobs=beside)

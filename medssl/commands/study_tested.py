@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from medssl.commands.app import run_stage
 from medssl.commands.study_tuned import Tuned, cache_of
+from medssl.evaluation.study_plan import StudyPlan
 from medssl.imaging.errors import CheckpointError, MedsslError
 
 if TYPE_CHECKING:
+    from medssl.data.cache import Cache, CachedCase
     from medssl.evaluation.study_table import NetworkScores
 
 
@@ -37,6 +39,31 @@ def evaluate_network(run: Tuned, split: str) -> None:
     if failures:
         why = "; ".join(f"{failure['case']}: {failure['message']} ({failure['reason']})" for failure in failures)
         raise MedsslError(f"{len(failures)} case(s) could not be evaluated: {why}", reason="cases-failed")
+
+
+def validation_score(run: Tuned) -> float:
+    """The study's metric of a network on the validation cases, as it is measured on the test cases; NaN without any.
+
+    Raises:
+        MedsslError: It has no answer to some of the cases.
+    """
+    import numpy as np
+
+    from medssl.data.cache import Cache
+    from medssl.evaluation.study_table import measure_of
+
+    if not validation_cases(run.plan, Cache.open(cache_of(run.plan, run.out))):
+        return math.nan
+    evaluate_network(run, "val")
+    tested = read_tested(run, "val")
+    return measure_of(run.plan.metric)(tested, np.arange(len(tested.cases)))
+
+
+def validation_cases(plan: StudyPlan, cache: "Cache") -> "tuple[CachedCase, ...]":
+    """Labelled cases that options are chosen on."""
+    from medssl.training.shares import labelled
+
+    return labelled(cache, "segmentation" if plan.metric == "dice" else "classification", ("val",))
 
 
 def forget_evaluations(run: Tuned) -> None:

@@ -28,7 +28,7 @@ class Tuned:
         trial: Which of the options; None where there are none to choose from.
         init: Encoder file: the arm's, or that of its pretraining for this seed.
         steps: Steps, where they differ from the options'.
-        tested: Whether the test split is read; trials are judged by their validation score.
+        tested: Whether the test split is read; trials are judged on the validation cases.
     """
 
     out: Path
@@ -80,7 +80,7 @@ class Done:
 
     Args:
         run: Which.
-        score: Its validation score; NaN where there are no validation cases.
+        score: The study's metric on the validation cases, of a trial; NaN where there are none.
         seconds_a_step: Time of a step at its fastest, with the processors that it had.
         failed: Why there is no result; empty otherwise.
         jobs: Fine-tunings at a time when it ran.

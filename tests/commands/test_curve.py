@@ -167,7 +167,7 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path, capsys: pyt
     finetune = {"task": "classification", "loss": "ce", "network": {"encoder": ENCODER, "decoder": head}}
     finetune |= {"crops": {"size": [16, 16], "foreground": 0}, "train": {"steps": 2, "batch_size": 2}}
     arms = [{"name": "from scratch"}, {"name": "wide", "finetune": {"train": {"weight_decay": 0.1}}}]
-    changes = {"metric": "quadratic_kappa", "class_order": ["well", "ill"], "trials": [], "labels": [2], "arms": arms}
+    changes = {"metric": "quadratic_kappa", "class_order": ["well", "ill"], "labels": [2], "arms": arms}
     prepared = {"preprocess": {"spatial_dims": 2}}
     plan = _plan(tmp_path, finetune=finetune, prepare=prepared, **{**changes, "class_order": ["well", "sick"]})
     (tmp_path / "app" / "prepare.py").write_text(_PREPARE.format(", dims=2, classes=('ill', 'well')"))
@@ -179,7 +179,8 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path, capsys: pyt
     assert _run(plan, tmp_path / "out") == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["metric"] == "quadratic_kappa"
-    assert results["trials"] == []
+    assert len(results["trials"]) == len(list((tmp_path / "out" / "runs").glob("*/*/evaluation_val/cases.csv"))) == 4
+    assert "quadratic kappa on validation patients" in (tmp_path / "out" / "report.html").read_text()
     assert results["points"][0]["differences"]["wide"]["over_seeds_and_patients"]["clusters"] == 2
     scored = results["transferability"]["points"][0]["arms"]
     assert scored["from scratch"] == scored["wide"], "the same random weights"

@@ -1,6 +1,7 @@
 """Runs of a study that are resumed: what is not whole is not taken for finished."""
 
 import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -125,7 +126,7 @@ def test_a_network_without_an_answer_to_a_case_stays_failed_when_the_study_goes_
 def test_the_time_of_a_step_counts_the_jobs_that_ran_beside_it(tmp_path: Path):
     run = _finished(tmp_path, [], jobs=3)
     (done,) = done_runs([run], 1)  # of a call with one job, long after the trial
-    assert (done.failed, done.score, done.seconds_a_step, done.jobs) == ("", 0.5, 0.25, 3)
+    assert (done.failed, done.seconds_a_step, done.jobs) == ("", 0.25, 3)
     encoder = tmp_path / "pretrained" / "encoder.safetensors"
     encoder.parent.mkdir()
     encoder.with_suffix(".json").write_text(json.dumps({"provenance": {"device_hours": 0.01}}))
@@ -136,6 +137,27 @@ def test_the_time_of_a_step_counts_the_jobs_that_ran_beside_it(tmp_path: Path):
     other.parent.mkdir()
     other.with_suffix(".json").write_text(json.dumps({"provenance": {"device_hours": 0.03}}))
     assert _longer(done, [encoder, other]) == 1000 + round(72 * 3 / 0.25), "the mean time of the pretrainings"
+
+
+def test_trials_are_judged_by_the_metric_of_the_study(tmp_path: Path):
+    """A perfect order whose answers are all one class: AUROC 1, balanced accuracy 1/2."""
+    run = replace(_finished(tmp_path, []), trial=0, tested=False)
+    plan = replace(run.plan, metric="balanced_accuracy", trials=[Overrides({}), Overrides({})])
+    run = replace(run, plan=plan)
+    assert math.isnan(next(done_runs([run], 1)).score), "no validation cases"
+    shutil.rmtree(cache_of(plan, run.out))
+    cache = small_cache(cache_of(plan, run.out), [(12, 12)] * 4, splits=["val"] * 4, classes=["ill", "well"])
+    (run.folder / "evaluation_val").mkdir()
+    evaluated = {"split": "val", "data_sha256": cache.data_sha256}
+    (run.folder / "evaluation_val" / "results.json").write_text(json.dumps(evaluated))
+    shares = {"c0": 0.9, "c1": 0.6, "c2": 0.8, "c3": 0.55}
+    lines = [f"{case},p,{('ill', 'well')[n % 2]},{share},{1 - share}" for n, (case, share) in enumerate(shares.items())]
+    header = "case,patient,class,probability_ill,probability_well"
+    (run.folder / "evaluation_val" / "cases.csv").write_text("\n".join([header, *lines]))
+    (done,) = done_runs([run], 1)
+    assert (done.failed, done.score) == ("", 0.5)
+    (done,) = done_runs([replace(run, plan=replace(plan, metric="auroc"))], 1)
+    assert (done.failed, done.score) == ("", 1.0)
 
 
 def test_an_arm_whose_trials_all_failed_is_not_trained_with_options_that_nobody_chose(tmp_path: Path):

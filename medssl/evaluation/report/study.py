@@ -217,12 +217,13 @@ def _choices(results: Mapping[str, Any]) -> Section:
         "Pretrainings.",
     )
     trials = Table(
-        ("arm", "patients", "options", "validation score"),
+        ("arm", "patients", "options", f"{METRICS[results['metric']]} on validation patients"),
         tuple(
             (t["arm"], str(t["labels"]), _options(t["options"]), t["failed"] or _number(t["validation"]))
             for t in results["trials"]
         ),
-        "Trials, judged on the validation patients.",
+        "Trials, judged by the study's metric on the validation patients, measured as on the test patients. Where "
+        "fine-tuning keeps its best weights (inference.choose best), it goes by Dice or AUROC, whatever the metric.",
     )
     return Section("Pretraining and choices", tables=tuple(t for t in (pretraining, trials) if t.rows))
 
