@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.commands.curve_transfer import transferability
@@ -14,11 +14,15 @@ from medssl.commands.keys import key_of
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.study_checks import check_classes, check_study, claim
 from medssl.commands.study_runs import caches_of, done_runs, prepare_study, pretrain_arm
-from medssl.commands.study_tested import read_tested
+from medssl.commands.study_tested import read_tested, validation_cases
 from medssl.commands.study_tuned import Done, Tuned, cache_of
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import records_text, write_json, write_text
+from medssl.tasks.options import InferenceOptions
+
+if TYPE_CHECKING:
+    from medssl.data.cache import Cache
 
 POSITIONAL: tuple[str, ...] = ("plan",)
 
@@ -165,6 +169,7 @@ def _write(study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequenc
         "split": study.split,
         "cases": len(rows[0].cases),
         "patients": len(set(rows[0].patients)),
+        "validation": _validation(study, cache, finished),
         **compared,
         "transferability": found,
         "pretraining": {name: _pretraining(own) for name, own in files.items() if own},
@@ -190,6 +195,15 @@ def _logs(finished: Sequence[Done]) -> dict[int, dict[str, Path]]:
         if not done.failed:
             found.setdefault(done.run.labels, {}).setdefault(done.run.arm.name, done.run.folder)
     return found
+
+
+def _validation(study: StudyPlan, cache: "Cache", finished: Sequence[Done]) -> dict[str, Any]:
+    """The labelled cases beside those that are learned from, and what is chosen on them."""
+    cases = validation_cases(study, cache)
+    kept = {done.run.options.get("inference", {}).get("choose", InferenceOptions.choose) for done in finished}
+    chosen = {"options": bool(study.trials), "weights": "best" in kept}
+    patients = len({case.patient for case in cases})
+    return {"cases": len(cases), "patients": patients, "chosen": [what for what, so in chosen.items() if so and cases]}
 
 
 def _pretraining(encoders: Sequence[Path]) -> dict[str, Any]:

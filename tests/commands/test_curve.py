@@ -131,6 +131,7 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, ca
     assert (results["cases"], results["patients"], results["split"]) == (4, 2, "test")
     assert (len(results["trials"]), len(results["runs"])) == (6, 12)
     _started_in_turn(results, out)
+    assert results["validation"] == {"cases": 0, "patients": 0, "chosen": []}
     assert (results["ranking"]["blocks"], results["ranking"]["blocks_are"]) == (2, "patients")
     steps = {run["arm"]: run["steps"] for run in results["runs"]}
     record = json.loads(next((out / "runs" / "longer").glob("*-longer-*.json")).read_text())
@@ -179,6 +180,7 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path, capsys: pyt
     assert _run(plan, tmp_path / "out") == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["metric"] == "quadratic_kappa"
+    assert results["validation"] == {"cases": 2, "patients": 1, "chosen": ["options", "weights"]}
     assert len(results["trials"]) == len(list((tmp_path / "out" / "runs").glob("*/*/evaluation_val/cases.csv"))) == 4
     assert "quadratic kappa on validation patients" in (tmp_path / "out" / "report.html").read_text()
     assert results["points"][0]["differences"]["wide"]["over_seeds_and_patients"]["clusters"] == 2

@@ -118,7 +118,8 @@ def test_noise_shows_no_difference():
 
 def _results(compared: dict[str, Any], **given: Any) -> dict[str, Any]:
     """What the report is made of."""
-    about = {"data_sha256": "0" * 64, "split": "test", "cases": 20, "patients": 10}
+    about: dict[str, Any] = {"data_sha256": "0" * 64, "split": "test", "cases": 20, "patients": 10}
+    about |= {"validation": {"cases": 4, "patients": 2, "chosen": []}}
     return {**about, "pretraining": {}, "trials": [], "runs": [], **compared, **given}
 
 
@@ -254,6 +255,20 @@ def test_other_test_cases_are_refused():
     other = NetworkScores("ours", 2, 0, (*_CASES[:-1], "other"), _PATIENTS, rows[0].values)
     with pytest.raises(ConfigError, match="different test sets"):
         compare_arms([*rows, other], "scratch", "dice")
+
+
+def test_the_report_counts_validation_patients_where_something_was_chosen_on_them():
+    compared = compare_arms(_rows(0.05), "scratch", "dice")
+    for chosen, said in (
+        ([], "With 2 labelled patients ours reaches"),
+        (
+            ["options"],
+            "With 2 labelled patients, and 3 validation patients on whom the options were chosen, ours reaches",
+        ),
+        (["options", "weights"], "and 3 validation patients on whom the options and the weights were chosen, ours"),
+    ):
+        validation = {"cases": 4, "patients": 3, "chosen": chosen}
+        assert said in study_sections(_results(compared, validation=validation))[0].text[0]
 
 
 def test_the_report_says_how_far_intervals_speak_for_other_pretrainings():

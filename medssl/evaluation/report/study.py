@@ -24,8 +24,8 @@ METRICS = {
 CONVENTIONS = (
     "Arms are paired: for each seed and number of labelled patients all learned from the same patients and were tested "
     "on the same cases. A smaller number of patients lies within a larger one.",
-    "Options were chosen on the validation patients, equally many trials an arm; the test split was read once by every "
-    "network that is shown.",
+    "Trials, where there are any, are equally many an arm and are judged on the labelled validation patients, who are "
+    "in no number of labelled patients; the test split was read once by every network that is shown.",
     "Over seeds: Student's t of the seeds' differences; it says what another fine-tuning on these test patients would "
     "give. Over seeds and patients: its half-width and that over the patients (jackknife), added in squares; it says "
     "what other test patients would give as well.",
@@ -76,7 +76,7 @@ def _summary(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
         for arm, found in point["differences"].items():
             both = found["over_seeds_and_patients"]
             sentences.append(
-                f"With {point['labels']} labelled patients {arm} reaches a {metric} of "
+                f"With {point['labels']} labelled patients{_validated(results)} {arm} reaches a {metric} of "
                 f"{_mean(point['arms'][arm])}, {reference} {_mean(point['arms'][reference])}: difference "
                 f"{interval_text(both, signed=True)} over {len(found['seeds'])} seeds and {both['clusters']} patients, "
                 f"corrected p {_p(found['p_value_corrected'])}: {found['verdict']}."
@@ -115,6 +115,15 @@ def _summary(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
     )
     notes = (*CONVENTIONS, *_pretrainings_say(results))
     return Section("Summary", tuple(sentences), warnings=tuple(warnings), notes=notes, parts=parts)
+
+
+def _validated(results: Mapping[str, Any]) -> str:
+    """The labelled patients that no number of labels counts, where something was chosen on them."""
+    found = results["validation"]
+    if not found["chosen"]:
+        return ""
+    what = "and ".join(f"the {what} " for what in found["chosen"])
+    return f", and {found['patients']} validation patients on whom {what}were chosen,"
 
 
 def _pretrainings_say(results: Mapping[str, Any]) -> list[str]:
