@@ -173,6 +173,7 @@ def _write(study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequenc
         **compared,
         "transferability": found,
         "pretraining": {name: _pretraining(own) for name, own in files.items() if own},
+        "budgets": _budgets(finished),
         "trials": [_trial(done) for done in tried],
         "runs": [_run(done) for done in finished],
     }
@@ -204,6 +205,18 @@ def _validation(study: StudyPlan, cache: "Cache", finished: Sequence[Done]) -> d
     chosen = {"options": bool(study.trials), "weights": "best" in kept}
     patients = len({case.patient for case in cases})
     return {"cases": len(cases), "patients": patients, "chosen": [what for what, so in chosen.items() if so and cases]}
+
+
+def _budgets(finished: Sequence[Done]) -> dict[str, Any]:
+    """What each arm spends on the labels."""
+    return {
+        done.run.arm.name: {
+            **{name: done.run.train[name] for name in ("steps", "batch_size")},
+            "longer_as": done.run.arm.longer_as,
+        }
+        for done in finished
+        if not done.failed
+    }
 
 
 def _pretraining(encoders: Sequence[Path]) -> dict[str, Any]:

@@ -51,8 +51,9 @@ class Tuned:
 
     @property
     def train(self) -> dict[str, Any]:
-        """Steps and learning rate, and other options of the training where they are given."""
-        return {"steps": TrainOptions.steps, "lr": TrainOptions.lr, **self.options.get("train", {})}
+        """Steps, learning rate and batch size, and other options of the training where they are given."""
+        decided = {name: getattr(TrainOptions, name) for name in ("steps", "lr", "batch_size")}
+        return {**decided, **self.options.get("train", {})}
 
     @cached_property
     def folder(self) -> Path:

@@ -167,7 +167,7 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path, capsys: pyt
     head = {"class_path": "medssl.models.decoders.ClassificationHead"}
     finetune = {"task": "classification", "loss": "ce", "network": {"encoder": ENCODER, "decoder": head}}
     finetune |= {"crops": {"size": [16, 16], "foreground": 0}, "train": {"steps": 2, "batch_size": 2}}
-    arms = [{"name": "from scratch"}, {"name": "wide", "finetune": {"train": {"weight_decay": 0.1}}}]
+    arms = [{"name": "from scratch"}, {"name": "wide", "finetune": {"train": {"weight_decay": 0.1, "steps": 3}}}]
     changes = {"metric": "quadratic_kappa", "class_order": ["well", "ill"], "labels": [2], "arms": arms}
     prepared = {"preprocess": {"spatial_dims": 2}}
     plan = _plan(tmp_path, finetune=finetune, prepare=prepared, **{**changes, "class_order": ["well", "sick"]})
@@ -182,6 +182,8 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path, capsys: pyt
     assert results["metric"] == "quadratic_kappa"
     assert results["validation"] == {"cases": 2, "patients": 1, "chosen": ["options", "weights"]}
     assert len(results["trials"]) == len(list((tmp_path / "out" / "runs").glob("*/*/evaluation_val/cases.csv"))) == 4
+    assert [found["steps"] for found in results["budgets"].values()] == [2, 3]
+    assert "Arms learned with unlike budgets" in (tmp_path / "out" / "report.html").read_text()
     assert "quadratic kappa on validation patients" in (tmp_path / "out" / "report.html").read_text()
     assert results["points"][0]["differences"]["wide"]["over_seeds_and_patients"]["clusters"] == 2
     scored = results["transferability"]["points"][0]["arms"]

@@ -119,7 +119,7 @@ def test_noise_shows_no_difference():
 def _results(compared: dict[str, Any], **given: Any) -> dict[str, Any]:
     """What the report is made of."""
     about: dict[str, Any] = {"data_sha256": "0" * 64, "split": "test", "cases": 20, "patients": 10}
-    about |= {"validation": {"cases": 4, "patients": 2, "chosen": []}}
+    about |= {"budgets": {}, "validation": {"cases": 4, "patients": 2, "chosen": []}}
     return {**about, "pretraining": {}, "trials": [], "runs": [], **compared, **given}
 
 
@@ -269,6 +269,21 @@ def test_the_report_counts_validation_patients_where_something_was_chosen_on_the
     ):
         validation = {"cases": 4, "patients": 3, "chosen": chosen}
         assert said in study_sections(_results(compared, validation=validation))[0].text[0]
+
+
+def test_the_report_warns_of_unlike_budgets_but_for_what_may_take_longer():
+    compared = compare_arms(_rows(0.05), "scratch", "dice")
+    budgets = {"scratch": (300, 2, ""), "ours": (300, 2, ""), "again": (900, 2, "ours")}
+
+    def warnings(**changed: tuple[int, int, str]) -> tuple[str, ...]:
+        names = ("steps", "batch_size", "longer_as")
+        found = {arm: dict(zip(names, one, strict=True)) for arm, one in {**budgets, **changed}.items()}
+        return study_sections(_results(compared, budgets=found))[0].warnings
+
+    assert warnings() == ()
+    (said,) = warnings(ours=(600, 2, ""))
+    assert "scratch 300 steps of 2 crops, ours 600 steps of 2 crops." in said
+    assert len(warnings(ours=(300, 4, ""))) == 1
 
 
 def test_the_report_says_how_far_intervals_speak_for_other_pretrainings():
