@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.commands.curve_transfer import transferability
+from medssl.commands.evaluate_frozen import few_patients
 from medssl.commands.keys import key_of
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.study_checks import check_classes, check_study, claim
@@ -173,6 +174,7 @@ def _write(study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequenc
         **compared,
         "transferability": found,
         "pretraining": {name: _pretraining(own) for name, own in files.items() if own},
+        "warnings": few_patients(study.split, set(rows[0].patients)),
         "budgets": _budgets(finished),
         "trials": [_trial(done) for done in tried],
         "runs": [_run(done) for done in finished],

@@ -109,6 +109,7 @@ def _told(page: Path) -> None:
     for sentence in (
         "Learning curves with 1 labelled patients",
         "medssl pretrain --config",
+        "Split test has 2 patient(s) only: the numbers say next to nothing.",
         "Only 2 arm(s) are ranked",
         "With 1 labelled patients spark reaches a mean Dice",
     ):

@@ -119,7 +119,7 @@ def test_noise_shows_no_difference():
 def _results(compared: dict[str, Any], **given: Any) -> dict[str, Any]:
     """What the report is made of."""
     about: dict[str, Any] = {"data_sha256": "0" * 64, "split": "test", "cases": 20, "patients": 10}
-    about |= {"budgets": {}, "validation": {"cases": 4, "patients": 2, "chosen": []}}
+    about |= {"warnings": [], "budgets": {}, "validation": {"cases": 4, "patients": 2, "chosen": []}}
     return {**about, "pretraining": {}, "trials": [], "runs": [], **compared, **given}
 
 

@@ -56,7 +56,7 @@ def summary_section(results: Mapping[str, Any], left_out: Sequence[Table]) -> Se
     sentences += _pretrainings_say(results)
     lost = sum(bool(run["failed"]) for run in results["runs"])
     warnings = [f"{lost} of {len(results['runs'])} runs failed and are in no number; see Failures."] if lost else []
-    warnings += [*_nothing_can_be_shown(results), *_unlike_budgets(results)]
+    warnings += [*results["warnings"], *_nothing_can_be_shown(results), *_unlike_budgets(results)]
     warnings += ["Some cases could not be prepared and are in no number; see Failures."] if left_out else []
     ranking = results["ranking"]
     parts = (
