@@ -86,6 +86,7 @@ def compare_arms(rows: Sequence[NetworkScores], reference: str, metric: Metric) 
         "reference": reference,
         **_judge([found for point in points for found in point["differences"].values()]),
         "points": points,
+        "slopes": _slopes(points, arms),
         "ranking": _ranking(rows, arms, measure, metric),
     }
 
@@ -174,6 +175,25 @@ def _p_value(
         return paired_p_value(np.where(known.any(0), shares, np.nan).tolist(), pairs[0][0].patients)
     own = brought(differences, patients)
     return paired_p_value(own.tolist(), range(len(own))) if np.isfinite(own).all() else math.nan
+
+
+def _slopes(points: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> dict[str, Any]:
+    """What each arm gains with every doubling of the labels; arms with results at two numbers of labels or more.
+
+    Least squares of a seed's metric on the binary logarithm of the number of labels, over the seeds that the arm has at
+    all its numbers, so that the mean of their slopes is the slope of their means. After the slopes over the logarithm
+    of the share of labels in Wolf et al. (Scientific Reports 13:20260, 2023, https://arxiv.org/abs/2308.06534).
+    """
+    found = {}
+    for arm in arms:
+        here = {point["labels"]: point["arms"][arm]["seeds"] for point in points if arm in point["arms"]}
+        seeds = [seed for seed in next(iter(here.values())) if all(own.get(seed) is not None for own in here.values())]
+        if len(here) < 2 or not seeds:
+            continue
+        table = np.array([[own[seed] for seed in seeds] for own in here.values()])  # (labels, seeds)
+        slopes = np.polyfit(np.log2(list(here)), table, 1)[0].tolist()
+        found[arm] = {"per_doubling": t_interval(slopes).to_json(), "seeds": dict(zip(seeds, slopes, strict=True))}
+    return found
 
 
 def _ranking(

@@ -111,6 +111,7 @@ def _told(page: Path) -> None:
         "medssl pretrain --config",
         "Split test has 2 patient(s) only: the numbers say next to nothing.",
         "Only 2 arm(s) are ranked",
+        "gain per doubling of the labels",
         "With 1 labelled patients spark reaches a mean Dice",
     ):
         assert sentence in text

@@ -116,6 +116,39 @@ def test_noise_shows_no_difference():
         assert point["differences"]["ours"]["over_seeds_and_patients"]["low"] < 0
 
 
+def test_the_gain_per_doubling_is_the_slope_over_the_logarithm():
+    """Seeds that gain 0.02 and 0.06 with every doubling, and one that lacks a number of labels."""
+    rows = [
+        NetworkScores("scratch", labels, seed, _CASES, _PATIENTS, np.full(20, 0.5 + gain * np.log2(labels)))
+        for labels in (2, 4, 16)
+        for seed, gain in enumerate((0.02, 0.06, 0.09))
+        if (labels, seed) != (4, 2)
+    ]
+    rows.append(NetworkScores("once", 4, 0, _CASES, _PATIENTS, np.full(20, 0.5)))
+    found = compare_arms(rows, "scratch", "dice")
+    assert list(found["slopes"]) == ["scratch"], "with one number of labels there is no slope"
+    slope = found["slopes"]["scratch"]
+    assert slope["seeds"] == pytest.approx({0: 0.02, 1: 0.06})
+    half = stats.t.ppf(0.975, 1) * np.std([0.02, 0.06], ddof=1) / np.sqrt(2)
+    assert slope["per_doubling"]["estimate"] == pytest.approx(0.04)
+    assert slope["per_doubling"]["high"] == pytest.approx(0.04 + half)
+    (table,) = (t for t in study_sections(_results(found))[1].tables if "gain per doubling of the labels" in t.header)
+    assert table.rows[0][::2] == ("scratch", "0.020 0.060")
+    one = compare_arms([row for row in rows if row.labels == 4], "scratch", "dice")
+    assert one["slopes"] == {}
+
+
+def test_the_slope_of_other_than_straight_curves_is_that_of_least_squares():
+    rows = [
+        NetworkScores("scratch", labels, seed, _CASES, _PATIENTS, np.full(20, value + 0.1 * seed))
+        for labels, value in ((1, 0.1), (3, 0.5), (10, 0.4))
+        for seed in range(2)
+    ]
+    expected = stats.linregress(np.log2([1, 3, 10]), [0.1, 0.5, 0.4]).slope
+    slope = compare_arms(rows, "scratch", "dice")["slopes"]["scratch"]["per_doubling"]
+    assert (slope["estimate"], slope["low"]) == (pytest.approx(expected), pytest.approx(expected))
+
+
 def _results(compared: dict[str, Any], **given: Any) -> dict[str, Any]:
     """What the report is made of."""
     about: dict[str, Any] = {"data_sha256": "0" * 64, "split": "test", "cases": 20, "patients": 10}
@@ -179,7 +212,7 @@ def test_ranks_of_dice_are_over_patients_whatever_the_number_of_seeds():
 
 
 def _caption(compared: dict[str, Any]) -> str:
-    return study_sections(_results(compared))[1].tables[2].caption
+    return study_sections(_results(compared))[1].tables[-1].caption
 
 
 def test_estimate_and_p_rest_on_the_same_pairs_where_seeds_count_other_cases():
