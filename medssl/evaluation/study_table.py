@@ -68,7 +68,7 @@ def compare_arms(rows: Sequence[NetworkScores], reference: str, metric: Metric) 
     """
     _check(rows)
     measure, arms = measure_of(metric), list(dict.fromkeys(row.arm for row in rows))
-    points = []
+    points: list[dict[str, Any]] = []
     for labels in sorted({row.labels for row in rows}):
         here = {arm: {r.seed: r for r in rows if (r.labels, r.arm) == (labels, arm)} for arm in arms}
         there = [arm for arm in arms if here[arm]]
