@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from null_studies import wrong_verdicts
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -61,6 +62,12 @@ def test_what_test_patients_alone_explain_is_no_verdict():
     found = compare_arms(_arms_of(theirs + suits, theirs), "scratch", "dice")["points"][0]["differences"]["ours"]
     assert found["over_seeds"]["low"] == pytest.approx(0.02), "the interval over seeds would have said better"
     assert found["verdict"] == "no difference shown"
+
+
+def test_few_studies_of_arms_that_are_alike_call_one_better_or_worse():
+    wrong, by_seeds_alone = wrong_verdicts(3, 26, 0.1, 20)
+    assert wrong <= 0.15
+    assert by_seeds_alone >= 0.5, "as it was decided before"
 
 
 def test_an_interval_without_a_p_value_below_the_level_is_no_verdict():
