@@ -66,4 +66,4 @@ if __name__ == "__main__":
         for seeds, patients in ((3, 26), (5, 26), (5, 60)):
             _say("dice", seeds, patients, effect, 400)
         _say("balanced_accuracy", 3, 26, effect, 200)
-    _say("auroc", 3, 26, 0.3, 50)
+    _say("auroc", 3, 26, 0.3, 40)

@@ -30,8 +30,8 @@ CONVENTIONS = (
     "patients together (Holm).",
     "Better or worse is said where the 95 % interval over seeds and patients leaves 0 out and the corrected p is below "
     f"{LEVEL}; else no difference is shown, which is not the same as none being there. The interval is not corrected: "
-    "where trainings of one arm differ much among themselves, chance alone says better or worse more often than in one "
-    "study of twenty (docs/evaluation.md has how often).",
+    "where trainings of one arm differ so much that their mean is as uncertain as that over test patients, or more, "
+    "chance alone says better or worse more often than in one study of twenty (docs/evaluation.md has how often).",
 )
 
 
