@@ -2,28 +2,28 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.commands.curve_transfer import transferability
+from medssl.commands.evaluate_frozen import few_patients
+from medssl.commands.keys import key_of
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.study_checks import check_classes, check_study, claim
-from medssl.commands.study_runs import (
-    Done,
-    Tuned,
-    cache_of,
-    caches_of,
-    done_runs,
-    prepare_study,
-    pretrain_arm,
-    read_tested,
-)
+from medssl.commands.study_runs import caches_of, done_runs, prepare_study, pretrain_arm
+from medssl.commands.study_tested import read_tested, validation_cases
+from medssl.commands.study_tuned import Done, Tuned, cache_of
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import records_text, write_json, write_text
+from medssl.tasks.options import InferenceOptions
+
+if TYPE_CHECKING:
+    from medssl.data.cache import Cache
 
 POSITIONAL: tuple[str, ...] = ("plan",)
 
@@ -53,11 +53,12 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     claim(data, out)
     prepare_study(study, data, out)
     check_classes(study, out)
-    files = {arm.name: pretrain_arm(study, arm, data, out) for arm in chosen}
+    number = min(study.pretrainings, seeds or study.seeds)
+    files = {arm.name: pretrain_arm(study, arm, data, out, number) for arm in chosen}
     tried = _try(study, chosen, files, out, jobs)
     choices = {arm.name: _choose(arm, tried, files) for arm in chosen}
     every = [
-        (Tuned(out, study, arm, labels, seed, choice.trial, files[arm.name], choice.steps), choice.failed)
+        (Tuned(out, study, arm, labels, seed, choice.trial, _init(files, arm, seed), choice.steps), choice.failed)
         for seed in range(seeds or study.seeds)
         for labels in study.labels
         for arm in chosen
@@ -71,12 +72,21 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     _write(study, out, finished, tried, files)
 
 
-def _try(study: StudyPlan, arms: Sequence[ArmPlan], files: dict[str, Path | None], out: Path, jobs: int) -> list[Done]:
+Encoders = Mapping[str, Sequence[Path]]
+"""Arm to the encoder files that its seeds start from in turn; none from random weights."""
+
+
+def _init(files: Encoders, arm: ArmPlan, seed: int) -> Path | None:
+    own = files[arm.name]
+    return own[seed % len(own)] if own else None
+
+
+def _try(study: StudyPlan, arms: Sequence[ArmPlan], files: Encoders, out: Path, jobs: int) -> list[Done]:
     """Every trial of every arm, judged on the validation patients; without a choice one of arms whose time is asked."""
     labels = study.trial_labels or min(study.labels)
     numbers: Sequence[int | None] = range(len(study.trials)) if study.trials else [None]
     trials = [
-        Tuned(out, study, arm, labels, 0, number, files[arm.name], tested=False)
+        Tuned(out, study, arm, labels, 0, number, _init(files, arm, 0), tested=False)
         for arm in arms
         if study.trials or arm.longer_as
         for number in numbers
@@ -84,7 +94,8 @@ def _try(study: StudyPlan, arms: Sequence[ArmPlan], files: dict[str, Path | None
     done: list[Done] = []
     for number, found in enumerate(done_runs(trials, jobs), start=1):
         done.append(found)
-        say(f"curve: trial {number} of {len(trials)}: {found.run.about}: {found.failed or f'{found.score:.3f}'}")
+        score = f"validation {study.metric} {found.score:.3f}" if math.isfinite(found.score) else "not validated"
+        say(f"curve: trial {number} of {len(trials)}: {found.run.about}: {found.failed or score}")
     return sorted(done, key=lambda d: (d.run.arm.name, d.run.trial or 0))
 
 
@@ -103,8 +114,8 @@ class Choice:
     failed: str = ""
 
 
-def _choose(arm: ArmPlan, tried: Sequence[Done], files: dict[str, Path | None]) -> Choice:
-    """The trial with the highest validation score; the first where there are no validation cases.
+def _choose(arm: ArmPlan, tried: Sequence[Done], files: Encoders) -> Choice:
+    """The trial with the highest metric on the validation cases; the first where there are none.
 
     An arm whose trials all failed is not trained with options that nobody chose.
     """
@@ -118,29 +129,26 @@ def _choose(arm: ArmPlan, tried: Sequence[Done], files: dict[str, Path | None]) 
         return Choice(failed=why)
     known = [done for done in sound if math.isfinite(done.score)]
     best = max(known, key=lambda done: done.score) if known else sound[0]
-    encoder = files[arm.longer_as] if arm.longer_as else None
-    return Choice(best.run.trial, 0 if encoder is None else _longer(best, encoder))
+    return Choice(best.run.trial, _longer(best, files[arm.longer_as]) if arm.longer_as else 0)
 
 
-def _longer(done: Done, encoder: Path) -> int:
-    """Steps of an arm that spends a pretraining's time as well.
+def _longer(done: Done, encoders: Sequence[Path]) -> int:
+    """Steps of an arm that spends a pretraining's time as well, the mean of them where there are several.
 
     The time of a step is the fastest that its trial had, and counted as if a trial alone on all processors were as many
     times faster as trials ran side by side: the arm rather gets more than its due.
     """
-    record = done.run.folder.with_name(f"{done.run.folder.name}-longer-{encoder.parent.name}.json")
+    key = key_of([encoder.parent.name for encoder in encoders])
+    record = done.run.folder.with_name(f"{done.run.folder.name}-longer-{key}.json")
     if not record.is_file():
-        told = json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))
-        hours = float(told["provenance"]["device_hours"])
+        hours = fmean(float(_told(encoder)["provenance"]["device_hours"]) for encoder in encoders)
         steps = int(done.run.train["steps"]) + round(3600 * hours * done.jobs / done.seconds_a_step)
         about = {"steps": steps, "pretraining_hours": hours, "seconds_a_step": done.seconds_a_step, "jobs": done.jobs}
         write_json(record, about)
     return int(json.loads(record.read_text(encoding="utf-8"))["steps"])
 
 
-def _write(
-    study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequence[Done], files: dict[str, Path | None]
-) -> None:
+def _write(study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequence[Done], files: Encoders) -> None:
     from medssl.data.cache import Cache
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import head
@@ -148,23 +156,26 @@ def _write(
     from medssl.evaluation.study_table import compare_arms
 
     order = [arm.name for arm in study.arms]
-    rows = [read_tested(done.run) for done in finished if not done.failed]
+    rows = [read_tested(done.run, study.split) for done in finished if not done.failed]
     rows.sort(key=lambda row: (order.index(row.arm), row.labels, row.seed))
     if not rows:
         raise MedsslError(f"no network could be tested; the first failed: {finished[0].failed}", reason="no-result")
     cache = Cache.open(cache_of(study, out))
     compared = compare_arms(rows, study.reference, study.metric)
-    found = transferability(finished, files, cache, compared["points"]) if study.transferability else None
+    found = transferability(finished, list(files), cache, compared["points"]) if study.transferability else None
     results: dict[str, Any] = {
-        **head("curve", [path.parent for path in files.values() if path is not None]),
+        **head("curve", [path.parent for own in files.values() for path in own]),
         "app": study.app,
         "data_sha256": cache.data_sha256,
         "split": study.split,
         "cases": len(rows[0].cases),
         "patients": len(set(rows[0].patients)),
+        "validation": _validation(study, cache, finished),
         **compared,
         "transferability": found,
-        "pretraining": {name: _pretraining(path) for name, path in files.items() if path is not None},
+        "pretraining": {name: _pretraining(own) for name, own in files.items() if own},
+        "warnings": few_patients(study.split, set(rows[0].patients)),
+        "budgets": _budgets(finished),
         "trials": [_trial(done) for done in tried],
         "runs": [_run(done) for done in finished],
     }
@@ -189,13 +200,40 @@ def _logs(finished: Sequence[Done]) -> dict[int, dict[str, Path]]:
     return found
 
 
-def _pretraining(encoder: Path) -> dict[str, Any]:
-    told = json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))
-    provenance = told.get("provenance", {})
+def _validation(study: StudyPlan, cache: "Cache", finished: Sequence[Done]) -> dict[str, Any]:
+    """The labelled cases beside those that are learned from, and what is chosen on them."""
+    cases = validation_cases(study, cache)
+    kept = {done.run.options.get("inference", {}).get("choose", InferenceOptions.choose) for done in finished}
+    chosen = {"options": bool(study.trials), "weights": "best" in kept}
+    patients = len({case.patient for case in cases})
+    return {"cases": len(cases), "patients": patients, "chosen": [what for what, so in chosen.items() if so and cases]}
+
+
+def _budgets(finished: Sequence[Done]) -> dict[str, Any]:
+    """What each arm spends on the labels."""
+    return {
+        done.run.arm.name: {
+            **{name: done.run.train[name] for name in ("steps", "batch_size")},
+            "longer_as": done.run.arm.longer_as,
+        }
+        for done in finished
+        if not done.failed
+    }
+
+
+def _pretraining(encoders: Sequence[Path]) -> dict[str, Any]:
+    told = _told(encoders[0])
+    hours = [found for encoder in encoders if (found := _told(encoder)["provenance"].get("device_hours")) is not None]
     return {
         "method": told.get("method", {}).get("class_path", "").rpartition(".")[2],
-        **{name: provenance.get(name) for name in ("cases", "steps", "device_hours")},
+        **{name: told["provenance"].get(name) for name in ("cases", "steps")},
+        "device_hours": fmean(hours) if hours else None,
+        "pretrainings": len(encoders),
     }
+
+
+def _told(encoder: Path) -> dict[str, Any]:
+    return {"provenance": {}, **json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))}
 
 
 def _trial(done: Done) -> dict[str, Any]:

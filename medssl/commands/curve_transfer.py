@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medssl.commands.study_runs import Done, Tuned
+from medssl.commands.study_tuned import Done, Tuned
 from medssl.imaging.errors import ConfigError, MedsslError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ Scores = dict[str, float]
 
 
 def transferability(
-    finished: Sequence[Done], files: Mapping[str, Path | None], cache: "Cache", points: Sequence[Mapping[str, Any]]
+    finished: Sequence[Done], arms: Sequence[str], cache: "Cache", points: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Scores of each arm's encoder on the labelled cases it learned from, and their rank correlation with the results.
 
@@ -27,7 +27,7 @@ def transferability(
 
     Args:
         finished: Fine-tunings of the study.
-        files: Arm to the encoder file that it starts from; None = random weights.
+        arms: The order of the arms.
         cache: Of the study.
         points: Results at each number of labels.
     """
@@ -35,9 +35,8 @@ def transferability(
     from medssl.evaluation.transferability import SCORES
 
     runs = [done.run for done in finished if not done.failed and not done.run.arm.longer_as]
-    order = list(files)
-    runs.sort(key=lambda run: (order.index(run.arm.name), run.labels, run.seed))
-    scores, missing = _scores(runs, files, cache)
+    runs.sort(key=lambda run: (arms.index(run.arm.name), run.labels, run.seed))
+    scores, missing = _scores(runs, cache)
     told = []
     for point in points:
         labels = int(point["labels"])
@@ -56,23 +55,21 @@ def transferability(
     return {"points": told, "missing": missing}
 
 
-def _scores(
-    runs: Sequence[Tuned], files: Mapping[str, Path | None], cache: "Cache"
-) -> tuple[dict[tuple[str, int], list[Scores]], dict[str, str]]:
+def _scores(runs: Sequence[Tuned], cache: "Cache") -> tuple[dict[tuple[str, int], list[Scores]], dict[str, str]]:
     """(arm, labels) to the scores of each seed, and why an arm has none."""
     from medssl.evaluation.study_transfer import transfer_scores
 
-    features: dict[tuple[str, int], dict[str, CaseFeatures]] = {}
+    features: dict[tuple[str, Path | int], dict[str, CaseFeatures]] = {}
     scores: dict[tuple[str, int], list[Scores]] = {}
     missing: dict[str, str] = {}
     for run in runs:
-        name, file = run.arm.name, files[run.arm.name]
-        key = name, run.seed if file is None else 0
+        name = run.arm.name
+        key = name, run.init or run.seed
         if name in missing:
             continue
         try:
             if key not in features:
-                features[key] = _features(run, file, cache)
+                features[key] = _features(run, cache)
             found = transfer_scores(_learned_from(run, features[key], cache))
         except MedsslError as error:
             missing[name] = "; ".join(error.problems) if isinstance(error, ConfigError) else error.message
@@ -87,7 +84,7 @@ def _learned_from(run: Tuned, features: "Mapping[str, CaseFeatures]", cache: "Ca
     return [features[case.case] for case in cache.cases if case.patient in patients and case.case in features]
 
 
-def _features(run: Tuned, file: Path | None, cache: "Cache") -> "dict[str, CaseFeatures]":
+def _features(run: Tuned, cache: "Cache") -> "dict[str, CaseFeatures]":
     """Of every case that a run of the study may learn from."""
     from medssl.evaluation.study_transfer import case_features
     from medssl.tasks.options import CropOptions
@@ -96,16 +93,16 @@ def _features(run: Tuned, file: Path | None, cache: "Cache") -> "dict[str, CaseF
     segmentation = run.options.get("task", "segmentation") == "segmentation"
     cases = labelled(cache, "segmentation" if segmentation else "classification", ("train", ""))
     size = run.options.get("crops", {}).get("size", CropOptions().size)
-    return case_features(_encoder(run, file, cache), cache, cases, size, segmentation)
+    return case_features(_encoder(run, cache), cache, cases, size, segmentation)
 
 
-def _encoder(run: Tuned, file: Path | None, cache: "Cache") -> "Encoder":
+def _encoder(run: Tuned, cache: "Cache") -> "Encoder":
     """The encoder as the arm's fine-tuning begins with it."""
     from medssl.evaluation.frozen import pretrained_encoder, random_encoder
     from medssl.models.component import Component
 
-    if file is not None:
-        return pretrained_encoder(file, cache.spatial_dims, cache.channels)
+    if run.init is not None:
+        return pretrained_encoder(run.init, cache.spatial_dims, cache.channels)
     component = Component.from_json(run.options["network"]["encoder"])
     return random_encoder(component, cache.spatial_dims, cache.channels, run.seed)
 

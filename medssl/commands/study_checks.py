@@ -8,7 +8,7 @@ from typing import Any
 from medssl.commands.comparison import with_config
 from medssl.commands.parsing import parse_options
 from medssl.commands.study_images import image_problems
-from medssl.commands.study_runs import cache_of, prepare_options
+from medssl.commands.study_tuned import cache_of, prepare_options
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import write_json

@@ -8,6 +8,12 @@ from typing import Any
 
 from medssl.evaluation.statistics import Interval, welch_interval
 
+NOT_CORRECTED = (
+    "Intervals are 95 %, over seeds, and not corrected for the number of methods and probes: of many a few may seem "
+    "to learn by chance."
+)
+"""What every table must say for itself, because it is read alone."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -110,7 +116,7 @@ def compare(rows: Sequence[Judged], random: Sequence[RandomWeights]) -> list[Com
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
-    """One table a set: mean AUROC of each probe and, in brackets, the difference to random weights."""
+    """One table a set: mean AUROC of each probe and, in brackets, the difference to random weights; then what it is."""
     parts = []
     for images in dict.fromkeys(c.images for c in comparisons):
         rows = [c for c in comparisons if c.images == images]
@@ -118,7 +124,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
         head = ["method", "encoder", *probes, "learns", "minutes"]
         lines = [f"### {images}", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         lines += [f"| {' | '.join(_cells(c, probes))} |" for c in rows]
-        parts.append("\n".join(lines))
+        parts.append("\n".join([*lines, "", NOT_CORRECTED]))
     return "\n\n".join(parts) + "\n"
 
 

@@ -10,7 +10,14 @@ from scipy import stats
 
 from medssl.imaging.errors import ConfigError
 
+LEVEL = 0.05
+"""Corrected p-values below it may show a difference."""
+
+NOT_SHOWN = "no difference shown"
+"""The verdict where neither `better` nor `worse` is."""
+
 _EXACT = 14  # patients up to which every swap is tried
+_DRAWN = 9999  # swaps, where there are more patients
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Ranking:
 
 
 def paired_p_value(
-    differences: Sequence[float], clusters: Sequence[Hashable], resamples: int = 9999, seed: int = 0
+    differences: Sequence[float], clusters: Sequence[Hashable], resamples: int = _DRAWN, seed: int = 0
 ) -> float:
     """Two-sided sign-flip permutation test that paired differences have mean 0; a patient's are flipped together.
 
@@ -74,6 +81,11 @@ def paired_p_value(
         for size in _blocks(resamples)
     )
     return (extreme + 1) / (resamples + 1)
+
+
+def smallest_p_value(patients: int) -> float:
+    """The least that `paired_p_value` can be with so many patients: that of a difference to which all bring alike."""
+    return min(2 / 2**patients, 1.0) if patients <= _EXACT else 1 / (_DRAWN + 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -135,4 +147,4 @@ def _blocks(resamples: int, block: int = 1000) -> list[int]:
 
 def told(low: float, high: float) -> str:
     """What an interval of a difference says: `better`, `worse`, or `no difference shown`."""
-    return "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+    return "better" if low > 0 else "worse" if high < 0 else NOT_SHOWN

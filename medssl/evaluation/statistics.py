@@ -189,7 +189,7 @@ def crossed_interval(
     nothing = replace(seeds, low=math.nan, high=math.nan, n=len(clusters), clusters=len(members))
     if seeds.n < 2 or len(members) < 2:
         return replace(nothing, method="none: fewer than two seeds or patients")
-    left_out = np.array([np.mean(statistic(np.delete(whole, of_one))) for of_one in members])
+    left_out = _without_each(statistic, members, len(clusters))
     if not np.isfinite(left_out).all():
         return replace(nothing, method="none: without one of the patients the number is not defined")
     n = len(members)
@@ -198,6 +198,35 @@ def crossed_interval(
     return replace(
         nothing, low=seeds.estimate - half, high=seeds.estimate + half, method="Student's t over seeds and patients"
     )
+
+
+def brought(
+    statistic: Callable[[npt.NDArray[np.int64]], Sequence[float]], clusters: Sequence[Hashable]
+) -> npt.NDArray[np.float64]:
+    """What each patient brings to the mean over seeds of a number of a set of cases, whose mean it is about.
+
+    The jackknife's pseudo-values (Tukey 1958; Efron and Tibshirani 1993, 11.5): n times the number less n - 1 times
+    that without the patient. Of a mean over patients they are the patients' values; of an AUROC they are near the
+    placements that DeLong's test is made of.
+
+    Args:
+        statistic: Takes positions of cases, gives the number of each seed.
+        clusters: Patient of each case.
+
+    Returns:
+        (n,) in the order in which patients appear; NaN where the number is not defined without a patient.
+    """
+    members = _members(clusters)
+    n = len(members)
+    whole = float(np.mean(statistic(np.arange(len(clusters)))))
+    return n * whole - (n - 1) * _without_each(statistic, members, len(clusters))
+
+
+def _without_each(
+    statistic: Callable[[npt.NDArray[np.int64]], Sequence[float]], members: Sequence[npt.NDArray[np.int64]], count: int
+) -> npt.NDArray[np.float64]:
+    """(n,) mean over seeds without each patient in turn."""
+    return np.array([np.mean(statistic(np.delete(np.arange(count), of_one))) for of_one in members])
 
 
 def _members(clusters: Sequence[Hashable]) -> list[npt.NDArray[np.int64]]:

@@ -100,6 +100,10 @@ class StudyPlan:
     seeds: int = 3
     """Paired seeds, from 0: patients, weights, crops."""
 
+    pretrainings: int = 1
+    """Pretrainings of each arm, with seeds of their own; a seed starts from that of its number, from the first again
+    where there are fewer."""
+
     split: str = "test"
     """Split that is evaluated, once for every network."""
 
@@ -125,6 +129,8 @@ class StudyPlan:
         problems += [] if len(names) > 1 else ["arms: two or more are needed"]
         problems += [] if self.reference in names else [f"reference {self.reference!r} is none of the arms {names}"]
         problems += [f"seeds must be 2 or more for an interval, got {self.seeds}"] if self.seeds < 2 else []
+        if not 1 <= self.pretrainings <= max(self.seeds, 1):
+            problems.append(f"pretrainings must be 1 to {self.seeds}, the number of seeds, got {self.pretrainings}")
         problems += [f"labels {n} must be 1 or more" for n in self.labels if n < 1]
         problems += [] if self.labels else ["labels: none is named"]
         if self.metric == "quadratic_kappa" and len(self.class_order) < 2:

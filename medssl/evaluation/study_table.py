@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from medssl.evaluation.class_metrics import auroc, balanced_accuracy, quadratic_kappa
-from medssl.evaluation.rankings import holm, paired_p_value, rank_methods, told
-from medssl.evaluation.statistics import comparable_dice, crossed_interval, t_interval
+from medssl.evaluation.rankings import LEVEL, NOT_SHOWN, holm, paired_p_value, rank_methods, smallest_p_value, told
+from medssl.evaluation.statistics import brought, comparable_dice, crossed_interval, t_interval
 from medssl.evaluation.study_plan import Metric
 from medssl.imaging.errors import ConfigError
 
@@ -69,17 +68,12 @@ def compare_arms(rows: Sequence[NetworkScores], reference: str, metric: Metric) 
     """
     _check(rows)
     measure, arms = measure_of(metric), list(dict.fromkeys(row.arm for row in rows))
-    points = []
+    points: list[dict[str, Any]] = []
     for labels in sorted({row.labels for row in rows}):
         here = {arm: {r.seed: r for r in rows if (r.labels, r.arm) == (labels, arm)} for arm in arms}
         there = [arm for arm in arms if here[arm]]
         compared = [arm for arm in there if arm != reference and here.get(reference)]
         found = {arm: _compare(here[arm], here[reference], measure, metric) for arm in compared}
-        corrected = dict(zip(compared, holm([found[arm]["p_value"] for arm in compared]), strict=True))
-        for arm in compared:
-            low, high = (_number(found[arm]["over_seeds"][end]) for end in ("low", "high"))
-            found[arm] |= {"p_value_corrected": _plain(corrected[arm]), "verdict": told(low, high)}
-            found[arm]["p_value"] = _plain(found[arm]["p_value"])
         points.append(
             {
                 "labels": labels,
@@ -90,9 +84,26 @@ def compare_arms(rows: Sequence[NetworkScores], reference: str, metric: Metric) 
     return {
         "metric": metric,
         "reference": reference,
+        **_judge([found for point in points for found in point["differences"].values()]),
         "points": points,
+        "slopes": _slopes(points, arms),
         "ranking": _ranking(rows, arms, measure, metric),
     }
+
+
+def _judge(differences: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Correct p-values over all comparisons, give each its verdict; how many there are, and what could be shown at all.
+
+    A verdict needs both: an interval over seeds and patients that leaves 0 out, and a corrected p-value below LEVEL.
+    """
+    corrected = holm([found["p_value"] for found in differences])
+    for found, p_value in zip(differences, corrected, strict=True):
+        low, high = (_number(found["over_seeds_and_patients"][end]) for end in ("low", "high"))
+        found["p_value"], found["p_value_corrected"] = _plain(found["p_value"]), _plain(p_value)
+        found["verdict"] = told(low, high) if p_value < LEVEL else NOT_SHOWN
+    known = [found for found in differences if found["p_value"] is not None]
+    least = min((smallest_p_value(found["over_seeds_and_patients"]["clusters"]) for found in known), default=math.nan)
+    return {"comparisons": len(known), "smallest_p_value_corrected": _plain(min(len(known) * least, 1.0))}
 
 
 def _mean_dice(tested: NetworkScores, drawn: npt.NDArray[np.int64]) -> float:
@@ -113,8 +124,13 @@ def _compare(
 
     counted = np.flatnonzero(np.any([_known(a) for a, _ in pairs], axis=0))
 
+    known: dict[bytes, list[float]] = {}  # interval and p-value ask for the same cases, one patient left out in turn
+
     def differences(drawn: npt.NDArray[np.int64]) -> list[float]:
-        return [measure(a, counted[drawn]) - measure(b, counted[drawn]) for a, b in pairs]
+        asked = drawn.tobytes()
+        if asked not in known:
+            known[asked] = [measure(a, counted[drawn]) - measure(b, counted[drawn]) for a, b in pairs]
+        return known[asked]
 
     patients = [pairs[0][0].patients[position] for position in counted]
     by_seed = differences(np.arange(len(counted)))
@@ -123,7 +139,7 @@ def _compare(
         "seed_differences": [_plain(value) for value in by_seed],
         "over_seeds": t_interval(by_seed).to_json(),
         "over_seeds_and_patients": crossed_interval(differences, patients).to_json(),
-        "p_value": _p_value(pairs, by_seed, metric),
+        "p_value": _p_value(pairs, by_seed, metric, differences, patients),
     }
 
 
@@ -142,31 +158,73 @@ def _known(tested: NetworkScores) -> npt.NDArray[np.bool_]:
     return np.isfinite(tested.values)
 
 
-def _p_value(pairs: Sequence[Sequence[NetworkScores]], by_seed: Sequence[float], metric: Metric) -> float:
-    """Of Dice: swaps of what patients bring to the difference. Of a number of all cases: Student's t of the seeds."""
-    if not np.isfinite(by_seed).all():
+def _p_value(
+    pairs: Sequence[Sequence[NetworkScores]],
+    by_seed: Sequence[float],
+    metric: Metric,
+    differences: Callable[[npt.NDArray[np.int64]], Sequence[float]],
+    patients: Sequence[str],
+) -> float:
+    """Swaps of what patients bring to the difference: their share of mean Dice, else their pseudo-values."""
+    if not len(by_seed) or not np.isfinite(by_seed).all():
         return math.nan
-    if metric == "dice" and pairs:
+    if metric == "dice":
         dice = np.array([a.values - b.values for a, b in pairs])  # (seeds, cases)
         known = np.isfinite(dice)
-        brought = np.nansum(dice / known.sum(1, keepdims=True), axis=0)
-        return paired_p_value(np.where(known.any(0), brought, np.nan).tolist(), pairs[0][0].patients)
-    if len(by_seed) < 2 or np.ptp(by_seed) == 0:
-        return math.nan
-    return float(stats.ttest_1samp(by_seed, 0).pvalue)
+        shares = np.nansum(dice / known.sum(1, keepdims=True), axis=0)
+        return paired_p_value(np.where(known.any(0), shares, np.nan).tolist(), pairs[0][0].patients)
+    own = brought(differences, patients)
+    return paired_p_value(own.tolist(), range(len(own))) if np.isfinite(own).all() else math.nan
+
+
+def _slopes(points: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> dict[str, Any]:
+    """What each arm gains with every doubling of the labels; arms with results at two numbers of labels or more.
+
+    Least squares of a seed's metric on the binary logarithm of the number of labels, over the seeds that the arm has at
+    all its numbers, so that the mean of their slopes is the slope of their means. After the slopes over the logarithm
+    of the share of labels in Wolf et al. (Scientific Reports 13:20260, 2023, https://arxiv.org/abs/2308.06534).
+    """
+    found = {}
+    for arm in arms:
+        here = {point["labels"]: point["arms"][arm]["seeds"] for point in points if arm in point["arms"]}
+        seeds = [seed for seed in next(iter(here.values())) if all(own.get(seed) is not None for own in here.values())]
+        if len(here) < 2 or not seeds:
+            continue
+        table = np.array([[own[seed] for seed in seeds] for own in here.values()])  # (labels, seeds)
+        slopes = np.polyfit(np.log2(list(here)), table, 1)[0].tolist()
+        found[arm] = {"per_doubling": t_interval(slopes).to_json(), "seeds": dict(zip(seeds, slopes, strict=True))}
+    return found
 
 
 def _ranking(
     rows: Sequence[NetworkScores], arms: Sequence[str], measure: Measure, metric: Metric
 ) -> dict[str, Any] | None:
-    """Ranks over the pairs of labels and seed that every arm has."""
+    """Ranks over test patients (Dice), else over the pairs of labels and seed; of those that every arm has.
+
+    Pairs of labels and seed are tested on the same patients, so they are no independent blocks: a number of all cases
+    has ranks alone, neither Friedman's p nor Nemenyi's distance.
+    """
     table = {(r.arm, r.labels, r.seed): r for r in rows}
-    blocks = [key for key in dict.fromkeys(k[1:] for k in table) if all((arm, *key) in table for arm in arms)]
-    if len(arms) < 2 or not blocks:
+    keys = [key for key in dict.fromkeys(k[1:] for k in table) if all((arm, *key) in table for arm in arms)]
+    if len(arms) < 2 or not keys:
         return None
-    ranked = [_comparable([table[(arm, *key)] for arm in arms], metric) for key in blocks]
-    found = [[measure(one, np.arange(len(one.cases))) for one in block] for block in ranked]
-    return rank_methods({arm: [block[n] for block in found] for n, arm in enumerate(arms)}).to_json()
+    blocks = [_comparable([table[(arm, *key)] for arm in arms], metric) for key in keys]
+    if metric == "dice":
+        by_patient = _of_patients(np.array([[one.values for one in block] for block in blocks]), blocks[0][0].patients)
+        if not by_patient.size:
+            return None
+        found = rank_methods(dict(zip(arms, by_patient.tolist(), strict=True)))
+        return {**found.to_json(), "blocks_are": "patients"}
+    numbers = [[measure(one, np.arange(len(one.cases))) for one in block] for block in blocks]
+    ranks = rank_methods({arm: [block[n] for block in numbers] for n, arm in enumerate(arms)})
+    return {**ranks.to_json(), "p_value": None, "critical_difference": None, "blocks_are": "pairs of labels and seed"}
+
+
+def _of_patients(dice: npt.NDArray[np.float64], patients: Sequence[str]) -> npt.NDArray[np.float64]:
+    """(arms, patients) mean Dice of (keys, arms, cases), NaN for the same cases of all arms; of patients with some."""
+    names = np.array(patients)
+    own = [dice[:, :, names == name] for name in dict.fromkeys(patients)]
+    return np.array([np.nanmean(values, axis=(0, 2)) for values in own if np.isfinite(values).any()]).T
 
 
 def _check(rows: Sequence[NetworkScores]) -> None:

@@ -68,6 +68,21 @@ def _learned_from_the_same(results: dict[str, Any], out: Path) -> None:
     assert set(next(iter(patients[1, 0]))) < set(next(iter(patients[2, 0])))
 
 
+def _started_in_turn(results: dict[str, Any], out: Path) -> None:
+    """Each seed from a pretraining with another seed; the trials from the first."""
+    seeds = {
+        file: json.loads((out / "pretrain" / file.parent.name / "run.json").read_text())["seed"]
+        for file in (out / "pretrain").glob("*/encoder.safetensors")
+    }
+    assert sorted(seeds.values()) == [0, 1]
+    assert (results["pretraining"]["spark"]["steps"], results["pretraining"]["spark"]["pretrainings"]) == (2, 2)
+    for run in results["runs"]:
+        if run["arm"] == "spark":
+            assert (
+                seeds[Path(json.loads((out / run["folder"] / "run.json").read_text())["config"]["init"])] == run["seed"]
+            )
+
+
 def _scored(results: dict[str, Any]) -> None:
     """The scores' correlation with the results is that of two arms: the same order, or the other one."""
     for point, scored in zip(results["points"], results["transferability"]["points"], strict=True):
@@ -94,7 +109,9 @@ def _told(page: Path) -> None:
     for sentence in (
         "Learning curves with 1 labelled patients",
         "medssl pretrain --config",
+        "Split test has 2 patient(s) only: the numbers say next to nothing.",
         "Only 2 arm(s) are ranked",
+        "gain per doubling of the labels",
         "With 1 labelled patients spark reaches a mean Dice",
     ):
         assert sentence in text
@@ -102,7 +119,7 @@ def _told(page: Path) -> None:
 
 @pytest.mark.integration
 def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]):
-    plan, out = _plan(tmp_path), tmp_path / "out"
+    plan, out = _plan(tmp_path, pretrainings=2), tmp_path / "out"
     assert _run(plan, out) == 0
     results = check_results(out / "results.json")
     assert [point["labels"] for point in results["points"]] == [1, 2]
@@ -114,10 +131,10 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, ca
             assert found["seed_differences"] == pytest.approx([seeds[0][s] - seeds[1][s] for s in ("0", "1")])
             assert found["verdict"] in ("better", "worse", "no difference shown")
     assert (results["cases"], results["patients"], results["split"]) == (4, 2, "test")
-    assert len(results["trials"]) == 6
-    assert len(results["runs"]) == 12
-    assert results["pretraining"]["spark"]["steps"] == 2
-    assert results["ranking"]["blocks"] == 4
+    assert (len(results["trials"]), len(results["runs"])) == (6, 12)
+    _started_in_turn(results, out)
+    assert results["validation"] == {"cases": 0, "patients": 0, "chosen": []}
+    assert (results["ranking"]["blocks"], results["ranking"]["blocks_are"]) == (2, "patients")
     steps = {run["arm"]: run["steps"] for run in results["runs"]}
     record = json.loads(next((out / "runs" / "longer").glob("*-longer-*.json")).read_text())
     extra = 3600 * record["pretraining_hours"] * record["jobs"] / record["seconds_a_step"]
@@ -152,8 +169,8 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path, capsys: pyt
     head = {"class_path": "medssl.models.decoders.ClassificationHead"}
     finetune = {"task": "classification", "loss": "ce", "network": {"encoder": ENCODER, "decoder": head}}
     finetune |= {"crops": {"size": [16, 16], "foreground": 0}, "train": {"steps": 2, "batch_size": 2}}
-    arms = [{"name": "from scratch"}, {"name": "wide", "finetune": {"train": {"weight_decay": 0.1}}}]
-    changes = {"metric": "quadratic_kappa", "class_order": ["well", "ill"], "trials": [], "labels": [2], "arms": arms}
+    arms = [{"name": "from scratch"}, {"name": "wide", "finetune": {"train": {"weight_decay": 0.1, "steps": 3}}}]
+    changes = {"metric": "quadratic_kappa", "class_order": ["well", "ill"], "labels": [2], "arms": arms}
     prepared = {"preprocess": {"spatial_dims": 2}}
     plan = _plan(tmp_path, finetune=finetune, prepare=prepared, **{**changes, "class_order": ["well", "sick"]})
     (tmp_path / "app" / "prepare.py").write_text(_PREPARE.format(", dims=2, classes=('ill', 'well')"))
@@ -165,7 +182,11 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path, capsys: pyt
     assert _run(plan, tmp_path / "out") == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["metric"] == "quadratic_kappa"
-    assert results["trials"] == []
+    assert results["validation"] == {"cases": 2, "patients": 1, "chosen": ["options", "weights"]}
+    assert len(results["trials"]) == len(list((tmp_path / "out" / "runs").glob("*/*/evaluation_val/cases.csv"))) == 4
+    assert [found["steps"] for found in results["budgets"].values()] == [2, 3]
+    assert "Arms learned with unlike budgets" in (tmp_path / "out" / "report.html").read_text()
+    assert "quadratic kappa on validation patients" in (tmp_path / "out" / "report.html").read_text()
     assert results["points"][0]["differences"]["wide"]["over_seeds_and_patients"]["clusters"] == 2
     scored = results["transferability"]["points"][0]["arms"]
     assert scored["from scratch"] == scored["wide"], "the same random weights"
@@ -201,12 +222,12 @@ def test_a_study_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
         {"name": "a/b"}, {"name": "c", "longer_as": "nobody"}, {"name": "c", "trials": [{}]},
         {"name": "d", "init": "x", "pretrain": {"config": "mae_vit3d"}},
     ]  # fmt: skip
-    plan = _plan(tmp_path, arms=arms, reference="none", labels=[0], seeds=1, metric="quadratic_kappa")
+    plan = _plan(tmp_path, arms=arms, reference="none", labels=[0], seeds=1, metric="quadratic_kappa", pretrainings=4)
     assert _run(plan, tmp_path / "out") == 2
     told = capsys.readouterr().err
     for part in ("c is there twice", "reference 'none'", "labels 0", "seeds must be 2", "needs class_order",
                  "also a folder's name", "must name an arm with pretrain", "has 1 trials, the others 2",
-                 "has init and pretrain"):  # fmt: skip
+                 "has init and pretrain", "pretrainings must be 1"):  # fmt: skip
         assert part in told
     arms = [{"name": "from scratch"}, {"name": "x", "init": "nothing.safetensors", "finetune": {"config": "nowhere"}}]
     plan = _plan(tmp_path, arms=arms, app="apps/none")

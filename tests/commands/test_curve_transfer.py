@@ -12,7 +12,7 @@ from small_cache import small_cache
 from small_encoder import small_encoder
 
 from medssl.commands.curve_transfer import transferability
-from medssl.commands.study_runs import Done, Tuned
+from medssl.commands.study_tuned import Done, Tuned
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.models.component import Overrides
 
@@ -29,12 +29,12 @@ def test_a_collapsed_encoder_is_listed_and_the_study_keeps_its_report(tmp_path: 
         "flat": small_encoder(tmp_path / "flat", factor=0.0) / "encoder.safetensors",
         "good": small_encoder(tmp_path / "good") / "encoder.safetensors",
     }
-    finished = [Done(Tuned(tmp_path / "out", plan, arm, 4, 0), 0.5, 0.1) for arm in arms]
+    finished = [Done(Tuned(tmp_path / "out", plan, arm, 4, 0, init=files[arm.name]), 0.5, 0.1) for arm in arms]
     for done in finished:
         done.run.folder.mkdir(parents=True)
         (done.run.folder / "run.json").write_text(json.dumps({"patients": {"train": ["p0", "p1", "p2", "p3"]}}))
     results = {arm: {"mean": {"estimate": n / 10}} for n, arm in enumerate(files)}
-    found = transferability(finished, files, cache, [{"labels": 4, "arms": results}])
+    found = transferability(finished, list(files), cache, [{"labels": 4, "arms": results}])
     assert found["missing"] == {
         "flat": "features do not vary over the cases: the encoder collapsed, or there is one case"
     }

@@ -1,16 +1,23 @@
 """Runs of a study that are resumed: what is not whole is not taken for finished."""
 
 import json
+import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from cohort import ENCODER, FINETUNE, PRETRAIN, make_cache
+from small_cache import small_cache
 
 from medssl.commands.curve import Choice, _choose, _longer
-from medssl.commands.study_runs import Done, Tuned, cache_of, done_runs, pretrain_arm
+from medssl.commands.study_runs import done_runs, pretrain_arm
+from medssl.commands.study_tested import read_tested
+from medssl.commands.study_tuned import Done, Tuned, cache_of
+from medssl.data.cache import Cache
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import MedsslError
 from medssl.models.component import Overrides
@@ -41,31 +48,66 @@ def test_a_training_whose_time_was_up_goes_on_and_is_not_tested_before_its_end(t
     (stopped,) = done_runs([run], 2)
     assert "time_limit_min was over before its last step" in stopped.failed
     assert (run.folder / "model.safetensors").is_file()
-    assert not (run.folder / "evaluation").exists()
-    (run.folder / "evaluation").mkdir()
-    (run.folder / "evaluation" / "results.json").write_text('{"arms": "of the weights after one step"}')
+    assert not (run.folder / "evaluation_test").exists()
+    old = {"arms": "of the weights after one step", "split": "test"}
+    old["data_sha256"] = Cache.open(cache_of(plan, out)).data_sha256
+    (run.folder / "evaluation_test").mkdir()
+    (run.folder / "evaluation_test" / "results.json").write_text(json.dumps(old))
     (done,) = done_runs([run], 1)
     record = run.folder.with_name(f"{run.folder.name}-jobs.json")
     assert json.loads(record.read_text()) == {"jobs": 2}, "the most that ran beside it, also while it was stopped"
     assert (done.failed, json.loads((run.folder / "run.json").read_text())["step"]) == ("", 2)
-    assert isinstance(json.loads((run.folder / "evaluation" / "results.json").read_text())["arms"], dict)
+    assert isinstance(_told(run)["arms"], dict)
+
+    developed = replace(run, plan=replace(plan, split="train"))
+    assert developed.folder == run.folder, "it is trained once"
+    (done,) = done_runs([developed], 1)
+    assert not set(read_tested(developed, "train").cases) & set(read_tested(run, "test").cases)
+    for other in ({"split": "train"}, {"data_sha256": "0" * 64}):
+        (run.folder / "evaluation_test" / "results.json").write_text(json.dumps({**_told(run), **other}))
+        (done,) = done_runs([run], 1)
+        assert not done.failed
+        assert (_told(run)["split"], _told(run)["data_sha256"]) == ("test", old["data_sha256"])
 
     with pytest.raises(MedsslError, match=r"pretraining of spark: train\.time_limit_min was over"):
-        pretrain_arm(plan, plan.arms[1], tmp_path, out)
-    encoder = pretrain_arm(plan, plan.arms[1], tmp_path, out)
-    assert encoder is not None
+        pretrain_arm(plan, plan.arms[1], tmp_path, out, 1)
+    (encoder,) = pretrain_arm(plan, plan.arms[1], tmp_path, out, 1)
     assert json.loads(encoder.with_suffix(".json").read_text())["provenance"]["steps"] == 2
+
+
+def _told(run: Tuned) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run.folder / "evaluation_test" / "results.json").read_text())
+    return content
+
+
+def test_another_file_under_the_same_path_is_another_run(tmp_path: Path):
+    _app(tmp_path)
+    arms = [ArmPlan("scratch"), ArmPlan("given", init="encoder.safetensors")]
+    plan = StudyPlan(str(tmp_path), arms, "scratch", [2], "dice", Overrides({"network": {"encoder": ENCODER}}))
+    file = tmp_path / "encoder.safetensors"
+    file.write_bytes(b"first")
+    before = Tuned(tmp_path / "out", plan, arms[1], 2, 0, init=file).folder
+    assert Tuned(tmp_path / "out", plan, arms[1], 2, 0, init=file).folder == before
+    file.write_bytes(b"other")
+    os.utime(file, ns=(0, 0))
+    assert Tuned(tmp_path / "out", plan, arms[1], 2, 0, init=file).folder != before
+
+
+def _app(root: Path) -> None:
+    (root / "prepare.py").touch()
+    (root / "app.yaml").write_text(yaml.safe_dump({"name": "tiny", "prepare": {}}))
 
 
 def _finished(root: Path, failures: list[dict[str, str]], jobs: int = 0) -> Tuned:
     """A run with the files that a finished fine-tuning and its test leave."""
-    (root / "prepare.py").touch()
-    (root / "app.yaml").write_text(yaml.safe_dump({"name": "tiny", "prepare": {}}))
+    _app(root)
     arms = [ArmPlan("scratch"), ArmPlan("spark", Overrides(PRETRAIN)), ArmPlan("longer", longer_as="spark")]
     plan = StudyPlan(str(root), arms, "scratch", [2], "dice", Overrides({"network": {"encoder": ENCODER}}))
     run = Tuned(root / "out", plan, arms[2], 2, 0)
-    (run.folder / "evaluation").mkdir(parents=True)
-    (run.folder / "evaluation" / "results.json").write_text(json.dumps({"failures": failures}))
+    cache = small_cache(cache_of(plan, root / "out"), [(12, 12)])
+    evaluated = {"split": "test", "data_sha256": cache.data_sha256, "failures": failures}
+    (run.folder / "evaluation_test").mkdir(parents=True)
+    (run.folder / "evaluation_test" / "results.json").write_text(json.dumps(evaluated))
     (run.folder / "run.json").write_text(json.dumps({"validation": {"dice": 0.5}}))
     (run.folder / "metrics.jsonl").write_text('{"steps_per_s": 2.0}\n{"steps_per_s": 4.0}\n')
     (run.folder / "model.safetensors").touch()
@@ -84,17 +126,44 @@ def test_a_network_without_an_answer_to_a_case_stays_failed_when_the_study_goes_
 def test_the_time_of_a_step_counts_the_jobs_that_ran_beside_it(tmp_path: Path):
     run = _finished(tmp_path, [], jobs=3)
     (done,) = done_runs([run], 1)  # of a call with one job, long after the trial
-    assert (done.failed, done.score, done.seconds_a_step, done.jobs) == ("", 0.5, 0.25, 3)
+    assert (done.failed, done.seconds_a_step, done.jobs) == ("", 0.25, 3)
     encoder = tmp_path / "pretrained" / "encoder.safetensors"
     encoder.parent.mkdir()
     encoder.with_suffix(".json").write_text(json.dumps({"provenance": {"device_hours": 0.01}}))
-    assert _longer(done, encoder) == 1000 + round(36 * 3 / 0.25), "1000 steps, as finetune has it where none are given"
+    assert _longer(done, [encoder]) == 1000 + round(36 * 3 / 0.25), (
+        "1000 steps, as finetune has it where none are given"
+    )
+    other = tmp_path / "again" / "encoder.safetensors"
+    other.parent.mkdir()
+    other.with_suffix(".json").write_text(json.dumps({"provenance": {"device_hours": 0.03}}))
+    assert _longer(done, [encoder, other]) == 1000 + round(72 * 3 / 0.25), "the mean time of the pretrainings"
+
+
+def test_trials_are_judged_by_the_metric_of_the_study(tmp_path: Path):
+    """A perfect order whose answers are all one class: AUROC 1, balanced accuracy 1/2."""
+    run = replace(_finished(tmp_path, []), trial=0, tested=False)
+    plan = replace(run.plan, metric="balanced_accuracy", trials=[Overrides({}), Overrides({})])
+    run = replace(run, plan=plan)
+    assert math.isnan(next(done_runs([run], 1)).score), "no validation cases"
+    shutil.rmtree(cache_of(plan, run.out))
+    cache = small_cache(cache_of(plan, run.out), [(12, 12)] * 4, splits=["val"] * 4, classes=["ill", "well"])
+    (run.folder / "evaluation_val").mkdir()
+    evaluated = {"split": "val", "data_sha256": cache.data_sha256}
+    (run.folder / "evaluation_val" / "results.json").write_text(json.dumps(evaluated))
+    shares = {"c0": 0.9, "c1": 0.6, "c2": 0.8, "c3": 0.55}
+    lines = [f"{case},p,{('ill', 'well')[n % 2]},{share},{1 - share}" for n, (case, share) in enumerate(shares.items())]
+    header = "case,patient,class,probability_ill,probability_well"
+    (run.folder / "evaluation_val" / "cases.csv").write_text("\n".join([header, *lines]))
+    (done,) = done_runs([run], 1)
+    assert (done.failed, done.score) == ("", 0.5)
+    (done,) = done_runs([replace(run, plan=replace(plan, metric="auroc"))], 1)
+    assert (done.failed, done.score) == ("", 1.0)
 
 
 def test_an_arm_whose_trials_all_failed_is_not_trained_with_options_that_nobody_chose(tmp_path: Path):
     run = _finished(tmp_path, [])
     lost = Done(run, float("nan"), float("nan"), "no room on the disk")
-    assert _choose(run.arm, [lost, lost], {"longer": None}).failed == (
+    assert _choose(run.arm, [lost, lost], {"longer": ()}).failed == (
         "none of its 2 trial(s) could be trained, the first: no room on the disk"
     )
     scratch = run.plan.arms[0]

@@ -38,6 +38,10 @@ def test_a_method_is_compared_with_all_seeds_of_its_encoder_s_random_weights():
         f"| m | ViT | 0.900 (+0.400: +0.400 to +0.400) | 0.850 (+0.150: {expected.low:+.3f} to {expected.high:+.3f}) | "
         "yes | 30.0 |" in markdown([found])
     )
+    (other,) = compare([_judged(0, 0.8, images="other")], [])
+    parts = markdown([found, other]).split("### ")[1:]
+    assert len(parts) == 2
+    assert all("not corrected for the number of methods and probes" in part.split("|")[-1] for part in parts)
 
 
 def test_without_random_weights_nothing_is_shown():

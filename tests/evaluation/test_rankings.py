@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medssl.evaluation.rankings import holm, paired_p_value, rank_methods, told
+from medssl.evaluation.rankings import holm, paired_p_value, rank_methods, smallest_p_value, told
 from medssl.imaging.errors import ConfigError
 
 
@@ -75,3 +75,8 @@ def test_an_interval_in_words():
     assert [told(0.1, 0.2), told(-0.2, -0.1), told(-0.1, 0.1), told(math.nan, math.nan)] == [
         "better", "worse", "no difference shown", "no difference shown"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("patients", [1, 2, 6, 14, 40])
+def test_the_smallest_p_value_is_that_of_patients_who_all_bring_alike(patients: int):
+    assert smallest_p_value(patients) == paired_p_value([0.3] * patients, range(patients))

@@ -1,6 +1,5 @@
 """Sections of a label-fraction study: the answer first, then curves, differences, choices and every run."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,31 +10,8 @@ from medssl.evaluation.report.figures import label_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
 from medssl.evaluation.report.results import interval_text
 from medssl.evaluation.report.sections import loss_curve_section
-from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
+from medssl.evaluation.report.study_summary import METRICS, number_text, p_text, summary_section
 from medssl.evaluation.report.transferability import correlation_section
-
-METRICS = {
-    "dice": "mean Dice",
-    "auroc": "AUROC",
-    "balanced_accuracy": "balanced accuracy",
-    "quadratic_kappa": "quadratic kappa",
-}
-CONVENTIONS = (
-    "Arms are paired: for each seed and number of labelled patients all learned from the same patients and were tested "
-    "on the same cases. A smaller number of patients lies within a larger one.",
-    "Options were chosen on the validation patients, equally many trials an arm; the test split was read once by every "
-    "network that is shown.",
-    "Over seeds: Student's t of the seeds' differences; it says what another training on these test patients would "
-    "give. Over seeds and patients: its half-width and that over the patients (jackknife), added in squares; it says "
-    "what other test patients would give as well.",
-    "Differences of Dice are paired, case by case: a case that one arm rightly leaves empty and the other invents a "
-    "structure in counts 1 against 0; where both leave it empty the pair stays out. So a difference need not be that "
-    "of the means. Difference, intervals and p rest on the same pairs; ranks count empty cases alike, over all arms.",
-    "p: for Dice swaps of what each patient brings to the difference, else Student's t over the seeds; corrected over "
-    "the arms at a number of patients (Holm).",
-    "Better or worse is said where the 95 % interval over seeds leaves 0 out, without correction; else no difference "
-    "is shown, which is not the same as none being there.",
-)
 
 
 def study_sections(
@@ -55,7 +31,7 @@ def study_sections(
     left_out = [table for what, cache in caches.items() for table in not_prepared(cache, what)]
     scored = [correlation_section(results)] if results.get("transferability") else []
     return [
-        _summary(results, left_out),
+        summary_section(results, left_out),
         _curves(results),
         *scored,
         _choices(results),
@@ -63,49 +39,6 @@ def study_sections(
         _failures(results, left_out),
         _runs(results),
     ]
-
-
-def _summary(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
-    metric, reference = METRICS[results["metric"]], results["reference"]
-    sentences = []
-    for point in results["points"]:
-        for arm, found in point["differences"].items():
-            difference = interval_text(found["over_seeds"], signed=True)
-            sentences.append(
-                f"With {point['labels']} labelled patients {arm} reaches a {metric} of "
-                f"{_mean(point['arms'][arm])}, {reference} {_mean(point['arms'][reference])}: difference "
-                f"{difference} over {len(found['seeds'])} seeds, {found['verdict']}."
-            )
-    lost = sum(bool(run["failed"]) for run in results["runs"])
-    warnings = [f"{lost} of {len(results['runs'])} runs failed and are in no number; see Failures."] if lost else []
-    warnings += ["Some cases could not be prepared and are in no number; see Failures."] if left_out else []
-    ranking = results["ranking"]
-    parts = (
-        (
-            CLINICIAN,
-            (
-                f"A {metric} of 1 is perfect. Better means: better for these test patients, beyond what another "
-                "training would change. No difference shown means that this study cannot tell, not that there is none.",
-            ),
-        ),
-        (
-            REVIEWER,
-            (
-                f"Tested on {results['cases']} cases of {results['patients']} patients, split {results['split']}; "
-                f"data {results['data_sha256'][:12]} (SHA-256).",
-                "Every run is listed, failed ones included; ranks and their critical difference are "
-                + ("below the curves." if ranking else "not given: they need several arms and pairs."),
-            ),
-        ),
-        (
-            ENGINEER,
-            (
-                f"{len(results['runs'])} trainings after {len(results['trials'])} trials; each has a folder with "
-                "metrics.jsonl and an evaluation of its own. results.csv has a line a training.",
-            ),
-        ),
-    )
-    return Section("Summary", tuple(sentences), warnings=tuple(warnings), notes=CONVENTIONS, parts=parts)
 
 
 def _failures(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
@@ -131,7 +64,7 @@ def _curves(results: Mapping[str, Any]) -> Section:
             f"{arm} − {results['reference']}",
             interval_text(found["over_seeds"], signed=True),
             interval_text(found["over_seeds_and_patients"], signed=True),
-            _p(found["p_value_corrected"]),
+            p_text(found["p_value_corrected"]),
             found["verdict"],
         )
         for point in results["points"]
@@ -140,15 +73,10 @@ def _curves(results: Mapping[str, Any]) -> Section:
     differences = Table(
         ("patients", "difference", "over seeds", "over seeds and patients", "p corrected", "verdict"), lines
     )
-    tables = [table, differences]
+    tables = [table, differences, *_slopes(results)]
     if results["ranking"]:
-        ranking = results["ranking"]
-        caption = (
-            f"Mean rank over {ranking['blocks']} pairs of patients and seed, 1 is best; ranks closer than "
-            f"{ranking['critical_difference']:.2f} are not told apart (Nemenyi). Friedman's p {_p(ranking['p_value'])}."
-        )
-        ranks = tuple((arm, f"{rank:.2f}") for arm, rank in ranking["ranks"].items())
-        tables.append(Table(("arm", "mean rank"), ranks, caption))
+        ranks = tuple((arm, f"{rank:.2f}") for arm, rank in results["ranking"]["ranks"].items())
+        tables.append(Table(("arm", "mean rank"), ranks, _ranks_say(results["ranking"])))
     figure = figure_picture(
         label_figure(results["points"], metric),
         f"{metric[0].upper()}{metric[1:]} over the number of labelled patients, with 95 % intervals over seeds; small "
@@ -157,22 +85,51 @@ def _curves(results: Mapping[str, Any]) -> Section:
     return Section("Curves", tables=tuple(tables), pictures=(figure,))
 
 
+def _slopes(results: Mapping[str, Any]) -> list[Table]:
+    rows = tuple(
+        (arm, interval_text(found["per_doubling"], signed=True), _seeds(found["seeds"]))
+        for arm, found in results["slopes"].items()
+    )
+    caption = (
+        f"What {METRICS[results['metric']]} gains with every doubling of the labelled patients: least squares over all "
+        "their numbers, of the seeds that have all, with 95 % intervals over seeds on these test patients."
+    )
+    return [Table(("arm", "gain per doubling of the labels", "each seed"), rows, caption)] if rows else []
+
+
+def _ranks_say(ranking: Mapping[str, Any]) -> str:
+    """What was ranked, and what may be concluded from it."""
+    if ranking["critical_difference"] is None:
+        return (
+            f"Mean rank over {ranking['blocks']} pairs of number of labelled patients and seed, 1 is best. Without a "
+            "test: all pairs are tested on the same patients, so they are not independent, and Friedman's test and "
+            "Nemenyi's distance would find differences where there are none."
+        )
+    return (
+        f"Mean rank over {ranking['blocks']} test patients, 1 is best; of each the mean Dice over numbers of labelled "
+        f"patients and seeds is ranked. Ranks closer than {ranking['critical_difference']:.2f} are not told apart "
+        f"(Nemenyi); Friedman's p {p_text(ranking['p_value'])}. This speaks for other patients and these networks, "
+        "not for other trainings."
+    )
+
+
 def _choices(results: Mapping[str, Any]) -> Section:
     pretraining = Table(
-        ("arm", "method", "cases", "steps", "device-hours"),
+        ("arm", "method", "cases", "steps", "pretrainings", "device-hours of each"),
         tuple(
-            (arm, str(p["method"]), str(p["cases"]), str(p["steps"]), f"{p['device_hours'] or 0:.2f}")
+            (arm, *(str(p[n]) for n in ("method", "cases", "steps", "pretrainings")), f"{p['device_hours'] or 0:.2f}")
             for arm, p in results["pretraining"].items()
         ),
         "Pretrainings.",
     )
     trials = Table(
-        ("arm", "patients", "options", "validation score"),
+        ("arm", "patients", "options", f"{METRICS[results['metric']]} on validation patients"),
         tuple(
-            (t["arm"], str(t["labels"]), _options(t["options"]), t["failed"] or _number(t["validation"]))
+            (t["arm"], str(t["labels"]), _options(t["options"]), t["failed"] or number_text(t["validation"]))
             for t in results["trials"]
         ),
-        "Trials, judged on the validation patients.",
+        "Trials, judged by the study's metric on the validation patients, measured as on the test patients. Where "
+        "fine-tuning keeps its best weights (inference.choose best), it goes by Dice or AUROC, whatever the metric.",
     )
     return Section("Pretraining and choices", tables=tuple(t for t in (pretraining, trials) if t.rows))
 
@@ -185,7 +142,7 @@ def _runs(results: Mapping[str, Any]) -> Section:
             str(r["seed"]),
             str(r["steps"]),
             str(r["lr"]),
-            f"{_nan(r['seconds_a_step']):.3g}",
+            "–" if r["seconds_a_step"] is None else f"{r['seconds_a_step']:.3g}",
             r["failed"] or r["folder"],
         )
         for r in results["runs"]
@@ -194,20 +151,8 @@ def _runs(results: Mapping[str, Any]) -> Section:
     return Section("Every run", tables=(Table(header, rows),))
 
 
-def _mean(found: Mapping[str, Any]) -> str:
-    return f"{_nan(found['mean']['estimate']):.3f}"
-
-
 def _seeds(found: Mapping[str, float | None]) -> str:
-    return " ".join(f"{_nan(value):.3f}" for value in found.values())
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}" if value >= 0.001 else "below 0.001"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return " ".join(number_text(value) for value in found.values())
 
 
 def _options(options: Mapping[str, Any], prefix: str = "") -> str:
@@ -217,7 +162,3 @@ def _options(options: Mapping[str, Any], prefix: str = "") -> str:
         for name, value in options.items()
     ]
     return ", ".join(found) or "–"
-
-
-def _nan(value: float | None) -> float:
-    return math.nan if value is None else value

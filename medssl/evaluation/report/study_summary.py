@@ -1,0 +1,151 @@
+"""What a label-fraction study says in words: the answer first, for whom it is what, and the rules it was made by."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medssl.evaluation.rankings import LEVEL
+from medssl.evaluation.report.page import Section, Table
+from medssl.evaluation.report.results import interval_text
+from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
+
+METRICS = {
+    "dice": "mean Dice",
+    "auroc": "AUROC",
+    "balanced_accuracy": "balanced accuracy",
+    "quadratic_kappa": "quadratic kappa",
+}
+CONVENTIONS = (
+    "Arms are paired: for each seed and number of labelled patients all learned from the same patients and were tested "
+    "on the same cases. A smaller number of patients lies within a larger one.",
+    "Trials, where there are any, are equally many an arm and are judged on the labelled validation patients, who are "
+    "in no number of labelled patients; the test split was read once by every network that is shown.",
+    "Over seeds: Student's t of the seeds' differences; it says what another fine-tuning on these test patients would "
+    "give. Over seeds and patients: its half-width and that over the patients (jackknife), added in squares; it says "
+    "what other test patients would give as well.",
+    "Differences of Dice are paired, case by case: a case that one arm rightly leaves empty and the other invents a "
+    "structure in counts 1 against 0; where both leave it empty the pair stays out. So a difference need not be that "
+    "of the means. Difference, intervals and p rest on the same pairs; ranks count empty cases alike, over all arms.",
+    "p: swaps of what each patient brings to the difference (of Dice its share of the mean, else its pseudo-value of "
+    "the jackknife), over the seeds' mean; corrected over all comparisons of the study, arms and numbers of labelled "
+    "patients together (Holm).",
+    "Better or worse is said where the 95 % interval over seeds and patients leaves 0 out and the corrected p is below "
+    f"{LEVEL}; else no difference is shown, which is not the same as none being there. The interval is not corrected: "
+    "where trainings of one arm differ so much that their mean is as uncertain as that over test patients, or more, "
+    "chance alone says better or worse more often than in one study of twenty (docs/evaluation.md has how often).",
+)
+
+
+def summary_section(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
+    """The answer, what it must not be taken for, and the same for each reader.
+
+    Args:
+        results: Content of results.json.
+        left_out: Tables of cases that could not be prepared.
+    """
+    metric, reference = METRICS[results["metric"]], results["reference"]
+    sentences = []
+    for point in results["points"]:
+        for arm, found in point["differences"].items():
+            both = found["over_seeds_and_patients"]
+            sentences.append(
+                f"With {point['labels']} labelled patients{_validated(results)} {arm} reaches a {metric} of "
+                f"{_mean(point['arms'][arm])}, {reference} {_mean(point['arms'][reference])}: difference "
+                f"{interval_text(both, signed=True)} over {len(found['seeds'])} seeds and {both['clusters']} patients, "
+                f"corrected p {p_text(found['p_value_corrected'])}: {found['verdict']}."
+            )
+    sentences += _pretrainings_say(results)
+    lost = sum(bool(run["failed"]) for run in results["runs"])
+    warnings = [f"{lost} of {len(results['runs'])} runs failed and are in no number; see Failures."] if lost else []
+    warnings += [*results["warnings"], *_nothing_can_be_shown(results), *_unlike_budgets(results)]
+    warnings += ["Some cases could not be prepared and are in no number; see Failures."] if left_out else []
+    ranking = results["ranking"]
+    parts = (
+        (
+            CLINICIAN,
+            (
+                f"A {metric} of 1 is perfect. Better means: better beyond what other test patients and other "
+                "fine-tunings would change. No difference shown means that this study cannot tell, not that there is "
+                "none.",
+            ),
+        ),
+        (
+            REVIEWER,
+            (
+                f"Tested on {results['cases']} cases of {results['patients']} patients, split {results['split']}; "
+                f"data {results['data_sha256'][:12]} (SHA-256).",
+                "Every run is listed, failed ones included; ranks are "
+                + ("below the curves." if ranking else "not given: they need several arms and pairs."),
+            ),
+        ),
+        (
+            ENGINEER,
+            (
+                f"{len(results['runs'])} trainings after {len(results['trials'])} trials; each has a folder with "
+                "metrics.jsonl and an evaluation of its own. results.csv has a line a training.",
+            ),
+        ),
+    )
+    notes = (*CONVENTIONS, *_pretrainings_say(results))
+    return Section("Summary", tuple(sentences), warnings=tuple(warnings), notes=notes, parts=parts)
+
+
+def _validated(results: Mapping[str, Any]) -> str:
+    """The labelled patients that no number of labels counts, where something was chosen on them."""
+    found = results["validation"]
+    if not found["chosen"]:
+        return ""
+    what = "and ".join(f"the {what} " for what in found["chosen"])
+    return f", and {found['patients']} validation patients on whom {what}were chosen,"
+
+
+def _pretrainings_say(results: Mapping[str, Any]) -> list[str]:
+    """How far intervals speak for other pretrainings than those of the study."""
+    number = {arm: one["pretrainings"] for arm, one in results["pretraining"].items()}
+    once = [arm for arm, count in number.items() if count == 1]
+    more = [f"{arm} {count}" for arm, count in number.items() if count > 1]
+    said = []
+    if more:
+        said.append(
+            f"Pretrainings, each with a seed of its own: {', '.join(more)}. A seed starts from that of its number, and "
+            "from the first again where there are fewer, so that intervals over seeds hold what another pretraining "
+            "would give; seeds that share one are counted as if they did not."
+        )
+    if once:
+        which = f" ({', '.join(once)})" if more else ""
+        said.append(f"One pretraining an arm{which}: what another one would give is in no interval.")
+    return said
+
+
+def _unlike_budgets(results: Mapping[str, Any]) -> list[str]:
+    """The warning that arms learned with other numbers of steps or crops than others, but for `longer_as`."""
+    own = {arm: (b["steps"], b["batch_size"]) for arm, b in results["budgets"].items() if not b["longer_as"]}
+    if len(set(own.values())) < 2:
+        return []
+    told = ", ".join(f"{arm} {steps} steps of {size} crops" for arm, (steps, size) in own.items())
+    return [f"Arms learned with unlike budgets: {told}. Differences between them may come from that."]
+
+
+def _nothing_can_be_shown(results: Mapping[str, Any]) -> list[str]:
+    """The warning that there are too few patients for any verdict, whatever the networks do."""
+    least = results["smallest_p_value_corrected"]
+    if least is None or least < LEVEL:
+        return []
+    return [
+        f"With so few test patients p cannot be below {least:.3f}, corrected over the study's {results['comparisons']} "
+        "comparisons: this study cannot show a difference, whatever the networks do. Take more test patients, or fewer "
+        "arms and numbers of labelled patients."
+    ]
+
+
+def _mean(found: Mapping[str, Any]) -> str:
+    return number_text(found["mean"]["estimate"])
+
+
+def number_text(value: float | None) -> str:
+    """A number of a metric; a dash where there is none."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def p_text(value: float | None) -> str:
+    """A p-value; a dash where there is none."""
+    return "–" if value is None else f"{value:.3f}" if value >= 0.001 else "below 0.001"
