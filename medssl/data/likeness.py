@@ -33,8 +33,8 @@ def difference_hash(image: Array) -> npt.NDArray[np.uint8]:
     """(8,) bytes: whether each of 8x8 places is brighter than its left neighbour, places and bits in reading order.
 
     dHash (Krawetz 2013) as "Less is More" makes it (Wolf et al., Computers in Biology and Medicine 183:109242, 2024,
-    https://arxiv.org/abs/2410.14524): the slice without a window, from its lowest to its highest value, in 256 levels of
-    grey, made small by Lanczos as the library imagehash does, bit for bit. Deviation: a constant slice has the hash 0.
+    https://arxiv.org/abs/2410.14524): the slice without a window, from its lowest to its highest value, in 256 levels
+    of grey, made small by Lanczos as the library imagehash does, bit for bit. Deviation: a constant slice has hash 0.
     """
     grey = np.rint(255 * _stretched(image.astype(np.float64))).astype(np.uint8)  # as OpenCV rounds what it writes
     size = (_HASH_SIDE + 1, _HASH_SIDE)
