@@ -1,6 +1,5 @@
 """The part of `medssl evaluate` that judges an encoder as it is, without fine-tuning."""
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +101,10 @@ def evaluate_encoders(
             name: differences(arms[own], found, data, resamples) for name, found in arms.items() if name != own
         },
         "feature_map": arms[own][0].feature_map,
-        "warnings": _warnings(names, metas, cache, data, options.target),
+        "warnings": [
+            *encoder_warnings(names, metas, cache, options.slice_axis),
+            *_warnings(cache, data, options.target),
+        ],
     }
     with atomic_folder(out) as temporary:
         write_json(temporary / "results.json", results)
@@ -168,12 +170,10 @@ def described(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
     return {"file": str(path.resolve()), "sha256": sha256(path), "method": method, **provenance}
 
 
-def _warnings(
-    names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache", data: "ProbeData", target: str
-) -> list[str]:
+def _warnings(cache: "Cache", data: "ProbeData", target: str) -> list[str]:
     from medssl.evaluation.segmentation_cases import left_out
 
-    found = encoder_warnings(names, metas, cache)
+    found = []
     kind = "label map" if target == "structures" else "class"
     usable = [case for case in cache.cases if (case.has_label if target == "structures" else case.class_name)]
     for split in ("train", "val", "test"):
@@ -182,17 +182,25 @@ def _warnings(
     return found
 
 
-def encoder_warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache") -> list[str]:
-    """What may spoil the comparison of encoders on a cache, one sentence each."""
+def encoder_warnings(
+    names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache", axis: int | None = None
+) -> list[str]:
+    """What may spoil the comparison of encoders on a cache, one sentence each.
+
+    Args:
+        names: What they are called.
+        metas: Their descriptions.
+        cache: Prepared cache.
+        axis: That counts the slices of volumes, for 2D encoders; None for that of the pretraining.
+    """
+    from medssl.evaluation.frozen import slice_axis
+
     found = []
-    now = cache.preprocess.to_json()
     for name, meta in zip(names, metas, strict=True):
-        then = meta.get("preprocess") or {}
-        other = [
-            key
-            for key in ("spacing_mm", "intensity", "orientation")
-            if then and json.dumps(then.get(key)) != json.dumps(now[key])
-        ]
+        then, now = meta.get("preprocess") or {}, cache.preprocess
+        if then.get("spatial_dims") == 2 and now.spatial_dims == 3:  # it sees slices of these volumes
+            now = now.of_slices(slice_axis(axis, meta))
+        other = now.differences(then) if then else {}
         if other:
             found.append(f"{name} was pretrained on images prepared otherwise ({', '.join(other)}): this may lower it.")
         if meta.get("provenance", {}).get("data_sha256") == cache.data_sha256:

@@ -87,13 +87,15 @@ def test_a_run_of_both_dimensions_has_an_encoder_of_each(tmp_path: Path):
 @pytest.mark.integration
 def test_slices_of_volumes_are_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     volumes = small_cache(tmp_path / "cache", [(10, 12, 6)] * 24, splits=_SPLITS, classes=("no", "yes"))
-    run = small_encoder(tmp_path / "run", provenance={"crop": [8, 8], "slice_axis": 1})
+    sliced = volumes.preprocess.of_slices(1).to_json()
+    run = small_encoder(tmp_path / "run", provenance={"crop": [8, 8], "slice_axis": 1}, preprocess=sliced)
     assert _evaluate(run, volumes, tmp_path / "out") == 2
     assert "frozen.bags slices shows it the slices of volumes" in capsys.readouterr().err
     assert _evaluate(run, volumes, tmp_path / "out", "--frozen.bags=slices", "--frozen.slices=3") == 0
     results = check_results(tmp_path / "out" / "results.json")
     assert list(results["arms"]["run"]["probes"]["0"]) == ["knn", "linear", "bag_attention"]
     assert results["slice_axis"] == 1, "that of the pretraining"
+    assert not any("prepared otherwise" in warning for warning in results["warnings"])
 
 
 def test_slices_lie_across_the_axis_of_the_pretraining_unless_one_is_asked_for():
@@ -112,11 +114,11 @@ def test_a_collapsed_encoder_is_at_chance_and_has_no_scores(cache: Cache, tmp_pa
 
 
 def test_other_preprocessing_is_told(cache: Cache, tmp_path: Path):
-    other = {**cache.preprocess.to_json(), "spacing_mm": [9.0, 9.0]}
+    other = {**cache.preprocess.to_json(), "spacing_mm": [9.0, 9.0], "crop": "nonzero", "grey": True}
     run = small_encoder(tmp_path / "run", preprocess=other)
     assert _evaluate(run, cache, tmp_path / "out") == 0
     warnings = json.loads((tmp_path / "out" / "results.json").read_text())["warnings"]
-    assert any("prepared otherwise (spacing_mm)" in warning for warning in warnings)
+    assert any("prepared otherwise (spacing_mm, grey, crop)" in warning for warning in warnings)
 
 
 def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -386,11 +386,12 @@ def test_an_nnunet_checkpoint_is_taken_with_the_encoder_named(
 def test_other_channels_and_preprocessing_are_adapted_and_told(
     finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    preprocess = {**flat.preprocess.to_json(), "spacing_mm": [2.0, 2.0]}
+    preprocess = {**flat.preprocess.to_json(), "spacing_mm": [2.0, 2.0], "grey": True}
     file = _encoder_file(tmp_path, 2, ("T1", "T2"), preprocess=preprocess)
     assert finetune(flat, tmp_path / "run", init=file) == 0
     message = capsys.readouterr().err
     assert "spacing_mm was [2.0, 2.0], is None" in message
+    assert "grey was True, is False" in message
     assert "channels were T1, T2, are T1" in message
     assert json.loads((tmp_path / "run" / "run.json").read_text())["transfer"]["adapted"]
 
