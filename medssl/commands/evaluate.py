@@ -160,7 +160,12 @@ def _segmentation(
         )
     with atomic_folder(out) as temporary:
         pictures, missing = _overlays(cache, cases, outcome.results[names[0]], arms[names[0]], temporary)
-        warnings = [*_warnings(runs, cases, outcome), *left_out(cache, split, cases, "label map"), *missing]
+        warnings = [
+            *_seen(runs, cases, split),
+            *_warnings(outcome),
+            *left_out(cache, split, cases, "label map"),
+            *missing,
+        ]
         results = {**head, **_results(outcome, names[0], measure, warnings)}
         results["networks"] = {name: len(loaded.networks) for name, loaded in zip(names, runs, strict=True)}
         results["weights"] = {name: list(loaded.weights) for name, loaded in zip(names, runs, strict=True)}
@@ -206,7 +211,7 @@ def _classification(
         **summarise_classes(found, classes, measure.resamples, measure.class_order),
         "conventions": list(CONVENTIONS),
         "warnings": [
-            *_trained_on(loaded, cases),
+            *_seen([loaded], cases, split),
             *class_warnings(found, classes),
             *left_out(cache, split, cases, "class"),
         ],
@@ -320,8 +325,8 @@ def _results(outcome: "Outcome", arm: str, measure: MeasureOptions, warnings: li
     }
 
 
-def _warnings(runs: "Sequence[LoadedRun]", cases: "Sequence[CachedCase]", outcome: "Outcome") -> list[str]:
-    found = [sentence for loaded in runs for sentence in _trained_on(loaded, cases)]
+def _warnings(outcome: "Outcome") -> list[str]:
+    found = []
     if not outcome.calibrated:
         found.append("Some images do not say how large a pixel is: lengths and the tolerance are in pixels, not in mm.")
     if outcome.failures:
@@ -332,14 +337,13 @@ def _warnings(runs: "Sequence[LoadedRun]", cases: "Sequence[CachedCase]", outcom
     return found
 
 
-def _trained_on(loaded: "LoadedRun", cases: "Sequence[CachedCase]") -> list[str]:
-    known = {case.patient for case in cases} & loaded.trained_on
-    if not known:
-        return []
-    return [
-        f"{loaded.name} was trained on {len(known)} of these {len({case.patient for case in cases})} patients: the "
-        "numbers say nothing about new patients."
-    ]
+def _seen(runs: "Sequence[LoadedRun]", cases: "Sequence[CachedCase]", split: str) -> list[str]:
+    """What may make the numbers too good, also said on the console."""
+    patients = {case.patient for case in cases}
+    found = [sentence for loaded in runs for sentence in loaded.warnings(patients, split)]
+    for sentence in found:
+        say(f"WARNING: {sentence}")
+    return found
 
 
 def _overlays(

@@ -12,6 +12,7 @@ from medssl.commands.evaluate_frozen import (
     encoder_names,
     encoder_warnings,
     few_patients,
+    seen_warnings,
 )
 from medssl.evaluation.options import FrozenOptions
 from medssl.imaging.errors import CacheError
@@ -70,7 +71,11 @@ def evaluate_dense(
         "encoders": {name: described(path, meta) for name, path, meta in zip(names, files, metas, strict=True)},
         **found,
         "patients": len(patients),
-        "warnings": [*encoder_warnings(names, metas, cache), *few_patients("test", patients)],
+        "warnings": [
+            *seen_warnings(names, files, patients),
+            *encoder_warnings(names, metas, cache),
+            *few_patients("test", patients),
+        ],
     }
     with atomic_folder(out) as temporary:
         write_results(temporary, results)

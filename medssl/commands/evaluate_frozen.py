@@ -102,6 +102,7 @@ def evaluate_encoders(
         },
         "feature_map": arms[own][0].feature_map,
         "warnings": [
+            *seen_warnings(names, files, {data.patients[int(row)] for row in data.rows("test")}),
             *encoder_warnings(names, metas, cache, options.slice_axis),
             *_warnings(cache, data, options.target),
         ],
@@ -203,11 +204,21 @@ def encoder_warnings(
         other = now.differences(then) if then else {}
         if other:
             found.append(f"{name} was pretrained on images prepared otherwise ({', '.join(other)}): this may lower it.")
-        if meta.get("provenance", {}).get("data_sha256") == cache.data_sha256:
-            found.append(
-                f"{name} was pretrained on this cache. Pretraining sees images, never their answers; to know about new "
-                "patients make sure that split test was left out of it."
-            )
+    return found
+
+
+def seen_warnings(names: Sequence[str], files: Sequence[Path], patients: Collection[str]) -> list[str]:
+    """What to say of encoders that may have seen patients of split test, a sentence each; also on the console."""
+    from medssl.evaluation.seen_patients import seen_in_pretraining
+    from medssl.training.run_folder import encoder_patients
+
+    found = [
+        sentence
+        for name, path in zip(names, files, strict=True)
+        for sentence in seen_in_pretraining(name, encoder_patients(path), patients, "test")
+    ]
+    for sentence in found:
+        say(f"WARNING: {sentence}")
     return found
 
 

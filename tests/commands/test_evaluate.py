@@ -38,7 +38,8 @@ def flat_cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path, browser: Browser) -> None:
     run, baseline = make_run(tmp_path / "ours", cache), make_run(tmp_path / "scratch", cache, seed=5)
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5, "val/dice": 0.3}\n')
-    (run / "run.json").write_text(json.dumps({"patients": {"train": ["patient5"], "validation": []}}))
+    seen = {"train": ["patient5"], "validation": [], "pretraining": ["patient1", "patient4"]}
+    (run / "run.json").write_text(json.dumps({"patients": seen}))
     out = tmp_path / "evaluation"
     evaluate(run, cache.path, out, baseline=baseline, threshold_rule=True)
     assert sorted(p.name for p in out.iterdir()) == [
@@ -56,8 +57,11 @@ def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path, brows
     ours = results["arms"]["ours"]["mean_dice"]["estimate"]
     assert ours < 0.5, "untrained"
     assert results["differences"]["threshold rule"]["mean_dice"]["estimate"] == pytest.approx(ours - 1)
-    assert results["warnings"] == [
-        "ours was trained on 1 of these 2 patients: the numbers say nothing about new patients."
+    assert [warning.partition(":")[0] for warning in results["warnings"]] == [
+        "1 of 2 test patients were in the training of ours",
+        "1 of 2 test patients were in the pretraining of ours",
+        "Which patients scratch was trained on is not known",
+        "Whether patients of split test were in the pretraining of scratch is not known",
     ]
     with (out / "cases.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -79,6 +83,22 @@ def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path, brows
     assert float(numbers["differences.scratch.classes.class_2"]["estimate"]) == pytest.approx(
         results["differences"]["scratch"]["classes"]["class_2"]["estimate"]
     )
+
+
+def test_patients_that_chose_the_weights_are_told_of_split_val_and_on_the_console(
+    cache: Cache, flat_cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    run = make_run(tmp_path / "run", flat_cache, "classifier")
+    seen = {"train": ["patient0"], "validation": ["patient3"], "pretraining": []}
+    (run / "run.json").write_text(json.dumps({"patients": seen}))
+    arguments = ["--data", str(flat_cache.path), "--measure.resamples", "100"]
+    assert main(["evaluate", str(run), *arguments, "--out", str(tmp_path / "tested")]) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    assert main(["evaluate", str(run), *arguments, "--out", str(out), "--split", "val"]) == 0
+    told = "1 of 1 val patients were the validation of run"
+    assert f"WARNING: {told}" in capsys.readouterr().out
+    assert told in (out / "report.html").read_text()
 
 
 def _as_stages(root: Path, evaluation: Path) -> Path:

@@ -121,6 +121,24 @@ def test_other_preprocessing_is_told(cache: Cache, tmp_path: Path):
     assert any("prepared otherwise (spacing_mm, grey, crop)" in warning for warning in warnings)
 
 
+def test_patients_that_the_pretraining_saw_are_told(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = small_encoder(tmp_path / "run")
+    told = {
+        "unknown": "Whether patients of split test were in the pretraining of run is not known",
+        "some": "2 of 6 test patients were in the pretraining of run",
+        "none": "",
+    }
+    patients = {"some": ["p0", "p17", "p18", "p22"], "none": [f"p{n}" for n in range(18)]}
+    for name, sentence in told.items():
+        if name in patients:
+            (run / "run.json").write_text(json.dumps({"patients": {"pretraining": patients[name]}}))
+        assert _evaluate(run, cache, tmp_path / name) == 0
+        said, page = capsys.readouterr().out, (tmp_path / name / "report.html").read_text()
+        assert f"WARNING: {sentence}" in said if sentence else "WARNING" not in said
+        assert sentence in page
+        assert ("in the pretraining of run" in page) == bool(sentence)
+
+
 def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run, out = small_encoder(tmp_path / "run"), tmp_path / "out"
     assert _evaluate(small_encoder(tmp_path / "deep", dims=3), cache, out) == 2
