@@ -236,6 +236,7 @@ def _rows(results: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "arm": name, "labels": labels, "probe": probe, "auroc": entry["auroc"]["estimate"],
             "low": entry["auroc"]["low"], "high": entry["auroc"]["high"], "val": entry["val"],
+            "each": " ".join(str(value) for value in entry["each"]),
         }
         for name, arm in results["arms"].items()
         for labels, probes in arm["probes"].items()

@@ -76,6 +76,7 @@ def summarise_arm(found: Sequence[Frozen], data: ProbeData, resamples: int) -> d
             str(labels): {
                 name: {
                     "auroc": _interval([f.probes[labels][name] for f in found], (), data, resamples).to_json(),
+                    "each": [_auroc(f.probes[labels][name], data) for f in found],
                     "chosen": [f.probes[labels][name].chosen for f in found],
                     "val": float(np.mean([f.probes[labels][name].val for f in found])),
                 }
@@ -144,6 +145,12 @@ def _interval(ours: Sequence[ProbeResult], theirs: Sequence[ProbeResult], data: 
     rows = data.rows("test")
     statistic = partial(_difference, data.targets[rows].numpy(), ours, theirs)
     return statistic_interval(statistic, [data.patients[int(row)] for row in rows], resamples=resamples)
+
+
+def _auroc(result: ProbeResult, data: ProbeData) -> float | None:
+    """Of one encoder; None where no question has both answers."""
+    area = _mean_auroc(data.targets[data.rows("test")].numpy(), list(result.scores))
+    return area if math.isfinite(area) else None
 
 
 def _difference(

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import Browser
 from report_checks import check_page, check_results
@@ -43,6 +44,11 @@ def test_two_encoders_beside_random_weights(
     assert list(results["arms"]) == ["ours", "theirs", "random weights"]
     assert sum(len(points) for points in results["feature_map"]["points"].values()) == 6
     assert results["arms"]["random weights"]["encoders"] == 2
+    untrained = results["arms"]["random weights"]["probes"]["0"]["linear"]
+    assert np.mean(untrained["each"]) == pytest.approx(untrained["auroc"]["estimate"])
+    assert len(untrained["each"]) == 2
+    assert "one training of each; another seed may differ (medssl benchmark)" in said
+    assert "one training of ours; another seed may differ" in said
     assert results["splits"]["train"] == {"images": 12, "patients": 12}
     assert results["encoders"]["ours"]["method"] == "SimCLR"
     arm = results["arms"]["ours"]
@@ -60,6 +66,7 @@ def test_two_encoders_beside_random_weights(
     with (out / "results.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 3 * 2 * 3
     page = (out / "report.html").read_text()
+    assert ", ".join(f"{value:.3f}" for value in untrained["each"]) in page
     assert page.count("data:image/png;base64,") == 3
     check_page(browser, out / "report.html")
 

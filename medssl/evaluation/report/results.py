@@ -193,6 +193,11 @@ def interval_text(interval: Mapping[str, Any], signed: bool = False) -> str:
     return f"{shown} ({interval['low']:{style}}\u00a0to\u00a0{interval['high']:{style}})"
 
 
+def each_text(values: Sequence[float | None]) -> str:
+    """Numbers of several encoders; empty for one, whose number stands beside it."""
+    return ", ".join("–" if value is None else f"{value:.3f}" for value in values) if len(values) > 1 else ""
+
+
 def size_text(size: float, sign: str = "") -> str:
     """A volume or area with three digits that count, and never with an exponent; `sign` is `+` to show it always."""
     digits = 2 - math.floor(math.log10(abs(size))) if size else 0
