@@ -56,7 +56,7 @@ def evaluate_encoders(
         MedsslError: Features that are no numbers.
     """
     from medssl.evaluation.frozen import pretrained_encoder, random_encoder, slice_axis
-    from medssl.evaluation.frozen_arms import RANDOM, differences, judge_encoder, summarise_arm
+    from medssl.evaluation.frozen_arms import RANDOM, differences, judge_encoder, shot_differences, summarise_arm
     from medssl.evaluation.report.frozen import frozen_sections
     from medssl.evaluation.report.page import write_report
     from medssl.models.component import Component
@@ -99,6 +99,9 @@ def evaluate_encoders(
         "arms": {name: summarise_arm(found, data, resamples) for name, found in arms.items()},
         "differences": {
             name: differences(arms[own], found, data, resamples) for name, found in arms.items() if name != own
+        },
+        "shot_differences": {
+            name: shot_differences(arms[own], found, data, resamples) for name, found in arms.items() if name != own
         },
         "feature_map": arms[own][0].feature_map,
         "warnings": [

@@ -13,7 +13,7 @@ from torch import Tensor
 from medssl.evaluation.bags import bag_probe
 from medssl.evaluation.feature_map import principal_map
 from medssl.evaluation.features import Features
-from medssl.evaluation.few_shot import Shot, few_shot_curve, multilabel_neighbours
+from medssl.evaluation.few_shot import Shot, few_shot_curve, multilabel_neighbours, shot_interval
 from medssl.evaluation.frozen import frozen_features
 from medssl.evaluation.options import FrozenOptions
 from medssl.evaluation.probe_data import ProbeData, draw_labelled
@@ -90,6 +90,8 @@ def summarise_arm(found: Sequence[Frozen], data: ProbeData, resamples: int) -> d
                 "auroc": float(np.mean([f.shots[n].test for f in found])),
                 "deviation": float(np.mean([f.shots[n].deviation for f in found])),
                 "episodes": shot.episodes,
+                "interval": shot_interval([f.shots[n] for f in found], (), data, resamples).to_json(),
+                "each": [f.shots[n].test for f in found],
             }
             for n, shot in enumerate(found[0].shots)
         ],
@@ -113,6 +115,18 @@ def differences(
             for name in probes
         }
         for labels, probes in ours[0].probes.items()
+    }
+
+
+def shot_differences(
+    ours: Sequence[Frozen], theirs: Sequence[Frozen], data: ProbeData, resamples: int
+) -> dict[str, dict[str, Any]]:
+    """Images a class to the paired difference of the prototypes' AUROC, ours minus theirs, over the same patients."""
+    return {
+        str(shot.shots): shot_interval(
+            [f.shots[n] for f in ours], [f.shots[n] for f in theirs], data, resamples
+        ).to_json()
+        for n, shot in enumerate(ours[0].shots)
     }
 
 

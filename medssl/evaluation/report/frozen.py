@@ -142,17 +142,44 @@ def _shots(results: Mapping[str, Any]) -> Section:
     if not curves:
         return Section("Few shots", ("Split train has no two images of every class, so no prototypes were made.",))
     rows = tuple(
-        (name, str(shot["shots"]), f"{shot['auroc']:.3f} ± {shot['deviation']:.3f}")
+        (
+            name,
+            str(shot["shots"]),
+            interval_text(shot["interval"]),
+            f"{shot['deviation']:.3f}",
+            each_text(shot["each"]),
+        )
         for name, shots in curves.items()
         for shot in shots
     )
-    episodes = next(iter(curves.values()))[0]["episodes"]
-    caption = f"Mean AUROC and standard deviation over {episodes} draws of so many images a class."
+    episodes, own = next(iter(curves.values()))[0]["episodes"], results["arm"]
+    each = {(name, str(shot["shots"])): shot["each"] for name, shots in curves.items() for shot in shots}
+    lines = tuple(
+        (
+            f"{own} − {other}",
+            shots,
+            interval_text(difference, signed=True),
+            encoder_verdict(each[own, shots][0], each[other, shots], difference),
+        )
+        for other, by_shots in results["shot_differences"].items()
+        for shots, difference in by_shots.items()
+    )
+    caption = f"Mean AUROC over {episodes} draws of so many images a class"
+    tables = (
+        Table(
+            ("encoder", "images a class", "AUROC", "over draws", "each"),
+            rows,
+            f"{caption}, with intervals over patients; standard deviation over the draws.",
+        ),
+        Table(
+            ("difference", "images a class", "AUROC", "says"),
+            lines,
+            "Paired over the patients; the draws are the same.",
+        ),
+    )
+    picture = figure_picture(shot_figure(curves), f"{caption}, and its standard deviation over them.")
     return Section(
-        "Few shots",
-        ("Prototypes: the class whose mean is nearest, without any training.",),
-        (Table(("encoder", "images a class", "AUROC"), rows, caption),),
-        (figure_picture(shot_figure(curves), caption),),
+        "Few shots", ("Prototypes: the class whose mean is nearest, without any training.",), tables, (picture,)
     )
 
 
