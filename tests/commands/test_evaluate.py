@@ -173,6 +173,38 @@ def test_classification(flat_cache: Cache, tmp_path: Path, browser: Browser) -> 
         evaluate(run, flat_cache.path, tmp_path / "other", lesions=LesionOptions(("class_1",)))
 
 
+def test_two_classifiers_are_compared_on_the_same_cases(flat_cache: Cache, tmp_path: Path, browser: Browser) -> None:
+    ours, theirs = make_run(tmp_path / "ours", flat_cache, "classifier"), tmp_path / "theirs"
+    make_run(theirs, flat_cache, "classifier", seed=5)
+    spec = json.loads((theirs / "model.json").read_text())
+    spec["classes"] = ["ill", "healthy"]  # in another order: its answers are the other way round
+    (theirs / "model.json").write_text(json.dumps(spec))
+    measure = MeasureOptions(resamples=100)
+    for name, run in (("both", ours), ("alone", theirs)):
+        evaluate(run, flat_cache.path, tmp_path / name, baseline=theirs if name == "both" else None, measure=measure)
+    results, alone = (check_results(tmp_path / name / "results.json") for name in ("both", "alone"))
+    assert results["others"]["theirs"]["metrics"].keys() == results["metrics"].keys()
+    for name, interval in results["differences"]["theirs"].items():
+        other = results["others"]["theirs"]["metrics"][name]
+        if name != "average_precision":  # that of the second class
+            assert other["estimate"] == pytest.approx(alone["metrics"][name]["estimate"])
+        assert interval["estimate"] == pytest.approx(results["metrics"][name]["estimate"] - other["estimate"])
+    assert results["networks"] == {"ours": 1, "theirs": 1}
+    assert list(results["weights"]) == ["ours", "theirs"]
+    rows = read_csv(tmp_path / "both" / "cases.csv")
+    assert [row["arm"] for row in rows] == ["ours"] * 4 + ["theirs"] * 4
+    assert all(float(row["probability_healthy"]) + float(row["probability_ill"]) == pytest.approx(1) for row in rows)
+    page = (tmp_path / "both" / "report.html").read_text()
+    assert "one training of each; another seed may differ (medssl curve)" in page
+    assert "of 4 answers are wrong." in page
+    check_page(browser, tmp_path / "both" / "report.html")
+    assert "differences.theirs.auroc" in [row["number"] for row in read_csv(tmp_path / "both" / "results.csv")]
+    more = make_run(tmp_path / "more", make_cache(tmp_path, 2, ("healthy", "ill", "unclear")), "classifier")
+    with pytest.raises(ConfigError, match="tell other classes apart, so they cannot be compared"):
+        evaluate(ours, flat_cache.path, tmp_path / "no", baseline=more)
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_map_of_the_features_is_shown_where_it_is_given(cache: Cache, tmp_path: Path) -> None:
     run, picture = make_run(tmp_path / "run", cache), tmp_path / "map.png"
     with pytest.raises(ConfigError, match=r"map\.png does not exist"):

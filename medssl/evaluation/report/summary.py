@@ -26,7 +26,7 @@ def segmentation_summary(results: Mapping[str, Any]) -> Section:
         f"{name} outlined {_listed(list(own['classes']))} in {_counted(own)}, split {results['split']}. The overlap "
         f"with the reference is a mean Dice of {interval_text(own['mean_dice'])}: 1 is the same mask, 0 no overlap.",
         *(
-            _difference_words(name, other, found["mean_dice"])
+            _difference_words(name, other, found["mean_dice"], "Dice")
             + trained_once((name, other), results.get("networks", {}))
             for other, found in results["differences"].items()
         ),
@@ -63,6 +63,11 @@ def classification_summary(results: Mapping[str, Any]) -> Section:
         lead.append("The interval holds 0.5: that it does better than chance is not shown.")
     if auroc["high"] is not None and auroc["high"] < 0.5:
         lead.append("The interval lies below 0.5: it does worse than chance. Look for labels or classes mixed up.")
+    lead += [
+        _difference_words(results["arm"], other, found["auroc"], "AUROC")
+        + trained_once((results["arm"], other), results.get("networks", {}))
+        for other, found in results.get("differences", {}).items()
+    ]
     words = [_class_words(k, names, results["confusion"]) for k in range(len(names))]
     off = results["metrics"]["calibration_error"]["estimate"]
     if off is not None:
@@ -114,13 +119,13 @@ def _machine(results: Mapping[str, Any]) -> str:
     return ", ".join(made["gpus"]) or f"{made['processor']}, {made['cpus']} processor(s)"
 
 
-def _difference_words(name: str, other: str, interval: Mapping[str, Any]) -> str:
+def _difference_words(name: str, other: str, interval: Mapping[str, Any], metric: str) -> str:
     shown = interval_text(interval, signed=True)
     if interval["low"] is None:
-        return f"Compared with {other}: {shown} in Dice; without an interval nothing can be said."
+        return f"Compared with {other}: {shown} in {metric}; without an interval nothing can be said."
     verdict = told(interval["low"], interval["high"])
     words = verdict if verdict == "no difference shown" else f"{name} is {verdict}"
-    return f"Compared with {other}: {words}, {shown} in Dice over the same cases."
+    return f"Compared with {other}: {words}, {shown} in {metric} over the same cases."
 
 
 def trained_once(arms: Sequence[str], networks: Mapping[str, int], verb: str = "curve") -> str:
