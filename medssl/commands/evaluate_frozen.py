@@ -56,7 +56,7 @@ def evaluate_encoders(
         MedsslError: Features that are no numbers.
     """
     from medssl.evaluation.frozen import pretrained_encoder, random_encoder, slice_axis
-    from medssl.evaluation.frozen_arms import RANDOM, differences, judge_encoder, shot_differences, summarise_arm
+    from medssl.evaluation.frozen_arms import RANDOM, judge_encoder
     from medssl.evaluation.report.frozen import frozen_sections
     from medssl.evaluation.report.page import write_report
     from medssl.models.component import Component
@@ -96,13 +96,7 @@ def evaluate_encoders(
         },
         "arm": own,
         "encoders": {name: described(path, meta) for name, path, meta in zip(names, files, metas, strict=True)},
-        "arms": {name: summarise_arm(found, data, resamples) for name, found in arms.items()},
-        "differences": {
-            name: differences(arms[own], found, data, resamples) for name, found in arms.items() if name != own
-        },
-        "shot_differences": {
-            name: shot_differences(arms[own], found, data, resamples) for name, found in arms.items() if name != own
-        },
+        **_compared(arms, own, data, resamples),
         "feature_map": arms[own][0].feature_map,
         "warnings": [
             *seen_warnings(names, files, {data.patients[int(row)] for row in data.rows("test")}),
@@ -117,6 +111,20 @@ def evaluate_encoders(
         about = "An encoder judged as it is, by probes."
         write_report(temporary, sections, f"Frozen features of {own}", about, results["environment"])
     _tell(results, out)
+
+
+def _compared(arms: dict[str, "list[Frozen]"], own: str, data: "ProbeData", resamples: int) -> dict[str, Any]:
+    """Numbers of every arm, and the differences to each other one, by probes and by prototypes."""
+    from medssl.evaluation.frozen_arms import differences, shot_differences, summarise_arm
+
+    others = {name: found for name, found in arms.items() if name != own}
+    return {
+        "arms": {name: summarise_arm(found, data, resamples) for name, found in arms.items()},
+        "differences": {name: differences(arms[own], found, data, resamples) for name, found in others.items()},
+        "shot_differences": {
+            name: shot_differences(arms[own], found, data, resamples) for name, found in others.items()
+        },
+    }
 
 
 def check_encoders(
