@@ -242,17 +242,21 @@ def test_a_frozen_encoder_does_not_move_and_the_decoder_does(
     assert not torch.equal(decoder, torch.tensor([5.0, 6.0, 7.0]))
 
 
+def _same_when_cut(finetune: Finetune, cache: Cache, folder: Path, given: dict[str, Any]) -> None:
+    assert finetune(cache, folder / "whole", **given) == 0
+    assert finetune(cache, folder / "cut", **given, train__time_limit_min=1e-9) == 0
+    assert json.loads((folder / "cut" / "run.json").read_text())["step"] == 1
+    assert finetune(cache, folder / "cut", **given, resume=True) == 0
+    whole, cut = (load_file(folder / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
 def test_a_run_stopped_while_its_encoder_was_frozen_ends_with_the_same_model(
     finetune: Finetune, flat: Cache, tmp_path: Path
 ) -> None:
     given = {"init": _encoder_file(tmp_path, 2, norm="batch"), "network__encoder": None, "transfer__frozen_steps": 2}
     given |= {"train__steps": 4, "train__ema_decay": 0.9}
-    assert finetune(flat, tmp_path / "whole", **given) == 0
-    assert finetune(flat, tmp_path / "cut", **given, train__time_limit_min=1e-9) == 0
-    assert json.loads((tmp_path / "cut" / "run.json").read_text())["step"] == 1
-    assert finetune(flat, tmp_path / "cut", **given, resume=True) == 0
-    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    _same_when_cut(finetune, flat, tmp_path, given)
 
 
 def test_last_keeps_the_end_of_the_training(finetune: Finetune, flat: Cache, tmp_path: Path) -> None:
@@ -311,16 +315,11 @@ def test_folds_make_one_model_each_and_go_on_where_they_stopped(
 
 def test_a_run_stopped_half_way_ends_with_the_same_model(finetune: Finetune, cache: Cache, tmp_path: Path) -> None:
     """Augmentation, average, optimiser and best weights go on as if nothing had happened."""
-    given = {
+    given: dict[str, Any] = {
         "train__steps": 6, "train__ema_decay": 0.9, "train__checkpoint_every": 2, "train__validate_every": 2,
         "augment__affine_p": 1, "augment__noise_p": 1, "augment__flip_axes": [0],
     }  # fmt: skip
-    assert finetune(cache, tmp_path / "whole", **given) == 0
-    assert finetune(cache, tmp_path / "cut", **given, train__time_limit_min=1e-9) == 0
-    assert json.loads((tmp_path / "cut" / "run.json").read_text())["step"] == 1
-    assert finetune(cache, tmp_path / "cut", **given, resume=True) == 0
-    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    _same_when_cut(finetune, cache, tmp_path, given)
 
 
 def test_a_dry_run_writes_nothing(
