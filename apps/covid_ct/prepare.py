@@ -42,12 +42,15 @@ def make_manifest(data: Path, out: Path) -> None:
     ]
     if problems:
         raise ManifestError("\n".join(problems[:20]), reason="bad-table")
-    Manifest.from_rows([_row(path, answers.get(path.name)) for path in paths], root=out.parent).write(out)
+    # one split in the manifest stands for all: `medssl prepare` draws them only where there is none
+    spare = "train" if any(answer.get("split") for answer in answers.values()) else ""
+    Manifest.from_rows([_row(path, answers.get(path.name), spare) for path in paths], root=out.parent).write(out)
 
 
-def _row(path: Path, answer: dict[str, str] | None) -> Row:
+def _row(path: Path, answer: dict[str, str] | None, spare: str) -> Row:
+    """A line of the manifest; `spare` is the split of slices without an answer."""
     if answer is None:
-        return Row(case=path.stem, patient=path.stem, image=str(path), modality="CT", split="train")
+        return Row(case=path.stem, patient=path.stem, image=str(path), modality="CT", split=spare)
     return Row(
         case=path.stem,
         patient=answer.get("group_patient_or_paper") or path.stem,

@@ -59,15 +59,16 @@ def curate(
         quality: Which are left out whatever they are like.
         coreset: What is taken of them because it is like the target set.
         encoder: Encoder file whose features are compared, for rule `embedding` and for the coreset.
-        target: Manifest of the target set.
+        target: Manifest of the target set; its images of splits val and test are not looked at.
 
     Raises:
-        ConfigError: Options that contradict one another.
+        ConfigError: Options that contradict one another, or a target set of val and test images alone.
         ManifestError: A manifest that cannot be used.
         MedsslError: Nothing would be left.
     """
     _check(out, slices, likeness, coreset, encoder, target)
     listed = Manifest.read(manifest)
+    goal, unused = (None, 0) if target is None else _goal(target)
     images = taken_apart(listed, slices)
     always = [image for image in images if held(image)]
     asked = [image for image in images if not held(image)]
@@ -75,9 +76,8 @@ def curate(
     left = [Left(image, reason) for image, reason in useless]
     kept, alike = _unlike(useful, likeness, encoder)
     left += alike
-    if coreset.budget and encoder is not None and target is not None:
-        goal = taken_apart(Manifest.read(target), slices)
-        kept, unlike = _coreset(kept, goal, coreset, encoder)
+    if coreset.budget and encoder is not None and goal is not None:
+        kept, unlike = _coreset(kept, taken_apart(goal, slices), coreset, encoder)
         left += unlike
     chosen = sorted([*always, *kept], key=lambda image: image.number)
     if not chosen:
@@ -93,6 +93,7 @@ def curate(
             "kept": len(chosen),
             "kept_always": len(always),
             "left_out": dict(counts),
+            "target_left_out": unused,
             "options": {
                 "slices": slices, "likeness": asdict(likeness), "quality": asdict(quality), "coreset": asdict(coreset),
             },
@@ -150,6 +151,24 @@ def _unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | N
             kept, dropped = exemplars(measure(codes), groups, options.least)
     left = [Left(images[d.item], f"like another ({options.rule})", images[d.like], abs(d.likeness)) for d in dropped]
     return [images[n] for n in kept], left
+
+
+def _goal(target: Path) -> tuple[Manifest, int]:
+    """Cases of the target set to be like, and how many cases were left out: what is measured on must choose nothing.
+
+    Raises:
+        ConfigError: None is left.
+    """
+    listed = Manifest.read(target)
+    rows = [row for row in listed.rows if row.split not in ("val", "test")]
+    unused = len(listed.rows) - len(rows)
+    if not rows:
+        raise ConfigError(
+            [f"target {target} has {unused} case(s), all of split val or test, which choose nothing: give others"]
+        )
+    if unused:
+        say(f"curate: {unused} of {len(listed.rows)} cases of {target} are of split val or test and are not looked at")
+    return replace(listed, rows=tuple(rows)), unused
 
 
 def _coreset(

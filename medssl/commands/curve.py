@@ -13,7 +13,7 @@ from medssl.commands.curve_transfer import transferability
 from medssl.commands.evaluate_frozen import few_patients
 from medssl.commands.keys import key_of
 from medssl.commands.parsing import read_options, resolve_folder
-from medssl.commands.study_checks import check_classes, check_study, claim
+from medssl.commands.study_checks import check_classes, check_inits, check_study, claim
 from medssl.commands.study_runs import caches_of, done_runs, prepare_study, pretrain_arm
 from medssl.commands.study_tested import read_tested, validation_cases
 from medssl.commands.study_tuned import Done, Tuned, cache_of
@@ -53,6 +53,7 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     claim(data, out)
     prepare_study(study, data, out)
     check_classes(study, out)
+    check_inits(study, data, out, chosen)
     number = min(study.pretrainings, seeds or study.seeds)
     files = {arm.name: pretrain_arm(study, arm, data, out, number) for arm in chosen}
     tried = _try(study, chosen, files, out, jobs)

@@ -56,7 +56,7 @@ def embed(
     if not cache.cases:
         raise CacheError(f"{data} has no cases", reason="no-cases")
     embedder = Embedder(file, cache.preprocess, cache.channels, embed)
-    warnings = encoder_warnings(encoder_names([file]), [read_encoder(file)[1]], cache)
+    warnings = encoder_warnings(encoder_names([file]), [read_encoder(file)[1]], cache, embed.slice_axis)
     source = {
         "cache": str(cache.path.resolve()), "data_sha256": cache.data_sha256, "classes": list(cache.classes),
         "warnings": warnings,

@@ -16,6 +16,7 @@ from medssl.imaging.files import atomic_folder, records_text, write_text
 
 if TYPE_CHECKING:
     from medssl.data.cache import Cache, CachedCase
+    from medssl.evaluation.classification_cases import ClassPrediction
     from medssl.evaluation.loaded_run import LoadedRun
     from medssl.evaluation.segmentation_cases import Outcome
 
@@ -99,10 +100,14 @@ def evaluate(
         raise ConfigError([f"baseline {baseline} has another task than {run}, so they cannot be compared"])
     useless = idle(runs[0].spec.task, predict, measure, lesions, frozen)
     if runs[0].spec.task == "classification":
-        words = "baseline and threshold_rule are for a segmentation: leave them out"
-        refuse(f"{run} is a classifier", {**useless, words: baseline is not None or threshold_rule})
+        refuse(f"{run} is a classifier", {**useless, "threshold_rule is for a segmentation": threshold_rule})
+        if any(set(loaded.spec.classes) != set(runs[0].spec.classes) for loaded in runs):
+            told = " and ".join(str(list(loaded.spec.classes)) for loaded in runs)
+            raise ConfigError(
+                [f"baseline {baseline} and {run} tell other classes apart, so they cannot be compared: {told}"]
+            )
         head = _head("classification", split, cache, folders)
-        _classification(run, runs[0], cache, head, out, (measure, maps))
+        _classification(folders, runs, cache, head, out, (measure, maps))
     else:
         refuse(f"{run} is a segmentation", useless)
         head = _head("segmentation", split, cache, folders)
@@ -160,7 +165,12 @@ def _segmentation(
         )
     with atomic_folder(out) as temporary:
         pictures, missing = _overlays(cache, cases, outcome.results[names[0]], arms[names[0]], temporary)
-        warnings = [*_warnings(runs, cases, outcome), *left_out(cache, split, cases, "label map"), *missing]
+        warnings = [
+            *_seen(runs, cases, split),
+            *_warnings(outcome),
+            *left_out(cache, split, cases, "label map"),
+            *missing,
+        ]
         results = {**head, **_results(outcome, names[0], measure, warnings)}
         results["networks"] = {name: len(loaded.networks) for name, loaded in zip(names, runs, strict=True)}
         results["weights"] = {name: list(loaded.weights) for name, loaded in zip(names, runs, strict=True)}
@@ -179,55 +189,62 @@ def _segmentation(
 
 
 def _classification(
-    folder: Path,
-    loaded: "LoadedRun",
+    folders: Sequence[Path],
+    runs: "Sequence[LoadedRun]",
     cache: "Cache",
     head: dict[str, Any],
     out: Path,
     options: tuple[MeasureOptions, list[tuple[Path, str]]],
 ) -> None:
-    from medssl.evaluation.classification_cases import CONVENTIONS, class_warnings, predict_classes, summarise_classes
+    from medssl.evaluation.classification_cases import CONVENTIONS, class_warnings, compare_classes, summarise_classes
     from medssl.evaluation.report.evaluation import classification_page, training_logs
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import interval_text, write_results
     from medssl.evaluation.segmentation_cases import classified_cases, left_out
-    from medssl.tasks.inference import classify_image
 
     measure, maps = options
     split = head["split"]
-    cases = classified_cases(cache, split)
-    classes = loaded.spec.classes
-    _announce(cache, cases, split, [loaded], [loaded.name], out)
-    found = predict_classes(cache, cases, classes, lambda image: classify_image(loaded.networks, loaded.spec, image))
+    cases, names, classes = classified_cases(cache, split), _names(runs), runs[0].spec.classes
+    _announce(cache, cases, split, runs, names, out)
+    found = {name: _classified(loaded, cache, cases, classes) for name, loaded in zip(names, runs, strict=True)}
+    own, others = found[names[0]], {name: found[name] for name in names[1:]}
     results = {
         **head,
-        "arm": loaded.name,
-        "weights": {loaded.name: list(loaded.weights)},
-        **summarise_classes(found, classes, measure.resamples, measure.class_order),
+        "arm": names[0],
+        "networks": {name: len(loaded.networks) for name, loaded in zip(names, runs, strict=True)},
+        "weights": {name: list(loaded.weights) for name, loaded in zip(names, runs, strict=True)},
+        **summarise_classes(own, classes, measure.resamples, measure.class_order),
+        **compare_classes(own, others, classes, measure.resamples, measure.class_order),
         "conventions": list(CONVENTIONS),
         "warnings": [
-            *_trained_on(loaded, cases),
-            *class_warnings(found, classes),
+            *_seen(runs, cases, split),
+            *class_warnings(own, classes),
             *left_out(cache, split, cases, "class"),
         ],
     }
-    rows = [
-        {
-            "case": p.case,
-            "patient": p.patient,
-            "class": classes[p.truth],
-            "predicted": classes[int(p.probabilities.argmax())],
-            **{f"probability_{name}": f"{share:.6g}" for name, share in zip(classes, p.probabilities, strict=True)},
-        }
-        for p in found
-    ]
+    rows = [row for name, predictions in found.items() for p in predictions for row in [p.row(name, classes)]]
     with atomic_folder(out) as temporary:
         write_text(temporary / "cases.csv", records_text(rows))
         write_results(temporary, results)
-        sections = classification_page(results, rows, training_logs({loaded.name: folder}), maps)
+        sections = classification_page(results, rows, training_logs(dict(zip(names, folders, strict=True))), maps)
         about = "Classes of whole images, compared with the reference."
-        write_report(temporary, sections, f"Evaluation of {loaded.name}", about, results["environment"])
+        write_report(temporary, sections, f"Evaluation of {names[0]}", about, results["environment"])
+    for name, differences in results["differences"].items():
+        say(f"{names[0]} - {name}: AUROC {interval_text(differences['auroc'], signed=True)}")
     say(f"AUROC {interval_text(results['metrics']['auroc'])}, report: {out / 'report.html'}")
+
+
+def _classified(
+    loaded: "LoadedRun", cache: "Cache", cases: "Sequence[CachedCase]", classes: Sequence[str]
+) -> "list[ClassPrediction]":
+    """Probabilities of every case, in the order of the classes."""
+    from medssl.evaluation.classification_cases import predict_classes
+    from medssl.tasks.inference import classify_image
+
+    columns = [loaded.spec.classes.index(name) for name in classes]
+    return predict_classes(
+        cache, cases, classes, lambda image: classify_image(loaded.networks, loaded.spec, image)[columns]
+    )
 
 
 def _arm(loaded: "LoadedRun", batch_size: int) -> Callable[[Any], Any]:
@@ -320,8 +337,8 @@ def _results(outcome: "Outcome", arm: str, measure: MeasureOptions, warnings: li
     }
 
 
-def _warnings(runs: "Sequence[LoadedRun]", cases: "Sequence[CachedCase]", outcome: "Outcome") -> list[str]:
-    found = [sentence for loaded in runs for sentence in _trained_on(loaded, cases)]
+def _warnings(outcome: "Outcome") -> list[str]:
+    found = []
     if not outcome.calibrated:
         found.append("Some images do not say how large a pixel is: lengths and the tolerance are in pixels, not in mm.")
     if outcome.failures:
@@ -332,14 +349,13 @@ def _warnings(runs: "Sequence[LoadedRun]", cases: "Sequence[CachedCase]", outcom
     return found
 
 
-def _trained_on(loaded: "LoadedRun", cases: "Sequence[CachedCase]") -> list[str]:
-    known = {case.patient for case in cases} & loaded.trained_on
-    if not known:
-        return []
-    return [
-        f"{loaded.name} was trained on {len(known)} of these {len({case.patient for case in cases})} patients: the "
-        "numbers say nothing about new patients."
-    ]
+def _seen(runs: "Sequence[LoadedRun]", cases: "Sequence[CachedCase]", split: str) -> list[str]:
+    """What may make the numbers too good, also said on the console."""
+    patients = {case.patient for case in cases}
+    found = [sentence for loaded in runs for sentence in loaded.warnings(patients, split)]
+    for sentence in found:
+        say(f"WARNING: {sentence}")
+    return found
 
 
 def _overlays(

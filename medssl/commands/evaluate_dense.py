@@ -12,6 +12,7 @@ from medssl.commands.evaluate_frozen import (
     encoder_names,
     encoder_warnings,
     few_patients,
+    seen_warnings,
 )
 from medssl.evaluation.options import FrozenOptions
 from medssl.imaging.errors import CacheError
@@ -70,7 +71,11 @@ def evaluate_dense(
         "encoders": {name: described(path, meta) for name, path, meta in zip(names, files, metas, strict=True)},
         **found,
         "patients": len(patients),
-        "warnings": [*encoder_warnings(names, metas, cache), *few_patients("test", patients)],
+        "warnings": [
+            *seen_warnings(names, files, patients),
+            *encoder_warnings(names, metas, cache),
+            *few_patients("test", patients),
+        ],
     }
     with atomic_folder(out) as temporary:
         write_results(temporary, results)
@@ -146,20 +151,25 @@ def _landmarks(
     queries = [c for c in cases if c.split == "test" and set(names) & set(places.get(c.case, ()))]
     if not queries:
         raise CacheError(f"no case of split test has a landmark of {list(names)}", reason="no-landmarks")
-    errors = {
-        arm: np.concatenate(
-            [found.landmark_errors(_embedder(make()), cache, templates, queries, places) for make in networks]
-        )
+    each = {
+        arm: [found.landmark_errors(_embedder(make()), cache, templates, queries, places) for make in networks]
         for arm, networks in arms.items()
     }
-    errors[SAME_PLACE] = found.same_place_errors(templates, queries, places)
+    each[SAME_PLACE] = [found.same_place_errors(templates, queries, places)]
+    errors = {arm: np.concatenate(parts) for arm, parts in each.items()}
     patients = [case.patient for case in queries]
     within = options.within_mm
     return {
         "landmarks": list(names),
         "templates": [case.case for case in templates],
         "cases": len(queries),
-        "arms": {arm: found.summarise_errors(e, names, patients, within, resamples) for arm, e in errors.items()},
+        "arms": {
+            arm: {
+                **found.summarise_errors(e, names, patients, within, resamples),
+                "each": [found.known_median(part) for part in each[arm]],
+            }
+            for arm, e in errors.items()
+        },
         "differences": {
             arm: found.median_difference(errors[own], theirs, patients, resamples)
             for arm, theirs in errors.items()

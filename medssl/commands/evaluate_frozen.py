@@ -1,6 +1,5 @@
 """The part of `medssl evaluate` that judges an encoder as it is, without fine-tuning."""
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +56,7 @@ def evaluate_encoders(
         MedsslError: Features that are no numbers.
     """
     from medssl.evaluation.frozen import pretrained_encoder, random_encoder, slice_axis
-    from medssl.evaluation.frozen_arms import RANDOM, differences, judge_encoder, summarise_arm
+    from medssl.evaluation.frozen_arms import RANDOM, judge_encoder
     from medssl.evaluation.report.frozen import frozen_sections
     from medssl.evaluation.report.page import write_report
     from medssl.models.component import Component
@@ -97,12 +96,13 @@ def evaluate_encoders(
         },
         "arm": own,
         "encoders": {name: described(path, meta) for name, path, meta in zip(names, files, metas, strict=True)},
-        "arms": {name: summarise_arm(found, data, resamples) for name, found in arms.items()},
-        "differences": {
-            name: differences(arms[own], found, data, resamples) for name, found in arms.items() if name != own
-        },
+        **_compared(arms, own, data, resamples),
         "feature_map": arms[own][0].feature_map,
-        "warnings": _warnings(names, metas, cache, data, options.target),
+        "warnings": [
+            *seen_warnings(names, files, {data.patients[int(row)] for row in data.rows("test")}),
+            *encoder_warnings(names, metas, cache, options.slice_axis),
+            *_warnings(cache, data, options.target),
+        ],
     }
     with atomic_folder(out) as temporary:
         write_json(temporary / "results.json", results)
@@ -111,6 +111,20 @@ def evaluate_encoders(
         about = "An encoder judged as it is, by probes."
         write_report(temporary, sections, f"Frozen features of {own}", about, results["environment"])
     _tell(results, out)
+
+
+def _compared(arms: dict[str, "list[Frozen]"], own: str, data: "ProbeData", resamples: int) -> dict[str, Any]:
+    """Numbers of every arm, and the differences to each other one, by probes and by prototypes."""
+    from medssl.evaluation.frozen_arms import differences, shot_differences, summarise_arm
+
+    others = {name: found for name, found in arms.items() if name != own}
+    return {
+        "arms": {name: summarise_arm(found, data, resamples) for name, found in arms.items()},
+        "differences": {name: differences(arms[own], found, data, resamples) for name, found in others.items()},
+        "shot_differences": {
+            name: shot_differences(arms[own], found, data, resamples) for name, found in others.items()
+        },
+    }
 
 
 def check_encoders(
@@ -168,12 +182,10 @@ def described(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
     return {"file": str(path.resolve()), "sha256": sha256(path), "method": method, **provenance}
 
 
-def _warnings(
-    names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache", data: "ProbeData", target: str
-) -> list[str]:
+def _warnings(cache: "Cache", data: "ProbeData", target: str) -> list[str]:
     from medssl.evaluation.segmentation_cases import left_out
 
-    found = encoder_warnings(names, metas, cache)
+    found = []
     kind = "label map" if target == "structures" else "class"
     usable = [case for case in cache.cases if (case.has_label if target == "structures" else case.class_name)]
     for split in ("train", "val", "test"):
@@ -182,24 +194,42 @@ def _warnings(
     return found
 
 
-def encoder_warnings(names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache") -> list[str]:
-    """What may spoil the comparison of encoders on a cache, one sentence each."""
+def encoder_warnings(
+    names: Sequence[str], metas: Sequence[dict[str, Any]], cache: "Cache", axis: int | None = None
+) -> list[str]:
+    """What may spoil the comparison of encoders on a cache, one sentence each.
+
+    Args:
+        names: What they are called.
+        metas: Their descriptions.
+        cache: Prepared cache.
+        axis: That counts the slices of volumes, for 2D encoders; None for that of the pretraining.
+    """
+    from medssl.evaluation.frozen import slice_axis
+
     found = []
-    now = cache.preprocess.to_json()
     for name, meta in zip(names, metas, strict=True):
-        then = meta.get("preprocess") or {}
-        other = [
-            key
-            for key in ("spacing_mm", "intensity", "orientation")
-            if then and json.dumps(then.get(key)) != json.dumps(now[key])
-        ]
+        then, now = meta.get("preprocess") or {}, cache.preprocess
+        if then.get("spatial_dims") == 2 and now.spatial_dims == 3:  # it sees slices of these volumes
+            now = now.of_slices(slice_axis(axis, meta))
+        other = now.differences(then) if then else {}
         if other:
             found.append(f"{name} was pretrained on images prepared otherwise ({', '.join(other)}): this may lower it.")
-        if meta.get("provenance", {}).get("data_sha256") == cache.data_sha256:
-            found.append(
-                f"{name} was pretrained on this cache. Pretraining sees images, never their answers; to know about new "
-                "patients make sure that split test was left out of it."
-            )
+    return found
+
+
+def seen_warnings(names: Sequence[str], files: Sequence[Path], patients: Collection[str]) -> list[str]:
+    """What to say of encoders that may have seen patients of split test, a sentence each; also on the console."""
+    from medssl.evaluation.seen_patients import seen_in_pretraining
+    from medssl.training.run_folder import encoder_patients
+
+    found = [
+        sentence
+        for name, path in zip(names, files, strict=True)
+        for sentence in seen_in_pretraining(name, encoder_patients(path), patients, "test")
+    ]
+    for sentence in found:
+        say(f"WARNING: {sentence}")
     return found
 
 
@@ -217,6 +247,7 @@ def _rows(results: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "arm": name, "labels": labels, "probe": probe, "auroc": entry["auroc"]["estimate"],
             "low": entry["auroc"]["low"], "high": entry["auroc"]["high"], "val": entry["val"],
+            "each": " ".join(str(value) for value in entry["each"]),
         }
         for name, arm in results["arms"].items()
         for labels, probes in arm["probes"].items()

@@ -120,3 +120,32 @@ def _unfit(study: StudyPlan, arm: ArmPlan, verb: str, values: dict[str, Any]) ->
     wanted = "segmentation" if study.metric == "dice" else "classification"
     if settings.task != wanted:
         yield f"task {settings.task} is not what metric {study.metric} measures: that is for a {wanted}"
+
+
+def check_inits(study: StudyPlan, data: Path, out: Path, arms: Sequence[ArmPlan]) -> None:
+    """Refuse encoders from elsewhere that have seen patients of the study's splits val and test.
+
+    Args:
+        study: The plan; its cases are prepared.
+        data: Folder that the encoders are named from.
+        out: The study's folder.
+        arms: Those that are asked for.
+
+    Raises:
+        ConfigError: Every such encoder, and how many patients it knows.
+    """
+    from medssl.data.cache import Cache
+    from medssl.training.run_folder import encoder_patients
+
+    cases, problems = Cache.open(cache_of(study, out)).cases, []
+    for arm in arms:
+        seen = (encoder_patients(data / arm.init) if arm.init else []) or []
+        for split in ("val", "test"):
+            asked = {case.patient for case in cases if case.split == split}
+            if known := asked.intersection(seen):
+                problems.append(
+                    f"arms: {arm.name}: {len(known)} of {len(asked)} {split} patients were in the pretraining of init "
+                    f"{data / arm.init}: leave them out of it, or give an encoder that has not seen them"
+                )
+    if problems:
+        raise ConfigError(problems)

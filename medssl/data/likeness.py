@@ -5,6 +5,7 @@ Likeness is of images of one size (N, H, W), and higher is more alike; hashes an
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,20 +25,27 @@ Likeness = Callable[[int, npt.NDArray[np.int64]], npt.NDArray[np.float64]]
 
 def rescaled(image: Array, height: int, width: int) -> Array:
     """A picture (H, W), its lowest value 0 and its highest 1, at another size; a constant one is 0."""
-    low, high = float(image.min()), float(image.max())
-    scaled = (image - low) / (high - low) if high > low else np.zeros_like(image)
-    picture = PIL.Image.fromarray(scaled.astype(np.float32))
+    picture = PIL.Image.fromarray(_stretched(image).astype(np.float32))
     return np.asarray(picture.resize((width, height), PIL.Image.Resampling.BOX), dtype=np.float32)
 
 
 def difference_hash(image: Array) -> npt.NDArray[np.uint8]:
-    """(8,) bytes: whether each of 8x8 places is brighter than its right neighbour.
+    """(8,) bytes: whether each of 8x8 places is brighter than its left neighbour, places and bits in reading order.
 
-    dHash (Krawetz 2013) of the slice as it is, without a window, as "Less is More" hashes it (Wolf et al., Computers in
-    Biology and Medicine 183:109242, 2024, https://arxiv.org/abs/2410.14524).
+    dHash (Krawetz 2013) as "Less is More" makes it (Wolf et al., Computers in Biology and Medicine 183:109242, 2024,
+    https://arxiv.org/abs/2410.14524): the slice without a window, from its lowest to its highest value, in 256 levels
+    of grey, made small by Lanczos as the library imagehash does, bit for bit. Deviation: a constant slice has hash 0.
     """
-    small = rescaled(image, _HASH_SIDE, _HASH_SIDE + 1)
+    grey = np.rint(255 * _stretched(image.astype(np.float64))).astype(np.uint8)  # as OpenCV rounds what it writes
+    size = (_HASH_SIDE + 1, _HASH_SIDE)
+    small = np.asarray(PIL.Image.fromarray(grey).resize(size, PIL.Image.Resampling.LANCZOS))
     return np.packbits(small[:, 1:] > small[:, :-1])
+
+
+def _stretched(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """From 0 to 1; zeros where all values are the same."""
+    low, high = float(image.min()), float(image.max())
+    return (image - low) / (high - low) if high > low else np.zeros_like(image)
 
 
 def by_structure(images: Array) -> Likeness:

@@ -23,7 +23,8 @@ CONVENTIONS = (
     "Calibration error: mean distance of the highest probability from the share of right answers, in 15 even bins.",
     "Brier: mean squared distance of the probabilities from the truth, 0 to 1 for two classes, 0 to 2 for more.",
     CONVENTION,
-    "Intervals: 95 %, percentile bootstrap over patients; all cases of a patient are drawn together.",
+    "Intervals: 95 %, percentile bootstrap over patients; all cases of a patient are drawn together, in a difference "
+    "for both models.",
 )
 _Float = npt.NDArray[np.float64]
 Statistic = Callable[[npt.NDArray[np.int64]], float]
@@ -46,6 +47,17 @@ class ClassPrediction:
     truth: int
     probabilities: _Float
     groups: Mapping[str, str] = field(default_factory=dict)
+
+    def row(self, arm: str, classes: Sequence[str]) -> dict[str, Any]:
+        """Line of cases.csv."""
+        return {
+            "arm": arm,
+            "case": self.case,
+            "patient": self.patient,
+            "class": classes[self.truth],
+            "predicted": classes[int(self.probabilities.argmax())],
+            **{f"probability_{n}": f"{share:.6g}" for n, share in zip(classes, self.probabilities, strict=True)},
+        }
 
 
 def predict_classes(
@@ -103,16 +115,11 @@ def summarise_classes(
     Raises:
         ConfigError: `order` does not hold the classes.
     """
-    if order and sorted(order) != sorted(classes):
-        raise ConfigError([f"measure.class_order {list(order)} must hold the classes {list(classes)}, each once"])
-    names = list(order or classes)
-    columns = [classes.index(name) for name in names]
-    truth = np.array([columns.index(p.truth) for p in predictions])
-    shares = np.stack([p.probabilities for p in predictions])[:, columns]
+    names, asked = _asked(classes, order)
+    truth, shares = _in_order(predictions, classes, names)
     confusion = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(confusion, (truth, shares.argmax(axis=1)), 1)
     patients = [p.patient for p in predictions]
-    asked: dict[str, ClassMetric] = {**METRICS, **({"quadratic_kappa": quadratic_kappa} if order else {})}
 
     def measured(statistic: Statistic) -> dict[str, Any]:
         return statistic_interval(statistic, patients, resamples=resamples).to_json()
@@ -139,8 +146,68 @@ def summarise_classes(
     }
 
 
+def compare_classes(
+    ours: Sequence[ClassPrediction],
+    others: Mapping[str, Sequence[ClassPrediction]],
+    classes: Sequence[str],
+    resamples: int = 1000,
+    order: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Metrics of other models on the same cases, and the paired differences to them, ours minus theirs; JSON-able.
+
+    Args:
+        ours: Of the model that is evaluated.
+        others: Name to predictions of the same cases in the same order.
+        classes: Names in the order of the probabilities.
+        resamples: Bootstrap resamples; a patient is drawn for both models at once.
+        order: As in `summarise_classes`.
+    """
+    names, asked = _asked(classes, order)
+    truth, first = _in_order(ours, classes, names)
+    patients = [p.patient for p in ours]
+
+    def measured(of: Callable[[ClassMetric], Statistic]) -> dict[str, Any]:
+        return {
+            name: statistic_interval(of(metric), patients, resamples=resamples).to_json()
+            for name, metric in asked.items()
+        }
+
+    found: dict[str, dict[str, Any]] = {"others": {}, "differences": {}}
+    for other, predictions in others.items():
+        _, second = _in_order(predictions, classes, names)
+        found["others"][other] = {"metrics": measured(lambda metric, s=second: partial(_of_drawn, metric, truth, s))}  # type: ignore[misc]
+        found["differences"][other] = measured(lambda metric, s=second: partial(_between, metric, truth, (first, s)))  # type: ignore[misc]
+    return found
+
+
+def _asked(classes: Sequence[str], order: Sequence[str]) -> tuple[list[str], dict[str, ClassMetric]]:
+    """Classes as they are shown, and the metrics.
+
+    Raises:
+        ConfigError: `order` does not hold the classes.
+    """
+    if order and sorted(order) != sorted(classes):
+        raise ConfigError([f"measure.class_order {list(order)} must hold the classes {list(classes)}, each once"])
+    return list(order or classes), {**METRICS, **({"quadratic_kappa": quadratic_kappa} if order else {})}
+
+
+def _in_order(
+    predictions: Sequence[ClassPrediction], classes: Sequence[str], names: Sequence[str]
+) -> tuple[npt.NDArray[np.int64], _Float]:
+    """True classes (n,) and probabilities (n, K), of classes as they are shown."""
+    columns = [classes.index(name) for name in names]
+    truth = np.array([columns.index(p.truth) for p in predictions])
+    return truth, np.stack([p.probabilities for p in predictions])[:, columns]
+
+
 def _of_drawn(metric: ClassMetric, truth: npt.NDArray[np.int64], shares: _Float, drawn: npt.NDArray[np.int64]) -> float:
     return metric(truth[drawn], shares[drawn])
+
+
+def _between(
+    metric: ClassMetric, truth: npt.NDArray[np.int64], shares: tuple[_Float, _Float], drawn: npt.NDArray[np.int64]
+) -> float:
+    return _of_drawn(metric, truth, shares[0], drawn) - _of_drawn(metric, truth, shares[1], drawn)
 
 
 def _of_class(

@@ -1,7 +1,8 @@
 """Frozen features with a handful of labels: prototypes over many episodes, neighbours for several answers at once."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from torch import Tensor
 from medssl.evaluation.features import Features
 from medssl.evaluation.probe_data import ProbeData
 from medssl.evaluation.probes import Scores, centred_units, mean_auroc
+from medssl.evaluation.statistics import Interval, statistic_interval
 
 _NEIGHBOURS, _SMOOTHING = 10, 1.0  # of ML-kNN
 
@@ -26,6 +28,7 @@ class Shot:
         test: Mean AUROC on split test over the episodes.
         deviation: Standard deviation of it over the episodes.
         episodes: How many.
+        scores: (episodes, n, K) of split test.
     """
 
     shots: int
@@ -34,6 +37,7 @@ class Shot:
     test: float
     deviation: float
     episodes: int
+    scores: Scores = field(compare=False, repr=False)
 
 
 def prototype_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor) -> Scores:
@@ -81,6 +85,47 @@ def few_shot_curve(
         if len(draws) == episodes:
             found.append(_shot(features, data, count, draws))
     return found
+
+
+def shot_interval(ours: Sequence[Shot], theirs: Sequence[Shot], data: ProbeData, resamples: int) -> Interval:
+    """Mean AUROC over questions, episodes and encoders, or its difference, with an interval over patients.
+
+    Args:
+        ours: So many images a class, an encoder each.
+        theirs: Others to subtract; none: `()`.
+        data: What was asked.
+        resamples: Bootstrap resamples. The episodes stay as they were drawn.
+    """
+    rows = data.rows("test")
+    answers = data.targets[rows].numpy()
+    tables = []
+    for column in range(answers.shape[1]):
+        with_it, without = np.flatnonzero(answers[:, column]), np.flatnonzero(~answers[:, column])
+        share = _shares([s.scores[..., column] for s in ours], with_it, without)
+        if theirs:
+            share = share - _shares([s.scores[..., column] for s in theirs], with_it, without)
+        tables.append((with_it, without, share))
+
+    def statistic(drawn: npt.NDArray[np.int64]) -> float:
+        times = np.bincount(drawn, minlength=len(answers)).astype(np.float64)
+        pairs = [(times[with_it], times[without], share) for with_it, without, share in tables]
+        areas = [a @ share @ b / (a.sum() * b.sum()) for a, b, share in pairs if a.any() and b.any()]
+        return float(np.mean(areas)) if areas else math.nan
+
+    return statistic_interval(statistic, [data.patients[int(row)] for row in rows], resamples=resamples)
+
+
+def _shares(scores: Sequence[Scores], with_it: npt.NDArray[np.int64], without: npt.NDArray[np.int64]) -> Scores:
+    """(P, N) share of encoders and episodes in which an image with the answer is ahead of one without, ties half.
+
+    The AUROC of any patients, drawn any number of times, is a mean over this table.
+    """
+    episodes = [of_episode for found in scores for of_episode in found]
+    wins = np.zeros((len(with_it), len(without)))
+    for of_episode in episodes:
+        ahead, behind = of_episode[with_it][:, None], of_episode[without]
+        wins += 0.5 * (ahead > behind) + 0.5 * (ahead >= behind)
+    return wins / len(episodes)
 
 
 def multilabel_neighbours(
@@ -143,11 +188,15 @@ def _episode(data: ProbeData, shots: int, rng: np.random.Generator) -> Tensor | 
 def _shot(features: Features, data: ProbeData, shots: int, draws: Sequence[Tensor]) -> Shot:
     val, test = data.rows("val"), data.rows("test")
 
-    def judged(pooling: str, asked: Tensor) -> list[float]:
-        answers, vectors = data.targets[asked].numpy(), features.pooled[pooling]
-        return [mean_auroc(answers, prototype_scores(vectors, data, known, asked)) for known in draws]
+    def scored(pooling: str, asked: Tensor) -> Scores:
+        return np.stack([prototype_scores(features.pooled[pooling], data, known, asked) for known in draws])
 
-    on_val = {pooling: float(np.mean(judged(pooling, val))) for pooling in features.pooled}
+    def judged(scores: Scores, asked: Tensor) -> list[float]:
+        answers = data.targets[asked].numpy()
+        return [mean_auroc(answers, of_episode) for of_episode in scores]
+
+    on_val = {pooling: float(np.mean(judged(scored(pooling, val), val))) for pooling in features.pooled}
     chosen = max(on_val, key=lambda pooling: on_val[pooling])
-    values = judged(chosen, test)
-    return Shot(shots, chosen, on_val[chosen], float(np.mean(values)), float(np.std(values)), len(draws))
+    scores = scored(chosen, test)
+    values = judged(scores, test)
+    return Shot(shots, chosen, on_val[chosen], float(np.mean(values)), float(np.std(values)), len(draws), scores)

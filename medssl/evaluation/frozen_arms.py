@@ -13,7 +13,7 @@ from torch import Tensor
 from medssl.evaluation.bags import bag_probe
 from medssl.evaluation.feature_map import principal_map
 from medssl.evaluation.features import Features
-from medssl.evaluation.few_shot import Shot, few_shot_curve, multilabel_neighbours
+from medssl.evaluation.few_shot import Shot, few_shot_curve, multilabel_neighbours, shot_interval
 from medssl.evaluation.frozen import frozen_features
 from medssl.evaluation.options import FrozenOptions
 from medssl.evaluation.probe_data import ProbeData, draw_labelled
@@ -76,6 +76,7 @@ def summarise_arm(found: Sequence[Frozen], data: ProbeData, resamples: int) -> d
             str(labels): {
                 name: {
                     "auroc": _interval([f.probes[labels][name] for f in found], (), data, resamples).to_json(),
+                    "each": [_auroc(f.probes[labels][name], data) for f in found],
                     "chosen": [f.probes[labels][name].chosen for f in found],
                     "val": float(np.mean([f.probes[labels][name].val for f in found])),
                 }
@@ -89,6 +90,8 @@ def summarise_arm(found: Sequence[Frozen], data: ProbeData, resamples: int) -> d
                 "auroc": float(np.mean([f.shots[n].test for f in found])),
                 "deviation": float(np.mean([f.shots[n].deviation for f in found])),
                 "episodes": shot.episodes,
+                "interval": shot_interval([f.shots[n] for f in found], (), data, resamples).to_json(),
+                "each": [f.shots[n].test for f in found],
             }
             for n, shot in enumerate(found[0].shots)
         ],
@@ -112,6 +115,18 @@ def differences(
             for name in probes
         }
         for labels, probes in ours[0].probes.items()
+    }
+
+
+def shot_differences(
+    ours: Sequence[Frozen], theirs: Sequence[Frozen], data: ProbeData, resamples: int
+) -> dict[str, dict[str, Any]]:
+    """Images a class to the paired difference of the prototypes' AUROC, ours minus theirs, over the same patients."""
+    return {
+        str(shot.shots): shot_interval(
+            [f.shots[n] for f in ours], [f.shots[n] for f in theirs], data, resamples
+        ).to_json()
+        for n, shot in enumerate(ours[0].shots)
     }
 
 
@@ -144,6 +159,12 @@ def _interval(ours: Sequence[ProbeResult], theirs: Sequence[ProbeResult], data: 
     rows = data.rows("test")
     statistic = partial(_difference, data.targets[rows].numpy(), ours, theirs)
     return statistic_interval(statistic, [data.patients[int(row)] for row in rows], resamples=resamples)
+
+
+def _auroc(result: ProbeResult, data: ProbeData) -> float | None:
+    """Of one encoder; None where no question has both answers."""
+    area = _mean_auroc(data.targets[data.rows("test")].numpy(), list(result.scores))
+    return area if math.isfinite(area) else None
 
 
 def _difference(

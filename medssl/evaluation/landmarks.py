@@ -165,6 +165,12 @@ def median_mm(errors: Errors) -> float:
     return float(np.median(known)) if len(known) else math.nan
 
 
+def known_median(errors: Errors) -> float | None:
+    """The same for JSON, which has no NaN."""
+    median = median_mm(errors)
+    return median if math.isfinite(median) else None
+
+
 def _errors(
     found: Callable[[CachedCase], Iterator[Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]]],
     templates: Sequence[CachedCase],

@@ -1,6 +1,7 @@
 """A fine-tuned run, loaded to predict the cases of a cache: one network, or the ensemble of its folds."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ import torch
 
 from medssl.data.cache import Cache
 from medssl.evaluation.options import PredictOptions
+from medssl.evaluation.seen_patients import seen_in_pretraining, seen_in_training
 from medssl.imaging.errors import ConfigError
 from medssl.models.networks import Network
 from medssl.tasks.model_file import ModelSpec, load_model, model_folders, weights_hash
@@ -27,6 +29,7 @@ class LoadedRun:
         weights: SHA-256 of the weights of each network.
         pretrained_on: Patients that a pretraining learned from before; empty where weights were random, None where
             nobody knows.
+        validated_on: Patients by which the weights that are kept were chosen.
     """
 
     name: str
@@ -36,11 +39,25 @@ class LoadedRun:
     device: str
     weights: tuple[str, ...]
     pretrained_on: frozenset[str] | None
+    validated_on: frozenset[str] = frozenset()
 
     @property
     def trained_on(self) -> frozenset[str]:
         """Patients that any of the networks learned from."""
         return frozenset().union(*self.patients)
+
+    def warnings(self, patients: Collection[str], split: str) -> list[str]:
+        """What to say where it may have met patients that it is measured on, a sentence each.
+
+        Args:
+            patients: Those it is measured on.
+            split: Their split.
+        """
+        trained = self.trained_on if all(self.patients) else None
+        return [
+            *seen_in_training(self.name, trained, self.validated_on, patients, split),
+            *seen_in_pretraining(self.name, self.pretrained_on, patients, split),
+        ]
 
 
 def load_run(run: Path, options: PredictOptions) -> LoadedRun:
@@ -62,7 +79,8 @@ def load_run(run: Path, options: PredictOptions) -> LoadedRun:
     patients = tuple(frozenset(of_folder.get("train") or ()) for of_folder in known)
     pretrained_on = _pretrained_on(spec, known[0].get("pretraining"))
     weights = tuple(weights_hash(folder) for folder in folders)
-    return LoadedRun(Path(run).resolve().name, networks, spec, patients, device, weights, pretrained_on)
+    validated_on = frozenset(name for of_folder in known for name in of_folder.get("validation") or ())
+    return LoadedRun(Path(run).resolve().name, networks, spec, patients, device, weights, pretrained_on, validated_on)
 
 
 def check_fits(spec: ModelSpec, cache: Cache) -> None:

@@ -127,6 +127,7 @@ def summarise_prompts(runs: Sequence[tuple[PromptScores, PromptScores]]) -> dict
     return {
         "encoders": len(runs),
         "dice": mean_interval(values.tolist(), first.patients).to_json(),
+        "each": [float(chosen_dice([run]).mean()) for run in runs],
         "oracle": mean_interval(oracle.tolist(), first.patients).to_json(),
         "structures": {
             name: mean_interval(values[names == name].tolist(), patients[names == name].tolist()).to_json()

@@ -148,3 +148,20 @@ def _blocks(resamples: int, block: int = 1000) -> list[int]:
 def told(low: float, high: float) -> str:
     """What an interval of a difference says: `better`, `worse`, or `no difference shown`."""
     return "better" if low > 0 else "worse" if high < 0 else NOT_SHOWN
+
+
+def told_beside(ours: float, theirs: Sequence[float], low: float, high: float) -> str:
+    """As `told`, but only where ours lies on that side of every one of theirs as well.
+
+    The interval is over patients alone; how much encoders differ that differ by their random weights is not in it.
+
+    Args:
+        ours: What is compared.
+        theirs: Each of those whose mean the interval compares with; NaN is left out.
+        low: Lower end of the interval of the difference, ours minus theirs.
+        high: Upper end.
+    """
+    verdict = told(low, high)
+    known = [value for value in theirs if math.isfinite(value)]
+    holds = {"better": all(ours > value for value in known), "worse": all(ours < value for value in known)}
+    return verdict if holds.get(verdict, True) else NOT_SHOWN

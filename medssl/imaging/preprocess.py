@@ -4,6 +4,7 @@ Orientation, spacing and crop only move voxels between grids, so they are descri
 back to the native grid through them. Intensities are normalised last, on the prepared grid.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -107,6 +108,17 @@ class Preprocess:
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for cache, encoder, model and bundle."""
         return asdict(self)
+
+    def differences(self, earlier: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Option to its value earlier and here, of all options that differ; as in JSON.
+
+        Args:
+            earlier: What a file says of its images; an option that it does not know had its default then.
+        """
+        usual, here = (json.loads(json.dumps(asdict(own))) for own in (Preprocess(), self))
+        intensity = {**usual["intensity"], **earlier.get("intensity", {})}
+        there = json.loads(json.dumps({**usual, **earlier, "intensity": intensity}))
+        return {name: (there[name], value) for name, value in here.items() if there[name] != value}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Preprocess":

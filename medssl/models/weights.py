@@ -164,3 +164,15 @@ def freeze(module: nn.Module, frozen: bool) -> None:
     """Stop or resume training of all parameters of a module."""
     for parameter in module.parameters():
         parameter.requires_grad_(not frozen)
+
+
+def hold_statistics(module: nn.Module, held: bool) -> None:
+    """Let norms with running statistics (batch norm) use those they have, or the batch's and move; for training.
+
+    Args:
+        module: In training mode; the other layers stay in it.
+        held: Whether the statistics are part of what does not move.
+    """
+    for layer in module.modules():
+        if getattr(layer, "running_mean", None) is not None:
+            layer.train(not held)

@@ -13,6 +13,9 @@ Adaptation = Literal["full", "lora", "bitfit"]
 def adapt(encoder: nn.Module, how: Adaptation, lora: tuple[int, int, float] = (16, 16, 0.1)) -> Callable[[], None]:
     """Leave only a part of an encoder's weights to be trained; before any training it computes what it did.
 
+    Both methods are published for transformers, which have no batch norm. Its statistics are held by whoever trains, as
+    those of a frozen layer: they are no weights that either method changes.
+
     Args:
         encoder: Changed in place.
         how: `full`: all weights. `bitfit`: biases (Ben Zaken et al., ACL 2022, https://arxiv.org/abs/2106.10199).

@@ -70,14 +70,16 @@ class TransferOptions:
     """Take over the decoder as well, where the file of --init holds one that fits."""
 
     encoder_lr: float = 1.0
-    """Learning rate of the encoder's last layer relative to the rest; `train.layer_decay` lowers it layer by layer."""
+    """Learning rate of the encoder's last layer relative to the rest; `train.layer_decay` lowers it layer by layer. 0
+    freezes the encoder, the statistics of its batch norms included."""
 
     frozen_steps: int = 0
-    """First steps in which the encoder does not move, so that a fresh decoder does not spoil it."""
+    """First steps in which the encoder does not move, so that a fresh decoder does not spoil it; its batch norms use
+    the pretraining's statistics as long."""
 
     adapt: Literal["full", "lora", "bitfit"] = "full"
     """Which weights of the encoder are trained: all, low-rank changes (needs the extra `peft`), or biases alone. They
-    are part of the plain weights when the model is written."""
+    are part of the plain weights when the model is written. Batch norms keep the pretraining's statistics."""
 
     lora: tuple[int, int, float] = (16, 16, 0.1)
     """Rank and alpha of the low-rank changes, and the share of inputs dropped in training."""

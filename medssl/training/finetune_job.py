@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from medssl.data.dataset import CropPlan, StepDataset
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.files import sha256
 from medssl.models.networks import Network, NetworkSpec, build_decoder, build_network
-from medssl.models.weights import LoadReport, freeze, load_encoder
+from medssl.models.weights import LoadReport, freeze, hold_statistics, load_encoder
 from medssl.tasks.adaptation import adapt
 from medssl.tasks.classification import ClassificationTask
 from medssl.tasks.label_augmentation import AugmentedLabelsTask
@@ -52,6 +53,7 @@ class Job:
     augment: Augmentation
     report: LoadReport | None
     merge: Callable[[], None]
+    before: Callable[[int], None]
 
 
 def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Finetuning:
@@ -122,7 +124,15 @@ def build_job(tuning: Finetuning, share: Share) -> Job:
     )
     spacing_mm = tuple(float(s) for s in np.median([case.spacing_mm for case in share.train], axis=0))
     augment = Augmentation(settings.augment, spacing_mm, train.seed)
-    return Job(share, network, module, groups, StepDataset(cache, share.train, plan), augment, report, merge)
+    source = StepDataset(cache, share.train, plan)
+    return Job(share, network, module, groups, source, augment, report, merge, partial(_settle, network, settings))
+
+
+def _settle(network: Network, settings: Settings, step: int) -> None:
+    """Batch norm of an encoder that does not move, or of which few weights do, uses the pretraining's statistics."""
+    transfer = settings.transfer
+    held = transfer.encoder_lr == 0 or transfer.adapt != "full" or step < transfer.frozen_steps
+    hold_statistics(network.encoder, held)
 
 
 def _task_module(tuning: Finetuning, network: Network) -> nn.Module:

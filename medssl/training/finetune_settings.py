@@ -220,18 +220,12 @@ def transfer_notes(settings: Settings, cache: Cache) -> list[str]:
     if is_foreign(settings.init):
         return ["the file to start from does not say how its images were prepared: these must have been prepared alike"]
     _, meta = read_encoder(settings.init)
-    notes = []
-    then, now = meta.get("preprocess") or {}, cache.preprocess.to_json()
-    for name in ("spacing_mm", "intensity", "orientation"):
-        before, after = _plain(then.get(name)), _plain(now[name])
-        if then and before != after:
-            notes.append(f"preprocessing differs from the pretraining's: {name} was {before}, is {after}")
+    then = meta.get("preprocess")
+    differences = cache.preprocess.differences(then) if then else {}
+    notes = [
+        f"preprocessing differs from the pretraining's: {name} was {before}, is {after}"
+        for name, (before, after) in differences.items()
+    ]
     if meta.get("channels") and list(meta["channels"]) != list(cache.channels):
         notes.append(f"channels were {', '.join(meta['channels'])}, are {', '.join(cache.channels)}")
     return notes
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -107,9 +107,10 @@ def rehearse(tuning: Finetuning, job: Job) -> float:
     state = build(tuning.fabric, job.module, train, job.groups)
     batches = StepBatches(tuning.fabric, job.source, train, 0)
     seconds = loss = 0.0
+    hooks = Hooks(augment=job.augment, before=job.before)
     for _ in range(min(2, train.steps)):
         began = time.monotonic()
-        loss = float(train_step(state, batches.next_step(), train, Hooks(augment=job.augment))["loss"])
+        loss = float(train_step(state, batches.next_step(), train, hooks)["loss"])
         seconds = time.monotonic() - began
     if tuning.fabric.is_global_zero:
         total = seconds * train.steps * len(tuning.shares)
@@ -129,7 +130,8 @@ def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResu
     few = share.validation[: settings.inference.cases or None]
     validate = make_validation(tuning.cache, few, spec, tuning.fabric, batch_size) if few else None
     damaged = DamagedCases([case.case for case in job.share.train], settings.train.damaged_cases, run)
-    hooks = Hooks(damaged, job.augment, validate, monitor if _chooses(settings, share) else "")
+    chosen_by = monitor if _chooses(settings, share) else ""
+    hooks = Hooks(damaged, job.augment, validate, chosen_by, before=job.before)
     with run.session():
         result = fit(
             tuning.fabric, job.module, job.source, settings.train, run, hooks=hooks, groups=job.groups, resume=resume

@@ -41,6 +41,8 @@ class Hooks:
             `checkpoints/best.safetensors` (the first one on a tie).
         health: `health(module, step)`, called every `health_every` steps and at the end, as `validate`; logged as
             `health/NAME`.
+        before: Called before each step with the number of steps done: sets which layers are in training mode. It must
+            depend on this number alone, so that a resumed run does the same.
     """
 
     damaged: Callable[[list[Batch]], None] | None = None
@@ -48,6 +50,7 @@ class Hooks:
     validate: Callable[[nn.Module, int], Mapping[str, float]] | None = None
     monitor: str = ""
     health: Callable[[nn.Module, int], Mapping[str, float]] | None = None
+    before: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,8 @@ def fit(
 def train_step(state: TrainState, parts: list[Batch], options: TrainOptions, hooks: Hooks) -> dict[str, Tensor]:
     """One optimiser step; returns its numbers, still on the device, so that the step waits for nothing."""
     set_rates(state.optimizer, state.groups, state.step, options)
+    if hooks.before is not None:
+        hooks.before(state.step)
     logs: dict[str, Tensor] = {}
     for number, part in enumerate(parts):
         seed_globally(options.seed, int(part["step"]))

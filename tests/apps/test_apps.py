@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from medssl.__main__ import main
 from medssl.commands.app import make_manifest, read_application
+from medssl.data.cache import Cache
 from medssl.imaging.errors import ManifestError
 
 _APPS = Path(__file__).parents[2] / "apps"
@@ -83,6 +85,19 @@ def test_slices_of_a_group_are_a_patient(tmp_path: Path):
     assert (rows["s03"]["class"], rows["s03"]["patient"], rows["s03"]["split"]) == ("covid", "g1_1", "train")
     assert (rows["unlabelled"]["class"], rows["unlabelled"]["split"]) == ("", "train")
     assert {row["split"] for row in rows.values()} == {"train", "val", "test"}
+
+
+def test_without_splits_in_the_table_unlabelled_slices_leave_them_to_be_drawn(tmp_path: Path):
+    for n in range(12):
+        _picture(tmp_path / "data" / "images" / f"s{n:02d}.png", n, (60, 60))
+    _table(tmp_path / "data" / "labels.csv", [{"image": f"s{n:02d}.png", "covid": n % 2} for n in range(10)])
+    rows = _rows("covid_ct", tmp_path / "data", tmp_path)
+    assert {row["split"] for row in rows.values()} == {""}
+    arguments = ["--preprocess.spatial_dims", "2", "--split", "60/20/20", "--workers", "1"]
+    assert main(["prepare", str(tmp_path / "manifest.csv"), "--out", str(tmp_path / "cache"), *arguments]) == 0
+    cases = Cache.open(tmp_path / "cache").cases
+    assert Counter(case.split for case in cases if case.class_name) == {"train": 6, "val": 2, "test": 2}
+    assert {case.split for case in cases if not case.class_name} == {"train"}
 
 
 def test_copies_of_a_photograph_are_one_patient(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_volumes_are_taken_apart_and_the_slices_can_be_prepared(tmp_path: Path):
 
 
 @pytest.mark.integration
-def test_embeddings_and_a_coreset(tmp_path: Path):
+def test_embeddings_and_a_coreset(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     manifest = _pictures(tmp_path / "data")
     assert (
         main(["prepare", str(manifest), "--out", str(tmp_path / "cache"), "--config", "image_2d"]) == 2
@@ -139,6 +140,17 @@ def test_embeddings_and_a_coreset(tmp_path: Path):
     kept = {row.case for row in Manifest.read(out / "manifest.csv").rows} - {"answered", "tested"}
     assert kept == {row.case for row in rows}
     assert _left(out)["b0"]["reason"] == "less like the target"
+    assert json.loads((out / "curation.json").read_text())["target_left_out"] == 0
+    # what is measured on chooses nothing: the same images are taken with test images in the target set
+    measured = [replace(row, split="test") for row in Manifest.read(manifest).rows if row.case[0] == "b"]
+    Manifest.from_rows([*rows, *measured], manifest.parent).write(manifest.parent / "target.csv")
+    assert _curate(manifest, tmp_path / "again", *weights, *more) == 0
+    assert _left(tmp_path / "again") == _left(out)
+    assert json.loads((tmp_path / "again" / "curation.json").read_text())["target_left_out"] == 6
+    Manifest.from_rows(measured, manifest.parent).write(manifest.parent / "target.csv")
+    capsys.readouterr()
+    assert _curate(manifest, tmp_path / "none", *weights, *more) == 2
+    assert "has 6 case(s), all of split val or test" in capsys.readouterr().err
 
 
 def test_mistakes_are_told_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

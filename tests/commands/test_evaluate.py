@@ -38,7 +38,8 @@ def flat_cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path, browser: Browser) -> None:
     run, baseline = make_run(tmp_path / "ours", cache), make_run(tmp_path / "scratch", cache, seed=5)
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5, "val/dice": 0.3}\n')
-    (run / "run.json").write_text(json.dumps({"patients": {"train": ["patient5"], "validation": []}}))
+    seen = {"train": ["patient5"], "validation": [], "pretraining": ["patient1", "patient4"]}
+    (run / "run.json").write_text(json.dumps({"patients": seen}))
     out = tmp_path / "evaluation"
     evaluate(run, cache.path, out, baseline=baseline, threshold_rule=True)
     assert sorted(p.name for p in out.iterdir()) == [
@@ -56,8 +57,11 @@ def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path, brows
     ours = results["arms"]["ours"]["mean_dice"]["estimate"]
     assert ours < 0.5, "untrained"
     assert results["differences"]["threshold rule"]["mean_dice"]["estimate"] == pytest.approx(ours - 1)
-    assert results["warnings"] == [
-        "ours was trained on 1 of these 2 patients: the numbers say nothing about new patients."
+    assert [warning.partition(":")[0] for warning in results["warnings"]] == [
+        "1 of 2 test patients were in the training of ours",
+        "1 of 2 test patients were in the pretraining of ours",
+        "Which patients scratch was trained on is not known",
+        "Whether patients of split test were in the pretraining of scratch is not known",
     ]
     with (out / "cases.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -79,6 +83,22 @@ def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path, brows
     assert float(numbers["differences.scratch.classes.class_2"]["estimate"]) == pytest.approx(
         results["differences"]["scratch"]["classes"]["class_2"]["estimate"]
     )
+
+
+def test_patients_that_chose_the_weights_are_told_of_split_val_and_on_the_console(
+    cache: Cache, flat_cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    run = make_run(tmp_path / "run", flat_cache, "classifier")
+    seen = {"train": ["patient0"], "validation": ["patient3"], "pretraining": []}
+    (run / "run.json").write_text(json.dumps({"patients": seen}))
+    arguments = ["--data", str(flat_cache.path), "--measure.resamples", "100"]
+    assert main(["evaluate", str(run), *arguments, "--out", str(tmp_path / "tested")]) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    assert main(["evaluate", str(run), *arguments, "--out", str(out), "--split", "val"]) == 0
+    told = "1 of 1 val patients were the validation of run"
+    assert f"WARNING: {told}" in capsys.readouterr().out
+    assert told in (out / "report.html").read_text()
 
 
 def _as_stages(root: Path, evaluation: Path) -> Path:
@@ -151,6 +171,38 @@ def test_classification(flat_cache: Cache, tmp_path: Path, browser: Browser) -> 
         evaluate(run, flat_cache.path, tmp_path / "other", threshold_rule=True)
     with pytest.raises(ConfigError, match=r"lesions\.labels are for a segmentation"):
         evaluate(run, flat_cache.path, tmp_path / "other", lesions=LesionOptions(("class_1",)))
+
+
+def test_two_classifiers_are_compared_on_the_same_cases(flat_cache: Cache, tmp_path: Path, browser: Browser) -> None:
+    ours, theirs = make_run(tmp_path / "ours", flat_cache, "classifier"), tmp_path / "theirs"
+    make_run(theirs, flat_cache, "classifier", seed=5)
+    spec = json.loads((theirs / "model.json").read_text())
+    spec["classes"] = ["ill", "healthy"]  # in another order: its answers are the other way round
+    (theirs / "model.json").write_text(json.dumps(spec))
+    measure = MeasureOptions(resamples=100)
+    for name, run in (("both", ours), ("alone", theirs)):
+        evaluate(run, flat_cache.path, tmp_path / name, baseline=theirs if name == "both" else None, measure=measure)
+    results, alone = (check_results(tmp_path / name / "results.json") for name in ("both", "alone"))
+    assert results["others"]["theirs"]["metrics"].keys() == results["metrics"].keys()
+    for name, interval in results["differences"]["theirs"].items():
+        other = results["others"]["theirs"]["metrics"][name]
+        if name != "average_precision":  # that of the second class
+            assert other["estimate"] == pytest.approx(alone["metrics"][name]["estimate"])
+        assert interval["estimate"] == pytest.approx(results["metrics"][name]["estimate"] - other["estimate"])
+    assert results["networks"] == {"ours": 1, "theirs": 1}
+    assert list(results["weights"]) == ["ours", "theirs"]
+    rows = read_csv(tmp_path / "both" / "cases.csv")
+    assert [row["arm"] for row in rows] == ["ours"] * 4 + ["theirs"] * 4
+    assert all(float(row["probability_healthy"]) + float(row["probability_ill"]) == pytest.approx(1) for row in rows)
+    page = (tmp_path / "both" / "report.html").read_text()
+    assert "one training of each; another seed may differ (medssl curve)" in page
+    assert "of 4 answers are wrong." in page
+    check_page(browser, tmp_path / "both" / "report.html")
+    assert "differences.theirs.auroc" in [row["number"] for row in read_csv(tmp_path / "both" / "results.csv")]
+    more = make_run(tmp_path / "more", make_cache(tmp_path, 2, ("healthy", "ill", "unclear")), "classifier")
+    with pytest.raises(ConfigError, match="tell other classes apart, so they cannot be compared"):
+        evaluate(ours, flat_cache.path, tmp_path / "no", baseline=more)
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_map_of_the_features_is_shown_where_it_is_given(cache: Cache, tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ def test_landmarks_by_a_run_of_sam_and_by_a_plain_encoder(
     assert list(found["arms"]) == ["sam", "plain", "random weights", "same relative place"]
     assert (found["landmarks"], found["templates"], found["cases"]) == (["box", "corner"], ["c0", "c1"], 3)
     searches = {arm: content["searches"] for arm, content in found["arms"].items()}
+    assert {arm: len(content["each"]) for arm, content in found["arms"].items()}["random weights"] == 2
+    assert found["arms"]["sam"]["each"] == [found["arms"]["sam"]["median_mm"]["estimate"]]
     assert searches == {"sam": 12, "plain": 12, "random weights": 24, "same relative place": 12}
     assert found["arms"]["same relative place"]["median_mm"]["estimate"] == pytest.approx(0, abs=1e-6)
     own = found["arms"]["sam"]["median_mm"]["estimate"]
@@ -81,7 +83,9 @@ def test_structures_from_one_patch(cache: Cache, tmp_path: Path, capsys: pytest.
     assert list(arm["structures"]) == ["box"]
     assert (arm["prompts"], arm["too_small"]) == (3, 3)
     assert arm["oracle"]["estimate"] >= arm["dice"]["estimate"]
-    assert found["arms"]["random weights"]["encoders"] == 2
+    untrained = found["arms"]["random weights"]
+    assert untrained["encoders"] == len(untrained["each"]) == 2
+    assert sum(untrained["each"]) / 2 == pytest.approx(untrained["dice"]["estimate"])
     assert "reaches a Dice of" in capsys.readouterr().out
     numbers = {row["number"]: row["estimate"] for row in read_csv(tmp_path / "out" / "results.csv")}
     assert float(numbers["arms.run.dice"]) == arm["dice"]["estimate"]

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import Browser
 from report_checks import check_page, check_results
@@ -43,12 +44,22 @@ def test_two_encoders_beside_random_weights(
     assert list(results["arms"]) == ["ours", "theirs", "random weights"]
     assert sum(len(points) for points in results["feature_map"]["points"].values()) == 6
     assert results["arms"]["random weights"]["encoders"] == 2
+    untrained = results["arms"]["random weights"]["probes"]["0"]["linear"]
+    assert np.mean(untrained["each"]) == pytest.approx(untrained["auroc"]["estimate"])
+    assert len(untrained["each"]) == 2
+    assert "one training of each; another seed may differ (medssl benchmark)" in said
+    assert "one training of ours; another seed may differ" in said
     assert results["splits"]["train"] == {"images": 12, "patients": 12}
     assert results["encoders"]["ours"]["method"] == "SimCLR"
     arm = results["arms"]["ours"]
     assert list(arm["probes"]) == ["8", "0"]
     assert list(arm["probes"]["0"]) == ["knn", "linear", "attentive"]
     assert [shot["shots"] for shot in arm["shots"]] == [1, 2, 4]
+    for name in ("theirs", "random weights"):
+        for first, second in zip(arm["shots"], results["arms"][name]["shots"], strict=True):
+            assert first["interval"]["estimate"] == pytest.approx(first["auroc"])
+            found = results["shot_differences"][name][str(first["shots"])]
+            assert found["estimate"] == pytest.approx(first["auroc"] - second["auroc"])
     assert set(arm["transferability"]) == {"logme", "h_score", "ped_logme"}
     for name in ("theirs", "random weights"):
         for labels, probes in results["differences"][name].items():
@@ -60,6 +71,7 @@ def test_two_encoders_beside_random_weights(
     with (out / "results.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 3 * 2 * 3
     page = (out / "report.html").read_text()
+    assert ", ".join(f"{value:.3f}" for value in untrained["each"]) in page
     assert page.count("data:image/png;base64,") == 3
     check_page(browser, out / "report.html")
 
@@ -87,13 +99,15 @@ def test_a_run_of_both_dimensions_has_an_encoder_of_each(tmp_path: Path):
 @pytest.mark.integration
 def test_slices_of_volumes_are_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     volumes = small_cache(tmp_path / "cache", [(10, 12, 6)] * 24, splits=_SPLITS, classes=("no", "yes"))
-    run = small_encoder(tmp_path / "run", provenance={"crop": [8, 8], "slice_axis": 1})
+    sliced = volumes.preprocess.of_slices(1).to_json()
+    run = small_encoder(tmp_path / "run", provenance={"crop": [8, 8], "slice_axis": 1}, preprocess=sliced)
     assert _evaluate(run, volumes, tmp_path / "out") == 2
     assert "frozen.bags slices shows it the slices of volumes" in capsys.readouterr().err
     assert _evaluate(run, volumes, tmp_path / "out", "--frozen.bags=slices", "--frozen.slices=3") == 0
     results = check_results(tmp_path / "out" / "results.json")
     assert list(results["arms"]["run"]["probes"]["0"]) == ["knn", "linear", "bag_attention"]
     assert results["slice_axis"] == 1, "that of the pretraining"
+    assert not any("prepared otherwise" in warning for warning in results["warnings"])
 
 
 def test_slices_lie_across_the_axis_of_the_pretraining_unless_one_is_asked_for():
@@ -112,11 +126,29 @@ def test_a_collapsed_encoder_is_at_chance_and_has_no_scores(cache: Cache, tmp_pa
 
 
 def test_other_preprocessing_is_told(cache: Cache, tmp_path: Path):
-    other = {**cache.preprocess.to_json(), "spacing_mm": [9.0, 9.0]}
+    other = {**cache.preprocess.to_json(), "spacing_mm": [9.0, 9.0], "crop": "nonzero", "grey": True}
     run = small_encoder(tmp_path / "run", preprocess=other)
     assert _evaluate(run, cache, tmp_path / "out") == 0
     warnings = json.loads((tmp_path / "out" / "results.json").read_text())["warnings"]
-    assert any("prepared otherwise (spacing_mm)" in warning for warning in warnings)
+    assert any("prepared otherwise (spacing_mm, grey, crop)" in warning for warning in warnings)
+
+
+def test_patients_that_the_pretraining_saw_are_told(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run, other = small_encoder(tmp_path / "run"), small_encoder(tmp_path / "other")
+    quick = ("--frozen.random_seeds=1", "--frozen.draws=1", "--frozen.shots=[1]")
+    (run / "run.json").write_text(json.dumps({"patients": {"pretraining": ["p0", "p17", "p18", "p22"]}}))
+    assert _evaluate(run, cache, tmp_path / "some", f"--baseline={other}", *quick) == 0
+    said, page = capsys.readouterr().out, (tmp_path / "some" / "report.html").read_text()
+    for sentence in (
+        "2 of 6 test patients were in the pretraining of run",
+        "Whether patients of split test were in the pretraining of other is not known",
+    ):
+        assert f"WARNING: {sentence}" in said
+        assert sentence in page
+    (run / "run.json").write_text(json.dumps({"patients": {"pretraining": [f"p{n}" for n in range(18)]}}))
+    assert _evaluate(run, cache, tmp_path / "none", *quick) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    assert "in the pretraining of" not in (tmp_path / "none" / "report.html").read_text()
 
 
 def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

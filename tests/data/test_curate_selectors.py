@@ -20,9 +20,18 @@ def test_a_hash_does_not_see_a_shift_of_intensity_but_a_mirror():
     image = _images(1)[0]
     assert np.array_equal(difference_hash(image), difference_hash(3 * image + 100))
     assert not np.array_equal(difference_hash(image), difference_hash(image[:, ::-1]))
+    assert np.array_equal(difference_hash(image), difference_hash(image.astype(np.float64) * 1e-6))
     ramp = np.tile(np.arange(18, dtype=np.float32), (16, 1))
     assert np.unpackbits(difference_hash(ramp)).tolist() == [1] * 64
     assert not difference_hash(np.ones((16, 18), np.float32)).any()
+
+
+@pytest.mark.parametrize(("of", "published"), [("waves", "9454545454545454"), ("rings", "754b35354bb5da35")])
+def test_a_hash_is_that_of_the_published_code(of: str, published: str):
+    """`imagehash.dhash` (ImageHash 4.3.2) of the picture in 256 levels of grey, as text."""
+    y, x = np.mgrid[:60, :75]
+    image = 1000 * np.sin(x * y / 37) + 300 * np.cos(x / 3) if of == "waves" else np.hypot(x - 31, y - 22) % 11
+    assert difference_hash(image.astype(np.float32)).tobytes().hex() == published
 
 
 def test_the_kept_are_unlike_and_the_dropped_are_like_a_kept_one():

@@ -10,6 +10,7 @@ from small_cache import small_cache
 from medssl.evaluation.classification_cases import (
     ClassPrediction,
     class_warnings,
+    compare_classes,
     predict_classes,
     summarise_classes,
 )
@@ -35,6 +36,38 @@ def test_two_classes_with_one_swapped_pair(tmp_path) -> None:  # type: ignore[no
     assert got["classes"]["yes"]["recall"]["estimate"] == pytest.approx(2 / 3)
     assert got["metrics"]["auroc"]["clusters"] == 3
     write_json(tmp_path / "results.json", got)
+
+
+def test_a_difference_of_two_models_is_paired_over_patients() -> None:
+    """The second gives each image the first's probability, but for one pair swapped: nearly all noise is shared."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 60)
+    share = np.clip(0.5 + 0.15 * (truth - 0.5) + rng.normal(0, 0.15, 60), 0.01, 0.99)
+    first = _predictions([(int(t), [1 - s, s]) for t, s in zip(truth, share, strict=True)])
+    second = [
+        replace(p, probabilities=p.probabilities[::-1].copy() if n == 5 else p.probabilities)
+        for n, p in enumerate(first)
+    ]
+    names = ["no", "yes"]
+    found = compare_classes(first, {"second": second, "same": first}, names, 200, order=names)
+    alone, other = (summarise_classes(p, names, 200, order=names)["metrics"] for p in (first, second))
+    assert found["others"]["second"]["metrics"] == other
+    for name, interval in found["differences"]["second"].items():
+        assert interval["estimate"] == pytest.approx(alone[name]["estimate"] - other[name]["estimate"])
+        assert interval["high"] - interval["low"] < 0.6 * (alone[name]["high"] - alone[name]["low"])
+    assert "quadratic_kappa" in found["differences"]["second"]
+    assert all((i["low"], i["estimate"], i["high"]) == (0, 0, 0) for i in found["differences"]["same"].values())
+    assert compare_classes(first, {}, names) == {"others": {}, "differences": {}}
+    # two models that differ in everything, against resamples by hand
+    third = _predictions([(int(t), [0.3, 0.7] if n % 3 else [0.6, 0.4]) for n, t in enumerate(truth)])
+    interval = compare_classes(first, {"third": third}, names, 50)["differences"]["third"]["brier"]
+    draws = np.random.default_rng(0)
+    places = [draws.integers(30, size=30) for _ in range(50)]
+    values = []
+    for drawn in (np.concatenate([[2 * d, 2 * d + 1] for d in place]) for place in places):
+        ours, theirs = (np.array([p.probabilities[1] for p in given])[drawn] for given in (first, third))
+        values.append(np.mean((ours - truth[drawn]) ** 2) - np.mean((theirs - truth[drawn]) ** 2))
+    assert [interval["low"], interval["high"]] == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist())
 
 
 def test_three_classes_average_over_those_that_occur() -> None:

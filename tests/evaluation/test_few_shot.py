@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from medssl.evaluation.features import Features
-from medssl.evaluation.few_shot import few_shot_curve, multilabel_neighbours, prototype_scores
+from medssl.evaluation.few_shot import few_shot_curve, multilabel_neighbours, prototype_scores, shot_interval
 from medssl.evaluation.probe_data import ProbeData
+from medssl.evaluation.probes import mean_auroc
+from medssl.evaluation.statistics import statistic_interval
 
 
 def _data(targets: torch.Tensor) -> ProbeData:
@@ -54,6 +56,35 @@ def test_more_shots_reach_more(targets: torch.Tensor):
     assert found[0].test < found[1].test < found[2].test
     assert found[0].deviation > found[2].deviation
     assert found == few_shot_curve(features, data, (1, 4, 16), episodes=30)
+
+
+@pytest.mark.parametrize("targets", [_CLASSES, _ANSWERS], ids=["classes", "answers"])
+def test_an_interval_over_patients_is_that_of_every_resample_scored_anew(targets: torch.Tensor):
+    data = _data(targets)
+    patients = tuple(f"p{n // 10}" for n in range(120))  # two images of split test each
+    data = ProbeData(data.images, targets, data.names, data.splits, patients)
+    vectors = {"planted": _planted(targets, 1.5)}, {"noise": torch.randn(120, 8, generator=torch.manual_seed(1))}
+    ours, theirs = (
+        few_shot_curve(Features(pooled, torch.zeros(120, 1, 8)), data, (2,), episodes=3)[0] for pooled in vectors
+    )
+    rows = data.rows("test")
+    answers = targets[rows].numpy()
+
+    def area(drawn: np.ndarray, scores: np.ndarray) -> float:
+        columns = [k for k in range(answers.shape[1]) if len(set(answers[drawn, k].tolist())) == 2]
+        return float(np.mean([mean_auroc(answers[drawn][:, columns], part[drawn][:, columns]) for part in scores]))
+
+    own = [patients[int(row)] for row in rows]
+    alone = statistic_interval(lambda drawn: area(drawn, ours.scores), own, resamples=20)
+    paired = statistic_interval(lambda d: area(d, ours.scores) - area(d, theirs.scores), own, resamples=20)
+    for found, wanted in (
+        (shot_interval([ours], (), data, 20), alone),
+        (shot_interval([ours, ours], [theirs], data, 20), paired),
+    ):
+        assert (found.estimate, found.low, found.high) == pytest.approx((wanted.estimate, wanted.low, wanted.high))
+        assert found.clusters == 12
+    assert alone.estimate == pytest.approx(ours.test)
+    assert paired.low > 0
 
 
 def test_neighbours_for_several_answers_by_hand():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medssl.evaluation.rankings import holm, paired_p_value, rank_methods, smallest_p_value, told
+from medssl.evaluation.rankings import holm, paired_p_value, rank_methods, smallest_p_value, told, told_beside
 from medssl.imaging.errors import ConfigError
 
 
@@ -80,3 +80,34 @@ def test_an_interval_in_words():
 @pytest.mark.parametrize("patients", [1, 2, 6, 14, 40])
 def test_the_smallest_p_value_is_that_of_patients_who_all_bring_alike(patients: int):
     assert smallest_p_value(patients) == paired_p_value([0.3] * patients, range(patients))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "low", "high", "verdict"),
+    [
+        (0.7, [0.6, 0.65, 0.69], 0.01, 0.1, "better"),
+        (0.7, [0.55, 0.6, 0.71], 0.01, 0.1, "no difference shown"),
+        (0.7, [0.5, 0.6, 0.69], -0.01, 0.2, "no difference shown"),
+        (0.5, [0.6, 0.51], -0.1, -0.01, "worse"),
+        (0.5, [0.6, 0.49, 0.62], -0.1, -0.01, "no difference shown"),
+        (0.7, [0.6, math.nan], 0.01, 0.1, "better"),
+    ],
+)
+def test_one_encoder_is_better_than_others_only_where_it_is_than_each(
+    ours: float, theirs: list[float], low: float, high: float, verdict: str
+) -> None:
+    assert told_beside(ours, theirs, low, high) == verdict
+
+
+def test_random_weights_that_differ_are_less_often_told_from_one_more():
+    """Nothing was learned, and encoders differ by more than patients tell: the interval alone errs every third time."""
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(0, 0.04, 500), rng.normal(0, 0.04, (500, 9))
+    difference = ours - theirs.mean(1)
+    ends = [(d - 0.02, d + 0.02) for d in difference]
+    alone = np.mean([told(*end) == "better" for end in ends])
+    beside = np.mean(
+        [told_beside(o, t, *end) == "better" for o, t, end in zip(ours, theirs.tolist(), ends, strict=True)]
+    )
+    assert alone > 0.25
+    assert beside < 0.15

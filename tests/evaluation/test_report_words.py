@@ -18,7 +18,7 @@ from medssl.evaluation.report.failures import classification_failures, segmentat
 from medssl.evaluation.report.feature_map import feature_map_section
 from medssl.evaluation.report.page import Table
 from medssl.evaluation.report.results import head, interval_rows, size_text, subgroup_section
-from medssl.evaluation.report.summary import classification_summary, segmentation_summary
+from medssl.evaluation.report.summary import classification_summary, encoder_verdict, segmentation_summary
 
 _EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence" / "methods_small" / "results.json"
 
@@ -213,3 +213,14 @@ def test_a_comparison_with_one_seed_shows_nothing_and_says_so(tmp_path: Path) ->
         assert "not corrected for the number of methods and probes" in " ".join(words.split())
     assert sections["Failures"].tables[0].rows[0][:3] == ("vicreg", "chest_xray", "0")
     assert len(sections["Every run"].tables[0].rows) == 6 + len(results["random"])
+
+
+def test_an_encoder_that_one_with_random_weights_reaches_is_not_called_better() -> None:
+    difference = _interval(0.1, 0.05, 0.15)
+    assert encoder_verdict(0.7, [0.55, 0.6, 0.65], difference) == "better"
+    assert encoder_verdict(0.7, [0.4, 0.68, 0.72], difference) == "no difference shown: one of 3 encoders reaches 0.720"
+    assert encoder_verdict(0.7, [0.6], difference) == "better"
+    assert encoder_verdict(4.0, [5.0, 6.0], _interval(-1.5, -2.0, -1.0), smaller=True) == "better"
+    error = encoder_verdict(4.0, [3.5, 7.5], _interval(-1.5, -2.0, -1.0), smaller=True)
+    assert error == "no difference shown: one of 2 encoders reaches 3.500"
+    assert encoder_verdict(None, [None], _interval(0.1)) == "no difference shown"

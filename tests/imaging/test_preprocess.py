@@ -281,6 +281,23 @@ def test_json_round_trip():
     assert Preprocess.from_json(json.loads(json.dumps(preprocess.to_json()))) == preprocess
 
 
+def test_every_option_that_differs_is_told():
+    ours = Preprocess(spatial_dims=2, longest=64, intensity=Intensity("window", (0,), (9,)))
+    assert ours.differences(json.loads(json.dumps(ours.to_json()))) == {}
+    others = {
+        "spatial_dims": 3, "orientation": "LPS", "spacing_mm": [1.0, 2.0], "longest": 32, "grey": True,
+        "crop": "nonzero", "intensity": {"kind": "window", "low": [0], "high": [9.0], "nonzero": True},
+    }  # fmt: skip
+    assert others.keys() == ours.to_json().keys(), "a new option must be compared as well"
+    for name, value in others.items():
+        found = ours.differences({**ours.to_json(), name: value})
+        assert list(found) == [name]
+        assert found[name][0] == value
+    assert ours.differences({"spatial_dims": 2, "intensity": {"kind": "window", "low": [0], "high": [9]}}) == {
+        "longest": (None, 64)
+    }, "what an older file does not know had its default"
+
+
 def test_shrinking_an_oblique_grid_is_anti_aliased():
     """Turned by 30 degrees and four times coarser: a pattern finer than the new voxels becomes its mean."""
     array = np.tile(np.array([0.0, 1.0], np.float32), 40)[None, :, None, None] * np.ones((1, 80, 80, 3), np.float32)

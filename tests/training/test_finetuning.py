@@ -126,11 +126,13 @@ def test_label_augmentation_leaves_a_plain_model(finetune: Finetune, tmp_path: P
     assert told["config"]["label_augment"]["transforms"] == "quarter_turns"
 
 
-def _encoder_file(folder: Path, dims: int, channels: tuple[str, ...] = ("T1",), **meta: Any) -> Path:
+def _encoder_file(
+    folder: Path, dims: int, channels: tuple[str, ...] = ("T1",), norm: str = "instance", **meta: Any
+) -> Path:
     torch.manual_seed(99)
-    component = Component("medssl.models.unet.ResidualUNetEncoder", _UNET)
+    component = Component("medssl.models.unet.ResidualUNetEncoder", {**_UNET, "norm": norm})
     encoder = build_encoder(component, dims, len(channels))
-    arguments = {**_UNET, "spatial_dims": dims, "in_channels": len(channels)}  # as pretraining writes it
+    arguments = {**component.init_args, "spatial_dims": dims, "in_channels": len(channels)}  # as pretraining writes it
     described = {"encoder": Component(component.class_path, arguments).to_json(), "channels": list(channels), **meta}
     decoder = {"head.bias": torch.tensor([5.0, 6.0, 7.0])}
     save_encoder(folder / "encoder.safetensors", encoder.state_dict(), decoder, described)
@@ -175,7 +177,7 @@ def test_few_weights_are_trained_and_the_model_is_a_plain_one(
 ) -> None:
     if adapt == "lora":
         pytest.importorskip("peft", reason="the extra peft is not installed")
-    file = _encoder_file(tmp_path, 2)
+    file = _encoder_file(tmp_path, 2, norm="batch")
     given = {"init": file, "transfer__adapt": adapt, "transfer__lora": [2, 4, 0.1], "network__encoder": None}
     given |= {"train__checkpoint_every": 2, "train__lr": 0.01}
     assert finetune(flat, tmp_path / "whole", **given, train__steps=4, inference__choose="last") == 0
@@ -186,6 +188,8 @@ def test_few_weights_are_trained_and_the_model_is_a_plain_one(
     assert moved
     assert all(name.endswith("bias") or adapt == "lora" for name in moved)
     assert not any("norm" in name and name.endswith("weight") for name in moved)
+    assert "stem.norm.running_mean" in kept
+    assert not any("running" in name for name in moved), "statistics of batch norm are not among the few"
     network, spec = load_model(tmp_path / "whole")
     found = [
         dice(voxel_counts(segment_image([network], spec, flat.image(case)), flat.label(case), [1, 2]))
@@ -215,18 +219,44 @@ def test_the_learning_rate_falls_from_layer_to_layer_of_the_encoder_alone(flat: 
     assert scales[f"network.encoder.{first}"] < scales[f"network.encoder.{middle}"] < 0.1
 
 
-@pytest.mark.parametrize(("options", "moves"), [({"encoder_lr": 0}, False), ({"frozen_steps": 3}, False), ({}, True)])
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize(
+    ("options", "moves"),
+    [({"encoder_lr": 0}, False), ({"frozen_steps": 3}, False), ({"frozen_steps": 2}, True), ({}, True)],
+)
 def test_a_frozen_encoder_does_not_move_and_the_decoder_does(
-    finetune: Finetune, flat: Cache, tmp_path: Path, options: dict[str, Any], moves: bool
+    finetune: Finetune, flat: Cache, tmp_path: Path, options: dict[str, Any], moves: bool, norm: str
 ) -> None:
-    file = _encoder_file(tmp_path, 2)
-    given = {f"transfer__{name}": value for name, value in options.items()}
-    assert finetune(flat, tmp_path / "run", init=file, train__weight_decay=0.1, **given) == 0
+    """Not a bit of it, statistics of batch norm included, until it thaws."""
+    file = _encoder_file(tmp_path, 2, norm=norm)
+    given: dict[str, Any] = {f"transfer__{name}": value for name, value in options.items()}
+    given |= {"network__encoder": None, "inference__choose": "last", "train__weight_decay": 0.1}
+    assert finetune(flat, tmp_path / "run", init=file, **given) == 0
     after = _encoder_of(tmp_path / "run", "model.safetensors")
     before = {n.removeprefix("encoder."): t for n, t in load_file(file).items() if n.startswith("encoder.")}
     assert all(torch.equal(before[name], after[name]) for name in before) is not moves
+    statistics = [name for name in after if "running" in name]
+    assert bool(statistics) == (norm == "batch")
+    assert all(torch.equal(before[name], after[name]) is not moves for name in statistics)
     decoder = load_file(tmp_path / "run" / "model.safetensors")["decoder.head.bias"]
     assert not torch.equal(decoder, torch.tensor([5.0, 6.0, 7.0]))
+
+
+def _same_when_cut(finetune: Finetune, cache: Cache, folder: Path, given: dict[str, Any]) -> None:
+    assert finetune(cache, folder / "whole", **given) == 0
+    assert finetune(cache, folder / "cut", **given, train__time_limit_min=1e-9) == 0
+    assert json.loads((folder / "cut" / "run.json").read_text())["step"] == 1
+    assert finetune(cache, folder / "cut", **given, resume=True) == 0
+    whole, cut = (load_file(folder / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_run_stopped_while_its_encoder_was_frozen_ends_with_the_same_model(
+    finetune: Finetune, flat: Cache, tmp_path: Path
+) -> None:
+    given = {"init": _encoder_file(tmp_path, 2, norm="batch"), "network__encoder": None, "transfer__frozen_steps": 2}
+    given |= {"train__steps": 4, "train__ema_decay": 0.9}
+    _same_when_cut(finetune, flat, tmp_path, given)
 
 
 def test_last_keeps_the_end_of_the_training(finetune: Finetune, flat: Cache, tmp_path: Path) -> None:
@@ -285,16 +315,11 @@ def test_folds_make_one_model_each_and_go_on_where_they_stopped(
 
 def test_a_run_stopped_half_way_ends_with_the_same_model(finetune: Finetune, cache: Cache, tmp_path: Path) -> None:
     """Augmentation, average, optimiser and best weights go on as if nothing had happened."""
-    given = {
+    given: dict[str, Any] = {
         "train__steps": 6, "train__ema_decay": 0.9, "train__checkpoint_every": 2, "train__validate_every": 2,
         "augment__affine_p": 1, "augment__noise_p": 1, "augment__flip_axes": [0],
     }  # fmt: skip
-    assert finetune(cache, tmp_path / "whole", **given) == 0
-    assert finetune(cache, tmp_path / "cut", **given, train__time_limit_min=1e-9) == 0
-    assert json.loads((tmp_path / "cut" / "run.json").read_text())["step"] == 1
-    assert finetune(cache, tmp_path / "cut", **given, resume=True) == 0
-    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    _same_when_cut(finetune, cache, tmp_path, given)
 
 
 def test_a_dry_run_writes_nothing(
@@ -386,11 +411,12 @@ def test_an_nnunet_checkpoint_is_taken_with_the_encoder_named(
 def test_other_channels_and_preprocessing_are_adapted_and_told(
     finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    preprocess = {**flat.preprocess.to_json(), "spacing_mm": [2.0, 2.0]}
+    preprocess = {**flat.preprocess.to_json(), "spacing_mm": [2.0, 2.0], "grey": True}
     file = _encoder_file(tmp_path, 2, ("T1", "T2"), preprocess=preprocess)
     assert finetune(flat, tmp_path / "run", init=file) == 0
     message = capsys.readouterr().err
     assert "spacing_mm was [2.0, 2.0], is None" in message
+    assert "grey was True, is False" in message
     assert "channels were T1, T2, are T1" in message
     assert json.loads((tmp_path / "run" / "run.json").read_text())["transfer"]["adapted"]
 

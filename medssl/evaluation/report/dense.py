@@ -1,19 +1,22 @@
 """Sections about features of places: landmarks that were looked for, structures segmented from one patch."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from medssl.evaluation.rankings import told
 from medssl.evaluation.report.figures import interval_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
-from medssl.evaluation.report.results import interval_text
+from medssl.evaluation.report.results import each_text, interval_text
+from medssl.evaluation.report.summary import encoder_verdict, trained_once
 
+_RANDOM = (
+    "Random weights: the same architecture before any training. Better than they: the interval of the difference to "
+    "their mean says so, and each of them is worse; chance alone puts one encoder before N others once in N + 1 times."
+)
 LANDMARKS = (
     "A landmark of a template (a case of split train) is looked for in each case of split test; the error is the "
     "distance in mm to where it is. Answers lie on the encoder's grid, which alone costs up to half a step.",
     "Same relative place: the rule that takes the template's place as a share of each axis; it needs no network.",
-    "Random weights: the same architecture before any training.",
+    _RANDOM,
     "Intervals: 95 %, percentile bootstrap over the patients of split test; the templates stay. The difference of two "
     "medians is paired over them.",
 )
@@ -23,7 +26,7 @@ PROMPTS = (
     "Map and threshold were chosen on split val, one for all structures; split test was read once. Best threshold: "
     "chosen for each structure of each case by its own answer, which only says what the features would allow.",
     "Structures smaller than a cell of the coarsest last map of the encoders compared are left out, and counted.",
-    "Random weights: the same architecture before any training.",
+    _RANDOM,
     "Intervals: 95 %, BCa bootstrap over the patients of split test; differences are paired.",
 )
 
@@ -50,12 +53,12 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
     number, told_as = ("median_mm", "a median error in mm of") if landmarks else ("dice", "a Dice of")
     ours, found = results["arms"][results["arm"]], []
     for other, difference in results["differences"].items():
-        low, high = (math.nan if difference[end] is None else difference[end] for end in ("low", "high"))
-        verdict = told(-high, -low) if landmarks else told(low, high)  # a smaller error is better
+        theirs = results["arms"][other]
         found.append(
             f"{results['arm']} reaches {told_as} {interval_text(ours[number])}, {other} "
-            f"{interval_text(results['arms'][other][number])}: difference {interval_text(difference, signed=True)}, "
-            f"{verdict}."
+            f"{interval_text(theirs[number])}: difference {interval_text(difference, signed=True)}, "
+            f"{encoder_verdict(ours['each'][0], theirs['each'], difference, smaller=landmarks)}."
+            + trained_once((results["arm"], other), dict.fromkeys(results["encoders"], 1), "benchmark")
         )
     return found
 
@@ -66,11 +69,12 @@ def _landmarks(results: Mapping[str, Any]) -> Section:
     parts = [("all", arms)]
     parts += [(mark, {name: arm["landmarks"][mark] for name, arm in arms.items()}) for mark in results["landmarks"]]
     rows = tuple(
-        (mark, name, *(interval_text(content[key]) for key in keys))
+        (mark, name, *(interval_text(content[key]) for key in keys), each_text(content.get("each", ())))
         for mark, part in parts
         for name, content in part.items()
     )
-    header = ("landmark", "arm", *(key.removesuffix("_mm").replace("_", " ") + " mm" for key in keys))
+    named = (key.removesuffix("_mm").replace("_", " ") + " mm" for key in keys)
+    header = ("landmark", "arm", *named, "median mm of each")
     caption = f"Templates: {', '.join(results['templates'])}. Shares of searches that end within a distance."
     intervals = [(mark, name, content["median_mm"]) for mark, part in parts for name, content in part.items()]
     picture = figure_picture(interval_figure(intervals, "median error, mm"), "Median error with 95 % intervals.")
@@ -83,7 +87,9 @@ def _prompts(results: Mapping[str, Any]) -> Section:
     rows = tuple(
         (
             name,
-            *(interval_text(interval) for interval in (arm["dice"], arm["oracle"])),
+            interval_text(arm["dice"]),
+            each_text(arm["each"]),
+            interval_text(arm["oracle"]),
             *(interval_text(arm["structures"][structure]) for structure in names),
             "; ".join(f"map {c['map']}, {c['threshold']:g}" for c in arm["chosen"]),
         )
@@ -91,7 +97,7 @@ def _prompts(results: Mapping[str, Any]) -> Section:
     )
     own = arms[results["arm"]]
     caption = f"Dice of {own['prompts']} prompts; {own['too_small']} structure(s) were too small for one."
-    table = Table(("encoder", "Dice", "best threshold", *names, "chosen"), rows, caption)
+    table = Table(("encoder", "Dice", "each", "best threshold", *names, "chosen"), rows, caption)
     intervals = [(s, name, arm["structures"][s]) for s in names for name, arm in arms.items()]
     picture = figure_picture(interval_figure(intervals, "Dice"), "Dice with 95 % intervals over patients.")
     return Section("Segmentation from one patch", tables=(table,), pictures=(picture,))

@@ -10,6 +10,7 @@ from medssl.evaluation.report.feature_map import feature_map_section
 from medssl.evaluation.report.lesions import lesion_section
 from medssl.evaluation.report.page import Section
 from medssl.evaluation.report.results import (
+    class_comparison_section,
     classification_section,
     comparison_section,
     segmentation_section,
@@ -62,13 +63,14 @@ def classification_page(
     Args:
         results: Content of results.json.
         rows: Lines of cases.csv.
-        logs: Name to folder of the training run, for learning curves.
+        logs: Name to folder of the training runs, for learning curves.
         maps: Maps of the features, with captions.
     """
     return [
         classification_summary(results),
         classification_section(results),
-        classification_failures(rows),
+        *([class_comparison_section(results)] if results.get("differences") else []),
+        classification_failures([row for row in rows if row.get("arm", results["arm"]) == results["arm"]]),
         subgroup_section(results["subgroups"]),
         *_closing(logs, maps),
     ]

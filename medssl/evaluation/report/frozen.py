@@ -1,17 +1,15 @@
 """Sections about frozen encoders: what it means first, then every probe, few shots and transferability."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medssl.evaluation.frozen_arms import RANDOM
-from medssl.evaluation.rankings import told
 from medssl.evaluation.report.feature_map import feature_map_section
 from medssl.evaluation.report.figures import interval_figure, shot_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
-from medssl.evaluation.report.results import interval_text
-from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
+from medssl.evaluation.report.results import each_text, interval_text
+from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER, encoder_verdict, trained_once
 
 PROBES = {
     "knn": "kNN",
@@ -24,7 +22,10 @@ CONVENTIONS = (
     "AUROC: mean over the questions; of two classes the second is asked for, of more each against the rest.",
     "Every option of a probe was chosen on split val; split test was read once, by the option chosen.",
     "Random weights: the same architecture before any training, batch-norm statistics measured on the same images.",
-    "Intervals: 95 %, percentile bootstrap over the patients of split test; differences are paired over them.",
+    "Intervals: 95 %, percentile bootstrap over the patients of split test; differences are paired over them. How much "
+    "another training or other random weights would change is not in them.",
+    "Better than random weights: the interval of the difference lies above 0, and the AUROC above that of each encoder "
+    "with random weights. Chance alone puts one encoder above N others once in N + 1 times: frozen.random_seeds.",
     "Transferability scores use the answers of split train alone; what they are worth is not known for one encoder.",
 )
 
@@ -54,14 +55,19 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
             ours, theirs = (
                 results["arms"][arm]["probes"][labels]["linear"]["auroc"] for arm in (results["arm"], other)
             )
-            difference = probes["linear"]
-            low, high = (math.nan if difference[end] is None else difference[end] for end in ("low", "high"))
             found.append(
                 f"With {_labels(labels)} labelled images a linear probe on {results['arm']} reaches AUROC "
                 f"{interval_text(ours)}, on {other} {interval_text(theirs)}: difference "
-                f"{interval_text(difference, signed=True)}, {told(low, high)}."
+                f"{interval_text(probes['linear'], signed=True)}, {_verdict(results, other, labels, 'linear')}."
             )
+        found.append(trained_once((results["arm"], other), dict.fromkeys(results["encoders"], 1), "benchmark").strip())
     return found
+
+
+def _verdict(results: Mapping[str, Any], other: str, labels: str, probe: str) -> str:
+    """What a difference says; of random weights with each of them in view."""
+    ours, theirs = (results["arms"][arm]["probes"][labels][probe]["each"] for arm in (results["arm"], other))
+    return encoder_verdict(ours[0], theirs, results["differences"][other][labels][probe])
 
 
 def _summary(results: Mapping[str, Any]) -> Section:
@@ -99,23 +105,35 @@ def _summary(results: Mapping[str, Any]) -> Section:
 
 def _probes(results: Mapping[str, Any]) -> Section:
     rows = [
-        (f"{PROBES[probe]}, {_labels(labels)}", name, entry["auroc"])
+        (f"{PROBES[probe]}, {_labels(labels)}", name, entry)
         for labels, probes in results["arms"][results["arm"]]["probes"].items()
         for probe in probes
         for name, arm in results["arms"].items()
         for entry in [arm["probes"][labels][probe]]
     ]
     table = Table(
-        ("probe, labels", "encoder", "AUROC"), tuple((group, name, interval_text(i)) for group, name, i in rows)
+        ("probe, labels", "encoder", "AUROC", "each"),
+        tuple((group, name, interval_text(entry["auroc"]), each_text(entry["each"])) for group, name, entry in rows),
+        "Each: the encoders whose mean the AUROC is.",
     )
     lines = tuple(
-        (f"{results['arm']} − {other}", f"{PROBES[probe]}, {_labels(labels)}", interval_text(i, signed=True))
+        (
+            f"{results['arm']} − {other}",
+            f"{PROBES[probe]}, {_labels(labels)}",
+            interval_text(i, signed=True),
+            _verdict(results, other, labels, probe),
+        )
         for other, by_labels in results["differences"].items()
         for labels, probes in by_labels.items()
         for probe, i in probes.items()
     )
-    differences = Table(("difference", "probe, labels", "AUROC"), lines, "Paired over the patients of split test.")
-    picture = figure_picture(interval_figure(rows, "AUROC"), "AUROC on split test with 95 % intervals over patients.")
+    differences = Table(
+        ("difference", "probe, labels", "AUROC", "says"), lines, "Paired over the patients of split test."
+    )
+    intervals = [(group, name, entry["auroc"]) for group, name, entry in rows]
+    picture = figure_picture(
+        interval_figure(intervals, "AUROC"), "AUROC on split test with 95 % intervals over patients."
+    )
     return Section("Probes", tables=(table, differences), pictures=(picture,))
 
 
@@ -124,17 +142,44 @@ def _shots(results: Mapping[str, Any]) -> Section:
     if not curves:
         return Section("Few shots", ("Split train has no two images of every class, so no prototypes were made.",))
     rows = tuple(
-        (name, str(shot["shots"]), f"{shot['auroc']:.3f} ± {shot['deviation']:.3f}")
+        (
+            name,
+            str(shot["shots"]),
+            interval_text(shot["interval"]),
+            f"{shot['deviation']:.3f}",
+            each_text(shot["each"]),
+        )
         for name, shots in curves.items()
         for shot in shots
     )
-    episodes = next(iter(curves.values()))[0]["episodes"]
-    caption = f"Mean AUROC and standard deviation over {episodes} draws of so many images a class."
+    episodes, own = next(iter(curves.values()))[0]["episodes"], results["arm"]
+    each = {(name, str(shot["shots"])): shot["each"] for name, shots in curves.items() for shot in shots}
+    lines = tuple(
+        (
+            f"{own} − {other}",
+            shots,
+            interval_text(difference, signed=True),
+            encoder_verdict(each[own, shots][0], each[other, shots], difference),
+        )
+        for other, by_shots in results["shot_differences"].items()
+        for shots, difference in by_shots.items()
+    )
+    caption = f"Mean AUROC over {episodes} draws of so many images a class"
+    tables = (
+        Table(
+            ("encoder", "images a class", "AUROC", "over draws", "each"),
+            rows,
+            f"{caption}, with intervals over patients; standard deviation over the draws.",
+        ),
+        Table(
+            ("difference", "images a class", "AUROC", "says"),
+            lines,
+            "Paired over the patients; the draws are the same.",
+        ),
+    )
+    picture = figure_picture(shot_figure(curves), f"{caption}, and its standard deviation over them.")
     return Section(
-        "Few shots",
-        ("Prototypes: the class whose mean is nearest, without any training.",),
-        (Table(("encoder", "images a class", "AUROC"), rows, caption),),
-        (figure_picture(shot_figure(curves), caption),),
+        "Few shots", ("Prototypes: the class whose mean is nearest, without any training.",), tables, (picture,)
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.evaluation.provenance import made_with
+from medssl.evaluation.rankings import told
 from medssl.evaluation.report.figures import case_figure, confusion_figure, interval_figure, reliability_figure
 from medssl.evaluation.report.page import Picture, Section, Table, figure_picture
 from medssl.evaluation.subgroups import FEW
@@ -14,6 +15,7 @@ from medssl.imaging.files import records_text, write_json, write_text
 SCHEMA_VERSION = 2
 """Of results.json; results.schema.json describes it. Version 1 had no `environment`, and no `task` in studies."""
 
+_LESS_IS_BETTER = ("calibration_error", "brier")
 _WORDS = {"mL": "Volumes in mL", "mm2": "Areas in mm²", "pixels": "Areas in pixels"}
 _COUNTS = {
     "both empty": "both_empty",
@@ -152,6 +154,43 @@ def classification_section(results: Mapping[str, Any], title: str = "Classificat
     return Section(title, (counted,), tuple(tables), pictures, notes=tuple(results["conventions"]))
 
 
+def class_comparison_section(results: Mapping[str, Any], title: str = "Comparison") -> Section:
+    """Every metric of the evaluated classifier beside the others', and the paired differences.
+
+    Args:
+        results: Content of results.json: `others`, and `differences` of the evaluated model minus each other one.
+        title: Heading.
+    """
+    own, metrics = results["arm"], results["metrics"]
+    arms = {own: metrics, **{name: found["metrics"] for name, found in results["others"].items()}}
+    table = Table(
+        ("metric", *arms),
+        tuple((_named(name), *(interval_text(found[name]) for found in arms.values())) for name in metrics),
+    )
+    lines = tuple(
+        (f"{own} − {other}", _named(name), interval_text(interval, signed=True), class_verdict(name, interval))
+        for other, found in results["differences"].items()
+        for name, interval in found.items()
+    )
+    caption = (
+        "Paired over the same cases, with 95 % intervals over patients. Less is better for calibration error and Brier."
+    )
+    differences = Table(("difference", "metric", "value", "says"), lines, caption)
+    rows = [(_named(name), arm, found[name]) for name in ("auroc", "balanced_accuracy") for arm, found in arms.items()]
+    picture = figure_picture(
+        interval_figure(rows, "value"), "AUROC and balanced accuracy with 95 % intervals over patients."
+    )
+    return Section(title, tables=(table, differences), pictures=(picture,))
+
+
+def class_verdict(metric: str, difference: Mapping[str, Any]) -> str:
+    """What the difference of two classifiers in a metric says."""
+    if difference["low"] is None or difference["high"] is None:
+        return "nothing without an interval"
+    low, high = difference["low"], difference["high"]
+    return told(-high, -low) if metric in _LESS_IS_BETTER else told(low, high)
+
+
 def subgroup_section(subgroups: Mapping[str, Any], title: str = "Parts of the cases") -> Section:
     """One table an attribute (site, sex, age, scanner): a row a part of the cases, the smallest parts marked."""
     if not subgroups:
@@ -191,6 +230,11 @@ def interval_text(interval: Mapping[str, Any], signed: bool = False) -> str:
     if interval["low"] is None or interval["high"] is None:
         return shown
     return f"{shown} ({interval['low']:{style}}\u00a0to\u00a0{interval['high']:{style}})"
+
+
+def each_text(values: Sequence[float | None]) -> str:
+    """Numbers of several encoders; empty for one, whose number stands beside it."""
+    return ", ".join("–" if value is None else f"{value:.3f}" for value in values) if len(values) > 1 else ""
 
 
 def size_text(size: float, sign: str = "") -> str:

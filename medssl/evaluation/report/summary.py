@@ -1,9 +1,10 @@
 """What an evaluation found, in words: first for everybody, then for a clinician, a reviewer and an engineer."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medssl.evaluation.rankings import told
+from medssl.evaluation.rankings import told, told_beside
 from medssl.evaluation.report.page import Section
 from medssl.evaluation.report.results import interval_text, size_text
 
@@ -25,8 +26,8 @@ def segmentation_summary(results: Mapping[str, Any]) -> Section:
         f"{name} outlined {_listed(list(own['classes']))} in {_counted(own)}, split {results['split']}. The overlap "
         f"with the reference is a mean Dice of {interval_text(own['mean_dice'])}: 1 is the same mask, 0 no overlap.",
         *(
-            _difference_words(name, other, found["mean_dice"])
-            + _trained_once((name, other), results.get("networks", {}))
+            _difference_words(name, other, found["mean_dice"], "Dice")
+            + trained_once((name, other), results.get("networks", {}))
             for other, found in results["differences"].items()
         ),
     )
@@ -62,6 +63,11 @@ def classification_summary(results: Mapping[str, Any]) -> Section:
         lead.append("The interval holds 0.5: that it does better than chance is not shown.")
     if auroc["high"] is not None and auroc["high"] < 0.5:
         lead.append("The interval lies below 0.5: it does worse than chance. Look for labels or classes mixed up.")
+    lead += [
+        _difference_words(results["arm"], other, found["auroc"], "AUROC")
+        + trained_once((results["arm"], other), results.get("networks", {}))
+        for other, found in results.get("differences", {}).items()
+    ]
     words = [_class_words(k, names, results["confusion"]) for k in range(len(names))]
     off = results["metrics"]["calibration_error"]["estimate"]
     if off is not None:
@@ -113,22 +119,42 @@ def _machine(results: Mapping[str, Any]) -> str:
     return ", ".join(made["gpus"]) or f"{made['processor']}, {made['cpus']} processor(s)"
 
 
-def _difference_words(name: str, other: str, interval: Mapping[str, Any]) -> str:
+def _difference_words(name: str, other: str, interval: Mapping[str, Any], metric: str) -> str:
     shown = interval_text(interval, signed=True)
     if interval["low"] is None:
-        return f"Compared with {other}: {shown} in Dice; without an interval nothing can be said."
+        return f"Compared with {other}: {shown} in {metric}; without an interval nothing can be said."
     verdict = told(interval["low"], interval["high"])
     words = verdict if verdict == "no difference shown" else f"{name} is {verdict}"
-    return f"Compared with {other}: {words}, {shown} in Dice over the same cases."
+    return f"Compared with {other}: {words}, {shown} in {metric} over the same cases."
 
 
-def _trained_once(arms: Sequence[str], networks: Mapping[str, int]) -> str:
-    """That an arm is a single training; empty where none is."""
+def trained_once(arms: Sequence[str], networks: Mapping[str, int], verb: str = "curve") -> str:
+    """That an arm is a single training, and which verb trains several; empty where none is."""
     once = [name for name in arms if networks.get(name) == 1]
     if not once:
         return ""
     whose = "each" if len(once) == len(arms) else " and ".join(once)
-    return f" This is one training of {whose}; another seed may differ (medssl curve)."
+    return f" This is one training of {whose}; another seed may differ (medssl {verb})."
+
+
+def encoder_verdict(
+    ours: float | None, theirs: Sequence[float | None], difference: Mapping[str, Any], smaller: bool = False
+) -> str:
+    """What a difference of encoders says, those with random weights looked at one by one as well (`told_beside`).
+
+    Args:
+        ours: Number of the encoder that is judged; null where there is none.
+        theirs: Those of the encoders that it is compared with.
+        difference: Interval of ours minus their mean, over patients.
+        smaller: Whether less is better.
+    """
+    sign = -1 if smaller else 1
+    low, high = sorted(math.nan if difference[end] is None else sign * difference[end] for end in ("low", "high"))
+    known = [sign * value for value in theirs if value is not None]
+    verdict = told(low, high) if ours is None else told_beside(sign * ours, known, low, high)
+    if verdict == told(low, high):
+        return verdict
+    return f"{verdict}: one of {len(theirs)} encoders reaches {sign * (max(known) if low > 0 else min(known)):.3f}"
 
 
 def _structure_words(label: str, found: Mapping[str, Any], unit: str, calibrated: bool) -> str:
