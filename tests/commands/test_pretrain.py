@@ -9,6 +9,7 @@ from medssl.__main__ import main
 from medssl.commands.parsing import parse_verb
 from medssl.methods.base import Method
 from medssl.models.component import resolve
+from medssl.models.layouts import layout_of
 from medssl.models.weights import read_encoder
 from medssl.training.components import build_component, completed
 from medssl.training.pretraining import Settings
@@ -35,6 +36,16 @@ def test_every_configuration_fits_the_verb_and_builds_its_network(path):
     assert "Hardware:" in header
     assert "https://arxiv.org/abs/" in header
     assert ("not measured" in header) == path.stem.endswith("_gpu")
+
+
+@pytest.mark.parametrize("name", ["spark_unet3d_gpu", "resenc_mae_unet3d_gpu"])
+def test_what_is_pretrained_for_days_as_nnunets_encoder_can_be_written_for_it(name: str):
+    settings = _settings(_PRETRAIN / f"{name}.yaml")
+    with torch.device("meta"):
+        encoder = build_component(
+            "encoder", completed("encoder", settings.encoder, {"spatial_dims": 3, "in_channels": 1})
+        )
+    assert len(layout_of(encoder, "nnunet", settings.views.size).entries) == len(encoder.state_dict())
 
 
 @pytest.mark.parametrize("path", _SMALL, ids=lambda p: p.stem)
