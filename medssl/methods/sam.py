@@ -14,6 +14,7 @@ from torch import Tensor
 from medssl.data.masking import step_generator
 from medssl.imaging.errors import ConfigError
 from medssl.losses.anatomy import PairSampling, place_info_nce
+from medssl.losses.precision import without_autocast
 from medssl.methods.base import Batch, Method, MethodCard, not_negative, positive, require
 from medssl.models.anatomy import AnatomyMaps, AnatomyNetwork, cell_places
 from medssl.models.encoder import Encoder
@@ -108,6 +109,7 @@ def _rows(maps: Tensor, samples: int) -> Tensor:
     return rows.reshape(-1, samples, *rows.shape[1:])
 
 
+@without_autocast
 def _places(affine: Tensor, grid: Sequence[int], stride: tuple[int, ...]) -> Tensor:
     """Where the cells of all views lie in their sources (V, B, N, D), in steps of the grid."""
     cells = cell_places(grid, stride).to(affine)

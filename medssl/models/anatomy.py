@@ -155,6 +155,8 @@ def cell_places(grid: Sequence[int], stride: Sequence[int]) -> Tensor:
 def find_points(template: AnatomyMaps, points: Tensor, query: AnatomyMaps) -> tuple[Tensor, Tensor]:
     """Where the points of one image lie in another: the cell whose fine and coarse cosines have the highest mean.
 
+    In float32 whatever autocast says: in bf16 neighbouring cells tie, and of those the first would always be taken.
+
     Args:
         template: Maps of one image (batch of 1).
         points: (P, D) in its voxels.
@@ -163,9 +165,14 @@ def find_points(template: AnatomyMaps, points: Tensor, query: AnatomyMaps) -> tu
     Returns:
         (P, D) in voxels of the other image, centres of its cells, and the similarity (P,) in [-1, 1].
     """
+    with torch.autocast(points.device.type, enabled=False):
+        return _most_alike(template, points, query)
+
+
+def _most_alike(template: AnatomyMaps, points: Tensor, query: AnatomyMaps) -> tuple[Tensor, Tensor]:
     known = [_at(maps, points, template.stride) for maps in (template.fine, template.coarse_on_fine())]
     places = cell_places(query.fine.shape[2:], query.stride).to(points)
-    wanted = [maps[0].flatten(1) for maps in (query.fine, query.coarse_on_fine())]
+    wanted = [maps[0].float().flatten(1) for maps in (query.fine, query.coarse_on_fine())]
     found, scores = [], []
     for vectors in zip(*known, strict=True):  # one point at a time: a map of the whole image for each is enough
         likeness = sum(vector @ maps for vector, maps in zip(vectors, wanted, strict=True)) / len(wanted)

@@ -13,7 +13,7 @@ from medssl.data.view_groups import ViewGroup
 from medssl.data.views import MultiView
 from medssl.imaging.errors import ConfigError
 from medssl.losses.anatomy import place_info_nce
-from medssl.methods.sam import SAM
+from medssl.methods.sam import SAM, _places
 from medssl.models.anatomy import cell_places, find_points
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
@@ -102,6 +102,22 @@ def test_a_single_image_has_no_others_and_bf16_is_finite() -> None:
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.isfinite()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_places_are_exact_under_autocast(dims: int) -> None:
+    """In bf16 a place 90 voxels from the border would be known to half a voxel."""
+    affine = _batch(dims)["views_affine"].float()
+    affine[..., -1] += 70
+    exact = torch.stack(
+        [
+            torch.stack([(cell_places((4,) * dims, (2,) * dims) @ a[:, :-1].T + a[:, -1]) / 2 for a in view])
+            for view in affine
+        ]
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        found = _places(affine, (4,) * dims, (2,) * dims)
+    torch.testing.assert_close(found, exact)
 
 
 def test_wrong_numbers_are_told_together() -> None:
