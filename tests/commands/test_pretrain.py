@@ -67,6 +67,17 @@ def test_small_configurations_train_from_the_command_line(path, tmp_path, capsys
     assert len(list((tmp_path / "run" / "health").glob("*.png"))) == shown
 
 
+@pytest.mark.parametrize("config", ["volume_fusion_unet2d", "swin_unetr_swin2d"])
+def test_a_single_crop_a_part_is_refused_where_crops_are_compared(config, tmp_path, capsys):
+    data = small_cache(tmp_path / "cache", [(136, 130)] * 2)
+    options = ["--train.steps", "2", "--train.warmup_steps", "0", "--train.batch_size", "2", "--train.accumulate", "2"]
+    assert main(["pretrain", "--config", config, "--data", str(data.path), "--out", str(tmp_path / "run"), *options])
+    told = capsys.readouterr().err
+    assert "leaves fewer than 2 samples at a time" in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "run").exists()
+
+
 def test_wrong_options_are_told_in_one_message_without_a_traceback(tmp_path, capsys):
     wrong = ["--train.stepps", "5", "--train.lr", "fast"]
     code = main(["pretrain", "--config", "mae_vit3d", "--data", "nowhere", "--out", str(tmp_path / "run"), *wrong])
