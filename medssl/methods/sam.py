@@ -2,7 +2,7 @@
 
 Yan et al., "SAM: Self-supervised Learning of Pixel-wise Anatomical Embeddings in Radiological Images", IEEE TMI 2022,
 https://arxiv.org/abs/2012.02383. Deviations: 2D and 3D on any encoder; the crops are boxes of one source crop, which
-overlap; distances are measured in steps of each grid; other images of this process only are further negatives.
+overlap; distances are measured in steps of each grid; further negatives are images of other patients of this process.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class SAM(Method):
         temperature: Divides the cosines.
         fine: Of the fine grid: places looked at, anchors, hard negatives, and how many of them are drawn.
         coarse: The same of the coarse grid.
-        others: Coarse embeddings of other images of the batch that are further negatives.
+        others: Coarse embeddings of other patients' images of the batch that are further negatives.
         radii: Of the fine and of the coarse grid, in steps: farthest that a counterpart may be, and nearest that a
             negative may be to the anchor or its counterpart.
 
@@ -85,22 +85,24 @@ class SAM(Method):
             _places(batch["views_affine"].to(fine), grid.shape[2:], stride)
             for grid, stride in ((maps.fine, maps.stride), (maps.coarse, self.encoder.strides[-1]))
         ]
-        losses = []
+        losses, patients = [], batch["patient"].tolist()
         of_samples = zip(*(rows.unbind(1) for rows in (fine, ranking, coarse, *places)), strict=True)
         for sample, (near, rank, far, near_places, far_places) in enumerate(of_samples):
             near_loss = place_info_nce(near, near_places, self.fine, self.temperature, generator, ranking=rank)
-            others = self._others(coarse, sample, generator)
+            strangers = [n for n, patient in enumerate(patients) if patient != patients[sample]]
+            others = self._others(coarse, strangers, generator)
             far_loss = place_info_nce(far, far_places, self.coarse, self.temperature, generator, others=others)
             losses.append(torch.stack([near_loss, far_loss]))
         found = torch.stack(losses).mean(0)
         return {"loss": found.sum(), "fine_loss": found[0].detach(), "coarse_loss": found[1].detach()}
 
-    def _others(self, coarse: Tensor, sample: int, generator: torch.Generator) -> Tensor | None:
-        """Embeddings (M, E) of the other images, drawn without replacement."""
-        rest = torch.cat([coarse[:, :sample], coarse[:, sample + 1 :]], dim=1).flatten(0, 2)
-        if not len(rest) or not self.others:
+    def _others(self, coarse: Tensor, samples: list[int], generator: torch.Generator) -> Tensor | None:
+        """Embeddings (M, E) of some samples of all (V, B, N, E), drawn without replacement."""
+        rows = torch.arange(coarse.shape[:3].numel()).view(coarse.shape[:3])[:, samples].flatten()
+        if not len(rows) or not self.others:
             return None
-        return rest[torch.randperm(len(rest), generator=generator)[: self.others].to(rest.device)]
+        drawn = rows[torch.randperm(len(rows), generator=generator)[: self.others]]
+        return coarse.flatten(0, 2)[drawn.to(coarse.device)]
 
 
 def _rows(maps: Tensor, samples: int) -> Tensor:

@@ -30,11 +30,14 @@ def _method(dims: int = 2, channels: int = 1, kind: str = "cnn", **given: Any) -
     return SAM(encoder, **{**_SMALL, **given})
 
 
-def _batch(dims: int = 2, channels: int = 1, samples: int = 3, size: int = 16) -> dict[str, Tensor]:
+def _batch(
+    dims: int = 2, channels: int = 1, samples: int = 3, size: int = 16, patients: tuple[int, ...] = (0, 1, 2)
+) -> dict[str, Tensor]:
     turned = AugmentOptions(**{**NO_AUGMENTATION, "affine_p": 1.0}, rotation_deg=10, scale=0.1)
     maker = MultiView(ViewGroup(2, (size,) * dims, (0.6, 0.9), 1.2, (turned,)), None, (1.0,) * dims, 0)
     source = torch.randn(samples, channels, *[24] * dims, generator=torch.Generator().manual_seed(1))
-    return maker({"image": source, "index": torch.arange(samples), "step": torch.tensor(2)})
+    numbers = {"index": torch.arange(samples), "patient": torch.tensor(patients[:samples])}
+    return maker({"image": source, **numbers, "step": torch.tensor(2)})
 
 
 @pytest.mark.parametrize(("dims", "channels", "kind"), [(2, 1, "cnn"), (2, 3, "vit"), (3, 2, "cnn"), (3, 1, "vit")])
@@ -50,8 +53,10 @@ def test_it_trains_all_weights_and_leaves_a_plain_encoder(dims: int, channels: i
     }
 
 
-def test_the_loss_is_that_of_both_grids_with_places_in_the_source() -> None:
-    method, batch = _method().eval(), _batch()
+@pytest.mark.parametrize("patients", [(0, 1, 2), (4, 7, 4), (5, 5, 5)])
+def test_the_loss_is_that_of_both_grids_with_places_in_the_source(patients: tuple[int, ...]) -> None:
+    """Whose further negatives are places of other patients alone: another scan of the same body shows the same."""
+    method, batch = _method().eval(), _batch(patients=patients)
     views, affine = batch["views"], batch["views_affine"].float()
     maps = [method.network(view) for view in views]
     generator, parts = step_generator(0, 2), []
@@ -64,8 +69,10 @@ def test_the_loss_is_that_of_both_grids_with_places_in_the_source() -> None:
             ranking = torch.stack([m.coarse_on_fine()[sample].flatten(1).T for m in maps]) if name == "fine" else None
             others = None
             if name == "coarse":
-                rest = [m.coarse[n].flatten(1).T for m in maps for n in range(3) if n != sample]
-                others = torch.cat(rest)[torch.randperm(2 * 2 * len(cells), generator=generator)[:12]]
+                rest = [m.coarse[n].flatten(1).T for m in maps for n in range(3) if patients[n] != patients[sample]]
+                if rest:
+                    drawn = torch.randperm(len(rest) * len(cells), generator=generator)[:12]
+                    others = torch.cat(rest)[drawn]
             parts.append(
                 place_info_nce(
                     torch.stack(rows), torch.stack(places), sampling, 0.5, generator, ranking=ranking, others=others
