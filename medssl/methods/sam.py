@@ -82,7 +82,7 @@ class SAM(Method):
         maps: AnatomyMaps = self.network(views.flatten(0, 1))
         fine, coarse, ranking = (_rows(part, samples) for part in (maps.fine, maps.coarse, maps.coarse_on_fine()))
         places = [
-            _places(batch["views_affine"].to(fine), grid.shape[2:], stride)
+            _places(batch["views_affine"].to(fine), grid.shape[2:], stride, batch["image"].shape[2:])
             for grid, stride in ((maps.fine, maps.stride), (maps.coarse, self.encoder.strides[-1]))
         ]
         losses, patients = [], batch["patient"].tolist()
@@ -112,8 +112,13 @@ def _rows(maps: Tensor, samples: int) -> Tensor:
 
 
 @without_autocast
-def _places(affine: Tensor, grid: Sequence[int], stride: tuple[int, ...]) -> Tensor:
-    """Where the cells of all views lie in their sources (V, B, N, D), in steps of the grid."""
+def _places(affine: Tensor, grid: Sequence[int], stride: tuple[int, ...], source: Sequence[int]) -> Tensor:
+    """Where the cells of all views lie in their sources (V, B, N, D), in steps of the grid; NaN outside.
+
+    Turned boxes reach beyond the source, where its edge is repeated: such a cell shows no place of the body.
+    """
     cells = cell_places(grid, stride).to(affine)
-    in_source = cells @ affine[..., :-1].transpose(-1, -2) + affine[..., None, :, -1]
-    return in_source / torch.tensor(list(stride)).to(in_source)
+    voxels = cells @ affine[..., :-1].transpose(-1, -2) + affine[..., None, :, -1]
+    last = torch.tensor([n - 1 for n in source]).to(voxels)
+    outside = ((voxels < -0.5) | (voxels > last + 0.5)).any(-1, keepdim=True)
+    return (voxels / torch.tensor(list(stride)).to(voxels)).masked_fill(outside, torch.nan)

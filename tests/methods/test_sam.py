@@ -66,6 +66,8 @@ def test_the_loss_is_that_of_both_grids_with_places_in_the_source(patients: tupl
             rows = [getattr(m, name)[sample].flatten(1).T for m in maps]
             cells = cell_places(grid, (stride, stride))
             places = [(cells @ a[sample, :, :2].T + a[sample, :, 2]) / stride for a in affine]
+            for part in places:
+                part[((part * stride < -0.5) | (part * stride > 23.5)).any(1)] = torch.nan
             ranking = torch.stack([m.coarse_on_fine()[sample].flatten(1).T for m in maps]) if name == "fine" else None
             others = None
             if name == "coarse":
@@ -123,8 +125,27 @@ def test_places_are_exact_under_autocast(dims: int) -> None:
         ]
     )
     with torch.autocast("cpu", torch.bfloat16):
-        found = _places(affine, (4,) * dims, (2,) * dims)
+        found = _places(affine, (4,) * dims, (2,) * dims, (200,) * dims)
     torch.testing.assert_close(found, exact)
+
+
+def test_cells_beyond_the_source_have_no_place() -> None:
+    """A view turned by 45 degrees about the middle of its source, whose corners reach beyond it."""
+    turn = torch.tensor([[1.0, -1.0], [1.0, 1.0]]) / 2**0.5
+    middle = torch.tensor([7.5, 7.5])
+    affine = torch.cat([turn, (middle - turn @ middle)[:, None]], 1)[None, None]
+    found = _places(affine, (8, 8), (2, 2), (16, 16))[0, 0].view(8, 8, 2)
+    outside = found.isnan().any(-1)
+    corners = outside[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners.all()
+    assert not outside[2:6, 2:6].any()
+    assert torch.equal(outside, outside.T)
+    for row, column in ((0, 0), (1, 2), (3, 4), (7, 3)):
+        place = turn @ (torch.tensor([row, column]) * 2 + 0.5 - middle) + middle
+        within = bool(((place >= -0.5) & (place <= 15.5)).all())
+        assert within != bool(outside[row, column])
+        if within:
+            torch.testing.assert_close(found[row, column], place / 2)
 
 
 def test_wrong_numbers_are_told_together() -> None:
