@@ -123,6 +123,11 @@ def is_anatomy_run(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bool:
     return meta["method"]["class_path"].rpartition(".")[2] == "SAM" and "decoder.fine.weight" in tensors
 
 
+def anatomy_file(path: Path) -> Path:
+    """Encoder file of a run of SAM: of its folder, or the file itself."""
+    return path / "encoder.safetensors" if path.is_dir() else path
+
+
 def read_anatomy_network(path: Path) -> tuple[AnatomyNetwork, dict[str, Any]]:
     """The network of a run of SAM, and the description of the run.
 
@@ -132,7 +137,7 @@ def read_anatomy_network(path: Path) -> tuple[AnatomyNetwork, dict[str, Any]]:
     Raises:
         CheckpointError: No such file, or not of a run of SAM.
     """
-    path = path / "encoder.safetensors" if path.is_dir() else path
+    path = anatomy_file(path)
     tensors, meta = read_encoder(path)
     if not is_anatomy_run(tensors, meta):
         raise CheckpointError(
