@@ -11,6 +11,8 @@ from torch import Tensor
 
 from medssl.losses.precision import without_autocast
 
+_NOWHERE = 1e6  # steps: no cell lies within a radius of it
+
 
 @dataclass(frozen=True)
 class PairSampling:
@@ -51,7 +53,8 @@ def place_info_nce(
 
     Args:
         embedding: (2, N, E) of unit length, of the cells of both views of one image.
-        places: (2, N, D) where they lie in the image, in steps of the grid.
+        places: (2, N, D) where they lie in the image, in steps of the grid; NaN where a cell shows no place of it: it
+            then is no anchor, no counterpart and no negative.
         sampling: How many of what.
         temperature: Divides the cosines.
         generator: CPU generator.
@@ -62,16 +65,20 @@ def place_info_nce(
         () mean over the anchors of both directions.
     """
     rows, everyone = embedding.shape[1], embedding.float().flatten(0, 1)
-    everywhere = places.float().flatten(0, 1)
+    shown = ~places.isnan().any(-1)
+    known = places.float().masked_fill(~shown[..., None], _NOWHERE)
+    everywhere = known.flatten(0, 1)
     seen = (embedding if ranking is None else torch.cat([embedding, ranking], dim=-1)).detach().float().flatten(0, 1)
     total, count = everyone.new_zeros(()), everyone.new_zeros(())
     for view in range(2):
         drawn = torch.randperm(rows, generator=generator)[: sampling.candidates].to(places.device)
-        distance, partner = torch.cdist(places[view, drawn].float(), places[1 - view].float()).min(1)
+        distance, partner = torch.cdist(known[view, drawn], known[1 - view]).min(1)
+        distance = distance.masked_fill(~shown[view, drawn], torch.inf)
         order = torch.argsort((distance > sampling.near).int(), stable=True)[: sampling.anchors]
         has_one = distance[order] <= sampling.near
         anchor, partner = drawn[order] + view * rows, partner[order] + (1 - view) * rows
         far = ~_near(everywhere, anchor, sampling.ignored) & ~_near(everywhere, partner, sampling.ignored)
+        far &= shown.flatten()
         likeness = everyone[anchor] @ everyone.T
         ranked = seen[anchor] @ seen.T
         negative = _hard(ranked.masked_fill_(~far, -torch.inf), sampling, generator)

@@ -14,11 +14,12 @@ from torch import Tensor
 from medssl.data.masking import random_mask, step_generator
 from medssl.data.mined_pairs import cut_about, draw_points, mined_centres, other_patients
 from medssl.imaging.errors import ConfigError
+from medssl.imaging.preprocess import Preprocess
 from medssl.losses.distillation import across_views, entropy, soft_cross_entropy
-from medssl.methods.base import Batch, MethodCard, positive, ratio, require
+from medssl.methods.base import Batch, HelperRun, MethodCard, positive, ratio, require
 from medssl.methods.base_distillation import DistillingMethod, wrong_numbers
 from medssl.models.alignment import Alignment, Described, DescribingBranch
-from medssl.models.anatomy import AnatomyMaps, AnatomyNetwork, find_points, read_anatomy_network
+from medssl.models.anatomy import AnatomyMaps, AnatomyNetwork, anatomy_file, find_points, read_anatomy_network
 from medssl.models.decoders import without_head
 from medssl.models.encoder import Encoder
 
@@ -39,8 +40,8 @@ class Alice(DistillingMethod):
         steps: Steps of the run.
         seed: Seed of points and masks.
         crop: What the networks see, in voxels (64 in the paper).
-        matcher: Folder of a run of `sam`, which finds the places; without one, the place relative to the source crop
-            is taken for the same, as in images that are crops of one organ.
+        matcher: Folder of a run of `sam` on images prepared alike, which finds the places; without one, the place
+            relative to the source crop is taken for the same, as in images that are crops of one organ.
         mask: `column`: drawn in the plane of the first two axes and the same along the third, as in the authors' code;
             `block`: drawn along all axes. Share that is hidden, and voxels a side of what is hidden as one.
         head: Widths of the hidden layers and of the vectors before the prototypes, and the number of prototypes;
@@ -98,7 +99,10 @@ class Alice(DistillingMethod):
         self.alignment = Alignment(widths[-1], 8)
         self.seed, self.crop, self.kind, self.hidden, self.block = seed, tuple(crop), kind, hidden, block
         self.teacher_temperatures = low, high
-        self.matcher: AnatomyNetwork | None = None if matcher is None else _matcher(Path(matcher), encoder)
+        self.matcher: AnatomyNetwork | None = None
+        if matcher is not None:
+            self.matcher, helper = _matcher(Path(matcher), encoder)
+            self.helpers = (helper,)
 
     def train(self, mode: bool = True) -> "Alice":
         """As of any module; the matcher is never trained."""
@@ -184,11 +188,12 @@ class Alice(DistillingMethod):
         return mask.to(device)
 
 
-def _matcher(run: Path, encoder: Encoder) -> AnatomyNetwork:
-    """The frozen network of a run of `sam` on images like the encoder's."""
-    network, _ = read_anatomy_network(run)
+def _matcher(run: Path, encoder: Encoder) -> tuple[AnatomyNetwork, HelperRun]:
+    """The frozen network of a run of `sam` on images like the encoder's, and what the run's record needs of it."""
+    network, meta = read_anatomy_network(run)
     own, wanted = ((e.spatial_dims, e.in_channels) for e in (network.encoder, encoder))
     if own != wanted:
         told = [f"{dims}D images of {channels} channel(s)" for dims, channels in (own, wanted)]
         raise ConfigError([f"matcher {run} was made for {told[0]}, these are {told[1]}"])
-    return network.requires_grad_(False)
+    helper = HelperRun("matcher", anatomy_file(run), Preprocess.from_json(meta["preprocess"]))
+    return network.requires_grad_(False), helper

@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
 from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
+from medssl.imaging.preprocess import Preprocess
 from medssl.models.decoders import without_head
 from medssl.models.encoder import Encoder
 from medssl.models.networks import Network
@@ -41,6 +43,21 @@ class MethodCard:
     spatial_dims: tuple[int, ...] = (2, 3)
 
 
+@dataclass(frozen=True)
+class HelperRun:
+    """Another run whose network a method asks while it learns: what that has learned from, this method learns from.
+
+    Args:
+        option: What names it, for messages and the record.
+        file: Its encoder file.
+        preprocess: How its images were prepared; the method's must be prepared alike.
+    """
+
+    option: str
+    file: Path
+    preprocess: Preprocess
+
+
 class Method(nn.Module, ABC):
     """A self-supervised pretraining method; abstract, one final subclass a file in `medssl/methods/`.
 
@@ -68,6 +85,9 @@ class Method(nn.Module, ABC):
     over_batch: bool = False
     """Whether the loss compares the samples that are computed together, so that a step in parts (`train.accumulate`) is
     not that of the whole batch."""
+
+    helpers: tuple[HelperRun, ...] = ()
+    """Other runs that it asks; their hashes and patients are part of the record."""
 
     @property
     @abstractmethod

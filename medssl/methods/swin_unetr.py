@@ -48,6 +48,7 @@ class SwinUNETRPretraining(Method):
 
     card = MethodCard("Tang et al., CVPR 2022", "https://arxiv.org/abs/2111.14791", "masked")
     over_batch = True
+    least_batch = 2
 
     def __init__(
         self,

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from medssl.data.fusion import FusionOptions, class_map, draw_classes, fuse
 from medssl.data.masking import step_generator
-from medssl.imaging.errors import ConfigError
 from medssl.losses.segmentation import dice_ce
 from medssl.methods.base import Batch, DenseMethod, MethodCard, positive, require
 from medssl.models.decoders import decoder_for
@@ -36,6 +35,7 @@ class VolumeFusion(DenseMethod):
     """
 
     card = MethodCard("Wang et al., 2023", "https://arxiv.org/abs/2306.16925", "anatomical")
+    least_batch = 2
 
     def __init__(
         self,
@@ -65,9 +65,6 @@ class VolumeFusion(DenseMethod):
 
     def _fused(self, image: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Fused crops (B, C, *S) and their classes (B, *S)."""
-        if len(image) < 2:
-            wanted = "volume_fusion fuses each crop with another: every device and part needs 2 crops or more, got 1"
-            raise ConfigError([f"{wanted}; raise train.batch_size or lower train.accumulate"])
         shape = image.shape[2:]
         drawn = draw_classes(self.options, len(image), shape, step_generator(self.seed, step))
         classes = class_map(drawn, shape, image.device)

@@ -123,6 +123,11 @@ def is_anatomy_run(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bool:
     return meta["method"]["class_path"].rpartition(".")[2] == "SAM" and "decoder.fine.weight" in tensors
 
 
+def anatomy_file(path: Path) -> Path:
+    """Encoder file of a run of SAM: of its folder, or the file itself."""
+    return path / "encoder.safetensors" if path.is_dir() else path
+
+
 def read_anatomy_network(path: Path) -> tuple[AnatomyNetwork, dict[str, Any]]:
     """The network of a run of SAM, and the description of the run.
 
@@ -132,7 +137,7 @@ def read_anatomy_network(path: Path) -> tuple[AnatomyNetwork, dict[str, Any]]:
     Raises:
         CheckpointError: No such file, or not of a run of SAM.
     """
-    path = path / "encoder.safetensors" if path.is_dir() else path
+    path = anatomy_file(path)
     tensors, meta = read_encoder(path)
     if not is_anatomy_run(tensors, meta):
         raise CheckpointError(
@@ -155,6 +160,8 @@ def cell_places(grid: Sequence[int], stride: Sequence[int]) -> Tensor:
 def find_points(template: AnatomyMaps, points: Tensor, query: AnatomyMaps) -> tuple[Tensor, Tensor]:
     """Where the points of one image lie in another: the cell whose fine and coarse cosines have the highest mean.
 
+    In float32 whatever autocast says: in bf16 neighbouring cells tie, and of those the first would always be taken.
+
     Args:
         template: Maps of one image (batch of 1).
         points: (P, D) in its voxels.
@@ -163,9 +170,14 @@ def find_points(template: AnatomyMaps, points: Tensor, query: AnatomyMaps) -> tu
     Returns:
         (P, D) in voxels of the other image, centres of its cells, and the similarity (P,) in [-1, 1].
     """
+    with torch.autocast(points.device.type, enabled=False):
+        return _most_alike(template, points, query)
+
+
+def _most_alike(template: AnatomyMaps, points: Tensor, query: AnatomyMaps) -> tuple[Tensor, Tensor]:
     known = [_at(maps, points, template.stride) for maps in (template.fine, template.coarse_on_fine())]
     places = cell_places(query.fine.shape[2:], query.stride).to(points)
-    wanted = [maps[0].flatten(1) for maps in (query.fine, query.coarse_on_fine())]
+    wanted = [maps[0].float().flatten(1) for maps in (query.fine, query.coarse_on_fine())]
     found, scores = [], []
     for vectors in zip(*known, strict=True):  # one point at a time: a map of the whole image for each is enough
         likeness = sum(vector @ maps for vector, maps in zip(vectors, wanted, strict=True)) / len(wanted)

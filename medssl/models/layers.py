@@ -78,8 +78,9 @@ class ConvBlock(nn.Module):
 class ResidualBlock(nn.Module):
     """Two convolutions with a residual path (He et al., 2016, arXiv 1512.03385), as in nnU-Net's residual encoder.
 
-    The shortcut is a strided 1x1 convolution, or `pooled`, nnU-Net's: an average over each step, a 1x1 convolution and
-    a norm. A step never reaches over the border of a hidden block, so neither mixes visible and hidden voxels.
+    The shortcut is a strided 1x1 convolution, or `pooled`, nnU-Net's: an average over each step, then a 1x1 convolution
+    and a norm where the channels change. A step never reaches over the border of a hidden block, so neither mixes
+    visible and hidden voxels.
     """
 
     def __init__(
@@ -99,7 +100,8 @@ class ResidualBlock(nn.Module):
         plain = inputs == outputs and all(s == 1 for s in ([strides] if isinstance(strides, int) else strides))
         self.shortcut: nn.Module = nn.Identity()
         if not plain and shortcut == "pooled":
-            self.shortcut = _PooledShortcut(spatial_dims, inputs, outputs, strides, norm)
+            pool = _step_means(spatial_dims, strides)
+            self.shortcut = pool if inputs == outputs else _PooledShortcut(spatial_dims, inputs, outputs, pool, norm)
         elif not plain:
             self.shortcut = conv(spatial_dims)(inputs, outputs, 1, stride=strides, bias=False)
 
@@ -108,19 +110,22 @@ class ResidualBlock(nn.Module):
         out = self.norm(self.conv(self.first(image, visible)), visible)
         pooled = isinstance(self.shortcut, _PooledShortcut)
         beside = self.shortcut(image, visible) if pooled else self.shortcut(image)
-        return F.leaky_relu(out + beside, _SLOPE)  # 1x1 without bias: hidden positions stay 0
+        return F.leaky_relu(out + beside, _SLOPE)  # mean of zeros, 1x1 without bias: hidden positions stay 0
+
+
+def _step_means(spatial_dims: int, strides: int | tuple[int, ...]) -> nn.Module:
+    """Mean over each step."""
+    pool: Callable[..., nn.Module] = nn.AvgPool3d if spatial_dims == 3 else nn.AvgPool2d
+    strided = strides > 1 if isinstance(strides, int) else max(strides) > 1
+    return pool(strides, strides) if strided else nn.Identity()
 
 
 class _PooledShortcut(nn.Module):
     """Mean over each step, 1x1 convolution, norm."""
 
-    def __init__(
-        self, spatial_dims: int, inputs: int, outputs: int, strides: int | tuple[int, ...], norm: NormKind
-    ) -> None:
+    def __init__(self, spatial_dims: int, inputs: int, outputs: int, pool: nn.Module, norm: NormKind) -> None:
         super().__init__()
-        pool: Callable[..., nn.Module] = nn.AvgPool3d if spatial_dims == 3 else nn.AvgPool2d
-        strided = strides > 1 if isinstance(strides, int) else max(strides) > 1
-        self.pool = pool(strides, strides) if strided else nn.Identity()
+        self.pool = pool
         self.conv, self.norm = conv(spatial_dims)(inputs, outputs, 1, bias=False), Norm(outputs, norm)
 
     def forward(self, image: Tensor, visible: Tensor | None) -> Tensor:

@@ -299,7 +299,7 @@ def _unet_in_nnunet(unet: ResidualUNetEncoder, size: Sequence[int]) -> Layout:
             own, other = f"stages.{level}.{n}.", f"stages.{level}.blocks.{n}"
             unit(f"{own}first.", f"{other}.conv1")
             unit(own, f"{other}.conv2")
-            if not isinstance(block.shortcut, nn.Identity):
+            if hasattr(block.shortcut, "conv"):  # where the channels change; elsewhere its means have no weights
                 pooled = max(unet.steps[level]) > 1
                 unit(f"{own}shortcut.", f"{other}.skip.{int(pooled)}")
     extra = {

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
 
 def cosine_momentum(start: float, step: int, steps: int) -> float:
     """Momentum after `step` of `steps` steps: rises from `start` to 1 along half a cosine (BYOL, DINO)."""
@@ -19,7 +21,8 @@ class Teacher(nn.Module):
     """Exponential moving average of a student; never trained by gradient.
 
     Weights are averaged; buffers (statistics of batch norm) are those of the teacher's own passes, as in the authors'
-    codes of MoCo v3, BYOL and DINO.
+    codes of MoCo v3, BYOL and DINO. It skips and drops nothing by chance (stochastic depth, dropout): what it says of
+    an image is what the student must learn, not a draw.
 
     Args:
         student: What is followed; the teacher starts as its copy.
@@ -29,6 +32,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(student)
         self.network.requires_grad_(False)
+        _without_chance(self.network)
 
     @torch.no_grad()
     def forward(self, *inputs: Any) -> Any:
@@ -40,6 +44,15 @@ class Teacher(nn.Module):
         """`teacher <- momentum * teacher + (1 - momentum) * student`, weight by weight."""
         own, other = ([p.detach() for p in network.parameters()] for network in (self.network, student))
         torch._foreach_lerp_(own, other, 1 - momentum)
+
+
+def _without_chance(network: nn.Module) -> None:
+    """Set what modules skip or drop to 0; their mode stays that of training, for the statistics of batch norm."""
+    for module in network.modules():
+        names = ("drop_path", "drop_prob", "dropout", *(["p"] if isinstance(module, _DROPOUTS) else []))
+        for name in names:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 class KeyQueue(nn.Module):

@@ -37,7 +37,8 @@ def write_encoders(job: Pretraining, run: RunFolder, result: FitResult) -> None:
 
 def _described(job: Pretraining, source: Source, run: RunFolder, result: FitResult) -> dict[str, Any]:
     """What is told of an encoder file beside its architecture."""
-    settings, session = job.settings, run.read()["sessions"][-1]
+    settings, record = job.settings, run.read()
+    session = record["sessions"][-1]
     others = [{"data_sha256": o.cache.data_sha256, "cases": len(o.cases)} for o in job.sources if o is not source]
     return {
         "method": settings.method.to_json(),
@@ -47,6 +48,7 @@ def _described(job: Pretraining, source: Source, run: RunFolder, result: FitResu
             "manifest_sha256": source.cache.manifest_sha256,
             "data_sha256": source.cache.data_sha256,
             "init": None if settings.init is None else {"sha256": sha256(settings.init)},
+            **({"helpers": record["helpers"]} if record["helpers"] else {}),
             "cases": len(source.cases),
             "commit": session["commit"],
             "versions": session["versions"],

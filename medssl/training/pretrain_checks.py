@@ -36,6 +36,10 @@ class Problems:
         except ConfigError as error:
             self._found += error.problems
 
+    def add(self, found: Sequence[str]) -> None:
+        """Take in sentences."""
+        self._found += found
+
     def refuse(self) -> None:
         """Refuse where anything was found.
 
@@ -141,6 +145,22 @@ def unused_views(method: type[Method], views: ViewOptions, group: str = "") -> l
         problems.append(f"{group}views.second: {name} has one view")
     if method.views == 1 and views.partner != "same":
         problems.append(f"{group}views.partner {views.partner}: {name} has one view")
+    return problems
+
+
+def unlike_helpers(method: Method, source: Source) -> list[str]:
+    """Sentences where a run that the method asks was made from images that were prepared otherwise."""
+    now = source.preprocess.to_json()
+    problems = []
+    for helper in method.helpers:
+        then = helper.preprocess.to_json()
+        compared = ("spacing_mm", "longest", "intensity", *(["orientation"] if source.spatial_dims == 3 else []))
+        problems += [
+            f"{helper.option} {helper.file}: its images had {name} {then[name]}, these have {now[name]}: it knows only "
+            "places of images prepared alike; prepare these so, or pretrain it on these"
+            for name in compared
+            if then[name] != now[name]
+        ]
     return problems
 
 

@@ -11,6 +11,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from medssl.data.cache import Cache
+from medssl.imaging.files import sha256
 from medssl.models.encoder import MixedEncoder
 from medssl.models.weights import LoadReport, load_encoder, read_encoder
 from medssl.training.checkpoints import require_space
@@ -21,7 +22,7 @@ from medssl.training.health_check import HealthCheck
 from medssl.training.loop import FitResult, Hooks, fit, parts_of
 from medssl.training.options import RESUMABLE
 from medssl.training.preflight import measure
-from medssl.training.pretrain_checks import Problems, contradictions, notes, too_few, try_out
+from medssl.training.pretrain_checks import Problems, contradictions, notes, too_few, try_out, unlike_helpers
 from medssl.training.pretrain_job import Pretraining, Settings
 from medssl.training.pretrain_sources import Source, make_sources
 from medssl.training.run_folder import RunFolder, encoder_patients
@@ -60,6 +61,7 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric, other: Cache | No
         too_few(method, sources, train)
     augments = {source.spatial_dims: source.augment(method.views, train.seed) for source in sources}
     for source in sources:
+        problems.add(unlike_helpers(method, source))
         if len(source.views.size) == source.spatial_dims:
             with problems.collected():
                 try_out(method, source, augments[source.spatial_dims])
@@ -138,6 +140,7 @@ def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:
         "seed": job.settings.train.seed,
         "data_sha256": "+".join(source.cache.data_sha256 for source in job.sources),
         "init": None if job.report is None else job.report.to_json(),
+        "helpers": {helper.option: sha256(helper.file) for helper in job.method.helpers},
         "patients": {"pretraining": _patients(job)},
     }
     resumable = {"data", "also.data", "method.init_args.steps", *(f"train.{name}" for name in RESUMABLE)}
@@ -154,10 +157,17 @@ def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:
 
 
 def _patients(job: Pretraining) -> list[str] | None:
-    """Those that the encoder has learned from when the run ends; None where nobody knows whom the first one knew."""
-    earlier = encoder_patients(job.settings.init)
-    own = {case.patient for source in job.sources for case in source.cases}
-    return None if earlier is None else sorted(own.union(earlier))
+    """Those that the encoder has learned from when the run ends, be it from what another network knew of them.
+
+    None where nobody knows whom another one knew.
+    """
+    files = [job.settings.init, *(helper.file for helper in job.method.helpers)]
+    known = {case.patient for source in job.sources for case in source.cases}
+    for earlier in map(encoder_patients, files):
+        if earlier is None:
+            return None
+        known.update(earlier)
+    return sorted(known)
 
 
 def _health(job: Pretraining, run: RunFolder) -> Callable[[nn.Module, int], dict[str, float]]:

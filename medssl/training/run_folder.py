@@ -147,6 +147,12 @@ def _refuse_changes(
     ]
     if old.get("data_sha256") != new.get("data_sha256"):
         changed.append("data: the cache's content differs from the one the run began with")
+    files = [content.get("helpers") or {} for content in (old, new)]
+    changed += [
+        f"{name}: its file is not the one the run began with"
+        for name in sorted(files[0].keys() | files[1].keys())
+        if files[0].get(name) != files[1].get(name)
+    ]
     if changed:
         raise ConfigError([f"resume {path}: {line}; use the run's own value, or start a new run" for line in changed])
 

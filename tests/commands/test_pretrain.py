@@ -9,6 +9,7 @@ from medssl.__main__ import main
 from medssl.commands.parsing import parse_verb
 from medssl.methods.base import Method
 from medssl.models.component import resolve
+from medssl.models.layouts import layout_of
 from medssl.models.weights import read_encoder
 from medssl.training.components import build_component, completed
 from medssl.training.pretraining import Settings
@@ -37,6 +38,16 @@ def test_every_configuration_fits_the_verb_and_builds_its_network(path):
     assert ("not measured" in header) == path.stem.endswith("_gpu")
 
 
+@pytest.mark.parametrize("name", ["spark_unet3d_gpu", "resenc_mae_unet3d_gpu"])
+def test_what_is_pretrained_for_days_as_nnunets_encoder_can_be_written_for_it(name: str):
+    settings = _settings(_PRETRAIN / f"{name}.yaml")
+    with torch.device("meta"):
+        encoder = build_component(
+            "encoder", completed("encoder", settings.encoder, {"spatial_dims": 3, "in_channels": 1})
+        )
+    assert len(layout_of(encoder, "nnunet", settings.views.size).entries) == len(encoder.state_dict())
+
+
 @pytest.mark.parametrize("path", _SMALL, ids=lambda p: p.stem)
 def test_small_configurations_train_from_the_command_line(path, tmp_path, capsys):
     dims = 3 if "3d" in path.stem else 2
@@ -54,6 +65,17 @@ def test_small_configurations_train_from_the_command_line(path, tmp_path, capsys
     method = resolve(meta["method"]["class_path"])
     shown = method.views > 1 or method.reconstruction is not Method.reconstruction
     assert len(list((tmp_path / "run" / "health").glob("*.png"))) == shown
+
+
+@pytest.mark.parametrize("config", ["volume_fusion_unet2d", "swin_unetr_swin2d"])
+def test_a_single_crop_a_part_is_refused_where_crops_are_compared(config, tmp_path, capsys):
+    data = small_cache(tmp_path / "cache", [(136, 130)] * 2)
+    options = ["--train.steps", "2", "--train.warmup_steps", "0", "--train.batch_size", "2", "--train.accumulate", "2"]
+    assert main(["pretrain", "--config", config, "--data", str(data.path), "--out", str(tmp_path / "run"), *options])
+    told = capsys.readouterr().err
+    assert "leaves fewer than 2 samples at a time" in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "run").exists()
 
 
 def test_wrong_options_are_told_in_one_message_without_a_traceback(tmp_path, capsys):

@@ -43,6 +43,28 @@ def test_it_is_the_cross_entropy_of_each_place_that_both_views_show(dims: int):
     torch.testing.assert_close(found, torch.stack(losses).mean())
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_cells_without_a_place_are_left_out(dims: int):
+    """As if they were not there: in neither part of the loss, and without a gradient."""
+    embedding, places = _two_views(dims)
+    rows = places.shape[1]
+    kept = torch.rand(2, rows, generator=_generator()) < 0.7
+    count = min(int(k.sum()) for k in kept)
+    numbers = [k.nonzero()[:count, 0] for k in kept]
+    nowhere = torch.full_like(places, torch.nan)
+    for view, rest in enumerate(numbers):
+        nowhere[view, rest] = places[view, rest]
+    embedding.requires_grad_()
+    found = place_info_nce(embedding, nowhere, _ALL, 0.5, _generator())
+    found.backward()
+    fewer = [torch.stack([part[view, rest] for view, rest in enumerate(numbers)]) for part in (embedding, places)]
+    torch.testing.assert_close(found, place_info_nce(*fewer, _ALL, 0.5, _generator()))
+    lost = nowhere.isnan().any(-1)
+    assert lost.any()
+    assert (embedding.grad[lost] == 0).all()
+    assert found.detach() > 0
+
+
 def test_a_collapse_costs_the_logarithm_of_the_number_of_negatives():
     _, places = _two_views(side=40)
     same = F.normalize(torch.ones(2, 1600, 128), dim=-1)

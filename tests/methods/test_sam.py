@@ -13,7 +13,7 @@ from medssl.data.view_groups import ViewGroup
 from medssl.data.views import MultiView
 from medssl.imaging.errors import ConfigError
 from medssl.losses.anatomy import place_info_nce
-from medssl.methods.sam import SAM
+from medssl.methods.sam import SAM, _places
 from medssl.models.anatomy import cell_places, find_points
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
@@ -30,11 +30,14 @@ def _method(dims: int = 2, channels: int = 1, kind: str = "cnn", **given: Any) -
     return SAM(encoder, **{**_SMALL, **given})
 
 
-def _batch(dims: int = 2, channels: int = 1, samples: int = 3, size: int = 16) -> dict[str, Tensor]:
+def _batch(
+    dims: int = 2, channels: int = 1, samples: int = 3, size: int = 16, patients: tuple[int, ...] = (0, 1, 2)
+) -> dict[str, Tensor]:
     turned = AugmentOptions(**{**NO_AUGMENTATION, "affine_p": 1.0}, rotation_deg=10, scale=0.1)
     maker = MultiView(ViewGroup(2, (size,) * dims, (0.6, 0.9), 1.2, (turned,)), None, (1.0,) * dims, 0)
     source = torch.randn(samples, channels, *[24] * dims, generator=torch.Generator().manual_seed(1))
-    return maker({"image": source, "index": torch.arange(samples), "step": torch.tensor(2)})
+    numbers = {"index": torch.arange(samples), "patient": torch.tensor(patients[:samples])}
+    return maker({"image": source, **numbers, "step": torch.tensor(2)})
 
 
 @pytest.mark.parametrize(("dims", "channels", "kind"), [(2, 1, "cnn"), (2, 3, "vit"), (3, 2, "cnn"), (3, 1, "vit")])
@@ -50,8 +53,10 @@ def test_it_trains_all_weights_and_leaves_a_plain_encoder(dims: int, channels: i
     }
 
 
-def test_the_loss_is_that_of_both_grids_with_places_in_the_source() -> None:
-    method, batch = _method().eval(), _batch()
+@pytest.mark.parametrize("patients", [(0, 1, 2), (4, 7, 4), (5, 5, 5)])
+def test_the_loss_is_that_of_both_grids_with_places_in_the_source(patients: tuple[int, ...]) -> None:
+    """Whose further negatives are places of other patients alone: another scan of the same body shows the same."""
+    method, batch = _method().eval(), _batch(patients=patients)
     views, affine = batch["views"], batch["views_affine"].float()
     maps = [method.network(view) for view in views]
     generator, parts = step_generator(0, 2), []
@@ -61,11 +66,15 @@ def test_the_loss_is_that_of_both_grids_with_places_in_the_source() -> None:
             rows = [getattr(m, name)[sample].flatten(1).T for m in maps]
             cells = cell_places(grid, (stride, stride))
             places = [(cells @ a[sample, :, :2].T + a[sample, :, 2]) / stride for a in affine]
+            for part in places:
+                part[((part * stride < -0.5) | (part * stride > 23.5)).any(1)] = torch.nan
             ranking = torch.stack([m.coarse_on_fine()[sample].flatten(1).T for m in maps]) if name == "fine" else None
             others = None
             if name == "coarse":
-                rest = [m.coarse[n].flatten(1).T for m in maps for n in range(3) if n != sample]
-                others = torch.cat(rest)[torch.randperm(2 * 2 * len(cells), generator=generator)[:12]]
+                rest = [m.coarse[n].flatten(1).T for m in maps for n in range(3) if patients[n] != patients[sample]]
+                if rest:
+                    drawn = torch.randperm(len(rest) * len(cells), generator=generator)[:12]
+                    others = torch.cat(rest)[drawn]
             parts.append(
                 place_info_nce(
                     torch.stack(rows), torch.stack(places), sampling, 0.5, generator, ranking=ranking, others=others
@@ -102,6 +111,41 @@ def test_a_single_image_has_no_others_and_bf16_is_finite() -> None:
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.isfinite()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_places_are_exact_under_autocast(dims: int) -> None:
+    """In bf16 a place 90 voxels from the border would be known to half a voxel."""
+    affine = _batch(dims)["views_affine"].float()
+    affine[..., -1] += 70
+    exact = torch.stack(
+        [
+            torch.stack([(cell_places((4,) * dims, (2,) * dims) @ a[:, :-1].T + a[:, -1]) / 2 for a in view])
+            for view in affine
+        ]
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        found = _places(affine, (4,) * dims, (2,) * dims, (200,) * dims)
+    torch.testing.assert_close(found, exact)
+
+
+def test_cells_beyond_the_source_have_no_place() -> None:
+    """A view turned by 45 degrees about the middle of its source, whose corners reach beyond it."""
+    turn = torch.tensor([[1.0, -1.0], [1.0, 1.0]]) / 2**0.5
+    middle = torch.tensor([7.5, 7.5])
+    affine = torch.cat([turn, (middle - turn @ middle)[:, None]], 1)[None, None]
+    found = _places(affine, (8, 8), (2, 2), (16, 16))[0, 0].view(8, 8, 2)
+    outside = found.isnan().any(-1)
+    corners = outside[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners.all()
+    assert not outside[2:6, 2:6].any()
+    assert torch.equal(outside, outside.T)
+    for row, column in ((0, 0), (1, 2), (3, 4), (7, 3)):
+        place = turn @ (torch.tensor([row, column]) * 2 + 0.5 - middle) + middle
+        within = bool(((place >= -0.5) & (place <= 15.5)).all())
+        assert within != bool(outside[row, column])
+        if within:
+            torch.testing.assert_close(found[row, column], place / 2)
 
 
 def test_wrong_numbers_are_told_together() -> None:

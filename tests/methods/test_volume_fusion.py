@@ -111,11 +111,6 @@ def test_bf16_gives_a_finite_loss_and_gradient() -> None:
     assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
 
 
-def test_a_single_crop_has_no_partner() -> None:
-    with pytest.raises(ConfigError, match=r"2 crops or more, got 1.*train\.accumulate"):
-        _method()({"image": torch.zeros(1, 1, 16, 16), "step": torch.tensor(0)})
-
-
 def test_wrong_numbers_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         _method(levels=0, boxes=(5, 2), sides=(0.0, 1.2))

@@ -49,6 +49,19 @@ def test_a_point_is_found_in_the_scan_itself(dims: int):
     assert (score < 1).all()
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_search_under_autocast_finds_what_it_finds_without(dims: int):
+    network = AnatomyNetwork(_encoder("unet", dims), 8).eval()
+    image = torch.randn(1, 1, *[32 if dims == 2 else 16] * dims, generator=torch.Generator().manual_seed(0))
+    maps = network.embed_whole(torch.nn.functional.avg_pool2d(image, 5, 1, 2) if dims == 2 else image)
+    points = cell_places(maps.fine.shape[2:], maps.stride)
+    found, score = find_points(maps, points, maps)
+    with torch.autocast("cpu", torch.bfloat16):
+        again, other = find_points(maps, points, maps)
+    assert torch.equal(again, found)
+    assert torch.equal(other, score)
+
+
 def test_the_match_follows_a_moved_body():
     network = AnatomyNetwork(_encoder("unet", 2), 8).eval()
     body = torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))

@@ -22,7 +22,7 @@ def _encoder(kind: str, dims: int = 3, channels: int = 1, seed: int = 0, **given
     torch.manual_seed(seed)
     if kind == "unet":
         return ResidualUNetEncoder(
-            dims, channels, **{"features": [4, 8], "blocks": [1, 2], "shortcut": "pooled", **given}
+            dims, channels, **{"features": [4, 8, 8], "blocks": [1, 2, 1], "shortcut": "pooled", **given}
         )
     if kind == "resnet":
         return ResNet(dims, channels, depth=10, width=4)
@@ -57,6 +57,15 @@ def test_what_was_written_for_a_library_comes_back(
     assert len(report.loaded) == len(here.state_dict())
     assert report.fresh == ()
     assert f"{library}: module.decoder.seg.weight" in report.skipped
+
+
+def test_nnunet_has_no_projection_where_a_level_is_as_wide_as_the_one_before() -> None:
+    """Its ResEnc-L ends in two levels of 320 channels; names as in dynamic_network_architectures 0.4.4."""
+    unet = _encoder("unet")
+    names = layout_of(unet, "nnunet", (8, 8, 8)).there(unet.state_dict())
+    projections = {name.split(".skip.")[0] for name in names if ".skip." in name}
+    assert projections == {"stages.1.blocks.0"}
+    assert {name.split(".skip.")[1][0] for name in names if ".skip." in name} == {"1"}, "behind the pooling"
 
 
 def test_a_real_monai_module_is_read_and_its_learned_positions_are_told(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from medssl.models.momentum import KeyQueue, Teacher, cosine_momentum
+from medssl.models.swin import SwinV2
 
 
 @pytest.mark.parametrize(("step", "golden"), [(0, 0.996), (25, 0.99658579), (50, 0.998), (100, 1.0), (120, 1.0)])
@@ -25,6 +26,30 @@ def test_the_teacher_is_an_average_and_never_trained() -> None:
     assert not out.requires_grad
     assert teacher.network[1].num_batches_tracked == 1  # its own passes move its statistics
     assert student[1].num_batches_tracked == 0
+
+
+class _ByChance(nn.Module):
+    """Skips blocks and drops features in training."""
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.swin = SwinV2(dims, 1, patch_size=2, width=8, stages=[[1, 2], [3, 2]], window=2, drop_path=0.9)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.drop(self.swin(image)[-1])
+        return out
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_teacher_in_training_says_the_same_twice_and_its_student_does_not(dims: int) -> None:
+    torch.manual_seed(0)
+    student = _ByChance(dims)
+    teacher, image = Teacher(student).train(), torch.randn(4, 1, *[8] * dims)
+    assert teacher.network.training
+    assert torch.equal(teacher(image), teacher(image))
+    assert not torch.equal(student(image), student(image))
+    torch.testing.assert_close(teacher(image), student.eval()(image))
 
 
 def test_the_queue_forgets_the_oldest_and_wraps() -> None:

@@ -109,6 +109,34 @@ def test_one_feature_voxel_sees_only_its_receptive_field_within_the_mask():
     assert (gradient[..., 8:] == 0).all()
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_pooled_shortcuts_project_only_where_the_channels_change(dims: int):
+    """As in nnU-Net, whose last levels are equally wide: there a step is the mean alone, without weights."""
+    model = _encoder(dims, features=(4, 8, 8), blocks=(1, 1, 1), shortcut="pooled")
+    assert {n.split(".shortcut.")[0] for n in model.state_dict() if ".shortcut." in n} == {"stages.1.0"}
+    block, image = model.stages[2][0], torch.randn(2, 8, *[8] * dims)
+    torch.nn.init.zeros_(block.norm.weight)  # the shortcut alone is left
+    means = image
+    for axis in range(2, dims + 2):
+        means = means.unflatten(axis, (4, 2)).mean(axis + 1)
+    torch.testing.assert_close(block(image), torch.where(means > 0, means, 0.01 * means))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_pooled_shortcuts_do_not_see_what_is_hidden(dims: int):
+    model, blocks = _encoder(dims, features=(4, 8, 8), shortcut="pooled"), _hidden(dims)
+    for parameter in model.parameters():
+        parameter.data += 0.1  # biases that would show
+    image, visible = torch.randn(2, 1, *[16] * dims), _voxels(blocks)
+    again = model(image + 1e3 * (1 - visible), blocks)
+    for out, other, stride in zip(model(image, blocks), again, model.strides, strict=True):
+        mask = blocks.visible(stride)
+        assert mask is not None
+        assert torch.equal(out, other)
+        assert (out * (1 - mask) == 0).all()
+        assert (out * mask != 0).any()
+
+
 @pytest.mark.parametrize(
     ("extra", "word"),
     [

@@ -33,7 +33,10 @@ def test_timm_computes_the_same_features(tmp_path: Path, kind: str, arguments: d
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("strides", [None, [1, 2, 1]])
-def test_nnunet_computes_the_same_features(tmp_path: Path, dims: int, strides: list | None) -> None:
+@pytest.mark.parametrize("features", [[8, 16, 24], [8, 16, 16]], ids=["widening", "as wide as before"])
+def test_nnunet_computes_the_same_features(
+    tmp_path: Path, dims: int, strides: list | None, features: list[int]
+) -> None:
     pytest.importorskip("dynamic_network_architectures", reason="nnU-Net is tested by make test-peers")
-    arguments = {"features": [8, 16, 24], "blocks": [1, 3, 2], "strides": strides, "shortcut": "pooled"}
+    arguments = {"features": features, "blocks": [1, 3, 2], "strides": strides, "shortcut": "pooled"}
     _compare(tmp_path, "nnunet", "unet.ResidualUNetEncoder", dims, arguments)
