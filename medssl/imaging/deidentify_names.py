@@ -42,6 +42,12 @@ _TERMS = frozenset(
 """Values of the standard by which people may be called, too: as a whole value of a coded attribute they name nobody."""
 
 
+_HOW_TO_READ = ("SpecificCharacterSet", "DimensionOrganizationType")
+"""How text and frames are read, in terms that hold words and numbers (ISO_IR 192, TILED_FULL)."""
+_IMAGE_PIXELS = 0x0028
+"""Group of how pixels are read: YBR_FULL, PALETTE COLOR, ISO_10918_1."""
+
+
 def known_names(dataset: Dataset) -> set[str]:
     """Words and numbers that identify someone, in all their spellings."""
     found: set[str] = set()
@@ -66,8 +72,8 @@ def replace_names(dataset: Dataset, known: set[str]) -> Iterator[str]:
         return any(pattern.search(spelling) for spelling in _spellings(text))
 
     for element in dataset.iterall():
-        if element.keyword == "SpecificCharacterSet":
-            continue  # says how all text is read, and holds numbers of its own
+        if element.keyword in _HOW_TO_READ or element.tag.group == _IMAGE_PIXELS:
+            continue
         if element.VR == "CS" and element.value:
             kept = [value if value in _TERMS or not named(value) else DUMMY for value in _values(element)]
             if kept != _values(element):

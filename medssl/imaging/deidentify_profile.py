@@ -72,7 +72,7 @@ def action_on(element: DataElement) -> Action:
     """What becomes of an attribute of the standard, dates and names of people aside."""
     tag = (element.tag.group, element.tag.element)
     due = dictionary_VR(element.tag)
-    if element.VR in _BINARY and not due.startswith("O"):
+    if element.VR in _BINARY and not any(kind.startswith("O") for kind in due.split(" or ")):
         return "delete"  # text under a wrong name for its kind, which no search would find
     found = _ACTIONS.get(tag)
     if found is None:

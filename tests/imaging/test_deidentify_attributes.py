@@ -114,6 +114,20 @@ def test_a_patient_named_like_our_dummy_makes_no_dummy_a_name():
     assert (dataset.ContrastBolusAgent, told) == (_DUMMY, [])
 
 
+def test_what_says_how_pixels_are_read_stays():
+    lut = Dataset()
+    lut.LUTDescriptor, lut.ModalityLUTType = [4, 0, 16], "US"
+    lut.add_new("LUTData", "OW", bytes(8))
+    image = _image(
+        PatientName="Full^Color", PatientID="10918", PhotometricInterpretation="YBR_FULL_422",
+        LossyImageCompressionMethod="ISO_10918_1", ModalityLUTSequence=[lut],
+    )  # fmt: skip
+    dataset, told = _clean(image)
+    assert (dataset.PhotometricInterpretation, dataset.LossyImageCompressionMethod) == ("YBR_FULL_422", "ISO_10918_1")
+    assert dataset.ModalityLUTSequence[0].LUTData == bytes(8)
+    assert told == []
+
+
 def test_numbers_are_found_by_themselves_alone():
     for kernel, left in (("no. 4711", _DUMMY), ("pat_4711", _DUMMY), ("94711", "94711"), ("4711a", "4711a")):
         dataset, _ = _clean(_image(PatientID="4711", ConvolutionKernel=kernel))

@@ -48,18 +48,18 @@ def pixel_size(measures: Dataset, *, placed: bool) -> PixelSize:
         placed: The plane has a place in the patient, so what is called PixelSpacing is a size there.
 
     Raises:
-        ValueError: A spacing is no pair of numbers.
+        ValueError: PixelSpacing is no pair of numbers. What else is malformed counts as not there.
     """
-    given = _pair(measures, "PixelSpacing")
-    imager = _pair(measures, "ImagerPixelSpacing")
-    if given is None and imager is None:
-        return PixelSize(None)
+    values = measures.get("PixelSpacing", None)
+    given = None if values is None or values == "" else (float(values[0]), float(values[1]))
     if given is not None and (placed or _corrected(measures, given)):
         return PixelSize(given)
+    imager = _pair(measures, "ImagerPixelSpacing")
     if imager is None:
         known = _pair(measures, "NominalScannedPixelSpacing") is not None
-        return PixelSize(given, at_detector=True, note=_AT_DETECTOR if known else _UNSAID)
-    factor = float(measures.get("EstimatedRadiographicMagnificationFactor", None) or 0)
+        note = _AT_DETECTOR if known else _UNSAID
+        return PixelSize(None) if given is None else PixelSize(given, at_detector=True, note=note)
+    factor = _number(measures.get("EstimatedRadiographicMagnificationFactor", None))
     if not 1 <= factor <= _MOST:
         return PixelSize(imager, at_detector=True, note=_AT_DETECTOR)
     note = f"pixel spacing at the detector was divided by the magnification of {factor:g} that the header estimates"
@@ -77,5 +77,15 @@ def _corrected(measures: Dataset, given: tuple[float, float]) -> bool:
 
 
 def _pair(measures: Dataset, name: str) -> tuple[float, float] | None:
-    values = measures.get(name, None)
-    return None if values is None or values == "" else (float(values[0]), float(values[1]))
+    try:
+        first, second = measures.get(name, None)
+        return float(first), float(second)
+    except (TypeError, ValueError):
+        return None
+
+
+def _number(value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        return 0.0

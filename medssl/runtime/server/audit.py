@@ -46,15 +46,14 @@ class AuditLog:
 
     def __init__(self, path: Path, secret: Secret, last_lines: LastLines, accepted: str = "") -> None:
         self.path, self._secret, self._notes = path, secret, last_lines
-        self._lock = threading.Lock()
+        self._lock, self._torn = threading.Lock(), False
         try:
             chain = self._checked(path)
         except MedsslError as damage:
             self._replace(damage, accepted)
             return
-        self._number, self._last = chain.lines, chain.last
+        self._number, self._last, self._torn = chain.lines, chain.last, chain.torn
         if chain.torn:  # the machine lost power while a line was written
-            self._append(b"\n")
             self.write("audit", "torn-line")
 
     def check_others(self) -> None:
@@ -74,7 +73,10 @@ class AuditLog:
         number, seal, mark = note or (0, _FIRST, "")
         chain = verify(path, self._secret, number)
         if note is None and chain.lines > 1:  # one may have been written before a kill
-            text = f"has {chain.lines} lines, of which the data base of jobs knows none"
+            text = (
+                f"has {chain.lines} lines, of which the data base of jobs knows none (so it is after an upgrade from a "
+                "version that kept no note, and where that data base is a new one)"
+            )
         elif note is not None and mark != self._mark(path.name, number, seal):
             text = (
                 f"cannot be compared: the note of its last line in the data base of jobs was changed ({number} lines)"
@@ -120,8 +122,11 @@ class AuditLog:
             entry = {"n": self._number + 1, "time": round(time.time(), 3), "who": who, "action": action, **what}
             body = json.dumps({**entry, "previous": self._last}, ensure_ascii=True, allow_nan=False)
             seal = self._secret.seal(body.encode())
-            self._append((body[:-1] + f', "seal": "{seal}"}}\n').encode())
-            self._number, self._last = self._number + 1, seal
+            start = (
+                "\n" if self._torn else ""
+            )  # with the line, in one piece: a torn line that nothing explains is damage
+            self._append((start + body[:-1] + f', "seal": "{seal}"}}\n').encode())
+            self._number, self._last, self._torn = self._number + 1, seal, False
             try:
                 self._notes.keep(self.path.name, self._number, seal, self._mark(self.path.name, self._number, seal))
             except Exception as error:  # the line is there; the next one's note stands for it too

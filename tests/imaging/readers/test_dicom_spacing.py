@@ -30,6 +30,8 @@ _TYPE = {"PixelSpacingCalibrationType": "GEOMETRY"}
         ("OT", {"PixelSpacing": [0.2, 0.3], "NominalScannedPixelSpacing": [0.2, 0.3]}, (0.3, 0.2), False, "or film"),
         ("OP", {"PixelSpacing": [0.2, 0.3]}, (0.3, 0.2), True, ""),
         ("DX", {"PixelSpacing": None, **_IMAGER, **_TOO_SMALL}, (0.3, 0.2), False, ""),
+        ("CR", {"PixelSpacing": [0.2, 0.3], "ImagerPixelSpacing": 0.15, **_TYPE}, (0.3, 0.2), True, ""),
+        ("CR", {"PixelSpacing": None, "ImagerPixelSpacing": 0.15}, (1.0, 1.0), False, "pixel size is not known"),
         ("DX", {"PixelSpacing": None}, (1.0, 1.0), False, "pixel size is not known"),
     ],
 )  # fmt: skip
@@ -48,6 +50,8 @@ def test_a_radiograph_is_measured_in_the_patient_or_not_at_all(
 def test_a_plane_with_a_place_in_the_patient_has_its_size_there(tmp_path: Path):
     write_series(tmp_path / "ct", ramp(3), ImagerPixelSpacing=[0.5, 0.5])
     assert read_volume(tmp_path / "ct").source.calibrated
+    write_series(tmp_path / "odd", ramp(3), ImagerPixelSpacing=0.15)
+    assert read_volume(tmp_path / "odd").source.calibrated, "what is malformed beside a good spacing does not matter"
     write_series(tmp_path / "xa", ramp(3), Modality="XA", PixelSpacing=None, ImagerPixelSpacing=[0.5, 0.5])
     volume = read_volume(tmp_path / "xa")
     assert not volume.source.calibrated

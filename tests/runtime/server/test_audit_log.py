@@ -84,6 +84,19 @@ def test_a_line_torn_by_a_loss_of_power_is_told_and_the_chain_goes_on(
         verify(log, secret)
 
 
+def test_a_disk_that_is_full_when_a_torn_line_is_told_makes_no_damage(
+    log: Path, secret: Secret, notes: LastLines, monkeypatch: pytest.MonkeyPatch
+):
+    log.write_bytes(log.read_bytes() + b'{"n": 6, "ti')
+    with monkeypatch.context() as full:
+        full.setattr("os.write", lambda handle, line: 0)
+        with pytest.raises(OSError, match="No space"):
+            AuditLog(log, secret, notes)
+    AuditLog(log, secret, notes).write("me", "accept", job="job4")
+    assert verify(log, secret)[0] == 6
+    assert b"torn-line" in log.read_bytes().splitlines()[5]
+
+
 def test_pseudonyms_are_stable_and_depend_on_the_key(tmp_path: Path, secret: Secret):
     again, other = Secret(tmp_path / "secret.key"), Secret(tmp_path / "other.key")
     assert secret.name("1.2.3") == again.name("1.2.3") != other.name("1.2.3")
