@@ -14,15 +14,11 @@ from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.labels import Label
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, read_header
+from medssl.imaging.readers.dicom_segments import LPS, Segment, read_segments
 from medssl.imaging.resample import regrid_label
 from medssl.imaging.volume import Source, Volume
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
-_LPS = np.array([-1.0, -1.0, 1.0])
-_ALONG_NORMAL = 0.5
-"""The step from plane to plane may turn away from their normal until its cosine is this much below 1."""
-_LINE_MM = 0.1
-"""Positions of frames may lie this far beside one straight line, as those of images."""
 
 
 def read_dicom_label(path: Path, like: Volume, labels: Sequence[Label] = ()) -> Volume:
@@ -45,7 +41,7 @@ def read_dicom_label(path: Path, like: Volume, labels: Sequence[Label] = ()) -> 
     told = _frame_of_reference(header, like, path)
     image, like = like, _solid(like)
     if kind in SEGMENTATIONS:
-        parts = _segments(path)
+        parts = read_segments(path, like.geometry, refers=_refers(header, image))
     elif kind == _RTSTRUCT:
         parts = _structures(header, like.geometry, path)
     else:
@@ -74,13 +70,18 @@ def _frame_of_reference(header: Dataset, image: Volume, path: Path) -> tuple[str
     found = {str(e.value) for e in header.iterall() if e.keyword == "FrameOfReferenceUID" and str(e.value or "")}
     if not own or not found or own in found:
         return ()
-    if image.source.uids.get("SeriesInstanceUID", "") in referenced_series(header):
+    if _refers(header, image):
         return ("the label has another frame of reference than the image, but refers to it: its positions were taken",)
     raise ImageError(
         f"{path} has another frame of reference than the image and does not refer to it: its positions say nothing "
         "about this image; register both, or take the label that was made on it",
         reason="frame-of-reference",
     )
+
+
+def _refers(header: Dataset, image: Volume) -> bool:
+    own = image.source.uids.get("SeriesInstanceUID", "")
+    return bool(own) and own in referenced_series(header)
 
 
 def _solid(image: Volume) -> Volume:
@@ -91,7 +92,7 @@ def _solid(image: Volume) -> Volume:
 
 
 def _joined(
-    parts: Iterator[tuple[int, str, npt.NDArray[np.bool_], Geometry]],
+    parts: Iterator[Segment],
     like: Volume,
     labels: Sequence[Label],
     path: Path,
@@ -130,7 +131,8 @@ def _lost(mask: npt.NDArray[np.bool_], own: Geometry, image: Geometry, name: str
     outside = int(np.count_nonzero(np.any((index < -0.5) | (index > size - 0.5), axis=1)))
     if outside:
         notes.append(f"{outside} of {len(index)} voxels of segment {name!r} lie outside the image and were left out")
-    if float(np.max(np.abs(index - np.rint(index)), initial=0.0)) > 0.1:
+    between = float(np.max(np.abs(index - np.rint(index)), initial=0.0)) > 0.1
+    if between or not 0.9 < own.voxel_ml / image.voxel_ml < 1.1:
         notes.append(f"segment {name!r} was drawn on another grid and was resampled to the image's")
     return notes
 
@@ -139,74 +141,7 @@ def _plain(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
 
-def _segments(path: Path) -> Iterator[tuple[int, str, npt.NDArray[np.bool_], Geometry]]:
-    """Number, name, mask (columns, rows, slices) and grid of each segment; highdicom places the frames."""
-    from highdicom.seg import segread  # noqa: PLC0415 (slow to import, and few labels need it)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # remarks on attributes that do not matter here
-        try:
-            segmentation: Any = segread(path)
-            volume = segmentation.get_volume(
-                combine_segments=False, skip_overlap_checks=True, perpendicular_tol=_ALONG_NORMAL
-            )
-            affine = _with_tilt(np.asarray(volume.affine, dtype=np.float64), segmentation, path)
-        except ImageError:
-            raise
-        except Exception as error:  # highdicom and the decoders raise many kinds
-            raise ImageError(f"{path}: segments cannot be read ({error})", reason="bad-dicom-seg") from error
-    geometry = Geometry(np.diag([*_LPS, 1.0]) @ affine, volume.spatial_shape)
-    array = np.asarray(volume.array)
-    for channel, number in enumerate(segmentation.segment_numbers):
-        if number == 0:
-            continue  # the background of a LABELMAP, which has a description of its own
-        name = str(segmentation.get_segment_description(number).segment_label)
-        yield int(number), name, array[..., channel] > 0.5, geometry
-
-
-def _with_tilt(affine: npt.NDArray[np.float64], segmentation: Dataset, path: Path) -> npt.NDArray[np.float64]:
-    """The affine of (plane, row, column) with the step from plane to plane that the positions of the frames have.
-
-    highdicom orders the planes along their normal and takes that for the step. In a tilted stack (gantry tilt) the
-    planes shift along themselves as well; a small tilt, which it lets pass, is millimetres at the end of a stack.
-
-    Args:
-        affine: (4, 4), LPS mm, of highdicom's volume.
-        segmentation: The object.
-        path: Its file, for the error.
-
-    Raises:
-        ImageError: The positions lie on no straight line.
-    """
-    shared = (segmentation.get("SharedFunctionalGroupsSequence", None) or [Dataset()])[0]
-    groups = segmentation.get("PerFrameFunctionalGroupsSequence", None) or ()
-    owners = [
-        (group.get("PlanePositionSequence", None) or shared.get("PlanePositionSequence", None)) for group in groups
-    ]
-    found = [owner[0].get("ImagePositionPatient", None) for owner in owners if owner]
-    if not found or not all(found):
-        return affine  # a slide has one plane
-    places = np.array(found, dtype=np.float64)
-    index = (places - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
-    planes = np.rint(index[:, 0])
-    first, last = int(np.argmin(planes)), int(np.argmax(planes))
-    if planes[first] == planes[last]:
-        return affine
-    step = (places[last] - places[first]) / (planes[last] - planes[first])
-    beside = np.linalg.norm(places - places[first] - (planes - planes[first])[:, None] * step, axis=1).max()
-    if beside > _LINE_MM:
-        raise ImageError(
-            f"{path}: positions of its frames leave a straight line by {beside:.2f} mm", reason="curved-positions"
-        )
-    tilted = affine.copy()
-    tilted[:3, 0] = step
-    tilted[:3, 3] = places[first] - planes[first] * step
-    return tilted
-
-
-def _structures(
-    dataset: Dataset, geometry: Geometry, path: Path
-) -> Iterator[tuple[int, str, npt.NDArray[np.bool_], Geometry]]:
+def _structures(dataset: Dataset, geometry: Geometry, path: Path) -> Iterator[Segment]:
     """Number, name, mask on the image's grid, and that grid, of each structure with closed planar contours."""
     names = {int(s.ROINumber): str(s.ROIName) for s in dataset.get("StructureSetROISequence", ())}
     for roi in dataset.get("ROIContourSequence", ()):
@@ -220,7 +155,7 @@ def _structures(
 
 def _fill(mask: npt.NDArray[np.bool_], points_lps: npt.NDArray[np.float64], geometry: Geometry, path: Path) -> None:
     """Turn the voxels inside a contour round (even-odd rule), so that a contour within another cuts a hole."""
-    index = geometry.to_index(points_lps * _LPS)
+    index = geometry.to_index(points_lps * LPS)
     axis = int(np.argmin(np.ptp(index, axis=0)))
     plane = float(np.mean(index[:, axis]))
     if float(np.ptp(index[:, axis])) > 0.5:
