@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -175,7 +175,7 @@ def _write(study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequenc
         **compared,
         "transferability": found,
         "pretraining": {name: _pretraining(own) for name, own in files.items() if own},
-        "warnings": few_patients(study.split, set(rows[0].patients)),
+        "warnings": _warnings(study, cache, set(rows[0].patients)),
         "budgets": _budgets(finished),
         "trials": [_trial(done) for done in tried],
         "runs": [_run(done) for done in finished],
@@ -190,6 +190,20 @@ def _write(study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequenc
     for sentence in (*sections[0].text, *sections[0].warnings):
         say(sentence)
     say(f"report: {out / 'report.html'}")
+
+
+def _warnings(study: StudyPlan, cache: "Cache", patients: Collection[str]) -> list[str]:
+    """That few patients were tested, or few of a class."""
+    from medssl.evaluation.subgroups import few_of_a_class
+    from medssl.training.shares import labelled
+
+    found = few_patients(study.split, patients)
+    if study.metric != "dice":
+        of_class: dict[str, set[str]] = {name: set() for name in cache.classes}
+        for case in labelled(cache, "classification", (study.split,)):
+            of_class[case.class_name].add(case.patient)
+        found += few_of_a_class(study.split, of_class)
+    return found
 
 
 def _logs(finished: Sequence[Done]) -> dict[int, dict[str, Path]]:
