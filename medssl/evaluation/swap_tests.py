@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -147,7 +147,7 @@ def _kappas(truth: _Int, chosen: _Int) -> _Float:
     return np.where(known, 1 - found / np.where(known, by_chance, 1.0), np.nan)
 
 
-_MEASURES: dict[ClassNumber, Callable[[_Int, npt.NDArray], _Float]] = {
+_MEASURES: dict[ClassNumber, Callable[[_Int, npt.NDArray[Any]], _Float]] = {
     "auroc": _aurocs,
     "balanced_accuracy": _balanced_accuracies,
     "quadratic_kappa": _kappas,
