@@ -53,7 +53,9 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     claim(data, out)
     prepare_study(study, data, out)
     check_classes(study, out)
-    check_inits(study, data, out, chosen)
+    unknown = check_inits(study, data, out, chosen)
+    for sentence in unknown:
+        say(f"curve: {sentence}")
     number = min(study.pretrainings, seeds or study.seeds)
     files = {arm.name: pretrain_arm(study, arm, data, out, number) for arm in chosen}
     tried = _try(study, chosen, files, out, jobs)
@@ -70,7 +72,7 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     for number, done in enumerate(done_runs(runs, jobs), start=1):
         finished.append(done)
         say(f"curve: {number} of {len(runs)}: {done.run.about}{f': failed: {done.failed}' if done.failed else ''}")
-    _write(study, out, finished, tried, files)
+    _write(study, out, finished, tried, files, unknown)
 
 
 Encoders = Mapping[str, Sequence[Path]]
@@ -149,7 +151,9 @@ def _longer(done: Done, encoders: Sequence[Path]) -> int:
     return int(json.loads(record.read_text(encoding="utf-8"))["steps"])
 
 
-def _write(study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequence[Done], files: Encoders) -> None:
+def _write(
+    study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequence[Done], files: Encoders, warnings: list[str]
+) -> None:
     from medssl.data.cache import Cache
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import head
@@ -175,7 +179,7 @@ def _write(study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequenc
         **compared,
         "transferability": found,
         "pretraining": {name: _pretraining(own) for name, own in files.items() if own},
-        "warnings": _warnings(study, cache, set(rows[0].patients)),
+        "warnings": warnings + _warnings(study, cache, set(rows[0].patients)),
         "budgets": _budgets(finished),
         "trials": [_trial(done) for done in tried],
         "runs": [_run(done) for done in finished],
