@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -53,7 +53,9 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     claim(data, out)
     prepare_study(study, data, out)
     check_classes(study, out)
-    check_inits(study, data, out, chosen)
+    unknown = check_inits(study, data, out, chosen)
+    for sentence in unknown:
+        say(f"curve: {sentence}")
     number = min(study.pretrainings, seeds or study.seeds)
     files = {arm.name: pretrain_arm(study, arm, data, out, number) for arm in chosen}
     tried = _try(study, chosen, files, out, jobs)
@@ -70,7 +72,7 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     for number, done in enumerate(done_runs(runs, jobs), start=1):
         finished.append(done)
         say(f"curve: {number} of {len(runs)}: {done.run.about}{f': failed: {done.failed}' if done.failed else ''}")
-    _write(study, out, finished, tried, files)
+    _write(study, out, finished, tried, files, unknown)
 
 
 Encoders = Mapping[str, Sequence[Path]]
@@ -149,7 +151,9 @@ def _longer(done: Done, encoders: Sequence[Path]) -> int:
     return int(json.loads(record.read_text(encoding="utf-8"))["steps"])
 
 
-def _write(study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequence[Done], files: Encoders) -> None:
+def _write(
+    study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequence[Done], files: Encoders, warnings: list[str]
+) -> None:
     from medssl.data.cache import Cache
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import head
@@ -175,7 +179,7 @@ def _write(study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequenc
         **compared,
         "transferability": found,
         "pretraining": {name: _pretraining(own) for name, own in files.items() if own},
-        "warnings": few_patients(study.split, set(rows[0].patients)),
+        "warnings": warnings + _warnings(study, cache, set(rows[0].patients)),
         "budgets": _budgets(finished),
         "trials": [_trial(done) for done in tried],
         "runs": [_run(done) for done in finished],
@@ -190,6 +194,20 @@ def _write(study: StudyPlan, out: Path, finished: Sequence[Done], tried: Sequenc
     for sentence in (*sections[0].text, *sections[0].warnings):
         say(sentence)
     say(f"report: {out / 'report.html'}")
+
+
+def _warnings(study: StudyPlan, cache: "Cache", patients: Collection[str]) -> list[str]:
+    """That few patients were tested, or few of a class."""
+    from medssl.evaluation.subgroups import few_of_a_class
+    from medssl.training.shares import labelled
+
+    found = few_patients(study.split, patients)
+    if study.metric != "dice":
+        of_class: dict[str, set[str]] = {name: set() for name in cache.classes}
+        for case in labelled(cache, "classification", (study.split,)):
+            of_class[case.class_name].add(case.patient)
+        found += few_of_a_class(study.split, of_class)
+    return found
 
 
 def _logs(finished: Sequence[Done]) -> dict[int, dict[str, Path]]:

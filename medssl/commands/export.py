@@ -42,7 +42,8 @@ def export(
         run: Folder of a fine-tuning run.
         out: Folder of the bundle, or a file that ends in .zip; must not exist.
         data: Prepared cache to take real cases from; the one the run was trained on when left out.
-        evaluation: Folder of `medssl evaluate` of this run, for the model card; RUN/evaluation when left out and there.
+        evaluation: Folder of `medssl evaluate` of this run, for the model card; when left out RUN/evaluation or
+            RUN/evaluation_test, if there.
         card: What the bundle says of itself.
         parity: What is compared and allowed.
         operation: What is done with the network's answer.
@@ -153,13 +154,15 @@ def _check(loaded: "LoadedRun", operation: OperationOptions, series: list[Series
 
 
 def _results(evaluation: Path | None, run: Path, loaded: "LoadedRun") -> dict[str, Any] | None:
-    """Content of results.json.
+    """Content of results.json: of the folder given, else of RUN/evaluation or, in studies, RUN/evaluation_test.
 
     Raises:
         CheckpointError: It was asked for and is not there, or is damaged, or is of another network.
     """
-    path = (evaluation or run / "evaluation") / "results.json"
+    folders = [evaluation] if evaluation else [run / "evaluation", run / "evaluation_test"]
+    path = next((f for folder in folders if (f := folder / "results.json").is_file()), folders[0] / "results.json")
     if evaluation is None and not path.is_file():
+        say(f"the model card has no numbers: {' and '.join(map(str, folders))} have no results.json (--evaluation)")
         return None
     try:
         content = dict(json.loads(path.read_text(encoding="utf-8")))

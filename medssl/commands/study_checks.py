@@ -122,7 +122,7 @@ def _unfit(study: StudyPlan, arm: ArmPlan, verb: str, values: dict[str, Any]) ->
         yield f"task {settings.task} is not what metric {study.metric} measures: that is for a {wanted}"
 
 
-def check_inits(study: StudyPlan, data: Path, out: Path, arms: Sequence[ArmPlan]) -> None:
+def check_inits(study: StudyPlan, data: Path, out: Path, arms: Sequence[ArmPlan]) -> list[str]:
     """Refuse encoders from elsewhere that have seen patients of the study's splits val and test.
 
     Args:
@@ -131,21 +131,33 @@ def check_inits(study: StudyPlan, data: Path, out: Path, arms: Sequence[ArmPlan]
         out: The study's folder.
         arms: Those that are asked for.
 
+    Returns:
+        What to warn of encoders of which nobody knows whom they saw.
+
     Raises:
         ConfigError: Every such encoder, and how many patients it knows.
     """
     from medssl.data.cache import Cache
+    from medssl.evaluation.seen_patients import seen_in_pretraining
     from medssl.training.run_folder import encoder_patients
 
-    cases, problems = Cache.open(cache_of(study, out)).cases, []
+    problems, unknown = [], []
+    asked_of: dict[str, set[str]] = {"val": set(), "test": set()}
+    for case in Cache.open(cache_of(study, out)).cases:
+        asked_of.setdefault(case.split, set()).add(case.patient)
     for arm in arms:
-        seen = (encoder_patients(data / arm.init) if arm.init else []) or []
+        seen = encoder_patients(data / arm.init) if arm.init else []
+        if seen is None:
+            unknown += seen_in_pretraining(arm.name, None, asked_of.get(study.split, set()), study.split)
+            continue
         for split in ("val", "test"):
-            asked = {case.patient for case in cases if case.split == split}
+            asked = asked_of[split]
             if known := asked.intersection(seen):
                 problems.append(
                     f"arms: {arm.name}: {len(known)} of {len(asked)} {split} patients were in the pretraining of init "
-                    f"{data / arm.init}: leave them out of it, or give an encoder that has not seen them"
+                    f"{data / arm.init}: leave them out of it, or give an encoder that has not seen them. Patients are "
+                    "told apart by their names in the manifests; where others are only called alike, rename them"
                 )
     if problems:
         raise ConfigError(problems)
+    return unknown

@@ -65,8 +65,8 @@ def pretrain_arm(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path, number: i
         images = next(images for images in plan.image_sets if images.name == arm.images)
         cache = prepare_images(images, prepare_options(plan), cache, data, out)
     first = options.get("train", {}).get("seed", TrainOptions.seed)
-    seeded = [merged(options, {"train": {"seed": first + one}}) for one in range(number)]
-    return tuple(_pretrained(arm, one, cache, out) for one in seeded)
+    more = [merged(options, {"train": {"seed": first + one}}) for one in range(1, number)]
+    return tuple(_pretrained(arm, one, cache, out) for one in [options, *more])  # the first has the key it has alone
 
 
 def _pretrained(arm: ArmPlan, options: dict[str, Any], cache: Path, out: Path) -> Path:

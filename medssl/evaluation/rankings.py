@@ -1,7 +1,7 @@
-"""Many methods on the same cases: paired tests, their correction, and ranks with a critical difference."""
+"""Many methods on the same cases: corrected p-values, verdicts, and ranks with a critical difference."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,6 @@ LEVEL = 0.05
 
 NOT_SHOWN = "no difference shown"
 """The verdict where neither `better` nor `worse` is."""
-
-_EXACT = 14  # patients up to which every swap is tried
-_DRAWN = 9999  # swaps, where there are more patients
 
 
 @dataclass(frozen=True)
@@ -45,47 +42,6 @@ class Ranking:
             "critical_difference": self.critical_difference,
             "blocks": self.blocks,
         }
-
-
-def paired_p_value(
-    differences: Sequence[float], clusters: Sequence[Hashable], resamples: int = _DRAWN, seed: int = 0
-) -> float:
-    """Two-sided sign-flip permutation test that paired differences have mean 0; a patient's are flipped together.
-
-    Every swap is tried with 14 patients or fewer, otherwise so many are drawn (and the test itself counts as one, so
-    that no p-value is 0; Phipson and Smyth 2010, https://doi.org/10.2202/1544-6115.1585).
-
-    Args:
-        differences: One a case; NaN is left out.
-        clusters: Patient of each case.
-        resamples: Draws, where not all are tried.
-        seed: Seed of the draws.
-
-    Returns:
-        NaN with no finite difference.
-    """
-    kept = [(d, c) for d, c in zip(differences, clusters, strict=True) if math.isfinite(d)]
-    sums: dict[Hashable, float] = {}
-    for difference, cluster in kept:
-        sums[cluster] = sums.get(cluster, 0.0) + difference
-    values = np.array(list(sums.values()))
-    if not len(values):
-        return math.nan
-    found = abs(values.sum()) - 1e-12 * np.abs(values).sum()  # a swap that changes nothing is as extreme
-    if len(values) <= _EXACT:
-        bits = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
-        return float((np.abs((1 - 2 * bits) @ values) >= found).mean())
-    rng = np.random.default_rng(seed)
-    extreme = sum(
-        int((np.abs(rng.choice((-1.0, 1.0), size=(size, len(values))) @ values) >= found).sum())
-        for size in _blocks(resamples)
-    )
-    return (extreme + 1) / (resamples + 1)
-
-
-def smallest_p_value(patients: int) -> float:
-    """The least that `paired_p_value` can be with so many patients: that of a difference to which all bring alike."""
-    return min(2 / 2**patients, 1.0) if patients <= _EXACT else 1 / (_DRAWN + 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -139,10 +95,6 @@ def rank_methods(results: Mapping[str, Sequence[float]], confidence: float = 0.9
 
 def _even(results: Mapping[str, Sequence[float]]) -> bool:
     return len({len(row) for row in results.values()}) == 1
-
-
-def _blocks(resamples: int, block: int = 1000) -> list[int]:
-    return [min(block, resamples - begin) for begin in range(0, resamples, block)]
 
 
 def told(low: float, high: float) -> str:

@@ -200,28 +200,6 @@ def crossed_interval(
     )
 
 
-def brought(
-    statistic: Callable[[npt.NDArray[np.int64]], Sequence[float]], clusters: Sequence[Hashable]
-) -> npt.NDArray[np.float64]:
-    """What each patient brings to the mean over seeds of a number of a set of cases, whose mean it is about.
-
-    The jackknife's pseudo-values (Tukey 1958; Efron and Tibshirani 1993, 11.5): n times the number less n - 1 times
-    that without the patient. Of a mean over patients they are the patients' values; of an AUROC they are near the
-    placements that DeLong's test is made of.
-
-    Args:
-        statistic: Takes positions of cases, gives the number of each seed.
-        clusters: Patient of each case.
-
-    Returns:
-        (n,) in the order in which patients appear; NaN where the number is not defined without a patient.
-    """
-    members = _members(clusters)
-    n = len(members)
-    whole = float(np.mean(statistic(np.arange(len(clusters)))))
-    return n * whole - (n - 1) * _without_each(statistic, members, len(clusters))
-
-
 def _without_each(
     statistic: Callable[[npt.NDArray[np.int64]], Sequence[float]], members: Sequence[npt.NDArray[np.int64]], count: int
 ) -> npt.NDArray[np.float64]:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medssl.evaluation.class_metrics import auroc, balanced_accuracy, quadratic_kappa
-from medssl.evaluation.rankings import LEVEL, NOT_SHOWN, holm, paired_p_value, rank_methods, smallest_p_value, told
-from medssl.evaluation.statistics import brought, comparable_dice, crossed_interval, t_interval
+from medssl.evaluation.rankings import LEVEL, NOT_SHOWN, holm, rank_methods, told
+from medssl.evaluation.statistics import comparable_dice, crossed_interval, t_interval
 from medssl.evaluation.study_plan import Metric
+from medssl.evaluation.swap_tests import SwapTest, swap_answers, swap_means
 from medssl.imaging.errors import ConfigError
 
 
@@ -101,9 +102,8 @@ def _judge(differences: Sequence[dict[str, Any]]) -> dict[str, Any]:
         low, high = (_number(found["over_seeds_and_patients"][end]) for end in ("low", "high"))
         found["p_value"], found["p_value_corrected"] = _plain(found["p_value"]), _plain(p_value)
         found["verdict"] = told(low, high) if p_value < LEVEL else NOT_SHOWN
-    known = [found for found in differences if found["p_value"] is not None]
-    least = min((smallest_p_value(found["over_seeds_and_patients"]["clusters"]) for found in known), default=math.nan)
-    return {"comparisons": len(known), "smallest_p_value_corrected": _plain(min(len(known) * least, 1.0))}
+    least = [found["smallest_p_value"] for found in differences if found["smallest_p_value"] is not None]
+    return {"comparisons": len(least), "smallest_p_value_corrected": min(holm(least), default=None)}
 
 
 def _mean_dice(tested: NetworkScores, drawn: npt.NDArray[np.int64]) -> float:
@@ -121,25 +121,21 @@ def _compare(
 ) -> dict[str, Any]:
     seeds = sorted(set(ours) & set(theirs))
     pairs = [_comparable([ours[seed], theirs[seed]], metric) for seed in seeds]
-
     counted = np.flatnonzero(np.any([_known(a) for a, _ in pairs], axis=0))
 
-    known: dict[bytes, list[float]] = {}  # interval and p-value ask for the same cases, one patient left out in turn
-
     def differences(drawn: npt.NDArray[np.int64]) -> list[float]:
-        asked = drawn.tobytes()
-        if asked not in known:
-            known[asked] = [measure(a, counted[drawn]) - measure(b, counted[drawn]) for a, b in pairs]
-        return known[asked]
+        return [measure(a, counted[drawn]) - measure(b, counted[drawn]) for a, b in pairs]
 
     patients = [pairs[0][0].patients[position] for position in counted]
     by_seed = differences(np.arange(len(counted)))
+    test = _test(pairs, by_seed, metric)
     return {
         "seeds": seeds,
         "seed_differences": [_plain(value) for value in by_seed],
         "over_seeds": t_interval(by_seed).to_json(),
         "over_seeds_and_patients": crossed_interval(differences, patients).to_json(),
-        "p_value": _p_value(pairs, by_seed, metric, differences, patients),
+        "p_value": test.p_value,
+        "smallest_p_value": _plain(test.smallest),
     }
 
 
@@ -158,23 +154,17 @@ def _known(tested: NetworkScores) -> npt.NDArray[np.bool_]:
     return np.isfinite(tested.values)
 
 
-def _p_value(
-    pairs: Sequence[Sequence[NetworkScores]],
-    by_seed: Sequence[float],
-    metric: Metric,
-    differences: Callable[[npt.NDArray[np.int64]], Sequence[float]],
-    patients: Sequence[str],
-) -> float:
-    """Swaps of what patients bring to the difference: their share of mean Dice, else their pseudo-values."""
+def _test(pairs: Sequence[Sequence[NetworkScores]], by_seed: Sequence[float], metric: Metric) -> SwapTest:
+    """Swaps of patients' shares of mean Dice, or of their answers where the number is one of all cases."""
     if not len(by_seed) or not np.isfinite(by_seed).all():
-        return math.nan
-    if metric == "dice":
-        dice = np.array([a.values - b.values for a, b in pairs])  # (seeds, cases)
-        known = np.isfinite(dice)
-        shares = np.nansum(dice / known.sum(1, keepdims=True), axis=0)
-        return paired_p_value(np.where(known.any(0), shares, np.nan).tolist(), pairs[0][0].patients)
-    own = brought(differences, patients)
-    return paired_p_value(own.tolist(), range(len(own))) if np.isfinite(own).all() else math.nan
+        return SwapTest(math.nan, math.nan)
+    truth, patients = pairs[0][0].truth, pairs[0][0].patients
+    if metric != "dice" and truth is not None:
+        return swap_answers(metric, truth, [(a.values, b.values) for a, b in pairs], patients)
+    dice = np.array([a.values - b.values for a, b in pairs])  # (seeds, cases)
+    known = np.isfinite(dice)
+    shares = np.nansum(dice / known.sum(1, keepdims=True), axis=0)
+    return swap_means(np.where(known.any(0), shares, np.nan).tolist(), patients)
 
 
 def _slopes(points: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The same numbers for parts of the cases: by site, sex, age and scanner, with how few patients a part has."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ _AGES = ((0, "0-17"), (18, "18-39"), (40, "40-64"), (65, "65-79"), (80, "80 and 
 UNKNOWN = "not told"
 FEW = 10
 """Patients below which a part says next to nothing."""
+FEW_OF_A_CLASS = 6
+"""Patients of a class below which a number of all cases hangs on single ones."""
 
 CONVENTION = (
     "Parts of the cases are as the manifest tells them. They were not drawn at random: a difference between two of "
@@ -61,6 +63,22 @@ def by_group(
         if len(names) > 1:
             found[attribute] = [_part(name, np.flatnonzero(values == name), patients, measure) for name in names]
     return found
+
+
+def few_of_a_class(split: str, of_class: Mapping[str, Collection[str]]) -> list[str]:
+    """The warning that classes have few patients; nothing where all have enough.
+
+    Args:
+        split: Their split.
+        of_class: Class to its patients.
+    """
+    few = [f"{name} {len(patients)}" for name, patients in of_class.items() if len(patients) < FEW_OF_A_CLASS]
+    if not few:
+        return []
+    return [
+        f"Classes with fewer than {FEW_OF_A_CLASS} patients in split {split}: {', '.join(few)}. AUROC, balanced "
+        "accuracy and kappa hang on these few, so differences between arms say next to nothing about others."
+    ]
 
 
 def _part(

@@ -188,6 +188,7 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path, capsys: pyt
     assert "Arms learned with unlike budgets" in (tmp_path / "out" / "report.html").read_text()
     assert "quadratic kappa on validation patients" in (tmp_path / "out" / "report.html").read_text()
     assert results["points"][0]["differences"]["wide"]["over_seeds_and_patients"]["clusters"] == 2
+    assert any("fewer than 6 patients in split test: ill 1, well 1." in text for text in results["warnings"])
     scored = results["transferability"]["points"][0]["arms"]
     assert scored["from scratch"] == scored["wide"], "the same random weights"
     assert results["transferability"]["points"][0]["correlation"]["logme"]["kendall"] is None

@@ -15,6 +15,8 @@ from medssl.commands.evaluate import evaluate
 from medssl.commands.export import export
 from medssl.commands.parsing import parse_verb
 from medssl.data.cache import Cache
+from medssl.evaluation.loaded_run import load_run
+from medssl.evaluation.options import PredictOptions
 from medssl.export import bundle_writer
 from medssl.export.options import CardOptions, OperationOptions, ParityOptions
 from medssl.imaging.errors import BundleError, CacheError, CheckpointError, ConfigError
@@ -176,7 +178,11 @@ def test_refusals(cache: Cache, flat_cache: Cache, tmp_path: Path) -> None:
 
 
 def test_the_card_shows_no_results_of_another_network(
-    cache: Cache, made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Cache,
+    made: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Refused before anything is computed; results from before weights were told are known by name."""
     monkeypatch.setattr(bundle_writer, "write_bundle", lambda *_: pytest.fail("nothing is to be made"))
@@ -198,7 +204,13 @@ def test_the_card_shows_no_results_of_another_network(
     (run / "evaluation" / "results.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="other weights"):
         export(run, tmp_path / "bundle", data=cache.path)
+    shutil.move(run / "evaluation", run / "evaluation_test")  # where studies have it
+    with pytest.raises(CheckpointError, match=r"evaluation_test.*other weights"):
+        export(run, tmp_path / "bundle", data=cache.path)
     assert not (tmp_path / "bundle").exists()
+    shutil.rmtree(run / "evaluation_test")
+    assert verb._results(None, run, load_run(run, PredictOptions())) is None
+    assert "the model card has no numbers" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", _CONFIGS, ids=lambda path: path.stem)

@@ -23,9 +23,10 @@ def test_an_encoder_that_has_seen_val_or_test_patients_is_refused(tmp_path: Path
     plan = StudyPlan(str(tmp_path / "app"), arms, "scratch", [2], "dice", Overrides({}))
     small_cache(cache_of(plan, tmp_path / "out"), [(8, 8)] * 5, splits=("train", "train", "val", "test", "test"))
     run = small_encoder(tmp_path / "theirs")
-    check_inits(plan, tmp_path, tmp_path / "out", arms)  # nobody knows whom it saw
+    (said,) = check_inits(plan, tmp_path, tmp_path / "out", arms)
+    assert said.startswith("Whether patients of split test were in the pretraining of theirs is not known")
     (run / "run.json").write_text(json.dumps({"patients": {"pretraining": ["p0", "p1", "stranger"]}}))
-    check_inits(plan, tmp_path, tmp_path / "out", arms)
+    assert check_inits(plan, tmp_path, tmp_path / "out", arms) == []
     (run / "run.json").write_text(json.dumps({"patients": {"pretraining": ["p0", "p2", "p4"]}}))
     with pytest.raises(ConfigError) as caught:
         check_inits(plan, tmp_path, tmp_path / "out", arms)
@@ -33,4 +34,5 @@ def test_an_encoder_that_has_seen_val_or_test_patients_is_refused(tmp_path: Path
         "arms: theirs: 1 of 1 val patients",
         "arms: theirs: 1 of 2 test patients",
     ]
-    check_inits(plan, tmp_path, tmp_path / "out", arms[:1])
+    assert all("told apart by their names in the manifests" in problem for problem in caught.value.problems)
+    assert check_inits(plan, tmp_path, tmp_path / "out", arms[:1]) == []

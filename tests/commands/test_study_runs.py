@@ -13,11 +13,14 @@ import yaml
 from cohort import ENCODER, FINETUNE, PRETRAIN, make_cache
 from small_cache import small_cache
 
+from medssl.commands.comparison import with_config
 from medssl.commands.curve import Choice, _choose, _longer
+from medssl.commands.keys import key_of
 from medssl.commands.study_runs import done_runs, pretrain_arm
 from medssl.commands.study_tested import read_tested
 from medssl.commands.study_tuned import Done, Tuned, cache_of
 from medssl.data.cache import Cache
+from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import MedsslError
 from medssl.models.component import Overrides
@@ -91,6 +94,22 @@ def test_another_file_under_the_same_path_is_another_run(tmp_path: Path):
     file.write_bytes(b"other")
     os.utime(file, ns=(0, 0))
     assert Tuned(tmp_path / "out", plan, arms[1], 2, 0, init=file).folder != before
+
+
+def test_the_first_of_several_pretrainings_is_the_one_that_there_was_alone(tmp_path: Path):
+    """Finished ones are taken by the key of their options: the first's are the plan's own, the second's have a seed."""
+    _app(tmp_path)
+    arm = ArmPlan("spark", Overrides(PRETRAIN))
+    plan = StudyPlan(str(tmp_path), [ArmPlan("scratch"), arm], "scratch", [2], "dice", Overrides({}))
+    wanted, options = [], with_config(PRETRAIN)
+    for own in (options, merged(options, {"train": {"seed": 1}})):
+        folder = tmp_path / "out" / "pretrain" / f"spark-{key_of([own, cache_of(plan, tmp_path / 'out').name])}"
+        folder.mkdir(parents=True)
+        wanted.append(folder / "encoder.safetensors")
+        wanted[-1].touch()
+        wanted[-1].with_suffix(".json").write_text(json.dumps({"provenance": {"finished": True}}))
+    assert pretrain_arm(plan, arm, tmp_path, tmp_path / "out", 1) == tuple(wanted[:1])
+    assert pretrain_arm(plan, arm, tmp_path, tmp_path / "out", 2) == tuple(wanted)
 
 
 def _app(root: Path) -> None:

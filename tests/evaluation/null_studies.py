@@ -3,7 +3,8 @@
 Simulated studies of four arms that are alike over all patients there could be, at three numbers of labels. Each arm
 does better with some patients and worse with others, the same at every number and seed (deviation 1); each training has
 an effect of its own (`seed_effect`); the noise of a patient under a training has deviation 1. Prints a line of JSON a
-setting: the share of studies with a wrong verdict, and what the 95 % interval over seeds alone would have said.
+setting: the share of studies with a wrong verdict, with a corrected p-value below 0.05, and what the 95 % interval over
+seeds alone would have said. Numbers of classes also with few patients of one (`rare`).
 """
 
 import json
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from medssl.evaluation.rankings import NOT_SHOWN, told
+from medssl.evaluation.rankings import LEVEL, NOT_SHOWN, told
 from medssl.evaluation.study_plan import Metric
 from medssl.evaluation.study_table import NetworkScores, compare_arms
 
@@ -21,23 +22,34 @@ SEED_EFFECTS = (0.0, 0.1, 0.3, 1.0)
 
 
 def wrong_verdicts(
-    seeds: int, patients: int, seed_effect: float, studies: int, metric: Metric = "dice"
-) -> tuple[float, float]:
-    """Shares of studies with a wrong verdict, and with an interval over seeds alone that leaves 0 out."""
-    wrong = np.zeros(2)
-    for rows in _studies(seeds, patients, seed_effect, studies, metric):
+    seeds: int, patients: int, seed_effect: float, studies: int, metric: Metric = "dice", rare: int = 0
+) -> tuple[float, float, float]:
+    """Shares of studies with a wrong verdict, with a p-value below LEVEL, and with an interval over seeds beside 0.
+
+    Args:
+        seeds: Trainings of an arm at a number of labels.
+        patients: Test patients.
+        seed_effect: Deviation of a training's own effect.
+        studies: How many are simulated.
+        metric: What is compared.
+        rare: Patients of the second class; 0 = half of them.
+    """
+    wrong = np.zeros(3)
+    for rows in _studies(seeds, patients, seed_effect, studies, metric, rare):
         points = compare_arms(rows, ARMS[0], metric)["points"]
         found = [one for point in points for one in point["differences"].values()]
         wrong[0] += any(one["verdict"] != NOT_SHOWN for one in found)
-        wrong[1] += any(told(one["over_seeds"]["low"], one["over_seeds"]["high"]) != NOT_SHOWN for one in found)
-    return float(wrong[0] / studies), float(wrong[1] / studies)
+        wrong[1] += any(one["p_value_corrected"] < LEVEL for one in found)
+        wrong[2] += any(told(one["over_seeds"]["low"], one["over_seeds"]["high"]) != NOT_SHOWN for one in found)
+    by_verdict, by_p, by_seeds = (wrong / studies).tolist()
+    return by_verdict, by_p, by_seeds
 
 
 def _studies(
-    seeds: int, patients: int, seed_effect: float, studies: int, metric: Metric
+    seeds: int, patients: int, seed_effect: float, studies: int, metric: Metric, rare: int
 ) -> Iterator[list[NetworkScores]]:
     names = tuple(f"p{number}" for number in range(patients))
-    truth = np.arange(patients) % 2
+    truth = (np.arange(patients) < rare).astype(np.int64) if rare else np.arange(patients) % 2
     for study in range(studies):
         rng = np.random.default_rng([seeds, patients, int(10 * seed_effect), study])
         of_arm = {arm: rng.normal(size=patients) for arm in ARMS}
@@ -54,10 +66,16 @@ def _studies(
         yield rows
 
 
-def _say(metric: Metric, seeds: int, patients: int, seed_effect: float, studies: int) -> None:
-    now, before = wrong_verdicts(seeds, patients, seed_effect, studies, metric)
-    setting = {"metric": metric, "seeds": seeds, "patients": patients, "seed_effect": seed_effect, "studies": studies}
-    sys.stdout.write(json.dumps({**setting, "wrong": now, "by_seeds_alone": before}) + "\n")
+def _say(metric: Metric, seeds: int, patients: int, seed_effect: float, studies: int, rare: int = 0) -> None:
+    found = dict(
+        zip(
+            ("wrong", "by_p_alone", "by_seeds_alone"),
+            wrong_verdicts(seeds, patients, seed_effect, studies, metric, rare),
+            strict=True,
+        )
+    )
+    setting = {"metric": metric, "seeds": seeds, "patients": patients, "rare": rare or patients // 2}
+    sys.stdout.write(json.dumps({**setting, "seed_effect": seed_effect, "studies": studies, **found}) + "\n")
     sys.stdout.flush()
 
 
@@ -67,3 +85,7 @@ if __name__ == "__main__":
             _say("dice", seeds, patients, effect, 400)
         _say("balanced_accuracy", 3, 26, effect, 200)
     _say("auroc", 3, 26, 0.3, 40)
+    for effect in (0.0, 0.3):
+        for rare in (2, 4, 6):
+            _say("balanced_accuracy", 3, 42, effect, 200, rare)
+            _say("auroc", 3, 42, effect, 40, rare)

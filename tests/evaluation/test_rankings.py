@@ -1,4 +1,4 @@
-"""Paired tests, their correction and ranks: against SciPy, by hand, and with what cannot be compared."""
+"""Corrected p-values, verdicts and ranks: against SciPy, by hand, and with what cannot be compared."""
 
 import math
 
@@ -6,36 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medssl.evaluation.rankings import holm, paired_p_value, rank_methods, smallest_p_value, told, told_beside
+from medssl.evaluation.rankings import holm, rank_methods, told, told_beside
 from medssl.imaging.errors import ConfigError
-
-
-def test_few_patients_are_swapped_in_every_way():
-    values = [0.3, 0.1, -0.2, 0.4, 0.25]
-    wanted = stats.permutation_test(
-        (np.array(values),), np.sum, permutation_type="samples", alternative="two-sided", n_resamples=np.inf
-    )
-    assert paired_p_value(values, range(5)) == pytest.approx(wanted.pvalue)
-    assert paired_p_value([1.0, 1.0, 1.0], range(3)) == pytest.approx(2 / 8)
-
-
-def test_many_patients_are_swapped_at_random():
-    values = np.random.default_rng(0).normal(0.4, 1, 40).tolist()
-    wanted = stats.ttest_1samp(values, 0).pvalue
-    assert paired_p_value(values, range(40)) == pytest.approx(wanted, rel=0.3)
-    assert paired_p_value([1.0] * 40, range(40)) == 1 / 10_000
-
-
-def test_cases_of_a_patient_are_swapped_together():
-    assert paired_p_value([1.0] * 12, [n // 4 for n in range(12)]) == pytest.approx(2 / 8)
-    assert paired_p_value([0.5, math.nan, 0.5], [0, 1, 2]) == pytest.approx(2 / 4)
-    assert math.isnan(paired_p_value([math.nan], [0]))
-
-
-def test_p_values_of_nothing_are_spread_evenly():
-    rng = np.random.default_rng(0)
-    found = [paired_p_value(rng.normal(size=10).tolist(), range(10)) for _ in range(400)]
-    assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.03)
 
 
 def test_holm_by_hand():
@@ -75,11 +47,6 @@ def test_an_interval_in_words():
     assert [told(0.1, 0.2), told(-0.2, -0.1), told(-0.1, 0.1), told(math.nan, math.nan)] == [
         "better", "worse", "no difference shown", "no difference shown"
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("patients", [1, 2, 6, 14, 40])
-def test_the_smallest_p_value_is_that_of_patients_who_all_bring_alike(patients: int):
-    assert smallest_p_value(patients) == paired_p_value([0.3] * patients, range(patients))
 
 
 @pytest.mark.parametrize(

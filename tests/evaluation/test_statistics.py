@@ -8,7 +8,6 @@ from crossed_coverage import PATIENT_EFFECTS, coverage
 from scipy import stats
 
 from medssl.evaluation.statistics import (
-    brought,
     crossed_interval,
     mean_interval,
     paired_difference,
@@ -125,12 +124,3 @@ def test_over_seeds_and_patients_closed_form_and_where_there_is_none() -> None:
         assert math.isnan(one.low)
         assert one.method == "none: fewer than two seeds or patients"
     assert math.isnan(crossed_interval(lambda drawn: [], "").estimate)
-
-
-def test_what_patients_bring_to_a_mean_are_their_values():
-    values = np.random.default_rng(0).normal(size=(3, 5))
-    got = brought(lambda drawn: values[:, drawn].mean(1).tolist(), "abcde")
-    assert got == pytest.approx(values.mean(0))
-    unlike = brought(lambda drawn: [float(np.ptp(values[0, drawn]))], "aabbc")
-    whole, without = np.ptp(values[0]), [np.ptp(values[0, 2:]), np.ptp(values[0, [0, 1, 4]]), np.ptp(values[0, :4])]
-    assert unlike == pytest.approx([3 * whole - 2 * left for left in without])

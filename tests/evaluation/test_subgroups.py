@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medssl.evaluation.statistics import Interval, mean_interval
-from medssl.evaluation.subgroups import UNKNOWN, age_band, by_group
+from medssl.evaluation.subgroups import UNKNOWN, age_band, by_group, few_of_a_class
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,10 @@ def test_parts_are_measured_on_their_own_cases_and_count_their_patients():
     assert (north["metrics"]["right"]["estimate"], south["metrics"]["right"]["estimate"]) == (0.5, 1.0)
     assert north["metrics"]["right"]["low"] is None  # one patient has no interval
     assert by_group([], [], measure) == {}
+
+
+def test_classes_with_fewer_than_six_patients_are_named():
+    six = {f"p{n}" for n in range(6)}
+    assert few_of_a_class("test", {"ill": six, "well": six}) == []
+    (said,) = few_of_a_class("test", {"ill": {"p0"}, "well": six, "worse": set()})
+    assert said.startswith("Classes with fewer than 6 patients in split test: ill 1, worse 0. AUROC")

@@ -173,7 +173,8 @@ def class_comparison_section(results: Mapping[str, Any], title: str = "Compariso
         for name, interval in found.items()
     )
     caption = (
-        "Paired over the same cases, with 95 % intervals over patients. Less is better for calibration error and Brier."
+        "Paired over the same cases, with 95 % intervals over patients. Less is better for calibration error and "
+        "Brier. What each says is not corrected for the number of metrics and models: of many, some differ by chance."
     )
     differences = Table(("difference", "metric", "value", "says"), lines, caption)
     rows = [(_named(name), arm, found[name]) for name in ("auroc", "balanced_accuracy") for arm, found in arms.items()]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medssl.evaluation.rankings import LEVEL
+from medssl.evaluation.rankings import LEVEL, holm
 from medssl.evaluation.report.page import Section, Table
 from medssl.evaluation.report.results import interval_text
 from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
@@ -25,9 +25,9 @@ CONVENTIONS = (
     "Differences of Dice are paired, case by case: a case that one arm rightly leaves empty and the other invents a "
     "structure in counts 1 against 0; where both leave it empty the pair stays out. So a difference need not be that "
     "of the means. Difference, intervals and p rest on the same pairs; ranks count empty cases alike, over all arms.",
-    "p: swaps of what each patient brings to the difference (of Dice its share of the mean, else its pseudo-value of "
-    "the jackknife), over the seeds' mean; corrected over all comparisons of the study, arms and numbers of labelled "
-    "patients together (Holm).",
+    "p: whole patients change sides, all their seeds together, and the difference, a mean over seeds, is measured "
+    "anew; corrected over all comparisons of the study, arms and numbers of labelled patients together (Holm). "
+    "Patients whom both arms answer alike make it no smaller.",
     "Better or worse is said where the 95 % interval over seeds and patients leaves 0 out and the corrected p is below "
     f"{LEVEL}; else no difference is shown, which is not the same as none being there. The interval is not corrected: "
     "where trainings of one arm differ so much that their mean is as uncertain as that over test patients, or more, "
@@ -126,14 +126,30 @@ def _unlike_budgets(results: Mapping[str, Any]) -> list[str]:
 
 
 def _nothing_can_be_shown(results: Mapping[str, Any]) -> list[str]:
-    """The warning that there are too few patients for any verdict, whatever the networks do."""
-    least = results["smallest_p_value_corrected"]
-    if least is None or least < LEVEL:
+    """The warning that too few patients tell arms apart for a verdict, whatever the networks do: at all, or somewhere.
+
+    The least that a corrected p-value can be is the correction of the least that each can be.
+    """
+    found = [
+        (f"{arm} with {point['labels']} labels", one["smallest_p_value"])
+        for point in results["points"]
+        for arm, one in point["differences"].items()
+        if one["smallest_p_value"] is not None
+    ]
+    corrected = holm([least for _, least in found])
+    without = [about for (about, _), least in zip(found, corrected, strict=True) if least >= LEVEL]
+    if not without:
         return []
+    if len(without) == len(found):
+        return [
+            "The arms answer so few test patients differently that p cannot be below "
+            f"{results['smallest_p_value_corrected']:.3f}, corrected over the study's {len(found)} comparisons: this "
+            "study cannot show a difference, whatever the networks do. Take more test patients, or fewer arms and "
+            "numbers of labelled patients."
+        ]
     return [
-        f"With so few test patients p cannot be below {least:.3f}, corrected over the study's {results['comparisons']} "
-        "comparisons: this study cannot show a difference, whatever the networks do. Take more test patients, or fewer "
-        "arms and numbers of labelled patients."
+        f"{len(without)} of {len(found)} comparisons cannot show a difference, because p cannot be small enough where "
+        f"the arms answer so few test patients differently: {', '.join(without)}."
     ]
 
 

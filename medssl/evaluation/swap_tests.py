@@ -1,0 +1,154 @@
+"""Whether two arms differ on the same patients: whole patients change sides, all seeds of one together."""
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+ClassNumber = Literal["auroc", "balanced_accuracy", "quadratic_kappa"]
+
+_EXACT = 14  # patients up to which every swap is tried
+_OF_MEANS = 9999  # swaps of means, where there are more patients
+_OF_CASES = 1000  # swaps of numbers of all cases: each is measured anew
+_ELEMENTS = 2_000_000  # answers in memory at a time
+
+_Int = npt.NDArray[np.int64]
+_Float = npt.NDArray[np.float64]
+_Bool = npt.NDArray[np.bool_]
+_EPS = 1e-12  # a swap that changes nothing is as extreme
+
+
+@dataclass(frozen=True)
+class SwapTest:
+    """A two-sided permutation test that the arms are alike.
+
+    Every swap is tried where 14 patients or fewer can change something, otherwise so many are drawn (and the test
+    itself counts as one, so that no p-value is 0; Phipson and Smyth 2010, https://doi.org/10.2202/1544-6115.1585).
+
+    Args:
+        p_value: Share of swaps whose difference is as large.
+        smallest: The least that it could be, with so many patients whose swap can change something.
+    """
+
+    p_value: float
+    smallest: float
+
+
+def swap_means(differences: Sequence[float], clusters: Sequence[Hashable], draws: int = _OF_MEANS) -> SwapTest:
+    """Test that paired differences have mean 0; a patient's change their sign together.
+
+    Args:
+        differences: One a case; NaN is left out.
+        clusters: Patient of each case.
+        draws: Swaps, where not all are tried.
+
+    Returns:
+        NaN with no finite difference.
+    """
+    sums: dict[Hashable, float] = {}
+    for difference, cluster in zip(differences, clusters, strict=True):
+        if math.isfinite(difference):
+            sums[cluster] = sums.get(cluster, 0.0) + difference
+    if not sums:
+        return SwapTest(math.nan, math.nan)
+    values = np.array(list(sums.values())) / (np.abs(list(sums.values())).sum() or 1.0)
+    values = values[np.abs(values) > _EPS]
+    return _test(lambda swapped: (1 - 2 * swapped) @ values, len(values), draws, max(len(values), 1))
+
+
+def swap_answers(
+    metric: ClassNumber,
+    truth: _Int,
+    shares: Sequence[tuple[_Float, _Float]],
+    clusters: Sequence[Hashable],
+    draws: int = _OF_CASES,
+) -> SwapTest:
+    """Test that two arms differ in a number of all cases, measured anew for every swap of their answers.
+
+    What a patient brings to such a number depends on the others, so no sum over patients stands for it.
+
+    Args:
+        metric: Which number.
+        truth: (n,) class numbers.
+        shares: Of each seed the probabilities of classes, (n, K), of both arms.
+        clusters: Patient of each case.
+        draws: Swaps, where not all are tried.
+    """
+    measure = _MEASURES[metric]
+    answers = [tuple(one if metric == "auroc" else one.argmax(1)[:, None] for one in pair) for pair in shares]
+    unlike = np.any([(ours != theirs).any(1) for ours, theirs in answers], axis=0)
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(np.array(clusters)[unlike].tolist()))}
+    position = np.array([numbers.get(cluster, len(numbers)) for cluster in clusters])
+
+    def difference(swapped: _Bool) -> _Float:
+        never = np.zeros((len(swapped), 1), dtype=bool)
+        cases = np.hstack([swapped, never])[:, position, None]
+        each = [measure(truth, np.where(cases, b, a)) - measure(truth, np.where(cases, a, b)) for a, b in answers]
+        return np.asarray(np.mean(each, axis=0))
+
+    return _test(difference, len(numbers), draws, answers[0][0].size)
+
+
+def smallest_p_value(patients: int, draws: int) -> float:
+    """The least that a swap test gives with so many patients whose swap changes something."""
+    return min(2 / 2**patients, 1.0) if patients <= _EXACT else 1 / (draws + 1)
+
+
+def _test(difference: Callable[[_Bool], _Float], patients: int, draws: int, elements: int) -> SwapTest:
+    """Try swaps, given as (swaps, patients); `elements` are the answers of one swap. NaN counts as extreme."""
+    found = abs(float(difference(np.zeros((1, patients), dtype=bool))[0])) - _EPS
+    block = max(_ELEMENTS // elements, 1)
+    extreme = sum(int((~(np.abs(difference(s)) < found)).sum()) for s in _swaps(patients, draws, block))
+    p_value = extreme / 2**patients if patients <= _EXACT else (1 + extreme) / (1 + draws)
+    return SwapTest(p_value, smallest_p_value(patients, draws))
+
+
+def _swaps(patients: int, draws: int, block: int) -> Iterator[_Bool]:
+    """Every swap of few patients, or so many that are drawn; in blocks of rows."""
+    rng = np.random.default_rng(0)
+    total = 2**patients if patients <= _EXACT else draws
+    for begin in range(0, total, block):
+        end = min(begin + block, total)
+        if patients <= _EXACT:
+            yield (np.arange(begin, end)[:, None] >> np.arange(patients)) & 1 == 1
+        else:
+            yield rng.random((end - begin, patients)) < 0.5
+
+
+def _aurocs(truth: _Int, shares: _Float) -> _Float:
+    """`class_metrics.auroc` of (swaps, n, K) probabilities by their ranks (Mann and Whitney 1947), so many at once."""
+    classes = shares.shape[2]
+    found = []
+    for k in [1] if classes == 2 else range(classes):
+        positive = truth == k
+        count = int(positive.sum())
+        if 0 < count < len(truth):
+            ranks = stats.rankdata(shares[:, :, k], axis=1)[:, positive].mean(1)
+            found.append((ranks - (count + 1) / 2) / (len(truth) - count))
+    return np.asarray(np.mean(found, axis=0))
+
+
+def _balanced_accuracies(truth: _Int, chosen: _Int) -> _Float:
+    """`class_metrics.balanced_accuracy` of (swaps, n, 1) answers."""
+    right = chosen[:, :, 0] == truth
+    return np.asarray(np.mean([right[:, truth == k].mean(1) for k in np.unique(truth)], axis=0))
+
+
+def _kappas(truth: _Int, chosen: _Int) -> _Float:
+    """`class_metrics.quadratic_kappa` of (swaps, n, 1) answers, by moments; NaN where only one class occurs."""
+    answers, truth = chosen[:, :, 0].astype(np.float64), truth.astype(np.float64)
+    by_chance = (truth**2).mean() - 2 * truth.mean() * answers.mean(1) + (answers**2).mean(1)
+    found = ((answers - truth) ** 2).mean(1)
+    known = by_chance > _EPS
+    return np.where(known, 1 - found / np.where(known, by_chance, 1.0), np.nan)
+
+
+_MEASURES: dict[ClassNumber, Callable[[_Int, npt.NDArray[Any]], _Float]] = {
+    "auroc": _aurocs,
+    "balanced_accuracy": _balanced_accuracies,
+    "quadratic_kappa": _kappas,
+}
