@@ -188,10 +188,12 @@ def _run_once(out: Path, stage: str, signature: dict[str, Any], action: Callable
             "choose another --out, or remove that folder to start again",
             reason="run-exists",
         )
-    left = out / _WRITTEN_ONCE.get(stage, "")
-    if left != out and left.exists():
-        say(f"WARNING: {left} is of a run that was cut off before stage {stage!r} was finished: it is made anew")
-        shutil.rmtree(left)
+    folder = _WRITTEN_ONCE.get(stage)
+    if folder is not None and (out / folder).exists():
+        say(
+            f"WARNING: {out / folder} is of a run that was cut off before stage {stage!r} was finished: it is made anew"
+        )
+        shutil.rmtree(out / folder)
     action()
     write_json(record, signature)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.commands.curve_transfer import transferability
-from medssl.commands.evaluate_frozen import few_patients
 from medssl.commands.keys import key_of
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.study_checks import check_classes, check_inits, check_study, claim
@@ -198,7 +197,7 @@ def _write(
 
 def _warnings(study: StudyPlan, cache: "Cache", patients: Collection[str]) -> list[str]:
     """That few patients were tested, or few of a class."""
-    from medssl.evaluation.subgroups import few_of_a_class
+    from medssl.evaluation.subgroups import few_of_a_class, few_patients
     from medssl.training.shares import labelled
 
     found = few_patients(study.split, patients)

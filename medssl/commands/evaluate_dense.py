@@ -11,7 +11,6 @@ from medssl.commands.evaluate_frozen import (
     described,
     encoder_names,
     encoder_warnings,
-    few_patients,
     seen_warnings,
 )
 from medssl.evaluation.options import FrozenOptions
@@ -53,6 +52,7 @@ def evaluate_dense(
     from medssl.evaluation.report.dense import dense_sections, sentences
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import write_results
+    from medssl.evaluation.subgroups import few_patients
     from medssl.models.weights import read_encoder
 
     metas = [read_encoder(path)[1] for path in files]

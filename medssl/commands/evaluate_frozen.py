@@ -184,6 +184,7 @@ def described(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
 
 def _warnings(cache: "Cache", data: "ProbeData", target: str) -> list[str]:
     from medssl.evaluation.segmentation_cases import left_out
+    from medssl.evaluation.subgroups import few_patients
 
     found = []
     kind = "label map" if target == "structures" else "class"
@@ -231,15 +232,6 @@ def seen_warnings(names: Sequence[str], files: Sequence[Path], patients: Collect
     for sentence in found:
         say(f"WARNING: {sentence}")
     return found
-
-
-def few_patients(split: str, patients: Collection[str]) -> list[str]:
-    """The warning that a split has few patients; nothing where it has enough."""
-    from medssl.evaluation.subgroups import FEW
-
-    if len(patients) >= FEW:
-        return []
-    return [f"Split {split} has {len(patients)} patient(s) only: the numbers say next to nothing."]
 
 
 def _rows(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -65,6 +65,13 @@ def by_group(
     return found
 
 
+def few_patients(split: str, patients: Collection[str]) -> list[str]:
+    """The warning that a split has few patients; nothing where it has enough."""
+    if len(patients) >= FEW:
+        return []
+    return [f"Split {split} has {len(patients)} patient(s) only: the numbers say next to nothing."]
+
+
 def few_of_a_class(split: str, of_class: Mapping[str, Collection[str]]) -> list[str]:
     """The warning that classes have few patients; nothing where all have enough.
 

@@ -69,7 +69,9 @@ def swap_answers(
 ) -> SwapTest:
     """Test that two arms differ in a number of all cases, measured anew for every swap of their answers.
 
-    What a patient brings to such a number depends on the others, so no sum over patients stands for it.
+    What a patient brings to such a number depends on the others, so no sum over patients stands for it. For AUROC the
+    probabilities are first brought to one scale: arms may be surer than others or put all probabilities higher, which
+    their AUROC does not know, and mixed ones would say more of that than of the order.
 
     Args:
         metric: Which number.
@@ -79,8 +81,9 @@ def swap_answers(
         draws: Swaps, where not all are tried.
     """
     measure = _MEASURES[metric]
-    answers = [tuple(one if metric == "auroc" else one.argmax(1)[:, None] for one in pair) for pair in shares]
-    unlike = np.any([(ours != theirs).any(1) for ours, theirs in answers], axis=0)
+    called = shares if metric == "auroc" else [(a.argmax(1)[:, None], b.argmax(1)[:, None]) for a, b in shares]
+    unlike = np.any([(ours != theirs).any(1) for ours, theirs in called], axis=0)
+    answers = [_on_one_scale(a, b, ~unlike) for a, b in called] if metric == "auroc" else called
     numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(np.array(clusters)[unlike].tolist()))}
     position = np.array([numbers.get(cluster, len(numbers)) for cluster in clusters])
 
@@ -91,6 +94,19 @@ def swap_answers(
         return np.asarray(np.mean(each, axis=0))
 
     return _test(difference, len(numbers), draws, answers[0][0].size)
+
+
+def _on_one_scale(ours: _Float, theirs: _Float, alike: _Bool) -> tuple[_Float, _Float]:
+    """Logits of each column with median 0 and quartiles 1 apart; cases that both arms answer alike stay alike."""
+    scaled = []
+    for shares in (ours, theirs):
+        within = np.clip(shares, _EPS, 1 - _EPS)
+        logits = np.log(within) - np.log1p(-within)
+        low, middle, high = np.quantile(logits, [0.25, 0.5, 0.75], axis=0)
+        scaled.append((logits - middle) / np.where(high - low > _EPS, high - low, 1.0))
+    between = (scaled[0] + scaled[1]) / 2
+    first, second = (np.where(alike[:, None], between, one) for one in scaled)
+    return first, second
 
 
 def smallest_p_value(patients: int, draws: int) -> float:

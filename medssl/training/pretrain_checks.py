@@ -150,18 +150,13 @@ def unused_views(method: type[Method], views: ViewOptions, group: str = "") -> l
 
 def unlike_helpers(method: Method, source: Source) -> list[str]:
     """Sentences where a run that the method asks was made from images that were prepared otherwise."""
-    now = source.preprocess.to_json()
-    problems = []
-    for helper in method.helpers:
-        then = helper.preprocess.to_json()
-        compared = ("spacing_mm", "longest", "intensity", *(["orientation"] if source.spatial_dims == 3 else []))
-        problems += [
-            f"{helper.option} {helper.file}: its images had {name} {then[name]}, these have {now[name]}: it knows only "
-            "places of images prepared alike; prepare these so, or pretrain it on these"
-            for name in compared
-            if then[name] != now[name]
-        ]
-    return problems
+    return [
+        f"{helper.option} {helper.file}: its images had {name} {then}, these have {now}: it knows only places of "
+        "images prepared alike; prepare these so, or pretrain it on these"
+        for helper in method.helpers
+        for name, (then, now) in source.preprocess.differences(helper.preprocess.to_json()).items()
+        if name != "orientation" or source.spatial_dims == 3
+    ]
 
 
 def try_out(method: Method, source: Source, augment: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from medssl.evaluation import class_metrics
 from medssl.evaluation.swap_tests import _MEASURES, ClassNumber, smallest_p_value, swap_answers, swap_means
@@ -75,6 +75,11 @@ def test_kappa_is_not_defined_where_one_class_alone_occurs():
     assert np.isnan(_MEASURES["quadratic_kappa"](np.ones(3, dtype=int), np.ones((2, 3, 1), dtype=int))).all()
 
 
+def _scaled(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    logits = special.logit(shares.clip(1e-12, 1 - 1e-12))
+    return (logits - np.median(logits, axis=0)) / stats.iqr(logits, axis=0)
+
+
 @pytest.mark.parametrize("metric", _NUMBERS)
 def test_every_swap_of_patients_over_seeds_by_hand(metric: ClassNumber):
     """Four patients of two cases; a patient's cases change sides in both seeds together."""
@@ -82,10 +87,11 @@ def test_every_swap_of_patients_over_seeds_by_hand(metric: ClassNumber):
     truth, patients = np.tile([0, 1, 2, 1], 2), np.tile(np.arange(4), 2)
     seeds = [(_shares(rng, 8, 3), _shares(rng, 8, 3)) for _ in range(2)]
     measure = getattr(class_metrics, metric)
+    answers = [tuple(_scaled(one) if metric == "auroc" else one for one in pair) for pair in seeds]
     differences = []
     for pattern in product((False, True), repeat=4):
         moved = np.array(pattern)[patients][:, None]
-        each = [measure(truth, np.where(moved, b, a)) - measure(truth, np.where(moved, a, b)) for a, b in seeds]
+        each = [measure(truth, np.where(moved, b, a)) - measure(truth, np.where(moved, a, b)) for a, b in answers]
         differences.append(abs(np.mean(each)))
     wanted = np.mean(np.array(differences) >= differences[0] - 1e-9)
     assert 0 < wanted < 1
@@ -100,6 +106,21 @@ def test_two_patients_who_differ_among_forty_who_do_not_show_nothing(metric: Cla
     seeds = [tuple(np.stack([1 - share, share], 1) for share in (ours, theirs))] * 3
     found = swap_answers(metric, truth, seeds, range(42))  # type: ignore[arg-type]
     assert (found.p_value, found.smallest) == (0.5, 0.5)
+
+
+def test_an_arm_whose_probabilities_are_higher_or_surer_is_told_by_their_order_alone():
+    rng = np.random.default_rng(3)
+    truth = np.arange(40) % 2
+    good, bad = truth + rng.normal(0, 0.5, 40), truth + rng.normal(0, 2.0, 40)
+
+    def p_value(*arms: npt.NDArray[np.float64]) -> float:
+        shares = [1 / (1 + np.exp(-arm)) for arm in arms]
+        pair = tuple(np.stack([1 - share, share], 1) for share in shares)
+        return swap_answers("auroc", truth, [pair], range(40)).p_value  # type: ignore[list-item]
+
+    assert p_value(good, bad) < 0.05
+    assert p_value(good, bad + 4) == p_value(good, bad / 3) == p_value(good, bad)
+    assert p_value(good, good + 4) == p_value(good, good / 3) == 1
 
 
 def test_many_patients_swap_answers_at_random_and_p_is_never_zero():

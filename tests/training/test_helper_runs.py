@@ -78,6 +78,6 @@ def test_a_matcher_of_images_prepared_otherwise_is_refused(matcher: Path, tmp_pa
         _alice(data.path, tmp_path / "alice", matcher)
     told = caught.value.problems
     assert [problem.split(" had ")[1].split()[0] for problem in told] == ["spacing_mm", "intensity"]
-    assert "spacing_mm None, these have (2.0, 2.0)" in told[0]
+    assert "spacing_mm None, these have [2.0, 2.0]" in told[0]
     assert "prepare these so, or pretrain it on these" in told[0]
     assert not (tmp_path / "alice").exists()
