@@ -77,6 +77,10 @@ class TransferOptions:
     """First steps in which the encoder does not move, so that a fresh decoder does not spoil it; its batch norms use
     the pretraining's statistics as long."""
 
+    thaw_steps: int = 0
+    """Then the encoder's learning rate begins at a tenth of its own and doubles every so many steps until it is reached
+    (Wolf et al. 2023, https://arxiv.org/abs/2308.06534, with Lightning's rule: every epoch); 0 = its own at once."""
+
     adapt: Literal["full", "lora", "bitfit"] = "full"
     """Which weights of the encoder are trained: all, low-rank changes (needs the extra `peft`), or biases alone. They
     are part of the plain weights when the model is written. Batch norms keep the pretraining's statistics."""
@@ -95,6 +99,10 @@ class TransferOptions:
             problems.append(f"transfer.encoder_lr must lie in [0, 10], got {self.encoder_lr}; 0 freezes the encoder")
         if self.frozen_steps < 0:
             problems.append(f"transfer.frozen_steps must be 0 or more, got {self.frozen_steps}")
+        if self.thaw_steps < 0:
+            problems.append(f"transfer.thaw_steps must be 0 or more, got {self.thaw_steps}")
+        if self.thaw_steps and self.encoder_lr == 0:
+            problems.append("transfer.thaw_steps sets the encoder free, encoder_lr 0 freezes it: choose one")
         if problems:
             raise ConfigError(problems)
 

@@ -121,6 +121,7 @@ def build_job(tuning: Finetuning, share: Share) -> Job:
         "network.encoder.",
         settings.transfer.encoder_lr,
         settings.transfer.frozen_steps,
+        settings.transfer.thaw_steps,
     )
     spacing_mm = tuple(float(s) for s in np.median([case.spacing_mm for case in share.train], axis=0))
     augment = Augmentation(settings.augment, spacing_mm, train.seed)

@@ -80,6 +80,8 @@ class Settings:
         yield from check_component("network.decoder", self.decoder, ("encoder", "out_channels"))
         if self.init is None and (self.transfer.frozen_steps or self.transfer.encoder_lr == 0):
             yield "transfer freezes the encoder, but there is no --init: random weights would stay random"
+        if self.init is None and self.transfer.thaw_steps:
+            yield "transfer.thaw_steps spares pretrained weights at first, but there is no --init"
         if self.init is None and self.transfer.adapt != "full":
             yield f"transfer.adapt {self.transfer.adapt} changes pretrained weights a little, but there is no --init"
         if extra := set(self.inference.mirror_axes) - set(self.augment.flip_axes):

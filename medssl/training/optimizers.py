@@ -12,6 +12,7 @@ from medssl.training.lars import LARS
 from medssl.training.options import TrainOptions
 
 _TOKENS = r"cls_token|mask_token|mask_tokens|pos_embed|position_embedding|position|tokens|gamma|register_tokens"
+_DOUBLINGS = 4  # from a tenth to more than one
 _SPARED = re.compile(rf"(^|[._])({_TOKENS})($|[._])|(^|\.)query$")
 
 
@@ -25,6 +26,7 @@ class ParameterGroup:
         scale: Learning rate relative to the run's.
         decay: Whether weight decay applies.
         frozen_steps: First steps in which the learning rate is zero.
+        thaw_steps: After them it begins at a tenth and doubles every so many steps; 0 = it is all there at once.
     """
 
     names: list[str] = field(default_factory=list)
@@ -32,6 +34,15 @@ class ParameterGroup:
     scale: float = 1.0
     decay: bool = True
     frozen_steps: int = 0
+    thaw_steps: int = 0
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate relative to the run's at a step counted from 0."""
+        begun = step - self.frozen_steps
+        if begun < 0:
+            return 0.0
+        doubled = begun // self.thaw_steps if self.thaw_steps else _DOUBLINGS
+        return self.scale * min(1.0, 0.1 * 2.0 ** min(doubled, _DOUBLINGS))
 
 
 def parameter_groups(
@@ -40,6 +51,7 @@ def parameter_groups(
     encoder: str | None = None,
     encoder_scale: float = 1.0,
     frozen_steps: int = 0,
+    thaw_steps: int = 0,
 ) -> list[ParameterGroup]:
     """Group the trainable parameters by layer and by whether they are decayed.
 
@@ -53,6 +65,7 @@ def parameter_groups(
         encoder: Prefix of the encoder's parameter names; by default that of the module's attribute `encoder`.
         encoder_scale: Learning rate of the encoder's last layer relative to the rest.
         frozen_steps: Steps during which the encoder does not move.
+        thaw_steps: Steps after which its learning rate, a tenth of its own at first, doubles; 0 = its own at once.
     """
     prefix = _encoder_prefix(module) if encoder is None else encoder
     depth = {
@@ -61,17 +74,17 @@ def parameter_groups(
         if prefix and name.startswith(prefix)
     }
     top = max((d for d in depth.values() if d is not None), default=-1) + 2
-    groups: dict[tuple[float, bool, int], ParameterGroup] = {}
+    groups: dict[tuple[float, bool, tuple[int, int]], ParameterGroup] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        scale, frozen = 1.0, 0
+        scale, frozen = 1.0, (0, 0)
         if name in depth:
             layer = depth[name]
             scale = encoder_scale * layer_decay ** (top - (top if layer is None else layer + 1))
-            frozen = frozen_steps
+            frozen = (frozen_steps, thaw_steps)
         decay = parameter.ndim > 1 and not _SPARED.search(name)
-        group = groups.setdefault((scale, decay, frozen), ParameterGroup([], [], scale, decay, frozen))
+        group = groups.setdefault((scale, decay, frozen), ParameterGroup([], [], scale, decay, *frozen))
         group.names.append(name)
         group.parameters.append(parameter)
     return list(groups.values())
@@ -133,7 +146,7 @@ def set_rates(
     """Set each group's learning rate and weight decay for a step."""
     rate, decay = options.lr * rate_at(step, options), decay_at(step, options)
     for target, group in zip(_groups(optimizer), groups, strict=True):
-        target["lr"] = 0.0 if step < group.frozen_steps else rate * group.scale
+        target["lr"] = rate * group.rate_at(step)
         target["weight_decay"] = decay if group.decay else 0.0
 
 

@@ -8,7 +8,8 @@ from medssl.tasks.options import CropOptions, InferenceOptions, SubsetOptions, T
     ("make", "values", "count"),
     [
         (CropOptions, {"size": (4,), "foreground": 1.5}, 2),
-        (TransferOptions, {"encoder_lr": -1, "frozen_steps": -1}, 2),
+        (TransferOptions, {"encoder_lr": -1, "frozen_steps": -1, "thaw_steps": -1}, 3),
+        (TransferOptions, {"encoder_lr": 0, "thaw_steps": 5}, 1),
         (InferenceOptions, {"overlap": 1.0, "batch_size": 0, "cases": -1, "mirror_axes": (3,)}, 4),
         (SubsetOptions, {"labels": -1, "folds": 1, "fold": 1}, 3),
         (SubsetOptions, {"fold": 0}, 1),

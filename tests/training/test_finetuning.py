@@ -341,6 +341,7 @@ def test_a_dry_run_writes_nothing(
         ({"network__encoder": None}, ["--init FILE"]),
         ({"init": "nowhere.safetensors"}, ["does not exist"]),
         ({"transfer__frozen_steps": 5}, ["random weights would stay random"]),
+        ({"transfer__thaw_steps": 5}, ["spares pretrained weights at first"]),
         ({"transfer__adapt": "bitfit"}, ["there is no --init"]),
         ({"transfer__adapt": "lora", "transfer__encoder_lr": 0}, ["choose one"]),
         ({"transfer__lora": [0, 1, 0.5]}, ["rank 1 or more"]),

@@ -73,6 +73,22 @@ def test_a_frozen_start_moves_only_the_rest():
         assert any(name.startswith("encoder") for name in moved) == (step == 2)
 
 
+def test_a_thawing_encoder_doubles_its_rate_from_a_tenth_until_it_has_its_own():
+    module, options = _Network(), TrainOptions(lr=0.1, schedule="constant")
+    groups = parameter_groups(module, encoder_scale=0.5, frozen_steps=2, thaw_steps=3)
+    optimizer = build_optimizer(groups, options)
+    encoder = [any(name.startswith("encoder") for name in group.names) for group in groups]
+    rates = []
+    for step in range(16):
+        set_rates(optimizer, groups, step, options)
+        now = [group["lr"] for group in optimizer.param_groups]
+        assert {rate for rate, own in zip(now, encoder, strict=True) if not own} == {0.1}
+        (rate,) = {rate for rate, own in zip(now, encoder, strict=True) if own}
+        rates.append(rate)
+    share = [0, 0, *[0.1] * 3, *[0.2] * 3, *[0.4] * 3, *[0.8] * 3, 1, 1]
+    assert rates == pytest.approx([0.05 * own for own in share])
+
+
 def test_schedules_in_closed_form():
     cosine = TrainOptions(steps=110, warmup_steps=10)
     assert [rate_at(s, cosine) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])

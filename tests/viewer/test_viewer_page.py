@@ -160,7 +160,7 @@ def test_the_page_is_used_with_the_keyboard_alone(opened: Open):
     _tab(browser)
     assert _focused(browser).text == "Skip to the result"
     order: list[str] = []
-    while len(order) < 11:  # six controls and five studies
+    while len(order) < 12:  # seven controls and five studies
         _tab(browser)
         order.append(browser.run("const e = document.activeElement; return e.id || e.innerText.split('\\n')[0]"))
         outline = browser.run(
@@ -169,7 +169,7 @@ def test_the_page_is_used_with_the_keyboard_alone(opened: Open):
         )
         assert outline == ["solid", 3], order
     # the button to start is skipped while nothing is chosen
-    assert order[:6] == ["Keyboard", "model", "show-card", "choose-files", "choose-folder", "state-filter"]
+    assert order[:7] == ["Keyboard", "model", "show-card", "choose-files", "choose-folder", "series", "state-filter"]
     while "done" not in _focused(browser).text:
         _tab(browser)
     _focused(browser).send_keys(Keys.ENTER)
@@ -218,6 +218,22 @@ def test_a_study_is_sent_followed_fetched_and_deleted_and_its_name_stays_text(
     browser.driver.find_element(By.ID, "delete-button").click()
     browser.run("document.querySelector('#delete button[value=delete]').click()")
     browser.wait("document.querySelectorAll('#studies li').length == 5 && !document.getElementById('welcome').hidden")
+    assert job not in [entry["id"] for entry in clinic.server.ask("jobs")]
+
+
+def test_a_series_is_named_where_the_model_has_no_rules_for_them(opened: Open, clinic: Clinic):
+    browser = opened()
+    browser.driver.find_element(By.ID, "choose-files").send_keys(str(clinic.files["evil"]))
+    browser.run("document.getElementById('model').value = 'organ'")
+    browser.driver.find_element(By.ID, "series").send_keys("1.2.3.4")
+    browser.driver.find_element(By.ID, "send").click()
+    browser.wait("document.querySelector('#alerts .failure')", 60)
+    assert "a series was named" in browser.run("return document.querySelector('#alerts .failure').textContent")
+    assert browser.run("return document.getElementById('series').value") == ""
+    job = browser.run("return new URLSearchParams(location.hash.slice(1)).get('job')")
+    browser.driver.find_element(By.ID, "delete-button").click()
+    browser.run("document.querySelector('#delete button[value=delete]').click()")
+    browser.wait("document.querySelectorAll('#studies li').length == 5")
     assert job not in [entry["id"] for entry in clinic.server.ask("jobs")]
 
 

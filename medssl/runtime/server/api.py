@@ -45,10 +45,11 @@ class Accepted(BaseModel):
 
 
 class Pull(BaseModel):
-    """A study to be pulled from the archive."""
+    """A study to be pulled from the archive, or one series of it."""
 
     study_uid: str
     model: str = ""
+    series: str = ""
 
 
 class JobView(BaseModel):
@@ -175,8 +176,7 @@ def _add_intake(app: FastAPI, desk: Desk) -> None:
         try:
             fields = await receive(request, folder / "input", desk.options.limits, desk.check_disk)
             content = {"model": desk.model(fields.get("model", "")), "source": "rest", "caller": request.state.who}
-            if fields.get("series"):
-                content["series_uid"] = _series(desk, content["model"], fields["series"])
+            content |= _series(desk, content["model"], fields.get("series", ""))
             await run_in_threadpool(desk.accept, folder, job_id, **content)
         except BaseException:  # also when the caller hangs up
             await asyncio.shield(run_in_threadpool(desk.folders.discard, folder))
@@ -187,30 +187,33 @@ def _add_intake(app: FastAPI, desk: Desk) -> None:
 
     @app.post("/api/dicomweb/pull", status_code=202)
     def pull(request: Request, wanted: Pull) -> Accepted:
-        """Have a study pulled from the archive."""
+        """Have a study pulled from the archive; with `series` that SeriesInstanceUID alone."""
         if not desk.options.pacs.dicomweb:
             raise RefusedError("no archive is configured (pacs.dicomweb)", reason="no-archive", status=409)
         if not is_uid(wanted.study_uid):
             raise RefusedError("study_uid is no DICOM unique identifier", reason="bad-uid", status=400)
         desk.check_room()
         model = desk.model(wanted.model)
+        series = _series(desk, model, wanted.series)
         job_id, folder = desk.folders.incoming()
         study = desk.secret.name(wanted.study_uid)
         desk.accept(
             folder, job_id, model=model, source="dicomweb", caller=request.state.who, study=study,
-            study_uid=wanted.study_uid,
+            study_uid=wanted.study_uid, **series,
         )  # fmt: skip
         return Accepted(id=job_id)
 
 
-def _series(desk: Desk, model: str, series: str) -> str:
-    """The series that an upload names, where it may name one."""
+def _series(desk: Desk, model: str, series: str) -> dict[str, str]:
+    """The series that a caller names, where it may name one; empty where it names none."""
+    if not series:
+        return {}
     if not is_uid(series):
         raise RefusedError("series is no DICOM unique identifier", reason="bad-uid", status=400)
     if desk.bundles[model].spec.series:
         text = "this model chooses series by rules of its own: leave `series` out"
         raise RefusedError(text, reason="bad-upload", status=400)
-    return series
+    return {"series_uid": series}
 
 
 def _add_jobs(app: FastAPI, desk: Desk) -> None:

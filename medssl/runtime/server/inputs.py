@@ -138,7 +138,7 @@ def _only_image(named: list[Path], source: Path, series: str, resample_irregular
             raise
         raise ImageError(
             "several series came together, and this bundle has no rules to choose among them: send one series, name it "
-            "in the field `series` of the upload, or have the bundle exported with --series",
+            "in the field `series`, or have the bundle exported with --series",
             reason=error.reason,
         ) from error
 

@@ -34,21 +34,27 @@ class Caller:
     key: Path | None = None
 
 
-def pull_study(study_uid: str, folder: Path, pacs: PacsOptions, limits: LimitOptions) -> None:
-    """Fetch a study by DICOMweb (WADO-RS) into numbered files.
+def pull_study(study_uid: str, folder: Path, pacs: PacsOptions, limits: LimitOptions, *, series_uid: str = "") -> None:
+    """Fetch a study, or one series of it, by DICOMweb (WADO-RS) into numbered files.
 
     Args:
         study_uid: StudyInstanceUID.
         folder: Where to write.
         pacs: Archive.
         limits: Caps.
+        series_uid: SeriesInstanceUID; empty takes the whole study.
 
     Raises:
-        MedsslError: The archive does not answer, refuses, or has no such study.
+        MedsslError: The archive does not answer, refuses, or has no such study or series.
     """
     most, free = int(limits.upload_mb * 2**20), int(limits.free_disk_mb * 2**20)
     try:
-        found = _client(pacs).iter_study(study_uid, media_types=(("application/dicom", "*"),))
+        client, kinds = _client(pacs), (("application/dicom", "*"),)
+        found = (
+            client.iter_series(study_uid, series_uid, media_types=kinds)
+            if series_uid
+            else client.iter_study(study_uid, media_types=kinds)
+        )
         count = save_objects(found, folder, max_files=limits.files, max_bytes=most, keep_free=free)
     except MedsslError:
         raise
@@ -56,11 +62,12 @@ def pull_study(study_uid: str, folder: Path, pacs: PacsOptions, limits: LimitOpt
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         raise MedsslError(
-            f"the archive did not give the study ({_kind(error)}): check pacs.dicomweb, its password and the UID",
+            f"the archive did not give the study ({_kind(error)}): check pacs.dicomweb, its password and the UIDs",
             reason="pull-failed",
         ) from error
     if count == 0:
-        raise MedsslError("the archive has no object of this study", reason="pull-failed")
+        asked = "series" if series_uid else "study"
+        raise MedsslError(f"the archive has no object of this {asked}", reason="pull-failed")
 
 
 def store_results(paths: Sequence[Path], pacs: PacsOptions, caller: Caller) -> None:

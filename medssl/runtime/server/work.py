@@ -47,7 +47,7 @@ def work(folder: Path, predictors: Mapping[str, Predictor], settings: Mapping[st
         )
     if record.get("study_uid") and not any((folder / "input").iterdir()):
         report("pulling", 0.02)
-        _pull(folder, record["study_uid"], pacs, limits)
+        _pull(folder, record, pacs, limits)
     if not _finished(folder, predictor):
         try:
             _compute(folder, predictor, limits, settings, report)
@@ -59,12 +59,12 @@ def work(folder: Path, predictors: Mapping[str, Predictor], settings: Mapping[st
         store_results(objects, pacs, Caller(**_with_paths(settings["caller"], "certificate", "key")))
 
 
-def _pull(folder: Path, study_uid: str, pacs: PacsOptions, limits: LimitOptions) -> None:
+def _pull(folder: Path, record: Mapping[str, Any], pacs: PacsOptions, limits: LimitOptions) -> None:
     """Fill `input` by one rename: after a kill half way the study is pulled anew, never computed in part."""
     pulling = folder / "pulling"
     shutil.rmtree(pulling, ignore_errors=True)
     pulling.mkdir()
-    pull_study(study_uid, pulling, pacs, limits)
+    pull_study(record["study_uid"], pulling, pacs, limits, series_uid=record.get("series_uid", ""))
     sync_folder(pulling)
     pulling.rename(folder / "input")
     sync_folder(folder)

@@ -141,6 +141,9 @@ def test_a_study_of_the_archive_is_pulled_and_its_results_are_stored_back(
         job = _done(service, study)
         assert job["source"] == "dicomweb"
         assert archive.modalities(study) == {"CT": _SLICES, **_expected()}
+        named = requests.post(url, json={"study_uid": study, "series": f"{study}.1"}, timeout=30).json()["id"]
+        assert wait_for(lambda: (j := get(service, f"/api/jobs/{named}").json())["finished"] and j)["state"] == "done"
+        assert archive.modalities(study) == {"CT": _SLICES, **_expected()}  # with its results it has several series
         absent = requests.post(url, json={"study_uid": f"{_STUDY}.99", "model": "tiny"}, timeout=30).json()["id"]
         failed = wait_for(lambda: (j := get(service, f"/api/jobs/{absent}").json())["state"] == "failed" and j)
         assert failed["reason"] == "pull-failed"

@@ -85,10 +85,11 @@ export const results = (id) => json(`jobs/${part(id)}/results`);
 export const remove = (id) => request(`jobs/${part(id)}`, { method: "DELETE" });
 export const file = (id, name, signal) => request(`jobs/${part(id)}/results/${part(name)}`, { signal });
 
-/** Upload files for a model; `onShare` hears how much has been sent, as fetch does not tell. */
-export function submit(files, model, onShare) {
+/** Upload files for a model, of which one series is meant where it is named; `onShare` hears how much has been sent, as fetch does not tell. */
+export function submit(files, model, series, onShare) {
   const form = new FormData();
   form.append("model", model);
+  if (series) form.append("series", series);
   for (const entry of files) form.append("files", entry, entry.name);
   return new Promise((resolve, reject) => {
     const sender = new XMLHttpRequest();

@@ -134,6 +134,7 @@ function connect() {
   byId("show-card").addEventListener("click", () => byId("model").value && showCard(byId("model").value));
   byId("model").addEventListener("change", (event) => {
     const model = models.find((entry) => entry.name === event.target.value);
+    byId("which-series").hidden = !model || model.chooses_series;
     const takes = model?.channels?.length > 1 ? `takes ${model.channels.join(", ")}` : "";
     setText(byId("intended"), [model?.task, takes, model?.intended_use].filter(Boolean).join("; "));
   });

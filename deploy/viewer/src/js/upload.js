@@ -41,6 +41,10 @@ export class Upload {
     return [path?.split("/")[0], plural(this.#files.length, "file")].filter(Boolean).join(": ");
   }
 
+  #series() {
+    return byId("which-series").hidden ? "" : byId("series").value.trim();
+  }
+
   #update() {
     byId("send").disabled = this.#files.length === 0 || !byId("model").value;
   }
@@ -69,14 +73,14 @@ export class Upload {
     said.className = "";
     setText(said, "Sending …");
     try {
-      const { id } = await api.submit(this.#files, byId("model").value, (share) => {
+      const { id } = await api.submit(this.#files, byId("model").value, this.#series(), (share) => {
         bar.value = share;
         bar.textContent = percent(share);
       });
       setText(said, "Accepted: the study is in the list.");
       remember(id, this.#title());
       this.#choose([]);
-      byId("choose-files").value = byId("choose-folder").value = "";
+      byId("choose-files").value = byId("choose-folder").value = byId("series").value = "";
       this.#sent(id);
     } catch (error) {
       said.className = "bad";
