@@ -1,5 +1,6 @@
 """The base install holds no training library, and the clinic's verbs do not need one."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,13 @@ sys.exit(f"imported: {sorted(heavy)}" if heavy else 0)
 def test_help_index_predict_serve_and_doctor_never_import_training_libraries():
     done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_inference_leaves_nothing_in_the_home_folder_and_reports_to_nobody(tmp_path: Path):
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "LANG")}
+    probe = "import medssl.runtime.session, medssl.runtime.predictor"
+    subprocess.run([sys.executable, "-c", probe], check=True, env={**kept, "HOME": str(tmp_path)})
+    assert [path.name for path in tmp_path.rglob("*")] == []  # else ONNX Runtime's number of this machine and its queue
 
 
 def test_configurations_and_applications_resolve_from_the_wheel(tmp_path: Path):
