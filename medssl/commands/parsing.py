@@ -4,6 +4,7 @@ A verb is a function of its module's name in `medssl/commands/`; `POSITIONAL` in
 without a dash. Later options win over earlier ones, files given with `--config` included.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -30,6 +31,16 @@ from medssl.models.component import Component, Overrides
 T = TypeVar("T")
 
 _PACKAGE = Path(medssl.__file__).parent
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "names and values",
+    "NoneType": "null",
+}
 _MAX_VALUES = 100_000
 """Values of a YAML file, aliases written out."""
 
@@ -54,7 +65,11 @@ def _overrides(value: Any) -> Overrides:
 
 
 # jsonargparse takes any mapping with class_path for a subclass of the annotated class; a component is plain data
-jsonargparse.set_parsing_settings(subclasses_enabled=[Component], instantiate_subclass_spec_in_any=False)
+jsonargparse.set_parsing_settings(
+    subclasses_enabled=[Component],
+    instantiate_subclass_spec_in_any=False,
+    docstring_parse_attribute_docstrings=True,
+)
 register_type(Component, Component.to_json, _component, fail_already_registered=False)
 register_type(Overrides, lambda value: value.options, _overrides, fail_already_registered=False)
 
@@ -75,9 +90,9 @@ def resolve_folder(kind: str, name: Path) -> Path:
             if relative.parts and candidate.exists():
                 return candidate
     known = sorted({p.stem if kind == "configs" else p.parent.name for r in roots for p in r.rglob("*.yaml")})
-    raise ConfigError(
-        [f"{name} does not exist, and nothing of that name is built in ({', '.join(known) or 'nothing'})"]
-    )
+    near = difflib.get_close_matches(name.stem, known)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known) or 'none'}"
+    raise ConfigError([f"{name} does not exist, and nothing of that name is built in: {hint}"])
 
 
 def run_verb(verb: str, argv: Sequence[str]) -> None:
@@ -90,11 +105,12 @@ def run_verb(verb: str, argv: Sequence[str]) -> None:
     module = importlib.import_module(f"medssl.commands.{verb}")
     function: Callable[..., None] = getattr(module, verb)
     parser = _parser(verb, function, module.POSITIONAL)
-    if any(token in ("-h", "--help") for token in argv):
-        parser.print_help()
-        raise SystemExit(0)
+    for token in argv:
+        if token in ("-h", "--help") or (token.startswith("--") and token.endswith(".help")):
+            with contextlib.suppress(jsonargparse.ArgumentError):  # no such option, which is told below
+                parser.parse_args([token])  # prints it and ends
     given = _collect(argv, _positional(function, module.POSITIONAL), _lists(function))
-    values = _checked(parser, function, given)
+    values = _checked(parser, function, given, module.POSITIONAL)
     with running(verb, argv):
         function(**values)
 
@@ -104,7 +120,8 @@ def parse_verb(verb: str, argv: Sequence[str]) -> dict[str, Any]:
     module = importlib.import_module(f"medssl.commands.{verb}")
     function = getattr(module, verb)
     parser = _parser(verb, function, module.POSITIONAL)
-    return _checked(parser, function, _collect(argv, _positional(function, module.POSITIONAL), _lists(function)))
+    given = _collect(argv, _positional(function, module.POSITIONAL), _lists(function))
+    return _checked(parser, function, given, module.POSITIONAL)
 
 
 def parse_options(verb: str, argv: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
@@ -268,16 +285,20 @@ def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def _checked(
-    parser: jsonargparse.ArgumentParser, function: Callable[..., Any], given: dict[str, Any]
+    parser: jsonargparse.ArgumentParser,
+    function: Callable[..., Any],
+    given: dict[str, Any],
+    positional: Sequence[str] = (),
 ) -> dict[str, Any]:
-    hints = typing.get_type_hints(function)
+    hints = {name: hint for name, hint in typing.get_type_hints(function).items() if name != "return"}
     problems = list(_unknown(given, hints, ""))
     required = [
         name
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.default is inspect.Parameter.empty
     ]
-    problems += [f"{name} is missing: give --{name.replace('_', '-')} VALUE" for name in required if name not in given]
+    wanted = {name: name.upper() if name in positional else f"--{name.replace('_', '-')} VALUE" for name in required}
+    problems += [f"{name} is missing: give {how}" for name, how in wanted.items() if name not in given]
     values = _convert(parser, hints, given, problems)
     if problems:
         raise ConfigError(problems)
@@ -333,7 +354,17 @@ def _wrong_value(key: str, message: str, given: dict[str, Any]) -> str:
         value = value.get(part) if isinstance(value, dict) else None
     reason = message.split(": ", 1)[-1] if key else message
     shown = reprlib.repr(value) if isinstance(value, (dict, list)) else repr(value)  # aliases may stand for any number
-    return f"option {key} = {shown[:300]}: {reason[:1000]}" if key else reason[:1000]
+    return f"option {key} = {shown[:300]}: {_plainly(reason, value)[:1000]}" if key else reason[:1000]
+
+
+def _plainly(reason: str, value: Any) -> str:
+    """What is expected, in words, where the parser names types of Python."""
+    found = re.findall(r"Expected an? <class '(?:\w+\.)*(\w+)'>", reason)
+    if not found or not set(found) <= _WORDS.keys():
+        return reason
+    expected = " or ".join(dict.fromkeys(_WORDS[kind] for kind in found))
+    is_scalar = not isinstance(value, list | dict | None)
+    return f"expected {expected}{f': write [{value}]' if is_scalar and {'tuple', 'list'} & set(found) else ''}"
 
 
 def _remove(given: dict[str, Any], path: list[str]) -> bool:
