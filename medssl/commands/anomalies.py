@@ -92,7 +92,8 @@ def anomalies(
         }
         write_json(temporary / "anomalies.json", about)
     say(f"anomalies: {len(wrong)} classes to look at again and {len(odd)} outliers among {len(table)} rows")
-    say(f"anomalies: the {top} most suspicious of each are in {out / 'candidates.csv'}; look at the pictures beside it")
+    if wrong or odd:
+        say(f"anomalies: of each {top} at most, the most suspicious, are in {out / 'candidates.csv'}, with pictures")
 
 
 def _check(out: Path, neighbours: int, folds: int, outlier: float, top: int) -> None:

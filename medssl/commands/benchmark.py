@@ -131,8 +131,16 @@ def _check(
                 resolve_folder("configs", Path(method.config_for(images)))
             except ConfigError as error:
                 problems += [f"methods: {method.name}: {problem}" for problem in error.problems]
-    if not problems and not runs_of(plan, Path(), methods, sets, 1):
+    used = {s.name: s for run in runs_of(plan, Path(), methods, sets, 1) for s in run.sets} if not problems else {}
+    if not problems and not used:
         problems.append("sets: the methods asked for learn from 2D and 3D images in one run: name a set of each")
+    problems += [
+        f"data: {data / path} does not exist, which the plan's set {images.name} needs; the first lines of a plan say "
+        "what DATA holds"
+        for images in used.values()
+        for path in (images.images, images.labels, images.table)
+        if not (data / path).exists()
+    ]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
 

@@ -227,6 +227,8 @@ def test_mistakes_are_told_before_anything_is_run(tmp_path: Path, capsys: pytest
         assert part in told
     assert not (tmp_path / "out").exists()
     plan = _plan(tmp_path / "plan.yaml")
+    assert _run(plan, "--data", tmp_path, "--out", tmp_path / "out") == 2
+    assert "which the plan's set pictures needs" in capsys.readouterr().err
     plan.write_text(plan.read_text().replace("name: pictures", "name: mixed"))
     assert _run(plan, "--data", tmp_path, "--out", tmp_path / "out") == 2
     assert "mixed is no name for a set" in capsys.readouterr().err

@@ -172,6 +172,6 @@ def test_application_report_shows_the_stages_that_ran(tmp_path: Path) -> None:
     page = write_application_report(tmp_path, "demo", "Demo of the line").read_text()
     for due in (
         "Demo of the line", "SYNTHETIC virtual patients", "Pretraining without labels", "Reconstructions",
-        "Fine-tuning with labels", "finetune, baseline", "Bundle", "Predictions of new images",
+        "Fine-tuning with labels", "finetune, baseline", "Bundle", "Predictions of the bundle",
     ):  # fmt: skip
         assert due in page

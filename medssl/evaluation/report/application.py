@@ -104,4 +104,4 @@ def _bundle(bundle: Path, predictions: Path) -> list[Section]:
         (path, f"Predicted by the bundle, without torch: {path.parent.name}.")
         for path in sorted(predictions.glob("*/overlay.png"))[:_SHOWN_PREDICTIONS]
     ]
-    return [*sections, overlay_section(pictures, "Predictions of new images")] if pictures else sections
+    return [*sections, overlay_section(pictures, "Predictions of the bundle")] if pictures else sections
