@@ -30,7 +30,7 @@ def test_help_explains_every_option(verb: str, capsys: pytest.CaptureFixture[str
 
 def _explanation(part: str) -> str:
     """What stands behind the name and the values of an option, without its type and default."""
-    told = " ".join(part.split("\n\n")[0].split()).partition(" ")[2]
+    told = " ".join(part.split("\n\n", maxsplit=1)[0].split()).partition(" ")[2]
     return re.sub(r"^(\{[^}]*\}|\[ITEM,\.\.\.\]|[A-Z_0-9]+)|\((required, )?type: .*", "", told)
 
 
