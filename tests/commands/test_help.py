@@ -64,5 +64,5 @@ def test_mistakes_are_told_in_words(given: list[str], words: str, capsys: pytest
 def test_an_unknown_application_names_those_there_are():
     from medssl.commands.app import app
 
-    with pytest.raises(ConfigError, match="there are .*hippocampus_mr|did you mean"):
+    with pytest.raises(ConfigError, match=r"there are .*hippocampus_mr|did you mean"):
         app("run", Path("nowhere"), Path("data"), Path("out"))
