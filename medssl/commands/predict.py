@@ -86,6 +86,7 @@ def predict(
     _refuse_existing(out, [case.name for case in cases], overwrite)
     if predictor.bundle.spec.task == "classification" and (masks := MASK_FORMATS & set(formats)):
         raise ConfigError([f"format {', '.join(sorted(masks))}: this bundle classifies and makes no mask"])
+    out.mkdir(parents=True, exist_ok=True)  # where it cannot be made, it is told before the work
     say(f"{predictor.bundle.spec.name}: {len(cases)} case(s) into {out}. {NOT_A_DEVICE}")
     outcomes: list[Outcome] = []
     try:
