@@ -14,7 +14,9 @@ _WIDTH = 200
 _NOTES = 40
 
 
-def index(folder: Path, out: Path = Path("manifest.csv"), overwrite: bool = False) -> None:
+def index(
+    folder: Path, out: Path = Path("manifest.csv"), overwrite: bool = False, resample_irregular: bool = False
+) -> None:
     """Find every image below a folder and write a manifest; files that cannot be used go to problems.csv, with reasons.
 
     The manifest is a CSV file, one line a case, that opens in a spreadsheet: correct it there, above all the columns
@@ -29,6 +31,8 @@ def index(folder: Path, out: Path = Path("manifest.csv"), overwrite: bool = Fals
         folder: Folder to search.
         out: Manifest to write; problems.csv is written beside it.
         overwrite: Replace a manifest and a problems.csv that are there.
+        resample_irregular: List DICOM series with uneven or missing slices as well: `medssl prepare` resamples them
+            where it is given the same option, and leaves them out where not; `medssl curate` cannot read them.
 
     Raises:
         ConfigError: One of the two files is there already.
@@ -38,7 +42,7 @@ def index(folder: Path, out: Path = Path("manifest.csv"), overwrite: bool = Fals
     if there and not overwrite:
         raise ConfigError([f"{path} exists already: choose another folder for --out, or --overwrite" for path in there])
     say(f"index: looking at every file below {folder}")
-    summary = index_tree(folder, out)
+    summary = index_tree(folder, out, resample_irregular=resample_irregular)
     say(_told(summary, out))
 
 

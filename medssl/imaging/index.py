@@ -35,17 +35,18 @@ class IndexSummary:
     notes: tuple[str, ...]
 
 
-def index_tree(root: Path, out: Path) -> IndexSummary:
+def index_tree(root: Path, out: Path, *, resample_irregular: bool = False) -> IndexSummary:
     """Write the manifest of a folder, and `problems.csv` beside it.
 
     Args:
         root: Folder of DICOM, NIfTI, NRRD, MHA or picture files.
         out: Manifest to write; its paths are relative to its folder.
+        resample_irregular: As for `scan_tree`.
 
     Raises:
         ImageError: The folder does not exist or holds no image.
     """
-    scan = scan_tree(root, show=True)
+    scan = scan_tree(root, show=True, resample_irregular=resample_irregular)
     own = {out.resolve(), (out.parent / "problems.csv").resolve()}
     tables = patient_tables([p for p in sorted(root.rglob("*.csv")) if p.resolve() not in own])
     listed = decathlon_lists(set(root.rglob("dataset.json")))

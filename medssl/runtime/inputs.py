@@ -84,7 +84,7 @@ def _below(given: str, spec: BundleSpec, resample_irregular: bool) -> tuple[list
     found: list[_Found] = []
     problems: list[Problem] = []
     if spec.series and (path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip")):
-        studies, others, problems = find_studies(path)
+        studies, others, problems = find_studies(path, resample_irregular=resample_irregular)
         read = partial(
             read_study,
             channels=spec.channels,
@@ -98,7 +98,7 @@ def _below(given: str, spec: BundleSpec, resample_irregular: bool) -> tuple[list
             found.append((text, partial(read, study)))
         fields = [image.field for image in others]
     elif path.is_dir():
-        scan = scan_tree(path)
+        scan = scan_tree(path, resample_irregular=resample_irregular)
         fields, problems = [image.field for image in scan.images], scan.problems
     else:
         fields = [given]

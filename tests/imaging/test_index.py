@@ -17,6 +17,7 @@ from medssl.imaging.index import index_tree
 from medssl.imaging.labels import Label
 from medssl.imaging.manifest import Manifest
 from medssl.imaging.readers.open import read_volume
+from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_seg import write_dicom_seg
 from medssl.imaging.writers.dicom_source import Maker
@@ -141,6 +142,27 @@ def test_no_file_vanishes(tmp_path: Path):
     assert {p.path.rsplit("/", 2)[-2:][0] + "/" + Path(p.path).name: p.reason for p in summary.problems}[
         "labels/a.nii.gz"
     ] == "label-grid"
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_uneven_series_are_cases_where_that_is_asked_for(tmp_path: Path, zipped: bool):
+    root = tmp_path / "d"
+    write_series(root / "s" / "good", ramp(4))
+    gap = write_series(root / "s" / "gap", ramp(4), positions=[(0, 0, z) for z in (0, 1, 2, 5)], series="1.2.9")
+    if zipped:
+        shutil.make_archive(str(root / "gap"), "zip", gap)
+        shutil.rmtree(gap)
+    assert [row.case for row in index_tree(root, tmp_path / "m.csv").rows] == ["good"]
+    summary = index_tree(root, tmp_path / "m.csv", resample_irregular=True)
+    assert sorted(row.case for row in summary.rows) == ["gap", "good"]
+    assert not summary.problems
+    assert any("uneven or missing" in note and note.endswith(": gap") for note in summary.notes)
+    (field,) = (tmp_path / row.image for row in Manifest.read(tmp_path / "m.csv").rows if row.case == "gap")
+    with pytest.raises(ImageError):
+        read_volume(field)
+    (found,) = (image for image in scan_tree(root, resample_irregular=True).images if "gap" in image.field)
+    assert found.geometry is not None
+    assert found.geometry.is_close(read_volume(field, resample_irregular=True).geometry)
 
 
 def test_patients_from_a_table_and_identical_images(tmp_path: Path):

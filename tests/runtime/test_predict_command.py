@@ -63,6 +63,21 @@ def test_a_tree_with_one_bad_case_finishes_the_others(bundle: Path, tmp_path: Pa
     assert not list((tmp_path / "out").glob(".partial*"))
 
 
+@pytest.mark.parametrize("positions", [(0, 1, 2, 4), (0, 1, 2, 3.4)])
+def test_uneven_series_of_a_folder_are_resampled_where_that_is_asked_for(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], positions: tuple[float, ...]
+):
+    places = [(0, 0, 2.5 * z) for z in positions]
+    write_series(tmp_path / "in" / "a", (ramp(4) % 30).astype(np.int16), positions=places, **_COMPANION)
+    arguments = ["predict", str(bundle), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "holds no image" in capsys.readouterr().err
+    assert main([*arguments, "--resample_irregular"]) == 0
+    assert _statuses(tmp_path / "out") == {"a": "ok"}
+    report = json.loads((tmp_path / "out" / "a" / "report.json").read_text())
+    assert any("uneven slices were resampled" in warning for warning in report["warnings"])
+
+
 def test_dicom_seg_from_dicom_only(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     series = write_series(tmp_path / "series", (ramp(4) % 30).astype(np.int16), **_COMPANION)
     out = str(tmp_path / "out")

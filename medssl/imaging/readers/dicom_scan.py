@@ -9,17 +9,31 @@ from medssl.imaging.problems import Problem
 from medssl.imaging.readers.dicom import by_series
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, Instance, instance_of, read_header
 from medssl.imaging.readers.dicom_labels import referenced_series
-from medssl.imaging.readers.dicom_series import gap_error, grids, is_localizer, refuse_cut, stack
+from medssl.imaging.readers.dicom_series import even_offsets, gap_error, grids, is_localizer, refuse_cut, stack
 from medssl.imaging.readers.guard import explained
 from medssl.imaging.readers.scan import FoundImage, FoundLabel
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+_UNEVEN = "slices are uneven or missing: used only where --resample_irregular is given again"
 
 
 def scan_dicom(
-    files: Iterable[Path], images: list[FoundImage], labels: list[FoundLabel], problems: list[Problem]
+    files: Iterable[Path],
+    images: list[FoundImage],
+    labels: list[FoundLabel],
+    problems: list[Problem],
+    *,
+    resample_irregular: bool = False,
 ) -> None:
-    """Sort files into images, label objects and problems, added to the three lists."""
+    """Sort files into images, label objects and problems, added to the three lists.
+
+    Args:
+        files: Files that may be DICOM.
+        images: Series are added here.
+        labels: DICOM-SEG and RTSTRUCT are added here.
+        problems: Everything else is added here, with the reason.
+        resample_irregular: Unevenly spaced slices make an image, on the grid that `read_volume` resamples them to.
+    """
     instances: list[Instance] = []
     for file in files:
         try:
@@ -36,11 +50,16 @@ def scan_dicom(
     series = by_series(instances)
     folders = _folders(series)
     for uid, group in series.items():
-        _series(uid, group, folders, images, problems)
+        _series(uid, group, folders, images, problems, resample_irregular)
 
 
 def _series(
-    uid: str, group: list[Instance], folders: dict[Path, int], images: list[FoundImage], problems: list[Problem]
+    uid: str,
+    group: list[Instance],
+    folders: dict[Path, int],
+    images: list[FoundImage],
+    problems: list[Problem],
+    resample_irregular: bool,
 ) -> None:
     planes = []
     for instance in group:
@@ -57,7 +76,7 @@ def _series(
         problems.extend(_left_out(i.path, "other-grid", "lies on another grid than its series") for i in other)
     try:
         with explained(first[0].path):
-            geometry, notes, dropped = _volume(first)
+            geometry, notes, dropped = _volume(first, resample_irregular)
     except ImageError as error:
         problems.extend(_left_out(i.path, error.reason, error.message) for i in first)
         return
@@ -84,18 +103,19 @@ def _series(
     )
 
 
-def _volume(group: Sequence[Instance]) -> tuple[Geometry | None, tuple[str, ...], set[Path]]:
+def _volume(group: Sequence[Instance], resample_irregular: bool) -> tuple[Geometry | None, tuple[str, ...], set[Path]]:
     refuse_cut(group)
     head = group[0]
     if len(group) == 1 and len(head.frames) == 1 and head.frames[0].orientation is None:
         return None, ("the image has no position in the patient",), set()
     found = stack(group)
-    if not found.uniform:
+    if not found.uniform and not resample_irregular:
         raise gap_error(found, f"series {head.series_uid or head.path}")
-    planes = len(found.frames)
+    planes = len(even_offsets(found))
     shape = (head.columns, head.rows) if planes == 1 else (head.columns, head.rows, planes)
     kept = {frame.path for frame in found.frames}
-    return Geometry(found.affine, shape), found.notes, {f.path for f in found.dropped} - kept
+    notes = found.notes if found.uniform else (*found.notes, _UNEVEN)
+    return Geometry(found.affine, shape), notes, {f.path for f in found.dropped} - kept
 
 
 def _folders(series: dict[str, list[Instance]]) -> dict[Path, int]:
