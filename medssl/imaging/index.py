@@ -12,7 +12,7 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.naming import bids_subject, split_field, unique_names
 from medssl.imaging.pairing import SPLIT_FOLDERS, Case, pair
-from medssl.imaging.problems import Problem, write_problems
+from medssl.imaging.problems import Problem, problems_beside, write_problems
 from medssl.imaging.readers.scan import FoundImage, Scan, scan_tree
 from medssl.imaging.tables import Decathlon, PatientTable, decathlon_lists, patient_tables
 
@@ -36,7 +36,7 @@ class IndexSummary:
 
 
 def index_tree(root: Path, out: Path, *, resample_irregular: bool = False) -> IndexSummary:
-    """Write the manifest of a folder, and `problems.csv` beside it.
+    """Write the manifest of a folder, and the table of its problems beside it.
 
     Args:
         root: Folder of DICOM, NIfTI, NRRD, MHA or picture files.
@@ -47,7 +47,7 @@ def index_tree(root: Path, out: Path, *, resample_irregular: bool = False) -> In
         ImageError: The folder does not exist or holds no image.
     """
     scan = scan_tree(root, show=True, resample_irregular=resample_irregular)
-    own = {out.resolve(), (out.parent / "problems.csv").resolve()}
+    own = {out.resolve(), problems_beside(out).resolve()}
     tables = patient_tables([p for p in sorted(root.rglob("*.csv")) if p.resolve() not in own])
     listed = decathlon_lists(set(root.rglob("dataset.json")))
     images, problems = _nameable(scan.images, out.parent)
@@ -66,7 +66,7 @@ def index_tree(root: Path, out: Path, *, resample_irregular: bool = False) -> In
     notes += _remarks(cases, rows, root) + _duplicates(cases, rows)
     problems = _told_apart(problems, [table.path for table in tables], used, listed)
     manifest = Manifest.from_rows(rows, out.parent)
-    write_problems(out.parent / "problems.csv", problems)
+    write_problems(problems_beside(out), problems)
     manifest.write(out)
     return IndexSummary(tuple(rows), tuple(problems), tuple(notes))
 

@@ -26,6 +26,11 @@ class Problem:
     message: str
 
 
+def problems_beside(manifest: Path) -> Path:
+    """Table of the problems of a manifest: problems.csv beside manifest.csv, NAME.problems.csv beside NAME.csv."""
+    return manifest.with_name("problems.csv" if manifest.name == "manifest.csv" else f"{manifest.stem}.problems.csv")
+
+
 def write_problems(path: Path, problems: Iterable[Problem], *, mode: int = 0o666) -> None:
     """Write `path,reason,action,message`, also when there are none; `mode` is the file's, less the umask."""
     buffer = io.StringIO()

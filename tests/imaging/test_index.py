@@ -16,6 +16,7 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.index import index_tree
 from medssl.imaging.labels import Label
 from medssl.imaging.manifest import Manifest
+from medssl.imaging.problems import read_problems
 from medssl.imaging.readers.open import read_volume
 from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.volume import Volume
@@ -93,7 +94,7 @@ def test_a_dicom_tree_with_segmentation_localizer_and_duplicate(tmp_path: Path):
     assert (row["modality"], row["sex"], row["age"], row["scanner"]) == ("CT", "F", "63", "ACME Scan 3")
     assert row["label"] == "d/seg.dcm"
     assert row["patient"] not in ("patient", "s")  # a pseudonym
-    with (tmp_path / "problems.csv").open(newline="") as stream:
+    with (tmp_path / "m.problems.csv").open(newline="") as stream:
         reasons = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(stream)}
     assert reasons["scout.dcm"] == "localizer"
     assert {"again.dcm", "002.dcm"} & {name for name, reason in reasons.items() if reason == "duplicate-slice"}
@@ -102,7 +103,7 @@ def test_a_dicom_tree_with_segmentation_localizer_and_duplicate(tmp_path: Path):
 def _told(folder: Path) -> set[Path]:
     """Every file that the written tables name: files of images, labels, and problems."""
     told = set()
-    with (folder / "problems.csv").open(newline="") as stream:
+    with (folder / "m.problems.csv").open(newline="") as stream:
         told |= {Path(row["path"]) for row in csv.DictReader(stream)}
     for row in Manifest.read(folder / "m.csv").rows:
         for part in filter(None, [*row.image.split(";"), row.label]):
@@ -187,11 +188,28 @@ def test_the_verb_refuses_missing_empty_and_existing(tmp_path: Path, capsys: pyt
     _nifti(tmp_path / "d" / "a.nii")
     index(tmp_path / "d", tmp_path / "m.csv")
     assert "found 1 cases of 1 patients" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match=r"m.csv exists already[^$]*problems.csv exists already"):
+    with pytest.raises(ConfigError, match=r"m.csv exists already[^$]*m.problems.csv exists already"):
         index(tmp_path / "d", tmp_path / "m.csv")
     _nifti(tmp_path / "d" / "b.nii", 1)
     index(tmp_path / "d", tmp_path / "m.csv", overwrite=True)
     assert "found 2 cases of 2 patients" in capsys.readouterr().out
+
+
+def test_manifests_in_one_folder_have_their_own_problems(tmp_path: Path):
+    for name in ("a", "b"):
+        _nifti(tmp_path / name / f"{name}.nii")
+        (tmp_path / name / f"{name}.txt").write_text("no image")
+    out = tmp_path / "out"
+    index(tmp_path / "a", out / "manifest.csv")
+    index(tmp_path / "b", out / "second.csv")
+    assert sorted(path.name for path in out.iterdir()) == [
+        "manifest.csv",
+        "problems.csv",
+        "second.csv",
+        "second.problems.csv",
+    ]
+    assert [Path(p.path).name for p in read_problems(out / "problems.csv")] == ["a.txt"]
+    assert [Path(p.path).name for p in read_problems(out / "second.problems.csv")] == ["b.txt"]
 
 
 def test_a_manifest_inside_the_folder_is_no_patient_table(tmp_path: Path):
