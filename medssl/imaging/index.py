@@ -1,7 +1,7 @@
 """From a folder of scans to a manifest, and a table of everything that did not make it."""
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.naming import bids_subject, split_field, unique_names
 from medssl.imaging.pairing import SPLIT_FOLDERS, Case, pair
-from medssl.imaging.problems import Problem, problems_beside, write_problems
+from medssl.imaging.problems import Problem, in_short, problems_beside, write_problems
 from medssl.imaging.readers.scan import FoundImage, Scan, scan_tree
 from medssl.imaging.tables import Decathlon, PatientTable, decathlon_lists, patient_tables
 
@@ -36,7 +36,7 @@ class IndexSummary:
 
 
 def index_tree(root: Path, out: Path, *, resample_irregular: bool = False) -> IndexSummary:
-    """Write the manifest of a folder, and the table of its problems beside it.
+    """Write the manifest of a folder, and the table of its problems beside it, which is written without images too.
 
     Args:
         root: Folder of DICOM, NIfTI, NRRD, MHA or picture files.
@@ -57,10 +57,10 @@ def index_tree(root: Path, out: Path, *, resample_irregular: bool = False) -> In
     for case in cases:
         problems += _check_label(case, images)
     if not cases:
-        counts = ", ".join(f"{n} {reason}" for reason, n in Counter(p.reason for p in problems).most_common())
-        raise ImageError(
-            f"{root} holds no image that can be used ({counts or 'the folder is empty'})", reason="no-images"
-        )
+        if problems:
+            write_problems(problems_beside(out), problems)
+        listed_in = f"\nevery file with its reason: {problems_beside(out)}" if problems else ""
+        raise ImageError(f"{root} holds no image that can be used: {in_short(problems)}{listed_in}", reason="no-images")
     used, notes = _patients(cases, tables, root)
     rows = _rows(cases, used, listed, root, out.parent)
     notes += _remarks(cases, rows, root) + _duplicates(cases, rows)

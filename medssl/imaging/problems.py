@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -24,6 +25,15 @@ class Problem:
     reason: str
     action: str
     message: str
+
+
+def in_short(problems: Sequence[Problem]) -> str:
+    """How many files have each reason, and the commonest with its first file and its message in full."""
+    counts = Counter(problem.reason for problem in problems).most_common()
+    first = next((problem for problem in problems if problem.reason == counts[0][0]), None)
+    if first is None:
+        return "the folder is empty"
+    return f"{', '.join(f'{n} {reason}' for reason, n in counts)}; for instance {first.path}: {first.message}"
 
 
 def problems_beside(manifest: Path) -> Path:

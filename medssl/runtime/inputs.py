@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.naming import split_field
-from medssl.imaging.problems import Problem
+from medssl.imaging.problems import Problem, in_short
 from medssl.imaging.readers.open import read_channels
 from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.study import find_studies, read_study
@@ -61,7 +61,8 @@ def find_cases(
         found += below
         left_out += others
         if not below:
-            problems.append(f"input {given} holds no image; medssl index {given} --out manifest.csv says why")
+            advice = f"; medssl index {given} --out manifest.csv lists every file with its reason" if others else ""
+            problems.append(f"input {given} holds no image that can be used: {in_short(others)}{advice}")
     if problems:
         raise ConfigError(problems)
     names = case_names([text for text, _ in found])

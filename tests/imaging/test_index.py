@@ -195,6 +195,18 @@ def test_the_verb_refuses_missing_empty_and_existing(tmp_path: Path, capsys: pyt
     assert "found 2 cases of 2 patients" in capsys.readouterr().out
 
 
+def test_a_folder_without_a_usable_image_has_its_list_and_the_reason_in_full(tmp_path: Path):
+    gap = write_series(tmp_path / "d", ramp(4), positions=[(0, 0, z) for z in (0, 1, 2, 4)])
+    (tmp_path / "d" / "README").write_text("hello")
+    with pytest.raises(ImageError) as error:
+        index(tmp_path / "d", tmp_path / "manifest.csv")
+    for part in ("4 missing-slice, 1 not-an-image", str(gap / "000.dcm"), "between slices 3 and 4", "problems.csv"):
+        assert part in error.value.message
+    told = {Path(p.path).name: p.reason for p in read_problems(tmp_path / "problems.csv")}
+    assert told == {f"00{k}.dcm": "missing-slice" for k in range(4)} | {"README": "not-an-image"}
+    assert not (tmp_path / "manifest.csv").exists()
+
+
 def test_manifests_in_one_folder_have_their_own_problems(tmp_path: Path):
     for name in ("a", "b"):
         _nifti(tmp_path / name / f"{name}.nii")

@@ -71,7 +71,10 @@ def test_uneven_series_of_a_folder_are_resampled_where_that_is_asked_for(
     write_series(tmp_path / "in" / "a", (ramp(4) % 30).astype(np.int16), positions=places, **_COMPANION)
     arguments = ["predict", str(bundle), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
     assert main(arguments) == 2
-    assert "holds no image" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "holds no image that can be used: 4 " in told
+    assert f"{tmp_path / 'in' / 'a' / '000.dcm'}: series 1.2.3.1: " in told
+    assert "resample_irregular" in told
     assert main([*arguments, "--resample_irregular"]) == 0
     assert _statuses(tmp_path / "out") == {"a": "ok"}
     report = json.loads((tmp_path / "out" / "a" / "report.json").read_text())
