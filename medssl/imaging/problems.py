@@ -9,6 +9,9 @@ from pathlib import Path
 
 from medssl.imaging.files import write_text
 
+DAMAGED = frozenset({"truncated", "damaged", "bad-dicom", "cannot-decode"})
+"""Reasons of files that were images, most likely, and cannot be read."""
+
 
 @dataclass(frozen=True)
 class Problem:

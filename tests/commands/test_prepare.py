@@ -17,6 +17,7 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.index import index_tree
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.preprocess import Intensity, Preprocess, restore_label
+from medssl.imaging.problems import DAMAGED, read_problems
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
 
@@ -96,6 +97,18 @@ def test_uneven_series_of_an_index_are_left_out_unless_resampling_is_asked_for_a
     (gap, _) = sorted(Cache.open(tmp_path / "cache").cases, key=lambda case: case.case)
     assert gap.case == "gap"
     assert any("uneven slices were resampled" in note for note in gap.notes)
+
+
+def test_a_file_of_the_manifest_that_is_damaged_is_named(tmp_path: Path) -> None:
+    manifest = _manifest(tmp_path, [Row(name, name, f"{name}.nii.gz") for name in ("whole", "cut", "hole")])
+    content = (tmp_path / "cut.nii.gz").read_bytes()
+    (tmp_path / "cut.nii.gz").write_bytes(content[: len(content) // 2])
+    (tmp_path / "hole.nii.gz").write_bytes(content[:5000] + content[6000:])
+    with pytest.raises(CacheError, match="2 of 3 cases were left out"):
+        prepare(manifest, tmp_path / "cache", workers=1)
+    told = {Path(p.path).name: p for p in read_problems(tmp_path / "cache" / "problems.csv")}
+    assert {name: problem.reason in DAMAGED for name, problem in told.items()} == {"cut": True, "hole": True}
+    assert all(f"{name}.nii.gz" in problem.message for name, problem in told.items())
 
 
 def _labelled(folder: Path, patients: int) -> Path:

@@ -56,9 +56,11 @@ def test_a_tree_with_one_bad_case_finishes_the_others(bundle: Path, tmp_path: Pa
     bad.write_bytes(bad.read_bytes()[:-40])
     assert main(["predict", str(bundle), str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
     with (tmp_path / "out" / "summary.csv").open(newline="") as stream:
-        rows = {row["case"]: row for row in csv.DictReader(stream)}
-    assert {name: row["status"] for name, row in rows.items()} == {"a": "ok", "b": "truncated", "series": "ok"}
-    assert "1 of 3 case(s) failed" in capsys.readouterr().err
+        rows = {row["case"] or Path(row["input"]).name: row["status"] for row in csv.DictReader(stream)}
+    assert rows == {"a": "ok", "b.nii.gz": "truncated", "series": "ok"}
+    told = capsys.readouterr()
+    assert "left out: 1 file(s) that are part of no case (1 truncated)" in told.out + told.err
+    assert "0 of 2 case(s) failed, and 1 damaged file(s) are part of no case" in told.err
     assert not (tmp_path / "out" / "b").exists()
     assert not list((tmp_path / "out").glob(".partial*"))
 

@@ -12,7 +12,7 @@ from medssl.imaging.progress import track
 from medssl.imaging.readers import itk, raster
 from medssl.imaging.readers.archive import forget_unpacked, unpacked
 from medssl.imaging.readers.guard import explained
-from medssl.imaging.readers.nifti import nifti_header
+from medssl.imaging.readers.nifti import whole_nifti_header
 
 _NIFTI = (".nii", ".nii.gz")
 
@@ -149,7 +149,7 @@ def _add(scan: Scan, file: Path, kind: str, resample_irregular: bool = False) ->
             if kind == "zip":
                 scan.images.append(_zipped(file, resample_irregular))
                 return
-            geometry = nifti_header(file) if kind == "nifti" else _read_grid(file, kind)
+            geometry = whole_nifti_header(file) if kind == "nifti" else _read_grid(file, kind)
     except ImageError as error:
         scan.problems.append(Problem(str(file), error.reason, "left out", error.message))
         return
