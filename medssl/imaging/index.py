@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def index_tree(root: Path, out: Path, *, resample_irregular: bool = False) -> In
         raise ImageError(f"{root} holds no image that can be used: {in_short(problems)}{listed_in}", reason="no-images")
     used, notes = _patients(cases, tables, root)
     rows = _rows(cases, used, listed, root, out.parent)
-    notes += _remarks(cases, rows, root) + _duplicates(cases, rows)
+    notes += _whole_series(scan.spoilt) + _remarks(cases, rows, root) + _duplicates(cases, rows)
     problems = _told_apart(problems, [table.path for table in tables], used, listed)
     manifest = Manifest.from_rows(rows, out.parent)
     write_problems(problems_beside(out), problems)
@@ -205,6 +205,17 @@ def _remarks(cases: Sequence[Case], rows: Sequence[Row], root: Path) -> list[str
     if len(cases) >= _FEW and len(identities) == 1 and all(case.images[0].patient for case in cases):
         notes.append("warning: all DICOM files carry one PatientID; if that is not one person, fill the column patient")
     return notes
+
+
+def _whole_series(spoilt: Mapping[str, str]) -> list[str]:
+    """One line on the series that are missing because of a damaged file."""
+    if not spoilt:
+        return []
+    patients = len(set(spoilt.values()))
+    return [
+        f"warning: {len(spoilt)} DICOM series of {patients} patient(s) left out whole, each because of a damaged file: "
+        "copy those files again (reason truncated), and index again"
+    ]
 
 
 def _duplicates(cases: Sequence[Case], rows: Sequence[Row]) -> list[str]:

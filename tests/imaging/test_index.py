@@ -207,6 +207,21 @@ def test_a_folder_without_a_usable_image_has_its_list_and_the_reason_in_full(tmp
     assert not (tmp_path / "manifest.csv").exists()
 
 
+def test_series_left_out_because_of_a_damaged_file_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for number in range(4):
+        folder = write_series(
+            tmp_path / "d" / str(number), ramp(4), series=f"1.2.9.{number}", PatientID=f"p{number // 2}"
+        )
+        if number:
+            (folder / "002.dcm").write_bytes((folder / "002.dcm").read_bytes()[:-10])
+    index(tmp_path / "d", tmp_path / "manifest.csv")
+    told = capsys.readouterr().out
+    assert "found 1 cases of 1 patients" in told
+    assert "warning: 3 DICOM series of 2 patient(s) left out whole, each because of a damaged file" in told
+    assert "left out: 9 file(s), damaged-series" in told
+    assert "left out: 3 file(s), truncated" in told
+
+
 def test_manifests_in_one_folder_have_their_own_problems(tmp_path: Path):
     for name in ("a", "b"):
         _nifti(tmp_path / name / f"{name}.nii")

@@ -65,6 +65,21 @@ def test_a_tree_with_one_bad_case_finishes_the_others(bundle: Path, tmp_path: Pa
     assert not list((tmp_path / "out").glob(".partial*"))
 
 
+def test_a_series_lost_by_a_damaged_slice_is_told(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("a", "b"):
+        write_series(tmp_path / "in" / name, (ramp(4) % 30).astype(np.int16), series=f"1.2.{ord(name)}", **_COMPANION)
+    cut = tmp_path / "in" / "b" / "001.dcm"
+    cut.write_bytes(cut.read_bytes()[:-10])
+    assert main(["predict", str(bundle), str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr()
+    assert "left out: 4 file(s) that are part of no case (3 damaged-series, 1 truncated)" in told.out + told.err
+    assert f"1 damaged file(s) are part of no case, the others are finished; see {tmp_path / 'out'}" in told.err
+    assert f"{cut} is cut" in told.err
+    with (tmp_path / "out" / "summary.csv").open(newline="") as stream:
+        rows = {Path(row["input"]).name: row["message"] for row in csv.DictReader(stream) if not row["case"]}
+    assert f"its series was left out whole, because {cut} of it is cut" in rows["000.dcm"]
+
+
 @pytest.mark.parametrize("positions", [(0, 1, 2, 4), (0, 1, 2, 3.4)])
 def test_uneven_series_of_a_folder_are_resampled_where_that_is_asked_for(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], positions: tuple[float, ...]

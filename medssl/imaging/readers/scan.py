@@ -67,12 +67,17 @@ class FoundLabel:
 
 @dataclass
 class Scan:
-    """Everything below a folder; each file is in exactly one of the lists, `zips` is for those that were not opened."""
+    """Everything below a folder; each file is in one of the lists, `zips` is for those that were not opened.
+
+    `spoilt` maps the SeriesInstanceUID of each series that was left out whole, because a file of it is damaged, to its
+    patient's pseudonym.
+    """
 
     images: list[FoundImage] = field(default_factory=list)
     labels: list[FoundLabel] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     zips: list[Path] = field(default_factory=list)
+    spoilt: dict[str, str] = field(default_factory=dict)
 
 
 def scan_tree(root: Path, *, show: bool = False, open_zips: bool = True, resample_irregular: bool = False) -> Scan:
@@ -111,7 +116,7 @@ def scan_tree(root: Path, *, show: bool = False, open_zips: bool = True, resampl
         from medssl.imaging.readers.dicom_scan import scan_dicom  # noqa: PLC0415 (pydicom is slow to import)
 
         headers = track(others, "index: DICOM headers", len(others), "file") if show else others
-        scan_dicom(headers, scan.images, scan.labels, scan.problems, resample_irregular=resample_irregular)
+        scan_dicom(headers, scan, resample_irregular=resample_irregular)
     scan.images.sort(key=lambda image: image.field)
     return scan
 
