@@ -7,14 +7,16 @@ from pathlib import Path
 from medssl.commands.console import say
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.index import IndexSummary, index_tree
-from medssl.imaging.problems import Problem
+from medssl.imaging.problems import Problem, problems_beside
 
 POSITIONAL = ("folder",)
 _WIDTH = 200
 _NOTES = 40
 
 
-def index(folder: Path, out: Path = Path("manifest.csv"), overwrite: bool = False) -> None:
+def index(
+    folder: Path, out: Path = Path("manifest.csv"), overwrite: bool = False, resample_irregular: bool = False
+) -> None:
     """Find every image below a folder and write a manifest; files that cannot be used go to problems.csv, with reasons.
 
     The manifest is a CSV file, one line a case, that opens in a spreadsheet: correct it there, above all the columns
@@ -27,18 +29,21 @@ def index(folder: Path, out: Path = Path("manifest.csv"), overwrite: bool = Fals
 
     Args:
         folder: Folder to search.
-        out: Manifest to write; problems.csv is written beside it.
-        overwrite: Replace a manifest and a problems.csv that are there.
+        out: Manifest to write. Files that cannot be used are listed beside it, in problems.csv beside manifest.csv and
+            NAME.problems.csv beside NAME.csv.
+        overwrite: Replace a manifest and its list of problems that are there.
+        resample_irregular: List DICOM series with uneven or missing slices as well: `medssl prepare` resamples them
+            where it is given the same option, and leaves them out where not; `medssl curate` cannot read them.
 
     Raises:
         ConfigError: One of the two files is there already.
         ImageError: The folder does not exist, or no image in it can be used.
     """
-    there = [path for path in (out, out.parent / "problems.csv") if path.exists()]
+    there = [path for path in (out, problems_beside(out)) if path.exists()]
     if there and not overwrite:
-        raise ConfigError([f"{path} exists already: choose another folder for --out, or --overwrite" for path in there])
+        raise ConfigError([f"{path} exists already: choose another --out, or --overwrite" for path in there])
     say(f"index: looking at every file below {folder}")
-    summary = index_tree(folder, out)
+    summary = index_tree(folder, out, resample_irregular=resample_irregular)
     say(_told(summary, out))
 
 
@@ -55,7 +60,7 @@ def _told(summary: IndexSummary, out: Path) -> str:
         lines.append(f"classes by folder: {', '.join(f'{name} ({n})' for name, n in sorted(classes.items()))}")
     lines += _troubles(summary.problems)
     lines += _first(summary.notes)
-    lines.append(f"manifest: {out}; every file that was not used, with the reason: {out.parent / 'problems.csv'}")
+    lines.append(f"manifest: {out}; every file that was not used, with the reason: {problems_beside(out)}")
     lines.append("check the column patient: all cases of one person need one name, or test results will be too good")
     return "\n".join(lines)
 

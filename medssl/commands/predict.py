@@ -2,6 +2,7 @@
 
 import errno
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medssl.commands.console import say
 from medssl.imaging.errors import ConfigError, ImageError, MedsslError, in_words
 from medssl.imaging.files import HOPELESS, csv_text, write_text
+from medssl.imaging.problems import DAMAGED
 from medssl.imaging.progress import Progress
 from medssl.runtime.device import Device
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 POSITIONAL = ("bundle", "inputs")
 _LEAST_MEMORY_MB = 500
+_SHOWN = 20
+"""Damaged files shown of a longer list."""
 
 
 @dataclass
@@ -71,7 +75,7 @@ def predict(
 
     Raises:
         ConfigError: Unknown formats, missing inputs.
-        MedsslError: The bundle must not be used, or some cases failed.
+        MedsslError: The bundle must not be used, some cases failed, or damaged files below the inputs are part of none.
     """
     formats = _formats(format)
     if memory_mb < _LEAST_MEMORY_MB:
@@ -97,8 +101,12 @@ def predict(
     finally:  # whatever ends the batch: what was finished is told
         _write_summary(out, outcomes, left_out)
     if left_out:
-        say(f"left out: {len(left_out)} file(s) that are part of no case; {out / 'summary.csv'} says which and why")
-    _report_failures(out, outcomes)
+        counts = ", ".join(f"{n} {reason}" for reason, n in Counter(p.reason for p in left_out).most_common())
+        say(
+            f"left out: {len(left_out)} file(s) that are part of no case ({counts}); {out / 'summary.csv'} says which "
+            "and why"
+        )
+    _report_failures(out, outcomes, left_out)
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -180,13 +188,18 @@ def _numbers(report: dict[str, Any]) -> dict[str, float]:
     return sizes | {f"p_{name}": p for name, p in report.get("probabilities", {}).items()}
 
 
-def _report_failures(out: Path, outcomes: Sequence[Outcome]) -> None:
+def _report_failures(out: Path, outcomes: Sequence[Outcome], left_out: Sequence["Problem"]) -> None:
+    """A damaged file may be the scan of a patient who is missing from the results: it counts as a failure."""
     failed = [outcome for outcome in outcomes if outcome.error]
-    if failed:
-        lines = "\n".join(f"  - {o.case} ({o.error.reason}): {o.error.message}" for o in failed if o.error)
+    damaged = [problem for problem in left_out if problem.reason in DAMAGED]
+    if failed or damaged:
+        lines = [f"  - {o.case} ({o.error.reason}): {o.error.message}" for o in failed if o.error]
+        lines += [f"  - {p.path} ({p.reason}): {p.message}" for p in damaged[:_SHOWN]]
+        lines += [f"  - and {len(damaged) - _SHOWN} more damaged files"] if len(damaged) > _SHOWN else []
+        also = f", and {len(damaged)} damaged file(s) are part of no case" if damaged else ""
         raise MedsslError(
-            f"{len(failed)} of {len(outcomes)} case(s) failed, the others are finished; "
-            f"see {out / 'summary.csv'}\n{lines}",
+            f"{len(failed)} of {len(outcomes)} case(s) failed{also}, the others are finished; "
+            f"see {out / 'summary.csv'}\n" + "\n".join(lines),
             reason="all-cases-failed" if len(failed) == len(outcomes) else "some-cases-failed",
         )
     say(f"done: {len(outcomes)} case(s), summary in {out / 'summary.csv'}")

@@ -1,8 +1,8 @@
 """From a folder of scans to a manifest, and a table of everything that did not make it."""
 
 import os
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.naming import bids_subject, split_field, unique_names
 from medssl.imaging.pairing import SPLIT_FOLDERS, Case, pair
-from medssl.imaging.problems import Problem, write_problems
+from medssl.imaging.problems import Problem, in_short, problems_beside, write_problems
 from medssl.imaging.readers.scan import FoundImage, Scan, scan_tree
 from medssl.imaging.tables import Decathlon, PatientTable, decathlon_lists, patient_tables
 
@@ -35,18 +35,19 @@ class IndexSummary:
     notes: tuple[str, ...]
 
 
-def index_tree(root: Path, out: Path) -> IndexSummary:
-    """Write the manifest of a folder, and `problems.csv` beside it.
+def index_tree(root: Path, out: Path, *, resample_irregular: bool = False) -> IndexSummary:
+    """Write the manifest of a folder, and the table of its problems beside it, which is written without images too.
 
     Args:
         root: Folder of DICOM, NIfTI, NRRD, MHA or picture files.
         out: Manifest to write; its paths are relative to its folder.
+        resample_irregular: As for `scan_tree`.
 
     Raises:
         ImageError: The folder does not exist or holds no image.
     """
-    scan = scan_tree(root, show=True)
-    own = {out.resolve(), (out.parent / "problems.csv").resolve()}
+    scan = scan_tree(root, show=True, resample_irregular=resample_irregular)
+    own = {out.resolve(), problems_beside(out).resolve()}
     tables = patient_tables([p for p in sorted(root.rglob("*.csv")) if p.resolve() not in own])
     listed = decathlon_lists(set(root.rglob("dataset.json")))
     images, problems = _nameable(scan.images, out.parent)
@@ -56,16 +57,16 @@ def index_tree(root: Path, out: Path) -> IndexSummary:
     for case in cases:
         problems += _check_label(case, images)
     if not cases:
-        counts = ", ".join(f"{n} {reason}" for reason, n in Counter(p.reason for p in problems).most_common())
-        raise ImageError(
-            f"{root} holds no image that can be used ({counts or 'the folder is empty'})", reason="no-images"
-        )
+        if problems:
+            write_problems(problems_beside(out), problems)
+        listed_in = f"\nevery file with its reason: {problems_beside(out)}" if problems else ""
+        raise ImageError(f"{root} holds no image that can be used: {in_short(problems)}{listed_in}", reason="no-images")
     used, notes = _patients(cases, tables, root)
     rows = _rows(cases, used, listed, root, out.parent)
-    notes += _remarks(cases, rows, root) + _duplicates(cases, rows)
+    notes += _whole_series(scan.spoilt) + _remarks(cases, rows, root) + _duplicates(cases, rows)
     problems = _told_apart(problems, [table.path for table in tables], used, listed)
     manifest = Manifest.from_rows(rows, out.parent)
-    write_problems(out.parent / "problems.csv", problems)
+    write_problems(problems_beside(out), problems)
     manifest.write(out)
     return IndexSummary(tuple(rows), tuple(problems), tuple(notes))
 
@@ -204,6 +205,17 @@ def _remarks(cases: Sequence[Case], rows: Sequence[Row], root: Path) -> list[str
     if len(cases) >= _FEW and len(identities) == 1 and all(case.images[0].patient for case in cases):
         notes.append("warning: all DICOM files carry one PatientID; if that is not one person, fill the column patient")
     return notes
+
+
+def _whole_series(spoilt: Mapping[str, str]) -> list[str]:
+    """One line on the series that are missing because of a damaged file."""
+    if not spoilt:
+        return []
+    patients = len(set(spoilt.values()))
+    return [
+        f"warning: {len(spoilt)} DICOM series of {patients} patient(s) left out whole, each because of a damaged file: "
+        "copy those files again (reason truncated), and index again"
+    ]
 
 
 def _duplicates(cases: Sequence[Case], rows: Sequence[Row]) -> list[str]:

@@ -2,11 +2,15 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from medssl.imaging.files import write_text
+
+DAMAGED = frozenset({"truncated", "damaged", "bad-dicom", "cannot-decode"})
+"""Reasons of files that were images, most likely, and cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,20 @@ class Problem:
     reason: str
     action: str
     message: str
+
+
+def in_short(problems: Sequence[Problem]) -> str:
+    """How many files have each reason, and the commonest with its first file and its message in full."""
+    counts = Counter(problem.reason for problem in problems).most_common()
+    first = next((problem for problem in problems if problem.reason == counts[0][0]), None)
+    if first is None:
+        return "the folder is empty"
+    return f"{', '.join(f'{n} {reason}' for reason, n in counts)}; for instance {first.path}: {first.message}"
+
+
+def problems_beside(manifest: Path) -> Path:
+    """Table of the problems of a manifest: problems.csv beside manifest.csv, NAME.problems.csv beside NAME.csv."""
+    return manifest.with_name("problems.csv" if manifest.name == "manifest.csv" else f"{manifest.stem}.problems.csv")
 
 
 def write_problems(path: Path, problems: Iterable[Problem], *, mode: int = 0o666) -> None:

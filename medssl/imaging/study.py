@@ -38,17 +38,23 @@ class Study:
     problems: tuple[Problem, ...]
 
 
-def find_studies(place: Path) -> tuple[list[Study], list[FoundImage], list[Problem]]:
+def find_studies(
+    place: Path, *, resample_irregular: bool = False
+) -> tuple[list[Study], list[FoundImage], list[Problem]]:
     """Studies at or below a folder or in a zip file, the images there that are not DICOM, and what was left out.
 
     Zip files below a folder are searched too, those within a zip file are not.
+
+    Args:
+        place: Folder or zip file.
+        resample_irregular: As for `scan_tree`.
 
     Raises:
         ImageError: The place cannot be searched.
     """
     zipped = place.is_file()
     searched = unpacked(place) if zipped else place
-    scan = scan_tree(searched, open_zips=False)
+    scan = scan_tree(searched, open_zips=False, resample_irregular=resample_irregular)
     others, problems = [image for image in scan.images if image.format != "dicom"], list(scan.problems)
     if zipped:
         problems = [replace(p, path=p.path.replace(str(searched), str(place), 1)) for p in problems]
@@ -62,7 +68,7 @@ def find_studies(place: Path) -> tuple[list[Study], list[FoundImage], list[Probl
         raise ImageError(f"{place}: no DICOM series found{detail}", reason="no-images")
     for path in () if zipped else scan.zips:
         try:
-            inside = find_studies(path)
+            inside = find_studies(path, resample_irregular=resample_irregular)
         except ImageError as error:
             problems.append(Problem(str(path), error.reason, "left out", error.message))
             continue

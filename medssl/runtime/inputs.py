@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.naming import split_field
-from medssl.imaging.problems import Problem
+from medssl.imaging.problems import Problem, in_short
 from medssl.imaging.readers.open import read_channels
 from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.study import find_studies, read_study
@@ -61,7 +61,8 @@ def find_cases(
         found += below
         left_out += others
         if not below:
-            problems.append(f"input {given} holds no image; medssl index {given} --out manifest.csv says why")
+            advice = f"; medssl index {given} --out manifest.csv lists every file with its reason" if others else ""
+            problems.append(f"input {given} holds no image that can be used: {in_short(others)}{advice}")
     if problems:
         raise ConfigError(problems)
     names = case_names([text for text, _ in found])
@@ -84,7 +85,7 @@ def _below(given: str, spec: BundleSpec, resample_irregular: bool) -> tuple[list
     found: list[_Found] = []
     problems: list[Problem] = []
     if spec.series and (path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip")):
-        studies, others, problems = find_studies(path)
+        studies, others, problems = find_studies(path, resample_irregular=resample_irregular)
         read = partial(
             read_study,
             channels=spec.channels,
@@ -98,7 +99,7 @@ def _below(given: str, spec: BundleSpec, resample_irregular: bool) -> tuple[list
             found.append((text, partial(read, study)))
         fields = [image.field for image in others]
     elif path.is_dir():
-        scan = scan_tree(path)
+        scan = scan_tree(path, resample_irregular=resample_irregular)
         fields, problems = [image.field for image in scan.images], scan.problems
     else:
         fields = [given]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_phantom import ramp, write_series
 from PIL import Image
 
 from medssl.__main__ import main
@@ -13,8 +14,10 @@ from medssl.commands.prepare import prepare
 from medssl.data.cache import Cache
 from medssl.imaging.errors import CacheError
 from medssl.imaging.geometry import Geometry
+from medssl.imaging.index import index_tree
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.preprocess import Intensity, Preprocess, restore_label
+from medssl.imaging.problems import DAMAGED, read_problems
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
 
@@ -82,6 +85,30 @@ def test_cases_with_different_numbers_of_channels_are_named(tmp_path: Path) -> N
     with pytest.raises(CacheError, match="1 in 'one', 2 in 'two'"):
         prepare(manifest, tmp_path / "cache", workers=1)
     assert not (tmp_path / "cache" / "cache.json").exists()
+
+
+def test_uneven_series_of_an_index_are_left_out_unless_resampling_is_asked_for_again(tmp_path: Path) -> None:
+    write_series(tmp_path / "d" / "good", ramp(4))
+    write_series(tmp_path / "d" / "gap", ramp(4), positions=[(0, 0, z) for z in (0, 1, 2, 4)], series="1.2.9")
+    index_tree(tmp_path / "d", tmp_path / "manifest.csv", resample_irregular=True)
+    with pytest.raises(CacheError, match=r"gap: .*missing-slice"):
+        prepare(tmp_path / "manifest.csv", tmp_path / "strict", workers=1)
+    prepare(tmp_path / "manifest.csv", tmp_path / "cache", resample_irregular=True, workers=1)
+    (gap, _) = sorted(Cache.open(tmp_path / "cache").cases, key=lambda case: case.case)
+    assert gap.case == "gap"
+    assert any("uneven slices were resampled" in note for note in gap.notes)
+
+
+def test_a_file_of_the_manifest_that_is_damaged_is_named(tmp_path: Path) -> None:
+    manifest = _manifest(tmp_path, [Row(name, name, f"{name}.nii.gz") for name in ("whole", "cut", "hole")])
+    content = (tmp_path / "cut.nii.gz").read_bytes()
+    (tmp_path / "cut.nii.gz").write_bytes(content[: len(content) // 2])
+    (tmp_path / "hole.nii.gz").write_bytes(content[:5000] + content[6000:])
+    with pytest.raises(CacheError, match="2 of 3 cases were left out"):
+        prepare(manifest, tmp_path / "cache", workers=1)
+    told = {Path(p.path).name: p for p in read_problems(tmp_path / "cache" / "problems.csv")}
+    assert {name: problem.reason in DAMAGED for name, problem in told.items()} == {"cut": True, "hole": True}
+    assert all(f"{name}.nii.gz" in problem.message for name, problem in told.items())
 
 
 def _labelled(folder: Path, patients: int) -> Path:

@@ -16,7 +16,9 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.index import index_tree
 from medssl.imaging.labels import Label
 from medssl.imaging.manifest import Manifest
+from medssl.imaging.problems import read_problems
 from medssl.imaging.readers.open import read_volume
+from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_seg import write_dicom_seg
 from medssl.imaging.writers.dicom_source import Maker
@@ -92,7 +94,7 @@ def test_a_dicom_tree_with_segmentation_localizer_and_duplicate(tmp_path: Path):
     assert (row["modality"], row["sex"], row["age"], row["scanner"]) == ("CT", "F", "63", "ACME Scan 3")
     assert row["label"] == "d/seg.dcm"
     assert row["patient"] not in ("patient", "s")  # a pseudonym
-    with (tmp_path / "problems.csv").open(newline="") as stream:
+    with (tmp_path / "m.problems.csv").open(newline="") as stream:
         reasons = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(stream)}
     assert reasons["scout.dcm"] == "localizer"
     assert {"again.dcm", "002.dcm"} & {name for name, reason in reasons.items() if reason == "duplicate-slice"}
@@ -101,7 +103,7 @@ def test_a_dicom_tree_with_segmentation_localizer_and_duplicate(tmp_path: Path):
 def _told(folder: Path) -> set[Path]:
     """Every file that the written tables name: files of images, labels, and problems."""
     told = set()
-    with (folder / "problems.csv").open(newline="") as stream:
+    with (folder / "m.problems.csv").open(newline="") as stream:
         told |= {Path(row["path"]) for row in csv.DictReader(stream)}
     for row in Manifest.read(folder / "m.csv").rows:
         for part in filter(None, [*row.image.split(";"), row.label]):
@@ -143,6 +145,27 @@ def test_no_file_vanishes(tmp_path: Path):
     ] == "label-grid"
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_uneven_series_are_cases_where_that_is_asked_for(tmp_path: Path, zipped: bool):
+    root = tmp_path / "d"
+    write_series(root / "s" / "good", ramp(4))
+    gap = write_series(root / "s" / "gap", ramp(4), positions=[(0, 0, z) for z in (0, 1, 2, 5)], series="1.2.9")
+    if zipped:
+        shutil.make_archive(str(root / "gap"), "zip", gap)
+        shutil.rmtree(gap)
+    assert [row.case for row in index_tree(root, tmp_path / "m.csv").rows] == ["good"]
+    summary = index_tree(root, tmp_path / "m.csv", resample_irregular=True)
+    assert sorted(row.case for row in summary.rows) == ["gap", "good"]
+    assert not summary.problems
+    assert any("uneven or missing" in note and note.endswith(": gap") for note in summary.notes)
+    (field,) = (tmp_path / row.image for row in Manifest.read(tmp_path / "m.csv").rows if row.case == "gap")
+    with pytest.raises(ImageError):
+        read_volume(field)
+    (found,) = (image for image in scan_tree(root, resample_irregular=True).images if "gap" in image.field)
+    assert found.geometry is not None
+    assert found.geometry.is_close(read_volume(field, resample_irregular=True).geometry)
+
+
 def test_patients_from_a_table_and_identical_images(tmp_path: Path):
     for name in ("l", "r", "z"):
         _nifti(tmp_path / "d" / f"{name}.nii", 0 if name == "r" else 1)
@@ -165,11 +188,55 @@ def test_the_verb_refuses_missing_empty_and_existing(tmp_path: Path, capsys: pyt
     _nifti(tmp_path / "d" / "a.nii")
     index(tmp_path / "d", tmp_path / "m.csv")
     assert "found 1 cases of 1 patients" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match=r"m.csv exists already[^$]*problems.csv exists already"):
+    with pytest.raises(ConfigError, match=r"m.csv exists already[^$]*m.problems.csv exists already"):
         index(tmp_path / "d", tmp_path / "m.csv")
     _nifti(tmp_path / "d" / "b.nii", 1)
     index(tmp_path / "d", tmp_path / "m.csv", overwrite=True)
     assert "found 2 cases of 2 patients" in capsys.readouterr().out
+
+
+def test_a_folder_without_a_usable_image_has_its_list_and_the_reason_in_full(tmp_path: Path):
+    gap = write_series(tmp_path / "d", ramp(4), positions=[(0, 0, z) for z in (0, 1, 2, 4)])
+    (tmp_path / "d" / "README").write_text("hello")
+    with pytest.raises(ImageError) as error:
+        index(tmp_path / "d", tmp_path / "manifest.csv")
+    for part in ("4 missing-slice, 1 not-an-image", str(gap / "000.dcm"), "between slices 3 and 4", "problems.csv"):
+        assert part in error.value.message
+    told = {Path(p.path).name: p.reason for p in read_problems(tmp_path / "problems.csv")}
+    assert told == {f"00{k}.dcm": "missing-slice" for k in range(4)} | {"README": "not-an-image"}
+    assert not (tmp_path / "manifest.csv").exists()
+
+
+def test_series_left_out_because_of_a_damaged_file_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for number in range(4):
+        folder = write_series(
+            tmp_path / "d" / str(number), ramp(4), series=f"1.2.9.{number}", PatientID=f"p{number // 2}"
+        )
+        if number:
+            (folder / "002.dcm").write_bytes((folder / "002.dcm").read_bytes()[:-10])
+    index(tmp_path / "d", tmp_path / "manifest.csv")
+    told = capsys.readouterr().out
+    assert "found 1 cases of 1 patients" in told
+    assert "warning: 3 DICOM series of 2 patient(s) left out whole, each because of a damaged file" in told
+    assert "left out: 9 file(s), damaged-series" in told
+    assert "left out: 3 file(s), truncated" in told
+
+
+def test_manifests_in_one_folder_have_their_own_problems(tmp_path: Path):
+    for name in ("a", "b"):
+        _nifti(tmp_path / name / f"{name}.nii")
+        (tmp_path / name / f"{name}.txt").write_text("no image")
+    out = tmp_path / "out"
+    index(tmp_path / "a", out / "manifest.csv")
+    index(tmp_path / "b", out / "second.csv")
+    assert sorted(path.name for path in out.iterdir()) == [
+        "manifest.csv",
+        "problems.csv",
+        "second.csv",
+        "second.problems.csv",
+    ]
+    assert [Path(p.path).name for p in read_problems(out / "problems.csv")] == ["a.txt"]
+    assert [Path(p.path).name for p in read_problems(out / "second.problems.csv")] == ["b.txt"]
 
 
 def test_a_manifest_inside_the_folder_is_no_patient_table(tmp_path: Path):

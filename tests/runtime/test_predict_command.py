@@ -56,11 +56,46 @@ def test_a_tree_with_one_bad_case_finishes_the_others(bundle: Path, tmp_path: Pa
     bad.write_bytes(bad.read_bytes()[:-40])
     assert main(["predict", str(bundle), str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
     with (tmp_path / "out" / "summary.csv").open(newline="") as stream:
-        rows = {row["case"]: row for row in csv.DictReader(stream)}
-    assert {name: row["status"] for name, row in rows.items()} == {"a": "ok", "b": "truncated", "series": "ok"}
-    assert "1 of 3 case(s) failed" in capsys.readouterr().err
+        rows = {row["case"] or Path(row["input"]).name: row["status"] for row in csv.DictReader(stream)}
+    assert rows == {"a": "ok", "b.nii.gz": "truncated", "series": "ok"}
+    told = capsys.readouterr()
+    assert "left out: 1 file(s) that are part of no case (1 truncated)" in told.out + told.err
+    assert "0 of 2 case(s) failed, and 1 damaged file(s) are part of no case" in told.err
     assert not (tmp_path / "out" / "b").exists()
     assert not list((tmp_path / "out").glob(".partial*"))
+
+
+def test_a_series_lost_by_a_damaged_slice_is_told(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("a", "b"):
+        write_series(tmp_path / "in" / name, (ramp(4) % 30).astype(np.int16), series=f"1.2.{ord(name)}", **_COMPANION)
+    cut = tmp_path / "in" / "b" / "001.dcm"
+    cut.write_bytes(cut.read_bytes()[:-10])
+    assert main(["predict", str(bundle), str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr()
+    assert "left out: 4 file(s) that are part of no case (3 damaged-series, 1 truncated)" in told.out + told.err
+    assert f"1 damaged file(s) are part of no case, the others are finished; see {tmp_path / 'out'}" in told.err
+    assert f"{cut} is cut" in told.err
+    with (tmp_path / "out" / "summary.csv").open(newline="") as stream:
+        rows = {Path(row["input"]).name: row["message"] for row in csv.DictReader(stream) if not row["case"]}
+    assert f"its series was left out whole, because {cut} of it is cut" in rows["000.dcm"]
+
+
+@pytest.mark.parametrize("positions", [(0, 1, 2, 4), (0, 1, 2, 3.4)])
+def test_uneven_series_of_a_folder_are_resampled_where_that_is_asked_for(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], positions: tuple[float, ...]
+):
+    places = [(0, 0, 2.5 * z) for z in positions]
+    write_series(tmp_path / "in" / "a", (ramp(4) % 30).astype(np.int16), positions=places, **_COMPANION)
+    arguments = ["predict", str(bundle), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert "holds no image that can be used: 4 " in told
+    assert f"{tmp_path / 'in' / 'a' / '000.dcm'}: series 1.2.3.1: " in told
+    assert "resample_irregular" in told
+    assert main([*arguments, "--resample_irregular"]) == 0
+    assert _statuses(tmp_path / "out") == {"a": "ok"}
+    report = json.loads((tmp_path / "out" / "a" / "report.json").read_text())
+    assert any("uneven slices were resampled" in warning for warning in report["warnings"])
 
 
 def test_dicom_seg_from_dicom_only(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -165,6 +165,10 @@ def test_a_series_that_lacks_a_slice_is_no_channel_and_the_reason_is_told(study:
     with pytest.raises(ImageError, match=r"channel FLAIR .*no series fits(.|\n)*left out: .*seem to be missing"):
         _read(study)
 
+    (found,), *_ = find_studies(study, resample_irregular=True)
+    volume = read_study(found, _CHANNELS, _RULES, resample_irregular=True)
+    assert any("uneven slices were resampled" in note for note in volume.source.notes)
+
 
 def test_series_that_do_not_lie_together_are_refused(tmp_path: Path):
     _series(tmp_path / "a", "1.2.3.1", "t1")

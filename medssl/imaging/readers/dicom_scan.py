@@ -9,40 +9,44 @@ from medssl.imaging.problems import Problem
 from medssl.imaging.readers.dicom import by_series
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, Instance, instance_of, read_header
 from medssl.imaging.readers.dicom_labels import referenced_series
-from medssl.imaging.readers.dicom_series import gap_error, grids, is_localizer, refuse_cut, stack
+from medssl.imaging.readers.dicom_series import even_offsets, gap_error, grids, is_localizer, refuse_cut, stack
 from medssl.imaging.readers.guard import explained
-from medssl.imaging.readers.scan import FoundImage, FoundLabel
+from medssl.imaging.readers.scan import FoundImage, FoundLabel, Scan
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+_UNEVEN = "slices are uneven or missing: used only where --resample_irregular is given again"
 
 
-def scan_dicom(
-    files: Iterable[Path], images: list[FoundImage], labels: list[FoundLabel], problems: list[Problem]
-) -> None:
-    """Sort files into images, label objects and problems, added to the three lists."""
+def scan_dicom(files: Iterable[Path], scan: Scan, *, resample_irregular: bool = False) -> None:
+    """Sort files into images, label objects and problems, added to a scan.
+
+    Args:
+        files: Files that may be DICOM.
+        scan: What is found is added here.
+        resample_irregular: Unevenly spaced slices make an image, on the grid that `read_volume` resamples them to.
+    """
     instances: list[Instance] = []
     for file in files:
         try:
             with explained(file):
                 dataset = read_header(file)
                 if dataset.get("SOPClassUID", "") in (*SEGMENTATIONS, _RTSTRUCT):
-                    labels.append(FoundLabel(file, tuple(sorted(referenced_series(dataset)))))
+                    scan.labels.append(FoundLabel(file, tuple(sorted(referenced_series(dataset)))))
                 else:
                     instances.append(instance_of(dataset, file))
         except ImageError as error:
-            problems.append(Problem(str(file), error.reason, "left out", error.message))
+            scan.problems.append(Problem(str(file), error.reason, "left out", error.message))
         except PermissionError:
-            problems.append(Problem(str(file), "no-permission", "left out", "the file may not be read: ask its owner"))
+            message = "the file may not be read: ask its owner"
+            scan.problems.append(Problem(str(file), "no-permission", "left out", message))
     series = by_series(instances)
     folders = _folders(series)
     for uid, group in series.items():
-        _series(uid, group, folders, images, problems)
+        _series(uid, group, folders, scan, resample_irregular)
 
 
-def _series(
-    uid: str, group: list[Instance], folders: dict[Path, int], images: list[FoundImage], problems: list[Problem]
-) -> None:
-    planes = []
+def _series(uid: str, group: list[Instance], folders: dict[Path, int], scan: Scan, resample_irregular: bool) -> None:
+    planes, problems = [], scan.problems
     for instance in group:
         if is_localizer(instance) and len(group) > 1:
             problems.append(_left_out(instance.path, "localizer", "a localizer is no part of the volume"))
@@ -55,9 +59,13 @@ def _series(
             problems.extend(_left_out(i.path, "mixed-series", message) for i in [*first, *other])
             return
         problems.extend(_left_out(i.path, "other-grid", "lies on another grid than its series") for i in other)
+    if cut := [i for i in first if i.cut]:
+        problems.extend(_spoilt(first, cut[0].path))
+        scan.spoilt[uid] = first[0].patient
+        return
     try:
         with explained(first[0].path):
-            geometry, notes, dropped = _volume(first)
+            geometry, notes, dropped = _volume(first, resample_irregular)
     except ImageError as error:
         problems.extend(_left_out(i.path, error.reason, error.message) for i in first)
         return
@@ -65,7 +73,7 @@ def _series(
         problems.append(Problem(str(path), "duplicate-slice", "left out", "exactly the same slice is in another file"))
     kept = tuple(i.path for i in first if i.path not in dropped)
     head = first[0]
-    images.append(
+    scan.images.append(
         FoundImage(
             _field(uid, kept, folders),
             kept,
@@ -84,18 +92,28 @@ def _series(
     )
 
 
-def _volume(group: Sequence[Instance]) -> tuple[Geometry | None, tuple[str, ...], set[Path]]:
+def _spoilt(group: Sequence[Instance], cut: Path) -> list[Problem]:
+    """Why the files of a series are left out of which one is cut: without it nobody would see that it is shorter."""
+    message = f"its series was left out whole, because {cut} of it is cut: copy that file again"
+    return [
+        *(_left_out(i.path, "truncated", i.cut) for i in group if i.cut),
+        *(_left_out(i.path, "damaged-series", message) for i in group if not i.cut),
+    ]
+
+
+def _volume(group: Sequence[Instance], resample_irregular: bool) -> tuple[Geometry | None, tuple[str, ...], set[Path]]:
     refuse_cut(group)
     head = group[0]
     if len(group) == 1 and len(head.frames) == 1 and head.frames[0].orientation is None:
         return None, ("the image has no position in the patient",), set()
     found = stack(group)
-    if not found.uniform:
+    if not found.uniform and not resample_irregular:
         raise gap_error(found, f"series {head.series_uid or head.path}")
-    planes = len(found.frames)
+    planes = len(even_offsets(found))
     shape = (head.columns, head.rows) if planes == 1 else (head.columns, head.rows, planes)
     kept = {frame.path for frame in found.frames}
-    return Geometry(found.affine, shape), found.notes, {f.path for f in found.dropped} - kept
+    notes = found.notes if found.uniform else (*found.notes, _UNEVEN)
+    return Geometry(found.affine, shape), notes, {f.path for f in found.dropped} - kept
 
 
 def _folders(series: dict[str, list[Instance]]) -> dict[Path, int]:

@@ -183,6 +183,15 @@ def _step(
     return step, [float(v) for v in offsets], uniform
 
 
+def even_offsets(found: Stack) -> npt.NDArray[np.float64]:
+    """Distance of each slice of the volume from the first: uneven ones are evened to the median of those found."""
+    offsets = np.array(found.offsets_mm)
+    if found.uniform:
+        return offsets
+    step = float(np.median(np.diff(offsets)))
+    return np.arange(0, offsets[-1] + 1e-3 * step, step)
+
+
 def gap_error(found: Stack, where: str) -> ImageError:
     """The error for slices that are not evenly spaced."""
     distances = np.diff(found.offsets_mm)
@@ -253,13 +262,11 @@ def _flat(instance: Instance) -> Volume:
 
 def _evened(pixels: npt.NDArray[np.generic], found: Stack) -> tuple[npt.NDArray[np.generic], Stack]:
     """Linear interpolation along the slices onto even distances: the median of those found."""
-    offsets = np.array(found.offsets_mm)
-    step = float(np.median(np.diff(offsets)))
-    wanted = np.arange(0, offsets[-1] + 1e-3 * step, step)
+    offsets, wanted = np.array(found.offsets_mm), even_offsets(found)
     upper = np.clip(np.searchsorted(offsets, wanted, side="right"), 1, len(offsets) - 1)
     share = np.clip((wanted - offsets[upper - 1]) / (offsets[upper] - offsets[upper - 1]), 0, 1)[:, None, None]
     evened = pixels[upper - 1] * (1 - share) + pixels[upper] * share
-    note = f"uneven slices were resampled to {step:.3f} mm on request: {len(offsets)} slices became {len(wanted)}"
+    note = f"uneven slices were resampled to {wanted[1]:.3f} mm on request: {len(offsets)} slices became {len(wanted)}"
     stack_ = replace(found, uniform=True, offsets_mm=tuple(wanted), notes=(*found.notes, note))
     return evened.astype(np.float32), stack_
 

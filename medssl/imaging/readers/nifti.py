@@ -1,6 +1,9 @@
 """NIfTI images and label maps, placed by their own affine."""
 
+import gzip
 import math
+import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from medssl.imaging.volume import Source, Volume
 
 _MAX_OFFSET = 64 << 20
 """Largest distance of the voxels from the beginning of the file; extensions lie between."""
+_BLOCK = 1 << 20
+_TRUNCATED = "{} is truncated: it is shorter than its header says: copy it again"
 
 
 def read_nifti(path: Path) -> Volume:
@@ -23,14 +28,7 @@ def read_nifti(path: Path) -> Volume:
         ImageError: Truncated, no NIfTI, not 3D, or a header without a usable place in space.
     """
     image = _open(path)
-    shape = tuple(int(n) for n in image.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) != 3:
-        raise ImageError(
-            f"{path}: {len(shape)}D image of {shape} where 3D is due; split the time points or channels into files",
-            reason="not-3d",
-        )
+    shape = _shape(image, path)
     geometry = _geometry(image, shape, path)
     _refuse_impossible(image, shape, path)
     try:
@@ -53,12 +51,61 @@ def nifti_header(path: Path) -> Geometry:
         ImageError: As `read_nifti`, as far as the header tells.
     """
     image = _open(path)
+    return _geometry(image, _shape(image, path), path)
+
+
+def whole_nifti_header(path: Path) -> Geometry:
+    """Grid of a NIfTI file that is as long as its header says.
+
+    A whole gzip file ends with its unpacked length: only one where that is another number is unpacked, and dropped.
+
+    Raises:
+        ImageError: As `read_nifti`, as far as header and length tell.
+    """
+    image = _open(path)
+    shape = _shape(image, path)
+    geometry = _geometry(image, shape, path)
+    _refuse_impossible(image, shape, path)
+    due = _due(image, shape)
+    if path.name.lower().endswith(".gz") and _told_length(path) != due % 2**32 and not _unpacks_to(path, due):
+        raise ImageError(_TRUNCATED.format(path), reason="truncated")
+    return geometry
+
+
+def _due(image: nib.Nifti1Image, shape: tuple[int, ...]) -> int:
+    """Bytes from the beginning of the file, unpacked, to the end of its voxels."""
+    proxy: Any = image.dataobj
+    return int(proxy.offset) + math.prod(shape) * int(proxy.dtype.itemsize)
+
+
+def _told_length(path: Path) -> int:
+    """Unpacked length that the last bytes of a gzip file tell, modulo 2^32."""
+    with path.open("rb") as stream:
+        stream.seek(-4, os.SEEK_END)
+        return int.from_bytes(stream.read(4), "little")
+
+
+def _unpacks_to(path: Path, due: int) -> bool:
+    """Whether a gzip file holds so many bytes."""
+    try:
+        with gzip.open(path) as stream:
+            while due > 0 and (block := stream.read(min(due, _BLOCK))):
+                due -= len(block)
+    except (EOFError, OSError, zlib.error):
+        return False
+    return due <= 0
+
+
+def _shape(image: nib.Nifti1Image, path: Path) -> tuple[int, ...]:
     shape = tuple(int(n) for n in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3:
-        raise ImageError(f"{path}: {len(shape)}D image of {shape} where 3D is due", reason="not-3d")
-    return _geometry(image, shape, path)
+        raise ImageError(
+            f"{path}: {len(shape)}D image of {shape} where 3D is due; split the time points or channels into files",
+            reason="not-3d",
+        )
+    return shape
 
 
 def _open(path: Path) -> nib.Nifti1Image:
@@ -112,8 +159,8 @@ def _refuse_impossible(image: nib.Nifti1Image, shape: tuple[int, ...], path: Pat
         raise ImageError(
             f"{path}: its voxels begin at byte {proxy.offset}, too far from its header", reason="truncated"
         )
-    if path.name.lower().endswith(".nii") and proxy.offset + voxels * proxy.dtype.itemsize > path.stat().st_size:
-        raise ImageError(f"{path} is truncated: it is shorter than its header says: copy it again", reason="truncated")
+    if path.name.lower().endswith(".nii") and _due(image, shape) > path.stat().st_size:
+        raise ImageError(_TRUNCATED.format(path), reason="truncated")
 
 
 def _geometry(image: nib.Nifti1Image, shape: tuple[int, ...], path: Path) -> Geometry:

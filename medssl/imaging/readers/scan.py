@@ -12,7 +12,7 @@ from medssl.imaging.progress import track
 from medssl.imaging.readers import itk, raster
 from medssl.imaging.readers.archive import forget_unpacked, unpacked
 from medssl.imaging.readers.guard import explained
-from medssl.imaging.readers.nifti import nifti_header
+from medssl.imaging.readers.nifti import whole_nifti_header
 
 _NIFTI = (".nii", ".nii.gz")
 
@@ -67,21 +67,27 @@ class FoundLabel:
 
 @dataclass
 class Scan:
-    """Everything below a folder; each file is in exactly one of the lists, `zips` is for those that were not opened."""
+    """Everything below a folder; each file is in one of the lists, `zips` is for those that were not opened.
+
+    `spoilt` maps the SeriesInstanceUID of each series that was left out whole, because a file of it is damaged, to its
+    patient's pseudonym.
+    """
 
     images: list[FoundImage] = field(default_factory=list)
     labels: list[FoundLabel] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     zips: list[Path] = field(default_factory=list)
+    spoilt: dict[str, str] = field(default_factory=dict)
 
 
-def scan_tree(root: Path, *, show: bool = False, open_zips: bool = True) -> Scan:
+def scan_tree(root: Path, *, show: bool = False, open_zips: bool = True, resample_irregular: bool = False) -> Scan:
     """Look at every file at or below a folder; only headers are read where the format allows.
 
     Args:
         root: Folder.
         show: Show progress.
         open_zips: Take zip files for images with one DICOM series each; otherwise they are listed apart.
+        resample_irregular: Take DICOM series with uneven slices for images, which `read_volume` reads when told so.
 
     Raises:
         ImageError: The folder does not exist.
@@ -103,14 +109,14 @@ def scan_tree(root: Path, *, show: bool = False, open_zips: bool = True) -> Scan
         elif name.endswith(raster.SUFFIXES):
             _add(scan, file, "raster")
         elif name.endswith(".zip"):
-            _add(scan, file, "zip") if open_zips else scan.zips.append(file)
+            _add(scan, file, "zip", resample_irregular) if open_zips else scan.zips.append(file)
         else:
             others.append(file)
     if others:
         from medssl.imaging.readers.dicom_scan import scan_dicom  # noqa: PLC0415 (pydicom is slow to import)
 
         headers = track(others, "index: DICOM headers", len(others), "file") if show else others
-        scan_dicom(headers, scan.images, scan.labels, scan.problems)
+        scan_dicom(headers, scan, resample_irregular=resample_irregular)
     scan.images.sort(key=lambda image: image.field)
     return scan
 
@@ -142,13 +148,13 @@ def _files(root: Path, scan: Scan) -> list[Path]:
     return [path for path in sorted(found) if path.is_file()]
 
 
-def _add(scan: Scan, file: Path, kind: str) -> None:
+def _add(scan: Scan, file: Path, kind: str, resample_irregular: bool = False) -> None:
     try:
         with explained(file):
             if kind == "zip":
-                scan.images.append(_zipped(file))
+                scan.images.append(_zipped(file, resample_irregular))
                 return
-            geometry = nifti_header(file) if kind == "nifti" else _read_grid(file, kind)
+            geometry = whole_nifti_header(file) if kind == "nifti" else _read_grid(file, kind)
     except ImageError as error:
         scan.problems.append(Problem(str(file), error.reason, "left out", error.message))
         return
@@ -158,11 +164,11 @@ def _add(scan: Scan, file: Path, kind: str) -> None:
     scan.images.append(FoundImage(str(file), (file,), kind, geometry))
 
 
-def _zipped(file: Path) -> FoundImage:
+def _zipped(file: Path, resample_irregular: bool) -> FoundImage:
     """The one DICOM series of a zip file; it is unpacked for a look and removed again."""
     folder = unpacked(file)
     try:
-        inside = scan_tree(folder)
+        inside = scan_tree(folder, resample_irregular=resample_irregular)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         forget_unpacked()

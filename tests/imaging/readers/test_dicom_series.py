@@ -53,8 +53,14 @@ def test_the_scan_finds_the_cut_slice_by_its_length(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:-1])
     scan = scan_tree(tmp_path)
     assert not scan.images
-    assert {(p.reason, Path(p.path).name) for p in scan.problems} == {("truncated", f"00{k}.dcm") for k in range(4)}
-    assert all("003.dcm is cut" in p.message for p in scan.problems)
+    told = {Path(p.path).name: p for p in scan.problems}
+    assert {name: p.reason for name, p in told.items()} == {
+        **{f"00{k}.dcm": "damaged-series" for k in range(3)},
+        "003.dcm": "truncated",
+    }
+    assert "003.dcm is cut" in told["003.dcm"].message
+    assert f"its series was left out whole, because {path} of it is cut" in told["000.dcm"].message
+    assert list(scan.spoilt) == ["1.2.3.1"]
 
 
 def test_planes_on_another_grid_and_localizers_are_left_out_and_said(tmp_path: Path):

@@ -16,6 +16,7 @@ from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.labels import Label
 from medssl.imaging.readers.open import read_channels, read_label, read_volume
+from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
 
@@ -102,6 +103,36 @@ def test_bad_files_have_reasons(tmp_path: Path):
     assert _reason(tmp_path / "cut.mha") == "truncated"
     assert _reason(tmp_path / "notzip.zip") == "bad-zip"
     assert _reason(tmp_path / "absent.nii") == "no-such-file"
+
+
+@pytest.mark.parametrize(("name", "kept"), [("a.nii", 5000), ("a.nii.gz", 5000), ("a.nii.gz", -40)])
+def test_the_scan_finds_a_cut_nifti_by_its_length(
+    tmp_path: Path, rng: np.random.Generator, name: str, kept: int, monkeypatch: pytest.MonkeyPatch
+):
+    path = _nifti(tmp_path / name, rng.normal(size=(16, 16, 16)).astype(np.float32))
+    whole = path.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("medssl.imaging.readers.nifti._unpacks_to", None)
+        assert len(scan_tree(tmp_path).images) == 1, "a whole file is not unpacked"
+    path.write_bytes(whole[:kept])
+    scan = scan_tree(tmp_path)
+    assert not scan.images
+    assert [(p.path, p.reason) for p in scan.problems] == [(str(path), "truncated")]
+
+
+@pytest.mark.parametrize("more", ["padding", "members", "voxels"])
+def test_the_scan_takes_gzip_files_that_do_not_end_with_the_length_of_the_image(tmp_path: Path, more: str):
+    path = _nifti(tmp_path / "a.nii.gz", np.ones((8, 8, 8), np.float32))
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(
+        {
+            "padding": gzip.compress(content) + bytes(8),
+            "members": gzip.compress(content[:900]) + gzip.compress(content[900:]),
+            "voxels": gzip.compress(content + b"more"),
+        }[more]
+    )
+    assert len(scan_tree(tmp_path).images) == 1
+    assert read_volume(path).array.all()
 
 
 def test_nan_voxels_are_counted_and_refused(tmp_path: Path):
