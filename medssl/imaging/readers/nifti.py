@@ -32,10 +32,10 @@ def read_nifti(path: Path) -> Volume:
     geometry = _geometry(image, shape, path)
     _refuse_impossible(image, shape, path)
     try:
-        array = np.asanyarray(image.dataobj).reshape(shape)
+        array = _voxels(image, path).reshape(shape)
     except PermissionError:
         raise
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ImageError(
             f"{path} is truncated or damaged ({error}): copy it again from its source", reason="truncated"
         ) from error
@@ -70,6 +70,19 @@ def whole_nifti_header(path: Path) -> Geometry:
     if path.name.lower().endswith(".gz") and _told_length(path) != due % 2**32 and not _unpacks_to(path, due):
         raise ImageError(_TRUNCATED.format(path), reason="truncated")
     return geometry
+
+
+def _voxels(image: nib.Nifti1Image, path: Path) -> Any:
+    """Voxels of a file; a packed one is read to its end, where its checksum is, which nibabel leaves out."""
+    if not path.name.lower().endswith(".gz"):
+        return np.asanyarray(image.dataobj)
+    with gzip.open(path) as stream:
+        holder = nib.FileHolder(fileobj=stream)
+        array = np.asanyarray(type(image).from_file_map({"header": holder, "image": holder}).dataobj)
+        for _ in range(_MAX_OFFSET // _BLOCK):  # more behind the voxels is not looked at
+            if not stream.read(_BLOCK):
+                break
+    return array
 
 
 def _due(image: nib.Nifti1Image, shape: tuple[int, ...]) -> int:

@@ -203,3 +203,17 @@ def test_gzip_error_inside_the_stream(tmp_path: Path):
     path = tmp_path / "a.nii.gz"
     path.write_bytes(gzip.compress(b"\0" * 500))
     assert _reason(path) == "truncated"
+
+
+def test_voxels_that_differ_from_the_checksum_of_a_gzip_file_are_refused(tmp_path: Path, rng: np.random.Generator):
+    path = tmp_path / "a.nii.gz"
+    write_nifti(Volume(rng.integers(0, 9, (1, 30, 30, 30)).astype(np.int16), Geometry(np.eye(4), (30, 30, 30))), path)
+    whole = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(whole))
+    assert read_volume(path).array.shape == (1, 30, 30, 30)
+    packed = bytearray(gzip.compress(whole[:1000] + bytes(100) + whole[1100:]))
+    packed[-8:] = gzip.compress(whole)[-8:]  # it unpacks to the right length, with voxels that were never written
+    path.write_bytes(packed)
+    with pytest.raises(ImageError, match="CRC check failed") as error:
+        read_volume(path)
+    assert error.value.reason == "truncated"
