@@ -45,10 +45,10 @@ def doctor() -> None:
     if len(installed) > 1:
         problems.append(f"{' and '.join(installed)} overwrite one another: uninstall all of them, then install one")
     if installed:
-        import onnxruntime
+        from medssl.runtime.ort import onnxruntime
+        from medssl.runtime.session import usable_threads
 
         say(f"ONNX Runtime providers: {', '.join(onnxruntime.get_available_providers())}")
-        from medssl.runtime.session import usable_threads
 
         say(f"threads: {usable_threads()}")
     _say_gpu(missing)

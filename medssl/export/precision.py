@@ -10,9 +10,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from medssl.data.cache import Cache
 from medssl.export.comparison import Comparison, compare
@@ -23,6 +20,11 @@ from medssl.imaging.errors import CacheError, MedsslError
 from medssl.imaging.files import atomic_folder, write_json, write_text
 from medssl.runtime.bundle import Bundle, summed_files, write_sums
 from medssl.runtime.session import Session, open_session
+
+# isort: split
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static  # after medssl.runtime.ort
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 Variant = Literal["fp16", "int8"]
 _Float = npt.NDArray[np.float32]

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.preprocess import PreparedImage, restore_label
@@ -18,6 +17,7 @@ from medssl.runtime.bundle import GATE_FILE, Bundle
 from medssl.runtime.confidence import Featured, Gate, Tally
 from medssl.runtime.device import Device
 from medssl.runtime.findings import classified, doubts, likeness, measured
+from medssl.runtime.ort import onnxruntime
 from medssl.runtime.postprocess import keep_largest
 from medssl.runtime.session import open_session
 from medssl.runtime.shares import Shares

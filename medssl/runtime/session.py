@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from medssl.imaging.errors import BundleError
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.bundle_guard import MAX_MODEL_BYTES, check_graph, refuse_size
 from medssl.runtime.device import Device, providers_for
+from medssl.runtime.ort import onnxruntime
 from medssl.runtime.triton import TritonSession
 
 

@@ -78,7 +78,8 @@ def _voxels(image: nib.Nifti1Image, path: Path) -> Any:
         return np.asanyarray(image.dataobj)
     with gzip.open(path) as stream:
         holder = nib.FileHolder(fileobj=stream)
-        array = np.asanyarray(type(image).from_file_map({"header": holder, "image": holder}).dataobj)
+        streamed: Any = type(image)
+        array = np.asanyarray(streamed.from_file_map({"header": holder, "image": holder}).dataobj)
         for _ in range(_MAX_OFFSET // _BLOCK):  # more behind the voxels is not looked at
             if not stream.read(_BLOCK):
                 break
