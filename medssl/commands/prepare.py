@@ -22,7 +22,7 @@ from medssl.imaging.labels import Code, Label
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.naming import split_field
 from medssl.imaging.preprocess import Preprocess
-from medssl.imaging.problems import Problem, write_problems
+from medssl.imaging.problems import Problem, in_short, read_problems, write_problems
 from medssl.imaging.progress import Progress
 
 POSITIONAL = ("manifest",)
@@ -318,7 +318,10 @@ def _finish(
 
     names = [job.row.case for job in jobs if job.row.case not in failed]
     if not names:
-        raise CacheError(f"no case could be prepared; {out / 'problems.csv'} says why", reason="no-cases")
+        table = out / "problems.csv"
+        raise CacheError(
+            f"no case could be prepared ({in_short(read_problems(table))}); {table} lists all", reason="no-cases"
+        )
     contents = [json.loads((out / "cases" / n / "case.json").read_text(encoding="utf-8")) for n in names]
     counts = {content["extra"]["channels"] for content in contents}
     if len(counts) > 1 or (channels and counts != {len(channels)}):
