@@ -67,9 +67,9 @@ def test_a_pull_that_was_cut_off_leaves_no_part_of_a_study_as_input(tmp_path: Pa
     (job / "input").mkdir(parents=True)
     with _archive(_slices(tmp_path / "slices", 3), [True, False]) as url:
         with pytest.raises(MedsslError):
-            work._pull(job, "1.2.3", PacsOptions(dicomweb=url), LimitOptions())
+            work._pull(job, {"study_uid": "1.2.3"}, PacsOptions(dicomweb=url), LimitOptions())
         assert not list((job / "input").iterdir())
-        work._pull(job, "1.2.3", PacsOptions(dicomweb=url), LimitOptions())
+        work._pull(job, {"study_uid": "1.2.3"}, PacsOptions(dicomweb=url), LimitOptions())
     assert len(list((job / "input").iterdir())) == 3
     assert not (job / "pulling").exists()
 
@@ -79,7 +79,7 @@ def test_a_pull_that_was_killed_begins_anew(tmp_path: Path, monkeypatch: pytest.
     (job / "input").mkdir(parents=True)
     slices = _slices(tmp_path / "slices", 3)
 
-    def pull(_: str, folder: Path, *__: object, whole: bool = False) -> None:
+    def pull(_: str, folder: Path, *__: object, whole: bool = False, series_uid: str = "") -> None:
         for number, content in enumerate(slices):
             (folder / f"{number}.dcm").write_bytes(content)
             if not whole:
@@ -87,11 +87,11 @@ def test_a_pull_that_was_killed_begins_anew(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(work, "pull_study", pull)
     with pytest.raises(KeyboardInterrupt):
-        work._pull(job, "1.2.3", PacsOptions(), LimitOptions())
+        work._pull(job, {"study_uid": "1.2.3"}, PacsOptions(), LimitOptions())
     assert not list((job / "input").iterdir())
-    monkeypatch.setattr(work, "pull_study", lambda *args: pull(*args, whole=True))
+    monkeypatch.setattr(work, "pull_study", lambda *args, **named: pull(*args, whole=True, **named))
     (job / "pulling" / "left-over.dcm").write_bytes(slices[0])
-    work._pull(job, "1.2.3", PacsOptions(), LimitOptions())
+    work._pull(job, {"study_uid": "1.2.3"}, PacsOptions(), LimitOptions())
     assert sorted(path.name for path in (job / "input").iterdir()) == ["0.dcm", "1.dcm", "2.dcm"]
 
 

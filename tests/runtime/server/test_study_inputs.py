@@ -69,7 +69,7 @@ def test_a_named_series_of_a_study_is_taken(service: Any, study: Path):
     assert (refused.status_code, refused.json()["reason"]) == (400, "bad-uid")
     jobs = {series: ended(service, answer) for series, answer in answers.items()}
     assert jobs[""]["reason"] == "several-series"
-    assert "field `series` of the upload" in jobs[""]["message"]
+    assert "in the field `series`, or" in jobs[""]["message"]
     assert "--series" in jobs[""]["message"]
     assert jobs["1.2.3.77.9"]["reason"] == "no-images"
     for series, slices in ((_ONE, 4), (_TWO, 5)):
