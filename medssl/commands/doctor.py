@@ -49,7 +49,6 @@ def doctor() -> None:
         from medssl.runtime.session import usable_threads
 
         say(f"ONNX Runtime providers: {', '.join(onnxruntime.get_available_providers())}")
-
         say(f"threads: {usable_threads()}")
     _say_gpu(missing)
     for place in (Path.cwd(), Path(tempfile.gettempdir())):
