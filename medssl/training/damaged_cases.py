@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+import torch
+from lightning.fabric import Fabric
 from torch import Tensor
 
 from medssl.imaging.errors import CacheError
@@ -14,38 +16,52 @@ class DamagedCases:
 
     Args:
         names: Names of the cases, in the order of the source's numbers.
-        limit: How many are allowed.
+        limit: How many are allowed, in all processes together.
         run: Where `damaged_cases` of run.json lists them; those of earlier sessions count as well.
     """
 
     def __init__(self, names: Sequence[str], limit: int, run: RunFolder) -> None:
         self._names, self._limit, self._run = names, limit, run
-        self._found: set[str] | None = None
+        self._met: set[int] = set()
+        self._told: set[int] = set()
 
-    def __call__(self, parts: Sequence[dict[str, Tensor]]) -> None:
-        """Look at a step's batches, and take `damaged` out of them.
+    def take(self, parts: Sequence[dict[str, Tensor]]) -> None:
+        """Take `damaged` out of a step's batches, and note it."""
+        self._met |= {n for part in parts for n in part.pop("damaged", Tensor()).long().tolist()}
+
+    def tell(self, fabric: Fabric) -> None:
+        """Name what was met since, by whatever process; all processes must call it at the same step.
 
         Raises:
-            CacheError: More cases than allowed.
+            CacheError: More cases than allowed, in every process alike.
         """
-        numbers = {n for part in parts for n in part.pop("damaged", Tensor()).long().tolist()}
+        numbers = self._of_all(fabric) - self._told
         if not numbers:
             return
-        if self._found is None:
-            self._found = set(self._run.read().get("damaged_cases", ())) if self._run.writes else set()
-        fresh = {self._names[n] for n in numbers} - self._found
+        self._told |= numbers
+        listed = self._run.read().get("damaged_cases", []) if self._run.writes else []
+        earlier = set(fabric.broadcast(listed))
+        fresh = {self._names[n] for n in numbers} - earlier
         if not fresh:
             return
-        self._found |= fresh
-        told = ", ".join(sorted(fresh))
-        sys.stderr.write(
-            f"\ndamaged: case(s) {told} of the cache cannot be read any more, others stand in for them: "
-            f"{len(self._found)} so far, {self._limit} allowed (train.damaged_cases)\n"
-        )
-        self._run.update(damaged_cases=sorted(self._found))
-        if len(self._found) > self._limit:
+        found = earlier | fresh
+        if self._run.writes:
+            sys.stderr.write(
+                f"\ndamaged: case(s) {', '.join(sorted(fresh))} of the cache cannot be read any more, others stand in for "
+                f"them: {len(found)} so far, {self._limit} allowed (train.damaged_cases)\n"
+            )
+        self._run.update(damaged_cases=sorted(found))
+        if len(found) > self._limit:
             raise CacheError(
-                f"{len(self._found)} cases of the cache cannot be read: {', '.join(sorted(self._found))}; run medssl "
-                "prepare again (it makes anew what is damaged once the cases' folders are deleted), then resume",
+                f"{len(found)} cases of the cache cannot be read: {', '.join(sorted(found))}; run medssl prepare again "
+                "(it makes anew what is damaged once the cases' folders are deleted), then resume",
                 reason="bad-cache",
             )
+
+    def _of_all(self, fabric: Fabric) -> set[int]:
+        if fabric.world_size == 1:
+            return self._met
+        met = torch.zeros(len(self._names), device=fabric.device)
+        met[list(self._met)] = 1
+        met = fabric.all_reduce(met, reduce_op="max")  # type: ignore[assignment]
+        return set(met.nonzero().flatten().tolist())

@@ -12,12 +12,14 @@ from medssl.data.cache import Cache, CachedCase
 from medssl.data.dataset import CropPlan, StepDataset
 from medssl.methods.base import Method
 from medssl.training.health import feature_spread, knn_accuracy, panel, presence_auroc
+from medssl.training.journal import values_of
 from medssl.training.run_folder import RunFolder
 
 _CROPS = 64
 _BATCH = 8
 _ROWS = 4
-_SHRUNK = 0.1  # share of the first look's spread or rank under which the features are called collapsed
+_SHRUNK = 0.1  # share of the largest spread or rank so far under which the features are called collapsed
+_SPREAD = ("feature_std", "effective_rank")
 _CALM = 2**31  # a number that no training step reaches: masks and views of the check are its own
 
 
@@ -51,7 +53,7 @@ class HealthCheck:
         suffix: str = "",
     ) -> None:
         self._run, self._device, self._views, self._suffix = run, device, views, suffix
-        self._first: dict[str, float] = {}
+        self._most = {} if run is None else _largest_so_far(run, suffix)
         self._warned: set[str] = set()
         held = [case for case in cache.cases if case.split == "val"] or list(cases)
         labelled = [case for case in held if case.has_label]
@@ -88,11 +90,16 @@ class HealthCheck:
         return {f"{name}{self._suffix}": value for name, value in found.items()}
 
     def _warn(self, found: dict[str, float], trouble: str, step: int) -> None:
-        """Say once each, while the run still goes on, that the features have collapsed, and what the method sees."""
-        names = ("feature_std", "effective_rank")
-        self._first = self._first or {name: found[name] for name in names}
-        shrunk = [name for name in names if found[name] < _SHRUNK * self._first[name]]
-        told = ", ".join(f"{name} {found[name]:.2g}, at the first look {self._first[name]:.2g}" for name in shrunk)
+        """Say once each, while the run still goes on, that the features have collapsed, and what the method sees.
+
+        The first look, at an untrained network, says nothing: later ones are measured by it.
+        """
+        before = self._most
+        self._most = {name: max(found[name], before.get(name, 0.0)) for name in _SPREAD}
+        if not before:
+            return
+        shrunk = [name for name in _SPREAD if found[name] < _SHRUNK * before[name]]
+        told = ", ".join(f"{name} {found[name]:.2g}, earlier {before[name]:.2g}" for name in shrunk)
         warnings = {
             "method": trouble,
             "features": f"different images have nearly the same features ({told}): a collapse. Usual cures: a lower "
@@ -135,3 +142,9 @@ class HealthCheck:
             present = shares > shares.median(0).values  # any at all, where most crops have none
             return {"presence_auroc": presence_auroc(features, present, self._patients)}
         return {}
+
+
+def _largest_so_far(run: RunFolder, suffix: str) -> dict[str, float]:
+    """Largest spread and rank that earlier sessions of the run logged; empty where there are none."""
+    logged = {name: values_of(run, f"health/{name}{suffix}") for name in _SPREAD}
+    return {name: max(values) for name, values in logged.items() if values}

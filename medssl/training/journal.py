@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -61,3 +62,11 @@ def _lines_until(text: str, step: int) -> str:
         except (ValueError, KeyError, TypeError):  # cut by the kill
             continue
     return "".join(kept)
+
+
+def values_of(run: RunFolder, name: str) -> list[float]:
+    """What was logged under a name so far, in the order of the steps; nothing where the run is new."""
+    path = run.path / "metrics.jsonl"
+    lines = _lines_until(path.read_text(encoding="utf-8"), sys.maxsize).splitlines() if path.exists() else []
+    values = [json.loads(line).get(name) for line in lines]
+    return [float(value) for value in values if value is not None]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medssl.imaging.progress import Progress
 from medssl.training.batches import Batch, StepBatches, StepSource, draws_of, seed_globally, to_network
 from medssl.training.checkpoints import read_checkpoint
+from medssl.training.damaged_cases import DamagedCases
 from medssl.training.divergence import diverged, first_bad, save_batch
 from medssl.training.journal import Journal
 from medssl.training.optimizers import ParameterGroup, clip_each, set_rates
@@ -32,20 +33,20 @@ class Hooks:
     """What a task adds to the loop; all optional.
 
     Args:
-        damaged: Called with each step's batches as they are read: tells of cases that could not be.
+        damaged: Takes note of cases that could not be read, and tells of them where processes meet.
         augment: Pure function of a batch on the device, randomness keyed by `batch["step"]`.
         validate: `validate(module, step)`, called every `validate_every` steps and at the end, with the averaged
             weights when there are any, in eval mode, without gradient, under the run's precision; its numbers are
             logged as `val/NAME`. In a distributed run every process calls it and must get the same numbers.
         monitor: Key of `validate`'s answer; the weights of the step with the highest value are kept as
             `checkpoints/best.safetensors` (the first one on a tie).
-        health: `health(module, step)`, called every `health_every` steps and at the end, as `validate`; logged as
-            `health/NAME`.
+        health: `health(module, step)`, called before the first step, every `health_every` steps and at the end, as
+            `validate`; logged as `health/NAME`.
         before: Called before each step with the number of steps done: sets which layers are in training mode. It must
             depend on this number alone, so that a resumed run does the same.
     """
 
-    damaged: Callable[[list[Batch]], None] | None = None
+    damaged: DamagedCases | None = None
     augment: Callable[[Batch], Batch] | None = None
     validate: Callable[[nn.Module, int], Mapping[str, float]] | None = None
     monitor: str = ""
@@ -148,14 +149,18 @@ def fit(
         StepBatches(fabric, source, options, state.step) as batches,
         Progress("train", options.steps, "step", state.step, bar) as progress,
     ):
+        if not state.step:
+            _check_health(state, hooks, journal)
         while state.step < options.steps and not stop:
             parts = batches.next_step()
             if hooks.damaged is not None:
-                hooks.damaged(parts)
+                hooks.damaged.take(parts)
             window.pending.append(train_step(state, parts, options, hooks))
             if state.step - first == _ESTIMATE_AFTER:
                 _say_estimate(bar, state, options)
             if _look_due(state, options):
+                if hooks.damaged is not None:
+                    hooks.damaged.tell(fabric)
                 _look(state, window, source, options, run, hooks)
                 stop = _agreed_stop(state, options, signals)
             saving = stop or _every(options.checkpoint_every, state, options)
@@ -274,7 +279,12 @@ def _evaluate(state: TrainState, options: TrainOptions, run: RunFolder, hooks: H
                 state.best_step, state.best_value = state.step, float(values[hooks.monitor])
                 save_best(state, run)
         journal.write(state.step, {f"val/{name}": value for name, value in values.items()})
-    if hooks.health is not None and _every(options.health_every, state, options):
+    if _every(options.health_every, state, options):
+        _check_health(state, hooks, journal)
+
+
+def _check_health(state: TrainState, hooks: Hooks, journal: Journal) -> None:
+    if hooks.health is not None:
         with evaluating(state) as module:
             values = hooks.health(module, state.step)
         journal.write(state.step, {f"health/{name}": value for name, value in values.items()})

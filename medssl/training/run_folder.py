@@ -55,11 +55,12 @@ class RunFolder:
         if resume and file.exists():
             old = self.read()
             _refuse_changes(self.path, old, description, resumable)
-            sessions = [*old["sessions"], environment()]
+            kept = {name: old[name] for name in ("sessions", "damaged_cases") if name in old}
         else:
             self.check(resume)
-            sessions = [environment()]
-        write_json(file, {"schema_version": SCHEMA_VERSION, **description, "status": "running", "sessions": sessions})
+            kept = {"sessions": []}
+        kept["sessions"] = [*kept["sessions"], environment()]
+        write_json(file, {"schema_version": SCHEMA_VERSION, **description, "status": "running", **kept})
 
     def check(self, resume: bool) -> None:
         """Refuse a folder that holds a run, or none to resume; writes nothing.

@@ -1,8 +1,11 @@
 """Files of the cache that are cut or damaged while a run goes on."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pretrain_toy
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -79,6 +82,28 @@ def test_too_many_end_the_run_with_their_names(tmp_path: Path):
         _damage(cache, case)
     with pytest.raises(CacheError, match="no case can be read"):
         _run(cache, tmp_path / "other")
+
+
+def test_a_resumed_run_counts_those_of_its_earlier_sessions(tmp_path: Path):
+    cache = _cache(tmp_path / "cache")
+    _damage(cache, "c1")
+    _run(cache, tmp_path / "run")
+    _damage(cache, "c1")  # turned back: the second session does not meet it
+    _damage(cache, "c3")
+    with pytest.raises(CacheError, match="2 cases of the cache cannot be read: c1, c3"):
+        _run(cache, tmp_path / "run", steps=16, resume=True, damaged_cases=1)
+
+
+def test_two_processes_count_together_and_end_together(tmp_path: Path):
+    cache = _cache(tmp_path / "cache", cases=8)
+    for case in ("c2", "c5"):
+        _damage(cache, case)
+    options = json.dumps({"devices": 2, "strategy": "ddp", "damaged_cases": 1, "steps": 400, "log_every": 1})
+    command = [sys.executable, pretrain_toy.__file__, str(cache.path), str(tmp_path / "run"), options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert "bad-cache: 2 cases of the cache cannot be read: c2, c5" in done.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["damaged_cases"] == ["c2", "c5"]
 
 
 def test_damaged_foreground_and_label_are_named(tmp_path: Path):

@@ -1,15 +1,23 @@
+import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from small_cache import small_cache
 
+from medssl.commands.pretrain import pretrain
+from medssl.data.cache import Cache
 from medssl.data.dataset import CropPlan
 from medssl.methods.mae import MAE
+from medssl.models.component import Component
 from medssl.models.vit import ViT
 from medssl.training.health import auroc, feature_spread, knn_accuracy, panel, presence_auroc
 from medssl.training.health_check import HealthCheck
+from medssl.training.options import TrainOptions
+from medssl.training.pretrain_options import ViewOptions
+from medssl.training.run_folder import RunFolder
 
 
 def test_identical_features_have_no_spread():
@@ -72,19 +80,52 @@ def test_the_panel_shows_rows_of_images_and_columns_of_kinds(shape):
     assert (pixels[16:, cols * scale :] == 0).all()
 
 
-def test_a_collapse_is_told_once_with_its_cure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _collapsing(tmp_path: Path) -> tuple[Cache, MAE]:
     cache = small_cache(tmp_path / "cache", [(12, 12)] * 4)
-    plan = CropPlan((8, 8), 2)
-    method = MAE(ViT(2, 1, patch_size=4, width=12, depth=1, heads=2), decoder=(8, 1, 2)).eval()
-    check = HealthCheck(cache, cache.cases, plan, None, torch.device("cpu"))
+    return cache, MAE(ViT(2, 1, patch_size=4, width=12, depth=1, heads=2), decoder=(8, 1, 2)).eval()
+
+
+def _collapse(method: MAE) -> None:
+    norm = cast(ViT, method.encoder).norm
     with torch.no_grad():
-        check(method, 1)
-        assert "collapse" not in capsys.readouterr().err
-        method.encoder.norm.weight.zero_()
-        method.encoder.norm.bias.fill_(1.0)
-        for step in (2, 3):
+        norm.weight.zero_()
+        norm.bias.fill_(1.0)
+
+
+def test_a_collapse_is_told_once_with_its_cure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache, method = _collapsing(tmp_path)
+    check = HealthCheck(cache, cache.cases, CropPlan((8, 8), 2), None, torch.device("cpu"))
+    with torch.no_grad():
+        check(method, 0)
+        assert capsys.readouterr().err == ""
+        _collapse(method)
+        for step in (250, 500):
             check(method, step)
     told = capsys.readouterr().err
     assert told.count("a collapse") == 1
-    assert "at step 2" in told
+    assert "at step 250" in told
     assert "--train.lr" in told
+
+
+def test_a_resumed_run_measures_by_what_it_logged_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache, method = _collapsing(tmp_path)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    (run.path / "metrics.jsonl").write_text(
+        '{"step": 0, "health/feature_std": 0.4, "health/effective_rank": 7.0}\n{"step": 20, "loss": 1.0}\n{"st'
+    )
+    check = HealthCheck(cache, cache.cases, CropPlan((8, 8), 2), run, torch.device("cpu"))
+    _collapse(method)
+    with torch.no_grad():
+        check(method, 500)
+    assert "earlier 0.4" in capsys.readouterr().err
+
+
+def test_health_is_looked_at_before_the_first_step(tmp_path: Path) -> None:
+    cache = small_cache(tmp_path / "cache", [(12, 12)] * 4, splits=["train"] * 4)
+    method = Component("medssl.methods.simsiam.SimSiam", {"hidden": 8, "bottleneck": 4})
+    encoder = Component("medssl.models.resnet.ResNet", {"width": 4})
+    train = TrainOptions(steps=2, batch_size=4, accelerator="cpu")
+    pretrain(cache.path, tmp_path / "run", method, encoder, ViewOptions((8, 8), min_std=0), train)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "health/feature_std" in line] == [0, 2]
