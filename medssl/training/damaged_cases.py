@@ -47,8 +47,8 @@ class DamagedCases:
         found = earlier | fresh
         if self._run.writes:
             sys.stderr.write(
-                f"\ndamaged: case(s) {', '.join(sorted(fresh))} of the cache cannot be read any more, others stand in for "
-                f"them: {len(found)} so far, {self._limit} allowed (train.damaged_cases)\n"
+                f"\ndamaged: case(s) {', '.join(sorted(fresh))} of the cache cannot be read any more, others stand in "
+                f"for them: {len(found)} so far, {self._limit} allowed (train.damaged_cases)\n"
             )
         self._run.update(damaged_cases=sorted(found))
         if len(found) > self._limit:

@@ -10,14 +10,17 @@ from typing import TextIO
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from medssl.imaging.errors import ConfigError
 from medssl.imaging.progress import Progress
 from medssl.training.batches import Batch, StepBatches, StepSource, draws_of, seed_globally, to_network
 from medssl.training.checkpoints import read_checkpoint
 from medssl.training.damaged_cases import DamagedCases
 from medssl.training.divergence import diverged, first_bad, save_batch
 from medssl.training.journal import Journal
+from medssl.training.memory import out_of_memory
 from medssl.training.optimizers import ParameterGroup, clip_each, set_rates
 from medssl.training.options import TrainOptions
 from medssl.training.run_folder import RunFolder
@@ -83,16 +86,26 @@ class _Window:
 
 
 def launch(options: TrainOptions) -> Fabric:
-    """Start the devices and seed the weights; in a distributed run every process comes out of here."""
+    """Start the devices and seed the weights; in a distributed run every process comes out of here.
+
+    Raises:
+        ConfigError: The devices that are asked for are not there, or cannot work together so.
+    """
     for library in ("lightning.fabric", "lightning.pytorch"):  # what they announce is in our own plan
         logging.getLogger(library).setLevel(logging.WARNING)
-    fabric = Fabric(
-        accelerator=options.accelerator,
-        devices=options.devices,
-        num_nodes=options.nodes,
-        strategy=options.strategy,
-        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-    )
+    try:
+        fabric = Fabric(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.nodes,
+            strategy=options.strategy,
+            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+        )
+    except (ValueError, MisconfigurationException) as error:
+        asked = ", ".join(
+            f"{name} {getattr(options, name)}" for name in ("accelerator", "devices", "nodes", "strategy")
+        )
+        raise ConfigError([f"train.devices: this machine cannot do {asked}: {error}"]) from error
     fabric.launch()
     torch.manual_seed(options.seed)
     return fabric
@@ -149,18 +162,12 @@ def fit(
         StepBatches(fabric, source, options, state.step) as batches,
         Progress("train", options.steps, "step", state.step, bar) as progress,
     ):
-        if not state.step:
-            _check_health(state, hooks, journal)
+        _first_look(state, hooks, journal)
         while state.step < options.steps and not stop:
-            parts = batches.next_step()
-            if hooks.damaged is not None:
-                hooks.damaged.take(parts)
-            window.pending.append(train_step(state, parts, options, hooks))
+            window.pending.append(train_step(state, _read(batches, hooks), options, hooks))
             if state.step - first == _ESTIMATE_AFTER:
                 _say_estimate(bar, state, options)
             if _look_due(state, options):
-                if hooks.damaged is not None:
-                    hooks.damaged.tell(fabric)
                 _look(state, window, source, options, run, hooks)
                 stop = _agreed_stop(state, options, signals)
             saving = stop or _every(options.checkpoint_every, state, options)
@@ -177,6 +184,13 @@ def fit(
     return FitResult(state.step, state.step >= options.steps, state.best_step, state.best_value, state.seconds)
 
 
+def _read(batches: StepBatches, hooks: Hooks) -> list[Batch]:
+    parts = batches.next_step()
+    if hooks.damaged is not None:
+        hooks.damaged.take(parts)
+    return parts
+
+
 def train_step(state: TrainState, parts: list[Batch], options: TrainOptions, hooks: Hooks) -> dict[str, Tensor]:
     """One optimiser step; returns its numbers, still on the device, so that the step waits for nothing."""
     set_rates(state.optimizer, state.groups, state.step, options)
@@ -187,7 +201,8 @@ def train_step(state: TrainState, parts: list[Batch], options: TrainOptions, hoo
         seed_globally(options.seed, int(part["step"]))
         batch = to_network(state.fabric, part, options.channels_last, hooks.augment)
         batch["progress"] = torch.tensor(state.step / options.steps)
-        with state.fabric.no_backward_sync(state.wrapped, enabled=number < len(parts) - 1):
+        last = number == len(parts) - 1
+        with out_of_memory(options.batch_size), state.fabric.no_backward_sync(state.wrapped, enabled=not last):
             outputs = state.wrapped(batch)
             state.fabric.backward(outputs["loss"] / len(parts))
         for name, value in outputs.items():
@@ -227,7 +242,12 @@ def _look_due(state: TrainState, options: TrainOptions) -> bool:
 def _look(
     state: TrainState, window: _Window, source: StepSource, options: TrainOptions, run: RunFolder, hooks: Hooks
 ) -> None:
-    """Bring the pending numbers here; end the run when one is not finite, before it can reach a checkpoint."""
+    """Bring the pending numbers here; end the run when one is not finite, before it can reach a checkpoint.
+
+    Damaged cases are told here as well, in all processes alike.
+    """
+    if hooks.damaged is not None:
+        hooks.damaged.tell(state.fabric)
     values = torch.stack([value for logs in window.pending for value in logs.values()])
     found = iter(state.fabric.all_reduce(values, reduce_op="mean").tolist())  # type: ignore[union-attr]
     fresh = [{name: next(found) for name in logs} for logs in window.pending]
@@ -280,6 +300,12 @@ def _evaluate(state: TrainState, options: TrainOptions, run: RunFolder, hooks: H
                 save_best(state, run)
         journal.write(state.step, {f"val/{name}": value for name, value in values.items()})
     if _every(options.health_every, state, options):
+        _check_health(state, hooks, journal)
+
+
+def _first_look(state: TrainState, hooks: Hooks, journal: Journal) -> None:
+    """At an untrained network: what later looks are measured by."""
+    if not state.step:
         _check_health(state, hooks, journal)
 
 

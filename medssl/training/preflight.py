@@ -15,8 +15,10 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
+from medssl.imaging.errors import ConfigError
 from medssl.training.batches import StepBatches, StepSource
 from medssl.training.loop import Hooks, duration, train_step
+from medssl.training.memory import TooLittleMemoryError
 from medssl.training.options import TrainOptions
 from medssl.training.state import build
 
@@ -64,10 +66,12 @@ def measure(
         source_of: Batches of the size given, over all parts.
         train: The run's options.
         hooks: How batches are varied.
+
+    Raises:
+        ConfigError: The whole batch does not fit into memory; says which one does.
     """
     parts = fabric.world_size * train.accumulate
     half = train.batch_size // 2 // parts * parts
-    trial = copy.deepcopy(module)
     if fabric.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(fabric.device)
     peaks: dict[int, int] = {}
@@ -75,17 +79,29 @@ def measure(
     for size in (half, train.batch_size):
         if size < 2 * parts and size != train.batch_size:
             continue
-        options = replace(train, batch_size=size)
         count = min(_STEPS, train.steps) if size == train.batch_size else 1
-        state = build(fabric, trial if size == train.batch_size else copy.deepcopy(trial), options)
-        with StepBatches(fabric, source_of(size), replace(options, workers=0), 0) as batches:
-            state.step = train.steps - count  # the end of a run: queues and late stages are in use
-            for _ in range(count):
-                began = time.monotonic()
-                loss = float(train_step(state, batches.next_step(), options, hooks)["loss"])
-                seconds = time.monotonic() - began
+        try:
+            loss, seconds = _steps(fabric, module, source_of(size), replace(train, batch_size=size), hooks, count)
+        except TooLittleMemoryError as error:
+            fits = f"{half} did fit" if peaks else "no smaller one was tried with success"
+            raise ConfigError([f"train.batch_size: {error.message}; {fits}"]) from error
         peaks[size] = _peak(fabric)
     return Estimate(loss, seconds, peaks[train.batch_size], _fitting(peaks, train.batch_size, parts, _limit(fabric)))
+
+
+def _steps(
+    fabric: Fabric, module: nn.Module, source: StepSource, options: TrainOptions, hooks: Hooks, count: int
+) -> tuple[float, float]:
+    """Loss and seconds of the last of some steps, on a copy."""
+    state = build(fabric, copy.deepcopy(module), options)
+    loss = seconds = 0.0
+    with StepBatches(fabric, source, replace(options, workers=0), 0) as batches:
+        state.step = options.steps - count  # the end of a run: queues and late stages are in use
+        for _ in range(count):
+            began = time.monotonic()
+            loss = float(train_step(state, batches.next_step(), options, hooks)["loss"])
+            seconds = time.monotonic() - began
+    return loss, seconds
 
 
 def _fitting(peaks: dict[int, int], whole: int, parts: int, limit: int) -> int | None:

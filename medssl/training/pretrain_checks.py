@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
 from medssl.methods.base import Method
 from medssl.models.component import Component, resolve
+from medssl.models.encoder import Encoder
 from medssl.models.masked import has_batch_norm
+from medssl.models.momentum import Teacher
 from medssl.training.options import TrainOptions
 from medssl.training.pretrain_options import ViewOptions
 from medssl.training.pretrain_sources import Source
@@ -173,7 +174,33 @@ def try_out(method: Method, source: Source, augment: Callable[[dict[str, Tensor]
         with torch.no_grad():
             method(augment(batch))
     except (ValueError, RuntimeError) as error:
-        _cannot(method, source, error)
+        raise _cannot(f"{type(method).__name__} on {type(method.encoder).__name__}", source, error) from error
+
+
+def try_encoder(encoder: nn.Module, method: Component, sources: Sequence[Source]) -> None:
+    """Let the encoder of a method that could not be built see an empty crop, where it would see the views as they are.
+
+    Raises:
+        ConfigError: It cannot compute crops of this size.
+    """
+    views = getattr(resolve(method.class_path), "views", 1)
+    for source in sources if views > 1 and isinstance(encoder, Encoder) else ():
+        image = torch.zeros(1, len(source.cache.channels), *source.views.size)
+        try:
+            with torch.no_grad():
+                encoder.eval().embed(image)
+        except (ValueError, RuntimeError) as error:
+            raise _cannot(type(encoder).__name__, source, error) from error
+
+
+def split_teachers(method: Method, train: TrainOptions) -> list[str]:
+    """A sentence where a moving average would follow weights that a strategy splits over devices."""
+    if "fsdp" not in train.strategy or not any(isinstance(module, Teacher) for module in method.modules()):
+        return []
+    return [
+        f"train.strategy {train.strategy} splits weights over devices, and the teacher of {type(method).__name__}, a "
+        "moving average, needs them whole: use ddp"
+    ]
 
 
 def too_few(method: Method, sources: Sequence[Source], train: TrainOptions) -> None:
@@ -199,10 +226,9 @@ def notes(method: Method, sources: Sequence[Source], train: TrainOptions) -> lis
     return found
 
 
-def _cannot(method: Method, source: Source, error: Exception) -> NoReturn:
-    names = f"{type(method).__name__} on {type(method.encoder).__name__}"
-    told = f"{names} cannot compute crops of {source.views.crop} ({error}); use larger crops or fewer levels"
-    raise ConfigError([f"{source.group}views.size: {told}"]) from error
+def _cannot(names: str, source: Source, error: Exception) -> ConfigError:
+    told = f"{names} cannot compute crops of {source.views.size} ({error}); use larger crops or fewer levels"
+    return ConfigError([f"{source.group}views.size: {told}"])
 
 
 def _wrong_crops(source: Source) -> list[str]:

@@ -22,7 +22,16 @@ from medssl.training.health_check import HealthCheck
 from medssl.training.loop import FitResult, Hooks, fit, parts_of
 from medssl.training.options import RESUMABLE
 from medssl.training.preflight import measure
-from medssl.training.pretrain_checks import Problems, contradictions, notes, too_few, try_out, unlike_helpers
+from medssl.training.pretrain_checks import (
+    Problems,
+    contradictions,
+    notes,
+    split_teachers,
+    too_few,
+    try_encoder,
+    try_out,
+    unlike_helpers,
+)
 from medssl.training.pretrain_job import Pretraining, Settings
 from medssl.training.pretrain_sources import Source, make_sources
 from medssl.training.run_folder import RunFolder, encoder_patients
@@ -47,16 +56,22 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric, other: Cache | No
     train = settings.train
     sources = make_sources(cache, settings.views, train, settings.also, other)
     problems = Problems(contradictions(settings.method, sources, train, parts_of(fabric, train)))
-    method = report = None
+    encoder = method = report = None
     with problems.collected():
         settings = settings.fitted_to(sources)
         torch.manual_seed(train.seed)
         encoder = build_component("encoder", settings.encoder)
         if settings.init is not None:  # before the method is built: teachers start as copies of the encoder
             report = _start_from(settings.init, encoder)
-        method = build_component("method", settings.method, encoder)
+    if encoder is not None:
+        with problems.collected():
+            method = build_component("method", settings.method, encoder)
     if method is None:
+        if encoder is not None:
+            with problems.collected():
+                try_encoder(encoder, settings.method, sources)
         problems.refuse()
+    problems.add(split_teachers(method, train))
     with problems.collected():
         too_few(method, sources, train)
     augments = {source.spatial_dims: source.augment(method.views, train.seed) for source in sources}

@@ -7,12 +7,18 @@ import torch
 from small_cache import small_cache
 from tiny_methods import run
 
+from medssl.commands.pretrain import pretrain
 from medssl.imaging.errors import ConfigError
 from medssl.methods.moco_v2 import MoCoV2
+from medssl.methods.simsiam import SimSiam
+from medssl.models.component import Component
 from medssl.models.masked import has_batch_norm
 from medssl.models.resnet import ResNet
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
+from medssl.training.options import TrainOptions
+from medssl.training.pretrain_checks import split_teachers
+from medssl.training.pretrain_options import ViewOptions
 
 
 def test_batch_norm_is_found_wherever_it_is() -> None:
@@ -71,3 +77,23 @@ def test_balanced_parts_are_counted_without_the_rest_of_the_batch(tmp_path: Path
         run(cache, tmp_path / "parts", "swav.SwAV", steps=1, accumulate=2, arguments=given)
     with pytest.raises(ConfigError, match=r"32 prototypes need a batch and queue of 8 .* got 4"):
         run(cache, tmp_path / "none", "swav.SwAV", steps=1, arguments={**given, "queue": 0})
+
+
+def test_a_teacher_is_refused_where_weights_are_split() -> None:
+    split = TrainOptions(strategy="fsdp")
+    encoder = ResNet(2, 1, depth=10, width=4)
+    moco = MoCoV2(encoder, batch_size=4, queue=8, hidden=8, width=8)
+    (told,) = split_teachers(moco, split)
+    assert "the teacher of MoCoV2, a moving average, needs them whole: use ddp" in told
+    assert split_teachers(moco, TrainOptions(strategy="ddp")) == []
+    assert split_teachers(SimSiam(encoder, hidden=8, bottleneck=4), split) == []
+
+
+def test_the_crop_is_judged_where_the_method_could_not_be_built(tmp_path: Path) -> None:
+    cache = small_cache(tmp_path / "cache", [(20, 24)] * 4)
+    method = Component("medssl.methods.moco_v2.MoCoV2", {"queue": 6})
+    encoder = Component("medssl.models.vit.ViT", {"patch_size": 8, "width": 12, "depth": 1, "heads": 2})
+    with pytest.raises(ConfigError) as caught:
+        pretrain(cache.path, tmp_path / "run", method, encoder, ViewOptions((12, 12)), TrainOptions(accelerator="cpu"))
+    assert "queue 6 must be a whole number of batches of 4" in caught.value.message
+    assert "image of (12, 12) does not divide into patches of (8, 8)" in caught.value.message

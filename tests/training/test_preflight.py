@@ -1,5 +1,7 @@
 """What is measured before a run starts, and that it changes nothing."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pretrain_toy
@@ -7,9 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_cache import small_cache
+from torch import Tensor
+from toys import Blobs, Toy
 
 from medssl.commands import pretrain as verb
-from medssl.training.preflight import _SLACK, Estimate, _fitting
+from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.training.loop import Hooks, launch
+from medssl.training.options import TrainOptions
+from medssl.training.preflight import _SLACK, Estimate, _fitting, measure
 
 _GIB = 2**30
 
@@ -42,3 +49,25 @@ def test_the_run_that_follows_is_the_same_bit_for_bit(
         assert ("needs: loss" in capsys.readouterr().err) == (name == "with")
     weights = [load_file(tmp_path / name / "encoder.safetensors") for name in ("with", "without")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+class _Hungry(Toy):
+    """Asks for more memory than any machine has when it sees more than four crops."""
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if len(batch["image"]) > 4:
+            torch.empty(2**60, dtype=torch.uint8)
+        return super().forward(batch)
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does() -> None:
+    options = TrainOptions(steps=5, batch_size=8, accelerator="cpu")
+    sources = {size: Blobs(replace(options, batch_size=size)) for size in (4, 8)}
+    with pytest.raises(ConfigError, match=r"a step of 8 crops needs more memory .*train\.accumulate\); 4 did fit"):
+        measure(launch(options), _Hungry(), sources.__getitem__, options, Hooks())
+
+
+def test_memory_that_runs_out_in_mid_run_is_told_in_words(train: Callable[..., object]) -> None:
+    with pytest.raises(MedsslError, match="a step of 6 crops needs more memory than there is") as caught:
+        train(make=_Hungry, batch_size=6)
+    assert caught.value.reason == "out-of-memory"

@@ -37,9 +37,9 @@ def test_a_run_leaves_encoder_health_numbers_and_what_it_was(tmp_path, dims, cha
     numbers = lines(out)
     assert [line["step"] for line in numbers if "loss" in line] == [2, 4, 6]
     health = [line for line in numbers if "health/loss" in line]
-    assert [line["step"] for line in health] == [3, 6]
+    assert [line["step"] for line in health] == [0, 3, 6]
     assert {"health/feature_std", "health/effective_rank"} <= health[0].keys()
-    for step in (3, 6):
+    for step in (0, 3, 6):
         with Image.open(out / "health" / f"step-{step:07d}.png") as picture:
             assert picture.size == (3 * 128, min(4, 16) * 128 + 16)
     described = json.loads((out / "run.json").read_text())
@@ -57,7 +57,7 @@ def test_a_run_leaves_encoder_health_numbers_and_what_it_was(tmp_path, dims, cha
 def test_health_probes_what_labels_there_are(tmp_path, given, number):
     data = small_cache(tmp_path / "cache", [(8, 8)] * 4, **given)
     run(data.path, tmp_path / "run", size=(3, 3), steps=2, log_every=2)
-    (health,) = (line for line in lines(tmp_path / "run") if "health/loss" in line)
+    *_, health = (line for line in lines(tmp_path / "run") if "health/loss" in line)
     assert 0 <= health[f"health/{number}"] <= 1
 
 
