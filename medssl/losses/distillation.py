@@ -111,6 +111,11 @@ def entropy(distribution: Tensor) -> Tensor:
     return each.mean() if each.numel() else each.new_zeros(())
 
 
+def usage(distribution: Tensor) -> Tensor:
+    """Entropy of the mean of distributions (N, K): 0 where all say the same one prototype, high where they differ."""
+    return entropy(distribution.detach().float().mean(0))
+
+
 @torch.no_grad()
 def centred_softmax(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
     """DINO's target: `softmax((logits - centre) / temperature)`, (..., K).

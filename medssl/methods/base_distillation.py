@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medssl.data.mask_ratios import HiddenTokens, masks_of_ratios
 from medssl.data.masking import MaskKind, step_generator
-from medssl.losses.distillation import across_views, centred_softmax, entropy, moved_centre, over_hidden_tokens
+from medssl.losses.distillation import across_views, centred_softmax, entropy, moved_centre, over_hidden_tokens, usage
 from medssl.methods.base import Batch, SiameseMethod, share
 from medssl.models.momentum import Teacher, cosine_momentum
 from medssl.models.projectors import Branch, DINOHead, TokenBranch
@@ -27,6 +27,7 @@ Masks = tuple[MaskKind, float, float, float]
 """Which masks; share of the global views that get one; lowest and highest ratio of their patches that are hidden."""
 
 _UNIFORM = 0.995  # of the largest possible entropy
+_ALL_ONE = 0.05  # nats; the mean over a batch of eight images and more
 
 NO_TOKENS = "a CNN has no tokens that could stand in place of hidden patches: use dino"
 
@@ -87,16 +88,22 @@ class DistillingMethod(SiameseMethod):
         return cast(Branch, self.teacher.network).encoder.state_dict()
 
     def trouble(self, logs: dict[str, float]) -> str:
-        """Whether the teacher finds all prototypes equally likely, whatever it is shown."""
-        head = next(head for head in self.student.modules() if isinstance(head, DINOHead))
-        most, found = math.log(len(head.prototypes.weight)), logs["teacher_entropy"]
-        if found < _UNIFORM * most:
-            return ""
-        return (
-            f"the teacher finds all prototypes equally likely (teacher_entropy {found:.4g} of at most {most:.4g}) and "
-            "teaches nothing. Usual cures: a lower temperature of the teacher, a lower --train.lr, fewer prototypes, a "
-            "longer run"
-        )
+        """Whether the teacher finds all prototypes equally likely, or one of them the likeliest, whatever it sees."""
+        first, *_, last = [len(h.prototypes.weight) for h in self.student.modules() if isinstance(h, DINOHead)] * 2
+        for name, count in (("teacher_entropy", first), ("patch_entropy", last)):
+            if logs.get(name, 0.0) >= _UNIFORM * math.log(count):
+                return (
+                    f"the teacher finds all prototypes equally likely ({name} {logs[name]:.4g} of at most "
+                    f"{math.log(count):.4g}) and teaches nothing. Usual cures: a lower temperature of the teacher, a "
+                    "lower --train.lr, fewer prototypes, a longer run"
+                )
+        if logs["teacher_usage"] < _ALL_ONE:
+            return (
+                f"the teacher gives nearly all images one prototype (teacher_usage {logs['teacher_usage']:.4g}): a "
+                "collapse. Usual cures: a higher temperature of the teacher, a centre that moves faster (a lower "
+                "centre_momentum), a lower --train.lr"
+            )
+        return ""
 
     def before_step(self, step: int) -> None:
         """Hold the prototypes still at first."""
@@ -175,7 +182,8 @@ class MaskedDistillingMethod(DistillingMethod):
             **self.regularised(tokens.chunk(len(views))),
         }
         logs = {name: value.detach() for name, value in terms.items()}
-        logs |= {"teacher_entropy": entropy(wanted), "patch_entropy": entropy(wanted_patches)}
+        logs |= {"teacher_entropy": entropy(wanted), "teacher_usage": usage(wanted)}
+        logs["patch_entropy"] = entropy(wanted_patches)
         return {"loss": torch.stack(list(terms.values())).sum(), **logs}
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would be compiled anew for each ratio

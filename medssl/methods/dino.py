@@ -8,7 +8,7 @@ from typing import final
 
 from torch import Tensor
 
-from medssl.losses.distillation import across_views, entropy
+from medssl.losses.distillation import across_views, entropy, usage
 from medssl.methods.base import Batch, MethodCard, require
 from medssl.methods.base_distillation import DistillingMethod, Schedule, wrong_numbers
 from medssl.models.encoder import Encoder
@@ -60,10 +60,10 @@ class DINO(DistillingMethod):
         _, *self.teacher_temperatures = temperatures
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """`loss`: mean over teacher view and any other student view; `teacher_entropy`, between 0 and log K."""
+        """`loss`: mean over teacher view and any other student view; `teacher_entropy` and `teacher_usage`."""
         views = batch["views"]
         images, count = views.flatten(0, 1), len(views)
         targets = self.centred("centre", self.teacher(images), self.warmed(batch, *self.teacher_temperatures))
         students = [*self.student(images).chunk(count), *self.local_logits(batch)]
         loss = across_views(targets.chunk(count), students, self.temperature)
-        return {"loss": loss, "teacher_entropy": entropy(targets)}
+        return {"loss": loss, "teacher_entropy": entropy(targets), "teacher_usage": usage(targets)}

@@ -270,14 +270,23 @@ def test_dino_compares_each_teacher_view_with_every_other_view() -> None:
 
 def test_a_teacher_without_an_opinion_is_told() -> None:
     method, batch = _method(DINO, head=(8, 8, 12)).eval(), _batch()
-    entropy = float(method(batch)["teacher_entropy"])
-    assert method.trouble({"loss": 0.0, "teacher_entropy": entropy}) == ""
+    assert method.trouble({name: float(value.detach()) for name, value in method(batch).items()}) == ""
     for parameter in method.teacher.network.encoder.parameters():
         parameter.data.zero_()
     method.centre.copy_(method.teacher(batch["views"][0])[0])
     logs = {name: float(value.detach()) for name, value in method(batch).items()}
     assert logs["teacher_entropy"] == pytest.approx(math.log(12))
-    assert "temperature of the teacher" in method.trouble(logs)
+    assert "a lower temperature of the teacher" in method.trouble(logs)
+
+
+def test_a_teacher_with_one_opinion_of_all_images_is_told() -> None:
+    method, batch = _method(DINO, head=(8, 8, 12)).eval(), _batch()
+    method.centre[3] = -100.0
+    logs = {name: float(value.detach()) for name, value in method(batch).items()}
+    assert logs["teacher_usage"] == pytest.approx(0, abs=1e-6)
+    assert "one prototype" in method.trouble(logs)
+    sure = {"teacher_entropy": 0.0, "teacher_usage": math.log(8)}  # of each image, but not the same
+    assert method.trouble(sure) == ""
 
 
 def test_the_centre_takes_in_what_the_teacher_said_in_the_step() -> None:
