@@ -33,13 +33,13 @@ def context_and_targets(
         targets: Target blocks T of each sample.
         target_scale: Share of the cells of a target block.
         context_scale: Share of the cells of the context block, before targets are taken out.
-        aspect: Ratio of a target's sides, drawn for each axis and normalised to the volume.
+        aspect: Ratio of each further side of a target to its first one, in cells of a grid of equal sides.
 
     Returns:
         (B, n) cells of the context and (B, T, m) cells of the targets, int64 indices into the flat grid.
     """
-    draw = torch.rand(2 + len(grid), generator=generator, dtype=torch.float64)
-    aspects = aspect[0] + (aspect[1] - aspect[0]) * draw[2:]
+    draw = torch.rand(1 + len(grid), generator=generator, dtype=torch.float64)
+    aspects = torch.cat([torch.ones(1), aspect[0] + (aspect[1] - aspect[0]) * draw[2:]])
     target = _sides(grid, target_scale[0] + (target_scale[1] - target_scale[0]) * float(draw[0]), aspects)
     share = context_scale[0] + (context_scale[1] - context_scale[0]) * float(draw[1])
     whole = _sides(grid, share, torch.ones(len(grid)))

@@ -82,3 +82,16 @@ def _box_mean(image: Tensor, window: int) -> Tensor:
         kernel = [window if other == axis else 1 for other in range(image.ndim - 2)]
         image = pool(image, kernel, stride=1, padding=[n // 2 for n in kernel], count_include_pad=False)
     return image
+
+
+def latent_regression(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """Smooth L1 between predicted features and those that are wanted, each normalised over its channels; mean ().
+
+    I-JEPA, Assran et al., CVPR 2023, https://arxiv.org/abs/2301.08243.
+
+    Args:
+        predicted: (..., E).
+        wanted: (..., E); no gradient goes there.
+    """
+    target = F.layer_norm(wanted.detach().float(), wanted.shape[-1:])
+    return F.smooth_l1_loss(predicted.float(), target)

@@ -9,11 +9,11 @@ the image.
 from typing import cast, final
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor
 
 from medssl.data.masking import step_generator
 from medssl.data.target_blocks import context_and_targets
+from medssl.losses.reconstruction import latent_regression
 from medssl.methods.base import Batch, Method, MethodCard, expect, positive, require, share
 from medssl.models.encoder import Encoder
 from medssl.models.momentum import Teacher
@@ -81,7 +81,7 @@ class IJEPA(Method):
         context, blocks = self._draw(image, int(batch["step"]))
         wanted = self._features(image)  # (B, N, E)
         target = torch.stack([pick(wanted, blocks[:, number]) for number in range(blocks.shape[1])], dim=1)
-        return {"loss": F.smooth_l1_loss(self._predict(image, context, blocks).float(), target)}
+        return {"loss": latent_regression(self._predict(image, context, blocks), target)}
 
     def after_step(self, step: int) -> None:
         """The teacher follows."""
@@ -102,10 +102,9 @@ class IJEPA(Method):
 
     @torch.no_grad()
     def _features(self, image: Tensor) -> Tensor:
-        """The teacher's patch features (B, N, E) of the whole image, each normalised over its channels."""
+        """The teacher's patch features (B, N, E) of the whole image."""
         teacher = cast(ViT, self.teacher.network)
-        tokens = teacher.encode(image, None)[:, teacher.tokens.shape[1] :].float()
-        return F.layer_norm(tokens, tokens.shape[-1:])
+        return teacher.encode(image, None)[:, teacher.tokens.shape[1] :]
 
     def _predict(self, image: Tensor, context: Tensor, blocks: Tensor) -> Tensor:
         """Features (B, T, m, E) of each block, each block predicted on its own."""

@@ -41,6 +41,18 @@ def test_blocks_have_the_share_asked_for_and_reach_every_cell() -> None:
     assert (seen > 0).double().mean() > 0.99
 
 
+@pytest.mark.parametrize("grid", [(120, 120), (60, 60, 60)])
+def test_further_sides_have_the_ratio_asked_for_to_the_first(grid: tuple[int, ...]) -> None:
+    ratios = []
+    for seed in range(40):
+        _, blocks = context_and_targets(grid, 1, step_generator(seed, 2), targets=1)
+        where = torch.stack(torch.unravel_index(blocks[0, 0], grid))
+        sides = (where.amax(1) - where.amin(1) + 1).double()
+        ratios += (sides[1:] / sides[0]).tolist()
+    assert 0.7 < min(ratios) < 0.85
+    assert 1.35 < max(ratios) < 1.6
+
+
 def test_a_key_decides_the_blocks() -> None:
     first, again, other = (context_and_targets((8, 8), 3, step_generator(0, step)) for step in (4, 4, 5))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))

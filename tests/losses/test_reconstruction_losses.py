@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from medssl.losses.reconstruction import local_statistics, masked_l1, masked_token_mse, normalise_patches, token_mse
+from medssl.losses.reconstruction import (
+    latent_regression,
+    local_statistics,
+    masked_l1,
+    masked_token_mse,
+    normalise_patches,
+    token_mse,
+)
 
 
 def _sines(rows: int, columns: int, offset: float) -> Tensor:
@@ -19,6 +26,15 @@ def test_golden_number():
     hidden = torch.tensor([[True, False, True, True]])
     assert masked_token_mse(prediction, target, hidden).item() == pytest.approx(0.10822899, abs=1e-6)
     assert token_mse(prediction[hidden], target[hidden]).item() == pytest.approx(0.10822899, abs=1e-6)
+
+
+def test_golden_number_of_latents_and_no_gradient_to_what_is_wanted():
+    wanted, predicted = (_sines(4, 6, offset).requires_grad_() for offset in (2.0, 2.3))
+    loss = latent_regression(predicted, wanted)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.08065265, abs=1e-6)
+    assert wanted.grad is None
+    assert predicted.grad is not None
 
 
 def test_normalised_patches_have_mean_zero_and_unbiased_variance_one():
