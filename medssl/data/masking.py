@@ -100,8 +100,8 @@ def block_mask(grid: Sequence[int], batch: int, ratio: float, generator: torch.G
     """Hide boxes until the same number of cells is hidden in each sample.
 
     BEiT, Bao et al., ICLR 2022, https://arxiv.org/abs/2106.08254, in N dimensions: a box has between `smallest` and all
-    missing cells, a log-uniform factor for each axis (in 2D the paper draws one for the ratio), and what no box fits into
-    is filled with single cells, so the count is exact.
+    missing cells and a log-uniform factor for each axis (in 2D the paper draws one for the ratio of both); what no box
+    fits into is filled with single cells, so the count is exact.
 
     Args:
         grid: Cells an axis.
