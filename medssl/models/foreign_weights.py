@@ -2,7 +2,7 @@
 
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,10 @@ def read_foreign(path: Path, encoder: nn.Module) -> ForeignWeights:
         except ConfigError as error:
             told += error.problems
             continue
-        prefix, missing = _prefix(layout, found)
+        prefixes = _prefixes(layout, found)
+        missing = _missing(layout, found, prefixes[0])
         if not missing:
-            return _taken(library, layout, found, prefix, encoder)
+            return _taken(library, layout, found, prefixes, encoder)
         told.append(f"{library}: {len(missing)} of {len(layout.needed)} tensors are not there, first {missing[0]}")
     if set(found) & {f"encoder.{name}" for name in encoder.state_dict()}:
         raise CheckpointError(
@@ -108,21 +109,31 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     raise CheckpointError(f"{path} holds no tensors under names", reason="bad-encoder")
 
 
-def _prefix(layout: Layout, found: Mapping[str, Tensor]) -> tuple[str, list[str]]:
-    """What stands before the layout's names in the file, and which of them are missing."""
-    best = ("", layout.needed)
+def _prefixes(layout: Layout, found: Mapping[str, Tensor]) -> list[str]:
+    """What may stand before the layout's names in the file, the one with the fewest missing names first."""
     first = layout.needed[0]
-    for prefix in sorted({name.removesuffix(first) for name in found if name.endswith(first)}):
-        missing = [name for name in layout.needed if prefix + name not in found]
-        if len(missing) < len(best[1]):
-            best = prefix, missing
-    return best
+    known = {name.removesuffix(first) for name in found if name.endswith(first)} or {""}
+    return sorted(known, key=lambda prefix: (len(_missing(layout, found, prefix)), len(prefix), prefix))
 
 
-def _taken(library: str, layout: Layout, found: Mapping[str, Tensor], prefix: str, encoder: Encoder) -> ForeignWeights:
+def _missing(layout: Layout, found: Mapping[str, Tensor], prefix: str) -> list[str]:
+    return [name for name in layout.needed if prefix + name not in found]
+
+
+def _taken(
+    library: str, layout: Layout, found: Mapping[str, Tensor], prefixes: Sequence[str], encoder: Encoder
+) -> ForeignWeights:
+    """Weights under the first prefix; those under another that are the same (nnU-Net's decoder holds the encoder)."""
+    prefix = prefixes[0]
     own = layout.back({name.removeprefix(prefix): tensor.float() for name, tensor in found.items()})
-    used = {prefix + name for name in layout.known}
+    whole = [other for other in prefixes if not _missing(layout, found, other)]
+    places = {other + name: prefix + name for other in reversed(whole) for name in layout.known}
+    used = {name for name, place in places.items() if name in found and _same(found[name], found.get(place))}
     patches = own.get("patch_embed.weight")
     first = own[layout.entries[0].ours] if patches is None else patches
     voxels = 1 if patches is None else math.prod(encoder.strides[0])
     return ForeignWeights(library, own, first.shape[1] // voxels, tuple(name for name in found if name not in used))
+
+
+def _same(one: Tensor, other: Tensor | None) -> bool:
+    return one is other or (other is not None and torch.equal(one, other))

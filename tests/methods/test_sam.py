@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from fixed_batch import learn
+from small_networks import small_encoder
 from torch import Tensor
 
 from medssl.data.augment_options import NO_AUGMENTATION, AugmentOptions
@@ -16,7 +17,6 @@ from medssl.losses.anatomy import place_info_nce
 from medssl.methods.sam import SAM, _places
 from medssl.models.anatomy import cell_places, find_points
 from medssl.models.unet import ResidualUNetEncoder
-from medssl.models.vit import ViT
 
 _SMALL = {"width": 8, "fine": (60, 20, 60, 30), "coarse": (30, 8, 20, 10), "others": 12}
 
@@ -26,7 +26,7 @@ def _method(dims: int = 2, channels: int = 1, kind: str = "cnn", **given: Any) -
     if kind == "cnn":
         encoder = ResidualUNetEncoder(dims, channels, features=[8, 16, 16], blocks=[0, 1, 1])
     else:
-        encoder = ViT(dims, channels, patch_size=4, width=24, depth=2, heads=2)
+        encoder = small_encoder(kind, dims, channels)
     return SAM(encoder, **{**_SMALL, **given})
 
 
@@ -40,7 +40,8 @@ def _batch(
     return maker({"image": source, **numbers, "step": torch.tensor(2)})
 
 
-@pytest.mark.parametrize(("dims", "channels", "kind"), [(2, 1, "cnn"), (2, 3, "vit"), (3, 2, "cnn"), (3, 1, "vit")])
+@pytest.mark.parametrize(("dims", "channels"), [(2, 3), (3, 2)])
+@pytest.mark.parametrize("kind", ["cnn", "resnet", "swin", "vit"])
 def test_it_trains_all_weights_and_leaves_a_plain_encoder(dims: int, channels: int, kind: str) -> None:
     method = _method(dims, channels, kind)
     method(_batch(dims, channels))["loss"].backward()

@@ -32,7 +32,7 @@ def _batch(dims: int = 2, channels: int = 1, size: int = 3) -> dict[str, Tensor]
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("encoder", ["vit", "resnet", "unet"])
+@pytest.mark.parametrize("encoder", ["vit", "swin", "resnet", "unet"])
 def test_it_runs_on_both_families_and_its_encoder_loads(encoder: str, channels: int, dims: int) -> None:
     method, batch = _method(dims, channels, encoder), _batch(dims, channels)
     method(batch)["loss"].backward()
@@ -141,7 +141,7 @@ def test_all_levels_of_the_pyramid_are_compared() -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("encoder", ["vit", "unet"])
+@pytest.mark.parametrize("encoder", ["vit", "swin", "unet"])
 def test_it_learns_a_fixed_batch(encoder: str, dims: int) -> None:
     losses = learn(_method(dims, encoder=encoder), _batch(dims), 1e-2)
     assert losses[-1] < 0.7 * losses[0]

@@ -28,7 +28,7 @@ def _batch(dims: int = 2, channels: int = 1) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("encoder", ["vit", "resnet", "unet"])
+@pytest.mark.parametrize("encoder", ["vit", "swin", "resnet", "unet"])
 def test_encoder_and_decoder_load_into_a_network_of_segmentation(encoder: str, channels: int, dims: int) -> None:
     method, batch = _method(dims, channels, encoder), _batch(dims, channels)
     method(batch)["loss"].backward()
@@ -95,7 +95,7 @@ def test_seed_and_step_decide_everything() -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("encoder", ["vit", "resnet", "unet"])
+@pytest.mark.parametrize("encoder", ["vit", "swin", "resnet", "unet"])
 def test_it_learns_a_fixed_batch(encoder: str, dims: int) -> None:
     losses = learn(_method(dims, encoder=encoder), _batch(dims), 1e-2, steps=30)
     assert losses[-1] < 0.8 * losses[0]

@@ -134,3 +134,17 @@ def test_what_cannot_be_taken_is_told(tmp_path: Path) -> None:
     save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, tmp_path / "wide.safetensors")
     with pytest.raises(CheckpointError, match="does not fit"):
         _load(tmp_path / "wide.safetensors", ViT(3, 1, patch_size=4, width=24, depth=2, heads=2))
+
+
+def test_the_encoder_that_lies_in_the_decoder_a_second_time_is_not_told_as_skipped(tmp_path: Path) -> None:
+    there = _encoder("unet", seed=1)
+    state = layout_of(there, "nnunet", (8, 8, 8)).there(there.state_dict())
+    twice = {f"{front}encoder.{name}": tensor for front in ("", "decoder.") for name, tensor in state.items()}
+    twice["decoder.seg_layers.0.weight"] = torch.zeros(2, 4, 1, 1, 1)
+    path = tmp_path / "checkpoint_final.pth"
+    torch.save({"network_weights": twice}, path)
+    report = _load(path, _encoder("unet", seed=2))
+    assert report.skipped == ("nnunet: decoder.seg_layers.0.weight",)
+    changed = next(name for name in twice if name.startswith("decoder.encoder."))
+    torch.save({"network_weights": {**twice, changed: twice[changed] + 1}}, path)
+    assert f"nnunet: {changed}" in _load(path, _encoder("unet", seed=2)).skipped
