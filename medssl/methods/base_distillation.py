@@ -132,14 +132,6 @@ class DistillingMethod(SiameseMethod):
             self._fresh[name] = total + logits.detach().float().sum(0), count + len(logits)
         return centred_softmax(logits, self.get_buffer(name), temperature)
 
-    def local_logits(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The student's logits (B, K) of each local view; they are of one size and computed in one pass."""
-        if "local_views" not in batch:
-            return ()
-        small = batch["local_views"]
-        logits: Tensor = self.student(small.flatten(0, 1))
-        return logits.chunk(len(small))
-
 
 class MaskedDistillingMethod(DistillingMethod):
     """One that also learns what the teacher, who sees everything, says of hidden patches; abstract.
@@ -171,11 +163,12 @@ class MaskedDistillingMethod(DistillingMethod):
         images = views.flatten(0, 1)
         hidden = self.draw(images, int(batch["step"]))
         student, teacher = cast(TokenBranch, self.student), cast(TokenBranch, self.teacher.network)
-        tokens, classes, patches = student.both(images, hidden.rows, (hidden.mask, self.mask_token))
+        local = [batch["local_views"].flatten(0, 1)] if "local_views" in batch else []
+        tokens, classes, patches = student.both(images, hidden.rows, (hidden.mask, self.mask_token), local)
         with torch.no_grad():
             _, known, known_patches = teacher.both(images, hidden.rows)
         wanted, wanted_patches = self.targets(known, known_patches, batch)
-        seen = [*classes.chunk(len(views)), *self.local_logits(batch)]
+        seen = classes.split(views.shape[1])
         terms = {
             "class_loss": across_views(wanted.chunk(len(views)), seen, temperature),
             "patch_loss": over_hidden_tokens(wanted_patches, patches, temperature, hidden.sample, len(images)),

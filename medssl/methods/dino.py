@@ -64,6 +64,14 @@ class DINO(DistillingMethod):
         views = batch["views"]
         images, count = views.flatten(0, 1), len(views)
         targets = self.centred("centre", self.teacher(images), self.warmed(batch, *self.teacher_temperatures))
-        students = [*self.student(images).chunk(count), *self.local_logits(batch)]
+        students = [*self.student(images).chunk(count), *self._local_logits(batch)]
         loss = across_views(targets.chunk(count), students, self.temperature)
         return {"loss": loss, "teacher_entropy": entropy(targets), "teacher_usage": usage(targets)}
+
+    def _local_logits(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The student's logits (B, K) of each local view; they are of one size and computed in one pass."""
+        if "local_views" not in batch:
+            return ()
+        small = batch["local_views"]
+        logits: Tensor = self.student(small.flatten(0, 1))
+        return logits.chunk(len(small))

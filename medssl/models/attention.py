@@ -80,19 +80,41 @@ class TransformerBlock(nn.Module):
                 block whose other outputs nobody reads saves their cost.
             rotation: Of queries and keys, by their positions.
         """
-        kept = tokens[:, first:] + self._attend(self.norm1(tokens), first, rotation)
-        out: Tensor = kept + self.fc2(F.gelu(self.fc1(self.norm2(kept))))
+        kept = tokens[:, first:] + self.proj(self._attend(self.qkv(self.norm1(tokens)), first, rotation))
+        return self._transform(kept)
+
+    def packed(self, groups: Sequence[Tensor], rotations: Sequence[Rotation | None]) -> list[Tensor]:
+        """As `forward` of each group (B, N, E), in one pass: all layers but the attention see the tokens of all.
+
+        Oquab et al., 2023, https://arxiv.org/abs/2304.07193, pack crops of unlike size likewise; attention here goes
+        group by group, which no mask and no kernel of its own is needed for.
+        """
+        tokens = _pack(groups)
+        parts = _unpack(self.qkv(self.norm1(tokens)), groups)
+        mixed = [self._attend(part, 0, rotation) for part, rotation in zip(parts, rotations, strict=True)]
+        return _unpack(self._transform(tokens + self.proj(_pack(mixed))), groups)
+
+    def _transform(self, tokens: Tensor) -> Tensor:
+        out: Tensor = tokens + self.fc2(F.gelu(self.fc1(self.norm2(tokens))))
         return out
 
-    def _attend(self, tokens: Tensor, first: int, rotation: Rotation | None) -> Tensor:
-        batch, count, width = tokens.shape
-        qkv = self.qkv(tokens).view(batch, count, 3, self.heads, width // self.heads)
-        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, heads, N, E / heads)
+    def _attend(self, qkv: Tensor, first: int, rotation: Rotation | None) -> Tensor:
+        """What each token from `first` on takes from all: (B, N, 3 E) to (B, N - first, E)."""
+        query, key, value = (
+            part.transpose(1, 2) for part in qkv.unflatten(2, (3, self.heads, -1)).unbind(2)
+        )  # (B, heads, N, E / heads)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        mixed = attention(query[:, :, first:], key, value)
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, count - first, width))
-        return out
+        return attention(query[:, :, first:], key, value).transpose(1, 2).flatten(2)
+
+
+def _pack(groups: Sequence[Tensor]) -> Tensor:
+    return torch.cat([group.flatten(0, 1) for group in groups])
+
+
+def _unpack(tokens: Tensor, groups: Sequence[Tensor]) -> list[Tensor]:
+    parts = tokens.split([group.shape[0] * group.shape[1] for group in groups])
+    return [part.unflatten(0, group.shape[:2]) for part, group in zip(parts, groups, strict=True)]
 
 
 class CrossAttention(nn.Module):

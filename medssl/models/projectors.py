@@ -147,17 +147,20 @@ class TokenBranch(Branch):
         self.patch_projector = patch_projector
 
     def both(
-        self, image: Tensor, rows: Tensor, fill: tuple[Tensor, Tensor] | None = None
+        self, image: Tensor, rows: Tensor, fill: tuple[Tensor, Tensor] | None = None, small: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Class tokens (B, E), what their head makes of them, and what its head makes of patch tokens.
+        """Class tokens (B, E), what their head makes of them (B + b, K), and what its head makes of patch tokens.
 
         Args:
             image: (B, C, *S).
             rows: (M,) numbers of the patches, counted over the whole batch: samples may have any number of them.
             fill: Hidden patches and what takes their place, as in `ViT.encode`.
+            small: Further images (b, C, *s) of another size, of which the head of the class token alone is asked; all
+                go through the encoder in one pass.
         """
         vit = cast(ViT, self.encoder)
-        tokens = vit.encode(image, fill=fill)
+        tokens, *others = vit.encode_packed([image, *small], [fill, *(None for _ in small)])
         patches = tokens[:, vit.tokens.shape[1] :].flatten(0, 1)[rows]
         head = self.projector if self.patch_projector is None else self.patch_projector
-        return tokens[:, 0], self.projector(tokens[:, 0]), head(patches)
+        classes = torch.cat([group[:, 0] for group in (tokens, *others)])
+        return tokens[:, 0], self.projector(classes), head(patches)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
@@ -137,6 +137,20 @@ class ViT(PatchEncoder):
             tokens = block(tokens, rotation=rotation)
         out: Tensor = self.norm(tokens)
         return out
+
+    def encode_packed(self, images: Sequence[Tensor], fills: Sequence[tuple[Tensor, Tensor] | None]) -> list[Tensor]:
+        """As `encode` of each batch of images, whose sizes may differ, in one pass over the blocks.
+
+        Args:
+            images: Each (B, C, *S).
+            fills: Of each, as in `encode`.
+        """
+        pairs = zip(images, fills, strict=True)
+        groups = [self._with_extra(self.embed_patches(image, None, fill)) for image, fill in pairs]
+        rotations = [self._rotation(image, None) for image in images]
+        for block in self.blocks:
+            groups = cast(TransformerBlock, block).packed(groups, rotations)
+        return [self.norm(group) for group in groups]
 
     def embed_patches(self, image: Tensor, keep: Tensor | None, fill: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Embedded patches (B, n, E), as `encode` takes them, with added positions; those not kept cost nothing."""

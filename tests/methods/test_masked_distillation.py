@@ -66,7 +66,7 @@ def test_the_loss_of_patches_reaches_hidden_tokens_alone(kind: Any, monkeypatch:
     method, batch = _method(kind), view_batch(local=0)
     mask = method.draw(batch["views"].flatten(0, 1), 3).mask
     tokens = torch.randn(8, 17, 12, requires_grad=True)
-    monkeypatch.setattr(method.encoder, "encode", lambda image, fill: tokens)
+    monkeypatch.setattr(method.encoder, "encode_packed", lambda images, fills: [tokens])
     method(batch)["loss"].backward()
     assert torch.equal(tokens.grad[:, 1:].any(-1), mask)
     assert tokens.grad[:, 0].any(-1).all()

@@ -1,5 +1,7 @@
 """Vision transformer: shapes, visible patches alone, attention in either arithmetic."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
@@ -240,3 +242,22 @@ def test_one_pass_is_one_step_of_the_power_iteration():
         bounded = layer.train()(torch.eye(6)).detach() - layer.bias.detach()
         torch.testing.assert_close(bounded.T, weight / (left @ weight @ right))
     torch.testing.assert_close(layer.direction, right)
+
+
+@pytest.mark.parametrize("attention", ["plain", "rope", "sigma"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_images_of_unlike_sizes_in_one_pass_are_as_each_alone(dims: int, attention: Any) -> None:
+    torch.manual_seed(0)
+    vit = ViT(dims, 1, patch_size=4, width=12, depth=2, heads=2, registers=1, attention=attention).eval()
+    large, small = torch.randn(2, 1, *[16] * dims), torch.randn(3, 1, *[8] * dims)
+    fill = torch.rand(2, 4**dims) < 0.5, torch.randn(1, 1, 12)
+    packed = vit.encode_packed([large, small], [fill, None])
+    alone = [vit.encode(large, fill=fill), vit.encode(small)]
+    for one, other in zip(packed, alone, strict=True):
+        torch.testing.assert_close(one, other)
+    gradients = [
+        torch.autograd.grad(sum(part.square().sum() for part in parts), list(vit.parameters()))
+        for parts in (packed, alone)
+    ]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
