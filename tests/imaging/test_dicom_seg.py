@@ -94,6 +94,24 @@ def test_all_frames_codes_references_and_a_stable_identity(tmp_path: Path):
     assert "research" in first.ContentDescription.lower()
 
 
+def test_a_large_object_leaves_its_empty_frames_out_and_a_huge_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    volume = read_volume(write_series(tmp_path / "s", ramp(5), **_COMPANION))
+    monkeypatch.setattr("medssl.imaging.writers.dicom_seg._EVERY_FRAME", 0)
+    _write(volume, tmp_path / "seg.dcm")
+    mask = _mask(volume)
+    assert int(pydicom.dcmread(tmp_path / "seg.dcm").NumberOfFrames) == 2 + 3
+    assert _independent(tmp_path / "seg.dcm") == _expected(mask)
+    np.testing.assert_array_equal(read_label(tmp_path / "seg.dcm", volume, _LABELS).array, mask.array)
+    monkeypatch.setattr("medssl.imaging.writers.dicom_seg._MOST_BYTES", 1)
+    with pytest.raises(ImageError, match=r"binary DICOM-SEG of 5 frames .* take dicom-seg-labelmap or nifti"):
+        _write(volume, tmp_path / "huge.dcm")
+    empty = Volume(np.zeros_like(mask.array), volume.geometry)
+    write_dicom_seg(empty, volume, _LABELS, tmp_path / "empty.dcm", Maker("test model", "0123abcd"))
+    assert not read_label(tmp_path / "empty.dcm", volume, _LABELS).array.any()
+
+
 def test_no_dicom_no_seg_and_no_foreign_grid(tmp_path: Path):
     volume = read_volume(write_series(tmp_path / "s", ramp(4), **_COMPANION))
     memory = Volume(volume.array, volume.geometry)

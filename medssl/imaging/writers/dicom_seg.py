@@ -34,6 +34,10 @@ from medssl.imaging.writers.dicom_source import (
 )
 
 Kind = Literal["binary", "labelmap"]
+_EVERY_FRAME = 2**28
+"""Bytes of a binary object up to which empty frames are written too: no reader then has to guess where a frame lies."""
+_MOST_BYTES = 2**30
+"""Bytes of a binary object; archives and viewers hold it in memory as a whole."""
 _DESCRIPTION = 1024
 """Longest SegmentDescription (ST)."""
 
@@ -49,8 +53,8 @@ def write_dicom_seg(
         labels: Classes; without codes they are written as "Tissue", named by their label.
         path: File to write.
         maker: The algorithm; its cautions are written into the description of every segment.
-        kind: `binary` (a frame a class and slice, every viewer reads it) or `labelmap` (a frame a slice, its values
-            those of the labels; DICOM supplement 243, 2024).
+        kind: `binary` (a frame a class and slice, every viewer reads it; above 256 MiB without the empty ones) or
+            `labelmap` (a frame a slice, its values those of the labels; DICOM supplement 243, 2024).
 
     Returns:
         Notes for the user: labels that have no code of their own.
@@ -141,6 +145,9 @@ def _save(
             reason="no-frame-of-reference",
         )
     own = identity(datasets, maker, kind)
+    every = kind != "dicom-seg" or len(labels) * frames.size // 8 <= _EVERY_FRAME
+    if not every:
+        _check_size(frames)
     types = {
         "dicom-seg": SegmentationTypeValues.BINARY,
         "dicom-seg-labelmap": SegmentationTypeValues.LABELMAP,
@@ -160,7 +167,7 @@ def _save(
         content_label="SEGMENTATION",
         content_description=RESEARCH_ONLY,
         series_description=maker.description(),
-        omit_empty_frames=False,
+        omit_empty_frames=not every,
         **maker.equipment(),
     )
     if "ImagePositionPatient" not in datasets[0] and positions(datasets) is None:
@@ -170,6 +177,18 @@ def _save(
     for item, label in zip(segmentation.SegmentSequence[-len(labels) :], labels.values(), strict=True):
         item.SegmentDescription = " | ".join((label.name, f"{RESEARCH_ONLY}.", *maker.cautions))[:_DESCRIPTION]
     save(segmentation, datasets[0], path)
+
+
+def _check_size(frames: npt.NDArray[Any]) -> None:
+    """Refuse a binary object that is too large even without its empty frames."""
+    present = sum(int(np.count_nonzero(np.bincount(plane.ravel(), minlength=2)[1:])) for plane in frames)
+    size = present * frames[0].size // 8
+    if size > _MOST_BYTES:
+        raise ImageError(
+            f"a binary DICOM-SEG of {present} frames would have {size / 2**30:.1f} GiB, more than "
+            f"{_MOST_BYTES / 2**30:.0f} GiB: take dicom-seg-labelmap or nifti in place of dicom-seg in --format",
+            reason="seg-too-large",
+        )
 
 
 def _description(number: int, label: Label, maker: Maker, own: Identity) -> SegmentDescription:

@@ -65,7 +65,7 @@ def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: 
 
     Raises:
         ImageError: The source is not DICOM, has no place in the patient, its planes are not those of its files, or the
-            mask is so torn that it has tens of thousands of outlines.
+            a class is so torn that it has tens of thousands of outlines.
     """
     datasets = read_source(source)
     places = positions(datasets)
@@ -82,9 +82,10 @@ def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: 
         for frame, plane in enumerate(drawn)
         for points in _outlines(plane == label.value, mask.geometry, places[frame])
     ]
-    if len(outlines) > _MOST_CONTOURS:
+    most, number = max(((sum(owner == n for owner, *_ in outlines), n) for n in range(len(ordered))), default=(0, 0))
+    if most > _MOST_CONTOURS:
         raise ImageError(
-            f"the mask has {len(outlines)} outlines, more than {_MOST_CONTOURS}: it is noise and "
+            f"{ordered[number].name} has {most} outlines, more than {_MOST_CONTOURS}: it is noise and "
             "no planning system could load it: leave rtstruct out of --format",
             reason="too-many-contours",
         )
