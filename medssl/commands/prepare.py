@@ -258,7 +258,7 @@ def _left_out(folder: Path, reason: str, message: str) -> Problem:
 
 def _source_hash(job: Job) -> str:
     """Hash over the row and the bytes of its files (names and sizes for folders, whose bytes are many)."""
-    digest = hashlib.sha256(repr(job.row).encode())
+    digest = hashlib.sha256(f"{job.row!r}{job.row.study}".encode())
     for part in filter(None, (p.strip() for p in f"{job.row.image};{job.row.label}".split(";"))):
         path = split_field(job.root / part)[0]
         if path.is_dir():
@@ -299,6 +299,7 @@ def _write(job: Job, digest: str) -> None:
         record=prepared.record,
         notes=(*volume.source.notes, *prepared.notes),
         scanner=row.scanner,
+        study=row.study,
     )
     channels = job.preprocess.channels_of(volume.channels)
     extra = {"source_sha256": digest, "fingerprint": case_fingerprint(volume, label), "channels": channels}

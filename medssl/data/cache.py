@@ -56,6 +56,7 @@ class CachedCase:
     record: Restoration
     notes: tuple[str, ...] = ()
     scanner: str = ""
+    study: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for case.json."""

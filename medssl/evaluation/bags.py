@@ -1,4 +1,4 @@
-"""Images that are asked about together: the slices of a volume for a 2D encoder, all images of a patient or slide."""
+"""Images that are asked about together: slices of a volume for a 2D encoder, images of a study, slide or patient."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +16,7 @@ from medssl.evaluation.probe_data import ProbeData, check_questions, class_quest
 from medssl.evaluation.probes import ProbeResult, Scores, best_option, standardised
 from medssl.imaging.errors import CacheError, ConfigError
 
-Bags = Literal["slices", "patient"]
+Bags = Literal["slices", "study", "patient"]
 
 RATES = ((1e-3, 1e-2), (3e-3, 1e-2))
 """Learning rates and weight decays of attention over a bag."""
@@ -30,13 +30,15 @@ def read_bags(cache: Cache, size: Sequence[int], bags: Bags, slice_axis: int = 2
     Args:
         cache: Prepared cache with splits and classes.
         size: Pixels, or voxels, of an image: the middle of each.
-        bags: `slices`: those of a volume are a bag. `patient`: all cases of a patient are.
+        bags: `slices`: those of a volume are a bag. `study`: all cases of a patient with one name in the manifest's
+            column study, for instance a visit or a slide. `patient`: all cases of a patient.
         slice_axis: Axis that counts the slices.
         slices: At most so many, evenly spaced.
 
     Raises:
         ConfigError: Sizes that do not fit the cache.
-        CacheError: A split without cases, a patient with cases of several classes, or one class only.
+        CacheError: A split without cases, cases without a study, a bag with cases of several classes, or one class
+            only.
     """
     dims = 2 if bags == "slices" else cache.spatial_dims
     if len(size) != dims or (bags == "slices" and cache.spatial_dims != 3):
@@ -44,15 +46,22 @@ def read_bags(cache: Cache, size: Sequence[int], bags: Bags, slice_axis: int = 2
             [f"bags of {bags} with images of size {tuple(size)} do not fit a {cache.spatial_dims}D cache"]
         )
     cases = [c for c in cache.cases if c.split in ("train", "val", "test") and c.class_name in cache.classes]
-    groups: dict[str, list[CachedCase]] = {}
+    if bags == "study" and (unnamed := [case.case for case in cases if not case.study]):
+        raise CacheError(
+            f"{len(unnamed)} of {len(cases)} cases have no study, first {unnamed[0]}: fill the manifest's column study "
+            "and prepare again",
+            reason="no-study",
+        )
+    groups: dict[tuple[str, ...], list[CachedCase]] = {}
     for case in cases:
-        groups.setdefault(case.patient if bags == "patient" else case.case, []).append(case)
+        owner = {"slices": (case.case,), "study": (case.patient, case.study), "patient": (case.patient,)}[bags]
+        groups.setdefault(owner, []).append(case)
     images: list[npt.NDArray[np.float32]] = []
     owners: list[int] = []
-    for number, group in enumerate(groups.values()):
+    for number, (owner, group) in enumerate(groups.items()):
         if len({case.class_name for case in group}) > 1:
             raise CacheError(
-                f"patient {group[0].patient!r} has cases of several classes, so it makes no bag of one class",
+                f"{bags} {owner[-1]!r} has cases of several classes, so it makes no bag of one class",
                 reason="several-classes",
             )
         for case in group:
@@ -80,7 +89,7 @@ def read_bags(cache: Cache, size: Sequence[int], bags: Bags, slice_axis: int = 2
 def bag_probe(features: Features, data: ProbeData, draws: Sequence[Tensor]) -> ProbeResult:
     """`bag_scores`; rate and decay are chosen."""
     if features.there is None:
-        raise ConfigError(["attention over bags needs bags: slices or patient"])
+        raise ConfigError(["attention over bags needs bags: slices, study or patient"])
     there = features.there
     return best_option(
         list(RATES), lambda o, known, asked: bag_scores(features.tokens, there, data, known, asked, o), data, draws

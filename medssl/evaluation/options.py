@@ -63,9 +63,10 @@ class FrozenOptions:
     """Of a vision transformer the linear probe also tries the class tokens of so many last blocks, with and without the
     mean of the patches (DINOv2's grid); none: `[]`."""
 
-    bags: Literal["none", "slices", "patient"] = "none"
-    """`slices`: a 2D encoder sees the slices of a volume; `patient`: all cases of a patient are asked about together.
-    Features are averaged over a bag, and attention over it is a probe of its own."""
+    bags: Literal["none", "slices", "study", "patient"] = "none"
+    """`slices`: a 2D encoder sees the slices of a volume; `study`, `patient`: all cases of a visit or slide (the
+    manifest's column study), or of a patient, are asked about together. Features are averaged over a bag, and
+    attention over it is a probe of its own."""
 
     slice_axis: int | None = None
     """Axis of the volume that counts its slices; that of the pretraining when left out, or 2 where it had none."""

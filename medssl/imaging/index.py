@@ -1,5 +1,6 @@
 """From a folder of scans to a manifest, and a table of everything that did not make it."""
 
+import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from medssl.imaging.duplicates import likely_duplicates
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
-from medssl.imaging.naming import bids_subject, split_field, unique_names
+from medssl.imaging.naming import bids_session, bids_subject, split_field, unique_names
 from medssl.imaging.pairing import SPLIT_FOLDERS, Case, pair
 from medssl.imaging.problems import Problem, in_short, problems_beside, write_problems
 from medssl.imaging.readers.scan import FoundImage, Scan, scan_tree
@@ -178,9 +179,16 @@ def _rows(cases: Sequence[Case], patients: dict[str, str], listed: Decathlon, ro
                 age=image.age,
                 scanner=image.scanner,
                 licence=listed.fact(image.files[0], "licence"),
+                study=_study(image, place),
             )
         )
     return rows
+
+
+def _study(image: FoundImage, place: Path) -> str:
+    """Name of the visit: the hash of the StudyInstanceUID, or subject and session."""
+    uid = image.study_uid
+    return f"s{hashlib.sha256(uid.encode()).hexdigest()[:12]}" if uid else bids_session(place)
 
 
 def _relative(field: str, root: Path) -> str:

@@ -5,7 +5,7 @@ import difflib
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medssl.imaging.errors import ManifestError
@@ -13,7 +13,8 @@ from medssl.imaging.files import sha256, write_text
 from medssl.imaging.naming import split_field
 
 COLUMNS = (
-    "case", "patient", "image", "label", "class", "modality", "split", "site", "scanner", "sex", "age", "licence"
+    "case", "patient", "image", "label", "class", "modality", "split", "site", "scanner", "sex", "age", "licence",
+    "study",
 )  # fmt: skip
 _REQUIRED = ("case", "patient", "image")
 _SPLITS = ("", "train", "val", "test")
@@ -22,7 +23,10 @@ _UNSAFE = set('/\\:*?"<>|') | {chr(c) for c in range(32)}
 
 @dataclass(frozen=True)
 class Row:
-    """One case: its patient, its image (channels joined by `;`), and what is known of it."""
+    """One case: its patient, its image (channels joined by `;`), and what is known of it.
+
+    `study` names the visit, or the slide, that several cases of a patient belong to.
+    """
 
     case: str
     patient: str
@@ -36,6 +40,7 @@ class Row:
     sex: str = ""
     age: str = ""
     licence: str = ""
+    study: str = field(default="", repr=False)  # the hash of a prepared case is of what is shown
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,13 @@ def bids_subject(place: Path) -> str:
     return parts[0].split(".")[0] if parts else ""
 
 
+def bids_session(place: Path) -> str:
+    """Subject and session of a path that has a `ses-` entity after its `sub-`, for instance `sub-01_ses-2`."""
+    parts = [part for name in place.parts for part in name.split("_")[:2] if part.startswith("ses-") and len(part) > 4]
+    subject = bids_subject(place)
+    return f"{subject}_{parts[0].split('.')[0]}" if parts and subject else ""
+
+
 def split_slice(field: Path | str) -> tuple[str, str]:
     """Image and place of `IMAGE#slice=AXIS:NUMBER`; the place is empty where a whole image is meant."""
     text = str(field)

@@ -47,6 +47,21 @@ def test_images_of_patients(tmp_path: Path):
         read_bags(mixed, (8, 8), "slices")
 
 
+def test_images_of_studies(tmp_path: Path):
+    cache = small_cache(
+        tmp_path, [(8, 8)] * 8, splits=("train",) * 4 + ("val",) * 2 + ("test",) * 2,
+        classes=("a", "a", "b", "b", "a", "b", "a", "b"), patients=("p", "p", "p", "q", "r", "r", "s", "s"),
+        studies=("1", "1", "2", "1", "1", "2", "1", "2"),
+    )  # fmt: skip
+    data = read_bags(cache, (8, 8), "study")
+    assert data.patients == ("p", "p", "q", "r", "r", "s", "s")  # one patient's studies may be of unlike classes
+    assert data.bags is not None
+    assert data.bags.tolist() == [0, 0, 1, 2, 3, 4, 5, 6]
+    unnamed = small_cache(tmp_path / "unnamed", [(8, 8)] * 2, classes=("a", "b"))
+    with pytest.raises(CacheError, match="2 of 2 cases have no study, first c0: fill the manifest's column study"):
+        read_bags(unnamed, (8, 8), "study")
+
+
 def test_features_of_a_bag_are_those_of_its_images():
     images = torch.randn(5, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     encoder = ResidualUNetEncoder(2, 1, features=(4, 8), blocks=(0, 1)).eval()

@@ -94,6 +94,8 @@ def test_a_dicom_tree_with_segmentation_localizer_and_duplicate(tmp_path: Path):
     assert (row["modality"], row["sex"], row["age"], row["scanner"]) == ("CT", "F", "63", "ACME Scan 3")
     assert row["label"] == "d/seg.dcm"
     assert row["patient"] not in ("patient", "s")  # a pseudonym
+    assert row["study"].startswith("s")
+    assert "1.2" not in row["study"]  # a hash of the UID
     with (tmp_path / "m.problems.csv").open(newline="") as stream:
         reasons = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(stream)}
     assert reasons["scout.dcm"] == "localizer"

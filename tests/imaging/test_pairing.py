@@ -181,6 +181,7 @@ def test_patients_of_the_brain_imaging_data_structure(tmp_path: Path):
         _nifti(tmp_path / "d" / f"{name}.nii.gz", seed=len(name))
     rows, summary = _index(tmp_path)
     assert [row.patient for row in rows.values()] == ["sub-01", "sub-01", "sub-02"]
+    assert [row.study for row in rows.values()] == ["sub-01_ses-1", "sub-01_ses-2", ""]
     assert any("Brain Imaging Data Structure" in note for note in summary.notes)
     assert bids_subject(Path("subject/a.nii")) == ""
 
