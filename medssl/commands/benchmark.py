@@ -1,12 +1,12 @@
 """Compare self-supervised methods: frozen features against the same encoders with random weights."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medssl.commands.comparison import cache_of, judged, prepare_set, runs_of
+from medssl.commands.comparison import cache_of, joint_embedding, judged, prepare_set, runs_of
 from medssl.commands.console import say
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.probing import RandomRun, measured, random_runs
@@ -54,6 +54,7 @@ def benchmark(
     wanted = read_options(BenchmarkPlan, resolve_folder("configs", plan))
     _check(wanted, data, methods, sets, seeds, jobs)
     runs = runs_of(wanted, out, methods, sets, seeds)
+    joint = joint_embedding(runs_of(wanted, out, (), (), 1))
     caches = {images.name: cache_of(images, out) for images in wanted.all_sets}
     rows, random = _earlier(out, wanted, caches, seeds)
     finished = {row.key for row in rows}
@@ -68,9 +69,9 @@ def benchmark(
         rows = _in_order([*rows, *found], wanted)
         failed = "".join(f": failed: {row.failed}" for row in found[:1] if row.failed)
         say(f"benchmark: {number} of {len(missing)}: {run.about}{failed}")
-        _write(out, rows, random)
+        _write(out, rows, random, joint)
     random = _with(random, _without(random_runs(wanted, caches, rows), random), jobs)
-    results = _write(out, rows, random)
+    results = _write(out, rows, random, joint)
     about = f"Methods of {plan.name}, frozen features beside random weights."
     write_report(out, benchmark_sections(results), "Comparison of methods", about, results["environment"])
     say(f"benchmark: {out / 'report.html'}, {out / 'table.md'}, {out / 'results.json'}")
@@ -145,11 +146,13 @@ def _check(
         raise ConfigError(list(dict.fromkeys(problems)))
 
 
-def _write(out: Path, rows: "Sequence[Judged]", random: "Sequence[RandomWeights]") -> dict[str, Any]:
+def _write(
+    out: Path, rows: "Sequence[Judged]", random: "Sequence[RandomWeights]", joint: Collection[str]
+) -> dict[str, Any]:
     from medssl.evaluation.benchmark_table import compare, encoder_name, markdown
     from medssl.evaluation.report.results import head
 
-    comparisons = compare(rows, random)
+    comparisons = compare(rows, random, joint)
     results = {
         **head("benchmark"),
         "comparisons": [c.to_json() for c in comparisons],

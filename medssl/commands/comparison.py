@@ -42,11 +42,15 @@ class Run:
     seed: int
 
     @cached_property
-    def config(self) -> str:
-        """Options of `medssl pretrain` as YAML: its configuration with the plan's changes and the seed."""
+    def pretraining(self) -> dict[str, Any]:
+        """Options of `medssl pretrain`: its configuration with the plan's changes and the seed."""
         options = with_config({"config": self.method.config_for(self.sets[0]), **self.options})
-        options["train"] = {**options.get("train", {}), "seed": self.seed}
-        return yaml.safe_dump(options)
+        return {**options, "train": {**options.get("train", {}), "seed": self.seed}}
+
+    @property
+    def config(self) -> str:
+        """The same as YAML."""
+        return yaml.safe_dump(self.pretraining)
 
     @cached_property
     def key(self) -> str:
@@ -83,6 +87,19 @@ def runs_of(plan: BenchmarkPlan, out: Path, methods: Sequence[str], sets: Sequen
         if not methods or method.name in methods
         for group in plan.groups(method, sets)
     ]
+
+
+def joint_embedding(runs: Sequence[Run]) -> set[str]:
+    """Names of the methods that nearest neighbours must show to learn, beside a trained probe: by their cards.
+
+    Raises:
+        ConfigError: A method that cannot be imported.
+    """
+    from medssl.models.component import resolve
+
+    paths = {run.method.name: (run.pretraining.get("method") or {}).get("class_path") for run in runs}
+    kinds = {name: resolve(path) for name, path in paths.items() if path}  # pretrain says what else is wrong
+    return {name for name, kind in kinds.items() if hasattr(kind, "card") and kind.card.joint_embedding}
 
 
 def set_folder(images: SetPlan, out: Path) -> Path:

@@ -15,6 +15,7 @@ from report_checks import check_page, check_results
 from small_cache import small_cache
 
 from medssl.__main__ import main
+from medssl.commands.comparison import joint_embedding, runs_of
 from medssl.commands.parsing import parse_verb, read_options, resolve_folder
 from medssl.data.cache import Cache
 from medssl.evaluation.benchmark_plan import BenchmarkPlan, MethodPlan, SetPlan, merged
@@ -269,6 +270,12 @@ def test_every_run_of_the_built_in_plan_can_be_built(
     first, second = (caches[2], caches[3]) if method.mixed else (caches[dims], None)
     encoder = assemble(settings, first, launch(settings.train), second).method.encoder
     assert (encoder.plain(dims) if method.mixed else encoder).spatial_dims == dims
+
+
+def test_which_methods_neighbours_must_show_is_told_by_their_cards():
+    found = joint_embedding(runs_of(_SMALL_PLAN, Path("out"), (), (), 1))
+    assert {"simclr", "moco_v2", "byol", "barlow_twins", "swav", "dinov2", "intra_inter"} <= found
+    assert not {"mae", "ijepa", "spark", "resenc_mae", "voco", "alice", "models_genesis", "uni4eye"} & found
 
 
 def test_methods_of_a_family_have_one_budget():
