@@ -92,7 +92,7 @@ def _earlier(
         random = [RandomWeights(**entry) for entry in content["random"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError([f"{path} is not a table of results; delete it or give another --out"]) from error
-    keys = {run.key for run in runs_of(plan, out, (), (), max(seeds, plan.seeds))}
+    keys = {run.key for run in runs_of(plan, out, (), (), max(seeds, plan.seeds)) if not run.cut_off}
     rows = [row for row in rows if row.key in keys and not row.failed]
     wanted = {(run.key, run.seed) for run in random_runs(plan, caches, rows)}
     return rows, [entry for entry in random if (entry.key, entry.seed) in wanted]

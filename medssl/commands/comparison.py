@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from medssl.commands.app import run_stage
+from medssl.commands.finished import is_finished, refuse_unfinished
 from medssl.commands.keys import key_of
 from medssl.commands.parsing import read_yaml, resolve_folder, run_verb
 from medssl.commands.probing import auroc_of_probes
@@ -76,6 +77,16 @@ class Run:
         """Encoder file for a set."""
         name = f"encoder_{len(images.size)}d" if self.method.mixed else "encoder"
         return self.folder / f"{name}.safetensors"
+
+    def probes(self, images: SetPlan) -> Path:
+        """What the probes found on a set."""
+        path = self.encoder(images)
+        return path.with_name(f"{path.stem.replace('encoder', 'probes')}.json")
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether its folder holds weights from before the last step: what was found with them is no result."""
+        return any(path.is_file() and not is_finished(path) for path in map(self.encoder, self.sets))
 
 
 def runs_of(plan: BenchmarkPlan, out: Path, methods: Sequence[str], sets: Sequence[str], seeds: int) -> list[Run]:
@@ -149,14 +160,18 @@ def _judge(run: Run) -> "list[Judged]":
 
 
 def _pretrain(run: Run) -> None:
-    if all(run.encoder(images).is_file() for images in run.sets):
+    if all(is_finished(run.encoder(images)) for images in run.sets):
         return
+    for images in run.sets:
+        run.probes(images).unlink(missing_ok=True)  # of weights from before the last step
     config = run.folder.with_name(f"{run.folder.name}.yaml")
     write_text(config, run.config)
     first, *second = (str(run.cache(images)) for images in run.sets)
     arguments = ["--config", str(config), "--data", first, *[word for s in second for word in ("--also.data", s)]]
     resume = ["--resume"] if (run.folder / "run.json").is_file() else []
     run_verb("pretrain", [*arguments, "--out", str(run.folder), *resume])
+    for images in run.sets:
+        refuse_unfinished(run.encoder(images), run.about)
 
 
 def _probe(run: Run, images: SetPlan) -> "Judged":
@@ -167,9 +182,8 @@ def _probe(run: Run, images: SetPlan) -> "Judged":
 
     cache, path = Cache.open(run.cache(images)), run.encoder(images)
     meta = read_encoder(path)[1]
-    probes = path.with_name(f"{path.stem.replace('encoder', 'probes')}.json")
     found = auroc_of_probes(
-        probes, cache.path, images, lambda: pretrained_encoder(path, cache.spatial_dims, cache.channels)
+        run.probes(images), cache.path, images, lambda: pretrained_encoder(path, cache.spatial_dims, cache.channels)
     )
     hours = float(meta["provenance"]["device_hours"])
     return Judged(images.name, run.method.name, run.method.family, meta["encoder"], run.seed, run.key, found, hours)

@@ -162,6 +162,31 @@ def test_results_are_enough_to_resume_and_a_changed_plan_is_run_anew(
 
 
 @pytest.mark.integration
+def test_a_pretraining_whose_time_was_up_is_no_result_and_goes_on(tmp_path: Path):
+    _pictures(tmp_path / "data")
+    path, out = tmp_path / "plan.yaml", tmp_path / "out"
+    plan = yaml.safe_load(_plan(path).read_text())
+    plan["methods"] = [{**plan["methods"][1], "changes": {"train": {"time_limit_min": 1e-6}}}]
+    path.write_text(yaml.safe_dump(plan))
+    arguments = [path, "--data", tmp_path / "data", "--out", out, "--seeds", "1"]
+    assert _run(*arguments) == 0
+    (stopped,) = json.loads((out / "results.json").read_text())["runs"]
+    assert "time_limit_min was over before its last step" in stopped["failed"]
+    (encoder,) = _encoders(out, "simclr")
+    assert not json.loads(encoder.with_suffix(".json").read_text())["provenance"]["finished"]
+    untrue = {name: {"val": 2.0, "test": 2.0} for name in ("knn", "linear", "attentive")}
+    encoder.with_name("probes.json").write_text(json.dumps(untrue))
+    taken = {**stopped, "architecture": _CNN, "probes": dict.fromkeys(untrue, 2.0), "failed": ""}
+    (out / "results.json").write_text(json.dumps({"runs": [taken], "random": []}))
+    assert _run(*arguments) == 0
+    (done,) = json.loads((out / "results.json").read_text())["runs"]
+    assert not done["failed"]
+    assert max(done["probes"].values()) <= 1, "not what was found with the weights of before"
+    told = json.loads(encoder.with_suffix(".json").read_text())["provenance"]
+    assert (told["finished"], told["steps"]) == (True, 2)
+
+
+@pytest.mark.integration
 def test_runs_side_by_side_find_what_runs_one_by_one_find(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     _pictures(tmp_path / "data")
     arguments = [_plan(tmp_path / "plan.yaml"), "--data", tmp_path / "data", "--methods", "[simclr, broken]"]
