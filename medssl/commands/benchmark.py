@@ -67,8 +67,8 @@ def benchmark(
     random = _with(random, beside, jobs)
     for number, (run, found) in enumerate(judged(missing, jobs), start=1):
         rows = _in_order([*rows, *found], wanted)
-        failed = "".join(f": failed: {row.failed}" for row in found[:1] if row.failed)
-        say(f"benchmark: {number} of {len(missing)}: {run.about}{failed}")
+        failed = [f"failed: {row.failed}" for row in found[:1] if row.failed]
+        say(f"benchmark: {number} of {len(missing)}: {': '.join([run.about, *(failed or [_on_val(found)])])}")
         _write(out, rows, random, joint)
     random = _with(random, _without(random_runs(wanted, caches, rows), random), jobs)
     results = _write(out, rows, random, joint)
@@ -107,9 +107,15 @@ def _with(random: "Sequence[RandomWeights]", runs: "Sequence[RandomRun]", jobs: 
     """What was known of random weights, and what these runs find."""
     found = list(random)
     for number, (run, entry) in enumerate(measured(runs, jobs), start=1):
-        say(f"benchmark: {number} of {len(runs)}: {run.about}")
+        say(f"benchmark: {number} of {len(runs)}: {run.about}: {_on_val([entry])}")
         found.append(entry)
     return sorted(found, key=lambda entry: (entry.key, entry.seed))
+
+
+def _on_val(found: "Sequence[Judged | RandomWeights]") -> str:
+    """What options of a method may be chosen by; split test is for the table alone."""
+    sets = [", ".join(f"{name} {value:.3f}" for name, value in row.val.items()) for row in found]
+    return f"AUROC on split val: {'; '.join(sets)}"
 
 
 def _in_order(rows: "list[Judged]", plan: BenchmarkPlan) -> "list[Judged]":
@@ -161,16 +167,16 @@ def _write(
     }
     write_json(out / "results.json", results)
     lines: list[tuple[object, ...]] = [
-        (row.images, row.method, row.family, encoder_name(row.architecture), row.seed, name, value, row.failed)
-        for row in rows
-        for name, value in (row.probes.items() or [("", "")])
+        (r.images, r.method, r.family, encoder_name(r.architecture), r.seed, name, value, r.failed, r.val.get(name, ""))
+        for r in rows
+        for name, value in (r.probes.items() or [("", "")])
     ]
     lines += [
-        (entry.images, "random weights", "", encoder_name(entry.architecture), entry.seed, name, value, "")
-        for entry in random
-        for name, value in entry.probes.items()
+        (r.images, "random weights", "", encoder_name(r.architecture), r.seed, name, value, "", r.val.get(name, ""))
+        for r in random
+        for name, value in r.probes.items()
     ]
-    header = ("set", "method", "family", "encoder", "seed", "probe", "auroc", "failed")
+    header = ("set", "method", "family", "encoder", "seed", "probe", "auroc", "failed", "auroc_val")
     write_text(out / "results.csv", csv_text(header, lines))
     write_text(out / "table.md", markdown(comparisons))
     return results

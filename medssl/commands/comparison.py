@@ -182,11 +182,11 @@ def _probe(run: Run, images: SetPlan) -> "Judged":
 
     cache, path = Cache.open(run.cache(images)), run.encoder(images)
     meta = read_encoder(path)[1]
-    found = auroc_of_probes(
+    test, val = auroc_of_probes(
         run.probes(images), cache.path, images, lambda: pretrained_encoder(path, cache.spatial_dims, cache.channels)
     )
-    hours = float(meta["provenance"]["device_hours"])
-    return Judged(images.name, run.method.name, run.method.family, meta["encoder"], run.seed, run.key, found, hours)
+    method, hours = run.method, float(meta["provenance"]["device_hours"])
+    return Judged(images.name, method.name, method.family, meta["encoder"], run.seed, run.key, test, hours, val=val)
 
 
 def _manifest(images: SetPlan, data: Path) -> Manifest:

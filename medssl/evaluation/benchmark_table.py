@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -32,6 +32,7 @@ class Judged:
         probes: Probe to AUROC on split test.
         hours: Device-hours of the pretraining.
         failed: Why there is no result; empty otherwise.
+        val: Probe to AUROC on split val, by which options of a method may be chosen; empty in rows that had none yet.
     """
 
     images: str
@@ -43,6 +44,7 @@ class Judged:
     probes: dict[str, float]
     hours: float
     failed: str = ""
+    val: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class RandomWeights:
         seed: Seed of the weights.
         key: Of the set and the architecture.
         probes: Probe to AUROC on split test.
+        val: Probe to AUROC on split val; empty in rows that had none yet.
     """
 
     images: str
@@ -62,6 +65,7 @@ class RandomWeights:
     seed: int
     key: str
     probes: dict[str, float]
+    val: dict[str, float] = field(default_factory=dict)
 
 
 def encoder_name(architecture: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -86,6 +87,20 @@ def _encoders(out: Path, method: str) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in found}
 
 
+def assert_validation_is_told(results: dict[str, Any], out: Path) -> None:
+    """Every row has what its probes found on split val, in results.json and results.csv."""
+    for run in results["runs"][:4]:
+        folder = out / "runs" / "pictures" / run["method"] / f"seed{run['seed']}-{run['key']}"
+        found = json.loads((folder / "probes.json").read_text())
+        assert run["val"] == {name: entry["val"] for name, entry in found.items()}
+        assert run["probes"] == {name: entry["test"] for name, entry in found.items()}
+    rows = [*results["runs"], *results["random"]]
+    with (out / "results.csv").open(newline="") as stream:
+        told = [float(line["auroc_val"]) for line in csv.DictReader(stream) if line["auroc_val"]]
+    assert told == [value for row in rows for value in row["val"].values()]
+    assert all(set(row["val"]) == set(row["probes"]) for row in rows)
+
+
 @pytest.mark.integration
 def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]):
     _pictures(tmp_path / "data")
@@ -108,6 +123,7 @@ def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, browser: Brows
     for row in [*results["runs"][:4], *results["random"]]:
         assert set(row["probes"]) == {"knn", "linear", "attentive"}
         assert all(0 <= value <= 1 for value in row["probes"].values())
+    assert_validation_is_told(results, out)
     assert results["random"][0]["probes"] != results["random"][1]["probes"]
     linear = results["comparisons"][1]["probes"]["linear"]
     assert linear["random"] == pytest.approx(np.mean([r["probes"]["linear"] for r in results["random"]]))
@@ -118,7 +134,11 @@ def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, browser: Brows
     with (out / "results.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 4 * 3 + 2 + 3 * 3
-    assert "benchmark: 4 of 4: pictures, broken, seed 1: failed: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "benchmark: 4 of 4: pictures, broken, seed 1: failed: " in said
+    for row in [*results["runs"][:4], results["random"][0]]:
+        numbers = ", ".join(f"{name} {value:.3f}" for name, value in row["val"].items())
+        assert f", seed {row['seed']}: AUROC on split val: {numbers}\n" in said
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1
     assert page.count("must divide by train.accumulate") == 2, "each failed run is told"
