@@ -1,6 +1,5 @@
-"""The runs of a comparison: a set prepared, a method pretrained on it or on two, its frozen encoders probed."""
+"""The runs of a comparison: a method pretrained on a set or on two, its frozen encoders probed."""
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -9,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from medssl.commands.app import run_stage
+from medssl.commands.comparison_sets import cache_of
 from medssl.commands.finished import is_finished, refuse_unfinished
 from medssl.commands.keys import key_of
-from medssl.commands.parsing import read_yaml, resolve_folder, run_verb
+from medssl.commands.parsing import read_yaml, run_verb
 from medssl.commands.probing import auroc_of_probes
 from medssl.commands.side_by_side import side_by_side
 from medssl.evaluation.benchmark_plan import BenchmarkPlan, MethodPlan, SetPlan, merged
-from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import write_text
-from medssl.imaging.manifest import Manifest, Row
 
 if TYPE_CHECKING:
     from medssl.evaluation.benchmark_table import Judged
@@ -113,27 +111,6 @@ def joint_embedding(runs: Sequence[Run]) -> set[str]:
     return {name for name, kind in kinds.items() if hasattr(kind, "card") and kind.card.joint_embedding}
 
 
-def set_folder(images: SetPlan, out: Path) -> Path:
-    """Folder of a set as the plan has it."""
-    return out / "sets" / f"{images.name}-{key_of(asdict(images))}"
-
-
-def cache_of(images: SetPlan, out: Path) -> Path:
-    """The prepared set."""
-    return set_folder(images, out) / "cache"
-
-
-def prepare_set(images: SetPlan, data: Path, out: Path) -> None:
-    """Write the manifest of a set and prepare it."""
-    folder = set_folder(images, out)
-    _manifest(images, data).write(folder / "manifest.csv")
-    options = dict(images.prepare.options)
-    start = ["--config", str(resolve_folder("configs", Path(options.pop("config"))))] if "config" in options else []
-    write_text(folder / "prepare.yaml", yaml.safe_dump(options))
-    arguments = [str(folder / "manifest.csv"), "--out", str(folder / "cache"), *start]
-    run_stage("prepare", [*arguments, "--config", str(folder / "prepare.yaml")])
-
-
 def judged(runs: Sequence[Run], jobs: int) -> "Iterator[tuple[Run, list[Judged]]]":
     """Results as they come; a pretraining or a probe that is finished is kept."""
     return side_by_side(_judge, runs, [run.folder.with_name(f"{run.folder.name}.log") for run in runs], jobs)
@@ -187,39 +164,3 @@ def _probe(run: Run, images: SetPlan) -> "Judged":
     )
     method, hours = run.method, float(meta["provenance"]["device_hours"])
     return Judged(images.name, method.name, method.family, meta["encoder"], run.seed, run.key, test, hours, val=val)
-
-
-def _manifest(images: SetPlan, data: Path) -> Manifest:
-    """The manifest of a set, from its table or from its folder."""
-    folder = data / images.images
-    if not images.table:
-        rows = [{"image": path.name} for path in sorted(folder.iterdir()) if path.is_file()]
-    else:
-        with (data / images.table).open(newline="", encoding="utf-8-sig") as stream:
-            table = list(csv.DictReader(stream))
-        asked = {*images.columns.values(), *images.exclude}
-        if missing := sorted(asked - set(table[0] if table else ())):
-            raise ConfigError(
-                [f"sets: {images.name}: {data / images.table} has no column {name!r}" for name in missing]
-            )
-        table = [row for row in table if _kept(row, images)]
-        rows = [{name: row[column] for name, column in images.columns.items()} for row in table]
-    return Manifest.from_rows([_row(row, images, data) for row in rows], root=data)
-
-
-def _kept(row: dict[str, str], images: SetPlan) -> bool:
-    return not any(row[column] == value for column, value in images.exclude.items())
-
-
-def _row(row: dict[str, str], images: SetPlan, data: Path) -> Row:
-    name = row["image"] + images.suffix
-    case = name.split(".")[0]
-    label = data / images.labels / name if images.labels else None
-    return Row(
-        case=case,
-        patient=row.get("patient") or case,
-        image=str((data / images.images / name).resolve()),
-        label=str(label.resolve()) if label is not None and label.is_file() else "",
-        class_name=row.get("class", ""),
-        split=row.get("split", ""),
-    )

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -204,6 +206,49 @@ def test_a_pretraining_whose_time_was_up_is_no_result_and_goes_on(tmp_path: Path
     assert max(done["probes"].values()) <= 1, "not what was found with the weights of before"
     told = json.loads(encoder.with_suffix(".json").read_text())["provenance"]
     assert (told["finished"], told["steps"]) == (True, 2)
+
+
+@pytest.mark.integration
+def test_results_of_other_images_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data, out = tmp_path / "data", tmp_path / "out"
+    _pictures(data)
+    plan = _plan(tmp_path / "plan.yaml", random_seeds=2)
+    arguments = [plan, "--out", out, "--methods", "[simclr]", "--seeds", "1", "--data"]
+    assert _run(*arguments, data) == 0
+    first = json.loads((out / "results.json").read_text())
+    (told,) = first["data_sha256"].values()
+    assert [json.loads(path.read_text()) for path in out.glob("sets/*/data.json")] == [{"data_sha256": told}]
+
+    moved = shutil.copytree(data, tmp_path / "moved")
+    assert _run(*arguments, moved) == 0, "the same images, wherever they lie"
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(moved / "pictures" / "p4.png")  # of split test
+    capsys.readouterr()
+    assert _run(*arguments, moved) == 2
+    refused = capsys.readouterr().err
+    found = re.findall(r"set pictures has data_sha256 (\w{12}) there and (\w{12}) below", refused)
+    assert len(found) == 2, "results.json, and the prepared set"
+    assert {before for before, _ in found} == {told[:12]}
+    assert told[:12] not in {now for _, now in found}
+    assert json.loads((out / "results.json").read_text())["runs"] == first["runs"]
+    kept = (out / "results.json").read_text()
+    (out / "results.json").unlink()
+    assert _run(*arguments, moved) == 2, "encoders of the other images lie there"
+    next(out.glob("sets/*/data.json")).unlink()
+    capsys.readouterr()
+    assert _run(*arguments, data) == 0
+    assert "does not tell which images its set pictures is of" in capsys.readouterr().out
+
+    del first["data_sha256"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "results.json").write_text(json.dumps(first))
+    arguments[2] = elsewhere
+    capsys.readouterr()
+    assert _run(*arguments, data) == 0
+    assert "does not tell which images its set pictures is of" in capsys.readouterr().out
+    assert json.loads((elsewhere / "results.json").read_text())["data_sha256"] == json.loads(kept)["data_sha256"]
+    assert _run(*arguments, data) == 0
+    assert "WARNING" not in capsys.readouterr().out
 
 
 @pytest.mark.integration
