@@ -1,12 +1,13 @@
 """Compare self-supervised methods: frozen features against the same encoders with random weights."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medssl.commands.comparison import cache_of, judged, prepare_set, runs_of
+from medssl.commands.comparison import joint_embedding, judged, runs_of
+from medssl.commands.comparison_sets import cache_of, prepare_set, same_data
 from medssl.commands.console import say
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.probing import RandomRun, measured, random_runs
@@ -33,7 +34,8 @@ def benchmark(
 
     Each encoder is judged beside several of the same architecture with random weights, by the same probes with the
     same grids, chosen on split val. Run it again to resume: what OUT/results.json has of the plan is kept, what was
-    changed in the plan is run anew. A run that fails is told in the table, and tried again the next time.
+    changed in the plan is run anew; results of other images are refused. A run that fails is told in the table, and
+    tried again the next time.
 
     Args:
         plan: YAML file of the comparison, or the name of a built-in one, for instance `methods_small`.
@@ -47,6 +49,7 @@ def benchmark(
 
     Raises:
         ConfigError: Every mistake in the plan, before anything is run.
+        MedsslError: What is in OUT is of other images.
     """
     from medssl.evaluation.report.benchmark import benchmark_sections
     from medssl.evaluation.report.page import write_report
@@ -54,23 +57,28 @@ def benchmark(
     wanted = read_options(BenchmarkPlan, resolve_folder("configs", plan))
     _check(wanted, data, methods, sets, seeds, jobs)
     runs = runs_of(wanted, out, methods, sets, seeds)
+    joint = joint_embedding(runs_of(wanted, out, (), (), 1))
     caches = {images.name: cache_of(images, out) for images in wanted.all_sets}
-    rows, random = _earlier(out, wanted, caches, seeds)
+    rows, random, told = _earlier(out, wanted, caches, seeds)
     finished = {row.key for row in rows}
     missing = [run for run in runs if run.key not in finished]
     say(f"benchmark: {len(runs)} runs, {len(runs) - len(missing)} of them finished already")
     beside = _without(random_runs(wanted, caches, rows), random)
+    due = [s for run in missing for s in run.sets] + [run.images for run in beside]
+    asked = [s for run in runs for s in run.sets] + due
+    hashes = same_data([images for images in wanted.all_sets if images in asked], data, out, told)
+    told |= hashes
     for images in wanted.all_sets:
-        if any(images in run.sets for run in missing) or any(images == run.images for run in beside):
-            prepare_set(images, data, out)
+        if images in due:
+            prepare_set(images, data, out, hashes[images.name])
     random = _with(random, beside, jobs)
     for number, (run, found) in enumerate(judged(missing, jobs), start=1):
         rows = _in_order([*rows, *found], wanted)
-        failed = "".join(f": failed: {row.failed}" for row in found[:1] if row.failed)
-        say(f"benchmark: {number} of {len(missing)}: {run.about}{failed}")
-        _write(out, rows, random)
+        failed = [f"failed: {row.failed}" for row in found[:1] if row.failed]
+        say(f"benchmark: {number} of {len(missing)}: {': '.join([run.about, *(failed or [_on_val(found)])])}")
+        _write(out, rows, random, joint, told)
     random = _with(random, _without(random_runs(wanted, caches, rows), random), jobs)
-    results = _write(out, rows, random)
+    results = _write(out, rows, random, joint, told)
     about = f"Methods of {plan.name}, frozen features beside random weights."
     write_report(out, benchmark_sections(results), "Comparison of methods", about, results["environment"])
     say(f"benchmark: {out / 'report.html'}, {out / 'table.md'}, {out / 'results.json'}")
@@ -78,23 +86,25 @@ def benchmark(
 
 def _earlier(
     out: Path, plan: BenchmarkPlan, caches: dict[str, Path], seeds: int
-) -> "tuple[list[Judged], list[RandomWeights]]":
-    """What an earlier call found that is still of the plan."""
+) -> "tuple[list[Judged], list[RandomWeights], dict[str, str]]":
+    """What an earlier call found that is still of the plan, and of which images each of its sets was."""
     from medssl.evaluation.benchmark_table import Judged, RandomWeights
 
     path = out / "results.json"
     if not path.is_file():
-        return [], []
+        return [], [], {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         rows = [Judged(**entry) for entry in content["runs"]]
         random = [RandomWeights(**entry) for entry in content["random"]]
+        told = dict(content.get("data_sha256", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError([f"{path} is not a table of results; delete it or give another --out"]) from error
-    keys = {run.key for run in runs_of(plan, out, (), (), max(seeds, plan.seeds))}
+    keys = {run.key for run in runs_of(plan, out, (), (), max(seeds, plan.seeds)) if not run.cut_off}
     rows = [row for row in rows if row.key in keys and not row.failed]
     wanted = {(run.key, run.seed) for run in random_runs(plan, caches, rows)}
-    return rows, [entry for entry in random if (entry.key, entry.seed) in wanted]
+    random = [entry for entry in random if (entry.key, entry.seed) in wanted]
+    return rows, random, {row.images: str(told.get(row.images, "")) for row in rows}
 
 
 def _without(runs: "Sequence[RandomRun]", random: "Sequence[RandomWeights]") -> "list[RandomRun]":
@@ -106,9 +116,15 @@ def _with(random: "Sequence[RandomWeights]", runs: "Sequence[RandomRun]", jobs: 
     """What was known of random weights, and what these runs find."""
     found = list(random)
     for number, (run, entry) in enumerate(measured(runs, jobs), start=1):
-        say(f"benchmark: {number} of {len(runs)}: {run.about}")
+        say(f"benchmark: {number} of {len(runs)}: {run.about}: {_on_val([entry])}")
         found.append(entry)
     return sorted(found, key=lambda entry: (entry.key, entry.seed))
+
+
+def _on_val(found: "Sequence[Judged | RandomWeights]") -> str:
+    """What options of a method may be chosen by; split test is for the table alone."""
+    sets = [", ".join(f"{name} {value:.3f}" for name, value in row.val.items()) for row in found]
+    return f"AUROC on split val: {'; '.join(sets)}"
 
 
 def _in_order(rows: "list[Judged]", plan: BenchmarkPlan) -> "list[Judged]":
@@ -145,29 +161,36 @@ def _check(
         raise ConfigError(list(dict.fromkeys(problems)))
 
 
-def _write(out: Path, rows: "Sequence[Judged]", random: "Sequence[RandomWeights]") -> dict[str, Any]:
+def _write(
+    out: Path,
+    rows: "Sequence[Judged]",
+    random: "Sequence[RandomWeights]",
+    joint: Collection[str],
+    data_sha256: dict[str, str],
+) -> dict[str, Any]:
     from medssl.evaluation.benchmark_table import compare, encoder_name, markdown
     from medssl.evaluation.report.results import head
 
-    comparisons = compare(rows, random)
+    comparisons = compare(rows, random, joint)
     results = {
         **head("benchmark"),
+        "data_sha256": data_sha256,
         "comparisons": [c.to_json() for c in comparisons],
         "runs": [asdict(row) for row in rows],
         "random": [asdict(entry) for entry in random],
     }
     write_json(out / "results.json", results)
     lines: list[tuple[object, ...]] = [
-        (row.images, row.method, row.family, encoder_name(row.architecture), row.seed, name, value, row.failed)
-        for row in rows
-        for name, value in (row.probes.items() or [("", "")])
+        (r.images, r.method, r.family, encoder_name(r.architecture), r.seed, name, value, r.failed, r.val.get(name, ""))
+        for r in rows
+        for name, value in (r.probes.items() or [("", "")])
     ]
     lines += [
-        (entry.images, "random weights", "", encoder_name(entry.architecture), entry.seed, name, value, "")
-        for entry in random
-        for name, value in entry.probes.items()
+        (r.images, "random weights", "", encoder_name(r.architecture), r.seed, name, value, "", r.val.get(name, ""))
+        for r in random
+        for name, value in r.probes.items()
     ]
-    header = ("set", "method", "family", "encoder", "seed", "probe", "auroc", "failed")
+    header = ("set", "method", "family", "encoder", "seed", "probe", "auroc", "failed", "auroc_val")
     write_text(out / "results.csv", csv_text(header, lines))
     write_text(out / "table.md", markdown(comparisons))
     return results

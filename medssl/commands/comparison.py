@@ -1,6 +1,5 @@
-"""The runs of a comparison: a set prepared, a method pretrained on it or on two, its frozen encoders probed."""
+"""The runs of a comparison: a method pretrained on a set or on two, its frozen encoders probed."""
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -9,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from medssl.commands.app import run_stage
+from medssl.commands.comparison_sets import cache_of
+from medssl.commands.finished import is_finished, refuse_unfinished
 from medssl.commands.keys import key_of
-from medssl.commands.parsing import read_yaml, resolve_folder, run_verb
+from medssl.commands.parsing import read_yaml, run_verb
 from medssl.commands.probing import auroc_of_probes
 from medssl.commands.side_by_side import side_by_side
 from medssl.evaluation.benchmark_plan import BenchmarkPlan, MethodPlan, SetPlan, merged
-from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import write_text
-from medssl.imaging.manifest import Manifest, Row
 
 if TYPE_CHECKING:
     from medssl.evaluation.benchmark_table import Judged
@@ -42,11 +41,15 @@ class Run:
     seed: int
 
     @cached_property
-    def config(self) -> str:
-        """Options of `medssl pretrain` as YAML: its configuration with the plan's changes and the seed."""
+    def pretraining(self) -> dict[str, Any]:
+        """Options of `medssl pretrain`: its configuration with the plan's changes and the seed."""
         options = with_config({"config": self.method.config_for(self.sets[0]), **self.options})
-        options["train"] = {**options.get("train", {}), "seed": self.seed}
-        return yaml.safe_dump(options)
+        return {**options, "train": {**options.get("train", {}), "seed": self.seed}}
+
+    @property
+    def config(self) -> str:
+        """The same as YAML."""
+        return yaml.safe_dump(self.pretraining)
 
     @cached_property
     def key(self) -> str:
@@ -73,6 +76,16 @@ class Run:
         name = f"encoder_{len(images.size)}d" if self.method.mixed else "encoder"
         return self.folder / f"{name}.safetensors"
 
+    def probes(self, images: SetPlan) -> Path:
+        """What the probes found on a set."""
+        path = self.encoder(images)
+        return path.with_name(f"{path.stem.replace('encoder', 'probes')}.json")
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether its folder holds weights from before the last step: what was found with them is no result."""
+        return any(path.is_file() and not is_finished(path) for path in map(self.encoder, self.sets))
+
 
 def runs_of(plan: BenchmarkPlan, out: Path, methods: Sequence[str], sets: Sequence[str], seeds: int) -> list[Run]:
     """Every run that is asked for, seed by seed, so that a comparison that is stopped has something of all methods."""
@@ -85,25 +98,17 @@ def runs_of(plan: BenchmarkPlan, out: Path, methods: Sequence[str], sets: Sequen
     ]
 
 
-def set_folder(images: SetPlan, out: Path) -> Path:
-    """Folder of a set as the plan has it."""
-    return out / "sets" / f"{images.name}-{key_of(asdict(images))}"
+def joint_embedding(runs: Sequence[Run]) -> set[str]:
+    """Names of the methods that nearest neighbours must show to learn, beside a trained probe: by their cards.
 
+    Raises:
+        ConfigError: A method that cannot be imported.
+    """
+    from medssl.models.component import resolve
 
-def cache_of(images: SetPlan, out: Path) -> Path:
-    """The prepared set."""
-    return set_folder(images, out) / "cache"
-
-
-def prepare_set(images: SetPlan, data: Path, out: Path) -> None:
-    """Write the manifest of a set and prepare it."""
-    folder = set_folder(images, out)
-    _manifest(images, data).write(folder / "manifest.csv")
-    options = dict(images.prepare.options)
-    start = ["--config", str(resolve_folder("configs", Path(options.pop("config"))))] if "config" in options else []
-    write_text(folder / "prepare.yaml", yaml.safe_dump(options))
-    arguments = [str(folder / "manifest.csv"), "--out", str(folder / "cache"), *start]
-    run_stage("prepare", [*arguments, "--config", str(folder / "prepare.yaml")])
+    paths = {run.method.name: (run.pretraining.get("method") or {}).get("class_path") for run in runs}
+    kinds = {name: resolve(path) for name, path in paths.items() if path}  # pretrain says what else is wrong
+    return {name for name, kind in kinds.items() if hasattr(kind, "card") and kind.card.joint_embedding}
 
 
 def judged(runs: Sequence[Run], jobs: int) -> "Iterator[tuple[Run, list[Judged]]]":
@@ -132,14 +137,18 @@ def _judge(run: Run) -> "list[Judged]":
 
 
 def _pretrain(run: Run) -> None:
-    if all(run.encoder(images).is_file() for images in run.sets):
+    if all(is_finished(run.encoder(images)) for images in run.sets):
         return
+    for images in run.sets:
+        run.probes(images).unlink(missing_ok=True)  # of weights from before the last step
     config = run.folder.with_name(f"{run.folder.name}.yaml")
     write_text(config, run.config)
     first, *second = (str(run.cache(images)) for images in run.sets)
     arguments = ["--config", str(config), "--data", first, *[word for s in second for word in ("--also.data", s)]]
     resume = ["--resume"] if (run.folder / "run.json").is_file() else []
     run_verb("pretrain", [*arguments, "--out", str(run.folder), *resume])
+    for images in run.sets:
+        refuse_unfinished(run.encoder(images), run.about)
 
 
 def _probe(run: Run, images: SetPlan) -> "Judged":
@@ -150,45 +159,8 @@ def _probe(run: Run, images: SetPlan) -> "Judged":
 
     cache, path = Cache.open(run.cache(images)), run.encoder(images)
     meta = read_encoder(path)[1]
-    probes = path.with_name(f"{path.stem.replace('encoder', 'probes')}.json")
-    found = auroc_of_probes(
-        probes, cache.path, images, lambda: pretrained_encoder(path, cache.spatial_dims, cache.channels)
+    test, val = auroc_of_probes(
+        run.probes(images), cache.path, images, lambda: pretrained_encoder(path, cache.spatial_dims, cache.channels)
     )
-    hours = float(meta["provenance"]["device_hours"])
-    return Judged(images.name, run.method.name, run.method.family, meta["encoder"], run.seed, run.key, found, hours)
-
-
-def _manifest(images: SetPlan, data: Path) -> Manifest:
-    """The manifest of a set, from its table or from its folder."""
-    folder = data / images.images
-    if not images.table:
-        rows = [{"image": path.name} for path in sorted(folder.iterdir()) if path.is_file()]
-    else:
-        with (data / images.table).open(newline="", encoding="utf-8-sig") as stream:
-            table = list(csv.DictReader(stream))
-        asked = {*images.columns.values(), *images.exclude}
-        if missing := sorted(asked - set(table[0] if table else ())):
-            raise ConfigError(
-                [f"sets: {images.name}: {data / images.table} has no column {name!r}" for name in missing]
-            )
-        table = [row for row in table if _kept(row, images)]
-        rows = [{name: row[column] for name, column in images.columns.items()} for row in table]
-    return Manifest.from_rows([_row(row, images, data) for row in rows], root=data)
-
-
-def _kept(row: dict[str, str], images: SetPlan) -> bool:
-    return not any(row[column] == value for column, value in images.exclude.items())
-
-
-def _row(row: dict[str, str], images: SetPlan, data: Path) -> Row:
-    name = row["image"] + images.suffix
-    case = name.split(".")[0]
-    label = data / images.labels / name if images.labels else None
-    return Row(
-        case=case,
-        patient=row.get("patient") or case,
-        image=str((data / images.images / name).resolve()),
-        label=str(label.resolve()) if label is not None and label.is_file() else "",
-        class_name=row.get("class", ""),
-        split=row.get("split", ""),
-    )
+    method, hours = run.method, float(meta["provenance"]["device_hours"])
+    return Judged(images.name, method.name, method.family, meta["encoder"], run.seed, run.key, test, hours, val=val)

@@ -234,7 +234,7 @@ def prepare_case(job: Job) -> Problem | None:
     """Prepare one case, unless it is there already; returns what is wrong with it."""
     folder = job.cache / "cases" / job.row.case
     try:
-        digest = _source_hash(job)
+        digest = source_hash(job.row, job.root, f"{job.row!r}{job.row.study}")
         if (folder / "case.json").is_file():
             known = json.loads((folder / "case.json").read_text(encoding="utf-8"))
             if known["extra"]["source_sha256"] == digest:
@@ -256,11 +256,11 @@ def _left_out(folder: Path, reason: str, message: str) -> Problem:
     return Problem(str(folder), reason, "left out", message)
 
 
-def _source_hash(job: Job) -> str:
-    """Hash over the row and the bytes of its files (names and sizes for folders, whose bytes are many)."""
-    digest = hashlib.sha256(f"{job.row!r}{job.row.study}".encode())
-    for part in filter(None, (p.strip() for p in f"{job.row.image};{job.row.label}".split(";"))):
-        path = split_field(job.root / part)[0]
+def source_hash(row: Row, root: Path, about: str) -> str:
+    """Hash over a text and the bytes of a row's files (names and sizes for folders, whose bytes are many)."""
+    digest = hashlib.sha256(about.encode())
+    for part in filter(None, (p.strip() for p in f"{row.image};{row.label}".split(";"))):
+        path = split_field(root / part)[0]
         if path.is_dir():
             for file in _files(path):
                 digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())

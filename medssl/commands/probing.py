@@ -77,8 +77,10 @@ def measured(runs: Sequence[RandomRun], jobs: int) -> "Iterator[tuple[RandomRun,
     return side_by_side(_measure, runs, [run.file.with_suffix(".log") for run in runs], jobs)
 
 
-def auroc_of_probes(path: Path, cache: Path, images: SetPlan, make: "Callable[[], Encoder]") -> dict[str, float]:
-    """AUROC on split test of each probe, from the file or measured and written to it.
+def auroc_of_probes(
+    path: Path, cache: Path, images: SetPlan, make: "Callable[[], Encoder]"
+) -> tuple[dict[str, float], dict[str, float]]:
+    """AUROC of each probe on split test and on split val, from the file or measured and written to it.
 
     Args:
         path: File of the result.
@@ -94,7 +96,8 @@ def auroc_of_probes(path: Path, cache: Path, images: SetPlan, make: "Callable[[]
         data = read_probe_data(Cache.open(cache), images.size, images.target, images.crops)
         write_json(path, judge(make(), data, draw_labelled(data, images.labels_used, images.draws)))
     content = json.loads(path.read_text(encoding="utf-8"))
-    return {name: float(entry["test"]) for name, entry in content.items()}
+    test, val = ({name: float(entry[split]) for name, entry in content.items()} for split in ("test", "val"))
+    return test, val
 
 
 def _measure(run: RandomRun) -> "RandomWeights":
@@ -104,7 +107,7 @@ def _measure(run: RandomRun) -> "RandomWeights":
     from medssl.models.component import Component
 
     cache, component = Cache.open(run.cache), Component.from_json(run.architecture)
-    found = auroc_of_probes(
+    test, val = auroc_of_probes(
         run.file, run.cache, run.images, lambda: random_encoder(component, cache.spatial_dims, cache.channels, run.seed)
     )
-    return RandomWeights(run.images.name, run.architecture, run.seed, run.key, found)
+    return RandomWeights(run.images.name, run.architecture, run.seed, run.key, test, val)

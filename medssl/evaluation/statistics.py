@@ -154,18 +154,36 @@ def welch_interval(first: Sequence[float], second: Sequence[float], confidence: 
 
     The two may be of other size and spread (Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28).
     """
-    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    n = len(one) + len(other)
-    if not len(one) or not len(other):
+    n = len(first) + len(second)
+    if not len(first) or not len(second):
         return Interval(math.nan, math.nan, math.nan, "none: no values", n, n, confidence)
-    difference = float(one.mean() - other.mean())
-    if min(len(one), len(other)) < 2:
+    difference = float(np.mean(first) - np.mean(second))
+    if min(len(first), len(second)) < 2:
         return Interval(difference, math.nan, math.nan, "none: one value", n, n, confidence)
-    errors = [float(array.var(ddof=1)) / len(array) for array in (one, other)]
-    spread = sum(errors)
-    freedom = spread**2 / sum(e**2 / (len(a) - 1) for e, a in zip(errors, (one, other), strict=True)) if spread else 1
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(spread)
+    error, freedom = _welch(first, second)
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
     return Interval(difference, difference - half, difference + half, "Welch's t", n, n, confidence)
+
+
+def welch_p_value(first: Sequence[float], second: Sequence[float]) -> float:
+    """p, two-sided, that both have one mean; below 0.05 where the 95 % `welch_interval` leaves 0 out.
+
+    NaN where that has no ends.
+    """
+    if min(len(first), len(second)) < 2:
+        return math.nan
+    difference = abs(float(np.mean(first) - np.mean(second)))
+    error, freedom = _welch(first, second)
+    return 2 * float(stats.t.sf(difference / error, freedom)) if error else float(difference == 0)
+
+
+def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """Standard error of the difference of two means, and its degrees of freedom."""
+    errors = [float(np.var(values, ddof=1)) / len(values) for values in (first, second)]
+    spread = sum(errors)
+    sizes = (len(first), len(second))
+    freedom = spread**2 / sum(e**2 / (n - 1) for e, n in zip(errors, sizes, strict=True)) if spread else 1.0
+    return math.sqrt(spread), freedom
 
 
 def crossed_interval(

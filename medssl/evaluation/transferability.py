@@ -129,7 +129,8 @@ SCORES: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
     "h_score": lambda features, labels: h_score(features, labels, shrink=True),
     "ped_logme": lambda features, labels: logme(ped(features, labels, reference=features), labels),
 }
-"""Name to score, as `medssl benchmark` reports them; PED's unit is the deviation of the scored features themselves."""
+"""Name to score, as `medssl curve` and `medssl evaluate` of an encoder report them; PED's unit is the deviation of the
+scored features themselves."""
 
 
 def ranking(scores: Sequence[float], results: Sequence[float]) -> float:

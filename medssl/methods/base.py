@@ -42,6 +42,11 @@ class MethodCard:
     backbones: tuple[str, ...] = ("ViT", "SwinV2", "ResNet", "ResidualUNetEncoder")
     spatial_dims: tuple[int, ...] = (2, 3)
 
+    @property
+    def joint_embedding(self) -> bool:
+        """Whether it is contrastive or another that makes embeddings alike: neighbours must tell what it learned."""
+        return self.family in ("contrastive", "self-distillation", "clustering", "decorrelation")
+
 
 @dataclass(frozen=True)
 class HelperRun:

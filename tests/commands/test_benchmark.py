@@ -2,8 +2,11 @@
 
 import csv
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -15,6 +18,7 @@ from report_checks import check_page, check_results
 from small_cache import small_cache
 
 from medssl.__main__ import main
+from medssl.commands.comparison import joint_embedding, runs_of
 from medssl.commands.parsing import parse_verb, read_options, resolve_folder
 from medssl.data.cache import Cache
 from medssl.evaluation.benchmark_plan import BenchmarkPlan, MethodPlan, SetPlan, merged
@@ -85,6 +89,20 @@ def _encoders(out: Path, method: str) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in found}
 
 
+def assert_validation_is_told(results: dict[str, Any], out: Path) -> None:
+    """Every row has what its probes found on split val, in results.json and results.csv."""
+    for run in results["runs"][:4]:
+        folder = out / "runs" / "pictures" / run["method"] / f"seed{run['seed']}-{run['key']}"
+        found = json.loads((folder / "probes.json").read_text())
+        assert run["val"] == {name: entry["val"] for name, entry in found.items()}
+        assert run["probes"] == {name: entry["test"] for name, entry in found.items()}
+    rows = [*results["runs"], *results["random"]]
+    with (out / "results.csv").open(newline="") as stream:
+        told = [float(line["auroc_val"]) for line in csv.DictReader(stream) if line["auroc_val"]]
+    assert told == [value for row in rows for value in row["val"].values()]
+    assert all(set(row["val"]) == set(row["probes"]) for row in rows)
+
+
 @pytest.mark.integration
 def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]):
     _pictures(tmp_path / "data")
@@ -107,6 +125,7 @@ def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, browser: Brows
     for row in [*results["runs"][:4], *results["random"]]:
         assert set(row["probes"]) == {"knn", "linear", "attentive"}
         assert all(0 <= value <= 1 for value in row["probes"].values())
+    assert_validation_is_told(results, out)
     assert results["random"][0]["probes"] != results["random"][1]["probes"]
     linear = results["comparisons"][1]["probes"]["linear"]
     assert linear["random"] == pytest.approx(np.mean([r["probes"]["linear"] for r in results["random"]]))
@@ -117,7 +136,11 @@ def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, browser: Brows
     with (out / "results.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 4 * 3 + 2 + 3 * 3
-    assert "benchmark: 4 of 4: pictures, broken, seed 1: failed: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "benchmark: 4 of 4: pictures, broken, seed 1: failed: " in said
+    for row in [*results["runs"][:4], results["random"][0]]:
+        numbers = ", ".join(f"{name} {value:.3f}" for name, value in row["val"].items())
+        assert f", seed {row['seed']}: AUROC on split val: {numbers}\n" in said
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1
     assert page.count("must divide by train.accumulate") == 2, "each failed run is told"
@@ -158,6 +181,74 @@ def test_results_are_enough_to_resume_and_a_changed_plan_is_run_anew(
     (elsewhere / "results.json").write_text("{}")
     assert _run(path, "--data", tmp_path / "data", "--out", elsewhere) == 2
     assert "is not a table of results" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_a_pretraining_whose_time_was_up_is_no_result_and_goes_on(tmp_path: Path):
+    _pictures(tmp_path / "data")
+    path, out = tmp_path / "plan.yaml", tmp_path / "out"
+    plan = yaml.safe_load(_plan(path).read_text())
+    plan["methods"] = [{**plan["methods"][1], "changes": {"train": {"time_limit_min": 1e-6}}}]
+    path.write_text(yaml.safe_dump(plan))
+    arguments = [path, "--data", tmp_path / "data", "--out", out, "--seeds", "1"]
+    assert _run(*arguments) == 0
+    (stopped,) = json.loads((out / "results.json").read_text())["runs"]
+    assert "time_limit_min was over before its last step" in stopped["failed"]
+    (encoder,) = _encoders(out, "simclr")
+    assert not json.loads(encoder.with_suffix(".json").read_text())["provenance"]["finished"]
+    untrue = {name: {"val": 2.0, "test": 2.0} for name in ("knn", "linear", "attentive")}
+    encoder.with_name("probes.json").write_text(json.dumps(untrue))
+    taken = {**stopped, "architecture": _CNN, "probes": dict.fromkeys(untrue, 2.0), "failed": ""}
+    (out / "results.json").write_text(json.dumps({"runs": [taken], "random": []}))
+    assert _run(*arguments) == 0
+    (done,) = json.loads((out / "results.json").read_text())["runs"]
+    assert not done["failed"]
+    assert max(done["probes"].values()) <= 1, "not what was found with the weights of before"
+    told = json.loads(encoder.with_suffix(".json").read_text())["provenance"]
+    assert (told["finished"], told["steps"]) == (True, 2)
+
+
+@pytest.mark.integration
+def test_results_of_other_images_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data, out = tmp_path / "data", tmp_path / "out"
+    _pictures(data)
+    plan = _plan(tmp_path / "plan.yaml", random_seeds=2)
+    arguments = [plan, "--out", out, "--methods", "[simclr]", "--seeds", "1", "--data"]
+    assert _run(*arguments, data) == 0
+    first = json.loads((out / "results.json").read_text())
+    (told,) = first["data_sha256"].values()
+    assert [json.loads(path.read_text()) for path in out.glob("sets/*/data.json")] == [{"data_sha256": told}]
+
+    moved = shutil.copytree(data, tmp_path / "moved")
+    assert _run(*arguments, moved) == 0, "the same images, wherever they lie"
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(moved / "pictures" / "p4.png")  # of split test
+    capsys.readouterr()
+    assert _run(*arguments, moved) == 2
+    refused = capsys.readouterr().err
+    found = re.findall(r"set pictures has data_sha256 (\w{12}) there and (\w{12}) below", refused)
+    assert len(found) == 2, "results.json, and the prepared set"
+    assert {before for before, _ in found} == {told[:12]}
+    assert told[:12] not in {now for _, now in found}
+    assert json.loads((out / "results.json").read_text())["runs"] == first["runs"]
+    kept = (out / "results.json").read_text()
+    (out / "results.json").unlink()
+    assert _run(*arguments, moved) == 2, "encoders of the other images lie there"
+    next(out.glob("sets/*/data.json")).unlink()
+    capsys.readouterr()
+    assert _run(*arguments, data) == 0
+    assert "does not tell which images its set pictures is of" in capsys.readouterr().out
+
+    del first["data_sha256"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "results.json").write_text(json.dumps(first))
+    arguments[2] = elsewhere
+    capsys.readouterr()
+    assert _run(*arguments, data) == 0
+    assert "does not tell which images its set pictures is of" in capsys.readouterr().out
+    assert json.loads((elsewhere / "results.json").read_text())["data_sha256"] == json.loads(kept)["data_sha256"]
+    assert _run(*arguments, data) == 0
+    assert "WARNING" not in capsys.readouterr().out
 
 
 @pytest.mark.integration
@@ -269,6 +360,12 @@ def test_every_run_of_the_built_in_plan_can_be_built(
     first, second = (caches[2], caches[3]) if method.mixed else (caches[dims], None)
     encoder = assemble(settings, first, launch(settings.train), second).method.encoder
     assert (encoder.plain(dims) if method.mixed else encoder).spatial_dims == dims
+
+
+def test_which_methods_neighbours_must_show_is_told_by_their_cards():
+    found = joint_embedding(runs_of(_SMALL_PLAN, Path("out"), (), (), 1))
+    assert {"simclr", "moco_v2", "byol", "barlow_twins", "swav", "dinov2", "intra_inter"} <= found
+    assert not {"mae", "ijepa", "spark", "resenc_mae", "voco", "alice", "models_genesis", "uni4eye"} & found
 
 
 def test_methods_of_a_family_have_one_budget():

@@ -1,6 +1,7 @@
 """What a report says in words, lists as failures, and gives as CSV."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -197,22 +198,49 @@ def _first_seed(evidence: dict[str, Any]) -> dict[str, Any]:
     of_vicreg = next(run for run in runs if (run["method"], run["images"]) == ("vicreg", "chest_xray"))
     of_vicreg.update(probes={}, architecture={}, failed="out of memory")
     random = evidence["random"]
-    compared = compare([Judged(**run) for run in runs], [RandomWeights(**entry) for entry in random])
-    return {"runs": runs, "random": random, "comparisons": [found.to_json() for found in compared]}
+    return _compared(runs, random)
+
+
+def _compared(runs: list[dict[str, Any]], random: list[dict[str, Any]]) -> dict[str, Any]:
+    rows, beside = [Judged(**run) for run in runs], [RandomWeights(**entry) for entry in random]
+    found = compare(rows, beside, {"simclr", "moco_v2", "vicreg"})
+    return {"runs": runs, "random": random, "comparisons": [c.to_json() for c in found]}
 
 
 def test_a_comparison_with_one_seed_shows_nothing_and_says_so(tmp_path: Path) -> None:
-    results = {**head("benchmark"), **_first_seed(json.loads(_EVIDENCE.read_text()))}
+    results = {**head("benchmark"), "data_sha256": {}, **_first_seed(json.loads(_EVIDENCE.read_text()))}
     (tmp_path / "results.json").write_text(json.dumps(results))
     check_results(tmp_path / "results.json")
     sections = {section.title: section for section in benchmark_sections(results)}
     assert list(sections) == ["Summary", "chest_xray", "hippocampus", "Failures", "Every run"]
     assert "One seed only" in sections["Summary"].warnings[0]
     assert "0 of 3 methods are shown" in sections["Summary"].text[0]
-    for words in (sections["Summary"].text[0], sections["Summary"].notes[2]):
-        assert "not corrected for the number of methods and probes" in " ".join(words.split())
+    assert "after correction" not in sections["Summary"].text[0]
     assert sections["Failures"].tables[0].rows[0][:3] == ("vicreg", "chest_xray", "0")
     assert len(sections["Every run"].tables[0].rows) == 6 + len(results["random"])
+
+
+def test_a_comparison_tells_what_stays_after_correction_and_what_neighbours_do_not_show() -> None:
+    weak, strong = (0.69, 0.75, 0.78), (0.89, 0.90, 0.91)
+    found = {"simclr": (strong, strong), "moco_v2": (weak, strong), "mae": ((0.5, 0.9, 0.7), (0.71, 0.73, 0.76))}
+    runs = [
+        asdict(Judged("xray", name, "f", {}, seed, "k", {"knn": knn[seed], "linear": linear[seed]}, 0.5))
+        for name, (knn, linear) in found.items()
+        for seed in range(3)
+    ]
+    random = [
+        asdict(RandomWeights("xray", {}, seed, "k", {"knn": v, "linear": v}))
+        for seed, v in enumerate((0.66, 0.7, 0.68))
+    ]
+    summary, table, *_ = benchmark_sections({**head("benchmark"), **_compared(runs, random)})
+    assert summary.text[0].startswith(
+        "xray: 2 of 3 methods are shown to learn more than random weights (simclr, mae), 1 of them after correction "
+        "over 6 differences (simclr). In part: moco_v2: yes, kNN not shown."
+    )
+    verdicts = {row[0]: row[-3] for row in table.tables[0].rows}
+    assert verdicts == {"simclr": "yes *", "moco_v2": "yes, kNN not shown", "mae": "yes"}
+    assert [cell.endswith(" *") for cell in table.tables[0].rows[1][1:3]] == [False, True]
+    assert any("Holm's correction over all methods and probes" in note for note in summary.notes)
 
 
 def test_an_encoder_that_one_with_random_weights_reaches_is_not_called_better() -> None:

@@ -13,6 +13,8 @@ from medssl.evaluation.statistics import (
     paired_difference,
     statistic_interval,
     t_interval,
+    welch_interval,
+    welch_p_value,
 )
 
 
@@ -124,3 +126,14 @@ def test_over_seeds_and_patients_closed_form_and_where_there_is_none() -> None:
         assert math.isnan(one.low)
         assert one.method == "none: fewer than two seeds or patients"
     assert math.isnan(crossed_interval(lambda drawn: [], "").estimate)
+
+
+def test_p_of_two_means_is_welch_s_and_agrees_with_its_interval(rng: np.random.Generator) -> None:
+    for shift in (0.0, 0.5, 1.0, 2.0):
+        one, other = rng.normal(shift, 0.5, 3).tolist(), rng.normal(0, 1, 8).tolist()
+        p_value, interval = welch_p_value(one, other), welch_interval(one, other)
+        assert p_value == pytest.approx(stats.ttest_ind(one, other, equal_var=False).pvalue)
+        assert (p_value < 0.05) == (not interval.low <= 0 <= interval.high)
+    assert math.isnan(welch_p_value([0.5], [0.1, 0.2]))
+    assert math.isnan(welch_p_value([], [0.1, 0.2]))
+    assert (welch_p_value([0.5, 0.5], [0.25, 0.25]), welch_p_value([0.5, 0.5], [0.5, 0.5])) == (0.0, 1.0)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medssl.evaluation.benchmark_table import encoder_name
+from medssl.evaluation.benchmark_table import READ_SO, encoder_name
+from medssl.evaluation.rankings import LEVEL
 from medssl.evaluation.report.figures import ranking_figure
 from medssl.evaluation.report.frozen import PROBES
 from medssl.evaluation.report.page import Picture, Section, Table, figure_picture
@@ -14,10 +15,9 @@ CONVENTIONS = (
     "AUROC on split test, mean over the questions; options of a probe were chosen on split val.",
     "Difference: mean over the seeds minus the mean of the same architecture with random weights, which has seeds of "
     "its own; same images, labels and grids.",
-    "Intervals: 95 %, Welch's t over the seeds of both, for these images: what other images would give is not in them, "
-    "and they are not corrected for the number of methods and probes: of many methods a few may seem to learn by "
-    "chance. With one seed there is none, and nothing is shown.",
-    "Learns: the interval of a trained probe (linear, attentive) lies above 0.",
+    "Intervals: Welch's t over the seeds of both, for these images: what other images would give is not in them. With "
+    "one seed there is none, and nothing is shown.",
+    *READ_SO,
 )
 
 
@@ -74,10 +74,15 @@ def _summary(
 
 def _set_words(name: str, found: Sequence[Mapping[str, Any]]) -> str:
     learned = [c["method"] for c in found if c["learns"]]
+    sure = [c["method"] for c in found if c["learns_corrected"]]
+    partly = [f"{c['method']}: {c['verdict']}" for c in found if "kNN" in c["verdict"]]
+    compared = sum(probe["p_value"] is not None for c in found for probe in c["probes"].values())
     best = max((c for c in found if "linear" in c["probes"]), key=_linear, default=None)
     words = f"{name}: {len(learned)} of {len(found)} methods are shown to learn more than random weights"
     words += f" ({', '.join(learned)})" if learned else ""
-    words += ", by intervals that are not corrected for the number of methods and probes."
+    words += f", {len(sure)} of them after correction over {compared} differences" if compared else ""
+    words += f" ({', '.join(sure)})." if 0 < len(sure) < len(learned) else "."
+    words += f" In part: {'; '.join(partly)}." if partly else ""
     if best is None:
         return words
     gain = interval_text(best["probes"]["linear"]["difference"], signed=True)
@@ -96,14 +101,15 @@ def _of_set(name: str, found: Sequence[Mapping[str, Any]]) -> Section:
 
 
 def _cells(c: Mapping[str, Any], probes: Sequence[str]) -> list[str]:
-    shown = [
-        f"{c['probes'][p]['auroc']:.3f}; {interval_text(c['probes'][p]['difference'], signed=True)}"
-        if p in c["probes"]
-        else "–"
-        for p in probes
-    ]
-    verdict = "failed" if not c["probes"] else "yes" if c["learns"] else "not shown"
+    shown = [_cell(c["probes"][p]) if p in c["probes"] else "–" for p in probes]
+    verdict = f"{c['verdict']} *" if c["learns_corrected"] else c["verdict"]
     return [*shown, verdict, "–" if c["minutes"] is None else f"{c['minutes']:.1f}"]
+
+
+def _cell(probe: Mapping[str, Any]) -> str:
+    p_value = probe["p_value_corrected"]
+    star = " *" if p_value is not None and p_value < LEVEL else ""
+    return f"{probe['auroc']:.3f}; {interval_text(probe['difference'], signed=True)}{star}"
 
 
 def _picture(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[Picture, ...]:
