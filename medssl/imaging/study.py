@@ -14,7 +14,7 @@ from medssl.imaging.readers.open import read_volume
 from medssl.imaging.readers.scan import FoundImage, scan_tree
 from medssl.imaging.resample import regrid_image
 from medssl.imaging.series import SeriesRule, choose_series
-from medssl.imaging.volume import Channel, Volume
+from medssl.imaging.volume import Channel, Volume, joined
 
 MIN_INSIDE = 0.8
 """Share of the first channel's grid that every other series must cover."""
@@ -110,7 +110,8 @@ def read_study(
         Channel(name, image.modality, image.description, image.series_uid, round(inside, 4), resampled)
         for name, image, (_, inside, resampled) in zip(channels, chosen, aligned, strict=True)
     )
-    notes = [note for volume in volumes for note in volume.source.notes]
+    source = joined(volumes)
+    notes = list(source.notes)
     for channel in told:  # notes are drawn into results: which series it was stands in `channels` alone
         if channel.resampled:
             part = f", of which it covers {channel.inside:.0%}" if channel.inside < 1 else ""
@@ -118,7 +119,7 @@ def read_study(
     if len(volumes) > 1 and not all(v.source.uids.get("FrameOfReferenceUID", "") for v in volumes):
         notes.append("a series names no frame of reference: whether the channels lie together is taken on trust")
     first = volumes[0]
-    source = replace(first.source, notes=tuple(dict.fromkeys(notes)), channels=told)
+    source = replace(source, notes=tuple(dict.fromkeys(notes)), channels=told)
     arrays = [volume.array for volume, _, _ in aligned]
     kind = np.result_type(*arrays)
     array = np.concatenate([a.astype(kind, copy=False) for a in arrays]) if len(arrays) > 1 else arrays[0]

@@ -1,6 +1,7 @@
 """An image or a label map, with the place of its voxels and where it came from."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class Source:
     """Where a volume came from, and what was done to it while reading.
 
     Args:
-        paths: Files the voxels came from, in slice order (k) for DICOM.
+        paths: Files the voxels came from, in slice order (k) for DICOM; of several DICOM channels the first one's, on
+            whose grid the image lies.
         format: `nifti`, `dicom`, `nrrd`, `mha`, `raster`, `dicom-seg`, `rtstruct` or `memory`.
         notes: One sentence for each thing that was mended or assumed, to be shown to the user.
         uids: DICOM identifiers (`StudyInstanceUID`, `SeriesInstanceUID`, ...), empty for other formats.
@@ -48,6 +50,7 @@ class Source:
         calibrated: False where pixel spacing is not known in the patient, so mm and mL mean nothing.
         patient: Pseudonym of DICOM's PatientID, empty where there is none.
         at_detector: Spacing is that of the detector of an X-ray projection: a scale, but no size in the patient.
+        further: Files of the other DICOM channels.
     """
 
     paths: tuple[Path, ...] = ()
@@ -58,6 +61,7 @@ class Source:
     calibrated: bool = True
     patient: str = ""
     at_detector: bool = False
+    further: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,3 +99,16 @@ class Volume:
     def spatial_dims(self) -> int:
         """2 or 3."""
         return self.geometry.spatial_dims
+
+
+def joined(volumes: Sequence[Volume]) -> Source:
+    """Where an image came from that has these for its channels: all notes, and the files of all.
+
+    Of DICOM the first one's series is what results refer to, so the files of the others stand apart.
+    """
+    first = volumes[0].source
+    notes = tuple(dict.fromkeys(note for volume in volumes for note in volume.source.notes))
+    if first.format != "dicom":
+        return replace(first, paths=tuple(p for v in volumes for p in v.source.paths), notes=notes)
+    others = (p for v in volumes[1:] if v.source.format == "dicom" for p in v.source.paths)
+    return replace(first, notes=notes, further=tuple(dict.fromkeys(others)))

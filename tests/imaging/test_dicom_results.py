@@ -239,16 +239,36 @@ def test_a_radiograph_has_reports_but_no_structure_set(tmp_path: Path):
     assert not (tmp_path / "rt.dcm").exists()
 
 
-def test_of_two_series_as_channels_the_first_one_is_referred_to(tmp_path: Path):
+def test_of_two_series_as_channels_the_first_one_is_segmented_and_both_are_named(tmp_path: Path):
     _stack(tmp_path / "one")
-    _stack(tmp_path / "two", series="1.2.3.2")
+    two = _stack(tmp_path / "two", series="1.2.3.2")
     volume = read_channels("one;two", tmp_path)
     assert volume.channels == 2
     for kind in ("seg", "rtstruct", "sr", "sc"):
         KINDS[kind](volume, tmp_path / f"{kind}.dcm")
-    assert pydicom.dcmread(tmp_path / "seg.dcm").ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3.1"
+        assert not DCIODVFY or errors_of(tmp_path / f"{kind}.dcm") == [], kind
+    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert [item.SeriesInstanceUID for item in seg.ReferencedSeriesSequence] == ["1.2.3.1", "1.2.3.2"]
     read = read_label(tmp_path / "seg.dcm", volume, LABELS)
     np.testing.assert_array_equal(read.array, mask_on(volume).array)
+    further = {str(pydicom.dcmread(path).SOPInstanceUID) for path in two.source.paths}
+    capture = pydicom.dcmread(tmp_path / "sc.dcm")
+    assert further <= {str(item.ReferencedSOPInstanceUID) for item in seg.SourceImageSequence}
+    assert further <= {str(item.ReferencedSOPInstanceUID) for item in capture.SourceImageSequence}
+    assert further <= {uid for _, _, uid, _ in srread(tmp_path / "sr.dcm").get_evidence()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_file_of_a_further_channel_makes_another_object(tmp_path: Path, kind: str):
+    """A second channel of which a file came late: an archive would keep the first result under one UID."""
+    for number, name in enumerate(("one", "two", "late")):
+        _stack(tmp_path / name, series=f"1.2.3.{number + 1}")
+    uids = {}
+    for field in ("one", "one;two", "one;late"):
+        KINDS[kind](read_channels(field, tmp_path), tmp_path / "o.dcm")
+        dataset = pydicom.dcmread(tmp_path / "o.dcm")
+        uids[field] = dataset.SOPInstanceUID, dataset.SeriesInstanceUID
+    assert len({uid for pair in uids.values() for uid in pair}) == 6
 
 
 def test_a_torn_mask_gives_no_structure_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

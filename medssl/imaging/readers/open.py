@@ -16,7 +16,7 @@ from medssl.imaging.readers import itk, raster
 from medssl.imaging.readers.archive import unpacked
 from medssl.imaging.readers.guard import explained
 from medssl.imaging.readers.nifti import read_nifti
-from medssl.imaging.volume import Source, Volume
+from medssl.imaging.volume import Volume, joined
 
 
 def read_volume(path: Path | str, *, resample_irregular: bool = False) -> Volume:
@@ -127,13 +127,8 @@ def read_channels(field: str, root: Path, *, resample_irregular: bool = False) -
         np.concatenate([v.array.astype(kind, copy=False) for v in volumes]),
         first.geometry,
         first.modality,
-        first.source if first.source.format == "dicom" else _joined(volumes),
+        joined(volumes),
     )
-
-
-def _joined(volumes: Sequence[Volume]) -> Source:
-    """Where files of one channel each came from; of DICOM the first series alone is kept, to which results refer."""
-    return replace(volumes[0].source, paths=tuple(p for v in volumes for p in v.source.paths))
 
 
 def read_label(

@@ -9,7 +9,16 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from medssl.imaging.labels import Label
 from medssl.imaging.volume import Volume
-from medssl.imaging.writers.dicom_source import RESEARCH_ONLY, Maker, identity, quiet, read_source, reference, save
+from medssl.imaging.writers.dicom_source import (
+    RESEARCH_ONLY,
+    Maker,
+    identity,
+    quiet,
+    read_further,
+    read_source,
+    reference,
+    save,
+)
 from medssl.imaging.writers.overlay import overlay_picture
 
 
@@ -29,8 +38,8 @@ def write_secondary_capture(
     Raises:
         ImageError: The image is not DICOM.
     """
-    datasets = read_source(image)
-    own = identity(datasets, maker, "dicom-sc")
+    datasets, further = read_source(image), read_further(image)
+    own = identity(datasets, further, maker, "dicom-sc")
     picture = overlay_picture(image, mask, labels, (f"{maker.model}.", *text, *maker.cautions))
     with quiet():
         capture = SCImage.from_ref_dataset(
@@ -54,5 +63,5 @@ def write_secondary_capture(
         capture.ImageType = ["DERIVED", "SECONDARY"]
         capture.DerivationDescription = f"Overlay of a result. {RESEARCH_ONLY}."
         capture.BurnedInAnnotation = "NO"  # text of the result, none of it names the patient
-        capture.SourceImageSequence = [reference(d) for d in datasets]
+        capture.SourceImageSequence = [reference(d) for d in (*datasets, *further)]
         save(capture, datasets[0], path)
