@@ -193,8 +193,29 @@ def test_cautions_are_drawn_into_a_secondary_capture(tmp_path: Path, monkeypatch
     assert told.Rows == silent.Rows + 18 * len(CAUTIONS)
     lines = told.pixel_array[silent.Rows - 18 : -18].max(axis=(1, 2))
     assert (lines > 200).any(), "text in light grey"
-    assert (told.BurnedInAnnotation, told.Modality) == ("NO", "OT")
+    assert told.Modality == "OT"
     assert len(told.SourceImageSequence) == 4
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "due"),
+    [
+        ("NO", "NO", "NO"),
+        ("NO", "YES", "YES"),
+        ("YES", None, "YES"),
+        ("NO", None, None),
+        (None, None, None),
+    ],
+)
+def test_a_secondary_capture_says_no_more_of_burned_in_text_than_its_sources(
+    tmp_path: Path, first: str | None, second: str | None, due: str | None
+):
+    for number, said in enumerate((first, second)):
+        told = {} if said is None else {"BurnedInAnnotation": said}
+        _stack(tmp_path / f"s{number}", series=f"1.2.3.{number + 1}", **told)
+    KINDS["sc"](read_channels("s0;s1", tmp_path), tmp_path / "sc.dcm")
+    assert pydicom.dcmread(tmp_path / "sc.dcm").get("BurnedInAnnotation") == due
+    assert not DCIODVFY or errors_of(tmp_path / "sc.dcm") == []
 
 
 def test_a_report_gives_volumes_and_refers_to_segments_and_images(tmp_path: Path):
