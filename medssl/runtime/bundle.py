@@ -9,8 +9,10 @@ BUNDLE/MODEL_CARD.md
 BUNDLE/SHA256SUMS       hashes of the files above
 """
 
+import re
 import zipfile
 from dataclasses import dataclass, field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,13 +124,9 @@ class BundleSpec:
         """
         version = content.get("schema_version")
         if version != SCHEMA_VERSION:
-            needs = (
-                "a newer medssl"
-                if isinstance(version, int) and version > SCHEMA_VERSION
-                else "the medssl that wrote it"
-            )
             raise BundleError(
-                f"bundle has schema version {version}, this medssl reads {SCHEMA_VERSION}: it needs {needs}",
+                f"bundle has schema version {version}, this is medssl {metadata.version('medssl')}, which reads "
+                f"{SCHEMA_VERSION}: it needs {_needs(content)}",
                 reason="schema-version",
             )
         values = {name: value for name, value in content.items() if name != "schema_version"}
@@ -147,6 +145,18 @@ class BundleSpec:
             return spec
         except (KeyError, TypeError, ValueError, AttributeError, MedsslError) as error:
             raise BundleError(f"bundle.json does not follow the schema ({error})", reason="schema") from error
+
+
+def _needs(content: dict[str, Any]) -> str:
+    """The medssl that a bundle of another schema version needs: the one that wrote it, by its version where told."""
+    version = content.get("schema_version")
+    newer = isinstance(version, int) and version > SCHEMA_VERSION
+    told: Any = content
+    for name in ("provenance", "versions", "medssl"):
+        told = told.get(name) if isinstance(told, dict) else None
+    if not isinstance(told, str) or not re.fullmatch(r"[\w.+-]{1,40}", told):
+        return "a newer medssl" if newer else "the medssl that wrote it"
+    return f"medssl {told}, which wrote it{', or a newer one' if newer else ''}"
 
 
 @dataclass(frozen=True)

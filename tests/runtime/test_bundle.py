@@ -115,12 +115,24 @@ def _edit(bundle: Path, **entries: object) -> None:
     write_sums(bundle)
 
 
-def test_versions_and_schema(bundle: Path):
-    for version, need in ((SCHEMA_VERSION + 1, "a newer medssl"), (1, "the medssl that wrote it")):
-        _edit(bundle, schema_version=version)
-        with pytest.raises(BundleError, match=f"needs {need}"):
+def test_a_bundle_of_another_schema_names_the_version_that_it_needs(bundle: Path):
+    wrote = {"versions": {"medssl": "7.8.9"}}
+    for version, provenance, need in (
+        (SCHEMA_VERSION + 1, wrote, "medssl 7.8.9, which wrote it, or a newer one"),
+        (1, wrote, "medssl 7.8.9, which wrote it"),
+        (SCHEMA_VERSION + 1, {}, "a newer medssl"),
+        (1, "lost", "the medssl that wrote it"),
+        (SCHEMA_VERSION + 1, {"versions": {"medssl": "1\nforged"}}, "a newer medssl"),
+        (None, wrote, "medssl 7.8.9, which wrote it"),
+    ):
+        _edit(bundle, schema_version=version, provenance=provenance)
+        with pytest.raises(BundleError, match=f"it needs {need}$") as error:
             Bundle.open(bundle)
-    _edit(bundle, schema_version=SCHEMA_VERSION, surprise=1)
+        assert error.value.reason == "schema-version"
+
+
+def test_a_bundle_with_an_unknown_entry_is_refused(bundle: Path):
+    _edit(bundle, surprise=1)
     assert _refused(bundle) == "schema"
 
 
