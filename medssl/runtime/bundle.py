@@ -48,6 +48,9 @@ class BundleSpec:
         task: `segmentation` or `classification`.
         channels: Names of the input channels.
         series: What a series of a study must be to serve as each channel; empty = none was stated.
+        modalities: DICOM modalities of the images it is for (of several channels the first one's); empty = unknown.
+        spacing_mm: `smallest` and `largest` voxel size of the training images, along the axes of
+            `preprocess.orientation`; empty = unknown.
         preprocess: What is done to an image first.
         window: Size of the network's input.
         overlap: Share by which windows overlap.
@@ -79,6 +82,8 @@ class BundleSpec:
     preprocess: Preprocess
     window: tuple[int, ...]
     series: tuple[SeriesRule, ...] = ()
+    modalities: tuple[str, ...] = ()
+    spacing_mm: dict[str, list[float]] = field(default_factory=dict)
     overlap: float = 0.5
     mirror_axes: tuple[int, ...] = ()
     activation: Activation = "softmax"
@@ -134,7 +139,8 @@ class BundleSpec:
             values["preprocess"] = Preprocess.from_json(values["preprocess"])
             values["labels"] = tuple(Label.from_json(label) for label in values["labels"])
             values["series"] = tuple(SeriesRule.from_json(rule) for rule in values["series"])
-            for name in ("channels", "window", "mirror_axes", "classes"):
+            values.setdefault("modalities", [])  # bundles of earlier versions have none
+            for name in ("channels", "window", "mirror_axes", "classes", "modalities"):
                 values[name] = tuple(values[name])
             check_values(values)
             spec = cls(**values)
