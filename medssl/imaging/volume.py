@@ -51,6 +51,7 @@ class Source:
         patient: Pseudonym of DICOM's PatientID, empty where there is none.
         at_detector: Spacing is that of the detector of an X-ray projection: a scale, but no size in the patient.
         further: Files of the other DICOM channels.
+        doubts: Reasons not to use what is made of the image, a code and a sentence each.
     """
 
     paths: tuple[Path, ...] = ()
@@ -62,6 +63,7 @@ class Source:
     patient: str = ""
     at_detector: bool = False
     further: tuple[Path, ...] = ()
+    doubts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,17 @@ class Volume:
 
 
 def joined(volumes: Sequence[Volume]) -> Source:
-    """Where an image came from that has these for its channels: all notes, and the files of all.
+    """Where an image came from that has these for its channels: all notes and doubts, and the files of all.
 
     Of DICOM the first one's series is what results refer to, so the files of the others stand apart.
     """
-    first = volumes[0].source
-    notes = tuple(dict.fromkeys(note for volume in volumes for note in volume.source.notes))
+    sources = [volume.source for volume in volumes]
+    first = replace(
+        sources[0],
+        notes=tuple(dict.fromkeys(note for source in sources for note in source.notes)),
+        doubts=tuple(dict.fromkeys(doubt for source in sources for doubt in source.doubts)),
+    )
     if first.format != "dicom":
-        return replace(first, paths=tuple(p for v in volumes for p in v.source.paths), notes=notes)
-    others = (p for v in volumes[1:] if v.source.format == "dicom" for p in v.source.paths)
-    return replace(first, notes=notes, further=tuple(dict.fromkeys(others)))
+        return replace(first, paths=tuple(path for source in sources for path in source.paths))
+    others = (path for source in sources[1:] if source.format == "dicom" for path in source.paths)
+    return replace(first, further=tuple(dict.fromkeys(others)))

@@ -91,17 +91,18 @@ def check_modality(volume: Volume, spec: BundleSpec) -> list[str]:
 
 
 def doubts(volume: Volume, spec: BundleSpec) -> list[Flag]:
-    """Where an image lies outside what the network was trained on, as its header tells."""
+    """What its reader doubts, and where an image lies outside what the network was trained on, as its header tells."""
+    told = [{"code": code, "text": text} for code, text in volume.source.doubts]
     if not (volume.source.calibrated or volume.source.at_detector):
-        return []
+        return told
     own, ranges = _sizes(volume, spec)
     low, high = (size / _SPACING_RATIO for size in ranges[0]), (size * _SPACING_RATIO for size in ranges[1])
     limits = list(zip(low, high, strict=True))
     if all(a <= size <= b for size, (a, b) in zip(own, limits, strict=True)):
-        return []
+        return told
     usual = ", ".join(dict.fromkeys(f"{a:.2f} to {b:.2f}" for a, b in limits))
     text = f"voxel size {', '.join(f'{s:.2f}' for s in own)} mm lies outside the training data's {usual} mm"
-    return [{"code": "voxel-size", "text": text}]
+    return [*told, {"code": "voxel-size", "text": text}]
 
 
 def _sizes(volume: Volume, spec: BundleSpec) -> tuple[tuple[float, ...], tuple[Sequence[float], Sequence[float]]]:

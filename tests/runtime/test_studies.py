@@ -17,7 +17,7 @@ from tiny_bundle import write_bundle
 
 from medssl.__main__ import main
 from medssl.commands.predict import predict
-from medssl.imaging.errors import ConfigError, ImageError
+from medssl.imaging.errors import ConfigError, ImageError, MedsslError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.readers.open import read_volume
 from medssl.imaging.resample import regrid_image
@@ -168,6 +168,40 @@ def test_a_series_that_lacks_a_slice_is_no_channel_and_the_reason_is_told(study:
     (found,), *_ = find_studies(study, resample_irregular=True)
     volume = read_study(found, _CHANNELS, _RULES, resample_irregular=True)
     assert any("uneven slices were resampled" in note for note in volume.source.notes)
+
+
+@pytest.mark.parametrize(
+    ("owner", "kept", "flagged"),
+    [
+        ("1.2.3.22", "PatientID", True),  # cut before its series is named
+        ("1.2.3.22", "SeriesInstanceUID", True),
+        ("1.2.3.22", "half of SeriesInstanceUID", True),
+        ("1.2.3.333", "SeriesInstanceUID", False),  # of a series that is no channel
+    ],
+)
+def test_a_destroyed_slice_that_may_be_a_channels_is_a_flag_of_all_results(
+    bundle: Path, study: Path, tmp_path: Path, owner: str, kept: str, flagged: bool
+):
+    """In one folder, as they come by C-STORE; no gap shows that the last slice is missing."""
+    flat, keyword = tmp_path / "flat", kept.rpartition(" ")[2]
+    flat.mkdir()
+    for number, file in enumerate(sorted(study.rglob("*.dcm"))):
+        dataset = pydicom.dcmread(file)
+        for name, value in COMPANION.items():
+            setattr(dataset, name, value)
+        dataset.save_as(flat / f"{number}.dcm")
+        if dataset.SeriesInstanceUID == owner:
+            last = flat / f"{number}.dcm"
+    content, value = last.read_bytes(), str(pydicom.dcmread(last)[keyword].value).encode()
+    end = content.index(value) + len(value)
+    last.write_bytes(content[: end - (3 if kept.startswith("half") else 0)])
+    with pytest.raises(MedsslError, match="part of no case"):
+        predict(bundle, [str(flat)], tmp_path / "out", format="json,dicom-seg,dicom-sr", threads=1)
+    report = json.loads((tmp_path / "out" / "flat" / "report.json").read_text())
+    assert [flag["code"] for flag in report["flags"]] == ["damaged-files"] * flagged
+    for name in ("seg.dcm", "sr.dcm"):
+        text = (tmp_path / "out" / "flat" / name).read_bytes()
+        assert (b"DO NOT USE: 1 damaged file(s) lie among those of the series" in text) is flagged
 
 
 def test_series_that_do_not_lie_together_are_refused(tmp_path: Path):

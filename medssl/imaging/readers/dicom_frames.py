@@ -193,11 +193,24 @@ def instance_of(dataset: Dataset, path: Path) -> Instance:
         warnings.simplefilter("ignore")  # values are parsed when they are asked for, with pydicom's remarks
         try:
             return _instance(dataset, path)
+        except ImageError as error:
+            error.series_uid = _series_uid(dataset)
+            raise
         except MedsslError:
             raise
         except Exception as error:  # values of a wrong kind fail in many ways
             text = " ".join(str(error).split())[:200]
-            raise ImageError(f"{path}: plane attributes are damaged ({text})", reason="bad-dicom") from error
+            damaged = ImageError(f"{path}: plane attributes are damaged ({text})", reason="bad-dicom")
+            damaged.series_uid = _series_uid(dataset)
+            raise damaged from error
+
+
+def _series_uid(dataset: Dataset) -> str:
+    """SeriesInstanceUID as far as the header can be read."""
+    try:
+        return str(dataset.get("SeriesInstanceUID", "") or "")
+    except Exception:  # as above
+        return ""
 
 
 def _instance(dataset: Dataset, path: Path) -> Instance:
