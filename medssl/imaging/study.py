@@ -8,6 +8,7 @@ import numpy as np
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
+from medssl.imaging.patients import refuse_several
 from medssl.imaging.problems import Problem
 from medssl.imaging.readers.archive import unpacked
 from medssl.imaging.readers.open import read_volume
@@ -96,14 +97,17 @@ def read_study(
         resample_irregular: As for `read_volume`.
 
     Raises:
-        ImageError: A channel without a series or with several, series that cannot be read, or that do not lie together
-            in the patient.
+        ImageError: A channel without a series or with several, series of different patients, that cannot be read, or
+            that do not lie together in the patient.
     """
+    if not study.uid:
+        refuse_several((i.person for i in study.series), f"{study.place}: series without a StudyInstanceUID")
     try:
         chosen = choose_series(study.series, channels, rules, spatial_dims)
     except ImageError as error:
         lines = [f"  left out: {Path(p.path).name}: {p.message}" for p in study.problems[:5]]
         raise ImageError("\n".join([f"{study.place}: {error.message}", *lines]), reason=error.reason) from error
+    refuse_several((image.person for image in chosen), f"{study.place}: series of channels {', '.join(channels)}")
     volumes = [read_volume(image.field, resample_irregular=resample_irregular) for image in chosen]
     aligned = on_first_grid(volumes, channels)
     told = tuple(

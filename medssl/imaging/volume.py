@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
+from medssl.imaging.patients import NOBODY, Person
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Source:
         uids: DICOM identifiers (`StudyInstanceUID`, `SeriesInstanceUID`, ...), empty for other formats.
         channels: The series that the channels were chosen from, where that was done by rules.
         calibrated: False where pixel spacing is not known in the patient, so mm and mL mean nothing.
-        patient: Pseudonym of DICOM's PatientID, empty where there is none.
+        person: Whom DICOM's header names.
         at_detector: Spacing is that of the detector of an X-ray projection: a scale, but no size in the patient.
         further: Files of the other DICOM channels.
         doubts: Reasons not to use what is made of the image, a code and a sentence each.
@@ -60,10 +61,15 @@ class Source:
     uids: dict[str, str] = field(default_factory=dict)
     channels: tuple[Channel, ...] = ()
     calibrated: bool = True
-    patient: str = ""
+    person: Person = NOBODY
     at_detector: bool = False
     further: tuple[Path, ...] = ()
     doubts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def patient(self) -> str:
+        """Pseudonym of DICOM's PatientID, empty where there is none."""
+        return self.person.number
 
 
 @dataclass(frozen=True)

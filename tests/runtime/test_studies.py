@@ -19,7 +19,7 @@ from medssl.__main__ import main
 from medssl.commands.predict import predict
 from medssl.imaging.errors import ConfigError, ImageError, MedsslError
 from medssl.imaging.geometry import Geometry
-from medssl.imaging.readers.open import read_volume
+from medssl.imaging.readers.open import read_channels, read_volume
 from medssl.imaging.resample import regrid_image
 from medssl.imaging.series import SeriesRule
 from medssl.imaging.study import covered, find_studies, on_first_grid, read_study
@@ -220,6 +220,43 @@ def test_series_that_do_not_lie_together_are_refused(tmp_path: Path):
     two = replace(moved, array=np.concatenate([moved.array] * 2), geometry=volume.geometry)
     with pytest.raises(ImageError, match="channel b has 2"):
         on_first_grid([volume, two], ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differ"),
+    [
+        ({"PatientID": "7"}, {"PatientID": "8"}, "PatientID"),
+        ({"PatientName": "Meier^Anna"}, {"PatientName": "Meier^Ute"}, "PatientName"),
+        ({"PatientBirthDate": "19700101"}, {"PatientBirthDate": "19700102"}, "PatientBirthDate"),
+        ({"PatientID": "7", "PatientName": "A"}, {"PatientID": "8", "PatientName": "B"}, "PatientID and PatientName"),
+        ({"PatientName": "Meier^Anna"}, {"PatientName": "MEIER^ANNA^^=x"}, ""),
+        ({"PatientID": "7"}, {"PatientID": " 7 "}, ""),
+        ({"PatientID": "7"}, {"PatientID": ""}, ""),
+        ({"PatientBirthDate": "19700101"}, {"PatientID": None, "PatientName": None}, ""),
+    ],
+)
+def test_channels_of_different_patients_are_refused(tmp_path: Path, one: dict, other: dict, differ: str):
+    _series(tmp_path / "a", "1.2.3.1", "t1", **one)
+    _series(tmp_path / "b", "1.2.3.2", "flair", **other)
+    for read in (_read, lambda folder: read_channels("a;b", folder)):
+        if not differ:
+            assert read(tmp_path).channels == 2
+            continue
+        with pytest.raises(ImageError, match=f"of different patients: their {differ} differ$") as error:
+            read(tmp_path)
+        assert error.value.reason == "patients"
+        assert "Meier" not in error.value.message
+
+
+def test_a_study_without_a_uid_that_several_patients_share_is_refused(tmp_path: Path):
+    """Even where the series that fit are of one of them: nobody knows which belong together."""
+    for number, (word, patient) in enumerate((("t1", "7"), ("flair", "7"), ("other", "8"))):
+        _series(tmp_path / word, f"1.2.3.{number}", word, StudyInstanceUID="", PatientID=patient)
+    with pytest.raises(ImageError, match="series without a StudyInstanceUID are of different patients") as error:
+        _read(tmp_path)
+    assert error.value.reason == "patients"
+    shutil.rmtree(tmp_path / "other")
+    assert _read(tmp_path).channels == 2
 
 
 @pytest.mark.parametrize("first", [{}, {"FrameOfReferenceUID": None}])

@@ -1,6 +1,5 @@
 """What a DICOM header says of each image plane: where it lies, and how its stored values become intensities."""
 
-import hashlib
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pydicom.uid import (
 )
 
 from medssl.imaging.errors import ImageError, MedsslError
+from medssl.imaging.patients import KEYWORDS, Person
 from medssl.imaging.readers.dicom_spacing import pixel_size
 from medssl.imaging.readers.guard import MAX_FRAMES, max_image_bytes, refuse_large
 
@@ -92,7 +92,7 @@ class Instance:
     rows: int
     columns: int
     frames: tuple[Frame, ...]
-    patient: str
+    person: Person
     sex: str
     age: str
     scanner: str
@@ -194,21 +194,21 @@ def instance_of(dataset: Dataset, path: Path) -> Instance:
         try:
             return _instance(dataset, path)
         except ImageError as error:
-            error.series_uid = _series_uid(dataset)
+            error.series_uid = _text(dataset, "SeriesInstanceUID")
             raise
         except MedsslError:
             raise
         except Exception as error:  # values of a wrong kind fail in many ways
             text = " ".join(str(error).split())[:200]
             damaged = ImageError(f"{path}: plane attributes are damaged ({text})", reason="bad-dicom")
-            damaged.series_uid = _series_uid(dataset)
+            damaged.series_uid = _text(dataset, "SeriesInstanceUID")
             raise damaged from error
 
 
-def _series_uid(dataset: Dataset) -> str:
-    """SeriesInstanceUID as far as the header can be read."""
+def _text(dataset: Dataset, keyword: str) -> str:
+    """Text of an attribute that no image needs, empty where it is damaged."""
     try:
-        return str(dataset.get("SeriesInstanceUID", "") or "")
+        return str(dataset.get(keyword, "") or "")
     except Exception:  # as above
         return ""
 
@@ -239,7 +239,7 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         int(dataset.Rows),
         int(dataset.Columns),
         frames,
-        pseudonym(dataset),
+        person_of(dataset),
         str(dataset.get("PatientSex", "") or ""),
         _years(str(dataset.get("PatientAge", "") or "").strip()),
         _scanner(dataset),
@@ -248,6 +248,11 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         str(dataset.get("FrameOfReferenceUID", "") or ""),
         size,
     )
+
+
+def person_of(dataset: Dataset) -> Person:
+    """Whom a header names, by hashes; empty where it says nothing."""
+    return Person.hashed(*(_text(dataset, keyword) for keyword in KEYWORDS))
 
 
 def _meta(dataset: Dataset) -> Dataset:
@@ -259,16 +264,6 @@ def _scanner(dataset: Dataset) -> str:
     """Manufacturer and model, what is there of both."""
     parts = (str(dataset.get(name, "") or "").strip() for name in ("Manufacturer", "ManufacturerModelName"))
     return " ".join(part for part in parts if part)
-
-
-def pseudonym(dataset: Dataset) -> str:
-    """Stable name for the patient that does not show the PatientID, empty when there is none.
-
-    The issuer does not count: some objects of a patient lack it, and one patient on both sides of a split is worse than
-    two that share a number on one. Whoever has a PatientID can compute its name: this hides nothing from them.
-    """
-    number = str(dataset.get("PatientID", "") or "").strip()
-    return "p" + hashlib.sha256(f"|{number}".encode()).hexdigest()[:12] if number else ""
 
 
 def _years(age: str) -> str:

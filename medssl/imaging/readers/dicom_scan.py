@@ -54,7 +54,7 @@ def _series(uid: str, group: list[Instance], folders: dict[Path, int], scan: Sca
             planes.append(instance)
     if cut := [i for i in planes if i.cut]:
         problems.extend(_spoilt(planes, cut[0].path))
-        scan.spoilt[uid] = planes[0].patient
+        scan.spoilt[uid] = planes[0].person.number
         return
     first, *others = grids(planes) if planes else [group]
     for other in others:
@@ -80,7 +80,7 @@ def _series(uid: str, group: list[Instance], folders: dict[Path, int], scan: Sca
             "dicom",
             geometry,
             head.modality,
-            head.patient,
+            head.person,
             head.series_uid,
             head.description,
             head.sex,

@@ -284,6 +284,6 @@ def _source(instance: Instance, frames: Sequence[Frame], notes: tuple[str, ...])
         (*notes, *([first.spacing_note] if first.spacing_note else [])),
         uids,
         calibrated=not first.at_detector,
-        patient=instance.patient,
+        person=instance.person,
         at_detector=first.at_detector,
     )

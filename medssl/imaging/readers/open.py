@@ -12,6 +12,7 @@ from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.labels import Label
 from medssl.imaging.naming import split_field, split_slice
+from medssl.imaging.patients import refuse_several
 from medssl.imaging.readers import itk, raster
 from medssl.imaging.readers.archive import unpacked
 from medssl.imaging.readers.guard import explained
@@ -108,13 +109,14 @@ def read_channels(field: str, root: Path, *, resample_irregular: bool = False) -
         resample_irregular: As for `read_volume`.
 
     Raises:
-        ImageError: As `read_volume`, or channels on different grids.
+        ImageError: As `read_volume`, or channels of different patients or on different grids.
     """
     parts = [part.strip() for part in field.split(";") if part.strip()]
     if not parts:
         raise ImageError("no image is named", reason="no-such-file")
     volumes = [read_volume(root / part, resample_irregular=resample_irregular) for part in parts]
     first = volumes[0]
+    refuse_several((v.source.person for v in volumes), f"the channels {', '.join(parts)}")
     for part, volume in zip(parts, volumes, strict=True):
         if not volume.geometry.is_close(first.geometry):
             raise ImageError(
