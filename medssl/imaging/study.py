@@ -111,8 +111,10 @@ def read_study(
     volumes = [read_volume(image.field, resample_irregular=resample_irregular) for image in chosen]
     aligned = on_first_grid(volumes, channels)
     told = tuple(
-        Channel(name, image.modality, image.description, image.series_uid, round(inside, 4), resampled)
-        for name, image, (_, inside, resampled) in zip(channels, chosen, aligned, strict=True)
+        Channel(
+            name, image.modality, image.description, image.series_uid, round(inside, 4), resampled, volume.source.units
+        )
+        for name, image, (volume, inside, resampled) in zip(channels, chosen, aligned, strict=True)
     )
     source = joined(volumes)
     notes = list(source.notes)

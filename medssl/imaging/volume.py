@@ -23,6 +23,7 @@ class Channel:
         series_uid: SeriesInstanceUID.
         inside: Share of the image that the series covers; below 1 its edge was continued.
         resampled: Whether it lay on another grid than the first channel.
+        units: DICOM's code for the unit of a PET image.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Channel:
     series_uid: str
     inside: float = 1.0
     resampled: bool = False
+    units: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for report.json."""
@@ -52,6 +54,7 @@ class Source:
         person: Whom DICOM's header names.
         at_detector: Spacing is that of the detector of an X-ray projection: a scale, but no size in the patient.
         further: Files of the other DICOM channels.
+        units: DICOM's code for the unit of a PET image.
         doubts: Reasons not to use what is made of the image, a code and a sentence each.
     """
 
@@ -64,6 +67,7 @@ class Source:
     person: Person = NOBODY
     at_detector: bool = False
     further: tuple[Path, ...] = ()
+    units: str = ""
     doubts: tuple[tuple[str, str], ...] = ()
 
     @property

@@ -163,6 +163,7 @@ class Predictor:
                 "spacing_mm": [round(s, 6) for s in volume.geometry.spacing_mm],
                 "affine": volume.geometry.affine.tolist(),
                 "modality": volume.modality,
+                "units": volume.source.units,
                 "format": volume.source.format,
                 "series": [channel.to_json() for channel in volume.source.channels],
             },

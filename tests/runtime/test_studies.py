@@ -259,6 +259,31 @@ def test_a_study_without_a_uid_that_several_patients_share_is_refused(tmp_path: 
     assert _read(tmp_path).channels == 2
 
 
+@pytest.mark.parametrize(
+    ("units", "told", "note"),
+    [
+        ({"Units": "BQML"}, "BQML", "PET intensities are in BQML, not SUV: do not use"),
+        ({"Units": "GML"}, "GML", "PET intensities are in GML, which is a standardised uptake value (SUV)"),
+        ({"Units": "MEIER"}, "", "PET intensities are in a unit that the image does not name, not SUV"),
+        ({}, "", "PET intensities are in a unit that the image does not name, not SUV"),
+    ],
+)
+def test_the_unit_of_a_pet_image_is_told(tmp_path: Path, units: dict[str, str], told: str, note: str):
+    _series(tmp_path / "study" / "a", "1.2.3.1", "low dose", Modality="CT")
+    pet = _series(tmp_path / "study" / "b", "1.2.3.2", "wb", Modality="PT", **units)
+    rules = (SeriesRule("CT"), SeriesRule("PT"))
+    both = write_bundle(tmp_path / "both", channels=("CT", "PET"), series=rules)
+    alone = write_bundle(tmp_path / "alone", channels=("PET",))
+    reports = []
+    for bundle, given in ((both, tmp_path / "study"), (alone, pet)):
+        out = tmp_path / f"out_{bundle.name}"
+        predict(bundle, [str(given)], out, threads=1)
+        reports.append(json.loads((out / given.name / "report.json").read_text()))
+        assert sum(text.startswith(note) for text in reports[-1]["warnings"]) == 1
+    assert [series["units"] for series in reports[0]["image"]["series"]] == ["", told]
+    assert [report["image"]["units"] for report in reports] == ["", told]
+
+
 @pytest.mark.parametrize("first", [{}, {"FrameOfReferenceUID": None}])
 def test_a_frame_of_reference_that_is_not_named_is_told(tmp_path: Path, first: dict[str, None]):
     """By one series or by both."""

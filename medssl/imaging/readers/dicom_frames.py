@@ -20,6 +20,7 @@ from pydicom.uid import (
 )
 
 from medssl.imaging.errors import ImageError, MedsslError
+from medssl.imaging.modality import pet_units
 from medssl.imaging.patients import KEYWORDS, Person
 from medssl.imaging.readers.dicom_spacing import pixel_size
 from medssl.imaging.readers.guard import MAX_FRAMES, max_image_bytes, refuse_large
@@ -78,7 +79,7 @@ class Instance:
 
     `cut` says what is wrong with an uncompressed file that ends within its pixels; its length alone tells. `frame_uid`
     is the FrameOfReferenceUID: positions of two files can be compared where it is the same. `pixel_bytes` is the size
-    of its decoded pixels.
+    of its decoded pixels, `units` the code for the unit of a PET image.
     """
 
     path: Path
@@ -100,6 +101,7 @@ class Instance:
     cut: str = ""
     frame_uid: str = ""
     pixel_bytes: int = 0
+    units: str = ""
 
 
 def read_header(path: Path) -> Dataset:
@@ -247,6 +249,7 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         _cut(dataset, path),
         str(dataset.get("FrameOfReferenceUID", "") or ""),
         size,
+        pet_units(_text(dataset, "Units")),
     )
 
 
