@@ -88,6 +88,7 @@ def export(
         tuple(series or ()),
         loaded.pretrained_on,
     )
+    _check_modalities(request)
     _tell(out, write_bundle(out, request).to_json())
     if precision.variants:
         _tell_variants(out, request, precision)
@@ -153,6 +154,26 @@ def _check(loaded: "LoadedRun", operation: OperationOptions, series: list[Series
         )
     if problems:
         raise ConfigError(problems)
+
+
+def _check_modalities(request: "Request") -> None:
+    """Refuse a bundle for other images than it learned from, and say where it is for any.
+
+    Raises:
+        ConfigError: The card leaves out a modality of the training images.
+    """
+    from medssl.export.training_images import told_modalities
+
+    told, stated = told_modalities(request.trained().learned()), request.card.modalities
+    if stated and (left_out := [name for name in told if name not in stated]):
+        raise ConfigError(
+            [f"card.modalities {list(stated)} leaves out {', '.join(left_out)}: training images are of it"]
+        )
+    if not (told or stated):
+        say(
+            "the manifest does not tell the modality of all training images, so the bundle refuses none: give "
+            "--card.modalities '[MR]' or the like"
+        )
 
 
 def _results(evaluation: Path | None, run: Path, loaded: "LoadedRun") -> dict[str, Any] | None:

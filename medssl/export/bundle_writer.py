@@ -27,6 +27,7 @@ from medssl.export.options import CardOptions, ConfidenceOptions, OperationOptio
 from medssl.export.parity import BATCHES, Parity, measure_parity, torch_function
 from medssl.export.pretraining import ENOUGH, Pretraining
 from medssl.export.trained import Trained, spread
+from medssl.export.training_images import spacing_range, told_modalities
 from medssl.imaging.errors import BundleError
 from medssl.imaging.files import atomic_folder, atomic_path, write_json, write_text
 from medssl.imaging.series import SeriesRule
@@ -163,6 +164,7 @@ def _bundle_spec(
 ) -> BundleSpec:
     spec, card = request.spec, request.card
     provenance = {key: spec.provenance[key] for key in _PROVENANCE if key in spec.provenance}
+    learned = request.trained().learned()
     return BundleSpec(
         name=card.name or out.name.removesuffix(".zip"),
         task=spec.task,
@@ -181,6 +183,8 @@ def _bundle_spec(
         intervals=confidence.intervals,
         gate=confidence.gate,
         series=request.series,
+        modalities=tuple(card.modalities) or told_modalities(learned),
+        spacing_mm=spacing_range(learned, spec.preprocess.orientation),
         post_processing={"largest_component": list(request.operation.largest_component)},
         intended_use=card.intended_use,
         licence=card.licence,

@@ -68,6 +68,10 @@ def _data(bundle: BundleSpec) -> list[str]:
         lines.append(f"- Trained on {known.get('cases')} labelled cases of {known['patients']} patients.")
     begun = "weights pretrained without labels" if known.get("pretrained") else "random weights"
     lines.append(f"- Began from {begun}.")
+    if bundle.modalities:
+        lines.append(f"- DICOM images of modality {' or '.join(bundle.modalities)}; those of another one are refused.")
+    else:
+        lines.append("- Its makers do not say of which modality its images are, so no other one is refused.")
     spacing = known.get("fingerprint", {}).get("spacing_mm")
     if spacing:
         low, high = (_by([round(s, 3) for s in spacing[key]]) for key in ("smallest", "largest"))

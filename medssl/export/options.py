@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 from medssl.imaging.errors import ConfigError
+from medssl.imaging.modality import known_modality
 
 
 @dataclass
 class CardOptions:
-    """What the bundle says of itself."""
+    """What the bundle says of itself.
+
+    Raises:
+        ConfigError: A modality that DICOM does not know.
+    """
 
     name: str = ""
     """Name of the model; the bundle's file name when empty."""
@@ -23,6 +28,14 @@ class CardOptions:
 
     limits: tuple[str, ...] = ()
     """Known limits, a sentence each."""
+
+    modalities: tuple[str, ...] = ()
+    """DICOM modalities of the images it is for (of several channels the first one's), for instance `[CR,DX]`; DICOM
+    images of another one are refused. Left out, those of the training images, where the manifest tells all of them."""
+
+    def __post_init__(self) -> None:
+        if unknown := [text for text in self.modalities if known_modality(text) != text]:
+            raise ConfigError([f"card.modalities {unknown}: DICOM's codes are expected, such as CT, MR, PT, CR or DX"])
 
 
 @dataclass

@@ -74,8 +74,14 @@ class Trained:
 
     def seen(self) -> list[CachedCase]:
         """Cases that the first network learned from."""
-        seen = self.patients[0]
-        return [c for c in self.cache.cases if (c.patient in seen if seen else c.split == "train")]
+        return self._learned(self.patients[0])
+
+    def learned(self) -> list[CachedCase]:
+        """Cases that any of the networks learned from."""
+        return self._learned(frozenset().union(*self.patients))
+
+    def _learned(self, patients: frozenset[str]) -> list[CachedCase]:
+        return [c for c in self.cache.cases if (c.patient in patients if patients else c.split == "train")]
 
     def measured_by(self, cases: Collection[CachedCase]) -> str:
         """What numbers of cases held out leave unsaid, for the bundle."""

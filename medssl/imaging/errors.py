@@ -21,7 +21,12 @@ class MedsslError(Exception):
 
 
 class ImageError(MedsslError):
-    """A file or series that cannot be used as an image, with the reason code why."""
+    """A file or series that cannot be used as an image, with the reason code why.
+
+    `series_uid` is the SeriesInstanceUID of a damaged DICOM file whose header still tells it.
+    """
+
+    series_uid = ""
 
 
 class ManifestError(MedsslError):

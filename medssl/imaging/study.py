@@ -8,13 +8,14 @@ import numpy as np
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
+from medssl.imaging.patients import refuse_several
 from medssl.imaging.problems import Problem
 from medssl.imaging.readers.archive import unpacked
 from medssl.imaging.readers.open import read_volume
 from medssl.imaging.readers.scan import FoundImage, scan_tree
 from medssl.imaging.resample import regrid_image
 from medssl.imaging.series import SeriesRule, choose_series
-from medssl.imaging.volume import Channel, Volume
+from medssl.imaging.volume import Channel, Volume, joined
 
 MIN_INSIDE = 0.8
 """Share of the first channel's grid that every other series must cover."""
@@ -96,21 +97,27 @@ def read_study(
         resample_irregular: As for `read_volume`.
 
     Raises:
-        ImageError: A channel without a series or with several, series that cannot be read, or that do not lie together
-            in the patient.
+        ImageError: A channel without a series or with several, series of different patients, that cannot be read, or
+            that do not lie together in the patient.
     """
+    if not study.uid:
+        refuse_several((i.person for i in study.series), f"{study.place}: series without a StudyInstanceUID")
     try:
         chosen = choose_series(study.series, channels, rules, spatial_dims)
     except ImageError as error:
         lines = [f"  left out: {Path(p.path).name}: {p.message}" for p in study.problems[:5]]
         raise ImageError("\n".join([f"{study.place}: {error.message}", *lines]), reason=error.reason) from error
+    refuse_several((image.person for image in chosen), f"{study.place}: series of channels {', '.join(channels)}")
     volumes = [read_volume(image.field, resample_irregular=resample_irregular) for image in chosen]
     aligned = on_first_grid(volumes, channels)
     told = tuple(
-        Channel(name, image.modality, image.description, image.series_uid, round(inside, 4), resampled)
-        for name, image, (_, inside, resampled) in zip(channels, chosen, aligned, strict=True)
+        Channel(
+            name, image.modality, image.description, image.series_uid, round(inside, 4), resampled, volume.source.units
+        )
+        for name, image, (volume, inside, resampled) in zip(channels, chosen, aligned, strict=True)
     )
-    notes = [note for volume in volumes for note in volume.source.notes]
+    source = joined(volumes)
+    notes = list(source.notes)
     for channel in told:  # notes are drawn into results: which series it was stands in `channels` alone
         if channel.resampled:
             part = f", of which it covers {channel.inside:.0%}" if channel.inside < 1 else ""
@@ -118,7 +125,7 @@ def read_study(
     if len(volumes) > 1 and not all(v.source.uids.get("FrameOfReferenceUID", "") for v in volumes):
         notes.append("a series names no frame of reference: whether the channels lie together is taken on trust")
     first = volumes[0]
-    source = replace(first.source, notes=tuple(dict.fromkeys(notes)), channels=told)
+    source = replace(source, notes=tuple(dict.fromkeys(notes)), channels=told)
     arrays = [volume.array for volume, _, _ in aligned]
     kind = np.result_type(*arrays)
     array = np.concatenate([a.astype(kind, copy=False) for a in arrays]) if len(arrays) > 1 else arrays[0]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medssl.imaging.modality import known_modality
 from medssl.imaging.readers.guard import MAX_TABLE_BYTES
 
 _KEYS = ("id", "case", "image", "file")
 _SUFFIXES = (".gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".zip", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
-_MODALITIES = {"MRI": "MR", "MR": "MR", "CT": "CT", "PET": "PT", "US": "US"}
 
 
 def stem(path: Path) -> str:
@@ -102,7 +102,7 @@ def decathlon_lists(files: Collection[Path]) -> Decathlon:
         channels = content.get("modality", content.get("channel_names", {}))
         names = [str(name) for name in channels.values()] if isinstance(channels, dict) else []
         found.facts[folder] = {
-            "modality": _MODALITIES.get(names[0].upper(), "") if len(set(names)) == 1 else "",
+            "modality": known_modality(names[0]) if len(set(names)) == 1 else "",
             "licence": str(content.get("licence", content.get("license", "")) or ""),
         }
         for entry in content["training"]:

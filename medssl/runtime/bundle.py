@@ -9,8 +9,10 @@ BUNDLE/MODEL_CARD.md
 BUNDLE/SHA256SUMS       hashes of the files above
 """
 
+import re
 import zipfile
 from dataclasses import dataclass, field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +48,9 @@ class BundleSpec:
         task: `segmentation` or `classification`.
         channels: Names of the input channels.
         series: What a series of a study must be to serve as each channel; empty = none was stated.
+        modalities: DICOM modalities of the images it is for (of several channels the first one's); empty = unknown.
+        spacing_mm: `smallest` and `largest` voxel size of the training images, along the axes of
+            `preprocess.orientation`; empty = unknown.
         preprocess: What is done to an image first.
         window: Size of the network's input.
         overlap: Share by which windows overlap.
@@ -77,6 +82,8 @@ class BundleSpec:
     preprocess: Preprocess
     window: tuple[int, ...]
     series: tuple[SeriesRule, ...] = ()
+    modalities: tuple[str, ...] = ()
+    spacing_mm: dict[str, list[float]] = field(default_factory=dict)
     overlap: float = 0.5
     mirror_axes: tuple[int, ...] = ()
     activation: Activation = "softmax"
@@ -122,13 +129,9 @@ class BundleSpec:
         """
         version = content.get("schema_version")
         if version != SCHEMA_VERSION:
-            needs = (
-                "a newer medssl"
-                if isinstance(version, int) and version > SCHEMA_VERSION
-                else "the medssl that wrote it"
-            )
             raise BundleError(
-                f"bundle has schema version {version}, this medssl reads {SCHEMA_VERSION}: it needs {needs}",
+                f"bundle has schema version {version}, this is medssl {metadata.version('medssl')}, which reads "
+                f"{SCHEMA_VERSION}: it needs {_needs(content)}",
                 reason="schema-version",
             )
         values = {name: value for name, value in content.items() if name != "schema_version"}
@@ -136,7 +139,8 @@ class BundleSpec:
             values["preprocess"] = Preprocess.from_json(values["preprocess"])
             values["labels"] = tuple(Label.from_json(label) for label in values["labels"])
             values["series"] = tuple(SeriesRule.from_json(rule) for rule in values["series"])
-            for name in ("channels", "window", "mirror_axes", "classes"):
+            values.setdefault("modalities", [])  # bundles of earlier versions have none
+            for name in ("channels", "window", "mirror_axes", "classes", "modalities"):
                 values[name] = tuple(values[name])
             check_values(values)
             spec = cls(**values)
@@ -147,6 +151,18 @@ class BundleSpec:
             return spec
         except (KeyError, TypeError, ValueError, AttributeError, MedsslError) as error:
             raise BundleError(f"bundle.json does not follow the schema ({error})", reason="schema") from error
+
+
+def _needs(content: dict[str, Any]) -> str:
+    """The medssl that a bundle of another schema version needs: the one that wrote it, by its version where told."""
+    version = content.get("schema_version")
+    newer = isinstance(version, int) and version > SCHEMA_VERSION
+    told: Any = content
+    for name in ("provenance", "versions", "medssl"):
+        told = told.get(name) if isinstance(told, dict) else None
+    if not isinstance(told, str) or not re.fullmatch(r"[\w.+-]{1,40}", told):
+        return "a newer medssl" if newer else "the medssl that wrote it"
+    return f"medssl {told}, which wrote it{', or a newer one' if newer else ''}"
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ def check_values(values: dict[str, Any]) -> None:
     """
     name, channels, window = (values.get(key) for key in ("name", "channels", "window"))
     overlap, mirror = values.get("overlap", 0.5), values.get("mirror_axes", ())
+    sizes = [values["spacing_mm"][key] for key in ("smallest", "largest")] if values.get("spacing_mm") else []
     whole = isinstance(window, tuple) and all(isinstance(n, int) and n > 0 for n in window)
     rules = (
         (isinstance(name, str) and name, "name must be a text"),
@@ -84,6 +85,8 @@ def check_values(values: dict[str, Any]) -> None:
         (whole and math.prod(window or ()) <= MAX_WINDOW, f"window must have at most {MAX_WINDOW} voxels"),
         (isinstance(overlap, (int, float)) and 0 <= overlap <= _MAX_OVERLAP, f"overlap must be 0 to {_MAX_OVERLAP}"),
         (all(isinstance(axis, int) and 0 <= axis < len(window or ()) for axis in mirror), "mirror_axes must be axes"),
+        (all(isinstance(m, str) and m for m in values.get("modalities", ())), "modalities must be names"),
+        (all(len(size) == len(window or ()) and min(size) > 0 for size in sizes), "spacing_mm must be sizes a side"),
         (values.get("activation", "softmax") in ("softmax", "sigmoid"), "activation must be softmax or sigmoid"),
     )
     for right, rule in rules:

@@ -1,10 +1,14 @@
 """What a report says of an image: classes, volumes, how sure the bundle is, and what speaks against using them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from medssl.imaging.errors import ImageError
+from medssl.imaging.modality import known_modality
+from medssl.imaging.target_grid import oriented
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import BundleSpec
 from medssl.runtime.confidence import Gate, Tally, interval_ml
@@ -71,15 +75,46 @@ def likeness(gate: Gate, features: npt.NDArray[np.float32]) -> tuple[dict[str, f
     return found, [{"code": "unlike-training", "text": text}]
 
 
+def check_modality(volume: Volume, spec: BundleSpec) -> list[str]:
+    """Refuse a DICOM image of another modality than the bundle is for; a sentence where the image does not tell.
+
+    Raises:
+        ImageError: It is of another one.
+    """
+    if not spec.modalities or volume.source.format != "dicom" or volume.modality in spec.modalities:
+        return []
+    due = " or ".join(spec.modalities)
+    if volume.modality in ("", "OT"):
+        return [f"the image does not tell its modality, so whether it is {due}, as the bundle needs, is taken on trust"]
+    own = known_modality(volume.modality) or "another one"  # an unknown code may be any text
+    raise ImageError(f"the image is of modality {own}, the bundle is for {due}", reason="modality")
+
+
 def doubts(volume: Volume, spec: BundleSpec) -> list[Flag]:
-    """Where an image lies outside what the network was trained on, as its header tells."""
-    trained = spec.provenance.get("fingerprint", {}).get("spacing_mm", {})
-    if not trained or not (volume.source.calibrated or volume.source.at_detector):
-        return []
-    low = min(trained["smallest"]) / _SPACING_RATIO
-    high = max(trained["largest"]) * _SPACING_RATIO
-    if all(low <= s <= high for s in volume.geometry.spacing_mm):
-        return []
-    own = ", ".join(f"{s:.2f}" for s in volume.geometry.spacing_mm)
-    text = f"voxel size {own} mm lies outside the training data's {low:.2f} to {high:.2f} mm"
-    return [{"code": "voxel-size", "text": text}]
+    """What its reader doubts, and where an image lies outside what the network was trained on, as its header tells."""
+    told = [{"code": code, "text": text} for code, text in volume.source.doubts]
+    if not (volume.source.calibrated or volume.source.at_detector):
+        return told
+    own, ranges = _sizes(volume, spec)
+    low, high = (size / _SPACING_RATIO for size in ranges[0]), (size * _SPACING_RATIO for size in ranges[1])
+    limits = list(zip(low, high, strict=True))
+    if all(a <= size <= b for size, (a, b) in zip(own, limits, strict=True)):
+        return told
+    usual = ", ".join(dict.fromkeys(f"{a:.2f} to {b:.2f}" for a, b in limits))
+    text = f"voxel size {', '.join(f'{s:.2f}' for s in own)} mm lies outside the training data's {usual} mm"
+    return [*told, {"code": "voxel-size", "text": text}]
+
+
+def _sizes(volume: Volume, spec: BundleSpec) -> tuple[tuple[float, ...], tuple[Sequence[float], Sequence[float]]]:
+    """Voxel size of an image, and the smallest and largest of the training, axis by axis.
+
+    Bundles of earlier versions know the training's along the axes of its files alone, which may lie otherwise in each:
+    then all axes have one range.
+    """
+    if spec.spacing_mm:
+        own = oriented(volume.geometry, spec.preprocess.orientation).spacing_mm
+        return own, (spec.spacing_mm["smallest"], spec.spacing_mm["largest"])
+    own, known = volume.geometry.spacing_mm, spec.provenance.get("fingerprint", {}).get("spacing_mm")
+    if not known:
+        return (), ((), ())
+    return own, ([min(known["smallest"])] * len(own), [max(known["largest"])] * len(own))

@@ -16,7 +16,7 @@ from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import GATE_FILE, Bundle
 from medssl.runtime.confidence import Featured, Gate, Tally
 from medssl.runtime.device import Device
-from medssl.runtime.findings import classified, doubts, likeness, measured
+from medssl.runtime.findings import check_modality, classified, doubts, likeness, measured
 from medssl.runtime.ort import onnxruntime
 from medssl.runtime.postprocess import keep_largest
 from medssl.runtime.session import open_session
@@ -89,6 +89,7 @@ class Predictor:
                 f"the image has {volume.channels}",
                 reason="channels",
             )
+        untold = check_modality(volume, spec)
         began = time.perf_counter()
         prepared = PreparedImage(volume, spec.preprocess)
         ready = time.perf_counter()
@@ -99,7 +100,7 @@ class Predictor:
         if self._gate is not None and isinstance(network, Featured):
             result["gate"], far = likeness(self._gate, network.features())
             flags += far
-        warnings = [*volume.source.notes, *prepared.notes, *(f"do not use: {flag['text']}" for flag in flags)]
+        warnings = [*volume.source.notes, *untold, *prepared.notes, *(f"do not use: {flag['text']}" for flag in flags)]
         timing = {
             "prepare_s": round(ready - began, 4),
             "network_s": round(computed - ready, 4),
@@ -162,6 +163,7 @@ class Predictor:
                 "spacing_mm": [round(s, 6) for s in volume.geometry.spacing_mm],
                 "affine": volume.geometry.affine.tolist(),
                 "modality": volume.modality,
+                "units": volume.source.units,
                 "format": volume.source.format,
                 "series": [channel.to_json() for channel in volume.source.channels],
             },

@@ -27,7 +27,27 @@ _Trial = tuple[str, str, Callable[[Path], object]]
 
 def refusals(bundle: Bundle, threads: int = 0) -> list[Check]:
     """Try what must be refused, on generated images: a check is `ok` where it was, with the reason that is due."""
-    return [_tried(*trial) for trial in _trials(bundle, threads)]
+    return [*(_tried(*trial) for trial in _trials(bundle, threads)), _foreign(bundle, threads)]
+
+
+def _foreign(bundle: Bundle, threads: int) -> Check:
+    """Whether another modality is refused; a bundle that does not say which are its own refuses none, which is told."""
+    from medssl.imaging.readers.open import read_volume  # noqa: PLC0415 (slow to import, as is the next)
+    from medssl.runtime.predictor import Predictor  # noqa: PLC0415
+
+    name, own = "a DICOM image of another modality", bundle.spec.modalities
+    if not own:
+        return Check(
+            name, "told", "not tried: the bundle does not say of which modality its images are: none is refused"
+        )
+
+    def attempt(folder: Path) -> None:
+        image = read_volume(_series(folder))
+        array = image.array.repeat(len(bundle.spec.channels), axis=0)
+        other = next(code for code in ("CT", "MR", "PT", "US", "DX", "OP") if code not in own)
+        Predictor(bundle.folder, threads).predict(replace(image, array=array, modality=other))
+
+    return _tried(name, "modality", attempt)
 
 
 def _tried(name: str, reason: str, attempt: Callable[[Path], object]) -> Check:

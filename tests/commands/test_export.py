@@ -3,12 +3,13 @@
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cohort import make_cache, make_run
+from cohort import SPACING_MM, make_cache, make_run
 
 from medssl.commands import export as verb
 from medssl.commands.evaluate import evaluate
@@ -18,8 +19,10 @@ from medssl.data.cache import Cache
 from medssl.evaluation.loaded_run import load_run
 from medssl.evaluation.options import PredictOptions
 from medssl.export import bundle_writer
-from medssl.export.options import CardOptions, OperationOptions, ParityOptions
+from medssl.export.options import CardOptions, ConfidenceOptions, OperationOptions, ParityOptions
+from medssl.export.training_images import spacing_range, told_modalities
 from medssl.imaging.errors import BundleError, CacheError, CheckpointError, ConfigError
+from medssl.imaging.geometry import Geometry
 from medssl.imaging.preprocess import restore_label
 from medssl.imaging.readers.open import read_volume
 from medssl.runtime.bundle import Bundle
@@ -72,6 +75,8 @@ def test_bundle_of_a_run_gives_what_the_run_gives(cache: Cache, made: tuple[Path
     assert spec.parity["max_logit_difference"]["batch_3"] < 1e-4
     assert spec.parity["min_dice"] > 0.9999
     assert spec.parity["volumes"] == 3
+    assert spec.modalities == ("MR",)
+    assert spec.spacing_mm == {"smallest": list(SPACING_MM), "largest": list(SPACING_MM)}
 
 
 def test_card_tells_what_one_must_know(made: tuple[Path, Path]) -> None:
@@ -174,7 +179,43 @@ def test_refusals(cache: Cache, flat_cache: Cache, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         ParityOptions(cases=0, min_dice=0.5, max_logit_difference=1)
     assert len(caught.value.problems) == 3
+    with pytest.raises(ConfigError, match=r"\['MRI', 'ct'\]: DICOM's codes"):
+        CardOptions(modalities=("MR", "MRI", "ct"))
+    with pytest.raises(ConfigError, match="leaves out MR: training images are of it"):
+        export(run, tmp_path / "other", data=cache.path, card=CardOptions(modalities=("CT",)))
     assert verb.POSITIONAL == ("run",)
+
+
+@pytest.mark.parametrize(
+    ("told", "known"), [(("MR", "mri"), ("MR",)), (("PET", "CT"), ("CT", "PT")), (("MR", ""), ()), (("MR", "T1"), ())]
+)
+def test_a_modality_that_not_all_training_images_tell_is_unknown(cache: Cache, told: tuple[str, ...], known: object):
+    assert told_modalities([replace(cache.cases[0], modality=text) for text in told]) == known
+
+
+def test_spacing_is_measured_along_the_axes_of_the_orientation(cache: Cache):
+    """However the voxels of each image lie in its file."""
+    case = cache.cases[0]
+    native = case.record.native
+    turned = Geometry(native.affine[:, [2, 0, 1, 3]] * (2, 1, 1, 1), tuple(native.shape[a] for a in (2, 0, 1)))
+    other = replace(case, record=replace(case.record, native=turned))
+    assert spacing_range([case, other], "RAS") == {"smallest": [1.0, 1.5, 3.0], "largest": [1.0, 1.5, 6.0]}
+    assert spacing_range([case], "SAR")["largest"] == [3.0, 1.5, 1.0]
+
+
+def test_a_modality_is_stated_where_the_images_do_not_tell_it(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent = Cache(cache.path, cache._content, tuple(replace(case, modality="") for case in cache.cases))
+    monkeypatch.setattr(Cache, "open", lambda _: silent)
+    run, found = make_run(tmp_path / "run", cache), []
+    for name, stated in (("unknown", ()), ("stated", ("CR", "DX"))):
+        quick = {"parity": ParityOptions(cases=1, threads=1), "confidence": ConfidenceOptions(measure=False)}
+        export(run, tmp_path / name, data=cache.path, card=CardOptions(modalities=stated), **quick)
+        assert ("give --card.modalities" in capsys.readouterr().out) is (name == "unknown")
+        card = (tmp_path / name / "MODEL_CARD.md").read_text()
+        found.append((Bundle.open(tmp_path / name).spec.modalities, "DICOM images of modality CR or DX" in card))
+    assert found == [((), False), (("CR", "DX"), True)]
 
 
 def test_the_card_shows_no_results_of_another_network(

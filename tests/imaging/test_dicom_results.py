@@ -193,8 +193,29 @@ def test_cautions_are_drawn_into_a_secondary_capture(tmp_path: Path, monkeypatch
     assert told.Rows == silent.Rows + 18 * len(CAUTIONS)
     lines = told.pixel_array[silent.Rows - 18 : -18].max(axis=(1, 2))
     assert (lines > 200).any(), "text in light grey"
-    assert (told.BurnedInAnnotation, told.Modality) == ("NO", "OT")
+    assert told.Modality == "OT"
     assert len(told.SourceImageSequence) == 4
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "due"),
+    [
+        ("NO", "NO", "NO"),
+        ("NO", "YES", "YES"),
+        ("YES", None, "YES"),
+        ("NO", None, None),
+        (None, None, None),
+    ],
+)
+def test_a_secondary_capture_says_no_more_of_burned_in_text_than_its_sources(
+    tmp_path: Path, first: str | None, second: str | None, due: str | None
+):
+    for number, said in enumerate((first, second)):
+        told = {} if said is None else {"BurnedInAnnotation": said}
+        _stack(tmp_path / f"s{number}", series=f"1.2.3.{number + 1}", **told)
+    KINDS["sc"](read_channels("s0;s1", tmp_path), tmp_path / "sc.dcm")
+    assert pydicom.dcmread(tmp_path / "sc.dcm").get("BurnedInAnnotation") == due
+    assert not DCIODVFY or errors_of(tmp_path / "sc.dcm") == []
 
 
 def test_a_report_gives_volumes_and_refers_to_segments_and_images(tmp_path: Path):
@@ -239,16 +260,36 @@ def test_a_radiograph_has_reports_but_no_structure_set(tmp_path: Path):
     assert not (tmp_path / "rt.dcm").exists()
 
 
-def test_of_two_series_as_channels_the_first_one_is_referred_to(tmp_path: Path):
+def test_of_two_series_as_channels_the_first_one_is_segmented_and_both_are_named(tmp_path: Path):
     _stack(tmp_path / "one")
-    _stack(tmp_path / "two", series="1.2.3.2")
+    two = _stack(tmp_path / "two", series="1.2.3.2")
     volume = read_channels("one;two", tmp_path)
     assert volume.channels == 2
     for kind in ("seg", "rtstruct", "sr", "sc"):
         KINDS[kind](volume, tmp_path / f"{kind}.dcm")
-    assert pydicom.dcmread(tmp_path / "seg.dcm").ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3.1"
+        assert not DCIODVFY or errors_of(tmp_path / f"{kind}.dcm") == [], kind
+    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert [item.SeriesInstanceUID for item in seg.ReferencedSeriesSequence] == ["1.2.3.1", "1.2.3.2"]
     read = read_label(tmp_path / "seg.dcm", volume, LABELS)
     np.testing.assert_array_equal(read.array, mask_on(volume).array)
+    further = {str(pydicom.dcmread(path).SOPInstanceUID) for path in two.source.paths}
+    capture = pydicom.dcmread(tmp_path / "sc.dcm")
+    assert further <= {str(item.ReferencedSOPInstanceUID) for item in seg.SourceImageSequence}
+    assert further <= {str(item.ReferencedSOPInstanceUID) for item in capture.SourceImageSequence}
+    assert further <= {uid for _, _, uid, _ in srread(tmp_path / "sr.dcm").get_evidence()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_file_of_a_further_channel_makes_another_object(tmp_path: Path, kind: str):
+    """A second channel of which a file came late: an archive would keep the first result under one UID."""
+    for number, name in enumerate(("one", "two", "late")):
+        _stack(tmp_path / name, series=f"1.2.3.{number + 1}")
+    uids = {}
+    for field in ("one", "one;two", "one;late"):
+        KINDS[kind](read_channels(field, tmp_path), tmp_path / "o.dcm")
+        dataset = pydicom.dcmread(tmp_path / "o.dcm")
+        uids[field] = dataset.SOPInstanceUID, dataset.SeriesInstanceUID
+    assert len({uid for pair in uids.values() for uid in pair}) == 6
 
 
 def test_a_torn_mask_gives_no_structure_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,7 @@ from medssl.runtime.bundle import Bundle, write_sums
 def complete_bundle(folder: Path) -> Path:
     """Write it."""
     write_bundle(folder)
-    text = {"licence": "CC-BY 4.0", "intended_use": "Tests."}
+    text = {"licence": "CC-BY 4.0", "intended_use": "Tests.", "modalities": ("CT",)}
     spec = replace(Bundle.open(folder).spec, **text, parity={"max_logit_difference": {}})
     write_json(folder / "bundle.json", spec.to_json())
     write_text(folder / "MODEL_CARD.md", model_card(spec, None))

@@ -14,7 +14,7 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.volume import Source, Volume
 from medssl.runtime.bundle import SCHEMA_VERSION, Bundle, write_sums
 from medssl.runtime.confidence import Tally
-from medssl.runtime.findings import doubts, measured
+from medssl.runtime.findings import check_modality, doubts, measured
 from medssl.runtime.predictor import Predictor
 from medssl.runtime.session import Session
 
@@ -88,6 +88,64 @@ def test_the_scale_of_a_detector_is_compared_with_the_trainings_and_an_unknown_o
     assert [flag["code"] for flag in doubts(volume, replace(Bundle.open(bundle).spec, provenance=trained))] == codes
 
 
+@pytest.mark.parametrize(
+    ("own", "source", "outcome"),
+    [
+        ("MR", "dicom", ""),
+        ("CT", "dicom", "the image is of modality CT, the bundle is for MR or PT"),
+        ("Meier^Anna", "dicom", "the image is of modality another one, the bundle is for MR or PT"),
+        ("", "dicom", "taken on trust"),
+        ("", "nifti", ""),
+        ("CT", "nifti", ""),
+    ],
+)
+def test_a_dicom_image_of_another_modality_is_refused(tmp_path: Path, own: str, source: str, outcome: str):
+    predictor = Predictor(write_bundle(tmp_path / "bundle", modalities=("MR", "PT")), threads=1)
+    image = np.zeros((1, 8, 8, 8), np.float32)
+    volume = Volume(image, Geometry(np.diag([0.5, 0.5, 2.5, 1]), (8, 8, 8)), own, Source((), source))
+    if "bundle is for" in outcome:
+        with pytest.raises(ImageError, match=outcome) as error:
+            predictor.predict(volume)
+        assert error.value.reason == "modality"
+        return
+    warnings = predictor.predict(volume).report["warnings"]
+    assert [text for text in warnings if outcome in text] if outcome else warnings == []
+
+
+def test_a_bundle_from_before_modalities_refuses_none(bundle: Path):
+    content = json.loads((bundle / "bundle.json").read_text())
+    for name in ("modalities", "spacing_mm"):
+        del content[name]
+    (bundle / "bundle.json").write_text(json.dumps(content))
+    write_sums(bundle)
+    spec = Bundle.open(bundle).spec
+    volume = Volume(np.zeros((1, 8, 8, 8)), Geometry(np.eye(4), (8, 8, 8)), "US", Source((), "dicom"))
+    assert (spec.modalities, check_modality(volume, spec), doubts(volume, spec)) == ((), [], [])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "flagged"),
+    [
+        ((0.5, 0.5, 5.0), False),
+        ((0.5, 5.0, 0.5), True),  # slices in another plane
+        ((0.7, 0.7, 7.0), False),
+        ((7.0, 7.0, 5.0), True),
+        ((0.5, 0.5, 0.5), True),
+    ],
+)
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_voxel_sizes_are_compared_axis_by_axis_however_the_voxels_lie(
+    bundle: Path, sizes: tuple[float, ...], flagged: bool, order: tuple[int, ...]
+):
+    """Once as the axes of the training are, once with another axis first in the array."""
+    known = {"smallest": [0.5, 0.5, 5.0], "largest": [0.5, 0.5, 5.0]}
+    spec = replace(Bundle.open(bundle).spec, spacing_mm=known)
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag(sizes)[:, order]
+    volume = Volume(np.zeros((1, 4, 4, 4)), Geometry(affine, (4, 4, 4)))
+    assert [flag["code"] for flag in doubts(volume, spec)] == ["voxel-size"] * flagged
+
+
 def test_a_zipped_bundle_works_like_the_folder(bundle: Path, tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         for file in bundle.iterdir():
@@ -115,12 +173,24 @@ def _edit(bundle: Path, **entries: object) -> None:
     write_sums(bundle)
 
 
-def test_versions_and_schema(bundle: Path):
-    for version, need in ((SCHEMA_VERSION + 1, "a newer medssl"), (1, "the medssl that wrote it")):
-        _edit(bundle, schema_version=version)
-        with pytest.raises(BundleError, match=f"needs {need}"):
+def test_a_bundle_of_another_schema_names_the_version_that_it_needs(bundle: Path):
+    wrote = {"versions": {"medssl": "7.8.9"}}
+    for version, provenance, need in (
+        (SCHEMA_VERSION + 1, wrote, "medssl 7.8.9, which wrote it, or a newer one"),
+        (1, wrote, "medssl 7.8.9, which wrote it"),
+        (SCHEMA_VERSION + 1, {}, "a newer medssl"),
+        (1, "lost", "the medssl that wrote it"),
+        (SCHEMA_VERSION + 1, {"versions": {"medssl": "1\nforged"}}, "a newer medssl"),
+        (None, wrote, "medssl 7.8.9, which wrote it"),
+    ):
+        _edit(bundle, schema_version=version, provenance=provenance)
+        with pytest.raises(BundleError, match=f"it needs {need}$") as error:
             Bundle.open(bundle)
-    _edit(bundle, schema_version=SCHEMA_VERSION, surprise=1)
+        assert error.value.reason == "schema-version"
+
+
+def test_a_bundle_with_an_unknown_entry_is_refused(bundle: Path):
+    _edit(bundle, surprise=1)
     assert _refused(bundle) == "schema"
 
 

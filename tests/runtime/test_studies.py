@@ -17,9 +17,9 @@ from tiny_bundle import write_bundle
 
 from medssl.__main__ import main
 from medssl.commands.predict import predict
-from medssl.imaging.errors import ConfigError, ImageError
+from medssl.imaging.errors import ConfigError, ImageError, MedsslError
 from medssl.imaging.geometry import Geometry
-from medssl.imaging.readers.open import read_volume
+from medssl.imaging.readers.open import read_channels, read_volume
 from medssl.imaging.resample import regrid_image
 from medssl.imaging.series import SeriesRule
 from medssl.imaging.study import covered, find_studies, on_first_grid, read_study
@@ -170,6 +170,40 @@ def test_a_series_that_lacks_a_slice_is_no_channel_and_the_reason_is_told(study:
     assert any("uneven slices were resampled" in note for note in volume.source.notes)
 
 
+@pytest.mark.parametrize(
+    ("owner", "kept", "flagged"),
+    [
+        ("1.2.3.22", "PatientID", True),  # cut before its series is named
+        ("1.2.3.22", "SeriesInstanceUID", True),
+        ("1.2.3.22", "half of SeriesInstanceUID", True),
+        ("1.2.3.333", "SeriesInstanceUID", False),  # of a series that is no channel
+    ],
+)
+def test_a_destroyed_slice_that_may_be_a_channels_is_a_flag_of_all_results(
+    bundle: Path, study: Path, tmp_path: Path, owner: str, kept: str, flagged: bool
+):
+    """In one folder, as they come by C-STORE; no gap shows that the last slice is missing."""
+    flat, keyword = tmp_path / "flat", kept.rpartition(" ")[2]
+    flat.mkdir()
+    for number, file in enumerate(sorted(study.rglob("*.dcm"))):
+        dataset = pydicom.dcmread(file)
+        for name, value in COMPANION.items():
+            setattr(dataset, name, value)
+        dataset.save_as(flat / f"{number}.dcm")
+        if dataset.SeriesInstanceUID == owner:
+            last = flat / f"{number}.dcm"
+    content, value = last.read_bytes(), str(pydicom.dcmread(last)[keyword].value).encode()
+    end = content.index(value) + len(value)
+    last.write_bytes(content[: end - (3 if kept.startswith("half") else 0)])
+    with pytest.raises(MedsslError, match="part of no case"):
+        predict(bundle, [str(flat)], tmp_path / "out", format="json,dicom-seg,dicom-sr", threads=1)
+    report = json.loads((tmp_path / "out" / "flat" / "report.json").read_text())
+    assert [flag["code"] for flag in report["flags"]] == ["damaged-files"] * flagged
+    for name in ("seg.dcm", "sr.dcm"):
+        text = (tmp_path / "out" / "flat" / name).read_bytes()
+        assert (b"DO NOT USE: 1 damaged file(s) lie among those of the series" in text) is flagged
+
+
 def test_series_that_do_not_lie_together_are_refused(tmp_path: Path):
     _series(tmp_path / "a", "1.2.3.1", "t1")
     _series(tmp_path / "b", "1.2.3.2", "flair", FrameOfReferenceUID="1.2.99")
@@ -186,6 +220,68 @@ def test_series_that_do_not_lie_together_are_refused(tmp_path: Path):
     two = replace(moved, array=np.concatenate([moved.array] * 2), geometry=volume.geometry)
     with pytest.raises(ImageError, match="channel b has 2"):
         on_first_grid([volume, two], ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differ"),
+    [
+        ({"PatientID": "7"}, {"PatientID": "8"}, "PatientID"),
+        ({"PatientName": "Meier^Anna"}, {"PatientName": "Meier^Ute"}, "PatientName"),
+        ({"PatientBirthDate": "19700101"}, {"PatientBirthDate": "19700102"}, "PatientBirthDate"),
+        ({"PatientID": "7", "PatientName": "A"}, {"PatientID": "8", "PatientName": "B"}, "PatientID and PatientName"),
+        ({"PatientName": "Meier^Anna"}, {"PatientName": "MEIER^ANNA^^=x"}, ""),
+        ({"PatientID": "7"}, {"PatientID": " 7 "}, ""),
+        ({"PatientID": "7"}, {"PatientID": ""}, ""),
+        ({"PatientBirthDate": "19700101"}, {"PatientID": None, "PatientName": None}, ""),
+    ],
+)
+def test_channels_of_different_patients_are_refused(tmp_path: Path, one: dict, other: dict, differ: str):
+    _series(tmp_path / "a", "1.2.3.1", "t1", **one)
+    _series(tmp_path / "b", "1.2.3.2", "flair", **other)
+    for read in (_read, lambda folder: read_channels("a;b", folder)):
+        if not differ:
+            assert read(tmp_path).channels == 2
+            continue
+        with pytest.raises(ImageError, match=f"of different patients: their {differ} differ$") as error:
+            read(tmp_path)
+        assert error.value.reason == "patients"
+        assert "Meier" not in error.value.message
+
+
+def test_a_study_without_a_uid_that_several_patients_share_is_refused(tmp_path: Path):
+    """Even where the series that fit are of one of them: nobody knows which belong together."""
+    for number, (word, patient) in enumerate((("t1", "7"), ("flair", "7"), ("other", "8"))):
+        _series(tmp_path / word, f"1.2.3.{number}", word, StudyInstanceUID="", PatientID=patient)
+    with pytest.raises(ImageError, match="series without a StudyInstanceUID are of different patients") as error:
+        _read(tmp_path)
+    assert error.value.reason == "patients"
+    shutil.rmtree(tmp_path / "other")
+    assert _read(tmp_path).channels == 2
+
+
+@pytest.mark.parametrize(
+    ("units", "told", "note"),
+    [
+        ({"Units": "BQML"}, "BQML", "PET intensities are in BQML, not SUV: do not use"),
+        ({"Units": "GML"}, "GML", "PET intensities are in GML, which is a standardised uptake value (SUV)"),
+        ({"Units": "MEIER"}, "", "PET intensities are in a unit that the image does not name, not SUV"),
+        ({}, "", "PET intensities are in a unit that the image does not name, not SUV"),
+    ],
+)
+def test_the_unit_of_a_pet_image_is_told(tmp_path: Path, units: dict[str, str], told: str, note: str):
+    _series(tmp_path / "study" / "a", "1.2.3.1", "low dose", Modality="CT")
+    pet = _series(tmp_path / "study" / "b", "1.2.3.2", "wb", Modality="PT", **units)
+    rules = (SeriesRule("CT"), SeriesRule("PT"))
+    both = write_bundle(tmp_path / "both", channels=("CT", "PET"), series=rules)
+    alone = write_bundle(tmp_path / "alone", channels=("PET",))
+    reports = []
+    for bundle, given in ((both, tmp_path / "study"), (alone, pet)):
+        out = tmp_path / f"out_{bundle.name}"
+        predict(bundle, [str(given)], out, threads=1)
+        reports.append(json.loads((out / given.name / "report.json").read_text()))
+        assert sum(text.startswith(note) for text in reports[-1]["warnings"]) == 1
+    assert [series["units"] for series in reports[0]["image"]["series"]] == ["", told]
+    assert [report["image"]["units"] for report in reports] == ["", told]
 
 
 @pytest.mark.parametrize("first", [{}, {"FrameOfReferenceUID": None}])

@@ -95,7 +95,7 @@ def test_the_protocol_holds_versions_hashes_checks_and_tried_refusals(bundle: Pa
     assert Bundle.open(bundle).sha256 in text
     for part in ("| onnxruntime |", "| golden case | ok |", "| licence | CC-BY 4.0 |", "## 3. Performance"):
         assert part in text
-    assert text.count("refused with reason `") == 6
+    assert text.count("refused with reason `") == 7
     assert "failed" not in text
     content = json.loads(table.read_text())
     assert content["passed"] is True
@@ -115,7 +115,14 @@ def test_the_command_of_the_protocol_asks_for_what_the_bundle_can_give(bundle: P
 def test_what_is_not_refused_is_a_failure(bundle: Path, monkeypatch: pytest.MonkeyPatch):
     assert {check.status for check in refusals(Bundle.open(bundle))} == {"ok"}
     monkeypatch.setattr("medssl.runtime.bundle.check_hashes", lambda _: None)
-    assert [check.status for check in refusals(Bundle.open(bundle))] == ["failed", *["ok"] * 5]
+    assert [check.status for check in refusals(Bundle.open(bundle))] == ["failed", *["ok"] * 6]
+
+
+def test_a_bundle_that_does_not_say_its_modality_is_told_by_the_protocol_to_refuse_none(bundle: Path):
+    rewrite(bundle, modalities=())
+    *others, last = refusals(Bundle.open(bundle))
+    assert {check.status for check in others} == {"ok"}
+    assert (last.name, last.status) == ("a DICOM image of another modality", "told")
 
 
 def test_a_bundle_that_is_not_there_is_an_error_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

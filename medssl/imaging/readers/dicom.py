@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.readers.dicom_frames import Instance, instance_of, read_header
-from medssl.imaging.readers.dicom_series import grids, is_localizer, to_volume
+from medssl.imaging.readers.dicom_series import grids, is_localizer, refuse_cut, to_volume
 from medssl.imaging.volume import Volume
 
 
@@ -20,13 +20,14 @@ def read_dicom(path: Path, series: str = "", *, resample_irregular: bool = False
         resample_irregular: Resample unevenly spaced slices instead of refusing them.
 
     Raises:
-        ImageError: No image series, several, or one that cannot be a volume.
+        ImageError: No image series, several, or one that cannot be a volume; without `series`, a damaged file.
     """
     instances, problems = find_instances(path)
     found = by_series(instances)
     damaged = [p for p in problems if p.reason in ("truncated", "bad-dicom")]
     if damaged and not series:  # nobody knows whether it is a slice of the volume
         raise damaged[0]
+    unsure = sum(series.startswith(problem.series_uid) for problem in damaged)  # a cut UID is the beginning of one
     if series:
         found = {uid: group for uid, group in found.items() if uid == series}
     volumes = {uid: group for uid, group in found.items() if not all(is_localizer(i) for i in group)} or found
@@ -39,16 +40,24 @@ def read_dicom(path: Path, series: str = "", *, resample_irregular: bool = False
             f"    {path}#{uid}  {g[0].modality} {g[0].description!r}, {len(g)} files" for uid, g in volumes.items()
         )
         raise ImageError(f"{path} holds {len(volumes)} series; name one of them:\n{names}", reason="several-series")
-    return read_series(next(iter(volumes.values())), resample_irregular=resample_irregular)
+    volume = read_series(next(iter(volumes.values())), resample_irregular=resample_irregular)
+    return _doubted(volume, unsure) if unsure else volume
+
+
+def _doubted(volume: Volume, unsure: int) -> Volume:
+    """The volume with a reason not to use what is made of it; no file is named, whose name may be a patient's."""
+    text = f"{unsure} damaged file(s) lie among those of the series, and nobody knows whether slices of it are missing"
+    return replace(volume, source=replace(volume.source, doubts=(("damaged-files", text),)))
 
 
 def read_series(instances: Sequence[Instance], *, resample_irregular: bool = False) -> Volume:
     """Read the main grid of a series; planes on other grids and localizers are left out, and it is noted.
 
     Raises:
-        ImageError: Two grids of one size, or planes that make no volume.
+        ImageError: A file that is cut, two grids of one size, or planes that make no volume.
     """
     planes = [i for i in instances if not is_localizer(i)] or list(instances)
+    refuse_cut(planes)
     groups = grids(planes)
     sizes = [sum(len(i.frames) for i in group) for group in groups]
     if len(groups) > 1 and sizes[0] == sizes[1]:

@@ -1,6 +1,5 @@
 """What a DICOM header says of each image plane: where it lies, and how its stored values become intensities."""
 
-import hashlib
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from pydicom.uid import (
 )
 
 from medssl.imaging.errors import ImageError, MedsslError
+from medssl.imaging.modality import pet_units
+from medssl.imaging.patients import KEYWORDS, Person
 from medssl.imaging.readers.dicom_spacing import pixel_size
 from medssl.imaging.readers.guard import MAX_FRAMES, max_image_bytes, refuse_large
 
@@ -78,7 +79,7 @@ class Instance:
 
     `cut` says what is wrong with an uncompressed file that ends within its pixels; its length alone tells. `frame_uid`
     is the FrameOfReferenceUID: positions of two files can be compared where it is the same. `pixel_bytes` is the size
-    of its decoded pixels.
+    of its decoded pixels, `units` the code for the unit of a PET image.
     """
 
     path: Path
@@ -92,7 +93,7 @@ class Instance:
     rows: int
     columns: int
     frames: tuple[Frame, ...]
-    patient: str
+    person: Person
     sex: str
     age: str
     scanner: str
@@ -100,6 +101,7 @@ class Instance:
     cut: str = ""
     frame_uid: str = ""
     pixel_bytes: int = 0
+    units: str = ""
 
 
 def read_header(path: Path) -> Dataset:
@@ -193,11 +195,24 @@ def instance_of(dataset: Dataset, path: Path) -> Instance:
         warnings.simplefilter("ignore")  # values are parsed when they are asked for, with pydicom's remarks
         try:
             return _instance(dataset, path)
+        except ImageError as error:
+            error.series_uid = _text(dataset, "SeriesInstanceUID")
+            raise
         except MedsslError:
             raise
         except Exception as error:  # values of a wrong kind fail in many ways
             text = " ".join(str(error).split())[:200]
-            raise ImageError(f"{path}: plane attributes are damaged ({text})", reason="bad-dicom") from error
+            damaged = ImageError(f"{path}: plane attributes are damaged ({text})", reason="bad-dicom")
+            damaged.series_uid = _text(dataset, "SeriesInstanceUID")
+            raise damaged from error
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    """Text of an attribute that no image needs, empty where it is damaged."""
+    try:
+        return str(dataset.get(keyword, "") or "")
+    except Exception:  # as above
+        return ""
 
 
 def _instance(dataset: Dataset, path: Path) -> Instance:
@@ -226,7 +241,7 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         int(dataset.Rows),
         int(dataset.Columns),
         frames,
-        pseudonym(dataset),
+        person_of(dataset),
         str(dataset.get("PatientSex", "") or ""),
         _years(str(dataset.get("PatientAge", "") or "").strip()),
         _scanner(dataset),
@@ -234,7 +249,13 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         _cut(dataset, path),
         str(dataset.get("FrameOfReferenceUID", "") or ""),
         size,
+        pet_units(_text(dataset, "Units")),
     )
+
+
+def person_of(dataset: Dataset) -> Person:
+    """Whom a header names, by hashes; empty where it says nothing."""
+    return Person.hashed(*(_text(dataset, keyword) for keyword in KEYWORDS))
 
 
 def _meta(dataset: Dataset) -> Dataset:
@@ -246,16 +267,6 @@ def _scanner(dataset: Dataset) -> str:
     """Manufacturer and model, what is there of both."""
     parts = (str(dataset.get(name, "") or "").strip() for name in ("Manufacturer", "ManufacturerModelName"))
     return " ".join(part for part in parts if part)
-
-
-def pseudonym(dataset: Dataset) -> str:
-    """Stable name for the patient that does not show the PatientID, empty when there is none.
-
-    The issuer does not count: some objects of a patient lack it, and one patient on both sides of a split is worse than
-    two that share a number on one. Whoever has a PatientID can compute its name: this hides nothing from them.
-    """
-    number = str(dataset.get("PatientID", "") or "").strip()
-    return "p" + hashlib.sha256(f"|{number}".encode()).hexdigest()[:12] if number else ""
 
 
 def _years(age: str) -> str:

@@ -52,6 +52,10 @@ def _series(uid: str, group: list[Instance], folders: dict[Path, int], scan: Sca
             problems.append(_left_out(instance.path, "localizer", "a localizer is no part of the volume"))
         else:
             planes.append(instance)
+    if cut := [i for i in planes if i.cut]:
+        problems.extend(_spoilt(planes, cut[0].path))
+        scan.spoilt[uid] = planes[0].person.number
+        return
     first, *others = grids(planes) if planes else [group]
     for other in others:
         if sum(len(i.frames) for i in other) == sum(len(i.frames) for i in first):
@@ -59,10 +63,6 @@ def _series(uid: str, group: list[Instance], folders: dict[Path, int], scan: Sca
             problems.extend(_left_out(i.path, "mixed-series", message) for i in [*first, *other])
             return
         problems.extend(_left_out(i.path, "other-grid", "lies on another grid than its series") for i in other)
-    if cut := [i for i in first if i.cut]:
-        problems.extend(_spoilt(first, cut[0].path))
-        scan.spoilt[uid] = first[0].patient
-        return
     try:
         with explained(first[0].path):
             geometry, notes, dropped = _volume(first, resample_irregular)
@@ -80,7 +80,7 @@ def _series(uid: str, group: list[Instance], folders: dict[Path, int], scan: Sca
             "dicom",
             geometry,
             head.modality,
-            head.patient,
+            head.person,
             head.series_uid,
             head.description,
             head.sex,

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
+from medssl.imaging.modality import pet_note
 from medssl.imaging.readers.dicom_frames import Frame, Instance
 from medssl.imaging.readers.dicom_pixels import read_frames
 from medssl.imaging.readers.guard import refuse_large
@@ -278,12 +279,14 @@ def _source(instance: Instance, frames: Sequence[Frame], notes: tuple[str, ...])
         "FrameOfReferenceUID": instance.frame_uid,
     }
     first = frames[0]
+    more = (first.spacing_note, pet_note(instance.units) if instance.modality == "PT" else "")
     return Source(
         tuple(frame.path for frame in frames),
         "dicom",
-        (*notes, *([first.spacing_note] if first.spacing_note else [])),
+        (*notes, *filter(None, more)),
         uids,
         calibrated=not first.at_detector,
-        patient=instance.patient,
+        person=instance.person,
         at_detector=first.at_detector,
+        units=instance.units,
     )

@@ -18,14 +18,16 @@ from medssl.imaging.volume import Source, Volume
 _MAX_OFFSET = 64 << 20
 """Largest distance of the voxels from the beginning of the file; extensions lie between."""
 _BLOCK = 1 << 20
+_FOREIGN_UNITS = {1: "metres", 3: "micrometres"}
+"""Units of length by the lowest three bits of xyzt_units; 2 is mm, and any other counts as mm."""
 _TRUNCATED = "{} is truncated: it is shorter than its header says: copy it again"
 
 
 def read_nifti(path: Path) -> Volume:
-    """Read a 3D NIfTI file as (1, *S).
+    """Read a 3D NIfTI file as (1, *S), placed by its sform or, without one, by its qform.
 
     Raises:
-        ImageError: Truncated, no NIfTI, not 3D, or a header without a usable place in space.
+        ImageError: Truncated, no NIfTI, not 3D, or a header without a usable place in space in mm.
     """
     image = _open(path)
     shape = _shape(image, path)
@@ -41,7 +43,7 @@ def read_nifti(path: Path) -> Volume:
         ) from error
     if array.dtype.kind not in "iuf":
         raise ImageError(f"{path}: voxels of type {array.dtype} are no intensities", reason="not-an-image")
-    return Volume(array[None], geometry, source=Source((path,), "nifti"))
+    return Volume(array[None], geometry, source=Source((path,), "nifti", _placed_twice(image, geometry)))
 
 
 def nifti_header(path: Path) -> Geometry:
@@ -184,7 +186,42 @@ def _geometry(image: nib.Nifti1Image, shape: tuple[int, ...], path: Path) -> Geo
             "set a code with the tool that made the file",
             reason="no-orientation",
         )
+    if unit := _FOREIGN_UNITS.get(int(image.header["xyzt_units"]) & 7):
+        raise ImageError(
+            f"{path}: the header gives lengths in {unit} (xyzt_units), where mm are due: write it anew in mm, or mend "
+            "the unit if it is wrong",
+            reason="length-unit",
+        )
     try:
-        return Geometry(image.affine, shape)
+        geometry = Geometry(image.affine, shape)
     except ImageError as error:
         raise ImageError(f"{path}: {error.message}", reason=error.reason) from error
+    other = _qform(image, shape)
+    if other is not None and np.linalg.det(other.affine[:3, :3] @ np.linalg.inv(geometry.affine[:3, :3])) < 0:
+        raise ImageError(
+            f"{path}: sform and qform are mirror images of one another, so left and right are unknown: set the right "
+            "one for both with the tool that made the file",
+            reason="mirrored-qform",
+        )
+    return geometry
+
+
+def _qform(image: nib.Nifti1Image, shape: tuple[int, ...]) -> Geometry | None:
+    """Grid by the qform, None where the header has none or one that places nothing."""
+    try:
+        untyped: Any = image  # nibabel says it is typed, but this method is not
+        affine = untyped.get_qform(coded=True)[0]
+        return None if affine is None else Geometry(affine, shape)
+    except (nib.spatialimages.HeaderDataError, ImageError):
+        return None
+
+
+def _placed_twice(image: nib.Nifti1Image, geometry: Geometry) -> tuple[str, ...]:
+    """A sentence where sform and qform put a corner of the image more than a voxel apart."""
+    other = _qform(image, geometry.shape)
+    if other is None or other.is_close(geometry, atol_mm=min(geometry.spacing_mm)):
+        return ()
+    return (
+        "the header places the image twice, and both differ by more than a voxel: the sform was used; programs that "
+        "take the qform show it, and results on it, elsewhere",
+    )

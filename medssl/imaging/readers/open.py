@@ -12,11 +12,12 @@ from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.labels import Label
 from medssl.imaging.naming import split_field, split_slice
+from medssl.imaging.patients import refuse_several
 from medssl.imaging.readers import itk, raster
 from medssl.imaging.readers.archive import unpacked
 from medssl.imaging.readers.guard import explained
 from medssl.imaging.readers.nifti import read_nifti
-from medssl.imaging.volume import Source, Volume
+from medssl.imaging.volume import Volume, joined
 
 
 def read_volume(path: Path | str, *, resample_irregular: bool = False) -> Volume:
@@ -108,13 +109,14 @@ def read_channels(field: str, root: Path, *, resample_irregular: bool = False) -
         resample_irregular: As for `read_volume`.
 
     Raises:
-        ImageError: As `read_volume`, or channels on different grids.
+        ImageError: As `read_volume`, or channels of different patients or on different grids.
     """
     parts = [part.strip() for part in field.split(";") if part.strip()]
     if not parts:
         raise ImageError("no image is named", reason="no-such-file")
     volumes = [read_volume(root / part, resample_irregular=resample_irregular) for part in parts]
     first = volumes[0]
+    refuse_several((v.source.person for v in volumes), f"the channels {', '.join(parts)}")
     for part, volume in zip(parts, volumes, strict=True):
         if not volume.geometry.is_close(first.geometry):
             raise ImageError(
@@ -127,13 +129,8 @@ def read_channels(field: str, root: Path, *, resample_irregular: bool = False) -
         np.concatenate([v.array.astype(kind, copy=False) for v in volumes]),
         first.geometry,
         first.modality,
-        first.source if first.source.format == "dicom" else _joined(volumes),
+        joined(volumes),
     )
-
-
-def _joined(volumes: Sequence[Volume]) -> Source:
-    """Where files of one channel each came from; of DICOM the first series alone is kept, to which results refer."""
-    return replace(volumes[0].source, paths=tuple(p for v in volumes for p in v.source.paths))
 
 
 def read_label(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
+from medssl.imaging.patients import NOBODY, Person
 from medssl.imaging.problems import Problem
 from medssl.imaging.progress import track
 from medssl.imaging.readers import itk, raster
@@ -27,7 +28,7 @@ class FoundImage:
         format: `nifti`, `dicom`, `itk`, `raster` or `zip`.
         geometry: Its grid, where the header tells it.
         modality: DICOM modality, empty when unknown.
-        patient: Pseudonym from the PatientID, empty when unknown.
+        person: Whom DICOM's header names.
         series_uid: SeriesInstanceUID, empty for other formats.
         study_uid: StudyInstanceUID, empty for other formats.
         description: SeriesDescription, empty for other formats.
@@ -42,7 +43,7 @@ class FoundImage:
     format: str
     geometry: Geometry | None = None
     modality: str = ""
-    patient: str = ""
+    person: Person = NOBODY
     series_uid: str = ""
     description: str = ""
     sex: str = ""
@@ -50,6 +51,11 @@ class FoundImage:
     scanner: str = ""
     notes: tuple[str, ...] = ()
     study_uid: str = ""
+
+    @property
+    def patient(self) -> str:
+        """Pseudonym of DICOM's PatientID, empty where there is none."""
+        return self.person.number
 
 
 @dataclass(frozen=True)

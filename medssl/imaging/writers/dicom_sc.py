@@ -5,11 +5,21 @@ from pathlib import Path
 
 import numpy as np
 from highdicom.sc import SCImage
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medssl.imaging.labels import Label
 from medssl.imaging.volume import Volume
-from medssl.imaging.writers.dicom_source import RESEARCH_ONLY, Maker, identity, quiet, read_source, reference, save
+from medssl.imaging.writers.dicom_source import (
+    RESEARCH_ONLY,
+    Maker,
+    identity,
+    quiet,
+    read_further,
+    read_source,
+    reference,
+    save,
+)
 from medssl.imaging.writers.overlay import overlay_picture
 
 
@@ -29,8 +39,8 @@ def write_secondary_capture(
     Raises:
         ImageError: The image is not DICOM.
     """
-    datasets = read_source(image)
-    own = identity(datasets, maker, "dicom-sc")
+    datasets, further = read_source(image), read_further(image)
+    own = identity(datasets, further, maker, "dicom-sc")
     picture = overlay_picture(image, mask, labels, (f"{maker.model}.", *text, *maker.cautions))
     with quiet():
         capture = SCImage.from_ref_dataset(
@@ -53,6 +63,13 @@ def write_secondary_capture(
         capture.ConversionType = "WSD"  # drawn by a program
         capture.ImageType = ["DERIVED", "SECONDARY"]
         capture.DerivationDescription = f"Overlay of a result. {RESEARCH_ONLY}."
-        capture.BurnedInAnnotation = "NO"  # text of the result, none of it names the patient
-        capture.SourceImageSequence = [reference(d) for d in datasets]
+        if told := _burned_in((*datasets, *further)):  # the text of the result itself names nobody
+            capture.BurnedInAnnotation = told
+        capture.SourceImageSequence = [reference(d) for d in (*datasets, *further)]
         save(capture, datasets[0], path)
+
+
+def _burned_in(datasets: Sequence[Dataset]) -> str:
+    """What the sources say of text in their pixels, which the picture repeats: YES of one, NO of all, else nothing."""
+    said = {str(d.get("BurnedInAnnotation", "") or "").strip().upper() for d in datasets}
+    return "YES" if "YES" in said else "NO" if said == {"NO"} else ""

@@ -29,7 +29,9 @@ from medssl.imaging.writers.dicom_source import (
     planes,
     positions,
     quiet,
+    read_further,
     read_source,
+    reference,
     save,
 )
 
@@ -63,7 +65,7 @@ def write_dicom_seg(
         ImageError: The source is not DICOM or names no frame of reference, mask and source lie on different grids, the
             planes of the image are not those of its files, or the mask holds values that are no label.
     """
-    datasets = read_source(source)
+    datasets, further = read_source(source), read_further(source)
     _check_grid(mask, source)
     _check_values(mask, labels)
     ordered = sorted(labels, key=lambda label: label.value)
@@ -73,7 +75,7 @@ def write_dicom_seg(
     with quiet():
         frames = planes(table[mask.array[0]], mask.geometry, datasets)
         named = "dicom-seg" if kind == "binary" else "dicom-seg-labelmap"
-        _save(frames, datasets, dict(zip(numbers, ordered, strict=True)), path, maker, named)
+        _save(frames, datasets, further, dict(zip(numbers, ordered, strict=True)), path, maker, named)
     return _uncoded(labels)
 
 
@@ -93,7 +95,7 @@ def write_fractional_seg(
     Raises:
         ImageError: As `write_dicom_seg`.
     """
-    datasets = read_source(source)
+    datasets, further = read_source(source), read_further(source)
     _check_grid(shares, source)
     ordered = sorted(labels, key=lambda label: label.value)
     with quiet():
@@ -101,7 +103,7 @@ def write_fractional_seg(
         # highdicom takes probabilities as floats and writes round(255 p): 255 * (n / 255) gives n back
         frames = np.stack(layers, axis=-1, dtype=np.float32)
         frames /= np.float32(255)  # in place: this is four bytes a voxel and class
-        _save(frames, datasets, dict(enumerate(ordered, start=1)), path, maker, "dicom-seg-fractional")
+        _save(frames, datasets, further, dict(enumerate(ordered, start=1)), path, maker, "dicom-seg-fractional")
     return _uncoded(labels)
 
 
@@ -133,6 +135,7 @@ def _check_values(mask: Volume, labels: Sequence[Label]) -> None:
 def _save(
     frames: npt.NDArray[Any],
     datasets: Sequence[Dataset],
+    further: Sequence[Dataset],
     labels: dict[int, Label],
     path: Path,
     maker: Maker,
@@ -144,7 +147,7 @@ def _save(
             f"{kind} needs the image's frame of reference, which its files do not name; leave {kind} out of --format",
             reason="no-frame-of-reference",
         )
-    own = identity(datasets, maker, kind)
+    own = identity(datasets, further, maker, kind)
     every = kind != "dicom-seg" or len(labels) * frames.size // 8 <= _EVERY_FRAME
     if not every:
         _check_size(frames)
@@ -170,6 +173,7 @@ def _save(
         omit_empty_frames=not every,
         **maker.equipment(),
     )
+    _refer(segmentation, further)
     if "ImagePositionPatient" not in datasets[0] and positions(datasets) is None:
         segmentation.PatientOrientation = datasets[0].get("PatientOrientation", "")  # due where there is no position
     for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
@@ -189,6 +193,17 @@ def _check_size(frames: npt.NDArray[Any]) -> None:
             f"{_MOST_BYTES / 2**30:.0f} GiB: take dicom-seg-labelmap or nifti in place of dicom-seg in --format",
             reason="seg-too-large",
         )
+
+
+def _refer(segmentation: Segmentation, further: Sequence[Dataset]) -> None:
+    """Name the other channels' images behind those of the first, which viewers take for the segmentation's own."""
+    within = [d for d in further if d.get("StudyInstanceUID", "") == segmentation.StudyInstanceUID]
+    for uid in dict.fromkeys(str(d.SeriesInstanceUID) for d in within):
+        item = Dataset()
+        item.SeriesInstanceUID = uid
+        item.ReferencedInstanceSequence = [reference(d) for d in within if d.SeriesInstanceUID == uid]
+        segmentation.ReferencedSeriesSequence.append(item)
+        segmentation.SourceImageSequence.extend(item.ReferencedInstanceSequence)
 
 
 def _description(number: int, label: Label, maker: Maker, own: Identity) -> SegmentDescription:

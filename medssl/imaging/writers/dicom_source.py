@@ -91,7 +91,7 @@ class Identity:
     """UIDs of an object: the same source, algorithm and kind give the same, so that a PACS holds it once.
 
     Args:
-        parts: Source instances, the algorithm's key and the kind of object.
+        parts: Source instances of all channels, the algorithm's key and the kind of object.
     """
 
     parts: tuple[str, ...]
@@ -119,11 +119,17 @@ def read_source(source: Volume) -> list[Dataset]:
         return [d for d in datasets if str(d.get("SeriesInstanceUID", "")) == series] or datasets
 
 
-def identity(datasets: Sequence[Dataset], maker: Maker, kind: str) -> Identity:
-    """Identity of the object of a kind made from these source images."""
-    return Identity(
-        (str(datasets[0].StudyInstanceUID), *(str(d.SOPInstanceUID) for d in datasets), maker.key, kind),
-    )
+def read_further(source: Volume) -> list[Dataset]:
+    """Headers of the other channels' files: a result is made of them too, and names them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [_header(file) for file in source.source.further]
+
+
+def identity(datasets: Sequence[Dataset], further: Sequence[Dataset], maker: Maker, kind: str) -> Identity:
+    """Identity of the object of a kind made from these source images, those of the other channels (`further`) too."""
+    instances = (str(d.SOPInstanceUID) for d in (*datasets, *further))
+    return Identity((str(datasets[0].StudyInstanceUID), *instances, maker.key, kind))
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from medssl.imaging.writers.dicom_source import (
     concept,
     identity,
     quiet,
+    read_further,
     read_source,
     save,
 )
@@ -97,7 +98,7 @@ def write_dicom_sr(
 
     Args:
         findings: What was found.
-        source: The DICOM image; its files are referred to.
+        source: The DICOM image; the files of all its channels are referred to.
         path: File to write.
         maker: The algorithm, and its cautions.
         segmentation: DICOM-SEG with one segment a structure, in the same order, which the report refers to.
@@ -105,8 +106,8 @@ def write_dicom_sr(
     Raises:
         ImageError: The source is not DICOM.
     """
-    datasets = read_source(source)
-    own = identity(datasets, maker, "dicom-sr")
+    datasets, further = read_source(source), read_further(source)
+    own = identity(datasets, further, maker, "dicom-sr")
     with quiet():
         segments = None if segmentation is None else pydicom.dcmread(segmentation, stop_before_pixels=True)
         groups = [*_structures(findings, datasets, maker, own, segments), *_classes(findings, datasets, maker, own)]
@@ -121,7 +122,7 @@ def write_dicom_sr(
             item = TextContentItem(_COMMENT, text, RelationshipTypeValues.CONTAINS)
             report[0].ContentSequence.append(item)
         document = Comprehensive3DSR(
-            evidence=[*datasets, *([] if segments is None else [segments])],
+            evidence=[*datasets, *further, *([] if segments is None else [segments])],
             content=report[0],
             series_instance_uid=own.uid("series"),
             series_number=910,

@@ -25,6 +25,7 @@ from medssl.imaging.writers.dicom_source import (
     planes,
     positions,
     quiet,
+    read_further,
     read_source,
     reference,
     save,
@@ -73,7 +74,7 @@ def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: 
         raise ImageError(
             "RTSTRUCT needs an image with a place in the patient; leave rtstruct out of --format", reason="no-position"
         )
-    own = identity(datasets, maker, "rtstruct")
+    own = identity(datasets, read_further(source), maker, "rtstruct")
     drawn = planes(mask.array[0], mask.geometry, datasets)
     ordered = sorted(labels, key=lambda item: item.value)
     outlines = [

@@ -18,7 +18,7 @@ from medssl.imaging.readers.scan import scan_tree
 _SAGITTAL = (0.0, 1, 0, 0, 0, -1)
 
 
-def _refused(path: Path) -> ImageError:
+def _refused(path: Path | str) -> ImageError:
     with pytest.raises(ImageError) as error:
         read_volume(path)
     return error.value
@@ -45,6 +45,16 @@ def test_a_slice_cut_in_its_header_refuses_the_folder(tmp_path: Path):
     path = folder / "003.dcm"
     path.write_bytes(path.read_bytes()[:400])
     assert "003.dcm" in _refused(folder).message
+
+
+def test_a_slice_cut_before_its_place_is_told_is_not_one_of_another_grid(tmp_path: Path):
+    folder = write_series(tmp_path / "s", ramp(4))
+    content = (folder / "003.dcm").read_bytes()
+    (folder / "003.dcm").write_bytes(content[: content.index(b"\x28\x00\x30\x00")])  # size is told, spacing is not
+    assert _refused(folder).reason == _refused(f"{folder}#1.2.3.1").reason == "truncated"
+    scan = scan_tree(tmp_path)
+    assert not scan.images
+    assert {problem.reason for problem in scan.problems} == {"truncated", "damaged-series"}
 
 
 def test_the_scan_finds_the_cut_slice_by_its_length(tmp_path: Path):

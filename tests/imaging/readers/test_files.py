@@ -160,6 +160,54 @@ def test_nifti_headers_that_place_nothing(tmp_path: Path):
     assert _reason(_header(tmp_path / "c.nii", srow_x=[0, 0, 0, 0])) == "bad-affine"
 
 
+@pytest.mark.parametrize(("unit", "named"), [(1, "metres"), (3, "micrometres"), (0, ""), (2, ""), (10, ""), (5, "")])
+def test_lengths_in_another_unit_than_mm_are_refused(tmp_path: Path, unit: int, named: str):
+    path = _header(tmp_path / "a.nii", xyzt_units=unit)
+    if named:
+        with pytest.raises(ImageError, match=f" in {named} ") as error:
+            read_volume(path)
+        assert error.value.reason == "length-unit"
+        assert [problem.reason for problem in scan_tree(tmp_path).problems] == ["length-unit"]
+        return
+    geometry, other = read_volume(path).geometry, SimpleITK.ReadImage(str(path))
+    world = np.array(other.TransformIndexToPhysicalPoint((1, 2, 3))) * (-1, -1, 1)
+    np.testing.assert_allclose(geometry.to_world((1, 2, 3)), world, atol=1e-4)
+
+
+def _placed(path: Path, sform: np.ndarray, qform: np.ndarray, codes: tuple[int, int] = (1, 1)) -> Path:
+    image = nib.Nifti1Image(np.zeros((3, 4, 5), np.float32), np.eye(4))
+    image.set_sform(sform, code=codes[0])
+    image.set_qform(qform, code=codes[1])
+    nib.save(image, path)
+    return path
+
+
+def test_where_sform_and_qform_differ_the_sform_is_used_and_it_is_told(tmp_path: Path):
+    """SimpleITK takes the qform unless the sform is the scanner's: such a file has two places."""
+    moved = _AFFINE.copy()
+    moved[1, 3] += 0.6
+    near = _placed(tmp_path / "near.nii", _AFFINE, moved, (2, 1))
+    assert read_volume(near).source.notes == (), "less than the 0.7 mm of a voxel"
+    moved[1, 3] += 3
+    for codes, apart in (((2, 1), 3.6), ((1, 1), 0.0)):
+        path = _placed(tmp_path / "far.nii", _AFFINE, moved, codes)
+        volume = read_volume(path)
+        np.testing.assert_allclose(volume.geometry.affine, _AFFINE, atol=1e-5)
+        assert [note for note in volume.source.notes if "the sform was used" in note]
+        origin = np.array(SimpleITK.ReadImage(str(path)).GetOrigin()) * (-1, -1, 1)
+        assert np.linalg.norm(origin - _AFFINE[:3, 3]) == pytest.approx(apart, abs=1e-4)
+    assert read_volume(_placed(tmp_path / "one.nii", _AFFINE, moved, (1, 0))).source.notes == ()
+
+
+def test_a_qform_that_mirrors_the_sform_is_refused(tmp_path: Path):
+    mirrored = _AFFINE @ np.diag([-1.0, 1, 1, 1])
+    assert _reason(_placed(tmp_path / "a.nii", _AFFINE, mirrored)) == "mirrored-qform"
+    image = nib.load(_placed(tmp_path / "b.nii", _AFFINE, _AFFINE))
+    image.header["quatern_b"] = np.nan
+    nib.save(image, tmp_path / "c.nii")
+    np.testing.assert_allclose(read_volume(tmp_path / "c.nii").geometry.affine, _AFFINE, atol=1e-5)
+
+
 def test_a_4d_image_is_refused_but_one_time_point_is_not(tmp_path: Path):
     for name, shape in (("many", (3, 4, 5, 2)), ("one", (3, 4, 5, 1))):
         image = nib.Nifti1Image(np.zeros(shape, np.float32), np.eye(4))

@@ -1,0 +1,23 @@
+"""What a bundle says of the images that its networks learned from, so that others can be told."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medssl.data.cache import CachedCase
+from medssl.imaging.modality import known_modality
+from medssl.imaging.target_grid import oriented
+
+
+def told_modalities(cases: Sequence[CachedCase]) -> tuple[str, ...]:
+    """DICOM modalities of images; none where one of them does not tell its own, which might be any."""
+    found = {known_modality(case.modality) for case in cases}
+    return () if "" in found else tuple(sorted(found))
+
+
+def spacing_range(cases: Sequence[CachedCase], orientation: str) -> dict[str, list[float]]:
+    """Smallest and largest voxel size of the original images along the axes of an orientation; empty without images."""
+    if not cases:
+        return {}
+    sizes = np.array([oriented(case.record.native, orientation).spacing_mm for case in cases])
+    return {"smallest": sizes.min(axis=0).tolist(), "largest": sizes.max(axis=0).tolist()}
