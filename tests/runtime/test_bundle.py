@@ -93,6 +93,7 @@ def test_the_scale_of_a_detector_is_compared_with_the_trainings_and_an_unknown_o
     [
         ("MR", "dicom", ""),
         ("CT", "dicom", "the image is of modality CT, the bundle is for MR or PT"),
+        ("OT", "dicom", "does not tell its modality"),
         ("Meier^Anna", "dicom", "the image is of modality another one, the bundle is for MR or PT"),
         ("", "dicom", "taken on trust"),
         ("", "nifti", ""),
