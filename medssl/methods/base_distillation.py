@@ -168,7 +168,7 @@ class MaskedDistillingMethod(DistillingMethod):
         with torch.no_grad():
             _, known, known_patches = teacher.both(images, hidden.rows)
         wanted, wanted_patches = self.targets(known, known_patches, batch)
-        seen = classes.split(views.shape[1])
+        seen = torch.split(classes, views.shape[1])
         terms = {
             "class_loss": across_views(wanted.chunk(len(views)), seen, temperature),
             "patch_loss": over_hidden_tokens(wanted_patches, patches, temperature, hidden.sample, len(images)),

@@ -100,9 +100,8 @@ class TransformerBlock(nn.Module):
 
     def _attend(self, qkv: Tensor, first: int, rotation: Rotation | None) -> Tensor:
         """What each token from `first` on takes from all: (B, N, 3 E) to (B, N - first, E)."""
-        query, key, value = (
-            part.transpose(1, 2) for part in qkv.unflatten(2, (3, self.heads, -1)).unbind(2)
-        )  # (B, heads, N, E / heads)
+        parts = qkv.view(*qkv.shape[:2], 3, self.heads, qkv.shape[2] // (3 * self.heads)).unbind(2)
+        query, key, value = (part.transpose(1, 2) for part in parts)  # (B, heads, N, E / heads)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         return attention(query[:, :, first:], key, value).transpose(1, 2).flatten(2)
@@ -113,8 +112,8 @@ def _pack(groups: Sequence[Tensor]) -> Tensor:
 
 
 def _unpack(tokens: Tensor, groups: Sequence[Tensor]) -> list[Tensor]:
-    parts = tokens.split([group.shape[0] * group.shape[1] for group in groups])
-    return [part.unflatten(0, group.shape[:2]) for part, group in zip(parts, groups, strict=True)]
+    parts = torch.split(tokens, [group.shape[0] * group.shape[1] for group in groups])
+    return [part.view(*group.shape[:2], -1) for part, group in zip(parts, groups, strict=True)]
 
 
 class CrossAttention(nn.Module):

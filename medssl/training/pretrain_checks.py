@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -188,7 +189,7 @@ def try_encoder(encoder: nn.Module, method: Component, sources: Sequence[Source]
         image = torch.zeros(1, len(source.cache.channels), *source.views.size)
         try:
             with torch.no_grad():
-                encoder.eval().embed(image)
+                cast(Encoder, encoder.eval()).embed(image)
         except (ValueError, RuntimeError) as error:
             raise _cannot(type(encoder).__name__, source, error) from error
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -56,7 +57,9 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric, other: Cache | No
     train = settings.train
     sources = make_sources(cache, settings.views, train, settings.also, other)
     problems = Problems(contradictions(settings.method, sources, train, parts_of(fabric, train)))
-    encoder = method = report = None
+    encoder: Any = None
+    method: Any = None
+    report: LoadReport | None = None
     with problems.collected():
         settings = settings.fitted_to(sources)
         torch.manual_seed(train.seed)
