@@ -3,13 +3,15 @@
 import shutil
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from medssl.imaging.errors import BundleError, ConfigError, MedsslError
 from medssl.runtime.bundle import Bundle, summed_files
+from medssl.runtime.server import arrivals
 from medssl.runtime.server.audit import AuditLog
-from medssl.runtime.server.folders import Folders, read_record, results_of
+from medssl.runtime.server.folders import Folders, link_files, new_id, read_record, results_of
 from medssl.runtime.server.ledger import Job, Ledger
 from medssl.runtime.server.logs import LOG
 from medssl.runtime.server.metrics import Metrics
@@ -108,7 +110,8 @@ class Desk:
         Args:
             folder: Folder with `input`.
             job_id: Id of the job.
-            content: `model`, `source`, `caller`, and `study`, `study_uid` or `series_uid` where they are known.
+            content: `model`, `source`, `caller`, and `study`, `study_uid` or `series_uid` where they are known;
+                `incomplete`, why the study must not be computed.
         """
         content.setdefault("study", self.secret.name(f"job:{job_id}"))
         job = self.folders.accept(folder, job_id, content)
@@ -117,6 +120,25 @@ class Desk:
         except Exception as error:  # it is accepted: who heard of the fault would send it again
             LOG.error("job %s is on the disk, its entry is tried again: %s", job.id, type(error).__name__)
         return job
+
+    def hand_in(self, folder: Path, living: Collection[str] = ()) -> None:
+        """Make a study of an inbox a job, with what came of it by C-STORE before; one known to be incomplete will fail.
+
+        Args:
+            folder: Folder of the study.
+            living: Marks of its associations that are there still.
+        """
+        record = read_record(folder)
+        study, model = record["study"], record["model"]
+        earlier = self.earlier(study, model)
+        if earlier is not None:
+            link_files(earlier / "input", folder / "input")
+            if earlier.name != record.get("earlier", ""):
+                arrivals.take_over(earlier, folder)
+        arrivals.close(folder, living)
+        why = arrivals.complaint(folder, living, lost_counts=self.options.dicom.aborted == "refuse")
+        told = {"incomplete": why} if why else {}
+        self.accept(folder, new_id(), model=model, source="cstore", caller=record["caller"], study=study, **told)
 
     def _enter(self, job: Job) -> None:
         with self._entering:

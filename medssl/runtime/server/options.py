@@ -72,7 +72,11 @@ class DicomOptions:
     """A study is complete when nothing of it came for so many seconds."""
 
     released_quiet_s: float = 5.0
-    """The same, once every association that sent it has ended."""
+    """The same, once every association that sent it was released."""
+
+    aborted: Literal["refuse", "accept"] = "refuse"
+    """A study of which an association was aborted or lost: `refuse` reports it failed (`incomplete-study`) until its
+    sender sends again, `accept` computes what came; for senders that never release their associations."""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ def work(folder: Path, predictors: Mapping[str, Predictor], settings: Mapping[st
         MedsslError: The job failed, with the reason why.
     """
     record = read_record(folder)
+    if record.get("incomplete"):
+        raise ImageError(record["incomplete"], reason="incomplete-study")
     limits = LimitOptions(**settings["limits"])
     pacs = PacsOptions(**_with_paths(settings["pacs"], "password", "certificate"))
     predictor = predictors.get(record.get("model", ""))
