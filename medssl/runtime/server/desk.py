@@ -26,6 +26,9 @@ _LEASE_S = 300.0
 _ENTRY_S = 10.0
 """An accepted job that is not in the ledger after so long met a fault, not a slow disk."""
 
+_DESERTED_S = 3600.0
+"""A study in an inbox that nothing has come for so long has no server any more that would hand it in."""
+
 
 class RefusedError(MedsslError):
     """Something that is not accepted; `status` is the HTTP status that says so."""
@@ -140,6 +143,23 @@ class Desk:
         told = {"incomplete": why} if why else {}
         self.accept(folder, new_id(), model=model, source="cstore", caller=record["caller"], study=study, **told)
 
+    def _adopt(self) -> None:
+        """Hand in what lies in an inbox for nobody: its server is gone, has another name now, or listens no longer."""
+        dicom = self.options.dicom
+        seconds = max(_DESERTED_S, 2 * dicom.quiet_s, 2 * dicom.released_quiet_s)
+        for found in self.folders.deserted(seconds if dicom.listen else 0, seconds):
+            try:
+                folder = self.folders.claim(found)
+                if folder is None:
+                    continue  # another server was faster
+                if read_record(folder) and any((folder / "input").glob("*.dcm")):
+                    LOG.warning("study %s lay in an inbox for nobody and is handed in", found.name)
+                    self.hand_in(folder)
+                else:
+                    self.folders.discard(folder)
+            except Exception as error:  # the others must not wait for this one; it is tried again
+                LOG.error("study %s of an inbox could not be handed in: %s", found.name, type(error).__name__)
+
     def _enter(self, job: Job) -> None:
         with self._entering:
             self._enter_once(job)
@@ -164,6 +184,7 @@ class Desk:
         self.folders.sweep()
         released = self.ledger.release(all_owners=not self.options.queue.url)
         self._reconcile(0)
+        self._adopt()
         most = self.options.queue.attempts
         for job in self.ledger.jobs(limit=1_000_000, states=["queued"]):
             if not read_record(self.folders.job(job.id)):
@@ -196,10 +217,11 @@ class Desk:
             self.queue.refill([job.id for job in reversed(waiting)])
 
     def keep_house(self) -> None:
-        """What is due now and then: signs of life, jobs of dead servers, data past its time."""
+        """What is due now and then: signs of life, jobs and studies of dead servers, data past its time."""
         self.ledger.sign()
         if self.ledger.release(unseen_s=_LEASE_S):
             LOG.warning("jobs of a server that gave no sign are done again")
+        self._adopt()
         self._reconcile(_ENTRY_S)
         self.refill()
         self.folders.sweep_old(_LEASE_S)
