@@ -12,6 +12,7 @@ from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
 from medssl.runtime.predictor import Prediction, Predictor
 from medssl.runtime.results import DICOM_FORMATS, FRACTIONAL, check_formats, write_results
+from medssl.runtime.server.channels import files_of
 from medssl.runtime.server.folders import read_record
 from medssl.runtime.server.inputs import UNPACKED, compact, read_input
 from medssl.runtime.server.options import LimitOptions, PacsOptions
@@ -81,6 +82,7 @@ def _compute(
     report("predicting", 0.25, volume.source.uids.get("StudyInstanceUID", ""))
     formats = _formats(settings["formats"], volume)
     prediction = _predicted(predictor, volume, shares=FRACTIONAL in formats)
+    prediction.report["image"]["files"] = files_of(volume, spec.channels)
     report("writing", 0.8)
     write_nifti(compact(volume), folder / "image.nii.gz")
     results = folder / "results"
