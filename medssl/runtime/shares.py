@@ -41,7 +41,7 @@ class Shares:
         if size > _MOST:
             raise ImageError(
                 f"the probabilities of {len(values)} classes at each voxel would be {size / 1e6:.0f} million numbers, "
-                f"more than {_MOST / 1e6:.0f} million: leave dicom-seg-fractional out of --format",
+                f"more than {_MOST / 1e6:.0f} million: leave dicom-seg-fractional out of the formats",
                 reason="too-large",
             )
         self._kept = np.zeros((len(values), *shape), dtype=np.uint8)

@@ -25,7 +25,7 @@ def built() -> None:
 
 @pytest.fixture(scope="session")
 def clinic(built: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
-    """Four bundles and five jobs."""
+    """Five bundles and five jobs."""
     folder = tmp_path_factory.mktemp("clinic")
     files = {"body": folder / "body.nii.gz", "evil": folder / EVIL}
     for path in files.values():
@@ -39,6 +39,7 @@ def clinic(built: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
         thresholding(folder / "later", "organ_later", 10, 30),
         classifying(folder / "weather", "weather"),
         classifying(folder / "photo", "photo", ("red", "green", "blue"), dims=2),
+        classifying(folder / "pair", "pair", ("T1", "T2")),
     ]
     with serving(folder / "data", bundles) as server:
         jobs = {

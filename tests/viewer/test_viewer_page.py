@@ -237,6 +237,39 @@ def test_a_series_is_named_where_the_model_has_no_rules_for_them(opened: Open, c
     assert job not in [entry["id"] for entry in clinic.server.ask("jobs")]
 
 
+def test_the_channel_of_each_file_is_chosen_and_told_with_the_result(opened: Open, clinic: Clinic):
+    browser = opened()
+    files = browser.driver.find_element(By.ID, "choose-files")
+    files.send_keys(f"{clinic.files['body']}\n{clinic.files['evil']}")
+    assert browser.run("return document.getElementById('which-channels').hidden")
+    browser.run("document.getElementById('model').value = 'pair'")
+    browser.run("document.getElementById('model').dispatchEvent(new Event('change'))")
+    labels = browser.driver.find_elements(By.CSS_SELECTOR, "#channels label")
+    assert [label.text.split("\n")[0] for label in labels] == ["body.nii.gz", EVIL]
+    assert browser.run(_UNNAMED) == []
+    assert browser.run(_FAINT) == []
+    assert browser.run(_WIDE) <= 0
+    send = browser.driver.find_element(By.ID, "send")
+    send.click()
+    browser.wait("document.getElementById('upload-said').className == 'bad'")
+    assert "2 channel(s): T1, T2." in browser.run("return document.getElementById('upload-said').textContent")
+    (refused,) = browser.seen().errors
+    assert "422" in refused
+    first, second = browser.driver.find_elements(By.CSS_SELECTOR, "#channels select")
+    first.send_keys("T2")
+    assert "T1 is not chosen" in browser.run("return document.getElementById('channels-said').textContent")
+    assert not send.is_enabled()
+    second.send_keys("T1")
+    send.click()
+    browser.wait("document.getElementById('provenance').textContent.includes('T1: file 2, T2: file 1')", 60)
+    browser.wait("document.getElementById('which-channels').hidden")
+    job = browser.run("return new URLSearchParams(location.hash.slice(1)).get('job')")
+    browser.driver.find_element(By.ID, "delete-button").click()
+    browser.run("document.querySelector('#delete button[value=delete]').click()")
+    browser.wait("document.querySelectorAll('#studies li').length == 5")
+    assert job not in [entry["id"] for entry in clinic.server.ask("jobs")]
+
+
 def test_a_phone_shows_everything_in_its_width(opened: Open, clinic: Clinic):
     browser = opened("organ", "later", *PHONE)
     assert browser.run(_WIDE) <= 0

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { refusal } from "../src/js/api.js";
+import { areChannels, told } from "../src/js/channels.js";
 import { colourOf, lookup } from "../src/js/colours.js";
 import { ONLY_FIRST, ONLY_SECOND, OTHER_LABEL, centre, difference, sameImage } from "../src/js/masks.js";
 import { bytes, clock, millilitres, percent, place, plural, sizeOf } from "../src/js/format.js";
@@ -141,6 +142,24 @@ test("a refusal says what the server says, and when to try again", () => {
     refusal(422, { detail: [{ loc: ["query", "limit"], msg: "too large" }] }, null).message,
     /refused \(422\)/,
   );
+});
+
+test("a channel is asked for each file where files and channels are as many and can be named", () => {
+  const names = ["a.nii.gz", "b.NII"];
+  assert.ok(areChannels(names, ["T1", "T2"]));
+  assert.ok(!areChannels(names, ["T1"]));
+  assert.ok(!areChannels(names, ["T1", "T2", "T3"]));
+  assert.ok(!areChannels(names, ["MR", "MR"]));
+  assert.ok(!areChannels(names, ["T1", "T1, with contrast"]));
+  assert.ok(!areChannels(["a.nii.gz", "b.dcm"], ["T1", "T2"]));
+  assert.ok(!areChannels(["a.nii.gz", "IM0001"], ["T1", "T2"]));
+});
+
+test("what is chosen goes to the server in the order of the files, or nothing where nothing is chosen", () => {
+  assert.deepEqual(told(["", ""], ["T1", "T2"]), { field: "", wrong: "" });
+  assert.deepEqual(told(["T2", "T1"], ["T1", "T2"]), { field: "T2,T1", wrong: "" });
+  assert.match(told(["T2", ""], ["T1", "T2"]).wrong, /T1 is not chosen/);
+  assert.match(told(["T2", "T2"], ["T1", "T2"]).wrong, /T1 is not chosen/);
 });
 
 test("a label has the colour of its model, or one by its value; background is clear", () => {

@@ -11,8 +11,11 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from medssl.imaging.dicom_transfer import is_uid
+from medssl.imaging.errors import ImageError
 from medssl.imaging.files import sha256
+from medssl.runtime.bundle import BundleSpec
 from medssl.runtime.predictor import NOT_A_DEVICE
+from medssl.runtime.server.channels import come_one_by_one, mark, said_channels
 from medssl.runtime.server.desk import Desk, RefusedError
 from medssl.runtime.server.ledger import Job
 from medssl.runtime.server.upload import receive
@@ -30,6 +33,10 @@ _UPLOAD = {
                         "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
                         "model": {"type": "string"},
                         "series": {"type": "string", "description": "SeriesInstanceUID of one of several series"},
+                        "channels": {
+                            "type": "string",
+                            "description": "the model's channels in the order of the files, joined by commas",
+                        },
                     },
                 }
             }
@@ -169,14 +176,15 @@ def _add_models(app: FastAPI, desk: Desk) -> None:
 def _add_intake(app: FastAPI, desk: Desk) -> None:
     @app.post("/api/jobs", status_code=202, openapi_extra=_UPLOAD)
     async def upload(request: Request) -> Accepted:
-        """Hand in a study: DICOM files, a zip file of them, or NIfTI files (one a channel)."""
+        """Hand in a study: DICOM files, a zip file of them, or image files, one a channel."""
         await run_in_threadpool(desk.check_room)
         job_id, folder = desk.folders.incoming()
         desk.underway += 1
         try:
-            fields = await receive(request, folder / "input", desk.options.limits, desk.check_disk)
+            fields, names = await receive(request, folder / "input", desk.options.limits, desk.check_disk)
             content = {"model": desk.model(fields.get("model", "")), "source": "rest", "caller": request.state.who}
             content |= _series(desk, content["model"], fields.get("series", ""))
+            _mark_channels(folder / "input", fields.get("channels", ""), names, desk.bundles[content["model"]].spec)
             await run_in_threadpool(desk.accept, folder, job_id, **content)
         except BaseException:  # also when the caller hangs up
             await asyncio.shield(run_in_threadpool(desk.folders.discard, folder))
@@ -214,6 +222,23 @@ def _series(desk: Desk, model: str, series: str) -> dict[str, str]:
         text = "this model chooses series by rules of its own: leave `series` out"
         raise RefusedError(text, reason="bad-upload", status=400)
     return {"series_uid": series}
+
+
+def _mark_channels(folder: Path, said: str, names: list[str], spec: BundleSpec) -> None:
+    """Keep with the files of an upload which channel each is, where that must be said."""
+    if not come_one_by_one(names):
+        if said:
+            text = "the channels of DICOM files and of what is in a zip file are not named in `channels`: leave it out"
+            raise RefusedError(text, reason="bad-upload", status=400)
+        return
+    if not said and (len(names) == 1 or len(spec.channels) == 1):
+        return
+    try:
+        numbers = said_channels(said, names, spec.channels)
+    except ImageError as error:
+        raise RefusedError(error.message, reason=error.reason, status=422) from error
+    for path, number in zip(sorted(folder.iterdir()), numbers, strict=True):
+        path.rename(path.with_name(f"{path.name[:6]}{mark(number)}{path.name[6:]}"))
 
 
 def _add_jobs(app: FastAPI, desk: Desk) -> None:

@@ -3,13 +3,15 @@
 import shutil
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from medssl.imaging.errors import BundleError, ConfigError, MedsslError
 from medssl.runtime.bundle import Bundle, summed_files
+from medssl.runtime.server import arrivals
 from medssl.runtime.server.audit import AuditLog
-from medssl.runtime.server.folders import Folders, read_record, results_of
+from medssl.runtime.server.folders import Folders, link_files, new_id, read_record, results_of
 from medssl.runtime.server.ledger import Job, Ledger
 from medssl.runtime.server.logs import LOG
 from medssl.runtime.server.metrics import Metrics
@@ -23,6 +25,9 @@ _LEASE_S = 300.0
 
 _ENTRY_S = 10.0
 """An accepted job that is not in the ledger after so long met a fault, not a slow disk."""
+
+_DESERTED_S = 3600.0
+"""A study in an inbox that nothing has come for so long has no server any more that would hand it in."""
 
 
 class RefusedError(MedsslError):
@@ -108,7 +113,8 @@ class Desk:
         Args:
             folder: Folder with `input`.
             job_id: Id of the job.
-            content: `model`, `source`, `caller`, and `study`, `study_uid` or `series_uid` where they are known.
+            content: `model`, `source`, `caller`, and `study`, `study_uid` or `series_uid` where they are known;
+                `incomplete`, why the study must not be computed.
         """
         content.setdefault("study", self.secret.name(f"job:{job_id}"))
         job = self.folders.accept(folder, job_id, content)
@@ -117,6 +123,42 @@ class Desk:
         except Exception as error:  # it is accepted: who heard of the fault would send it again
             LOG.error("job %s is on the disk, its entry is tried again: %s", job.id, type(error).__name__)
         return job
+
+    def hand_in(self, folder: Path, living: Collection[str] = ()) -> None:
+        """Make a study of an inbox a job, with what came of it by C-STORE before; one known to be incomplete will fail.
+
+        Args:
+            folder: Folder of the study.
+            living: Marks of its associations that are there still.
+        """
+        record = read_record(folder)
+        study, model = record["study"], record["model"]
+        earlier = self.earlier(study, model)
+        if earlier is not None:
+            link_files(earlier / "input", folder / "input")
+            if earlier.name != record.get("earlier", ""):
+                arrivals.take_over(earlier, folder)
+        arrivals.close(folder, living)
+        why = arrivals.complaint(folder, living, lost_counts=self.options.dicom.aborted == "refuse")
+        told = {"incomplete": why} if why else {}
+        self.accept(folder, new_id(), model=model, source="cstore", caller=record["caller"], study=study, **told)
+
+    def _adopt(self) -> None:
+        """Hand in what lies in an inbox for nobody: its server is gone, has another name now, or listens no longer."""
+        dicom = self.options.dicom
+        seconds = max(_DESERTED_S, 2 * dicom.quiet_s, 2 * dicom.released_quiet_s)
+        for found in self.folders.deserted(seconds if dicom.listen else 0, seconds):
+            try:
+                folder = self.folders.claim(found)
+                if folder is None:
+                    continue  # another server was faster
+                if read_record(folder) and any((folder / "input").glob("*.dcm")):
+                    LOG.warning("study %s lay in an inbox for nobody and is handed in", found.name)
+                    self.hand_in(folder)
+                else:
+                    self.folders.discard(folder)
+            except Exception as error:  # the others must not wait for this one; it is tried again
+                LOG.error("study %s of an inbox could not be handed in: %s", found.name, type(error).__name__)
 
     def _enter(self, job: Job) -> None:
         with self._entering:
@@ -142,6 +184,7 @@ class Desk:
         self.folders.sweep()
         released = self.ledger.release(all_owners=not self.options.queue.url)
         self._reconcile(0)
+        self._adopt()
         most = self.options.queue.attempts
         for job in self.ledger.jobs(limit=1_000_000, states=["queued"]):
             if not read_record(self.folders.job(job.id)):
@@ -174,10 +217,11 @@ class Desk:
             self.queue.refill([job.id for job in reversed(waiting)])
 
     def keep_house(self) -> None:
-        """What is due now and then: signs of life, jobs of dead servers, data past its time."""
+        """What is due now and then: signs of life, jobs and studies of dead servers, data past its time."""
         self.ledger.sign()
         if self.ledger.release(unseen_s=_LEASE_S):
             LOG.warning("jobs of a server that gave no sign are done again")
+        self._adopt()
         self._reconcile(_ENTRY_S)
         self.refill()
         self.folders.sweep_old(_LEASE_S)

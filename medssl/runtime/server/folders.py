@@ -2,7 +2,7 @@
 
 DATA/jobs/ID/                       an accepted job: job.json, input/, image.nii.gz, results/
 DATA/servers/NODE/incoming/ID/      an upload under way; removed at the next start
-DATA/servers/NODE/inbox/STUDY/      a study that arrives by C-STORE, until it is complete
+DATA/servers/NODE/inbox/STUDY/      a study that arrives by C-STORE, until it is handed in
 DATA/servers/NODE/temporary/        objects under way, removed at the next start
 DATA/servers/NODE/bundles/          the bundles that are served, as they were checked at the start
 DATA/servers/NODE/trash/            removed as soon as possible
@@ -80,6 +80,38 @@ class Folders:
     def inbox(self) -> Path:
         """Folder of the studies that arrive."""
         return self._own / "inbox"
+
+    def deserted(self, own_s: float, others_s: float) -> list[Path]:
+        """Studies in the inboxes of all servers that nothing has come for.
+
+        Args:
+            own_s: For so long, of this server's.
+            others_s: Of the others', which may be at work.
+        """
+        found = []
+        for study in self.root.glob("servers/*/inbox/*"):
+            seconds = own_s if study.parent == self.inbox() else others_s
+            try:
+                changed = max(path.stat().st_mtime for path in (study, *study.iterdir()))
+            except (FileNotFoundError, NotADirectoryError):  # its server has just handed it in; no study
+                continue
+            if time.time() - changed >= seconds:
+                found.append(study)
+        return found
+
+    def claim(self, study: Path) -> Path | None:
+        """Make a study of any inbox this server's own, under a name that no listener uses; None if it is gone.
+
+        It counts as changed, so that no other server takes it from here.
+        """
+        target = self.inbox() / f"{study.name.split('-')[0]}-{new_id()[:8]}"
+        try:
+            os.utime(study)
+            study.rename(target)
+        except FileNotFoundError:
+            return None
+        sync_folder(target.parent)
+        return target
 
     def bundles(self) -> Path:
         """Folder of the bundles that are served, emptied of an earlier server's."""

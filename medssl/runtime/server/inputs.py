@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from medssl.imaging.readers.open import read_channels
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import BundleSpec
 from medssl.runtime.inputs import find_cases
+from medssl.runtime.server.channels import channel_of, come_one_by_one, in_order, mark
 from medssl.runtime.server.folders import SUFFIXES, link_files, suffix_of
 from medssl.runtime.server.options import LimitOptions
 
@@ -51,7 +53,7 @@ def read_input(
     Raises:
         ImageError: No image, several, beyond the limits, or one that cannot be read.
     """
-    source, files = _files(folder, limits)
+    source, files = _files(folder, limits, spec.channels)
     named = [path for path in files if path.name.lower().endswith(SUFFIXES)]
     dicom, problems = _instances([path for path in files if path not in named])
     pictures: list[Path] = []
@@ -63,7 +65,7 @@ def read_input(
     if named or not spec.series:
         if series:
             _check_named_series(named, problems)
-        volume = _only_image(named, source, series, resample_irregular)
+        volume = _only_image(in_order(named, spec.channels), source, series, resample_irregular)
     else:
         cases, others = find_cases([str(source)], spec, resample_irregular=resample_irregular)
         if len(cases) != 1:
@@ -74,13 +76,13 @@ def read_input(
     return replace(volume, source=replace(volume.source, notes=(*volume.source.notes, *notes)))
 
 
-def _files(folder: Path, limits: LimitOptions) -> tuple[Path, list[Path]]:
+def _files(folder: Path, limits: LimitOptions, channels: Sequence[str]) -> tuple[Path, list[Path]]:
     """Folder of what came, unpacked where it is a zip file, and the files in it."""
     source = folder / "input"
     files = sorted(path for path in source.iterdir() if path.is_file())
     if [path.suffix for path in files] == [".zip"]:
         source = _emptied(folder / UNPACKED)
-        _unpack(files[0], source, limits)
+        _unpack(files[0], source, limits, channels)
         files = sorted(source.iterdir())
     if any(path.suffix.lower() == ".zip" for path in files):
         raise ImageError("a zip file comes alone, and none within another: unpack it first", reason="nested-zip")
@@ -143,15 +145,20 @@ def _only_image(named: list[Path], source: Path, series: str, resample_irregular
         ) from error
 
 
-def _unpack(path: Path, folder: Path, limits: LimitOptions) -> None:
-    """Unpack under numbers: names of files and folders often are those of patients."""
+def _unpack(path: Path, folder: Path, limits: LimitOptions, channels: Sequence[str]) -> None:
+    """Unpack under numbers: names of files and folders often are those of patients; which channel they name is kept."""
+
+    def ending(name: str) -> str:
+        wanted = len(channels) > 1 and come_one_by_one([name])
+        return f"{mark(channel_of(name, channels) if wanted else None)}{suffix_of(name)}"
+
     unpack(
         path,
         folder,
         max_files=limits.files,
         max_bytes=int(limits.unpacked_mb * 2**20),
         keep_free=int(limits.free_disk_mb * 2**20),
-        suffix_of=suffix_of,
+        suffix_of=ending,
     )
 
 

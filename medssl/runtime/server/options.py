@@ -72,7 +72,11 @@ class DicomOptions:
     """A study is complete when nothing of it came for so many seconds."""
 
     released_quiet_s: float = 5.0
-    """The same, once every association that sent it has ended."""
+    """The same, once every association that sent it was released."""
+
+    aborted: Literal["refuse", "accept"] = "refuse"
+    """A study of which an association was aborted or lost: `refuse` reports it failed (`incomplete-study`) until its
+    sender sends again, `accept` computes what came; for senders that never release their associations."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +179,8 @@ class ResultOptions:
     """What is made of a study."""
 
     formats: tuple[str, ...] = ("nifti", "dicom-seg", "dicom-sr", "png", "json")
-    """Formats of `medssl predict`; those that need DICOM are left out for other images, those that this version does
-    not write are left out."""
+    """Formats of `medssl predict`; those that need DICOM are left out for other images, those that need a mask for a
+    bundle that classifies."""
 
     resample_irregular: bool = False
     """Resample DICOM series with uneven slices instead of refusing them."""
@@ -227,7 +231,7 @@ def check_options(options: ServeOptions) -> None:
     Raises:
         ConfigError: Every mistake, all at once.
     """
-    rules = (_numbers, _addresses, _exposure, _files, _certificates, _archive)
+    rules = (_numbers, _addresses, _exposure, _files, _certificates, _archive, _results)
     problems = [problem for rule in rules for problem in rule(options)]
     if problems:
         raise ConfigError(problems)
@@ -329,6 +333,20 @@ def _archive(options: ServeOptions) -> Iterator[str]:
         )
     if bool(pacs.user) != (pacs.password is not None):
         yield "pacs.user and pacs.password belong together: give both or neither"
+
+
+def _results(options: ServeOptions) -> Iterator[str]:
+    from medssl.runtime.results import DICOM_FORMATS, FORMATS  # noqa: PLC0415 (slow to import)
+
+    formats = options.results.formats
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        yield f"results.formats: {', '.join(map(repr, unknown)) or 'empty'}; choose from {', '.join(FORMATS)}"
+    if options.pacs.store != "none" and not DICOM_FORMATS & set(formats):
+        yield (
+            f"pacs.store = {options.pacs.store}: an archive takes DICOM alone, and results.formats names none of "
+            f"{', '.join(name for name in FORMATS if name in DICOM_FORMATS)}; name one, or leave pacs.store out"
+        )
 
 
 def _host(url: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -16,16 +16,23 @@ if TYPE_CHECKING:
 
 _LONGEST_FIELD = 4096
 _MOST_FIELDS = 16
-_FIELDS = ("model", "series")
+_FIELDS = ("model", "series", "channels")
 """Fields that mean something; others are read and forgotten."""
+
+
+class Received(NamedTuple):
+    """What came beside the content of the files: known fields, and the files' names, which must not get to the disk."""
+
+    fields: dict[str, str]
+    names: list[str]
 
 
 class _Parts:
     """Callbacks of the parser: files go to numbered files, other fields to `fields`."""
 
     def __init__(self, folder: Path, limits: LimitOptions) -> None:
-        self.fields: dict[str, str] = {}
-        self.files = self._texts = 0
+        self.received = Received({}, [])
+        self._texts = 0
         self._folder, self._limits = folder, limits
         self._header, self._value, self._disposition = b"", b"", b""
         self._sink: IO[bytes] | None = None
@@ -53,15 +60,16 @@ class _Parts:
             if self._texts > _MOST_FIELDS:
                 raise RefusedError(f"more than {_MOST_FIELDS} fields", reason="bad-upload", status=400)
             return
-        self.files += 1
-        if self.files > self._limits.files:
+        name = options[b"filename"].decode("utf-8", "replace")
+        self.received.names.append(name)
+        number = len(self.received.names)
+        if number > self._limits.files:
             raise RefusedError(
                 f"an upload may hold {self._limits.files} files: send a zip file or fewer",
                 reason="too-many-files",
                 status=413,
             )
-        suffix = suffix_of(options[b"filename"].decode("utf-8", "replace"))
-        self._sink = (self._folder / f"{self.files:06d}{suffix}").open("wb")
+        self._sink = (self._folder / f"{number:06d}{suffix_of(name)}").open("wb")
 
     def data(self, data: bytes, start: int, end: int) -> None:
         if self._sink is not None:
@@ -73,7 +81,7 @@ class _Parts:
 
     def part_end(self) -> None:
         if self._sink is None and self._field in _FIELDS:
-            self.fields[self._field] = self._text.decode("utf-8", "replace")
+            self.received.fields[self._field] = self._text.decode("utf-8", "replace")
         self.close()
 
     def close(self) -> None:
@@ -82,9 +90,7 @@ class _Parts:
             self._sink = None
 
 
-async def receive(
-    request: "Request", folder: Path, limits: LimitOptions, check_disk: Callable[[], None]
-) -> dict[str, str]:
+async def receive(request: "Request", folder: Path, limits: LimitOptions, check_disk: Callable[[], None]) -> Received:
     """Write the files of a multipart upload into a folder.
 
     Args:
@@ -92,9 +98,6 @@ async def receive(
         folder: Where to write, as `000001.nii.gz` and so on.
         limits: Caps.
         check_disk: Raises where the disk gets full.
-
-    Returns:
-        The other fields that are known.
 
     Raises:
         RefusedError: No multipart form, no file, beyond the caps, or the disk gets full.
@@ -129,7 +132,7 @@ async def receive(
         raise RefusedError("the upload is no well-formed multipart form", reason="bad-upload", status=400) from error
     finally:
         parts.close()
-    if not ended or not parts.files:
+    if not ended or not parts.received.names:
         what = "ended too early" if not ended else "holds no file"
         raise RefusedError(f"the upload {what}", reason="bad-upload", status=400)
-    return parts.fields
+    return parts.received

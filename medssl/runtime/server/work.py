@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from medssl.imaging.errors import BundleError, ImageError
+from medssl.imaging.errors import BundleError, ImageError, unquoted
 from medssl.imaging.files import sync_folder
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
-from medssl.runtime.predictor import Predictor
-from medssl.runtime.results import DICOM_FORMATS, FORMATS, check_formats, write_results
+from medssl.runtime.predictor import Prediction, Predictor
+from medssl.runtime.results import DICOM_FORMATS, FRACTIONAL, check_formats, write_results
+from medssl.runtime.server.channels import files_of
 from medssl.runtime.server.folders import read_record
 from medssl.runtime.server.inputs import UNPACKED, compact, read_input
 from medssl.runtime.server.options import LimitOptions, PacsOptions
@@ -38,6 +39,8 @@ def work(folder: Path, predictors: Mapping[str, Predictor], settings: Mapping[st
         MedsslError: The job failed, with the reason why.
     """
     record = read_record(folder)
+    if record.get("incomplete"):
+        raise ImageError(record["incomplete"], reason="incomplete-study")
     limits = LimitOptions(**settings["limits"])
     pacs = PacsOptions(**_with_paths(settings["pacs"], "password", "certificate"))
     predictor = predictors.get(record.get("model", ""))
@@ -77,18 +80,32 @@ def _compute(
     spec, series = predictor.bundle.spec, read_record(folder).get("series_uid", "")
     volume = read_input(folder, spec, limits, series=series, resample_irregular=settings["resample_irregular"])
     report("predicting", 0.25, volume.source.uids.get("StudyInstanceUID", ""))
-    prediction = predictor.predict(volume)
+    formats = _formats(settings["formats"], volume)
+    prediction = _predicted(predictor, volume, shares=FRACTIONAL in formats)
+    prediction.report["image"]["files"] = files_of(volume, spec.channels)
     report("writing", 0.8)
     write_nifti(compact(volume), folder / "image.nii.gz")
-    formats = _formats(settings["formats"], volume)
     results = folder / "results"
-    write_results(results, predictor.bundle, prediction, volume, formats, partly=True)
+    possible = [name for name in formats if name != FRACTIONAL or prediction.shares is not None]
+    write_results(results, predictor.bundle, prediction, volume, possible, partly=True)
     if settings["pacs"]["store"] != "none" and DICOM_FORMATS & set(formats) and not any(results.glob("*.dcm")):
         raise ImageError(
             "no DICOM result could be written for this image, so nothing is in the archive; the other results and the "
             "reason, in report.json, can be fetched here",
             reason="not-written",
         )
+
+
+def _predicted(predictor: Predictor, volume: Volume, *, shares: bool) -> Prediction:
+    """What the network found; without the probability of each voxel, which is told, where they would be too many."""
+    try:
+        return predictor.predict(volume, shares=shares)
+    except ImageError as error:
+        if not shares or error.reason != "too-large":
+            raise
+        prediction = predictor.predict(volume)
+        prediction.report["warnings"].append(f"{FRACTIONAL} was not written: {unquoted(error)}")
+        return prediction
 
 
 def _with_paths(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -109,10 +126,9 @@ def _formats(wanted: list[str], volume: Volume) -> list[str]:
     """Of the wanted formats those that the image allows."""
     formats = []
     for name in wanted:
-        if name in FORMATS:
-            try:
-                check_formats(volume, [name])
-            except ImageError:
-                continue
-            formats.append(name)
+        try:
+            check_formats(volume, [name])
+        except ImageError:
+            continue
+        formats.append(name)
     return formats

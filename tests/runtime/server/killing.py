@@ -1,5 +1,7 @@
 """Kill a server with SIGKILL, over and over, while studies come in and are computed; then count what became of them.
 
+Senders break off too, and send again or never come back: what was not sent whole must leave nothing in the PACS.
+
 `python killing.py FOLDER BUNDLE KILLS PAUSE_S` writes the fate of a run as JSON. The server is the real one in a
 process of its own, forked from one that has the libraries loaded, so that a start takes as long as loading the bundle:
 that is `python killing.py` without arguments, which forks a server for each line on its input, a JSON of options, and
@@ -19,6 +21,7 @@ import threading
 import time
 import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,10 +32,13 @@ import requests
 from dicom_phantom import slice_dataset
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
 from pynetdicom.sop_class import Comprehensive3DSRStorage, CTImageStorage, SegmentationStorage
 from serving import COMPANION, write_scan
 
-_SLICES = 2
+_SLICES = 4
+_BREAKS_OFF, _COMES_BACK = 0.3, 0.5
+"""How often a sender breaks a study off, and how often it then sends it again."""
 
 
 @dataclass
@@ -45,7 +51,9 @@ class Fate:
     lost: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
+    partial: list[str] = field(default_factory=list)
     unaudited: list[str] = field(default_factory=list)
+    incomplete: int = 0
     interrupted: int = 0
     stored_again: int = 0
     seconds: float = 0.0
@@ -55,7 +63,7 @@ class Archive:
     """A PACS that remembers which objects came, how often, and which images they refer to."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, tuple[str, frozenset[str]]] = {}
+        self.objects: dict[str, tuple[str, str, frozenset[str]]] = {}
         self.times: dict[str, int] = defaultdict(int)
         entity = ApplicationEntity("ARCHIVE")
         for kind in (SegmentationStorage, Comprehensive3DSRStorage):
@@ -71,7 +79,8 @@ class Archive:
             series = dataset.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
             sources = [item for part in series for item in part.ReferencedSOPSequence]
         refers = frozenset(str(item.ReferencedSOPInstanceUID) for item in sources)
-        self.objects[str(dataset.SOPInstanceUID)] = (str(dataset.StudyInstanceUID), refers)
+        about = (str(dataset.StudyInstanceUID), str(dataset.SOPClassUID), refers)
+        self.objects[str(dataset.SOPInstanceUID)] = about
         self.times[str(dataset.SOPInstanceUID)] += 1
         return 0
 
@@ -98,7 +107,8 @@ class KillRun:
         )
         self._scan = write_scan(folder / "scan.nii.gz", (6, 6, 6)).read_bytes()
         self._uploads: list[str] = []
-        self._studies: dict[str, frozenset[str]] = {}
+        self._begun: dict[str, frozenset[str]] = {}
+        self._studies: list[str] = []
         self._number = 0
         self._stop = threading.Event()
         command = [sys.executable, __file__]
@@ -187,10 +197,18 @@ class KillRun:
                               StudyInstanceUID=study, **COMPANION)
                 for k in range(_SLICES)
             ]  # fmt: skip
-            if self._store(slices):
-                self._studies[study] = frozenset(str(dataset.SOPInstanceUID) for dataset in slices)
+            self._begun[study] = frozenset(str(dataset.SOPInstanceUID) for dataset in slices)
+            if self._random.random() < _BREAKS_OFF:
+                self._store(slices[: self._random.randrange(1, _SLICES)], end=self._random.choice([_abort, _hang_up]))
+                if self._random.random() > _COMES_BACK:
+                    continue
+            while not self._store(slices, end=Association.release):
+                if self._stop.wait(0.1):
+                    return
+            self._studies.append(study)
 
-    def _store(self, slices: list[pydicom.Dataset]) -> bool:
+    def _store(self, slices: list[pydicom.Dataset], end: Callable[[Association], None]) -> bool:
+        """Whether the server took all slices and answered the release."""
         entity = ApplicationEntity("SCANNER")
         entity.add_requested_context(CTImageStorage)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 10
@@ -203,8 +221,8 @@ class KillRun:
                 answers = [association.send_c_store(dataset) for dataset in slices]
             except (RuntimeError, ValueError):
                 return False  # the association is gone
-        association.release()
-        return all("Status" in answer and answer.Status == 0 for answer in answers)
+        end(association)
+        return association.is_released and all("Status" in answer and answer.Status == 0 for answer in answers)
 
     def _drain(self) -> None:
         """Return once no study is coming in and no job is waiting."""
@@ -222,14 +240,16 @@ class KillRun:
         ids = {row[0] for row in rows}
         fate.uploads, fate.studies = len(self._uploads), len(self._studies)
         fate.lost += [job_id for job_id in self._uploads if job_id not in ids]
-        # a sender that was cut off leaves one slice, which is no volume; a study that came whole is looked for below
-        fate.failed += [f"{row[0]} {row[2]}" for row in rows if row[1] == "failed" and row[2] != "spatial-dims"]
+        fate.failed += [f"{row[0]} {row[2]}" for row in rows if row[1] == "failed" and row[2] != "incomplete-study"]
+        fate.incomplete = sum(row[2] == "incomplete-study" for row in rows)
         fate.lost += [row[0] for row in rows if row[1] not in ("done", "failed")]
-        refers = defaultdict(list)
-        for uid, key in self._archive.objects.items():
-            refers[key].append(uid)
-        fate.lost += [study for study, images in self._studies.items() if (study, images) not in refers]
-        fate.doubled += [f"{key[0]}: {uids}" for key, uids in refers.items() if len(uids) > 1]
+        results = defaultdict(list)
+        for uid, (study, kind, refers) in self._archive.objects.items():
+            results[study, kind].append(uid)
+            if not self._begun[study] <= refers:
+                fate.partial.append(f"{study}: {uid}")
+        fate.lost += [study for study in self._studies if (study, SegmentationStorage) not in results]
+        fate.doubled += [f"{study}: {uids}" for (study, _), uids in results.items() if len(uids) > 1]
         fate.stored_again = sum(times - 1 for times in self._archive.times.values())
         lines = [json.loads(line) for log in self._data.glob("audit-*.jsonl") for line in log.read_text().splitlines()]
         fate.interrupted = sum(line.get("interrupted", 0) for line in lines)
@@ -237,6 +257,17 @@ class KillRun:
         fate.unaudited = sorted(
             ids - accepted | ids - {line["job"] for line in lines if line["action"] in ("done", "fail")}
         )
+
+
+def _abort(association: Association) -> None:
+    association.abort()
+
+
+def _hang_up(association: Association) -> None:
+    """End as a sender does whose process or machine died."""
+    with contextlib.suppress(OSError, AttributeError):  # the server may be dead already
+        association.dul.socket.socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+    association.kill()
 
 
 def _free_port() -> int:

@@ -1,69 +1,32 @@
 """Studies that come by C-STORE: grouped, complete before they are computed, refused where there is no room."""
 
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-from dicom_phantom import ramp, write_series
+from dicom_phantom import write_series
 
 pytest.importorskip("pynetdicom", reason="the server needs the extra serve")
 
-from pynetdicom.ae import ApplicationEntity
-from pynetdicom.sop_class import CTImageStorage, Verification
-from serving import COMPANION, ended, get, options_for, post, served, wait_for
+from pynetdicom.sop_class import Verification
+from scanner import associate, ended_study, images, jobs_of, send
+from serving import COMPANION, ended, get, options_for, post, served
 
 from medssl.runtime.server.options import DicomOptions, LimitOptions
 
 pytestmark = pytest.mark.usefixtures("sockets_of_pynetdicom")
 
 
-def _datasets(folder: Path, slices: int = 4, **attributes: Any) -> list[pydicom.Dataset]:
-    series = write_series(folder, (ramp(slices) % 30).astype(np.int16), **COMPANION, **attributes)
-    return [pydicom.dcmread(path) for path in sorted(series.iterdir())]
-
-
-def _association(service: Any, called: str = "MEDSSL", calling: str = "SCANNER", syntax: str = "1.2.840.10008.1.2.1"):
-    entity = ApplicationEntity(calling)
-    entity.acse_timeout = entity.dimse_timeout = 20
-    entity.add_requested_context(CTImageStorage, syntax)
-    entity.add_requested_context(Verification)
-    return entity.associate("127.0.0.1", service.dicom.port, ae_title=called)
-
-
-def _send(service: Any, datasets: list[pydicom.Dataset]) -> list[int]:
-    association = _association(service)
-    assert association.is_established
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # remarks on the phantom's values
-        status = [int(association.send_c_store(dataset).Status) for dataset in datasets]
-    association.release()
-    return status
-
-
-def _jobs(service: Any, study: str) -> list[dict[str, Any]]:
-    name = service.desk.secret.name(study)
-    return [job for job in get(service, "/api/jobs?limit=1000").json() if job["study"] == name]
-
-
-def _ended(service: Any, study: str, number: int = 1) -> dict[str, Any]:
-    def newest() -> Any:
-        jobs = _jobs(service, study)
-        return len(jobs) == number and jobs[0]["state"] in ("done", "failed") and jobs[0]
-
-    return wait_for(newest)
-
-
 def test_two_studies_of_one_association_become_two_jobs(service: Any, tmp_path: Path):
-    one = _datasets(tmp_path / "a", StudyInstanceUID="1.2.3.10")
-    two = _datasets(tmp_path / "b", StudyInstanceUID="1.2.3.11", series="1.2.3.2")
+    one = images(tmp_path / "a", StudyInstanceUID="1.2.3.10")
+    two = images(tmp_path / "b", StudyInstanceUID="1.2.3.11", series="1.2.3.2")
     mixed = [dataset for pair in zip(one, two, strict=True) for dataset in pair]
-    assert _send(service, mixed) == [0] * 8
+    assert send(service, mixed) == [0] * 8
     for study, sent in (("1.2.3.10", one), ("1.2.3.11", two)):
-        job = _ended(service, study)
+        job = ended_study(service, study)
         assert (job["state"], job["source"]) == ("done", "cstore"), job
         folder = service.options.data / "jobs" / job["id"]
         kept = [pydicom.dcmread(path) for path in (folder / "input").iterdir()]
@@ -76,11 +39,11 @@ def test_two_studies_of_one_association_become_two_jobs(service: Any, tmp_path: 
 
 
 def test_objects_that_come_late_are_computed_with_the_study_they_belong_to(service: Any, tmp_path: Path):
-    datasets = _datasets(tmp_path / "a", slices=6, StudyInstanceUID="1.2.3.12")
-    _send(service, datasets[:4])
-    first = _ended(service, "1.2.3.12")
-    _send(service, datasets[4:])
-    second = _ended(service, "1.2.3.12", number=2)
+    datasets = images(tmp_path / "a", slices=6, StudyInstanceUID="1.2.3.12")
+    send(service, datasets[:4])
+    first = ended_study(service, "1.2.3.12")
+    send(service, datasets[4:])
+    second = ended_study(service, "1.2.3.12", number=2)
     assert (first["state"], second["state"]) == ("done", "done")
     assert second["id"] != first["id"]
     folder = service.options.data / "jobs" / second["id"]
@@ -90,42 +53,43 @@ def test_objects_that_come_late_are_computed_with_the_study_they_belong_to(servi
 
 
 def test_a_study_that_was_uploaded_before_is_computed_from_what_came_by_c_store(service: Any, tmp_path: Path):
-    datasets = _datasets(tmp_path / "a", StudyInstanceUID="1.2.3.13")
+    datasets = images(tmp_path / "a", StudyInstanceUID="1.2.3.13")
     zipped = Path(shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a"))
     assert ended(service, post(service, [(zipped.name, zipped.read_bytes())]))["state"] == "done"
-    _send(service, datasets)
-    assert _ended(service, "1.2.3.13", number=2)["state"] == "done"
+    send(service, datasets)
+    assert ended_study(service, "1.2.3.13", number=2)["state"] == "done"
 
 
 def test_a_study_waits_while_its_sender_is_connected(tiny: Path, tmp_path: Path):
     dicom = DicomOptions(listen=True, port=0, quiet_s=60.0, released_quiet_s=0.2)
     with served(options_for(tiny, tmp_path / "data", dicom=dicom)) as service:
-        association = _association(service)
-        for dataset in _datasets(tmp_path / "a", slices=2):
+        association = associate(service)
+        for dataset in images(tmp_path / "a", slices=2):
             association.send_c_store(dataset)
-        assert _jobs(service, "1.2.3") == []
+        assert jobs_of(service, "1.2.3") == []
         assert len(list((service.options.data / "servers/alone/inbox").iterdir())) == 1
+        assert service.dicom._server.ae.network_timeout > dicom.quiet_s  # nobody is broken off for being quiet
         association.release()
-        assert _ended(service, "1.2.3")["state"] == "done"
+        assert ended_study(service, "1.2.3")["state"] == "done"
 
 
 def test_a_study_that_was_coming_in_at_a_stop_goes_on_after_the_start(tiny: Path, tmp_path: Path):
     slow = DicomOptions(listen=True, port=0, quiet_s=60.0, released_quiet_s=60.0)
     with served(options_for(tiny, tmp_path / "data", dicom=slow)) as service:
-        assert _send(service, _datasets(tmp_path / "a")) == [0] * 4
+        assert send(service, images(tmp_path / "a")) == [0] * 4
     with served(options_for(tiny, tmp_path / "data")) as service:
-        assert _ended(service, "1.2.3")["state"] == "done"
+        assert ended_study(service, "1.2.3")["state"] == "done"
 
 
 def test_echo_answers_and_strangers_are_turned_away(tiny: Path, tmp_path: Path):
     dicom = DicomOptions(listen=True, port=0, callers=("SCANNER",))
     with served(options_for(tiny, tmp_path / "data", dicom=dicom)) as service:
-        association = _association(service)
+        association = associate(service)
         assert int(association.send_c_echo().Status) == 0
         association.release()
-        assert _association(service, called="OTHER").is_rejected
-        assert _association(service, calling="STRANGER").is_rejected
-        deflated = _association(service, syntax="1.2.840.10008.1.2.1.99")
+        assert associate(service, called="OTHER").is_rejected
+        assert associate(service, calling="STRANGER").is_rejected
+        deflated = associate(service, syntax="1.2.840.10008.1.2.1.99")
         kinds = {context.abstract_syntax for context in deflated.accepted_contexts}
         deflated.release()
         assert kinds == {Verification}  # what unpacks to any size is not taken
@@ -134,8 +98,8 @@ def test_echo_answers_and_strangers_are_turned_away(tiny: Path, tmp_path: Path):
 def test_without_room_the_answer_is_out_of_resources_and_nothing_is_kept(tiny: Path, tmp_path: Path):
     limits = LimitOptions(free_disk_mb=1e12)
     with served(options_for(tiny, tmp_path / "data", limits=limits)) as service:
-        assert _send(service, _datasets(tmp_path / "a", slices=2)) == [0xA700] * 2
-        assert not list((service.options.data / "servers/alone/inbox").iterdir())
+        assert send(service, images(tmp_path / "a", slices=2)) == [0xA700] * 2
+        assert not list((service.options.data / "servers/alone/inbox").rglob("*.dcm"))
         assert 'medssl_refused_total{reason="disk-full"} 2.0' in get(service, "/metrics").text
 
 
@@ -143,16 +107,16 @@ def test_a_study_beyond_the_caps_is_cut_off(tiny: Path, tmp_path: Path):
     slow = DicomOptions(listen=True, port=0, quiet_s=60.0)
     few = LimitOptions(files=3, free_disk_mb=0)
     with served(options_for(tiny, tmp_path / "data", dicom=slow, limits=few)) as service:
-        assert _send(service, _datasets(tmp_path / "a", slices=5)) == [0, 0, 0, 0xA700, 0xA700]
+        assert send(service, images(tmp_path / "a", slices=5)) == [0, 0, 0, 0xA700, 0xA700]
     small = LimitOptions(upload_mb=0.1, free_disk_mb=0)
     with served(options_for(tiny, tmp_path / "more", dicom=slow, limits=small)) as service:
         big = write_series(tmp_path / "b", np.zeros((1, 1000, 1000), np.int16), **COMPANION)
-        association = _association(service)
+        association = associate(service)
         answer = association.send_c_store(pydicom.dcmread(next(big.iterdir())))
         assert "Status" not in answer  # cut off, not answered
-        assert not list((service.options.data / "servers/alone/inbox").iterdir())
+        assert not list((service.options.data / "servers/alone/inbox").rglob("*.dcm"))
 
 
 def test_an_object_without_a_study_is_not_understood(service: Any, tmp_path: Path):
-    (dataset,) = _datasets(tmp_path / "a", slices=1, StudyInstanceUID=None)
-    assert _send(service, [dataset]) == [0xC000]
+    (dataset,) = images(tmp_path / "a", slices=1, StudyInstanceUID=None)
+    assert send(service, [dataset]) == [0xC000]

@@ -158,7 +158,7 @@ def test_a_received_study_whose_entry_fails_is_accepted_once(
         (folder / "input").mkdir(parents=True)
         for number, content in enumerate(_slices(tmp_path / "slices", 2)):
             (folder / "input" / f"{number}.dcm").write_bytes(content)
-        write_json(folder / "job.json", {"model": "tiny", "caller": "SCANNER"})
+        write_json(folder / "job.json", {"study": "study", "model": "tiny", "caller": "SCANNER"})
         service.dicom._resume()
         wait_for(lambda: failed and not service.dicom._studies)
         assert service.desk.arriving == 0
@@ -222,13 +222,19 @@ def test_an_upload_ends_where_the_disk_gets_full_on_the_way(
 
 def test_an_object_is_cut_off_where_the_disk_gets_full_on_the_way(service: Any, monkeypatch: pytest.MonkeyPatch):
     aborted: list[bool] = []
-    sender = SimpleNamespace(abort=lambda: aborted.append(True))
+
+    class Sender:
+        dimse = SimpleNamespace(message=None)
+
+        def abort(self) -> None:
+            aborted.append(True)
+
+    sender = Sender()
     monkeypatch.setattr(service.desk.folders, "free_mb", lambda: -1.0)
     monkeypatch.setattr(dicom_listener, "LOOK_BYTES", 100)
     service.dicom._count(SimpleNamespace(assoc=sender, data=bytes(99)))
     assert not aborted
     service.dicom._count(SimpleNamespace(assoc=sender, data=b"x"))
-    service.dicom._received.pop(id(sender))
     assert aborted == [True]
 
 

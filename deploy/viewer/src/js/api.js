@@ -85,11 +85,13 @@ export const results = (id) => json(`jobs/${part(id)}/results`);
 export const remove = (id) => request(`jobs/${part(id)}`, { method: "DELETE" });
 export const file = (id, name, signal) => request(`jobs/${part(id)}/results/${part(name)}`, { signal });
 
-/** Upload files for a model, of which one series is meant where it is named; `onShare` hears how much has been sent, as fetch does not tell. */
-export function submit(files, model, series, onShare) {
+/**
+ * Upload files; `onShare` hears how much has been sent, as fetch does not tell.
+ * `fields` are `model`, `series` where one of several is meant, `channels` where they are named; empty ones are left out.
+ */
+export function submit(files, fields, onShare) {
   const form = new FormData();
-  form.append("model", model);
-  if (series) form.append("series", series);
+  for (const [name, value] of Object.entries(fields)) if (value) form.append(name, value);
   for (const entry of files) form.append("files", entry, entry.name);
   return new Promise((resolve, reject) => {
     const sender = new XMLHttpRequest();

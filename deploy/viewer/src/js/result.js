@@ -229,6 +229,7 @@ function showProvenance(report) {
     model: report.model,
     "bundle (SHA-256)": report.bundle_sha256,
     image: report.image && imageWords(report.image),
+    channels: report.image?.files?.map(({ channel, file }) => `${channel}: file ${file}`).join(", "),
     time: seconds.join(", "),
     versions: versions.join(", "),
     "computed on": report.providers?.join(", "),

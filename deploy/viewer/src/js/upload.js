@@ -1,11 +1,14 @@
 // Sending images to the server.
 import * as api from "./api.js";
+import { Channels } from "./channels.js";
 import { byId, fill, make, setText } from "./dom.js";
 import { bytes, percent, plural } from "./format.js";
 import { remember } from "./titles.js";
 
 export class Upload {
   #files = [];
+  #models = [];
+  #channels = new Channels(() => this.#update());
   #sent;
 
   /** `onSent` is called with the id of the accepted job. */
@@ -13,6 +16,7 @@ export class Upload {
     this.#sent = onSent;
     byId("choose-files").addEventListener("change", (event) => this.#choose([...event.target.files]));
     byId("choose-folder").addEventListener("change", (event) => this.#choose([...event.target.files]));
+    byId("model").addEventListener("change", () => this.#ask());
     byId("upload").addEventListener("submit", (event) => {
       event.preventDefault();
       this.#send();
@@ -22,17 +26,25 @@ export class Upload {
 
   showModels(models) {
     const chosen = byId("model").value;
+    this.#models = models;
     fill(byId("model"), ...models.map((model) => make("option", { value: model.name }, `${model.name}`)));
     if (models.some((model) => model.name === chosen)) byId("model").value = chosen;
     byId("model").dispatchEvent(new Event("change"));
-    this.#update();
   }
 
   #choose(files) {
     this.#files = files;
     const total = files.reduce((sum, file) => sum + file.size, 0);
     setText(byId("chosen"), files.length ? `${this.#title()}, ${bytes(total)}` : "Nothing chosen.");
-    this.#update();
+    this.#ask();
+  }
+
+  #ask() {
+    const model = this.#models.find(({ name }) => name === byId("model").value);
+    this.#channels.ask(
+      this.#files.map(({ name }) => name),
+      model?.channels ?? [],
+    );
   }
 
   #title() {
@@ -46,7 +58,8 @@ export class Upload {
   }
 
   #update() {
-    byId("send").disabled = this.#files.length === 0 || !byId("model").value;
+    const ready = this.#files.length > 0 && byId("model").value && !this.#channels.told().wrong;
+    byId("send").disabled = !ready;
   }
 
   #acceptDrops(form) {
@@ -73,7 +86,9 @@ export class Upload {
     said.className = "";
     setText(said, "Sending …");
     try {
-      const { id } = await api.submit(this.#files, byId("model").value, this.#series(), (share) => {
+      const channels = this.#channels.told().field;
+      const fields = { model: byId("model").value, series: this.#series(), channels };
+      const { id } = await api.submit(this.#files, fields, (share) => {
         bar.value = share;
         bar.textContent = percent(share);
       });
