@@ -165,7 +165,7 @@ def _write(
     if not rows:
         raise MedsslError(f"no network could be tested; the first failed: {finished[0].failed}", reason="no-result")
     cache = Cache.open(cache_of(study, out))
-    compared = compare_arms(rows, study.reference, study.metric)
+    compared = compare_arms(rows, study.reference, study.metric, study.pairs)
     found = transferability(finished, list(files), cache, compared["points"]) if study.transferability else None
     results: dict[str, Any] = {
         **head("curve", [path.parent for own in files.values() for path in own]),

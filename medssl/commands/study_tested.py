@@ -15,7 +15,7 @@ from medssl.imaging.errors import CheckpointError, MedsslError
 
 if TYPE_CHECKING:
     from medssl.data.cache import Cache, CachedCase
-    from medssl.evaluation.study_table import NetworkScores
+    from medssl.evaluation.study_scores import NetworkScores
 
 
 def evaluate_network(run: Tuned, split: str) -> None:
@@ -50,7 +50,7 @@ def validation_score(run: Tuned) -> float:
     import numpy as np
 
     from medssl.data.cache import Cache
-    from medssl.evaluation.study_table import measure_of
+    from medssl.evaluation.study_scores import measure_of
 
     if not validation_cases(run.plan, Cache.open(cache_of(run.plan, run.out))):
         return math.nan
@@ -80,7 +80,7 @@ def read_tested(run: Tuned, split: str) -> "NetworkScores":
     """
     import numpy as np
 
-    from medssl.evaluation.study_table import NetworkScores
+    from medssl.evaluation.study_scores import NetworkScores
 
     path = _folder(run, split) / "cases.csv"
     try:

@@ -1,5 +1,6 @@
 """What `medssl curve` compares; torch-free, so that mistakes are told at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from string import ascii_letters, digits
 from typing import Any, Literal
@@ -120,6 +121,10 @@ class StudyPlan:
     class_order: tuple[str, ...] = ()
     """Classes from the least to the most, for `quadratic_kappa`."""
 
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    """Further pairs of arms that are compared, the first with the second, for instance a pretrained arm with one that
+    spends the pretraining's time on the labels; p-values are corrected over these as well."""
+
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
         sets = [images.name for images in self.image_sets]
@@ -137,10 +142,24 @@ class StudyPlan:
             problems.append("metric quadratic_kappa needs class_order")
         if self.metric == "dice" and self.class_order:
             problems.append("class_order is for classes, metric dice has none: leave it out")
+        problems += self._wrong_pairs(names)
         for arm in self.arms:
             problems += [f"arms: {arm.name} {problem}" for problem in self._wrong(arm)]
         if problems:
             raise ConfigError(problems)
+
+    def _wrong_pairs(self, names: Sequence[str]) -> list[str]:
+        problems = []
+        for number, pair in enumerate(self.pairs):
+            about = f"pairs: {list(pair)}"
+            problems += [f"{about}: {name!r} is none of the arms {names}" for name in pair if name not in names]
+            if pair[0] == pair[1]:
+                problems.append(f"{about}: an arm is not compared with itself")
+            elif self.reference in pair:
+                problems.append(f"{about}: every arm is compared with the reference {self.reference!r}: leave it out")
+            elif set(pair) in [set(other) for other in self.pairs[:number]]:
+                problems.append(f"{about} is there twice")
+        return problems
 
     def _wrong(self, arm: ArmPlan) -> list[str]:
         problems = []

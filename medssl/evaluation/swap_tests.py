@@ -12,8 +12,7 @@ from scipy import stats
 ClassNumber = Literal["auroc", "balanced_accuracy", "quadratic_kappa"]
 
 _EXACT = 14  # patients up to which every swap is tried
-_OF_MEANS = 9999  # swaps of means, where there are more patients
-_OF_CASES = 1000  # swaps of numbers of all cases: each is measured anew
+_DRAWS = 9999  # swaps, where there are more patients: p can still be small among a hundred comparisons
 _ELEMENTS = 2_000_000  # answers in memory at a time
 
 _Int = npt.NDArray[np.int64]
@@ -38,7 +37,7 @@ class SwapTest:
     smallest: float
 
 
-def swap_means(differences: Sequence[float], clusters: Sequence[Hashable], draws: int = _OF_MEANS) -> SwapTest:
+def swap_means(differences: Sequence[float], clusters: Sequence[Hashable], draws: int = _DRAWS) -> SwapTest:
     """Test that paired differences have mean 0; a patient's change their sign together.
 
     Args:
@@ -65,7 +64,8 @@ def swap_answers(
     truth: _Int,
     shares: Sequence[tuple[_Float, _Float]],
     clusters: Sequence[Hashable],
-    draws: int = _OF_CASES,
+    draws: int = _DRAWS,
+    weights: Sequence[float] | _Float = (),
 ) -> SwapTest:
     """Test that two arms differ in a number of all cases, measured anew for every swap of their answers.
 
@@ -79,6 +79,7 @@ def swap_answers(
         shares: Of each seed the probabilities of classes, (n, K), of both arms.
         clusters: Patient of each case.
         draws: Swaps, where not all are tried.
+        weights: What the difference of each seed counts in the sum that is tested; all alike when left out.
     """
     measure = _MEASURES[metric]
     called = shares if metric == "auroc" else [(a.argmax(1)[:, None], b.argmax(1)[:, None]) for a, b in shares]
@@ -91,7 +92,7 @@ def swap_answers(
         never = np.zeros((len(swapped), 1), dtype=bool)
         cases = np.hstack([swapped, never])[:, position, None]
         each = [measure(truth, np.where(cases, b, a)) - measure(truth, np.where(cases, a, b)) for a, b in answers]
-        return np.asarray(np.mean(each, axis=0))
+        return np.asarray(np.average(each, axis=0) if not len(weights) else np.asarray(weights) @ each)
 
     return _test(difference, len(numbers), draws, answers[0][0].size)
 

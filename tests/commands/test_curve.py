@@ -83,6 +83,14 @@ def _started_in_turn(results: dict[str, Any], out: Path) -> None:
             )
 
 
+def _paired_and_scored(results: dict[str, Any]) -> None:
+    """The pair of the plan at every number of labels, and its slopes; then the scores."""
+    (pair,) = results["pairs"]
+    assert (pair["arm"], pair["against"], pair["slope"]["labels"]) == ("spark", "longer", [1, 2])
+    assert ([found["labels"] for found in pair["points"]], results["comparisons"]) == ([1, 2], 4 + 2 + 1)
+    _scored(results)
+
+
 def _scored(results: dict[str, Any]) -> None:
     """The scores' correlation with the results is that of two arms: the same order, or the other one."""
     for point, scored in zip(results["points"], results["transferability"]["points"], strict=True):
@@ -113,13 +121,14 @@ def _told(page: Path) -> None:
         "Only 2 arm(s) are ranked",
         "gain per doubling of the labels",
         "With 1 labelled patients spark reaches a mean Dice",
+        "spark against longer: with 1 labelled patients",
     ):
         assert sentence in text
 
 
 @pytest.mark.integration
 def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]):
-    plan, out = _plan(tmp_path, pretrainings=2), tmp_path / "out"
+    plan, out = _plan(tmp_path, pretrainings=2, pairs=[["spark", "longer"]]), tmp_path / "out"
     assert _run(plan, out) == 0
     results = check_results(out / "results.json")
     assert [point["labels"] for point in results["points"]] == [1, 2]
@@ -142,7 +151,7 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, ca
     assert extra > 0
     assert steps["spark"] == 2
     _learned_from_the_same(results, out)
-    _scored(results)
+    _paired_and_scored(results)
     _told(out / "report.html")
     check_page(browser, out / "report.html")
     with (out / "results.csv").open(newline="") as stream:
@@ -223,12 +232,13 @@ def test_a_study_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
         {"name": "a/b"}, {"name": "c", "longer_as": "nobody"}, {"name": "c", "trials": [{}]},
         {"name": "d", "init": "x", "pretrain": {"config": "mae_vit3d"}},
     ]  # fmt: skip
-    plan = _plan(tmp_path, arms=arms, reference="none", labels=[0], seeds=1, metric="quadratic_kappa", pretrainings=4)
+    plan = _plan(tmp_path, arms=arms, reference="none", labels=[0], seeds=1, metric="quadratic_kappa", pretrainings=4,
+                 pairs=[["a/b", "nobody"]])  # fmt: skip
     assert _run(plan, tmp_path / "out") == 2
     told = capsys.readouterr().err
     for part in ("c is there twice", "reference 'none'", "labels 0", "seeds must be 2", "needs class_order",
                  "also a folder's name", "must name an arm with pretrain", "has 1 trials, the others 2",
-                 "has init and pretrain", "pretrainings must be 1"):  # fmt: skip
+                 "has init and pretrain", "pretrainings must be 1", "'nobody' is none of the arms"):  # fmt: skip
         assert part in told
     arms = [{"name": "from scratch"}, {"name": "x", "init": "nothing.safetensors", "finetune": {"config": "nowhere"}}]
     plan = _plan(tmp_path, arms=arms, app="apps/none")

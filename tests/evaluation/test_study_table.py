@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from medssl.evaluation.report.study import study_sections
 from medssl.evaluation.study_plan import Metric
-from medssl.evaluation.study_table import NetworkScores, compare_arms, measure_of
+from medssl.evaluation.study_scores import NetworkScores, measure_of
+from medssl.evaluation.study_table import compare_arms
 from medssl.imaging.errors import ConfigError
 
 _CASES = tuple(f"c{n:02d}" for n in range(20))

@@ -81,7 +81,8 @@ def _scaled(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("metric", _NUMBERS)
-def test_every_swap_of_patients_over_seeds_by_hand(metric: ClassNumber):
+@pytest.mark.parametrize("weights", [(), (0.5, -2.0)])
+def test_every_swap_of_patients_over_seeds_by_hand(metric: ClassNumber, weights: tuple[float, ...]):
     """Four patients of two cases; a patient's cases change sides in both seeds together."""
     rng = np.random.default_rng(7)
     truth, patients = np.tile([0, 1, 2, 1], 2), np.tile(np.arange(4), 2)
@@ -92,10 +93,10 @@ def test_every_swap_of_patients_over_seeds_by_hand(metric: ClassNumber):
     for pattern in product((False, True), repeat=4):
         moved = np.array(pattern)[patients][:, None]
         each = [measure(truth, np.where(moved, b, a)) - measure(truth, np.where(moved, a, b)) for a, b in answers]
-        differences.append(abs(np.mean(each)))
+        differences.append(abs(np.dot(weights or (0.5, 0.5), each)))
     wanted = np.mean(np.array(differences) >= differences[0] - 1e-9)
     assert 0 < wanted < 1
-    assert swap_answers(metric, truth, seeds, patients.tolist()).p_value == pytest.approx(wanted)
+    assert swap_answers(metric, truth, seeds, patients.tolist(), weights=weights).p_value == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("metric", _NUMBERS)
@@ -129,7 +130,7 @@ def test_many_patients_swap_answers_at_random_and_p_is_never_zero():
     right, noise = 0.1 + 0.8 * truth, rng.uniform(size=60)
     seeds = [tuple(np.stack([1 - share, share], 1) for share in (right, noise))]
     found = swap_answers("auroc", truth, seeds, range(60))  # type: ignore[arg-type]
-    assert found.p_value == found.smallest == 1 / 1001
+    assert found.p_value == found.smallest == 1 / 10_000
 
 
 @pytest.mark.parametrize("metric", _NUMBERS)

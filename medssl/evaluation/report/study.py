@@ -10,7 +10,8 @@ from medssl.evaluation.report.figures import label_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
 from medssl.evaluation.report.results import interval_text
 from medssl.evaluation.report.sections import loss_curve_section
-from medssl.evaluation.report.study_summary import METRICS, number_text, p_text, summary_section
+from medssl.evaluation.report.study_pairs import HEADER, difference_row, p_text, pair_tables
+from medssl.evaluation.report.study_summary import METRICS, number_text, summary_section
 from medssl.evaluation.report.transferability import correlation_section
 
 
@@ -59,21 +60,11 @@ def _curves(results: Mapping[str, Any]) -> Section:
     )
     table = Table(("patients", "arm", metric, "each seed"), rows, "Means with 95 % intervals over seeds.")
     lines = tuple(
-        (
-            str(point["labels"]),
-            f"{arm} − {results['reference']}",
-            interval_text(found["over_seeds"], signed=True),
-            interval_text(found["over_seeds_and_patients"], signed=True),
-            p_text(found["p_value_corrected"]),
-            found["verdict"],
-        )
+        difference_row(str(point["labels"]), f"{arm} − {results['reference']}", found)
         for point in results["points"]
         for arm, found in point["differences"].items()
     )
-    differences = Table(
-        ("patients", "difference", "over seeds", "over seeds and patients", "p corrected", "verdict"), lines
-    )
-    tables = [table, differences, *_slopes(results)]
+    tables = [table, Table(HEADER, lines), *_slopes(results), *pair_tables(results)]
     if results["ranking"]:
         ranks = tuple((arm, f"{rank:.2f}") for arm, rank in results["ranking"]["ranks"].items())
         tables.append(Table(("arm", "mean rank"), ranks, _ranks_say(results["ranking"])))
