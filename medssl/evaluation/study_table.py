@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medssl.evaluation.rankings import LEVEL, NOT_SHOWN, holm, rank_methods, told
+from medssl.evaluation.rankings import NOT_SHOWN, holm, rank_methods, told_tested
 from medssl.evaluation.statistics import t_interval
 from medssl.evaluation.study_plan import Metric
 from medssl.evaluation.study_scores import Measure, NetworkScores, comparable, difference, measure_of, plain
@@ -91,14 +91,14 @@ def _pair(
 def _judge(differences: Sequence[dict[str, Any]], of_slopes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Correct p-values over all comparisons, give each its verdict; how many there are, and what could be shown at all.
 
-    A verdict needs both: an interval over seeds and patients that leaves 0 out, and a corrected p-value below LEVEL. Of
+    A verdict needs both: an interval over seeds and patients that leaves 0 out, and a corrected p-value below 0.05. Of
     two slopes the smaller one holds better.
     """
     every = [*differences, *of_slopes]
     for found, p_value in zip(every, holm([found["p_value"] for found in every]), strict=True):
         low, high = (_number(found["over_seeds_and_patients"][end]) for end in ("low", "high"))
         found["p_value"], found["p_value_corrected"] = plain(found["p_value"]), plain(p_value)
-        found["verdict"] = told(low, high) if p_value < LEVEL else NOT_SHOWN
+        found["verdict"] = told_tested(low, high, p_value)
     for found in of_slopes:
         found["verdict"] = {"better": HOLDS_WORSE, "worse": HOLDS_BETTER}.get(found["verdict"], NOT_SHOWN)
     least = [found["smallest_p_value"] for found in every if found["smallest_p_value"] is not None]

@@ -13,6 +13,7 @@ from medssl.evaluation.lesions import CaseLesions, lesion_rows, summarise_lesion
 from medssl.evaluation.metrics import ClassScore
 from medssl.evaluation.statistics import Interval, comparable_dice, mean_interval, paired_difference
 from medssl.evaluation.subgroups import CONVENTION, by_group
+from medssl.evaluation.swap_tests import PAIRED_TEST, swap_means
 
 CONVENTIONS = (
     "Masks are compared on the grid of the original image.",
@@ -26,6 +27,7 @@ CONVENTIONS = (
     "Ignored voxels count nowhere.",
     CONVENTION,
     "Intervals: 95 %, BCa bootstrap over patients; all cases of a patient are drawn together.",
+    PAIRED_TEST,
 )
 """What readers of a table must know."""
 
@@ -137,22 +139,28 @@ def _agreement(differences: Sequence[float], patients: Sequence[str]) -> dict[st
     return {"bias": bias.to_json(), "limits_of_agreement": [bias.estimate - half, bias.estimate + half]}
 
 
-def differences(ours: Sequence[CaseResult], theirs: Sequence[CaseResult]) -> dict[str, Any]:
-    """Paired differences of Dice, ours minus theirs, over the cases that both have (`comparable_dice`); JSON-able."""
+def differences(ours: Sequence[CaseResult], theirs: Sequence[CaseResult]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Paired differences of Dice, ours minus theirs, over the cases that both have (`comparable_dice`); JSON-able.
+
+    Returns:
+        The differences with intervals over patients, and their tests by swaps of whole patients with verdicts.
+    """
     other = {result.case: result for result in theirs}
     pairs = [(result, other[result.case]) for result in ours if result.case in other]
     patients = [result.patient for result, _ in pairs]
     names = list(pairs[0][0].scores) if pairs else []
 
-    def difference(dice: Callable[[CaseResult], float]) -> dict[str, Any]:
+    def compare(dice: Callable[[CaseResult], float]) -> tuple[dict[str, Any], dict[str, Any]]:
         first, second = comparable_dice([[dice(one[arm]) for one in pairs] for arm in (0, 1)]).tolist()
-        return paired_difference(first, second, patients).to_json()
+        difference = paired_difference(first, second, patients)
+        return difference.to_json(), swap_means(np.subtract(first, second).tolist(), patients).told(difference)
 
-    return {
-        "cases": len(pairs),
-        "mean_dice": difference(lambda result: result.mean_dice),
-        "classes": {name: difference(partial(_dice, name)) for name in names},
-    }
+    mean, test = compare(lambda result: result.mean_dice)
+    of_classes = {name: compare(partial(_dice, name)) for name in names}
+    return (
+        {"cases": len(pairs), "mean_dice": mean, "classes": {name: found for name, (found, _) in of_classes.items()}},
+        {"mean_dice": test, "classes": {name: tested for name, (_, tested) in of_classes.items()}},
+    )
 
 
 def _dice(name: str, result: CaseResult) -> float:

@@ -43,8 +43,12 @@ def test_rows_leave_undefined_cells_empty() -> None:
 def test_differences_are_paired_by_case() -> None:
     ours = [_result("1", "p", 0.8), _result("2", "q", 0.9)]
     theirs = [_result("2", "q", 0.85), _result("3", "r", 0.1), _result("1", "p", 0.75)]
-    got = differences(ours, theirs)
+    got, tests = differences(ours, theirs)
     assert got["cases"] == 2
+    for test in (tests["mean_dice"], tests["classes"]["a"]):
+        assert (test["p_value"], test["smallest_p_value"]) == (0.5, 0.5), "two patients"
+        assert test["verdict"] == "no difference shown", "whatever the interval of two patients says"
+    assert tests["classes"]["b"] == {"p_value": None, "smallest_p_value": None, "verdict": "no difference shown"}
     assert got["mean_dice"]["estimate"] == pytest.approx(0.05)
     assert got["classes"]["a"]["low"] == pytest.approx(0.05)
 
@@ -58,11 +62,13 @@ def test_differences_hold_the_structures_that_one_arm_invents() -> None:
         return [*ill, *(CaseResult(f"h{n}", f"h{n}", {"a": of_empty}, 0.5) for n in range(10))]
 
     for ours, theirs, sign in ((invented, absent, -1), (absent, invented, 1)):
-        got = differences(arm(ours), arm(theirs))
+        got, tests = differences(arm(ours), arm(theirs))
         for interval in (got["mean_dice"], got["classes"]["a"]):
             assert (interval["estimate"], interval["n"]) == (pytest.approx(sign * 0.5), 20)
             assert interval["low"] * interval["high"] > 0
-    same = differences(arm(absent), arm(absent))["mean_dice"]
+        for test in (tests["mean_dice"], tests["classes"]["a"]):
+            assert (test["p_value"], test["verdict"]) == (2 / 2**10, "better" if sign > 0 else "worse")
+    same = differences(arm(absent), arm(absent))[0]["mean_dice"]
     assert (same["estimate"], same["n"]) == (0.0, 10), "what both leave empty stays out"
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from medssl.evaluation.report.failures import not_prepared
 from medssl.evaluation.report.figures import label_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
-from medssl.evaluation.report.results import interval_text
+from medssl.evaluation.report.results import interval_text, p_text
 from medssl.evaluation.report.sections import loss_curve_section
-from medssl.evaluation.report.study_pairs import HEADER, difference_row, p_text, pair_tables
+from medssl.evaluation.report.study_pairs import HEADER, difference_row, pair_tables
 from medssl.evaluation.report.study_summary import METRICS, number_text, summary_section
 from medssl.evaluation.report.transferability import correlation_section
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from medssl.evaluation.rankings import NOT_SHOWN
 from medssl.evaluation.report.page import Table
-from medssl.evaluation.report.results import interval_text
+from medssl.evaluation.report.results import interval_text, p_text
 
 _TURNED = {"better": "worse", "worse": "better"}
 
@@ -86,11 +86,6 @@ def beside_its_time(results: Mapping[str, Any], labels: int, arm: str) -> str:
                     )
                 )
     return "".join(said) or "; whether that is more than its pretraining's time spent on the labels was not compared"
-
-
-def p_text(value: float | None) -> str:
-    """A p-value; a dash where there is none."""
-    return "–" if value is None else f"{value:.3f}" if value >= 0.001 else "below 0.001"
 
 
 def _beside(verdict: str, spent: str) -> str:

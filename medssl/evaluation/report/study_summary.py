@@ -5,8 +5,8 @@ from typing import Any
 
 from medssl.evaluation.rankings import LEVEL, holm
 from medssl.evaluation.report.page import Section, Table
-from medssl.evaluation.report.results import interval_text
-from medssl.evaluation.report.study_pairs import beside_its_time, compared, p_text, pair_sentences
+from medssl.evaluation.report.results import interval_text, p_text
+from medssl.evaluation.report.study_pairs import beside_its_time, compared, pair_sentences
 from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
 
 METRICS = {
