@@ -14,6 +14,8 @@ from cohort import ENCODER, FINETUNE, PRETRAIN, write_scans
 from report_checks import check_page, check_results
 
 from medssl.__main__ import main
+from medssl.commands import study_runs
+from medssl.commands.parsing import run_verb
 from medssl.commands.study_checks import claim
 from medssl.data.cache import Cache
 from medssl.imaging.errors import MedsslError
@@ -225,6 +227,34 @@ def test_a_run_that_fails_is_told_and_left_out(tmp_path: Path, capsys: pytest.Ca
     capsys.readouterr()
     assert _run(plan, tmp_path / "none", "--arms", "[from scratch]") == 2
     assert "no network could be tested" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_a_pretraining_that_fails_leaves_the_other_arms_their_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    plan, out, run = _plan(tmp_path, labels=[1], trials=[], pairs=[["spark", "longer"]]), tmp_path / "out", run_verb
+
+    def refuse(verb: str, arguments: list[str]) -> None:
+        if verb == "pretrain":
+            raise RuntimeError("CUDA out of memory")
+        run(verb, arguments)
+
+    monkeypatch.setattr(study_runs, "run_verb", refuse)
+    assert _run(plan, out) == 0
+    results = check_results(out / "results.json")
+    assert list(results["pretraining_failed"]) == ["spark", "longer"]
+    assert (list(results["points"][0]["arms"]), results["pairs"]) == (["from scratch"], [])
+    assert {r["arm"]: "RuntimeError: CUDA out of memory" in r["failed"] for r in results["runs"]} == {
+        "from scratch": False, "longer": True, "spark": True,
+    }  # fmt: skip
+    for told in ((out / "report.html").read_text(), capsys.readouterr().out):
+        assert "Not trained, because a pretraining failed: spark, longer; see Failures." in told
+        assert "its pretraining failed: RuntimeError: CUDA out of memory" in told
+    monkeypatch.setattr(study_runs, "run_verb", run)
+    assert _run(plan, out) == 0, "with more room it goes on"
+    results = check_results(out / "results.json")
+    assert (results["pretraining_failed"], len(results["pairs"])) == ({}, 1)
 
 
 def test_a_study_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

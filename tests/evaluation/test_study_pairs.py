@@ -81,6 +81,7 @@ def _summary(gains: dict[str, float], pairs: list[tuple[str, str]], **given: Any
         "runs": [],
         "pretraining": {"spark": pretraining},
     }
+    about["pretraining_failed"] = {}
     about["budgets"] = {arm: {**budget, "longer_as": "spark" if arm == "longer" else ""} for arm in gains}
     return study_sections({**about, **compared, **given})
 

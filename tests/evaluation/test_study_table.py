@@ -184,7 +184,7 @@ def _results(compared: dict[str, Any], **given: Any) -> dict[str, Any]:
     """What the report is made of."""
     about: dict[str, Any] = {"data_sha256": "0" * 64, "split": "test", "cases": 20, "patients": 10}
     about |= {"warnings": [], "budgets": {}, "validation": {"cases": 4, "patients": 2, "chosen": []}}
-    return {**about, "pretraining": {}, "trials": [], "runs": [], **compared, **given}
+    return {**about, "pretraining": {}, "pretraining_failed": {}, "trials": [], "runs": [], **compared, **given}
 
 
 def _arms_of(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> list[NetworkScores]:

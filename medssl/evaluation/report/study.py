@@ -43,12 +43,16 @@ def study_sections(
 
 
 def _failures(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
+    lost = results["pretraining_failed"]
     rows = tuple(
-        (run["arm"], str(run["labels"]), str(run["seed"]), run["failed"]) for run in results["runs"] if run["failed"]
+        (run["arm"], str(run["labels"]), str(run["seed"]), run["failed"])
+        for run in results["runs"]
+        if run["failed"] and run["arm"] not in lost
     )
-    if not rows:
-        return Section("Failures", ("No run failed.",), tables=tuple(left_out))
-    return Section("Failures", tables=(Table(("arm", "patients", "seed", "why"), rows), *left_out))
+    tables = [Table(("arm", "why"), tuple(lost.items()), "Arms that were not trained.")] if lost else []
+    tables += [Table(("arm", "patients", "seed", "why"), rows, "Runs that failed.")] if rows else []
+    text = () if tables else ("No run failed.",)
+    return Section("Failures", text, tables=(*tables, *left_out))
 
 
 def _curves(results: Mapping[str, Any]) -> Section:

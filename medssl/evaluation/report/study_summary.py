@@ -59,7 +59,9 @@ def summary_section(results: Mapping[str, Any], left_out: Sequence[Table]) -> Se
             )
     sentences += [*pair_sentences(results), *_pretrainings_say(results)]
     lost = sum(bool(run["failed"]) for run in results["runs"])
+    without = ", ".join(results["pretraining_failed"])
     warnings = [f"{lost} of {len(results['runs'])} runs failed and are in no number; see Failures."] if lost else []
+    warnings += [f"Not trained, because a pretraining failed: {without}; see Failures."] if without else []
     warnings += [*results["warnings"], *_nothing_can_be_shown(results), *_unlike_budgets(results)]
     warnings += ["Some cases could not be prepared and are in no number; see Failures."] if left_out else []
     ranking = results["ranking"]
