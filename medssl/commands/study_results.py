@@ -1,7 +1,8 @@
 """What a study found, written: results.json, results.csv and the report."""
 
+import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from medssl.commands.study_runs import Encoders, caches_of
 from medssl.commands.study_tested import read_tested, validation_cases
 from medssl.commands.study_tuned import Done, cache_of
 from medssl.evaluation.study_plan import StudyPlan
-from medssl.imaging.errors import MedsslError
+from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import records_text, write_json, write_text
 from medssl.tasks.options import InferenceOptions
 
@@ -135,9 +136,29 @@ def _pretraining(encoders: Sequence[Path]) -> dict[str, Any]:
     hours = [found for encoder in encoders if (found := told_of(encoder)["provenance"].get("device_hours")) is not None]
     return {
         "method": told.get("method", {}).get("class_path", "").rpartition(".")[2],
-        **{name: told["provenance"].get(name) for name in ("cases", "steps")},
+        **{name: told["provenance"].get(name) for name in ("cases", "steps", "crop")},
+        **_views(encoders[0], told),
         "device_hours": fmean(hours) if hours else None,
         "pretrainings": len(encoders),
+    }
+
+
+def _views(encoder: Path, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a pretraining saw of an image, and how many at a time, as far as the run beside the file tells."""
+    from medssl.models.component import resolve
+
+    record = encoder.with_name("run.json")
+    config = json.loads(record.read_text(encoding="utf-8"))["config"] if record.is_file() else {}
+    views = config.get("views", {})
+    try:
+        number = int(getattr(resolve(told.get("method", {}).get("class_path", ""), trusted_only=True), "views", 1))
+    except ConfigError:
+        number = None  # a method from elsewhere, whose class is not looked at
+    return {
+        "views": number,
+        "local_views": views.get("local_views"),
+        "source": views.get("source") or None,
+        "batch_size": config.get("train", {}).get("batch_size"),
     }
 
 

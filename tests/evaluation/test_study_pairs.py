@@ -74,7 +74,10 @@ def test_arms_without_a_common_seed_are_not_compared():
 def _summary(gains: dict[str, float], pairs: list[tuple[str, str]], **given: Any) -> Any:
     compared = compare_arms(_rows(gains), "scratch", "dice", pairs)
     budget = {"steps": 9, "batch_size": 2}
-    pretraining = {"method": "SparK", "cases": 9, "steps": 3, "device_hours": 0.1, "pretrainings": 3}
+    pretraining = {
+        "method": "SparK", "cases": 9, "steps": 3, "crop": [8, 8], "source": None, "views": 1, "local_views": 0,
+        "batch_size": 2, "device_hours": 0.1, "pretrainings": 3,
+    }  # fmt: skip
     about = {"data_sha256": "0" * 64, "split": "test", "cases": 10, "patients": 10, "warnings": [], "trials": []}
     about |= {
         "validation": {"cases": 4, "patients": 2, "chosen": []},

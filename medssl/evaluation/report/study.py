@@ -11,6 +11,7 @@ from medssl.evaluation.report.page import Section, Table, figure_picture
 from medssl.evaluation.report.results import interval_text, p_text
 from medssl.evaluation.report.sections import loss_curve_section
 from medssl.evaluation.report.study_pairs import HEADER, difference_row, pair_tables
+from medssl.evaluation.report.study_pretraining import pretraining_table
 from medssl.evaluation.report.study_summary import METRICS, number_text, summary_section
 from medssl.evaluation.report.transferability import correlation_section
 
@@ -109,14 +110,7 @@ def _ranks_say(ranking: Mapping[str, Any]) -> str:
 
 
 def _choices(results: Mapping[str, Any]) -> Section:
-    pretraining = Table(
-        ("arm", "method", "cases", "steps", "pretrainings", "device-hours of each"),
-        tuple(
-            (arm, *(str(p[n]) for n in ("method", "cases", "steps", "pretrainings")), f"{p['device_hours'] or 0:.2f}")
-            for arm, p in results["pretraining"].items()
-        ),
-        "Pretrainings.",
-    )
+    pretraining = pretraining_table(results)
     trials = Table(
         ("arm", "patients", "options", f"{METRICS[results['metric']]} on validation patients"),
         tuple(

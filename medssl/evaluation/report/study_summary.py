@@ -7,6 +7,7 @@ from medssl.evaluation.rankings import LEVEL, holm
 from medssl.evaluation.report.page import Section, Table
 from medssl.evaluation.report.results import interval_text, p_text
 from medssl.evaluation.report.study_pairs import beside_its_time, compared, pair_sentences
+from medssl.evaluation.report.study_pretraining import pretrainings_say, unlike_times
 from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
 
 METRICS = {
@@ -57,12 +58,17 @@ def summary_section(results: Mapping[str, Any], left_out: Sequence[Table]) -> Se
                 + (beside_its_time(results, point["labels"], arm) if found["verdict"] == "better" else "")
                 + "."
             )
-    sentences += [*pair_sentences(results), *_pretrainings_say(results)]
+    sentences += [*pair_sentences(results), *pretrainings_say(results)]
     lost = sum(bool(run["failed"]) for run in results["runs"])
     without = ", ".join(results["pretraining_failed"])
     warnings = [f"{lost} of {len(results['runs'])} runs failed and are in no number; see Failures."] if lost else []
     warnings += [f"Not trained, because a pretraining failed: {without}; see Failures."] if without else []
-    warnings += [*results["warnings"], *_nothing_can_be_shown(results), *_unlike_budgets(results)]
+    warnings += [
+        *results["warnings"],
+        *_nothing_can_be_shown(results),
+        *_unlike_budgets(results),
+        *unlike_times(results),
+    ]
     warnings += ["Some cases could not be prepared and are in no number; see Failures."] if left_out else []
     ranking = results["ranking"]
     parts = (
@@ -91,7 +97,7 @@ def summary_section(results: Mapping[str, Any], left_out: Sequence[Table]) -> Se
             ),
         ),
     )
-    notes = (*CONVENTIONS, *_pretrainings_say(results))
+    notes = (*CONVENTIONS, *pretrainings_say(results))
     return Section("Summary", tuple(sentences), warnings=tuple(warnings), notes=notes, parts=parts)
 
 
@@ -102,24 +108,6 @@ def _validated(results: Mapping[str, Any]) -> str:
         return ""
     what = "and ".join(f"the {what} " for what in found["chosen"])
     return f", and {found['patients']} validation patients on whom {what}were chosen,"
-
-
-def _pretrainings_say(results: Mapping[str, Any]) -> list[str]:
-    """How far intervals speak for other pretrainings than those of the study."""
-    number = {arm: one["pretrainings"] for arm, one in results["pretraining"].items()}
-    once = [arm for arm, count in number.items() if count == 1]
-    more = [f"{arm} {count}" for arm, count in number.items() if count > 1]
-    said = []
-    if more:
-        said.append(
-            f"Pretrainings, each with a seed of its own: {', '.join(more)}. A seed starts from that of its number, and "
-            "from the first again where there are fewer, so that intervals over seeds hold what another pretraining "
-            "would give; seeds that share one are counted as if they did not."
-        )
-    if once:
-        which = f" ({', '.join(once)})" if more else ""
-        said.append(f"One pretraining an arm{which}: what another one would give is in no interval.")
-    return said
 
 
 def _unlike_budgets(results: Mapping[str, Any]) -> list[str]:
