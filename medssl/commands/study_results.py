@@ -88,17 +88,20 @@ def write_study(
 
 
 def _warnings(study: StudyPlan, cache: "Cache", patients: Collection[str]) -> list[str]:
-    """That few patients were tested, or few of a class."""
+    """That cases of the split have no answer, few patients were tested, or few of a class."""
+    from medssl.evaluation.segmentation_cases import left_out
     from medssl.evaluation.subgroups import few_of_a_class, few_patients
     from medssl.training.shares import labelled
 
+    of_classes = study.metric != "dice"
+    cases = labelled(cache, "classification" if of_classes else "segmentation", (study.split,))
     found = few_patients(study.split, patients)
-    if study.metric != "dice":
+    if of_classes:
         of_class: dict[str, set[str]] = {name: set() for name in cache.classes}
-        for case in labelled(cache, "classification", (study.split,)):
+        for case in cases:
             of_class[case.class_name].add(case.patient)
         found += few_of_a_class(study.split, of_class)
-    return found
+    return found + left_out(cache, study.split, cases, "class" if of_classes else "label map")
 
 
 def _logs(finished: Sequence[Done]) -> dict[int, dict[str, Path]]:
