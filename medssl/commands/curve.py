@@ -1,15 +1,15 @@
 """Label-fraction study: does pretraining help here, with how few labels, and is it worth its time?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from medssl.commands.console import say
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.study_checks import check_classes, check_inits, check_study, claim
-from medssl.commands.study_choices import choose, runs_of, trials_of
+from medssl.commands.study_choices import choose, not_here, runs_of, trials_of
 from medssl.commands.study_results import write_study
-from medssl.commands.study_runs import done_runs, prepare_study, pretrain_arms
+from medssl.commands.study_runs import Encoders, done_runs, is_done, left_encoders, prepare_study, pretrain_arms
 from medssl.commands.study_tuned import Done, Tuned
 from medssl.evaluation.study_plan import StudyPlan
 
@@ -28,7 +28,7 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
         plan: YAML file of the study, or the name of a built-in one, for instance `few_labels_hippocampus`.
         data: Folder of the data that the plan's application is for.
         out: Folder of the study.
-        arms: Only these, out of the plan, and its reference.
+        arms: Only these, out of the plan, and its reference; what earlier calls did of the others stays in the results.
         seeds: Only so many; 0 = as the plan says.
         jobs: Fine-tunings at a time, each with its share of the processors.
 
@@ -41,28 +41,44 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     claim(data, out)
     prepare_study(study, data, out)
     check_classes(study, out)
-    unknown = check_inits(study, data, out, chosen)
+    asked, number = {arm.name for arm in chosen}, min(study.pretrainings, seeds or study.seeds)
+    left = left_encoders(study, [arm for arm in study.arms if arm.name not in asked], data, out, number)
+    unknown = check_inits(study, data, out, [arm for arm in study.arms if arm.name in asked or arm.name in left])
     for sentence in unknown:
         say(f"curve: {sentence}")
-    encoders = pretrain_arms(study, chosen, data, out, min(study.pretrainings, seeds or study.seeds))
-    tried = _try(trials_of(study, chosen, encoders, out), jobs)
-    choices = {arm.name: choose(arm, tried, encoders) for arm in chosen}
+    encoders = _with_left(study, pretrain_arms(study, chosen, data, out, number), left)
+    here = [arm for arm in study.arms if arm.name in asked or arm.name in encoders.files]
+    tried = _done(trials_of(study, here, encoders, out), asked, jobs, "trial ")
+    tried.sort(key=lambda done: (done.run.arm.name, done.run.trial or 0))
+    choices = {arm.name: choose(arm, tried, encoders) for arm in here}
     every = runs_of(study, choices, encoders, seeds or study.seeds, out)
-    finished = [Done(run, math.nan, math.nan, why) for run, why in every if why]
-    runs = [run for run, why in every if not why]
-    for number, done in enumerate(done_runs(runs, jobs), start=1):
-        finished.append(done)
-        say(f"curve: {number} of {len(runs)}: {done.run.about}{f': failed: {done.failed}' if done.failed else ''}")
-    write_study(study, out, finished, tried, encoders, unknown)
+    finished = [Done(run, math.nan, math.nan, why) for run, why in every if why and run.arm.name in asked]
+    finished += _done([run for run, why in every if not why], asked, jobs)
+    missing = not_here(study, asked, finished, seeds or study.seeds)
+    write_study(study, out, finished, tried, encoders, [*unknown, *missing])
 
 
-def _try(trials: Sequence[Tuned], jobs: int) -> list[Done]:
-    """Every trial, judged on the validation patients."""
-    done: list[Done] = []
-    for number, found in enumerate(done_runs(trials, jobs), start=1):
-        done.append(found)
-        score = (
-            f"validation {found.run.plan.metric} {found.score:.3f}" if math.isfinite(found.score) else "not validated"
-        )
-        say(f"curve: trial {number} of {len(trials)}: {found.run.about}: {found.failed or score}")
-    return sorted(done, key=lambda d: (d.run.arm.name, d.run.trial or 0))
+def _with_left(study: StudyPlan, made: Encoders, left: Mapping[str, Sequence[Path]]) -> Encoders:
+    """What was made now and what earlier calls left, in the order of the plan; without arms whose time is not known."""
+    files = {**left, **made.files}
+    here = [arm for arm in study.arms if arm.name in files and (not arm.longer_as or arm.longer_as in files)]
+    return Encoders({arm.name: files[arm.name] for arm in here}, made.failed)
+
+
+def _done(runs: Sequence[Tuned], asked: Collection[str], jobs: int, kind: str = "") -> list[Done]:
+    """Runs of the arms that are asked for, done one by one, and those of others that earlier calls have done."""
+    found = list(done_runs([run for run in runs if run.arm.name not in asked and is_done(run)], 1))
+    new = [run for run in runs if run.arm.name in asked]
+    for number, done in enumerate(done_runs(new, jobs), start=1):
+        found.append(done)
+        say(f"curve: {kind}{number} of {len(new)}: {done.run.about}{_outcome(done)}")
+    return found
+
+
+def _outcome(done: Done) -> str:
+    if done.failed:
+        return f": failed: {done.failed}"
+    if done.run.tested:
+        return ""
+    known = math.isfinite(done.score)
+    return f": validation {done.run.plan.metric} {done.score:.3f}" if known else ": not validated"

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -73,6 +74,27 @@ def runs_of(
         for labels in study.labels
         for arm in study.arms
         if (choice := choices.get(arm.name)) is not None
+    ]
+
+
+def not_here(study: StudyPlan, asked: Collection[str], finished: Sequence[Done], seeds: int) -> list[str]:
+    """The warning that arms of the plan are not in the results, or not all of their runs; nothing where all are.
+
+    Args:
+        study: The plan.
+        asked: Arms that were asked for.
+        finished: All runs that are in the results.
+        seeds: That are asked for.
+    """
+    there = Counter(done.run.arm.name for done in finished if not done.failed)
+    whole = seeds * len(study.labels)
+    lacking = [arm.name for arm in study.arms if arm.name not in asked and there[arm.name] < whole]
+    if not lacking:
+        return []
+    told = ", ".join(f"{name} ({there[name]} of {whole} runs)" for name in lacking)
+    return [
+        f"Arms of the plan that were not asked for and are not here, or not whole: {told}. p-values are corrected for "
+        "the comparisons that are here alone: with all arms they may be larger."
     ]
 
 

@@ -50,6 +50,9 @@ def write_study(
     from medssl.evaluation.study_table import compare_arms
 
     order = [arm.name for arm in study.arms]
+    finished = sorted(
+        finished, key=lambda d: (d.run.seed, study.labels.index(d.run.labels), order.index(d.run.arm.name))
+    )
     rows = [read_tested(done.run, study.split) for done in finished if not done.failed]
     rows.sort(key=lambda row: (order.index(row.arm), row.labels, row.seed))
     if not rows:

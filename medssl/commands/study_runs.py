@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,17 @@ from medssl.commands.keys import key_of
 from medssl.commands.parsing import resolve_folder, run_verb
 from medssl.commands.side_by_side import side_by_side
 from medssl.commands.study_images import images_cache, prepare_images
-from medssl.commands.study_tested import evaluate_network, forget_evaluations, validation_score
+from medssl.commands.study_tested import (
+    evaluate_network,
+    forget_evaluations,
+    is_evaluated,
+    validation_cases,
+    validation_score,
+)
 from medssl.commands.study_tuned import Done, Tuned, cache_of, prepare_options
 from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
-from medssl.imaging.errors import MedsslError, in_words
+from medssl.imaging.errors import ConfigError, MedsslError, in_words
 from medssl.imaging.files import write_json, write_text
 from medssl.training.options import TrainOptions
 
@@ -101,31 +108,58 @@ def pretrain_arm(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path, number: i
     Raises:
         MedsslError: One was not possible, diverged, or its time was up before its last step.
     """
+    if arm.images and arm.pretrain.options:
+        images = next(images for images in plan.image_sets if images.name == arm.images)
+        prepare_images(images, prepare_options(plan), cache_of(plan, out), data, out)
+    for options, cache, folder in _pretrainings(plan, arm, out, number):
+        _pretrain(arm, options, cache, folder)
+    return _encoder_files(plan, arm, data, out, number)
+
+
+def left_encoders(
+    plan: StudyPlan, arms: Sequence[ArmPlan], data: Path, out: Path, number: int
+) -> dict[str, tuple[Path, ...]]:
+    """As `pretrain_arm`, of arms that earlier calls have pretrained; the others are missing, and nothing is run."""
+    found = {}
+    for arm in arms:
+        with suppress(ConfigError):  # options that cannot be read have left nothing, and are not asked for
+            files = _encoder_files(plan, arm, data, out, number)
+            if all(file.is_file() if arm.init else _is_finished(file) for file in files):
+                found[arm.name] = files
+    return found
+
+
+def _encoder_files(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path, number: int) -> tuple[Path, ...]:
     if arm.init:
         return (data / arm.init,)  # an absolute path stays what it is
+    return tuple(folder / "encoder.safetensors" for _, _, folder in _pretrainings(plan, arm, out, number))
+
+
+def _pretrainings(plan: StudyPlan, arm: ArmPlan, out: Path, number: int) -> list[tuple[dict[str, Any], Path, Path]]:
+    """Options, cache and folder of each pretraining of an arm."""
     if not arm.pretrain.options:
-        return ()
-    options = with_config(arm.pretrain.options)
-    cache = cache_of(plan, out)
+        return []
+    options, cache = with_config(arm.pretrain.options), cache_of(plan, out)
     if arm.images:
         images = next(images for images in plan.image_sets if images.name == arm.images)
-        cache = prepare_images(images, prepare_options(plan), cache, data, out)
+        cache = images_cache(images, prepare_options(plan), cache, out)
     first = options.get("train", {}).get("seed", TrainOptions.seed)
     more = [merged(options, {"train": {"seed": first + one}}) for one in range(1, number)]
-    return tuple(_pretrained(arm, one, cache, out) for one in [options, *more])  # the first has the key it has alone
+    name, place = arm.name.replace(" ", "_"), str(cache.relative_to(out))
+    every = [options, *more]  # the first has the key it has alone
+    return [(own, cache, out / "pretrain" / f"{name}-{key_of([own, place])}") for own in every]
 
 
-def _pretrained(arm: ArmPlan, options: dict[str, Any], cache: Path, out: Path) -> Path:
-    folder = out / "pretrain" / f"{arm.name.replace(' ', '_')}-{key_of([options, str(cache.relative_to(out))])}"
+def _pretrain(arm: ArmPlan, options: dict[str, Any], cache: Path, folder: Path) -> None:
     encoder = folder / "encoder.safetensors"
-    if not _is_finished(encoder):
-        _refuse_diverged(folder)
-        config = folder.with_name(f"{folder.name}.yaml")
-        write_text(config, yaml.safe_dump(options))
-        resume = ["--resume"] if (folder / "run.json").is_file() else []
-        run_verb("pretrain", ["--config", str(config), "--data", str(cache), "--out", str(folder), *resume])
-        _refuse_unfinished(encoder, f"pretraining of {arm.name}")
-    return encoder
+    if _is_finished(encoder):
+        return
+    _refuse_diverged(folder)
+    config = folder.with_name(f"{folder.name}.yaml")
+    write_text(config, yaml.safe_dump(options))
+    resume = ["--resume"] if (folder / "run.json").is_file() else []
+    run_verb("pretrain", ["--config", str(config), "--data", str(cache), "--out", str(folder), *resume])
+    _refuse_unfinished(encoder, f"pretraining of {arm.name}")
 
 
 def done_runs(runs: Sequence[Tuned], jobs: int) -> Iterator[Done]:
@@ -133,6 +167,17 @@ def done_runs(runs: Sequence[Tuned], jobs: int) -> Iterator[Done]:
     logs = [run.folder.with_name(f"{run.folder.name}.log") for run in runs]
     for _, done in side_by_side(partial(_do, jobs=jobs), runs, logs, jobs):
         yield done
+
+
+def is_done(run: Tuned) -> bool:
+    """Whether a run or a trial is trained and evaluated already, so that to do it is to read it."""
+    from medssl.data.cache import Cache
+
+    if not _is_finished(run.folder / "model.safetensors"):
+        return False
+    if run.tested:
+        return is_evaluated(run, run.plan.split)
+    return is_evaluated(run, "val") or not validation_cases(run.plan, Cache.open(cache_of(run.plan, run.out)))
 
 
 def _do(run: Tuned, jobs: int) -> Done:
