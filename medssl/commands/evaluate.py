@@ -344,8 +344,16 @@ def _results(outcome: "Outcome", arm: str, measure: MeasureOptions, warnings: li
 
 def _warnings(outcome: "Outcome") -> list[str]:
     found = []
-    if not outcome.calibrated:
-        found.append("Some images do not say how large a pixel is: lengths and the tolerance are in pixels, not in mm.")
+    without = outcome.uncalibrated
+    if without and not outcome.calibrated:
+        found.append("The images do not say how large a pixel is: lengths and the tolerance are in pixels, not in mm.")
+    elif without:
+        named = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
+        found.append(
+            f"{len(without)} of {outcome.cases} images do not say how large a pixel is ({named}): their distances, "
+            "surface Dice and sizes are in no number, because pixels and mm have no mean; their Dice is. Evaluate them "
+            "on their own for numbers in pixels."
+        )
     if outcome.failures:
         found.append(
             f"{len(outcome.failures)} case(s) could not be evaluated and are not in the numbers: "

@@ -299,6 +299,7 @@ def _write(job: Job, digest: str) -> None:
         record=prepared.record,
         notes=(*volume.source.notes, *prepared.notes),
         scanner=row.scanner,
+        calibrated=volume.source.calibrated,
     )
     channels = job.preprocess.channels_of(volume.channels)
     extra = {"source_sha256": digest, "fingerprint": case_fingerprint(volume, label), "channels": channels}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -40,7 +40,7 @@ class CaseResult:
         case: Its id.
         patient: Its patient.
         scores: Label name to score.
-        voxel_size: Size of a voxel in `size_unit`.
+        voxel_size: Size of a voxel in `size_unit`; NaN where it is not known and others' is.
         size_unit: `mL`, `mm2` in 2D, or `pixels` where the image does not say how large they are.
         seconds: Time of prediction and restoring.
         groups: Site, sex and the like, for subgroups.
@@ -55,6 +55,11 @@ class CaseResult:
     seconds: float = 0.0
     groups: Mapping[str, str] = field(default_factory=dict)
     lesions: Mapping[str, CaseLesions] = field(default_factory=dict)
+
+    def without_lengths(self, spatial_dims: int) -> "CaseResult":
+        """The same with distances, surface Dice and sizes not defined: of an image without mm beside images with."""
+        scores = {name: replace(one, hd95_mm=math.nan, nsd=math.nan) for name, one in self.scores.items()}
+        return replace(self, scores=scores, voxel_size=math.nan, size_unit=size_unit(spatial_dims))
 
     @property
     def mean_dice(self) -> float:
@@ -83,6 +88,11 @@ class CaseResult:
             }
             for name, score in self.scores.items()
         ]
+
+
+def size_unit(spatial_dims: int) -> str:
+    """Unit of the sizes of structures, where the image says how large a voxel is."""
+    return "mL" if spatial_dims == 3 else "mm2"
 
 
 def summarise(results: Sequence[CaseResult], resamples: int = 1000) -> dict[str, Any]:
@@ -126,16 +136,16 @@ def _class_summary(results: Sequence[CaseResult], name: str, patients: Sequence[
         "distance_not_defined": sum(math.isinf(score.hd95_mm) for score in scores),
         **{state.replace("-", "_"): states.count(state) for state in ("scored", "both-empty", "missed", "invented")},
         "size_difference": _agreement(np.subtract(predicted, reference).tolist(), patients),
-        "mean_reference_size": float(np.mean(reference)),
+        "mean_reference_size": float(np.nanmean(reference)),
     }
 
 
 def _agreement(differences: Sequence[float], patients: Sequence[str]) -> dict[str, Any]:
     """Bias with its interval and the limits of agreement (Bland and Altman 1986): bias +- 1.96 standard deviations."""
     bias = mean_interval(differences, patients)
-    if len(differences) < 2:
+    if bias.n < 2:
         return {"bias": bias.to_json(), "limits_of_agreement": None}
-    half = 1.96 * float(np.std(differences, ddof=1))
+    half = 1.96 * float(np.nanstd(differences, ddof=1))
     return {"bias": bias.to_json(), "limits_of_agreement": [bias.estimate - half, bias.estimate + half]}
 
 

@@ -269,6 +269,22 @@ def test_options_out_of_range_are_told_together() -> None:
         PredictOptions(batch_size=0)
 
 
+@pytest.mark.parametrize("of_png", [1, 4])
+def test_images_without_a_pixel_size_are_told(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_png: int
+) -> None:
+    run = make_run(tmp_path / "run", cache)
+    tested = [case.case for case in cache.select("test")][:of_png]
+    cases = tuple(replace(case, calibrated=case.case not in tested) for case in cache.cases)
+    monkeypatch.setattr(Cache, "open", classmethod(lambda cls, path: Cache(cache.path, cache._content, cases)))
+    evaluate(run, cache.path, tmp_path / "out")
+    results = check_results(tmp_path / "out" / "results.json")
+    assert results["calibrated"] is (of_png == 1)
+    told = "1 of 4 images do not say how large a pixel is (4L): their distances" if of_png == 1 else "The images do not"
+    assert sum(text.startswith(told) for text in results["warnings"]) == 1
+    assert f"HD95 {'mm' if of_png == 1 else 'pixels'}" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_failed_cases_are_named_and_the_others_are_written(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,8 +73,9 @@ def segmentation_section(
         title: Heading.
     """
     arm = results["arms"][results["arm"]]
+    unit = length_unit(results)
     agreement = Table(
-        ("class", "Dice", "HD95 mm", f"surface Dice {results['tolerance_mm']:g} mm", "not counted"),
+        ("class", "Dice", f"HD95 {unit}", f"surface Dice {results['tolerance_mm']:g} {unit}", "not counted"),
         tuple((name, *_agreement_cells(content)) for name, content in arm["classes"].items()),
         "Means over cases with 95 % intervals over patients.",
     )
@@ -92,6 +93,11 @@ def segmentation_section(
         _case_pictures(results, cases),
         notes=tuple(results["conventions"]),
     )
+
+
+def length_unit(results: Mapping[str, Any]) -> str:
+    """Unit of the distances of a segmentation."""
+    return "mm" if results["calibrated"] else "pixels"
 
 
 def comparison_section(results: Mapping[str, Any], title: str = "Comparison", text: Sequence[str] = ()) -> Section:

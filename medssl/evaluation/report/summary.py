@@ -6,7 +6,7 @@ from typing import Any
 
 from medssl.evaluation.rankings import LEVEL, NOT_SHOWN, told, told_beside
 from medssl.evaluation.report.page import Section
-from medssl.evaluation.report.results import interval_text, p_text, size_text
+from medssl.evaluation.report.results import interval_text, length_unit, p_text, size_text
 
 CLINICIAN, REVIEWER, ENGINEER = "For a clinician", "For a reviewer", "For an engineer"
 _UNITS = {"mL": "mL", "mm2": "mm²", "pixels": "pixels"}
@@ -32,7 +32,7 @@ def segmentation_summary(results: Mapping[str, Any]) -> Section:
         ),
     )
     words = tuple(
-        _structure_words(label, found, _UNITS[own["size_unit"]], results["calibrated"])
+        _structure_words(label, found, _UNITS[own["size_unit"]], length_unit(results))
         for label, found in own["classes"].items()
     )
     failed = len(results["failures"])
@@ -159,10 +159,9 @@ def encoder_verdict(
     return f"{verdict}: one of {len(theirs)} encoders reaches {sign * (max(known) if low > 0 else min(known)):.3f}"
 
 
-def _structure_words(label: str, found: Mapping[str, Any], unit: str, calibrated: bool) -> str:
+def _structure_words(label: str, found: Mapping[str, Any], unit: str, length: str) -> str:
     sentence = f"{label.replace('_', ' ').capitalize()}: Dice {interval_text(found['dice'])}"
     if found["hd95_mm"]["estimate"] is not None:
-        length = "mm" if calibrated else "pixels"
         far = f"{found['hd95_mm']['estimate']:.1f} {length}"
         sentence += f"; 95 % of the border lies within {far} of the reference's (mean of the cases)"
     bias = found["size_difference"]["bias"]["estimate"]
