@@ -109,6 +109,9 @@ def summarise(results: Sequence[CaseResult], resamples: int = 1000) -> dict[str,
         found = [results[position] for position in part]
         return {"mean_dice": mean_interval([r.mean_dice for r in found], [r.patient for r in found])}
 
+    def of_classes(part: npt.NDArray[np.int64]) -> dict[str, dict[str, Interval]]:
+        return {name: _class_intervals([results[position] for position in part], name) for name in names}
+
     return {
         "cases": len(results),
         "patients": len(set(patients)),
@@ -119,7 +122,7 @@ def summarise(results: Sequence[CaseResult], resamples: int = 1000) -> dict[str,
             name: summarise_lesions([result.lesions[name] for result in results], patients, resamples)
             for name in results[0].lesions
         },
-        "subgroups": by_group([result.groups for result in results], patients, of_part),
+        "subgroups": by_group([result.groups for result in results], patients, of_part, of_classes),
         "seconds_per_case": float(np.median([result.seconds for result in results])),
     }
 
@@ -130,13 +133,19 @@ def _class_summary(results: Sequence[CaseResult], name: str, patients: Sequence[
     predicted = [r.scores[name].prediction_voxels * r.voxel_size for r in results]
     reference = [r.scores[name].reference_voxels * r.voxel_size for r in results]
     return {
-        "dice": mean_interval([score.dice for score in scores], patients).to_json(),
-        "hd95_mm": mean_interval([score.hd95_mm for score in scores], patients).to_json(),
-        "nsd": mean_interval([score.nsd for score in scores], patients).to_json(),
+        **{metric: interval.to_json() for metric, interval in _class_intervals(results, name).items()},
         "distance_not_defined": sum(math.isinf(score.hd95_mm) for score in scores),
         **{state.replace("-", "_"): states.count(state) for state in ("scored", "both-empty", "missed", "invented")},
         "size_difference": _agreement(np.subtract(predicted, reference).tolist(), patients),
         "mean_reference_size": float(np.nanmean(reference)),
+    }
+
+
+def _class_intervals(results: Sequence[CaseResult], name: str) -> dict[str, Interval]:
+    patients = [result.patient for result in results]
+    return {
+        metric: mean_interval([getattr(result.scores[name], metric) for result in results], patients)
+        for metric in ("dice", "hd95_mm", "nsd")
     }
 
 

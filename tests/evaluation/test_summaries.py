@@ -1,10 +1,12 @@
 """Summaries of hand-made results."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from medssl.evaluation.metrics import ClassScore
+from medssl.evaluation.report.results import subgroup_section
 from medssl.evaluation.summaries import CaseResult, best_median_worst, differences, summarise
 from medssl.imaging.files import write_json
 
@@ -30,6 +32,29 @@ def test_summary_of_known_cases(tmp_path) -> None:  # type: ignore[no-untyped-de
     assert got["classes"]["b"]["both_empty"] == 4
     assert got["classes"]["b"]["dice"]["estimate"] is None
     write_json(tmp_path / "results.json", got)
+
+
+def test_parts_of_the_cases_have_the_numbers_of_every_class() -> None:
+    """Class b is in one patient of the north alone."""
+    site = {"1": "north", "2": "north", "3": "south"}
+    results = [replace(_result(c, f"p{c}", 0.8 - 0.1 * int(c)), groups={"site": site[c]}) for c in site]
+    b = ClassScore(0.25, 4.0, 0.5, 3, 4)
+    results[0] = replace(results[0], scores={**results[0].scores, "b": b})
+    got = summarise(results)
+    north, south = got["subgroups"]["site"]
+    assert north["classes"]["a"]["dice"]["estimate"] == pytest.approx(0.65)
+    assert [north["classes"]["b"][n]["estimate"] for n in ("dice", "hd95_mm", "nsd")] == [0.25, 4.0, 0.5]
+    assert north["classes"]["b"]["dice"]["clusters"] == 1
+    assert south["classes"]["b"]["dice"]["estimate"] is None
+    whole = summarise(results[:2])["classes"]["a"]
+    assert all(north["classes"]["a"][name] == whole[name] for name in ("dice", "hd95_mm", "nsd"))
+    table = subgroup_section(got["subgroups"], "pixels").tables[1]
+    assert table.header[4] == "HD95 pixels"
+    assert [row[:4] for row in table.rows] == [
+        ("a", "north *", "2", "0.650 (0.600\u00a0to\u00a00.700)"), ("a", "south *", "1", "0.500"),
+        ("b", "north *", "1", "0.250"), ("b", "south *", "0", "–"),
+    ]  # fmt: skip
+    assert "the fewest patients in whom one counts are 0." in table.caption
 
 
 def test_rows_leave_undefined_cells_empty() -> None:

@@ -210,8 +210,14 @@ def p_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}" if value >= 0.001 else "below 0.001"
 
 
-def subgroup_section(subgroups: Mapping[str, Any], title: str = "Parts of the cases") -> Section:
-    """One table an attribute (site, sex, age, scanner): a row a part of the cases, the smallest parts marked."""
+def subgroup_section(subgroups: Mapping[str, Any], length: str = "mm", title: str = "Parts of the cases") -> Section:
+    """A table an attribute (site, sex, age, scanner), and another for its classes: a row a part, the smallest marked.
+
+    Args:
+        subgroups: Attribute to its parts.
+        length: Unit of distances.
+        title: Heading.
+    """
     if not subgroups:
         text = "Site, sex, age and scanner are not told by the manifest, or are the same for all cases."
         return Section(title, (text,))
@@ -227,7 +233,23 @@ def subgroup_section(subgroups: Mapping[str, Any], title: str = "Parts of the ca
                 f"By {attribute}; the smallest part has {smallest} patient(s). {few}",
             )
         )
+        if "classes" in parts[0]:
+            tables.append(_class_parts(attribute, parts, length, few))
     return Section(title, tables=tuple(tables))
+
+
+def _class_parts(attribute: str, parts: Sequence[Mapping[str, Any]], length: str, few: str) -> Table:
+    """A row a class and part, with the patients of the part in whom the class counts."""
+    rows, people = [], []
+    for name in parts[0]["classes"]:
+        for part in parts:
+            found = part["classes"][name]
+            people.append(found["dice"]["clusters"])
+            group = f"{part['group']} *" if people[-1] < FEW else part["group"]
+            rows.append((name, group, str(people[-1]), *(interval_text(found[n]) for n in ("dice", "hd95_mm", "nsd"))))
+    header = ("class", attribute, "patients with it", "Dice", f"HD95 {length}", "surface Dice")
+    caption = f"Every class by {attribute}; the fewest patients in whom one counts are {min(people)}. {few}"
+    return Table(header, tuple(rows), caption)
 
 
 def _named(name: str) -> str:
