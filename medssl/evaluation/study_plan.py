@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from string import ascii_letters, digits
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from medssl.evaluation.benchmark_plan import merged
 from medssl.imaging.errors import ConfigError
@@ -11,6 +11,8 @@ from medssl.models.component import Overrides
 
 _ALLOWED = set(f"{ascii_letters}{digits}_- ")
 _FOLDER_NAME = "is also a folder's name: letters, digits, blanks, - and _ only"
+
+T = TypeVar("T", str, int)
 
 Metric = Literal["dice", "auroc", "balanced_accuracy", "quadratic_kappa"]
 
@@ -128,8 +130,14 @@ class StudyPlan:
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
         sets = [images.name for images in self.image_sets]
-        problems = [f"arms: {name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
-        problems += [f"image_sets: {name} is there twice" for name in sorted({n for n in sets if sets.count(n) > 1})]
+        folders = [name.replace(" ", "_") for name in names]
+        problems = [f"arms: {name} is there twice" for name in _twice(names)]
+        problems += [
+            f"arms: {' and '.join(n for n in names if n.replace(' ', '_') == folder)} would have one folder: rename one"
+            for folder in _twice(folders)
+            if folder not in _twice(names)
+        ]
+        problems += [f"image_sets: {name} is there twice" for name in _twice(sets)]
         problems += [f"image_sets: {name} {_FOLDER_NAME}" for name in sets if not set(name) <= _ALLOWED]
         problems += [] if len(names) > 1 else ["arms: two or more are needed"]
         problems += [] if self.reference in names else [f"reference {self.reference!r} is none of the arms {names}"]
@@ -137,6 +145,7 @@ class StudyPlan:
         if not 1 <= self.pretrainings <= max(self.seeds, 1):
             problems.append(f"pretrainings must be 1 to {self.seeds}, the number of seeds, got {self.pretrainings}")
         problems += [f"labels {n} must be 1 or more" for n in self.labels if n < 1]
+        problems += [f"labels: {n} is there twice" for n in _twice(self.labels)]
         problems += [] if self.labels else ["labels: none is named"]
         if self.metric == "quadratic_kappa" and len(self.class_order) < 2:
             problems.append("metric quadratic_kappa needs class_order")
@@ -182,3 +191,7 @@ class StudyPlan:
         """Options of an arm's fine-tuning with one of its trials."""
         own = merged(self.finetune.options, arm.finetune.options)
         return own if trial is None else merged(own, (arm.trials or self.trials)[trial].options)
+
+
+def _twice(values: Sequence[T]) -> list[T]:
+    return sorted({value for value in values if values.count(value) > 1})

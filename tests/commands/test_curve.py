@@ -22,6 +22,7 @@ from medssl.imaging.errors import MedsslError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
+from medssl.training.options import TrainOptions
 
 _UNUSABLE = """from cohort import write_scans
 
@@ -289,6 +290,30 @@ def test_a_study_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     told = capsys.readouterr().err
     assert "nothing.safetensors does not exist" in told
     assert "nowhere does not exist" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_that_would_share_a_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arms = [{"name": "from scratch"}, {"name": "from_scratch"}]
+    assert _run(_plan(tmp_path, arms=arms, labels=[2, 1, 2]), tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "labels: 2 is there twice" in told
+    assert "arms: from scratch and from_scratch would have one folder: rename one" in told
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump({"train": {"lr": 0.01}}))
+    arms = [
+        {"name": "from scratch"},
+        {"name": "own", "trials": [{"train": {"lr": 0.1}}, {"train": {"lr": 0.2}}], "finetune": {"seed": 1}},
+        {"name": "fixed", "trials": [{}, {"train": {"lr": TrainOptions.lr}}]},
+        {"name": "named", "trials": [{"config": str(tmp_path / "given.yaml")}, {"train": {"lr": 0.01}}]},
+    ]
+    assert _run(_plan(tmp_path, arms=arms), tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "arms: own: finetune: seed is decided by the study" in told
+    same = "two of its trials come to the same options: each needs its own"
+    assert [line.strip() for line in told.splitlines() if same in line] == [
+        f"- arms: fixed: {same}",
+        f"- arms: named: {same}",
+    ]
     assert not (tmp_path / "out").exists()
 
 
