@@ -53,7 +53,7 @@ def small_cache(
         "channels": [f"channel {c}" for c in range(channels)],
         "labels": [Label(1, "box").to_json(), Label(2, "corner").to_json()] if labelled else [],
         "ignore_label": ignore_label,
-        "classes": sorted(set(classes)),
+        "classes": sorted(set(classes) - {""}),
         "manifest_sha256": "0" * 64,
         "data_sha256": "1" * 64,
         "fingerprint": {},

@@ -48,8 +48,9 @@ def curate(
     """Write a smaller manifest of the images worth pretraining on, with the reason for every image that is left out.
 
     Pictures are compared as they are stored, without a window; of a volume, unless it is taken apart, the middle slice
-    is. Images with a label or a class and those of splits val and test are always kept. OUT gets manifest.csv (for
-    `medssl prepare`), left_out.csv, left_out.png (the first hundred) and curation.json.
+    is. Images with a label or a class and those of splits val and test are always kept; slices have no label map, so
+    those of a volume that has one are looked at as any other. OUT gets manifest.csv (for `medssl prepare`),
+    left_out.csv, left_out.png (the first hundred) and curation.json.
 
     Args:
         manifest: Manifest made by `medssl index`.
@@ -70,6 +71,7 @@ def curate(
     listed = Manifest.read(manifest)
     goal, unused = (None, 0) if target is None else _goal(target)
     images = taken_apart(listed, slices)
+    unlabelled = 0 if slices is None else sum(bool(row.label) for row in listed.rows)
     always = [image for image in images if held(image)]
     asked = [image for image in images if not held(image)]
     useful, useless = look(asked, quality, likeness.rule)
@@ -84,7 +86,7 @@ def curate(
         raise MedsslError(f"nothing of {len(images)} images would be left: see the options", reason="nothing-left")
     counts = Counter(entry.reason for entry in left)
     with atomic_folder(out) as temporary:
-        rows = [replace(image.row, image=_absolute(image)) for image in chosen]
+        rows = [replace(image.row, **{name: _absolute(image, name) for name in ("image", "label")}) for image in chosen]
         Manifest.from_rows(rows, root=out.resolve()).write(temporary / "manifest.csv")
         write_text(temporary / "left_out.csv", _csv(left))
         _sheet(left, temporary / "left_out.png")
@@ -94,6 +96,7 @@ def curate(
             "kept_always": len(always),
             "left_out": dict(counts),
             "target_left_out": unused,
+            "label_maps_left_out": unlabelled,
             "options": {
                 "slices": slices, "likeness": asdict(likeness), "quality": asdict(quality), "coreset": asdict(coreset),
             },
@@ -102,6 +105,8 @@ def curate(
         write_json(temporary / "curation.json", about)
     why = ", ".join(f"{n} {reason}" for reason, n in counts.most_common()) or "none"
     say(f"curate: {len(chosen)} of {len(images)} images kept ({len(always)} of them always); left out: {why}")
+    if unlabelled:
+        say(f"curate: slices have no label map: those of {unlabelled} volume(s) are not in the new manifest")
     say(f"curate: look at {out / 'left_out.png'}, then medssl prepare {out / 'manifest.csv'}")
 
 
@@ -184,9 +189,10 @@ def _coreset(
     return [images[n] for n in taken], left
 
 
-def _absolute(image: Image) -> str:
-    """Image field that holds wherever the manifest lies."""
-    return ";".join(str((image.root / part.strip()).resolve()) for part in image.row.image.split(";"))
+def _absolute(image: Image, column: str) -> str:
+    """Files of a column of the manifest, by paths that hold wherever it lies."""
+    parts = [part.strip() for part in getattr(image.row, column).split(";") if part.strip()]
+    return ";".join(str((image.root / part).resolve()) for part in parts)
 
 
 def _csv(left: Sequence[Left]) -> str:

@@ -44,7 +44,7 @@ class Image:
 
 
 def taken_apart(listed: Manifest, axis: int | None) -> list[Image]:
-    """The images of a manifest, or the slices of its volumes across an axis, one 2D image each."""
+    """The images of a manifest, or the slices of its volumes across an axis, one 2D image each, without label maps."""
     from medssl.imaging.readers.open import read_volume
 
     if axis is None:

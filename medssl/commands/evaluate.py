@@ -144,6 +144,7 @@ def _segmentation(
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import write_results
     from medssl.evaluation.segmentation_cases import evaluate_cases, labelled_cases, left_out, lesion_labels
+    from medssl.evaluation.subgroups import few_patients
 
     predict, measure, lesions, with_rule, maps = options
     split = head["split"]
@@ -168,6 +169,7 @@ def _segmentation(
         warnings = [
             *_seen(runs, cases, split),
             *_warnings(outcome),
+            *few_patients(split, {result.patient for result in outcome.results[names[0]]}),
             *left_out(cache, split, cases, "label map"),
             *missing,
         ]
@@ -199,7 +201,7 @@ def _classification(
     from medssl.evaluation.classification_cases import CONVENTIONS, class_warnings, compare_classes, summarise_classes
     from medssl.evaluation.report.evaluation import classification_page, training_logs
     from medssl.evaluation.report.page import write_report
-    from medssl.evaluation.report.results import interval_text, write_results
+    from medssl.evaluation.report.results import interval_text, p_text, write_results
     from medssl.evaluation.segmentation_cases import classified_cases, left_out
 
     measure, maps = options
@@ -218,7 +220,7 @@ def _classification(
         "conventions": list(CONVENTIONS),
         "warnings": [
             *_seen(runs, cases, split),
-            *class_warnings(own, classes),
+            *class_warnings(own, classes, split),
             *left_out(cache, split, cases, "class"),
         ],
     }
@@ -230,7 +232,8 @@ def _classification(
         about = "Classes of whole images, compared with the reference."
         write_report(temporary, sections, f"Evaluation of {names[0]}", about, results["environment"])
     for name, differences in results["differences"].items():
-        say(f"{names[0]} - {name}: AUROC {interval_text(differences['auroc'], signed=True)}")
+        shown, test = interval_text(differences["auroc"], signed=True), results["tests"][name]["auroc"]
+        say(f"{names[0]} - {name}: AUROC {shown}, p {p_text(test['p_value'])}: {test['verdict']}")
     say(f"AUROC {interval_text(results['metrics']['auroc'])}, report: {out / 'report.html'}")
 
 
@@ -323,14 +326,16 @@ def _head(task: str, split: str, cache: "Cache", folders: Sequence[Path]) -> dic
 def _results(outcome: "Outcome", arm: str, measure: MeasureOptions, warnings: list[str]) -> dict[str, Any]:
     from medssl.evaluation.summaries import CONVENTIONS, differences, summarise
 
+    compared = {
+        name: differences(outcome.results[arm], found) for name, found in outcome.results.items() if name != arm
+    }
     return {
         "arm": arm,
         "tolerance_mm": measure.tolerance_mm,
         "calibrated": outcome.calibrated,
         "arms": {name: summarise(found, measure.resamples) for name, found in outcome.results.items()},
-        "differences": {
-            name: differences(outcome.results[arm], found) for name, found in outcome.results.items() if name != arm
-        },
+        "differences": {name: found for name, (found, _) in compared.items()},
+        "tests": {name: tests for name, (_, tests) in compared.items()},
         "conventions": list(CONVENTIONS),
         "warnings": warnings,
         "failures": [vars(failure) for failure in outcome.failures],
@@ -339,8 +344,16 @@ def _results(outcome: "Outcome", arm: str, measure: MeasureOptions, warnings: li
 
 def _warnings(outcome: "Outcome") -> list[str]:
     found = []
-    if not outcome.calibrated:
-        found.append("Some images do not say how large a pixel is: lengths and the tolerance are in pixels, not in mm.")
+    without = outcome.uncalibrated
+    if without and not outcome.calibrated:
+        found.append("The images do not say how large a pixel is: lengths and the tolerance are in pixels, not in mm.")
+    elif without:
+        named = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
+        found.append(
+            f"{len(without)} of {outcome.cases} images do not say how large a pixel is ({named}): their distances, "
+            "surface Dice and sizes are in no number, because pixels and mm have no mean; their Dice is. Evaluate them "
+            "on their own for numbers in pixels."
+        )
     if outcome.failures:
         found.append(
             f"{len(outcome.failures)} case(s) could not be evaluated and are not in the numbers: "
@@ -386,12 +399,13 @@ def _overlays(
 
 
 def _tell(out: Path, results: Mapping[str, Any], arm: str) -> None:
-    from medssl.evaluation.report.results import interval_text
+    from medssl.evaluation.report.results import interval_text, p_text
 
     for name, content in results["arms"].items():
         say(f"{name}: mean Dice {interval_text(content['mean_dice'])}")
     for name, found in results["differences"].items():
-        say(f"{arm} - {name}: {interval_text(found['mean_dice'], signed=True)}")
+        shown, test = interval_text(found["mean_dice"], signed=True), results["tests"][name]["mean_dice"]
+        say(f"{arm} - {name}: {shown}, p {p_text(test['p_value'])}: {test['verdict']}")
     say(f"report: {out / 'report.html'}")
 
 

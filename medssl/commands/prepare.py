@@ -300,6 +300,7 @@ def _write(job: Job, digest: str) -> None:
         notes=(*volume.source.notes, *prepared.notes),
         scanner=row.scanner,
         study=row.study,
+        calibrated=volume.source.calibrated,
     )
     channels = job.preprocess.channels_of(volume.channels)
     extra = {"source_sha256": digest, "fingerprint": case_fingerprint(volume, label), "channels": channels}

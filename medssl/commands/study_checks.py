@@ -92,6 +92,7 @@ def _wrong_options(study: StudyPlan, arm: ArmPlan) -> Iterator[str]:
     numbers: Sequence[int | None] = range(len(study.trials)) if study.trials else [None]
     asked = [("finetune", study.options(arm, number)) for number in numbers]
     asked += [("pretrain", arm.pretrain.options)] if arm.pretrain.options else []
+    trials: list[dict[str, Any]] = []
     for verb, given in asked:
         try:
             options = with_config(given)
@@ -100,8 +101,11 @@ def _wrong_options(study: StudyPlan, arm: ArmPlan) -> Iterator[str]:
             )
             values = parse_options(verb, ["--data", "cache", "--out", "out"], options)
             yield from (f"{verb}: {problem}" for problem in _unfit(study, arm, verb, values))
+            trials += [values] if verb == "finetune" else []
         except ConfigError as error:
             yield from (f"{verb}: {problem}" for problem in error.problems)
+    if any(trials[n] in trials[:n] for n in range(len(trials))):
+        yield "two of its trials come to the same options: each needs its own"
 
 
 def _unfit(study: StudyPlan, arm: ArmPlan, verb: str, values: dict[str, Any]) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,42 @@ import yaml
 
 from medssl.commands.app import make_manifest, read_application, run_stage
 from medssl.commands.comparison import with_config
+from medssl.commands.console import say
 from medssl.commands.keys import key_of
 from medssl.commands.parsing import resolve_folder, run_verb
 from medssl.commands.side_by_side import side_by_side
 from medssl.commands.study_images import images_cache, prepare_images
-from medssl.commands.study_tested import evaluate_network, forget_evaluations, validation_score
+from medssl.commands.study_tested import (
+    evaluate_network,
+    forget_evaluations,
+    is_evaluated,
+    validation_cases,
+    validation_score,
+)
 from medssl.commands.study_tuned import Done, Tuned, cache_of, prepare_options
 from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
-from medssl.imaging.errors import MedsslError
+from medssl.imaging.errors import ConfigError, MedsslError, in_words
 from medssl.imaging.files import write_json, write_text
 from medssl.training.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """What the arms of a study start from.
+
+    Args:
+        files: Arm to the encoder files that its seeds start from in turn; none from random weights.
+        failed: Arm to why it has no pretraining, or none whose time it could spend.
+    """
+
+    files: Mapping[str, Sequence[Path]]
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, arm: ArmPlan, seed: int) -> Path | None:
+        """Encoder file of an arm's seed; None for random weights, and for an arm that failed."""
+        own = self.files.get(arm.name, ())
+        return own[seed % len(own)] if own else None
 
 
 def caches_of(plan: StudyPlan, arms: Sequence[ArmPlan], out: Path) -> dict[str, Path]:
@@ -42,6 +69,32 @@ def prepare_study(plan: StudyPlan, data: Path, out: Path) -> None:
     run_stage("prepare", [str(manifest), "--config", str(config), "--out", str(cache)])
 
 
+def pretrain_arms(plan: StudyPlan, arms: Sequence[ArmPlan], data: Path, out: Path, number: int) -> Encoders:
+    """Pretrain every arm that is pretrained; one that fails is told, and the others go on.
+
+    Args:
+        plan: The study.
+        arms: Those that are asked for.
+        data: Folder of the data.
+        out: Folder of the study.
+        number: Pretrainings of each arm.
+    """
+    files, whys = {}, {}
+    for arm in arms:
+        try:
+            files[arm.name] = pretrain_arm(plan, arm, data, out, number)
+        except Exception as error:  # whatever it is, the other arms can still be compared
+            whys[arm.name] = _why(error)
+            say(f"curve: {arm.name}: its pretraining failed: {whys[arm.name]}")
+    failed = {name: f"its pretraining failed: {why}" for name, why in whys.items()}
+    for arm in arms:
+        if arm.longer_as in whys:
+            failed[arm.name] = (
+                f"the pretraining of {arm.longer_as}, whose time it spends, failed: {whys[arm.longer_as]}"
+            )
+    return Encoders({name: own for name, own in files.items() if name not in failed}, failed)
+
+
 def pretrain_arm(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path, number: int) -> tuple[Path, ...]:
     """Encoder files that an arm's seeds start from in turn, made if they are not there; none from random weights.
 
@@ -53,32 +106,60 @@ def pretrain_arm(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path, number: i
         number: Pretrainings.
 
     Raises:
-        MedsslError: The time of one was up before its last step.
+        MedsslError: One was not possible, diverged, or its time was up before its last step.
     """
+    if arm.images and arm.pretrain.options:
+        images = next(images for images in plan.image_sets if images.name == arm.images)
+        prepare_images(images, prepare_options(plan), cache_of(plan, out), data, out)
+    for options, cache, folder in _pretrainings(plan, arm, out, number):
+        _pretrain(arm, options, cache, folder)
+    return _encoder_files(plan, arm, data, out, number)
+
+
+def left_encoders(
+    plan: StudyPlan, arms: Sequence[ArmPlan], data: Path, out: Path, number: int
+) -> dict[str, tuple[Path, ...]]:
+    """As `pretrain_arm`, of arms that earlier calls have pretrained; the others are missing, and nothing is run."""
+    found = {}
+    for arm in arms:
+        with suppress(ConfigError):  # options that cannot be read have left nothing, and are not asked for
+            files = _encoder_files(plan, arm, data, out, number)
+            if all(file.is_file() if arm.init else _is_finished(file) for file in files):
+                found[arm.name] = files
+    return found
+
+
+def _encoder_files(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path, number: int) -> tuple[Path, ...]:
     if arm.init:
         return (data / arm.init,)  # an absolute path stays what it is
+    return tuple(folder / "encoder.safetensors" for _, _, folder in _pretrainings(plan, arm, out, number))
+
+
+def _pretrainings(plan: StudyPlan, arm: ArmPlan, out: Path, number: int) -> list[tuple[dict[str, Any], Path, Path]]:
+    """Options, cache and folder of each pretraining of an arm."""
     if not arm.pretrain.options:
-        return ()
-    options = with_config(arm.pretrain.options)
-    cache = cache_of(plan, out)
+        return []
+    options, cache = with_config(arm.pretrain.options), cache_of(plan, out)
     if arm.images:
         images = next(images for images in plan.image_sets if images.name == arm.images)
-        cache = prepare_images(images, prepare_options(plan), cache, data, out)
+        cache = images_cache(images, prepare_options(plan), cache, out)
     first = options.get("train", {}).get("seed", TrainOptions.seed)
     more = [merged(options, {"train": {"seed": first + one}}) for one in range(1, number)]
-    return tuple(_pretrained(arm, one, cache, out) for one in [options, *more])  # the first has the key it has alone
+    name, place = arm.name.replace(" ", "_"), str(cache.relative_to(out))
+    every = [options, *more]  # the first has the key it has alone
+    return [(own, cache, out / "pretrain" / f"{name}-{key_of([own, place])}") for own in every]
 
 
-def _pretrained(arm: ArmPlan, options: dict[str, Any], cache: Path, out: Path) -> Path:
-    folder = out / "pretrain" / f"{arm.name.replace(' ', '_')}-{key_of([options, str(cache.relative_to(out))])}"
+def _pretrain(arm: ArmPlan, options: dict[str, Any], cache: Path, folder: Path) -> None:
     encoder = folder / "encoder.safetensors"
-    if not _is_finished(encoder):
-        config = folder.with_name(f"{folder.name}.yaml")
-        write_text(config, yaml.safe_dump(options))
-        resume = ["--resume"] if (folder / "run.json").is_file() else []
-        run_verb("pretrain", ["--config", str(config), "--data", str(cache), "--out", str(folder), *resume])
-        _refuse_unfinished(encoder, f"pretraining of {arm.name}")
-    return encoder
+    if _is_finished(encoder):
+        return
+    _refuse_diverged(folder)
+    config = folder.with_name(f"{folder.name}.yaml")
+    write_text(config, yaml.safe_dump(options))
+    resume = ["--resume"] if (folder / "run.json").is_file() else []
+    run_verb("pretrain", ["--config", str(config), "--data", str(cache), "--out", str(folder), *resume])
+    _refuse_unfinished(encoder, f"pretraining of {arm.name}")
 
 
 def done_runs(runs: Sequence[Tuned], jobs: int) -> Iterator[Done]:
@@ -88,16 +169,27 @@ def done_runs(runs: Sequence[Tuned], jobs: int) -> Iterator[Done]:
         yield done
 
 
+def is_done(run: Tuned) -> bool:
+    """Whether a run or a trial is trained and evaluated already, so that to do it is to read it."""
+    from medssl.data.cache import Cache
+
+    if not _is_finished(run.folder / "model.safetensors"):
+        return False
+    if run.tested:
+        return is_evaluated(run, run.plan.split)
+    return is_evaluated(run, "val") or not validation_cases(run.plan, Cache.open(cache_of(run.plan, run.out)))
+
+
 def _do(run: Tuned, jobs: int) -> Done:
     try:
         beside = _finetune(run, jobs)
         score = validation_score(run) if run.trial is not None and not run.tested else math.nan
         if run.tested:
             evaluate_network(run, run.plan.split)
-    except MedsslError as error:
-        return Done(run, math.nan, math.nan, error.message, jobs)
-    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rates = [float(row["steps_per_s"]) for row in map(json.loads, lines) if "steps_per_s" in row]
+        lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rates = [float(row["steps_per_s"]) for row in map(json.loads, lines) if "steps_per_s" in row]
+    except Exception as error:  # of memory, of the disk: whatever it is, the other networks can still be compared
+        return Done(run, math.nan, math.nan, _why(error), jobs)
     return Done(run, score, 1 / max(rates) if rates else math.nan, jobs=beside)
 
 
@@ -108,6 +200,7 @@ def _finetune(run: Tuned, jobs: int) -> int:
     model = run.folder / "model.safetensors"
     if _is_finished(model):
         return before or jobs
+    _refuse_diverged(run.folder)
     write_json(record, {"jobs": max(before, jobs)})
     forget_evaluations(run)  # of weights from before the last step
     config = run.folder.with_name(f"{run.folder.name}.yaml")
@@ -127,6 +220,27 @@ def _is_finished(weights: Path) -> bool:
     if not (weights.is_file() and told.is_file()):
         return False
     return bool(json.loads(told.read_text(encoding="utf-8"))["provenance"]["finished"])
+
+
+def _refuse_diverged(folder: Path) -> None:
+    """Do not try a training again that diverged: from its checkpoint, with the same options, the same would come of it.
+
+    Raises:
+        MedsslError: It did.
+    """
+    from medssl.training.divergence import DivergedError
+
+    record = folder / "run.json"
+    told = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    kind, _, message = told.get("error", "").partition(": ")
+    if told.get("status") == "failed" and kind == DivergedError.__name__:
+        raise MedsslError(
+            f"{message}. It is not tried again: change its options, or remove {folder}", reason="diverged"
+        )
+
+
+def _why(error: Exception) -> str:
+    return error.message if isinstance(error, MedsslError) else in_words(error)
 
 
 def _refuse_unfinished(weights: Path, what: str) -> None:

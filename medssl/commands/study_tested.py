@@ -6,7 +6,7 @@ import math
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medssl.commands.app import run_stage
 from medssl.commands.study_tuned import Tuned, cache_of
@@ -15,7 +15,7 @@ from medssl.imaging.errors import CheckpointError, MedsslError
 
 if TYPE_CHECKING:
     from medssl.data.cache import Cache, CachedCase
-    from medssl.evaluation.study_table import NetworkScores
+    from medssl.evaluation.study_scores import NetworkScores
 
 
 def evaluate_network(run: Tuned, split: str) -> None:
@@ -24,21 +24,24 @@ def evaluate_network(run: Tuned, split: str) -> None:
     Raises:
         MedsslError: It has no answer to some of the cases: it is not compared with others.
     """
-    from medssl.data.cache import Cache
-
-    cache, out = cache_of(run.plan, run.out), _folder(run, split)
-    results = out / "results.json"
-    told = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
-    if (told.get("split"), told.get("data_sha256")) != (split, Cache.open(cache).data_sha256):
+    out = _folder(run, split)
+    if not is_evaluated(run, split):
         shutil.rmtree(out, ignore_errors=True)
-        arguments = ["--data", str(cache), "--split", split, "--out", str(out)]
+        arguments = ["--data", str(cache_of(run.plan, run.out)), "--split", split, "--out", str(out)]
         arguments += ["--measure.resamples", "100"]  # intervals of single networks are not what is asked
         run_stage("evaluate", [str(run.folder), *arguments])
-        told = json.loads(results.read_text(encoding="utf-8"))
-    failures = told.get("failures", [])
+    failures = _told(out).get("failures", [])
     if failures:
         why = "; ".join(f"{failure['case']}: {failure['message']} ({failure['reason']})" for failure in failures)
         raise MedsslError(f"{len(failures)} case(s) could not be evaluated: {why}", reason="cases-failed")
+
+
+def is_evaluated(run: Tuned, split: str) -> bool:
+    """Whether a network was evaluated on a split of the study's cases."""
+    from medssl.data.cache import Cache
+
+    told = _told(_folder(run, split))
+    return (told.get("split"), told.get("data_sha256")) == (split, Cache.open(cache_of(run.plan, run.out)).data_sha256)
 
 
 def validation_score(run: Tuned) -> float:
@@ -50,7 +53,7 @@ def validation_score(run: Tuned) -> float:
     import numpy as np
 
     from medssl.data.cache import Cache
-    from medssl.evaluation.study_table import measure_of
+    from medssl.evaluation.study_scores import measure_of
 
     if not validation_cases(run.plan, Cache.open(cache_of(run.plan, run.out))):
         return math.nan
@@ -80,7 +83,7 @@ def read_tested(run: Tuned, split: str) -> "NetworkScores":
     """
     import numpy as np
 
-    from medssl.evaluation.study_table import NetworkScores
+    from medssl.evaluation.study_scores import NetworkScores
 
     path = _folder(run, split) / "cases.csv"
     try:
@@ -111,6 +114,11 @@ def read_tested(run: Tuned, split: str) -> "NetworkScores":
         np.array([[float(row[column]) for column in columns] for row in rows]),
         np.array([names.index(row["class"]) for row in rows]),
     )
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    results = folder / "results.json"
+    return dict(json.loads(results.read_text(encoding="utf-8"))) if results.is_file() else {}
 
 
 def _folder(run: Tuned, split: str) -> Path:

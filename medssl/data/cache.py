@@ -57,6 +57,8 @@ class CachedCase:
     notes: tuple[str, ...] = ()
     scanner: str = ""
     study: str = ""
+    calibrated: bool | None = None
+    """Whether the image says how large a voxel is in the patient; None in caches from before this was kept."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for case.json."""

@@ -76,6 +76,9 @@ METRICS: Mapping[str, ClassMetric] = {
 }
 """Name to metric, all but those of ordered classes."""
 
+LESS_IS_BETTER = ("calibration_error", "brier")
+"""Of these metrics."""
+
 
 def of_one_class(score: Callable[..., float], positive: npt.NDArray[np.bool_], shares: _Float) -> float:
     """Score of one class against the rest."""

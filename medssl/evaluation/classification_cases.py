@@ -3,16 +3,25 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medssl.data.cache import Cache, CachedCase
-from medssl.evaluation.class_metrics import METRICS, ClassMetric, of_one_class, quadratic_kappa, reliability, share
+from medssl.evaluation.class_metrics import (
+    LESS_IS_BETTER,
+    METRICS,
+    ClassMetric,
+    of_one_class,
+    quadratic_kappa,
+    reliability,
+    share,
+)
 from medssl.evaluation.statistics import Interval, statistic_interval
-from medssl.evaluation.subgroups import CONVENTION, by_group, groups_of
+from medssl.evaluation.subgroups import CONVENTION, by_group, few_of_a_class, few_patients, groups_of
+from medssl.evaluation.swap_tests import PAIRED_TEST, ClassNumber, swap_answers
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.progress import Progress
 
@@ -25,6 +34,7 @@ CONVENTIONS = (
     CONVENTION,
     "Intervals: 95 %, percentile bootstrap over patients; all cases of a patient are drawn together, in a difference "
     "for both models.",
+    PAIRED_TEST,
 )
 _Float = npt.NDArray[np.float64]
 Statistic = Callable[[npt.NDArray[np.int64]], float]
@@ -89,16 +99,20 @@ def predict_classes(
     return found
 
 
-def class_warnings(predictions: Sequence[ClassPrediction], classes: Sequence[str]) -> list[str]:
-    """What cannot be measured because classes do not occur among the cases."""
+def class_warnings(predictions: Sequence[ClassPrediction], classes: Sequence[str], split: str) -> list[str]:
+    """What cannot be measured because classes do not occur among the cases of a split, or have few patients."""
     found = {classes[p.truth] for p in predictions}
+    few = few_patients(split, {p.patient for p in predictions})
     if len(found) < 2:
         return [
+            *few,
             f"All cases are of class {next(iter(found), 'none')!r}: AUROC and average precision are not defined, and "
-            "the other numbers say nothing about telling classes apart."
+            "the other numbers say nothing about telling classes apart.",
         ]
-    absent = [repr(name) for name in classes if name not in found]
-    return [f"No case is of class {', '.join(absent)}: it is in no mean over classes."] if absent else []
+    of_class = {name: {p.patient for p in predictions if classes[p.truth] == name} for name in classes}
+    few += few_of_a_class(split, {name: patients for name, patients in of_class.items() if patients})
+    absent = [repr(name) for name, patients in of_class.items() if not patients]
+    return few + ([f"No case is of class {', '.join(absent)}: it is in no mean over classes."] if absent else [])
 
 
 def summarise_classes(
@@ -132,7 +146,7 @@ def summarise_classes(
         return found
 
     return {
-        "metrics": {name: interval.to_json() for name, interval in of_part(np.arange(len(truth))).items()},
+        "metrics": _json(of_part(np.arange(len(truth)))),
         "classes": {
             name: _of_class(truth == k, shares.argmax(axis=1) == k, shares[:, k], measured)
             for k, name in enumerate(names)
@@ -155,29 +169,40 @@ def compare_classes(
 ) -> dict[str, Any]:
     """Metrics of other models on the same cases, and the paired differences to them, ours minus theirs; JSON-able.
 
+    A difference is tested by swaps of whole patients as well.
+
     Args:
         ours: Of the model that is evaluated.
         others: Name to predictions of the same cases in the same order.
         classes: Names in the order of the probabilities.
-        resamples: Bootstrap resamples; a patient is drawn for both models at once.
+        resamples: Bootstrap resamples, where a patient is drawn for both models at once, and swaps.
         order: As in `summarise_classes`.
     """
     names, asked = _asked(classes, order)
     truth, first = _in_order(ours, classes, names)
     patients = [p.patient for p in ours]
 
-    def measured(of: Callable[[ClassMetric], Statistic]) -> dict[str, Any]:
-        return {
-            name: statistic_interval(of(metric), patients, resamples=resamples).to_json()
-            for name, metric in asked.items()
-        }
+    def measured(of: Callable[[ClassMetric], Statistic]) -> dict[str, Interval]:
+        return {name: statistic_interval(of(metric), patients, resamples=resamples) for name, metric in asked.items()}
 
-    found: dict[str, dict[str, Any]] = {"others": {}, "differences": {}}
+    found: dict[str, dict[str, Any]] = {"others": {}, "differences": {}, "tests": {}}
     for other, predictions in others.items():
         _, second = _in_order(predictions, classes, names)
-        found["others"][other] = {"metrics": measured(lambda metric, s=second: partial(_of_drawn, metric, truth, s))}  # type: ignore[misc]
-        found["differences"][other] = measured(lambda metric, s=second: partial(_between, metric, truth, (first, s)))  # type: ignore[misc]
+        alone = measured(lambda metric, s=second: partial(_of_drawn, metric, truth, s))  # type: ignore[misc]
+        differences = measured(lambda metric, s=second: partial(_between, metric, truth, (first, s)))  # type: ignore[misc]
+        found["others"][other] = {"metrics": _json(alone)}
+        found["differences"][other] = _json(differences)
+        found["tests"][other] = {
+            name: swap_answers(cast(ClassNumber, name), truth, [(first, second)], patients, resamples).told(
+                difference, name in LESS_IS_BETTER
+            )
+            for name, difference in differences.items()
+        }
     return found
+
+
+def _json(intervals: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: interval.to_json() for name, interval in intervals.items()}
 
 
 def _asked(classes: Sequence[str], order: Sequence[str]) -> tuple[list[str], dict[str, ClassMetric]]:

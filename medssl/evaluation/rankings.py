@@ -11,7 +11,7 @@ from scipy import stats
 from medssl.imaging.errors import ConfigError
 
 LEVEL = 0.05
-"""Corrected p-values below it may show a difference."""
+"""p-values below it may show a difference."""
 
 NOT_SHOWN = "no difference shown"
 """The verdict where neither `better` nor `worse` is."""
@@ -100,6 +100,17 @@ def _even(results: Mapping[str, Sequence[float]]) -> bool:
 def told(low: float, high: float) -> str:
     """What an interval of a difference says: `better`, `worse`, or `no difference shown`."""
     return "better" if low > 0 else "worse" if high < 0 else NOT_SHOWN
+
+
+def told_tested(low: float, high: float, p_value: float) -> str:
+    """As `told`, but only where a test agrees: an interval over few patients is too narrow, and leaves 0 out too often.
+
+    Args:
+        low: Lower end of the interval of a difference.
+        high: Upper end.
+        p_value: That the two are alike; NaN where there is none.
+    """
+    return told(low, high) if p_value < LEVEL else NOT_SHOWN
 
 
 def told_beside(ours: float, theirs: Sequence[float], low: float, high: float) -> str:

@@ -13,7 +13,7 @@ from medssl.evaluation.lesions import CaseLesions, find_lesions
 from medssl.evaluation.metrics import score_classes
 from medssl.evaluation.options import LesionOptions
 from medssl.evaluation.subgroups import groups_of
-from medssl.evaluation.summaries import CaseResult
+from medssl.evaluation.summaries import CaseResult, size_unit
 from medssl.imaging.errors import CacheError, ConfigError, ImageError, MedsslError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.preprocess import restore_label, restore_scores
@@ -53,12 +53,23 @@ class Outcome:
     Args:
         results: Arm to its results, in the order of the cases.
         failures: Cases without results.
-        calibrated: False where images do not say how large a pixel is, so lengths are in pixels.
+        uncalibrated: Cases whose image does not say how large a pixel is. All: lengths are in pixels. Some: theirs are
+            not defined, because pixels and mm have no mean.
     """
 
     results: dict[str, list[CaseResult]]
     failures: list[Failure] = field(default_factory=list)
-    calibrated: bool = True
+    uncalibrated: list[str] = field(default_factory=list)
+
+    @property
+    def cases(self) -> int:
+        """Number of cases with results."""
+        return len(next(iter(self.results.values())))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether lengths are in mm."""
+        return len(self.uncalibrated) < self.cases
 
 
 def labelled_cases(cache: Cache, split: str) -> tuple[CachedCase, ...]:
@@ -142,11 +153,24 @@ def evaluate_cases(
             except (MedsslError, OSError) as error:
                 outcome.failures.append(_failure(case, error))
             else:
-                outcome.calibrated &= calibrated
+                outcome.uncalibrated += [] if calibrated else [case.case]
                 for name, result in scored.items():
                     outcome.results[name].append(result)
             progress.advance(note=case.case)
+    if outcome.calibrated:
+        without = set(outcome.uncalibrated)
+        for name, found in outcome.results.items():
+            outcome.results[name] = [r.without_lengths(cache.spatial_dims) if r.case in without else r for r in found]
     return outcome
+
+
+def is_calibrated(cache: Cache, case: CachedCase) -> bool:
+    """Whether a case's image says how large a voxel is, whatever its label's file says.
+
+    Raises:
+        ImageError: The cache does not tell, and the image is not where it was, or is another one.
+    """
+    return native_image(cache, case).source.calibrated if case.calibrated is None else case.calibrated
 
 
 def native_image(cache: Cache, case: CachedCase) -> Volume:
@@ -194,7 +218,7 @@ def _evaluate_case(
     reference = native_reference(cache, case)
     image = cache.image(case)
     grid = case.record.native
-    calibrated = reference.source.calibrated
+    calibrated = is_calibrated(cache, case)
     spacing = grid.spacing_mm if calibrated else (1.0,) * grid.spatial_dims
     size, unit = _voxel_size(grid, calibrated)
     scored = {}
@@ -241,7 +265,8 @@ def _voxel_size(grid: Geometry, calibrated: bool) -> tuple[float, str]:
     """Size of a voxel and its unit."""
     if not calibrated:
         return 1.0, "pixels"
-    return (grid.voxel_ml, "mL") if grid.spatial_dims == 3 else (float(np.prod(grid.spacing_mm)), "mm2")
+    size = grid.voxel_ml if grid.spatial_dims == 3 else float(np.prod(grid.spacing_mm))
+    return size, size_unit(grid.spatial_dims)
 
 
 def _empty_like(case: CachedCase) -> Volume:

@@ -1,8 +1,9 @@
 """What `medssl curve` compares; torch-free, so that mistakes are told at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from string import ascii_letters, digits
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from medssl.evaluation.benchmark_plan import merged
 from medssl.imaging.errors import ConfigError
@@ -10,6 +11,8 @@ from medssl.models.component import Overrides
 
 _ALLOWED = set(f"{ascii_letters}{digits}_- ")
 _FOLDER_NAME = "is also a folder's name: letters, digits, blanks, - and _ only"
+
+T = TypeVar("T", str, int)
 
 Metric = Literal["dice", "auroc", "balanced_accuracy", "quadratic_kappa"]
 
@@ -120,11 +123,21 @@ class StudyPlan:
     class_order: tuple[str, ...] = ()
     """Classes from the least to the most, for `quadratic_kappa`."""
 
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    """Further pairs of arms that are compared, the first with the second, for instance a pretrained arm with one that
+    spends the pretraining's time on the labels; p-values are corrected over these as well."""
+
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
         sets = [images.name for images in self.image_sets]
-        problems = [f"arms: {name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
-        problems += [f"image_sets: {name} is there twice" for name in sorted({n for n in sets if sets.count(n) > 1})]
+        folders = [name.replace(" ", "_") for name in names]
+        problems = [f"arms: {name} is there twice" for name in _twice(names)]
+        problems += [
+            f"arms: {' and '.join(n for n in names if n.replace(' ', '_') == folder)} would have one folder: rename one"
+            for folder in _twice(folders)
+            if folder not in _twice(names)
+        ]
+        problems += [f"image_sets: {name} is there twice" for name in _twice(sets)]
         problems += [f"image_sets: {name} {_FOLDER_NAME}" for name in sets if not set(name) <= _ALLOWED]
         problems += [] if len(names) > 1 else ["arms: two or more are needed"]
         problems += [] if self.reference in names else [f"reference {self.reference!r} is none of the arms {names}"]
@@ -132,15 +145,30 @@ class StudyPlan:
         if not 1 <= self.pretrainings <= max(self.seeds, 1):
             problems.append(f"pretrainings must be 1 to {self.seeds}, the number of seeds, got {self.pretrainings}")
         problems += [f"labels {n} must be 1 or more" for n in self.labels if n < 1]
+        problems += [f"labels: {n} is there twice" for n in _twice(self.labels)]
         problems += [] if self.labels else ["labels: none is named"]
         if self.metric == "quadratic_kappa" and len(self.class_order) < 2:
             problems.append("metric quadratic_kappa needs class_order")
         if self.metric == "dice" and self.class_order:
             problems.append("class_order is for classes, metric dice has none: leave it out")
+        problems += self._wrong_pairs(names)
         for arm in self.arms:
             problems += [f"arms: {arm.name} {problem}" for problem in self._wrong(arm)]
         if problems:
             raise ConfigError(problems)
+
+    def _wrong_pairs(self, names: Sequence[str]) -> list[str]:
+        problems = []
+        for number, pair in enumerate(self.pairs):
+            about = f"pairs: {list(pair)}"
+            problems += [f"{about}: {name!r} is none of the arms {names}" for name in pair if name not in names]
+            if pair[0] == pair[1]:
+                problems.append(f"{about}: an arm is not compared with itself")
+            elif self.reference in pair:
+                problems.append(f"{about}: every arm is compared with the reference {self.reference!r}: leave it out")
+            elif set(pair) in [set(other) for other in self.pairs[:number]]:
+                problems.append(f"{about} is there twice")
+        return problems
 
     def _wrong(self, arm: ArmPlan) -> list[str]:
         problems = []
@@ -163,3 +191,7 @@ class StudyPlan:
         """Options of an arm's fine-tuning with one of its trials."""
         own = merged(self.finetune.options, arm.finetune.options)
         return own if trial is None else merged(own, (arm.trials or self.trials)[trial].options)
+
+
+def _twice(values: Sequence[T]) -> list[T]:
+    return sorted({value for value in values if values.count(value) > 1})

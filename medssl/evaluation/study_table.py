@@ -1,189 +1,113 @@
-"""Networks tested on the same cases: one number each, paired differences over seeds and patients, ranks."""
+"""Arms of a study on the same cases: one number each, paired differences over seeds and patients, ranks."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medssl.evaluation.class_metrics import auroc, balanced_accuracy, quadratic_kappa
-from medssl.evaluation.rankings import LEVEL, NOT_SHOWN, holm, rank_methods, told
-from medssl.evaluation.statistics import comparable_dice, crossed_interval, t_interval
+from medssl.evaluation.rankings import NOT_SHOWN, holm, rank_methods, told_tested
+from medssl.evaluation.statistics import t_interval
 from medssl.evaluation.study_plan import Metric
-from medssl.evaluation.swap_tests import SwapTest, swap_answers, swap_means
+from medssl.evaluation.study_scores import Measure, NetworkScores, comparable, difference, measure_of, plain
+from medssl.evaluation.study_slopes import slope_difference, slopes
 from medssl.imaging.errors import ConfigError
 
+HOLDS_BETTER, HOLDS_WORSE = "holds better", "holds worse"
+"""Verdicts of the gains per doubling of two arms: the first loses less, or more, as labels shrink."""
 
-@dataclass(frozen=True)
-class NetworkScores:
-    """One network on all test cases.
-
-    Args:
-        arm: Way it was trained.
-        labels: Labelled patients it learned from.
-        seed: Its seed.
-        cases: Test cases.
-        patients: Patient of each.
-        values: (n,) Dice of each case, or (n, K) class probabilities.
-        truth: (n,) class numbers, for probabilities.
-    """
-
-    arm: str
-    labels: int
-    seed: int
-    cases: tuple[str, ...]
-    patients: tuple[str, ...]
-    values: npt.NDArray[np.float64]
-    truth: npt.NDArray[np.int64] | None = None
+_Tested = dict[int, dict[int, NetworkScores]]
+"""Number of labels to seed to network."""
 
 
-Measure = Callable[[NetworkScores, npt.NDArray[np.int64]], float]
-
-
-def measure_of(metric: Metric) -> Measure:
-    """The metric as a function of a tested network and positions of cases."""
-    if metric == "dice":
-        return _mean_dice
-    found = {"auroc": auroc, "balanced_accuracy": balanced_accuracy, "quadratic_kappa": quadratic_kappa}[metric]
-
-    def of_classes(tested: NetworkScores, drawn: npt.NDArray[np.int64]) -> float:
-        if tested.truth is None:
-            raise ConfigError([f"metric {metric} needs classes, {tested.arm} has none: use dice"])
-        return found(tested.truth[drawn], tested.values[drawn])
-
-    return of_classes
-
-
-def compare_arms(rows: Sequence[NetworkScores], reference: str, metric: Metric) -> dict[str, Any]:
-    """Every arm at every number of labels, and its differences to the reference; JSON-able.
+def compare_arms(
+    rows: Sequence[NetworkScores], reference: str, metric: Metric, pairs: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
+    """Every arm at every number of labels, its differences to the reference, and those of further pairs; JSON-able.
 
     Args:
-        rows: NetworkScores networks.
+        rows: Tested networks.
         reference: Arm that the others are compared with.
         metric: What is compared.
+        pairs: Arms that are compared beside that, the first minus the second.
 
     Raises:
         ConfigError: Networks that were not tested on the same cases.
     """
     _check(rows)
     measure, arms = measure_of(metric), list(dict.fromkeys(row.arm for row in rows))
-    points: list[dict[str, Any]] = []
-    for labels in sorted({row.labels for row in rows}):
-        here = {arm: {r.seed: r for r in rows if (r.labels, r.arm) == (labels, arm)} for arm in arms}
-        there = [arm for arm in arms if here[arm]]
-        compared = [arm for arm in there if arm != reference and here.get(reference)]
-        found = {arm: _compare(here[arm], here[reference], measure, metric) for arm in compared}
-        points.append(
-            {
-                "labels": labels,
-                "arms": {arm: _alone(here[arm], measure) for arm in there},
-                "differences": found,
-            }
-        )
+    tested: dict[str, _Tested] = {arm: {} for arm in arms}
+    for row in rows:
+        tested[row.arm].setdefault(row.labels, {})[row.seed] = row
+    numbers = sorted({row.labels for row in rows})
+    points: list[dict[str, Any]] = [
+        {
+            "labels": labels,
+            "arms": {arm: _alone(tested[arm][labels], measure) for arm in arms if labels in tested[arm]},
+            "differences": {
+                arm: found
+                for arm in arms
+                if arm != reference and (found := _compare(tested, arm, reference, labels, metric)) is not None
+            },
+        }
+        for labels in numbers
+    ]
+    compared = [_pair(tested, *pair, numbers, metric) for pair in pairs if all(arm in tested for arm in pair)]
+    differences = [found for point in points for found in point["differences"].values()]
+    differences += [found for pair in compared for found in pair["points"]]
     return {
         "metric": metric,
         "reference": reference,
-        **_judge([found for point in points for found in point["differences"].values()]),
+        **_judge(differences, [pair["slope"] for pair in compared if pair["slope"] is not None]),
         "points": points,
-        "slopes": _slopes(points, arms),
+        "pairs": compared,
+        "slopes": slopes(points, arms),
         "ranking": _ranking(rows, arms, measure, metric),
     }
 
 
-def _judge(differences: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _compare(
+    tested: Mapping[str, _Tested], ours: str, theirs: str, labels: int, metric: Metric
+) -> dict[str, Any] | None:
+    """Their difference at a number of labels; None without a seed that both have there."""
+    first, second = (tested.get(arm, {}).get(labels, {}) for arm in (ours, theirs))
+    seeds = set(first) & set(second)
+    return difference({seed: [(first[seed], second[seed])] for seed in seeds}, metric) if seeds else None
+
+
+def _pair(
+    tested: Mapping[str, _Tested], ours: str, theirs: str, numbers: Sequence[int], metric: Metric
+) -> dict[str, Any]:
+    points = [(labels, _compare(tested, ours, theirs, labels, metric)) for labels in numbers]
+    return {
+        "arm": ours,
+        "against": theirs,
+        "points": [{"labels": labels, **found} for labels, found in points if found is not None],
+        "slope": slope_difference(tested[ours], tested[theirs], metric),
+    }
+
+
+def _judge(differences: Sequence[dict[str, Any]], of_slopes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Correct p-values over all comparisons, give each its verdict; how many there are, and what could be shown at all.
 
-    A verdict needs both: an interval over seeds and patients that leaves 0 out, and a corrected p-value below LEVEL.
+    A verdict needs both: an interval over seeds and patients that leaves 0 out, and a corrected p-value below 0.05. Of
+    two slopes the smaller one holds better.
     """
-    corrected = holm([found["p_value"] for found in differences])
-    for found, p_value in zip(differences, corrected, strict=True):
+    every = [*differences, *of_slopes]
+    for found, p_value in zip(every, holm([found["p_value"] for found in every]), strict=True):
         low, high = (_number(found["over_seeds_and_patients"][end]) for end in ("low", "high"))
-        found["p_value"], found["p_value_corrected"] = _plain(found["p_value"]), _plain(p_value)
-        found["verdict"] = told(low, high) if p_value < LEVEL else NOT_SHOWN
-    least = [found["smallest_p_value"] for found in differences if found["smallest_p_value"] is not None]
+        found["p_value"], found["p_value_corrected"] = plain(found["p_value"]), plain(p_value)
+        found["verdict"] = told_tested(low, high, p_value)
+    for found in of_slopes:
+        found["verdict"] = {"better": HOLDS_WORSE, "worse": HOLDS_BETTER}.get(found["verdict"], NOT_SHOWN)
+    least = [found["smallest_p_value"] for found in every if found["smallest_p_value"] is not None]
     return {"comparisons": len(least), "smallest_p_value_corrected": min(holm(least), default=None)}
-
-
-def _mean_dice(tested: NetworkScores, drawn: npt.NDArray[np.int64]) -> float:
-    values = tested.values[drawn]
-    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
 def _alone(by_seed: Mapping[int, NetworkScores], measure: Measure) -> dict[str, Any]:
     everything = [measure(tested, np.arange(len(tested.cases))) for tested in by_seed.values()]
-    return {"mean": t_interval(everything).to_json(), "seeds": dict(zip(by_seed, map(_plain, everything), strict=True))}
-
-
-def _compare(
-    ours: Mapping[int, NetworkScores], theirs: Mapping[int, NetworkScores], measure: Measure, metric: Metric
-) -> dict[str, Any]:
-    seeds = sorted(set(ours) & set(theirs))
-    pairs = [_comparable([ours[seed], theirs[seed]], metric) for seed in seeds]
-    counted = np.flatnonzero(np.any([_known(a) for a, _ in pairs], axis=0))
-
-    def differences(drawn: npt.NDArray[np.int64]) -> list[float]:
-        return [measure(a, counted[drawn]) - measure(b, counted[drawn]) for a, b in pairs]
-
-    patients = [pairs[0][0].patients[position] for position in counted]
-    by_seed = differences(np.arange(len(counted)))
-    test = _test(pairs, by_seed, metric)
-    return {
-        "seeds": seeds,
-        "seed_differences": [_plain(value) for value in by_seed],
-        "over_seeds": t_interval(by_seed).to_json(),
-        "over_seeds_and_patients": crossed_interval(differences, patients).to_json(),
-        "p_value": test.p_value,
-        "smallest_p_value": _plain(test.smallest),
-    }
-
-
-def _comparable(tested: Sequence[NetworkScores], metric: Metric) -> list[NetworkScores]:
-    """The same with Dice 1 where one rightly left empty what another invented."""
-    if metric != "dice":
-        return list(tested)
-    dice = comparable_dice([one.values for one in tested])
-    return [replace(one, values=values) for one, values in zip(tested, dice, strict=True)]
-
-
-def _known(tested: NetworkScores) -> npt.NDArray[np.bool_]:
-    """(n,) cases that say something: all but those whose Dice is NaN."""
-    if tested.truth is not None:
-        return np.ones(len(tested.cases), dtype=bool)
-    return np.isfinite(tested.values)
-
-
-def _test(pairs: Sequence[Sequence[NetworkScores]], by_seed: Sequence[float], metric: Metric) -> SwapTest:
-    """Swaps of patients' shares of mean Dice, or of their answers where the number is one of all cases."""
-    if not len(by_seed) or not np.isfinite(by_seed).all():
-        return SwapTest(math.nan, math.nan)
-    truth, patients = pairs[0][0].truth, pairs[0][0].patients
-    if metric != "dice" and truth is not None:
-        return swap_answers(metric, truth, [(a.values, b.values) for a, b in pairs], patients)
-    dice = np.array([a.values - b.values for a, b in pairs])  # (seeds, cases)
-    known = np.isfinite(dice)
-    shares = np.nansum(dice / known.sum(1, keepdims=True), axis=0)
-    return swap_means(np.where(known.any(0), shares, np.nan).tolist(), patients)
-
-
-def _slopes(points: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> dict[str, Any]:
-    """What each arm gains with every doubling of the labels; arms with results at two numbers of labels or more.
-
-    Least squares of a seed's metric on the binary logarithm of the number of labels, over the seeds that the arm has at
-    all its numbers, so that the mean of their slopes is the slope of their means. After the slopes over the logarithm
-    of the share of labels in Wolf et al. (Scientific Reports 13:20260, 2023, https://arxiv.org/abs/2308.06534).
-    """
-    found = {}
-    for arm in arms:
-        here = {point["labels"]: point["arms"][arm]["seeds"] for point in points if arm in point["arms"]}
-        seeds = [seed for seed in next(iter(here.values())) if all(own.get(seed) is not None for own in here.values())]
-        if len(here) < 2 or not seeds:
-            continue
-        table = np.array([[own[seed] for seed in seeds] for own in here.values()])  # (labels, seeds)
-        slopes = np.polyfit(np.log2(list(here)), table, 1)[0].tolist()
-        found[arm] = {"per_doubling": t_interval(slopes).to_json(), "seeds": dict(zip(seeds, slopes, strict=True))}
-    return found
+    return {"mean": t_interval(everything).to_json(), "seeds": dict(zip(by_seed, map(plain, everything), strict=True))}
 
 
 def _ranking(
@@ -198,7 +122,7 @@ def _ranking(
     keys = [key for key in dict.fromkeys(k[1:] for k in table) if all((arm, *key) in table for arm in arms)]
     if len(arms) < 2 or not keys:
         return None
-    blocks = [_comparable([table[(arm, *key)] for arm in arms], metric) for key in keys]
+    blocks = [comparable([table[(arm, *key)] for arm in arms], metric) for key in keys]
     if metric == "dice":
         by_patient = _of_patients(np.array([[one.values for one in block] for block in blocks]), blocks[0][0].patients)
         if not by_patient.size:
@@ -231,7 +155,3 @@ def _check(rows: Sequence[NetworkScores]) -> None:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -9,6 +9,8 @@ import numpy.typing as npt
 from medssl.data.cache import CachedCase
 from medssl.evaluation.statistics import Interval
 
+Measure = Callable[[npt.NDArray[np.int64]], Mapping[str, Interval]]
+
 _AGES = ((0, "0-17"), (18, "18-39"), (40, "40-64"), (65, "65-79"), (80, "80 and over"))
 UNKNOWN = "not told"
 FEW = 10
@@ -44,7 +46,8 @@ def age_band(age: str) -> str:
 def by_group(
     groups: Sequence[Mapping[str, str]],
     patients: Sequence[str],
-    measure: Callable[[npt.NDArray[np.int64]], Mapping[str, Interval]],
+    measure: Measure,
+    of_classes: Callable[[npt.NDArray[np.int64]], Mapping[str, Mapping[str, Interval]]] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Numbers of every part; an attribute that is the same for all cases makes no parts.
 
@@ -52,16 +55,21 @@ def by_group(
         groups: Attribute to value, of each case.
         patients: Patient of each case.
         measure: Positions of cases to their numbers.
+        of_classes: Positions of cases to the numbers of each class, where classes have their own.
 
     Returns:
-        Attribute to its parts: `group`, `cases`, `patients`, `few`, `metrics`; JSON-able.
+        Attribute to its parts: `group`, `cases`, `patients`, `few`, `metrics`, and `classes` if asked for; JSON-able.
     """
     found = {}
     for attribute in groups[0] if groups else ():
         values = np.array([group[attribute] for group in groups])
         names = sorted(set(values.tolist()))
         if len(names) > 1:
-            found[attribute] = [_part(name, np.flatnonzero(values == name), patients, measure) for name in names]
+            places = [(name, np.flatnonzero(values == name)) for name in names]
+            found[attribute] = [_part(name, of_part, patients, measure) for name, of_part in places]
+            if of_classes is not None:
+                for part, (_, of_part) in zip(found[attribute], places, strict=True):
+                    part["classes"] = {label: _json(numbers) for label, numbers in of_classes(of_part).items()}
     return found
 
 
@@ -92,7 +100,7 @@ def _part(
     name: str,
     positions: npt.NDArray[np.int64],
     patients: Sequence[str],
-    measure: Callable[[npt.NDArray[np.int64]], Mapping[str, Interval]],
+    measure: Measure,
 ) -> dict[str, Any]:
     people = len({patients[position] for position in positions})
     return {
@@ -100,5 +108,9 @@ def _part(
         "cases": len(positions),
         "patients": people,
         "few": people < FEW,
-        "metrics": {key: interval.to_json() for key, interval in measure(positions).items()},
+        "metrics": _json(measure(positions)),
     }
+
+
+def _json(numbers: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: interval.to_json() for name, interval in numbers.items()}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from medssl.evaluation.lesions import CaseLesions, lesion_rows, summarise_lesion
 from medssl.evaluation.metrics import ClassScore
 from medssl.evaluation.statistics import Interval, comparable_dice, mean_interval, paired_difference
 from medssl.evaluation.subgroups import CONVENTION, by_group
+from medssl.evaluation.swap_tests import PAIRED_TEST, swap_means
 
 CONVENTIONS = (
     "Masks are compared on the grid of the original image.",
@@ -26,6 +27,7 @@ CONVENTIONS = (
     "Ignored voxels count nowhere.",
     CONVENTION,
     "Intervals: 95 %, BCa bootstrap over patients; all cases of a patient are drawn together.",
+    PAIRED_TEST,
 )
 """What readers of a table must know."""
 
@@ -38,7 +40,7 @@ class CaseResult:
         case: Its id.
         patient: Its patient.
         scores: Label name to score.
-        voxel_size: Size of a voxel in `size_unit`.
+        voxel_size: Size of a voxel in `size_unit`; NaN where it is not known and others' is.
         size_unit: `mL`, `mm2` in 2D, or `pixels` where the image does not say how large they are.
         seconds: Time of prediction and restoring.
         groups: Site, sex and the like, for subgroups.
@@ -53,6 +55,11 @@ class CaseResult:
     seconds: float = 0.0
     groups: Mapping[str, str] = field(default_factory=dict)
     lesions: Mapping[str, CaseLesions] = field(default_factory=dict)
+
+    def without_lengths(self, spatial_dims: int) -> "CaseResult":
+        """The same with distances, surface Dice and sizes not defined: of an image without mm beside images with."""
+        scores = {name: replace(one, hd95_mm=math.nan, nsd=math.nan) for name, one in self.scores.items()}
+        return replace(self, scores=scores, voxel_size=math.nan, size_unit=size_unit(spatial_dims))
 
     @property
     def mean_dice(self) -> float:
@@ -83,6 +90,11 @@ class CaseResult:
         ]
 
 
+def size_unit(spatial_dims: int) -> str:
+    """Unit of the sizes of structures, where the image says how large a voxel is."""
+    return "mL" if spatial_dims == 3 else "mm2"
+
+
 def summarise(results: Sequence[CaseResult], resamples: int = 1000) -> dict[str, Any]:
     """Means with intervals over patients: overall Dice, and everything a class; JSON-able.
 
@@ -97,6 +109,9 @@ def summarise(results: Sequence[CaseResult], resamples: int = 1000) -> dict[str,
         found = [results[position] for position in part]
         return {"mean_dice": mean_interval([r.mean_dice for r in found], [r.patient for r in found])}
 
+    def of_classes(part: npt.NDArray[np.int64]) -> dict[str, dict[str, Interval]]:
+        return {name: _class_intervals([results[position] for position in part], name) for name in names}
+
     return {
         "cases": len(results),
         "patients": len(set(patients)),
@@ -107,7 +122,7 @@ def summarise(results: Sequence[CaseResult], resamples: int = 1000) -> dict[str,
             name: summarise_lesions([result.lesions[name] for result in results], patients, resamples)
             for name in results[0].lesions
         },
-        "subgroups": by_group([result.groups for result in results], patients, of_part),
+        "subgroups": by_group([result.groups for result in results], patients, of_part, of_classes),
         "seconds_per_case": float(np.median([result.seconds for result in results])),
     }
 
@@ -118,41 +133,53 @@ def _class_summary(results: Sequence[CaseResult], name: str, patients: Sequence[
     predicted = [r.scores[name].prediction_voxels * r.voxel_size for r in results]
     reference = [r.scores[name].reference_voxels * r.voxel_size for r in results]
     return {
-        "dice": mean_interval([score.dice for score in scores], patients).to_json(),
-        "hd95_mm": mean_interval([score.hd95_mm for score in scores], patients).to_json(),
-        "nsd": mean_interval([score.nsd for score in scores], patients).to_json(),
+        **{metric: interval.to_json() for metric, interval in _class_intervals(results, name).items()},
         "distance_not_defined": sum(math.isinf(score.hd95_mm) for score in scores),
         **{state.replace("-", "_"): states.count(state) for state in ("scored", "both-empty", "missed", "invented")},
         "size_difference": _agreement(np.subtract(predicted, reference).tolist(), patients),
-        "mean_reference_size": float(np.mean(reference)),
+        "mean_reference_size": float(np.nanmean(reference)),
+    }
+
+
+def _class_intervals(results: Sequence[CaseResult], name: str) -> dict[str, Interval]:
+    patients = [result.patient for result in results]
+    return {
+        metric: mean_interval([getattr(result.scores[name], metric) for result in results], patients)
+        for metric in ("dice", "hd95_mm", "nsd")
     }
 
 
 def _agreement(differences: Sequence[float], patients: Sequence[str]) -> dict[str, Any]:
     """Bias with its interval and the limits of agreement (Bland and Altman 1986): bias +- 1.96 standard deviations."""
     bias = mean_interval(differences, patients)
-    if len(differences) < 2:
+    if bias.n < 2:
         return {"bias": bias.to_json(), "limits_of_agreement": None}
-    half = 1.96 * float(np.std(differences, ddof=1))
+    half = 1.96 * float(np.nanstd(differences, ddof=1))
     return {"bias": bias.to_json(), "limits_of_agreement": [bias.estimate - half, bias.estimate + half]}
 
 
-def differences(ours: Sequence[CaseResult], theirs: Sequence[CaseResult]) -> dict[str, Any]:
-    """Paired differences of Dice, ours minus theirs, over the cases that both have (`comparable_dice`); JSON-able."""
+def differences(ours: Sequence[CaseResult], theirs: Sequence[CaseResult]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Paired differences of Dice, ours minus theirs, over the cases that both have (`comparable_dice`); JSON-able.
+
+    Returns:
+        The differences with intervals over patients, and their tests by swaps of whole patients with verdicts.
+    """
     other = {result.case: result for result in theirs}
     pairs = [(result, other[result.case]) for result in ours if result.case in other]
     patients = [result.patient for result, _ in pairs]
     names = list(pairs[0][0].scores) if pairs else []
 
-    def difference(dice: Callable[[CaseResult], float]) -> dict[str, Any]:
+    def compare(dice: Callable[[CaseResult], float]) -> tuple[dict[str, Any], dict[str, Any]]:
         first, second = comparable_dice([[dice(one[arm]) for one in pairs] for arm in (0, 1)]).tolist()
-        return paired_difference(first, second, patients).to_json()
+        difference = paired_difference(first, second, patients)
+        return difference.to_json(), swap_means(np.subtract(first, second).tolist(), patients).told(difference)
 
-    return {
-        "cases": len(pairs),
-        "mean_dice": difference(lambda result: result.mean_dice),
-        "classes": {name: difference(partial(_dice, name)) for name in names},
-    }
+    mean, test = compare(lambda result: result.mean_dice)
+    of_classes = {name: compare(partial(_dice, name)) for name in names}
+    return (
+        {"cases": len(pairs), "mean_dice": mean, "classes": {name: found for name, (found, _) in of_classes.items()}},
+        {"mean_dice": test, "classes": {name: tested for name, (_, tested) in of_classes.items()}},
+    )
 
 
 def _dice(name: str, result: CaseResult) -> float:

@@ -9,12 +9,26 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-ClassNumber = Literal["auroc", "balanced_accuracy", "quadratic_kappa"]
+from medssl.evaluation.class_metrics import ClassMetric, average_precision, brier, calibration_error
+from medssl.evaluation.rankings import told_tested
+from medssl.evaluation.statistics import Interval
+
+ClassNumber = Literal[
+    "auroc", "average_precision", "balanced_accuracy", "accuracy", "calibration_error", "brier", "quadratic_kappa"
+]
+_OF_ORDER = ("auroc", "average_precision")  # numbers that know the order of the cases alone
+_OF_ANSWERS = ("balanced_accuracy", "accuracy", "quadratic_kappa")  # numbers that know the likeliest class alone
 
 _EXACT = 14  # patients up to which every swap is tried
-_OF_MEANS = 9999  # swaps of means, where there are more patients
-_OF_CASES = 1000  # swaps of numbers of all cases: each is measured anew
+_DRAWS = 9999  # swaps, where there are more patients: p can still be small among a hundred comparisons
 _ELEMENTS = 2_000_000  # answers in memory at a time
+
+PAIRED_TEST = (
+    "Better or worse is said where the 95 % interval leaves 0 out and p is below 0.05. p: whole patients change sides "
+    "between the two, and the difference is measured anew; with fewer than 6 patients whom the two answer differently "
+    "p cannot be so small. Neither is corrected for the number of comparisons."
+)
+"""What readers of a paired comparison must know."""
 
 _Int = npt.NDArray[np.int64]
 _Float = npt.NDArray[np.float64]
@@ -37,8 +51,20 @@ class SwapTest:
     p_value: float
     smallest: float
 
+    def told(self, difference: Interval, smaller: bool = False) -> dict[str, Any]:
+        """The test of a difference with its verdict; JSON-able.
 
-def swap_means(differences: Sequence[float], clusters: Sequence[Hashable], draws: int = _OF_MEANS) -> SwapTest:
+        Args:
+            difference: Ours minus theirs, over the same patients.
+            smaller: Whether less is better.
+        """
+        ends = (-difference.high, -difference.low) if smaller else (difference.low, difference.high)
+        numbers = {"p_value": self.p_value, "smallest_p_value": self.smallest}
+        plain = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        return {**plain, "verdict": told_tested(*ends, self.p_value)}
+
+
+def swap_means(differences: Sequence[float], clusters: Sequence[Hashable], draws: int = _DRAWS) -> SwapTest:
     """Test that paired differences have mean 0; a patient's change their sign together.
 
     Args:
@@ -65,13 +91,14 @@ def swap_answers(
     truth: _Int,
     shares: Sequence[tuple[_Float, _Float]],
     clusters: Sequence[Hashable],
-    draws: int = _OF_CASES,
+    draws: int = _DRAWS,
+    weights: Sequence[float] | _Float = (),
 ) -> SwapTest:
     """Test that two arms differ in a number of all cases, measured anew for every swap of their answers.
 
-    What a patient brings to such a number depends on the others, so no sum over patients stands for it. For AUROC the
-    probabilities are first brought to one scale: arms may be surer than others or put all probabilities higher, which
-    their AUROC does not know, and mixed ones would say more of that than of the order.
+    What a patient brings to such a number depends on the others, so no sum over patients stands for it. For AUROC and
+    average precision the probabilities are first brought to one scale: arms may be surer than others or put all
+    probabilities higher, which these numbers do not know, and mixed ones would say more of that than of the order.
 
     Args:
         metric: Which number.
@@ -79,11 +106,12 @@ def swap_answers(
         shares: Of each seed the probabilities of classes, (n, K), of both arms.
         clusters: Patient of each case.
         draws: Swaps, where not all are tried.
+        weights: What the difference of each seed counts in the sum that is tested; all alike when left out.
     """
     measure = _MEASURES[metric]
-    called = shares if metric == "auroc" else [(a.argmax(1)[:, None], b.argmax(1)[:, None]) for a, b in shares]
+    called = [(a.argmax(1)[:, None], b.argmax(1)[:, None]) for a, b in shares] if metric in _OF_ANSWERS else shares
     unlike = np.any([(ours != theirs).any(1) for ours, theirs in called], axis=0)
-    answers = [_on_one_scale(a, b, ~unlike) for a, b in called] if metric == "auroc" else called
+    answers = [_on_one_scale(a, b, ~unlike) for a, b in called] if metric in _OF_ORDER else called
     numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(np.array(clusters)[unlike].tolist()))}
     position = np.array([numbers.get(cluster, len(numbers)) for cluster in clusters])
 
@@ -91,7 +119,7 @@ def swap_answers(
         never = np.zeros((len(swapped), 1), dtype=bool)
         cases = np.hstack([swapped, never])[:, position, None]
         each = [measure(truth, np.where(cases, b, a)) - measure(truth, np.where(cases, a, b)) for a, b in answers]
-        return np.asarray(np.mean(each, axis=0))
+        return np.asarray(np.average(each, axis=0) if not len(weights) else np.asarray(weights) @ each)
 
     return _test(difference, len(numbers), draws, answers[0][0].size)
 
@@ -148,6 +176,16 @@ def _aurocs(truth: _Int, shares: _Float) -> _Float:
     return np.asarray(np.mean(found, axis=0))
 
 
+def _each(metric: ClassMetric) -> Callable[[_Int, _Float], _Float]:
+    """A number of (swaps, n, K) probabilities, one swap after the other."""
+    return lambda truth, shares: np.array([metric(truth, one) for one in shares])
+
+
+def _accuracies(truth: _Int, chosen: _Int) -> _Float:
+    """`class_metrics.accuracy` of (swaps, n, 1) answers."""
+    return np.asarray((chosen[:, :, 0] == truth).mean(1))
+
+
 def _balanced_accuracies(truth: _Int, chosen: _Int) -> _Float:
     """`class_metrics.balanced_accuracy` of (swaps, n, 1) answers."""
     right = chosen[:, :, 0] == truth
@@ -165,6 +203,10 @@ def _kappas(truth: _Int, chosen: _Int) -> _Float:
 
 _MEASURES: dict[ClassNumber, Callable[[_Int, npt.NDArray[Any]], _Float]] = {
     "auroc": _aurocs,
+    "average_precision": _each(average_precision),
+    "accuracy": _accuracies,
+    "calibration_error": _each(calibration_error),
+    "brier": _each(brier),
     "balanced_accuracy": _balanced_accuracies,
     "quadratic_kappa": _kappas,
 }

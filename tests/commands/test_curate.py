@@ -117,6 +117,26 @@ def test_volumes_are_taken_apart_and_the_slices_can_be_prepared(tmp_path: Path):
     assert {case.shape for case in cache.cases} == {(15, 12)}
 
 
+def test_slices_of_a_labelled_volume_are_looked_at_and_its_label_map_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    manifest = _volumes(tmp_path)
+    u, v = Manifest.read(manifest).rows
+    rows = [replace(u, label="u.nii.gz"), replace(v, class_name="ill")]
+    Manifest.from_rows(rows, tmp_path).write(manifest)
+    assert _curate(manifest, tmp_path / "whole", "--likeness.rule", "none") == 0
+    assert "label map" not in capsys.readouterr().out, "whole volumes keep theirs"
+    assert [bool(row.label) for row in Manifest.read(tmp_path / "whole" / "manifest.csv").rows] == [True, False]
+    assert _curate(manifest, tmp_path / "out", "--slices", "2") == 0
+    assert "slices have no label map: those of 1 volume(s) are not in the new manifest" in capsys.readouterr().out
+    kept = Manifest.read(tmp_path / "out" / "manifest.csv").rows
+    assert [row.case for row in kept if row.case[0] == "u"] == ["u_s0000", "u_s0004", "u_s0008"]
+    assert sum(row.class_name == "ill" for row in kept) == 12, "a class keeps every slice"
+    assert not any(row.label for row in kept)
+    about = json.loads((tmp_path / "out" / "curation.json").read_text())
+    assert (about["label_maps_left_out"], about["kept_always"]) == (1, 12)
+
+
 @pytest.mark.integration
 def test_embeddings_and_a_coreset(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     manifest = _pictures(tmp_path / "data")

@@ -14,12 +14,15 @@ from cohort import ENCODER, FINETUNE, PRETRAIN, write_scans
 from report_checks import check_page, check_results
 
 from medssl.__main__ import main
+from medssl.commands import study_runs
+from medssl.commands.parsing import run_verb
 from medssl.commands.study_checks import claim
 from medssl.data.cache import Cache
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
+from medssl.training.options import TrainOptions
 
 _UNUSABLE = """from cohort import write_scans
 
@@ -75,12 +78,21 @@ def _started_in_turn(results: dict[str, Any], out: Path) -> None:
         for file in (out / "pretrain").glob("*/encoder.safetensors")
     }
     assert sorted(seeds.values()) == [0, 1]
-    assert (results["pretraining"]["spark"]["steps"], results["pretraining"]["spark"]["pretrainings"]) == (2, 2)
+    seen = {"crop": [16, 16, 8], "source": None, "views": 1, "local_views": 0, "batch_size": 2, "steps": 2}
+    assert results["pretraining"]["spark"].items() >= {**seen, "pretrainings": 2}.items()
     for run in results["runs"]:
         if run["arm"] == "spark":
             assert (
                 seeds[Path(json.loads((out / run["folder"] / "run.json").read_text())["config"]["init"])] == run["seed"]
             )
+
+
+def _paired_and_scored(results: dict[str, Any]) -> None:
+    """The pair of the plan at every number of labels, and its slopes; then the scores."""
+    (pair,) = results["pairs"]
+    assert (pair["arm"], pair["against"], pair["slope"]["labels"]) == ("spark", "longer", [1, 2])
+    assert ([found["labels"] for found in pair["points"]], results["comparisons"]) == ([1, 2], 4 + 2 + 1)
+    _scored(results)
 
 
 def _scored(results: dict[str, Any]) -> None:
@@ -103,6 +115,15 @@ def _found(out: Path) -> dict[str, Any]:
     return {name: value for name, value in check_results(out / "results.json").items() if name != "environment"}
 
 
+def _finds_the_same_again(plan: Path, out: Path) -> None:
+    """Also what is not asked for, so that p-values stay as they are."""
+    before, found = _models(out), _found(out)
+    for more in ([], ["--arms", "[from scratch]"]):
+        assert _run(plan, out, *more) == 0
+        assert _models(out) == before
+        assert _found(out) == found
+
+
 def _told(page: Path) -> None:
     text = page.read_text()
     assert "data:image/png;base64," in text
@@ -113,13 +134,14 @@ def _told(page: Path) -> None:
         "Only 2 arm(s) are ranked",
         "gain per doubling of the labels",
         "With 1 labelled patients spark reaches a mean Dice",
+        "spark against longer: with 1 labelled patients",
     ):
         assert sentence in text
 
 
 @pytest.mark.integration
 def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]):
-    plan, out = _plan(tmp_path, pretrainings=2), tmp_path / "out"
+    plan, out = _plan(tmp_path, pretrainings=2, pairs=[["spark", "longer"]]), tmp_path / "out"
     assert _run(plan, out) == 0
     results = check_results(out / "results.json")
     assert [point["labels"] for point in results["points"]] == [1, 2]
@@ -142,16 +164,14 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, ca
     assert extra > 0
     assert steps["spark"] == 2
     _learned_from_the_same(results, out)
-    _scored(results)
+    _paired_and_scored(results)
     _told(out / "report.html")
     check_page(browser, out / "report.html")
     with (out / "results.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 12
 
-    before, found = _models(out), _found(out)
-    assert _run(plan, out) == 0
-    assert _models(out) == before
-    assert _found(out) == found
+    before = _models(out)
+    _finds_the_same_again(plan, out)
     other = tmp_path / "other"
     other.mkdir()
     assert main(["curve", str(plan), "--data", str(other), "--out", str(out)]) == 2
@@ -160,6 +180,7 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, ca
     assert "curve: 8 of 8" in capsys.readouterr().out
     again = json.loads((out / "results.json").read_text())
     assert list(again["points"][1]["arms"]) == ["from scratch", "spark"]
+    assert any("not here, or not whole: longer (0 of 4 runs). p-values" in text for text in again["warnings"])
     kept = {path: time for path, time in _models(out).items() if path in before}
     assert kept == before
 
@@ -218,17 +239,46 @@ def test_a_run_that_fails_is_told_and_left_out(tmp_path: Path, capsys: pytest.Ca
     assert "no network could be tested" in capsys.readouterr().err
 
 
+@pytest.mark.integration
+def test_a_pretraining_that_fails_leaves_the_other_arms_their_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    plan, out, run = _plan(tmp_path, labels=[1], trials=[], pairs=[["spark", "longer"]]), tmp_path / "out", run_verb
+
+    def refuse(verb: str, arguments: list[str]) -> None:
+        if verb == "pretrain":
+            raise RuntimeError("CUDA out of memory")
+        run(verb, arguments)
+
+    monkeypatch.setattr(study_runs, "run_verb", refuse)
+    assert _run(plan, out) == 0
+    results = check_results(out / "results.json")
+    assert list(results["pretraining_failed"]) == ["spark", "longer"]
+    assert (list(results["points"][0]["arms"]), results["pairs"]) == (["from scratch"], [])
+    assert {r["arm"]: "RuntimeError: CUDA out of memory" in r["failed"] for r in results["runs"]} == {
+        "from scratch": False, "longer": True, "spark": True,
+    }  # fmt: skip
+    for told in ((out / "report.html").read_text(), capsys.readouterr().out):
+        assert "Not trained, because a pretraining failed: spark, longer; see Failures." in told
+        assert "its pretraining failed: RuntimeError: CUDA out of memory" in told
+    monkeypatch.setattr(study_runs, "run_verb", run)
+    assert _run(plan, out) == 0, "with more room it goes on"
+    results = check_results(out / "results.json")
+    assert (results["pretraining_failed"], len(results["pairs"])) == ({}, 1)
+
+
 def test_a_study_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arms = [
         {"name": "a/b"}, {"name": "c", "longer_as": "nobody"}, {"name": "c", "trials": [{}]},
         {"name": "d", "init": "x", "pretrain": {"config": "mae_vit3d"}},
     ]  # fmt: skip
-    plan = _plan(tmp_path, arms=arms, reference="none", labels=[0], seeds=1, metric="quadratic_kappa", pretrainings=4)
+    plan = _plan(tmp_path, arms=arms, reference="none", labels=[0], seeds=1, metric="quadratic_kappa", pretrainings=4,
+                 pairs=[["a/b", "nobody"]])  # fmt: skip
     assert _run(plan, tmp_path / "out") == 2
     told = capsys.readouterr().err
     for part in ("c is there twice", "reference 'none'", "labels 0", "seeds must be 2", "needs class_order",
                  "also a folder's name", "must name an arm with pretrain", "has 1 trials, the others 2",
-                 "has init and pretrain", "pretrainings must be 1"):  # fmt: skip
+                 "has init and pretrain", "pretrainings must be 1", "'nobody' is none of the arms"):  # fmt: skip
         assert part in told
     arms = [{"name": "from scratch"}, {"name": "x", "init": "nothing.safetensors", "finetune": {"config": "nowhere"}}]
     plan = _plan(tmp_path, arms=arms, app="apps/none")
@@ -240,6 +290,30 @@ def test_a_study_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     told = capsys.readouterr().err
     assert "nothing.safetensors does not exist" in told
     assert "nowhere does not exist" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_that_would_share_a_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arms = [{"name": "from scratch"}, {"name": "from_scratch"}]
+    assert _run(_plan(tmp_path, arms=arms, labels=[2, 1, 2]), tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "labels: 2 is there twice" in told
+    assert "arms: from scratch and from_scratch would have one folder: rename one" in told
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump({"train": {"lr": 0.01}}))
+    arms = [
+        {"name": "from scratch"},
+        {"name": "own", "trials": [{"train": {"lr": 0.1}}, {"train": {"lr": 0.2}}], "finetune": {"seed": 1}},
+        {"name": "fixed", "trials": [{}, {"train": {"lr": TrainOptions.lr}}]},
+        {"name": "named", "trials": [{"config": str(tmp_path / "given.yaml")}, {"train": {"lr": 0.01}}]},
+    ]
+    assert _run(_plan(tmp_path, arms=arms), tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "arms: own: finetune: seed is decided by the study" in told
+    same = "two of its trials come to the same options: each needs its own"
+    assert [line.strip() for line in told.splitlines() if same in line] == [
+        f"- arms: fixed: {same}",
+        f"- arms: named: {same}",
+    ]
     assert not (tmp_path / "out").exists()
 
 

@@ -62,6 +62,7 @@ def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path, brows
         "1 of 2 test patients were in the pretraining of ours",
         "Which patients scratch was trained on is not known",
         "Whether patients of split test were in the pretraining of scratch is not known",
+        "Split test has 2 patient(s) only",
     ]
     with (out / "cases.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -76,7 +77,10 @@ def test_evaluation_of_two_runs_and_the_rule(cache: Cache, tmp_path: Path, brows
     assert 'href="http' not in page
     assert "Not a medical device" in page
     assert "called from Python" in page
-    assert "Compared with threshold rule: ours is worse" in page
+    assert "Compared with threshold rule: no difference shown" in page
+    assert "p 0.500, which cannot be below 0.500 where so few patients are answered differently" in page
+    test = {"p_value": 0.5, "smallest_p_value": 0.5, "verdict": "no difference shown"}
+    assert results["tests"]["threshold rule"] == {"mean_dice": test, "classes": {"class_1": test, "class_2": test}}
     check_page(browser, out / "report.html")
     numbers = {row["number"]: row for row in read_csv(out / "results.csv")}
     assert float(numbers["arms.ours.mean_dice"]["estimate"]) == ours
@@ -190,6 +194,8 @@ def test_two_classifiers_are_compared_on_the_same_cases(flat_cache: Cache, tmp_p
             assert other["estimate"] == pytest.approx(alone["metrics"][name]["estimate"])
         assert interval["estimate"] == pytest.approx(results["metrics"][name]["estimate"] - other["estimate"])
     assert results["networks"] == {"ours": 1, "theirs": 1}
+    assert {test["verdict"] for test in results["tests"]["theirs"].values()} == {"no difference shown"}, "two patients"
+    assert any("fewer than 6 patients in split test: healthy 1, ill 1." in text for text in results["warnings"])
     assert list(results["weights"]) == ["ours", "theirs"]
     rows = read_csv(tmp_path / "both" / "cases.csv")
     assert [row["arm"] for row in rows] == ["ours"] * 4 + ["theirs"] * 4
@@ -261,6 +267,22 @@ def test_options_out_of_range_are_told_together() -> None:
     assert len(caught.value.problems) == 2
     with pytest.raises(ConfigError):
         PredictOptions(batch_size=0)
+
+
+@pytest.mark.parametrize("of_png", [1, 4])
+def test_images_without_a_pixel_size_are_told(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_png: int
+) -> None:
+    run = make_run(tmp_path / "run", cache)
+    tested = [case.case for case in cache.select("test")][:of_png]
+    cases = tuple(replace(case, calibrated=case.case not in tested) for case in cache.cases)
+    monkeypatch.setattr(Cache, "open", classmethod(lambda cls, path: Cache(cache.path, cache._content, cases)))
+    evaluate(run, cache.path, tmp_path / "out")
+    results = check_results(tmp_path / "out" / "results.json")
+    assert results["calibrated"] is (of_png == 1)
+    told = "1 of 4 images do not say how large a pixel is (4L): their distances" if of_png == 1 else "The images do not"
+    assert sum(text.startswith(told) for text in results["warnings"]) == 1
+    assert f"HD95 {'mm' if of_png == 1 else 'pixels'}" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_failed_cases_are_named_and_the_others_are_written(

@@ -13,10 +13,11 @@ import yaml
 from cohort import ENCODER, FINETUNE, PRETRAIN, make_cache
 from small_cache import small_cache
 
+from medssl.commands import study_runs
 from medssl.commands.comparison import with_config
-from medssl.commands.curve import Choice, _choose, _longer
 from medssl.commands.keys import key_of
-from medssl.commands.study_runs import done_runs, pretrain_arm
+from medssl.commands.study_choices import Choice, _longer, choose, trials_of
+from medssl.commands.study_runs import Encoders, done_runs, pretrain_arm, pretrain_arms
 from medssl.commands.study_tested import read_tested
 from medssl.commands.study_tuned import Done, Tuned, cache_of
 from medssl.data.cache import Cache
@@ -182,10 +183,83 @@ def test_trials_are_judged_by_the_metric_of_the_study(tmp_path: Path):
 def test_an_arm_whose_trials_all_failed_is_not_trained_with_options_that_nobody_chose(tmp_path: Path):
     run = _finished(tmp_path, [])
     lost = Done(run, float("nan"), float("nan"), "no room on the disk")
-    assert _choose(run.arm, [lost, lost], {"longer": ()}).failed == (
+    encoders = Encoders({"longer": (), "scratch": ()})
+    assert choose(run.arm, [lost, lost], encoders).failed == (
         "none of its 2 trial(s) could be trained, the first: no room on the disk"
     )
     scratch = run.plan.arms[0]
-    assert _choose(scratch, [lost], {}) == Choice(), "it made no choice"
+    assert choose(scratch, [lost], encoders) == Choice(), "it made no choice"
     tried = [replace(lost, run=replace(run, arm=scratch, trial=0)), Done(replace(run, arm=scratch, trial=1), 0.5, 0.1)]
-    assert _choose(scratch, tried, {}) == Choice(trial=1)
+    assert choose(scratch, tried, encoders) == Choice(trial=1)
+
+
+def _refusing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> list[str]:
+    """Verbs that are run and fail."""
+    asked: list[str] = []
+
+    def refuse(verb: str, arguments: list[str]) -> None:
+        asked.append(verb)
+        raise error
+
+    monkeypatch.setattr(study_runs, "run_verb", refuse)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (MedsslError("the crops are too large", reason="crop"), "the crops are too large"),
+        (RuntimeError("out of memory"), "RuntimeError: out of memory"),
+        (OSError(28, "No space left"), "OSError: [Errno 28] No space left"),
+        (MemoryError("much too large"), "MemoryError: much too large"),
+    ],
+)
+def test_a_training_that_fails_is_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+):
+    run = _finished(tmp_path, [])
+    plan, out = run.plan, tmp_path / "out"
+    asked = _refusing(monkeypatch, error)
+    for _ in range(2):  # it is tried again: the machine may have more room then
+        encoders = pretrain_arms(plan, plan.arms, tmp_path, out, 1)
+        assert encoders.files == {"scratch": ()}
+        assert encoders.failed == {
+            "spark": f"its pretraining failed: {why}",
+            "longer": f"the pretraining of spark, whose time it spends, failed: {why}",
+        }
+    assert asked == ["pretrain"] * 2
+    chosen = replace(plan, trials=[Overrides({"train": {"lr": lr}}) for lr in (0.1, 0.2)])
+    assert {trial.arm.name for trial in trials_of(chosen, plan.arms, encoders, out)} == {"scratch"}
+    assert choose(plan.arms[1], [], encoders).failed == encoders.failed["spark"]
+    (done,) = done_runs([replace(run, seed=1)], 1)
+    assert done.failed == why
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
+def test_whoever_stops_a_study_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException):
+    run = _finished(tmp_path, [])
+    _refusing(monkeypatch, stop)
+    with pytest.raises(type(stop)):
+        pretrain_arms(run.plan, run.plan.arms, tmp_path, tmp_path / "out", 1)
+    with pytest.raises(type(stop)):
+        next(done_runs([replace(run, seed=1)], 1))
+
+
+def test_a_training_that_diverged_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = _finished(tmp_path, [])
+    plan, out, again = run.plan, tmp_path / "out", replace(run, seed=1)
+    asked = _refusing(monkeypatch, RuntimeError("tried again"))
+    cache = cache_of(plan, out).name
+    folder = out / "pretrain" / f"spark-{key_of([with_config(PRETRAIN), cache])}"
+    for place in (folder, again.folder):
+        place.mkdir(parents=True)
+        diverged = {"status": "failed", "error": "DivergedError: loss became nan at step 7"}
+        (place / "run.json").write_text(json.dumps(diverged))
+    told = f"loss became nan at step 7. It is not tried again: change its options, or remove {folder}"
+    assert pretrain_arms(plan, plan.arms, tmp_path, out, 1).failed["spark"] == f"its pretraining failed: {told}"
+    (done,) = done_runs([again], 1)
+    assert done.failed == told.replace(str(folder), str(again.folder))
+    assert asked == []
+    (folder / "run.json").write_text(json.dumps({**diverged, "error": "RuntimeError: out of memory"}))
+    pretrain_arms(plan, plan.arms, tmp_path, out, 1)
+    assert asked == ["pretrain"], "what the machine refused may do another time"

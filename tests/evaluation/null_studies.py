@@ -15,7 +15,8 @@ import numpy as np
 
 from medssl.evaluation.rankings import LEVEL, NOT_SHOWN, told
 from medssl.evaluation.study_plan import Metric
-from medssl.evaluation.study_table import NetworkScores, compare_arms
+from medssl.evaluation.study_scores import NetworkScores
+from medssl.evaluation.study_table import compare_arms
 
 ARMS, LABELS = ("scratch", "a", "b", "c"), (4, 8, 16)
 SEED_EFFECTS = (0.0, 0.1, 0.3, 1.0)

@@ -57,7 +57,7 @@ def test_a_difference_of_two_models_is_paired_over_patients() -> None:
         assert interval["high"] - interval["low"] < 0.6 * (alone[name]["high"] - alone[name]["low"])
     assert "quadratic_kappa" in found["differences"]["second"]
     assert all((i["low"], i["estimate"], i["high"]) == (0, 0, 0) for i in found["differences"]["same"].values())
-    assert compare_classes(first, {}, names) == {"others": {}, "differences": {}}
+    assert compare_classes(first, {}, names) == {"others": {}, "differences": {}, "tests": {}}
     # two models that differ in everything, against resamples by hand
     third = _predictions([(int(t), [0.3, 0.7] if n % 3 else [0.6, 0.4]) for n, t in enumerate(truth)])
     interval = compare_classes(first, {"third": third}, names, 50)["differences"]["third"]["brier"]
@@ -109,13 +109,33 @@ def test_probabilities_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 
 def test_one_class_and_classes_that_do_not_occur_are_told() -> None:
     alone = _predictions([(0, [0.9, 0.1]), (0, [0.4, 0.6])])
-    assert "All cases are of class 'no'" in class_warnings(alone, ("no", "yes"))[0]
+    few, one_class = class_warnings(alone, ("no", "yes"), "test")
+    assert few == "Split test has 1 patient(s) only: the numbers say next to nothing."
+    assert "All cases are of class 'no'" in one_class
     found = summarise_classes(alone, ("no", "yes"), resamples=100)
     assert found["metrics"]["auroc"]["estimate"] is None, "not 0.5, and not left out in silence"
     both = _predictions([(0, [0.9, 0.1, 0]), (2, [0.4, 0, 0.6])])
-    (told,) = class_warnings(both, ("no", "maybe", "yes"))
+    _, few_of_class, told = class_warnings(both, ("no", "maybe", "yes"), "test")
+    assert few_of_class.startswith("Classes with fewer than 6 patients in split test: no 1, yes 1.")
     assert told == "No case is of class 'maybe': it is in no mean over classes."
-    assert class_warnings(_predictions([(0, [0.9, 0.1]), (1, [0.4, 0.6])]), ("no", "yes")) == []
+    enough = _predictions([(n // 2 % 2, [0.9, 0.1]) for n in range(24)])
+    assert class_warnings(enough, ("no", "yes"), "test") == []
+
+
+def test_a_difference_needs_its_paired_test_to_be_called_better() -> None:
+    """Two patients who are all answered better are no proof; twenty are; less is better for the Brier score."""
+    for patients, verdict in ((2, "no difference shown"), (20, "better")):
+        truth = np.arange(2 * patients) % 2
+        good, bad = (_predictions([(int(t), [1 - s, s] if t else [s, 1 - s]) for t in truth]) for s in (0.9, 0.4))
+        found = compare_classes(good, {"bad": bad}, ["no", "yes"], 60)
+        for name in ("auroc", "average_precision", "accuracy", "balanced_accuracy", "brier", "calibration_error"):
+            difference, test = found["differences"]["bad"][name], found["tests"]["bad"][name]
+            assert difference["low"] * difference["high"] > 0, "the interval alone would have said better"
+            assert test["verdict"] == verdict, name
+            assert test["p_value"] == (pytest.approx(2 / 2**2) if patients == 2 else pytest.approx(1 / 61))
+        assert found["tests"]["bad"]["auroc"]["smallest_p_value"] == found["tests"]["bad"]["auroc"]["p_value"]
+    same = compare_classes(good, {"same": good}, ["no", "yes"], 60)["tests"]["same"]
+    assert {(test["p_value"], test["verdict"]) for test in same.values()} == {(1.0, "no difference shown")}
 
 
 def test_interval_covers_a_perfect_classifier_as_a_point() -> None:

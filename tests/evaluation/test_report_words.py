@@ -28,6 +28,10 @@ def _interval(estimate: float | None, low: float | None = None, high: float | No
     return {"estimate": estimate, "low": low, "high": high, "method": "m", "n": 3, "clusters": 3, "confidence": 0.95}
 
 
+def _test(verdict: str, p_value: float = 0.01, least: float = 0.001) -> dict[str, Any]:
+    return {"p_value": p_value, "smallest_p_value": least, "verdict": verdict}
+
+
 def _segmentation(difference: dict[str, Any], **given: Any) -> dict[str, Any]:
     structure = {
         "dice": _interval(0.8, 0.7, 0.9), "hd95_mm": _interval(2.04), "missed": 1, "invented": 0,
@@ -40,22 +44,29 @@ def _segmentation(difference: dict[str, Any], **given: Any) -> dict[str, Any]:
     return {
         **head("segmentation"), "networks": {"ours": 1, "scratch": 1},
         "arm": "ours", "arms": {"ours": arm}, "split": "test", "calibrated": True,
-        "differences": {"scratch": {"mean_dice": difference}}, "failures": [], "warnings": ["careful"],
+        "differences": {"scratch": {"mean_dice": difference}}, "tests": {"scratch": {"mean_dice": _test("better")}},
+        "failures": [], "warnings": ["careful"],
         "data_sha256": "a" * 64, "manifest_sha256": "b" * 64, **given,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("difference", "told"),
+    ("difference", "test", "told"),
     [
-        (_interval(0.02, 0.01, 0.03), "Compared with scratch: ours is better, +0.020"),
-        (_interval(-0.02, -0.03, -0.01), "Compared with scratch: ours is worse, -0.020"),
-        (_interval(0.02, -0.01, 0.05), "Compared with scratch: no difference shown, +0.020"),
-        (_interval(0.02), "without an interval nothing can be said"),
+        (_interval(0.02, 0.01, 0.03), _test("better"), "Compared with scratch: ours is better, +0.020"),
+        (_interval(-0.02, -0.03, -0.01), _test("worse"), "Compared with scratch: ours is worse, -0.020"),
+        (_interval(0.02, 0.01, 0.05), _test("no difference shown", 0.2), "over the same cases, p 0.200."),
+        (
+            _interval(0.02, 0.01, 0.05),
+            _test("no difference shown", 0.25, 0.25),
+            "no difference shown, +0.020 (+0.010\u00a0to\u00a0+0.050) in Dice over the same cases, p 0.250, which "
+            "cannot be below 0.250 where so few patients are answered differently.",
+        ),
+        (_interval(0.02), _test("no difference shown"), "without an interval nothing can be said"),
     ],
 )
-def test_a_difference_is_told_by_its_interval(difference: dict[str, Any], told: str) -> None:
-    section = segmentation_summary(_segmentation(difference))
+def test_a_difference_is_told_by_its_test(difference: dict[str, Any], test: dict[str, Any], told: str) -> None:
+    section = segmentation_summary(_segmentation(difference, tests={"scratch": {"mean_dice": test}}))
     assert told in section.text[1]
     assert section.warnings == ("careful",)
 

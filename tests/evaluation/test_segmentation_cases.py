@@ -1,6 +1,7 @@
 """Predictions that are known in advance, through restoring, reading and scoring on the native grid."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +10,16 @@ import numpy.typing as npt
 import pytest
 from cohort import SHAPE, SPACING_MM, make_cache
 
-from medssl.data.cache import Cache
+from medssl.data.cache import Cache, CachedCase
 from medssl.evaluation.segmentation_cases import (
+    Outcome,
     classified_cases,
     evaluate_cases,
     labelled_cases,
     left_out,
     native_image,
 )
+from medssl.evaluation.summaries import summarise
 from medssl.evaluation.threshold_rule import fit_thresholds
 from medssl.imaging.errors import CacheError
 
@@ -39,6 +42,43 @@ def test_the_labels_themselves_are_perfect_on_the_native_grid(cache: Cache) -> N
         assert size == pytest.approx(voxels * (math.prod(SPACING_MM) / 1000 if cache.spatial_dims == 3 else 1))
         assert result.size_unit == ("mL" if cache.spatial_dims == 3 else "pixels")
     assert outcome.calibrated is (cache.spatial_dims == 3)
+
+
+def _oracle(cache: Cache, cases: Sequence[CachedCase]) -> Outcome:
+    """The labels themselves."""
+    answers = iter([cache.label(case) for case in cases])
+    return evaluate_cases(cache, cases, {"oracle": lambda image: next(answers)})
+
+
+def test_whether_lengths_are_in_mm_is_told_by_the_image_and_not_by_the_label(cache: Cache) -> None:
+    """NIfTI labels have a voxel size, PNG ones none, whatever the image is."""
+    cases = labelled_cases(cache, "test")
+    native = cache.spatial_dims == 3
+    assert {case.calibrated for case in cases} == {native}
+    outcome = _oracle(cache, [replace(case, calibrated=not native) for case in cases])
+    assert outcome.calibrated is not native
+    assert {result.size_unit for result in outcome.results["oracle"]} == {"pixels" if native else "mm2"}
+    older = _oracle(cache, [replace(case, calibrated=None) for case in cases])
+    assert older.calibrated is native, "of a cache that does not tell, the image is read"
+
+
+def test_pixels_and_mm_have_no_mean(cache: Cache) -> None:
+    cases = [replace(case, calibrated=n > 0) for n, case in enumerate(labelled_cases(cache, "test"))]
+    outcome = _oracle(cache, cases)
+    assert (outcome.calibrated, outcome.uncalibrated) == (True, [cases[0].case])
+    summary = summarise(outcome.results["oracle"])
+    assert (summary["cases"], summary["mean_dice"]["n"]) == (4, 4)
+    assert summary["size_unit"] == ("mL" if cache.spatial_dims == 3 else "mm2")
+    one = summary["classes"]["class_1"]
+    assert [one[name]["n"] for name in ("dice", "hd95_mm", "nsd")] == [4, 3, 3]
+    assert one["size_difference"]["bias"]["n"] == 3
+    assert one["size_difference"]["limits_of_agreement"] == [0, 0]
+    alone = summarise(outcome.results["oracle"][1:])["classes"]["class_1"]
+    assert one["mean_reference_size"] == alone["mean_reference_size"]
+    (first, *_), (second, *_) = (result.rows("oracle") for result in outcome.results["oracle"][:2])
+    assert first.keys() == second.keys(), "one column of sizes"
+    assert (first["dice"], first["hd95_mm"], first["nsd"]) == ("1", "", "")
+    assert (second["dice"], second["hd95_mm"], second["nsd"]) == ("1", "0", "1")
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from medssl.evaluation.report.study import study_sections
 from medssl.evaluation.study_plan import Metric
-from medssl.evaluation.study_table import NetworkScores, compare_arms, measure_of
+from medssl.evaluation.study_scores import NetworkScores, measure_of
+from medssl.evaluation.study_table import compare_arms
 from medssl.imaging.errors import ConfigError
 
 _CASES = tuple(f"c{n:02d}" for n in range(20))
@@ -183,7 +184,7 @@ def _results(compared: dict[str, Any], **given: Any) -> dict[str, Any]:
     """What the report is made of."""
     about: dict[str, Any] = {"data_sha256": "0" * 64, "split": "test", "cases": 20, "patients": 10}
     about |= {"warnings": [], "budgets": {}, "validation": {"cases": 4, "patients": 2, "chosen": []}}
-    return {**about, "pretraining": {}, "trials": [], "runs": [], **compared, **given}
+    return {**about, "pretraining": {}, "pretraining_failed": {}, "trials": [], "runs": [], **compared, **given}
 
 
 def _arms_of(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> list[NetworkScores]:
@@ -348,8 +349,33 @@ def test_the_report_warns_of_unlike_budgets_but_for_what_may_take_longer():
     assert len(warnings(ours=(300, 4, ""))) == 1
 
 
+def _pretraining(**given: Any) -> dict[str, Any]:
+    return {
+        "method": "SparK", "cases": 9, "steps": 3, "crop": [8, 9], "source": None, "views": 1, "local_views": 0,
+        "batch_size": 4, "device_hours": 0.1, "pretrainings": 1, **given,
+    }  # fmt: skip
+
+
+def test_the_report_says_what_pretrainings_saw_and_warns_where_they_took_unlike_time():
+    compared = compare_arms(_rows(0.05, noise=0.01), "scratch", "dice")
+    two = _pretraining(method="SimCLR", source=[16, 16], views=2, local_views=6, device_hours=0.124)
+    sections = study_sections(_results(compared, pretraining={"ours": _pretraining(), "again": two}))
+    assert sections[0].warnings == ()
+    (table,) = sections[2].tables
+    assert table.rows == (
+        ("ours", "SparK", "9", "8 x 9", "1", "4", "3", "1", "0.1"),
+        ("again", "SimCLR", "9", "8 x 9 out of 16 x 16", "2 and 6 small", "4", "3", "1", "0.124"),
+    )
+    unknown = dict.fromkeys(("crop", "source", "views", "local_views", "batch_size", "device_hours"))
+    given = {"ours": _pretraining(), "again": _pretraining(device_hours=0.126), "theirs": _pretraining(**unknown)}
+    summary, _, choices = study_sections(_results(compared, pretraining=given))[:3]
+    (said,) = summary.warnings
+    assert said.startswith("Pretrainings took unlike time, in device-hours: ours 0.1, again 0.126. Differences")
+    assert choices.tables[0].rows[2] == ("theirs", "SparK", "9", "–", "–", "–", "3", "1", "–")
+
+
 def test_the_report_says_how_far_intervals_speak_for_other_pretrainings():
-    once = {"method": "SparK", "cases": 9, "steps": 3, "device_hours": 0.1, "pretrainings": 1}
+    once = _pretraining()
     compared = compare_arms(_rows(0.05, noise=0.01), "scratch", "dice")
     for given, said in (
         ({"ours": once}, ["One pretraining an arm: what another one would give is in no interval."]),

@@ -1,10 +1,12 @@
 """Summaries of hand-made results."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from medssl.evaluation.metrics import ClassScore
+from medssl.evaluation.report.results import subgroup_section
 from medssl.evaluation.summaries import CaseResult, best_median_worst, differences, summarise
 from medssl.imaging.files import write_json
 
@@ -32,6 +34,29 @@ def test_summary_of_known_cases(tmp_path) -> None:  # type: ignore[no-untyped-de
     write_json(tmp_path / "results.json", got)
 
 
+def test_parts_of_the_cases_have_the_numbers_of_every_class() -> None:
+    """Class b is in one patient of the north alone."""
+    site = {"1": "north", "2": "north", "3": "south"}
+    results = [replace(_result(c, f"p{c}", 0.8 - 0.1 * int(c)), groups={"site": site[c]}) for c in site]
+    b = ClassScore(0.25, 4.0, 0.5, 3, 4)
+    results[0] = replace(results[0], scores={**results[0].scores, "b": b})
+    got = summarise(results)
+    north, south = got["subgroups"]["site"]
+    assert north["classes"]["a"]["dice"]["estimate"] == pytest.approx(0.65)
+    assert [north["classes"]["b"][n]["estimate"] for n in ("dice", "hd95_mm", "nsd")] == [0.25, 4.0, 0.5]
+    assert north["classes"]["b"]["dice"]["clusters"] == 1
+    assert south["classes"]["b"]["dice"]["estimate"] is None
+    whole = summarise(results[:2])["classes"]["a"]
+    assert all(north["classes"]["a"][name] == whole[name] for name in ("dice", "hd95_mm", "nsd"))
+    table = subgroup_section(got["subgroups"], "pixels").tables[1]
+    assert table.header[4] == "HD95 pixels"
+    assert [row[:4] for row in table.rows] == [
+        ("a", "north *", "2", "0.650 (0.600\u00a0to\u00a00.700)"), ("a", "south *", "1", "0.500"),
+        ("b", "north *", "1", "0.250"), ("b", "south *", "0", "–"),
+    ]  # fmt: skip
+    assert "the fewest patients in whom one counts are 0." in table.caption
+
+
 def test_rows_leave_undefined_cells_empty() -> None:
     first, second = _result("1", "p", 0.8).rows("model")
     assert first["dice"] == "0.8"
@@ -43,8 +68,12 @@ def test_rows_leave_undefined_cells_empty() -> None:
 def test_differences_are_paired_by_case() -> None:
     ours = [_result("1", "p", 0.8), _result("2", "q", 0.9)]
     theirs = [_result("2", "q", 0.85), _result("3", "r", 0.1), _result("1", "p", 0.75)]
-    got = differences(ours, theirs)
+    got, tests = differences(ours, theirs)
     assert got["cases"] == 2
+    for test in (tests["mean_dice"], tests["classes"]["a"]):
+        assert (test["p_value"], test["smallest_p_value"]) == (0.5, 0.5), "two patients"
+        assert test["verdict"] == "no difference shown", "whatever the interval of two patients says"
+    assert tests["classes"]["b"] == {"p_value": None, "smallest_p_value": None, "verdict": "no difference shown"}
     assert got["mean_dice"]["estimate"] == pytest.approx(0.05)
     assert got["classes"]["a"]["low"] == pytest.approx(0.05)
 
@@ -58,11 +87,13 @@ def test_differences_hold_the_structures_that_one_arm_invents() -> None:
         return [*ill, *(CaseResult(f"h{n}", f"h{n}", {"a": of_empty}, 0.5) for n in range(10))]
 
     for ours, theirs, sign in ((invented, absent, -1), (absent, invented, 1)):
-        got = differences(arm(ours), arm(theirs))
+        got, tests = differences(arm(ours), arm(theirs))
         for interval in (got["mean_dice"], got["classes"]["a"]):
             assert (interval["estimate"], interval["n"]) == (pytest.approx(sign * 0.5), 20)
             assert interval["low"] * interval["high"] > 0
-    same = differences(arm(absent), arm(absent))["mean_dice"]
+        for test in (tests["mean_dice"], tests["classes"]["a"]):
+            assert (test["p_value"], test["verdict"]) == (2 / 2**10, "better" if sign > 0 else "worse")
+    same = differences(arm(absent), arm(absent))[0]["mean_dice"]
     assert (same["estimate"], same["n"]) == (0.0, 10), "what both leave empty stays out"
 
 

@@ -13,6 +13,7 @@ from medssl.evaluation.report.results import (
     class_comparison_section,
     classification_section,
     comparison_section,
+    length_unit,
     segmentation_section,
     subgroup_section,
 )
@@ -47,7 +48,7 @@ def segmentation_page(
         *comparison,
         *([overlay_section(overlays, "Best, median and worst case")] if overlays else []),
         segmentation_failures(results, rows),
-        subgroup_section(own["subgroups"]),
+        subgroup_section(own["subgroups"], length_unit(results)),
         *_closing(logs, maps),
     ]
 

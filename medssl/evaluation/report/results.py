@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from medssl.evaluation.provenance import made_with
-from medssl.evaluation.rankings import told
 from medssl.evaluation.report.figures import case_figure, confusion_figure, interval_figure, reliability_figure
 from medssl.evaluation.report.page import Picture, Section, Table, figure_picture
 from medssl.evaluation.subgroups import FEW
@@ -15,7 +14,6 @@ from medssl.imaging.files import records_text, write_json, write_text
 SCHEMA_VERSION = 2
 """Of results.json; results.schema.json describes it. Version 1 had no `environment`, and no `task` in studies."""
 
-_LESS_IS_BETTER = ("calibration_error", "brier")
 _WORDS = {"mL": "Volumes in mL", "mm2": "Areas in mm²", "pixels": "Areas in pixels"}
 _COUNTS = {
     "both empty": "both_empty",
@@ -75,8 +73,9 @@ def segmentation_section(
         title: Heading.
     """
     arm = results["arms"][results["arm"]]
+    unit = length_unit(results)
     agreement = Table(
-        ("class", "Dice", "HD95 mm", f"surface Dice {results['tolerance_mm']:g} mm", "not counted"),
+        ("class", "Dice", f"HD95 {unit}", f"surface Dice {results['tolerance_mm']:g} {unit}", "not counted"),
         tuple((name, *_agreement_cells(content)) for name, content in arm["classes"].items()),
         "Means over cases with 95 % intervals over patients.",
     )
@@ -96,6 +95,11 @@ def segmentation_section(
     )
 
 
+def length_unit(results: Mapping[str, Any]) -> str:
+    """Unit of the distances of a segmentation."""
+    return "mm" if results["calibrated"] else "pixels"
+
+
 def comparison_section(results: Mapping[str, Any], title: str = "Comparison", text: Sequence[str] = ()) -> Section:
     """Mean Dice of every arm side by side, and the paired differences to the evaluated model.
 
@@ -113,15 +117,20 @@ def comparison_section(results: Mapping[str, Any], title: str = "Comparison", te
     pictures = (figure_picture(interval_figure(rows, "Dice"), "Mean Dice with 95 % intervals over patients."),)
     tables = [table]
     lines = [
-        (f"{own} − {other}", label, interval_text(interval, signed=True))
+        (f"{own} − {other}", label, interval_text(interval, signed=True), *tested_cells(interval, test))
         for other, found in results["differences"].items()
-        for label, interval in (("all classes", found["mean_dice"]), *found["classes"].items())
+        for tests in (results["tests"][other],)
+        for label, interval, test in (
+            ("all classes", found["mean_dice"], tests["mean_dice"]),
+            *((label, interval, tests["classes"][label]) for label, interval in found["classes"].items()),
+        )
     ]
     if lines:
         caption = (
-            "Paired differences over the same cases; an interval that excludes 0 shows a difference for these runs."
+            "Paired differences of these runs over the same cases, with 95 % intervals over patients. Not corrected "
+            "for the number of classes and arms: of many, some differ by chance."
         )
-        tables.append(Table(("difference", "class", "Dice"), tuple(lines), caption))
+        tables.append(Table(("difference", "class", "Dice", "p", "says"), tuple(lines), caption))
     return Section(title, tuple(text), tuple(tables), pictures)
 
 
@@ -168,15 +177,20 @@ def class_comparison_section(results: Mapping[str, Any], title: str = "Compariso
         tuple((_named(name), *(interval_text(found[name]) for found in arms.values())) for name in metrics),
     )
     lines = tuple(
-        (f"{own} − {other}", _named(name), interval_text(interval, signed=True), class_verdict(name, interval))
+        (
+            f"{own} − {other}",
+            _named(name),
+            interval_text(interval, signed=True),
+            *tested_cells(interval, results["tests"][other][name]),
+        )
         for other, found in results["differences"].items()
         for name, interval in found.items()
     )
     caption = (
         "Paired over the same cases, with 95 % intervals over patients. Less is better for calibration error and "
-        "Brier. What each says is not corrected for the number of metrics and models: of many, some differ by chance."
+        "Brier. Not corrected for the number of metrics and models: of many, some differ by chance."
     )
-    differences = Table(("difference", "metric", "value", "says"), lines, caption)
+    differences = Table(("difference", "metric", "value", "p", "says"), lines, caption)
     rows = [(_named(name), arm, found[name]) for name in ("auroc", "balanced_accuracy") for arm, found in arms.items()]
     picture = figure_picture(
         interval_figure(rows, "value"), "AUROC and balanced accuracy with 95 % intervals over patients."
@@ -184,16 +198,26 @@ def class_comparison_section(results: Mapping[str, Any], title: str = "Compariso
     return Section(title, tables=(table, differences), pictures=(picture,))
 
 
-def class_verdict(metric: str, difference: Mapping[str, Any]) -> str:
-    """What the difference of two classifiers in a metric says."""
+def tested_cells(difference: Mapping[str, Any], test: Mapping[str, Any]) -> tuple[str, str]:
+    """The p-value of a difference, and what it says."""
     if difference["low"] is None or difference["high"] is None:
-        return "nothing without an interval"
-    low, high = difference["low"], difference["high"]
-    return told(-high, -low) if metric in _LESS_IS_BETTER else told(low, high)
+        return p_text(test["p_value"]), "nothing without an interval"
+    return p_text(test["p_value"]), str(test["verdict"])
 
 
-def subgroup_section(subgroups: Mapping[str, Any], title: str = "Parts of the cases") -> Section:
-    """One table an attribute (site, sex, age, scanner): a row a part of the cases, the smallest parts marked."""
+def p_text(value: float | None) -> str:
+    """A p-value; a dash where there is none."""
+    return "–" if value is None else f"{value:.3f}" if value >= 0.001 else "below 0.001"
+
+
+def subgroup_section(subgroups: Mapping[str, Any], length: str = "mm", title: str = "Parts of the cases") -> Section:
+    """A table an attribute (site, sex, age, scanner), and another for its classes: a row a part, the smallest marked.
+
+    Args:
+        subgroups: Attribute to its parts.
+        length: Unit of distances.
+        title: Heading.
+    """
     if not subgroups:
         text = "Site, sex, age and scanner are not told by the manifest, or are the same for all cases."
         return Section(title, (text,))
@@ -209,7 +233,23 @@ def subgroup_section(subgroups: Mapping[str, Any], title: str = "Parts of the ca
                 f"By {attribute}; the smallest part has {smallest} patient(s). {few}",
             )
         )
+        if "classes" in parts[0]:
+            tables.append(_class_parts(attribute, parts, length, few))
     return Section(title, tables=tuple(tables))
+
+
+def _class_parts(attribute: str, parts: Sequence[Mapping[str, Any]], length: str, few: str) -> Table:
+    """A row a class and part, with the patients of the part in whom the class counts."""
+    rows, people = [], []
+    for name in parts[0]["classes"]:
+        for part in parts:
+            found = part["classes"][name]
+            people.append(found["dice"]["clusters"])
+            group = f"{part['group']} *" if people[-1] < FEW else part["group"]
+            rows.append((name, group, str(people[-1]), *(interval_text(found[n]) for n in ("dice", "hd95_mm", "nsd"))))
+    header = ("class", attribute, "patients with it", "Dice", f"HD95 {length}", "surface Dice")
+    caption = f"Every class by {attribute}; the fewest patients in whom one counts are {min(people)}. {few}"
+    return Table(header, tuple(rows), caption)
 
 
 def _named(name: str) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 from medssl.evaluation.report.failures import not_prepared
 from medssl.evaluation.report.figures import label_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
-from medssl.evaluation.report.results import interval_text
+from medssl.evaluation.report.results import interval_text, p_text
 from medssl.evaluation.report.sections import loss_curve_section
-from medssl.evaluation.report.study_summary import METRICS, number_text, p_text, summary_section
+from medssl.evaluation.report.study_pairs import HEADER, difference_row, pair_tables
+from medssl.evaluation.report.study_pretraining import pretraining_table
+from medssl.evaluation.report.study_summary import METRICS, number_text, summary_section
 from medssl.evaluation.report.transferability import correlation_section
 
 
@@ -42,12 +44,16 @@ def study_sections(
 
 
 def _failures(results: Mapping[str, Any], left_out: Sequence[Table]) -> Section:
+    lost = results["pretraining_failed"]
     rows = tuple(
-        (run["arm"], str(run["labels"]), str(run["seed"]), run["failed"]) for run in results["runs"] if run["failed"]
+        (run["arm"], str(run["labels"]), str(run["seed"]), run["failed"])
+        for run in results["runs"]
+        if run["failed"] and run["arm"] not in lost
     )
-    if not rows:
-        return Section("Failures", ("No run failed.",), tables=tuple(left_out))
-    return Section("Failures", tables=(Table(("arm", "patients", "seed", "why"), rows), *left_out))
+    tables = [Table(("arm", "why"), tuple(lost.items()), "Arms that were not trained.")] if lost else []
+    tables += [Table(("arm", "patients", "seed", "why"), rows, "Runs that failed.")] if rows else []
+    text = () if tables else ("No run failed.",)
+    return Section("Failures", text, tables=(*tables, *left_out))
 
 
 def _curves(results: Mapping[str, Any]) -> Section:
@@ -59,21 +65,11 @@ def _curves(results: Mapping[str, Any]) -> Section:
     )
     table = Table(("patients", "arm", metric, "each seed"), rows, "Means with 95 % intervals over seeds.")
     lines = tuple(
-        (
-            str(point["labels"]),
-            f"{arm} − {results['reference']}",
-            interval_text(found["over_seeds"], signed=True),
-            interval_text(found["over_seeds_and_patients"], signed=True),
-            p_text(found["p_value_corrected"]),
-            found["verdict"],
-        )
+        difference_row(str(point["labels"]), f"{arm} − {results['reference']}", found)
         for point in results["points"]
         for arm, found in point["differences"].items()
     )
-    differences = Table(
-        ("patients", "difference", "over seeds", "over seeds and patients", "p corrected", "verdict"), lines
-    )
-    tables = [table, differences, *_slopes(results)]
+    tables = [table, Table(HEADER, lines), *_slopes(results), *pair_tables(results)]
     if results["ranking"]:
         ranks = tuple((arm, f"{rank:.2f}") for arm, rank in results["ranking"]["ranks"].items())
         tables.append(Table(("arm", "mean rank"), ranks, _ranks_say(results["ranking"])))
@@ -114,14 +110,7 @@ def _ranks_say(ranking: Mapping[str, Any]) -> str:
 
 
 def _choices(results: Mapping[str, Any]) -> Section:
-    pretraining = Table(
-        ("arm", "method", "cases", "steps", "pretrainings", "device-hours of each"),
-        tuple(
-            (arm, *(str(p[n]) for n in ("method", "cases", "steps", "pretrainings")), f"{p['device_hours'] or 0:.2f}")
-            for arm, p in results["pretraining"].items()
-        ),
-        "Pretrainings.",
-    )
+    pretraining = pretraining_table(results)
     trials = Table(
         ("arm", "patients", "options", f"{METRICS[results['metric']]} on validation patients"),
         tuple(

@@ -5,7 +5,9 @@ from typing import Any
 
 from medssl.evaluation.rankings import LEVEL, holm
 from medssl.evaluation.report.page import Section, Table
-from medssl.evaluation.report.results import interval_text
+from medssl.evaluation.report.results import interval_text, p_text
+from medssl.evaluation.report.study_pairs import beside_its_time, compared, pair_sentences
+from medssl.evaluation.report.study_pretraining import pretrainings_say, unlike_times
 from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
 
 METRICS = {
@@ -26,7 +28,8 @@ CONVENTIONS = (
     "structure in counts 1 against 0; where both leave it empty the pair stays out. So a difference need not be that "
     "of the means. Difference, intervals and p rest on the same pairs; ranks count empty cases alike, over all arms.",
     "p: whole patients change sides, all their seeds together, and the difference, a mean over seeds, is measured "
-    "anew; corrected over all comparisons of the study, arms and numbers of labelled patients together (Holm). "
+    "anew; corrected over all comparisons of the study together: arms and pairs of them, numbers of labelled patients, "
+    "gains per doubling (Holm). "
     "Patients whom both arms answer alike make it no smaller.",
     "Better or worse is said where the 95 % interval over seeds and patients leaves 0 out and the corrected p is below "
     f"{LEVEL}; else no difference is shown, which is not the same as none being there. The interval is not corrected: "
@@ -51,12 +54,21 @@ def summary_section(results: Mapping[str, Any], left_out: Sequence[Table]) -> Se
                 f"With {point['labels']} labelled patients{_validated(results)} {arm} reaches a {metric} of "
                 f"{_mean(point['arms'][arm])}, {reference} {_mean(point['arms'][reference])}: difference "
                 f"{interval_text(both, signed=True)} over {len(found['seeds'])} seeds and {both['clusters']} patients, "
-                f"corrected p {p_text(found['p_value_corrected'])}: {found['verdict']}."
+                f"corrected p {p_text(found['p_value_corrected'])}: {found['verdict']}"
+                + (beside_its_time(results, point["labels"], arm) if found["verdict"] == "better" else "")
+                + "."
             )
-    sentences += _pretrainings_say(results)
+    sentences += [*pair_sentences(results), *pretrainings_say(results)]
     lost = sum(bool(run["failed"]) for run in results["runs"])
+    without = ", ".join(results["pretraining_failed"])
     warnings = [f"{lost} of {len(results['runs'])} runs failed and are in no number; see Failures."] if lost else []
-    warnings += [*results["warnings"], *_nothing_can_be_shown(results), *_unlike_budgets(results)]
+    warnings += [f"Not trained, because a pretraining failed: {without}; see Failures."] if without else []
+    warnings += [
+        *results["warnings"],
+        *_nothing_can_be_shown(results),
+        *_unlike_budgets(results),
+        *unlike_times(results),
+    ]
     warnings += ["Some cases could not be prepared and are in no number; see Failures."] if left_out else []
     ranking = results["ranking"]
     parts = (
@@ -85,7 +97,7 @@ def summary_section(results: Mapping[str, Any], left_out: Sequence[Table]) -> Se
             ),
         ),
     )
-    notes = (*CONVENTIONS, *_pretrainings_say(results))
+    notes = (*CONVENTIONS, *pretrainings_say(results))
     return Section("Summary", tuple(sentences), warnings=tuple(warnings), notes=notes, parts=parts)
 
 
@@ -96,24 +108,6 @@ def _validated(results: Mapping[str, Any]) -> str:
         return ""
     what = "and ".join(f"the {what} " for what in found["chosen"])
     return f", and {found['patients']} validation patients on whom {what}were chosen,"
-
-
-def _pretrainings_say(results: Mapping[str, Any]) -> list[str]:
-    """How far intervals speak for other pretrainings than those of the study."""
-    number = {arm: one["pretrainings"] for arm, one in results["pretraining"].items()}
-    once = [arm for arm, count in number.items() if count == 1]
-    more = [f"{arm} {count}" for arm, count in number.items() if count > 1]
-    said = []
-    if more:
-        said.append(
-            f"Pretrainings, each with a seed of its own: {', '.join(more)}. A seed starts from that of its number, and "
-            "from the first again where there are fewer, so that intervals over seeds hold what another pretraining "
-            "would give; seeds that share one are counted as if they did not."
-        )
-    if once:
-        which = f" ({', '.join(once)})" if more else ""
-        said.append(f"One pretraining an arm{which}: what another one would give is in no interval.")
-    return said
 
 
 def _unlike_budgets(results: Mapping[str, Any]) -> list[str]:
@@ -130,12 +124,8 @@ def _nothing_can_be_shown(results: Mapping[str, Any]) -> list[str]:
 
     The least that a corrected p-value can be is the correction of the least that each can be.
     """
-    found = [
-        (f"{arm} with {point['labels']} labels", one["smallest_p_value"])
-        for point in results["points"]
-        for arm, one in point["differences"].items()
-        if one["smallest_p_value"] is not None
-    ]
+    every = [(about, one["smallest_p_value"]) for about, one in compared(results)]
+    found = [(about, least) for about, least in every if least is not None]
     corrected = holm([least for _, least in found])
     without = [about for (about, _), least in zip(found, corrected, strict=True) if least >= LEVEL]
     if not without:
@@ -144,8 +134,8 @@ def _nothing_can_be_shown(results: Mapping[str, Any]) -> list[str]:
         return [
             "The arms answer so few test patients differently that p cannot be below "
             f"{results['smallest_p_value_corrected']:.3f}, corrected over the study's {len(found)} comparisons: this "
-            "study cannot show a difference, whatever the networks do. Take more test patients, or fewer arms and "
-            "numbers of labelled patients."
+            "study cannot show a difference, whatever the networks do. Take more test patients, or fewer arms, "
+            "pairs and numbers of labelled patients."
         ]
     return [
         f"{len(without)} of {len(found)} comparisons cannot show a difference, because p cannot be small enough where "
@@ -160,8 +150,3 @@ def _mean(found: Mapping[str, Any]) -> str:
 def number_text(value: float | None) -> str:
     """A number of a metric; a dash where there is none."""
     return "–" if value is None else f"{value:.3f}"
-
-
-def p_text(value: float | None) -> str:
-    """A p-value; a dash where there is none."""
-    return "–" if value is None else f"{value:.3f}" if value >= 0.001 else "below 0.001"

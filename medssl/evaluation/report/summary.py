@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medssl.evaluation.rankings import told, told_beside
+from medssl.evaluation.rankings import LEVEL, NOT_SHOWN, told, told_beside
 from medssl.evaluation.report.page import Section
-from medssl.evaluation.report.results import interval_text, size_text
+from medssl.evaluation.report.results import interval_text, length_unit, p_text, size_text
 
 CLINICIAN, REVIEWER, ENGINEER = "For a clinician", "For a reviewer", "For an engineer"
 _UNITS = {"mL": "mL", "mm2": "mm²", "pixels": "pixels"}
@@ -26,13 +26,13 @@ def segmentation_summary(results: Mapping[str, Any]) -> Section:
         f"{name} outlined {_listed(list(own['classes']))} in {_counted(own)}, split {results['split']}. The overlap "
         f"with the reference is a mean Dice of {interval_text(own['mean_dice'])}: 1 is the same mask, 0 no overlap.",
         *(
-            _difference_words(name, other, found["mean_dice"], "Dice")
+            _difference_words(name, other, found["mean_dice"], "Dice", results["tests"][other]["mean_dice"])
             + trained_once((name, other), results.get("networks", {}))
             for other, found in results["differences"].items()
         ),
     )
     words = tuple(
-        _structure_words(label, found, _UNITS[own["size_unit"]], results["calibrated"])
+        _structure_words(label, found, _UNITS[own["size_unit"]], length_unit(results))
         for label, found in own["classes"].items()
     )
     failed = len(results["failures"])
@@ -64,7 +64,7 @@ def classification_summary(results: Mapping[str, Any]) -> Section:
     if auroc["high"] is not None and auroc["high"] < 0.5:
         lead.append("The interval lies below 0.5: it does worse than chance. Look for labels or classes mixed up.")
     lead += [
-        _difference_words(results["arm"], other, found["auroc"], "AUROC")
+        _difference_words(results["arm"], other, found["auroc"], "AUROC", results["tests"][other]["auroc"])
         + trained_once((results["arm"], other), results.get("networks", {}))
         for other, found in results.get("differences", {}).items()
     ]
@@ -119,13 +119,15 @@ def _machine(results: Mapping[str, Any]) -> str:
     return ", ".join(made["gpus"]) or f"{made['processor']}, {made['cpus']} processor(s)"
 
 
-def _difference_words(name: str, other: str, interval: Mapping[str, Any], metric: str) -> str:
+def _difference_words(name: str, other: str, interval: Mapping[str, Any], metric: str, test: Mapping[str, Any]) -> str:
     shown = interval_text(interval, signed=True)
     if interval["low"] is None:
         return f"Compared with {other}: {shown} in {metric}; without an interval nothing can be said."
-    verdict = told(interval["low"], interval["high"])
-    words = verdict if verdict == "no difference shown" else f"{name} is {verdict}"
-    return f"Compared with {other}: {words}, {shown} in {metric} over the same cases."
+    words = test["verdict"] if test["verdict"] == NOT_SHOWN else f"{name} is {test['verdict']}"
+    p_value, least = test["p_value"], test["smallest_p_value"]
+    hopeless = least is not None and least >= LEVEL
+    why = f", which cannot be below {p_text(least)} where so few patients are answered differently" if hopeless else ""
+    return f"Compared with {other}: {words}, {shown} in {metric} over the same cases, p {p_text(p_value)}{why}."
 
 
 def trained_once(arms: Sequence[str], networks: Mapping[str, int], verb: str = "curve") -> str:
@@ -157,10 +159,9 @@ def encoder_verdict(
     return f"{verdict}: one of {len(theirs)} encoders reaches {sign * (max(known) if low > 0 else min(known)):.3f}"
 
 
-def _structure_words(label: str, found: Mapping[str, Any], unit: str, calibrated: bool) -> str:
+def _structure_words(label: str, found: Mapping[str, Any], unit: str, length: str) -> str:
     sentence = f"{label.replace('_', ' ').capitalize()}: Dice {interval_text(found['dice'])}"
     if found["hd95_mm"]["estimate"] is not None:
-        length = "mm" if calibrated else "pixels"
         far = f"{found['hd95_mm']['estimate']:.1f} {length}"
         sentence += f"; 95 % of the border lies within {far} of the reference's (mean of the cases)"
     bias = found["size_difference"]["bias"]["estimate"]
