@@ -14,6 +14,7 @@ import yaml
 from medssl.commands.app import make_manifest, read_application, run_stage
 from medssl.commands.comparison import with_config
 from medssl.commands.console import say
+from medssl.commands.finished import is_finished, refuse_unfinished
 from medssl.commands.keys import key_of
 from medssl.commands.parsing import resolve_folder, run_verb
 from medssl.commands.side_by_side import side_by_side
@@ -124,7 +125,7 @@ def left_encoders(
     for arm in arms:
         with suppress(ConfigError):  # options that cannot be read have left nothing, and are not asked for
             files = _encoder_files(plan, arm, data, out, number)
-            if all(file.is_file() if arm.init else _is_finished(file) for file in files):
+            if all(file.is_file() if arm.init else is_finished(file) for file in files):
                 found[arm.name] = files
     return found
 
@@ -152,14 +153,14 @@ def _pretrainings(plan: StudyPlan, arm: ArmPlan, out: Path, number: int) -> list
 
 def _pretrain(arm: ArmPlan, options: dict[str, Any], cache: Path, folder: Path) -> None:
     encoder = folder / "encoder.safetensors"
-    if _is_finished(encoder):
+    if is_finished(encoder):
         return
     _refuse_diverged(folder)
     config = folder.with_name(f"{folder.name}.yaml")
     write_text(config, yaml.safe_dump(options))
     resume = ["--resume"] if (folder / "run.json").is_file() else []
     run_verb("pretrain", ["--config", str(config), "--data", str(cache), "--out", str(folder), *resume])
-    _refuse_unfinished(encoder, f"pretraining of {arm.name}")
+    refuse_unfinished(encoder, f"pretraining of {arm.name}")
 
 
 def done_runs(runs: Sequence[Tuned], jobs: int) -> Iterator[Done]:
@@ -173,7 +174,7 @@ def is_done(run: Tuned) -> bool:
     """Whether a run or a trial is trained and evaluated already, so that to do it is to read it."""
     from medssl.data.cache import Cache
 
-    if not _is_finished(run.folder / "model.safetensors"):
+    if not is_finished(run.folder / "model.safetensors"):
         return False
     if run.tested:
         return is_evaluated(run, run.plan.split)
@@ -198,7 +199,7 @@ def _finetune(run: Tuned, jobs: int) -> int:
     record = run.folder.with_name(f"{run.folder.name}-jobs.json")
     before = int(json.loads(record.read_text(encoding="utf-8"))["jobs"]) if record.is_file() else 0
     model = run.folder / "model.safetensors"
-    if _is_finished(model):
+    if is_finished(model):
         return before or jobs
     _refuse_diverged(run.folder)
     write_json(record, {"jobs": max(before, jobs)})
@@ -210,16 +211,8 @@ def _finetune(run: Tuned, jobs: int) -> int:
     arguments += ["--init", str(run.init)] if run.init else []
     arguments += ["--resume"] if (run.folder / "run.json").is_file() else []
     run_verb("finetune", arguments)
-    _refuse_unfinished(model, run.about)
+    refuse_unfinished(model, run.about)
     return max(before, jobs)
-
-
-def _is_finished(weights: Path) -> bool:
-    """Whether a training has done all its steps; weights are written also when its time was up before."""
-    told = weights.with_suffix(".json")
-    if not (weights.is_file() and told.is_file()):
-        return False
-    return bool(json.loads(told.read_text(encoding="utf-8"))["provenance"]["finished"])
 
 
 def _refuse_diverged(folder: Path) -> None:
@@ -241,11 +234,3 @@ def _refuse_diverged(folder: Path) -> None:
 
 def _why(error: Exception) -> str:
     return error.message if isinstance(error, MedsslError) else in_words(error)
-
-
-def _refuse_unfinished(weights: Path, what: str) -> None:
-    if not _is_finished(weights):
-        raise MedsslError(
-            f"{what}: train.time_limit_min was over before its last step: run the same again to go on with it",
-            reason="unfinished",
-        )
