@@ -134,6 +134,7 @@ class KillRun:
             feeder.join()
         pid = self._start()
         self._wait_up(pid)
+        self._store(self._slices_of_another()[1][:-1], end=_hang_up)  # one at least never comes whole
         self._drain()
         os.kill(pid, signal.SIGTERM)
         _gone(pid)
@@ -190,14 +191,7 @@ class KillRun:
 
     def _send(self) -> None:
         while not self._stop.wait(0.1):
-            self._number += 1
-            study = f"1.2.3.{self._number}"
-            slices = [
-                slice_dataset(np.full((8, 8), 15, np.int16), (0, 0, 2.5 * k), series=f"{study}.1", number=k + 1,
-                              StudyInstanceUID=study, **COMPANION)
-                for k in range(_SLICES)
-            ]  # fmt: skip
-            self._begun[study] = frozenset(str(dataset.SOPInstanceUID) for dataset in slices)
+            study, slices = self._slices_of_another()
             if self._random.random() < _BREAKS_OFF:
                 self._store(slices[: self._random.randrange(1, _SLICES)], end=self._random.choice([_abort, _hang_up]))
                 if self._random.random() > _COMES_BACK:
@@ -206,6 +200,18 @@ class KillRun:
                 if self._stop.wait(0.1):
                     return
             self._studies.append(study)
+
+    def _slices_of_another(self) -> tuple[str, list[pydicom.Dataset]]:
+        """A study that was not begun yet."""
+        self._number += 1
+        study = f"1.2.3.{self._number}"
+        slices = [
+            slice_dataset(np.full((8, 8), 15, np.int16), (0, 0, 2.5 * k), series=f"{study}.1", number=k + 1,
+                          StudyInstanceUID=study, **COMPANION)
+            for k in range(_SLICES)
+        ]  # fmt: skip
+        self._begun[study] = frozenset(str(dataset.SOPInstanceUID) for dataset in slices)
+        return study, slices
 
     def _store(self, slices: list[pydicom.Dataset], end: Callable[[Association], None]) -> bool:
         """Whether the server took all slices and answered the release."""
@@ -225,13 +231,15 @@ class KillRun:
         return association.is_released and all("Status" in answer and answer.Status == 0 for answer in answers)
 
     def _drain(self) -> None:
-        """Return once no study is coming in and no job is waiting."""
-        deadline = time.monotonic() + 60 + 10 * len(self._uploads)
+        """Return once no study is coming in and no job is waiting, twice: one may be on its way from here to there."""
+        deadline, quiet = time.monotonic() + 60 + 10 * len(self._uploads), 0
         while time.monotonic() < deadline:
+            coming = list(self._data.glob("servers/*/inbox/*"))
             jobs = requests.get(self._url("/api/jobs?state=queued,running"), timeout=60).json()
-            if not jobs and not list(self._data.glob("servers/*/inbox/*")):
+            quiet = 0 if jobs or coming else quiet + 1
+            if quiet == 2:
                 return
-            time.sleep(0.2)
+            time.sleep(0.5)
         raise AssertionError("the server does not finish")
 
     def _count(self, fate: Fate) -> None:
