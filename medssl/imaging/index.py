@@ -1,6 +1,5 @@
 """From a folder of scans to a manifest, and a table of everything that did not make it."""
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.naming import bids_session, bids_subject, split_field, unique_names
 from medssl.imaging.pairing import SPLIT_FOLDERS, Case, pair
+from medssl.imaging.patients import pseudonym
 from medssl.imaging.problems import Problem, in_short, problems_beside, write_problems
 from medssl.imaging.readers.scan import FoundImage, Scan, scan_tree
 from medssl.imaging.tables import Decathlon, PatientTable, decathlon_lists, patient_tables
@@ -186,9 +186,8 @@ def _rows(cases: Sequence[Case], patients: dict[str, str], listed: Decathlon, ro
 
 
 def _study(image: FoundImage, place: Path) -> str:
-    """Name of the visit: the hash of the StudyInstanceUID, or subject and session."""
-    uid = image.study_uid
-    return f"s{hashlib.sha256(uid.encode()).hexdigest()[:12]}" if uid else bids_session(place)
+    """Name of the visit: a pseudonym of the StudyInstanceUID, or subject and session."""
+    return pseudonym("s", image.study_uid) or bids_session(place)
 
 
 def _relative(field: str, root: Path) -> str:

@@ -40,8 +40,13 @@ class Person:
 NOBODY = Person()
 
 
+def pseudonym(kind: str, text: str) -> str:
+    """Stable name that does not show the text it stands for, `kind` and 12 digits; empty where the text is."""
+    return kind + hashlib.sha256(text.encode()).hexdigest()[:12] if text else ""
+
+
 def _hash(text: str) -> str:
-    return "p" + hashlib.sha256(f"|{text}".encode()).hexdigest()[:12] if text else ""
+    return pseudonym("p", text and f"|{text}")
 
 
 def refuse_several(people: Iterable[Person], what: str) -> None:

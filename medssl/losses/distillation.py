@@ -111,7 +111,7 @@ def entropy(distribution: Tensor) -> Tensor:
     return each.mean() if each.numel() else each.new_zeros(())
 
 
-def usage(distribution: Tensor) -> Tensor:
+def entropy_of_mean(distribution: Tensor) -> Tensor:
     """Entropy of the mean of distributions (N, K): 0 where all say the same one prototype, high where they differ."""
     return entropy(distribution.detach().float().mean(0))
 

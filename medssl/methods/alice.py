@@ -15,7 +15,7 @@ from medssl.data.masking import random_mask, step_generator
 from medssl.data.mined_pairs import cut_about, draw_points, mined_centres, other_patients
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.preprocess import Preprocess
-from medssl.losses.distillation import across_views, entropy, soft_cross_entropy, usage
+from medssl.losses.distillation import across_views, entropy, entropy_of_mean, soft_cross_entropy
 from medssl.methods.base import Batch, HelperRun, MethodCard, positive, ratio, require
 from medssl.methods.base_distillation import DistillingMethod, wrong_numbers
 from medssl.models.alignment import Alignment, Described, DescribingBranch
@@ -142,7 +142,11 @@ class Alice(DistillingMethod):
         }
         loss = sum(weight * term for weight, term in zip(_WEIGHTS, terms.values(), strict=True))
         logs = {name: term.detach() for name, term in terms.items()}
-        logs |= {"teacher_entropy": entropy(wanted), "teacher_usage": usage(wanted), "matched": sure.float().mean()}
+        logs |= {
+            "teacher_entropy": entropy(wanted),
+            "teacher_usage": entropy_of_mean(wanted),
+            "matched": sure.float().mean(),
+        }
         return {"loss": cast(Tensor, loss), **logs}
 
     @torch.no_grad()

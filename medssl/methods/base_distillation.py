@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from medssl.data.mask_ratios import HiddenTokens, masks_of_ratios
 from medssl.data.masking import MaskKind, step_generator
-from medssl.losses.distillation import across_views, centred_softmax, entropy, moved_centre, over_hidden_tokens, usage
+from medssl.losses.distillation import (
+    across_views,
+    centred_softmax,
+    entropy,
+    entropy_of_mean,
+    moved_centre,
+    over_hidden_tokens,
+)
 from medssl.methods.base import Batch, SiameseMethod, share
 from medssl.models.momentum import Teacher, cosine_momentum
 from medssl.models.projectors import Branch, DINOHead, TokenBranch
@@ -89,8 +96,8 @@ class DistillingMethod(SiameseMethod):
 
     def trouble(self, logs: dict[str, float]) -> str:
         """Whether the teacher finds all prototypes equally likely, or one of them the likeliest, whatever it sees."""
-        first, *_, last = [len(h.prototypes.weight) for h in self.student.modules() if isinstance(h, DINOHead)] * 2
-        for name, count in (("teacher_entropy", first), ("patch_entropy", last)):
+        counts = [len(h.prototypes.weight) for h in self.student.modules() if isinstance(h, DINOHead)]
+        for name, count in (("teacher_entropy", counts[0]), ("patch_entropy", counts[-1])):
             if logs.get(name, 0.0) >= _UNIFORM * math.log(count):
                 return (
                     f"the teacher finds all prototypes equally likely ({name} {logs[name]:.4g} of at most "
@@ -175,7 +182,7 @@ class MaskedDistillingMethod(DistillingMethod):
             **self.regularised(tokens.chunk(len(views))),
         }
         logs = {name: value.detach() for name, value in terms.items()}
-        logs |= {"teacher_entropy": entropy(wanted), "teacher_usage": usage(wanted)}
+        logs |= {"teacher_entropy": entropy(wanted), "teacher_usage": entropy_of_mean(wanted)}
         logs["patch_entropy"] = entropy(wanted_patches)
         return {"loss": torch.stack(list(terms.values())).sum(), **logs}
 

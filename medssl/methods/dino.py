@@ -8,7 +8,7 @@ from typing import final
 
 from torch import Tensor
 
-from medssl.losses.distillation import across_views, entropy, usage
+from medssl.losses.distillation import across_views, entropy, entropy_of_mean
 from medssl.methods.base import Batch, MethodCard, require
 from medssl.methods.base_distillation import DistillingMethod, Schedule, wrong_numbers
 from medssl.models.encoder import Encoder
@@ -66,7 +66,7 @@ class DINO(DistillingMethod):
         targets = self.centred("centre", self.teacher(images), self.warmed(batch, *self.teacher_temperatures))
         students = [*self.student(images).chunk(count), *self._local_logits(batch)]
         loss = across_views(targets.chunk(count), students, self.temperature)
-        return {"loss": loss, "teacher_entropy": entropy(targets), "teacher_usage": usage(targets)}
+        return {"loss": loss, "teacher_entropy": entropy(targets), "teacher_usage": entropy_of_mean(targets)}
 
     def _local_logits(self, batch: Batch) -> tuple[Tensor, ...]:
         """The student's logits (B, K) of each local view; they are of one size and computed in one pass."""

@@ -8,6 +8,7 @@ import math
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import psutil
@@ -81,21 +82,41 @@ def measure(
             continue
         count = min(_STEPS, train.steps) if size == train.batch_size else 1
         try:
-            loss, seconds = _steps(fabric, module, source_of(size), replace(train, batch_size=size), hooks, count)
+            loss, seconds = _steps(fabric, module, source_of, replace(train, batch_size=size), hooks, count)
         except TooLittleMemoryError as error:
-            fits = f"{half} did fit" if peaks else "no smaller one was tried with success"
-            raise ConfigError([f"train.batch_size: {error.message}; {fits}"]) from error
+            fits = max(peaks, default=None) or _smaller(fabric, module, source_of, train, hooks)
+            told = f"a batch of {fits} does fit" if fits else f"not even one of {parts} fits"
+            raise ConfigError([f"train.batch_size: {error.message}; {told}"]) from error
         peaks[size] = _peak(fabric)
     return Estimate(loss, seconds, peaks[train.batch_size], _fitting(peaks, train.batch_size, parts, _limit(fabric)))
 
 
+def _smaller(
+    fabric: Fabric, module: nn.Module, source_of: Callable[[int], StepSource], train: TrainOptions, hooks: Hooks
+) -> int | None:
+    """A batch that fits where half of the run's does not: a half of that, and so on; None where none does."""
+    parts = fabric.world_size * train.accumulate
+    size = train.batch_size // 4 // parts * parts
+    while size:
+        with suppress(TooLittleMemoryError):
+            _steps(fabric, module, source_of, replace(train, batch_size=size), hooks, 1)
+            return size
+        size = size // 2 // parts * parts
+    return None
+
+
 def _steps(
-    fabric: Fabric, module: nn.Module, source: StepSource, options: TrainOptions, hooks: Hooks, count: int
+    fabric: Fabric,
+    module: nn.Module,
+    source_of: Callable[[int], StepSource],
+    options: TrainOptions,
+    hooks: Hooks,
+    count: int,
 ) -> tuple[float, float]:
     """Loss and seconds of the last of some steps, on a copy."""
     state = build(fabric, copy.deepcopy(module), options)
     loss = seconds = 0.0
-    with StepBatches(fabric, source, replace(options, workers=0), 0) as batches:
+    with StepBatches(fabric, source_of(options.batch_size), replace(options, workers=0), 0) as batches:
         state.step = options.steps - count  # the end of a run: queues and late stages are in use
         for _ in range(count):
             began = time.monotonic()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -184,12 +183,13 @@ def try_encoder(encoder: nn.Module, method: Component, sources: Sequence[Source]
     Raises:
         ConfigError: It cannot compute crops of this size.
     """
-    views = getattr(resolve(method.class_path), "views", 1)
-    for source in sources if views > 1 and isinstance(encoder, Encoder) else ():
+    if getattr(resolve(method.class_path), "views", 1) < 2 or not isinstance(encoder, Encoder):
+        return
+    for source in sources:
         image = torch.zeros(1, len(source.cache.channels), *source.views.size)
         try:
             with torch.no_grad():
-                cast(Encoder, encoder.eval()).embed(image)
+                encoder.eval().embed(image)
         except (ValueError, RuntimeError) as error:
             raise _cannot(type(encoder).__name__, source, error) from error
 

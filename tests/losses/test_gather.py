@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import gloo_pair
 import torch
-from gloo_pair import LOSSES, run, views, weights
-from torch import Tensor, multiprocessing
+from gloo import in_two_processes
+from gloo_pair import LOSSES, views, weights
+from torch import Tensor
 
 from medssl.losses.distillation import moved_centre, sinkhorn
 from medssl.losses.gather import gather, gather_with_gradient, sum_over_processes
@@ -19,8 +21,7 @@ def test_one_process_is_the_identity() -> None:
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(run, args=(str(tmp_path),), nprocs=2)
-    halves: list[dict[str, Tensor]] = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    halves: list[dict[str, Tensor]] = in_two_processes(gloo_pair.half, tmp_path)
     for name, loss in LOSSES.items():
         weight = weights()
         value = loss(*(view @ weight for view in views()))

@@ -7,8 +7,9 @@ import gloo_dinov2
 import pytest
 import torch
 from fixed_batch import learn
+from gloo import in_two_processes
 from token_views import class_loss, outputs_of, patch_loss, small_vit, view_batch
-from torch import Tensor, multiprocessing
+from torch import Tensor
 
 from medssl.imaging.errors import ConfigError
 from medssl.methods.dinov2 import DINOv2
@@ -90,8 +91,7 @@ def test_it_learns_a_fixed_batch(dims: int) -> None:
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(gloo_dinov2.run, args=(str(tmp_path),), nprocs=2)
-    halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    halves = in_two_processes(gloo_dinov2.half, tmp_path)
     for balance in gloo_dinov2.BALANCES:
         whole = gloo_dinov2.found(slice(None), balance)
         assert ("moved.patch_centre" in whole) == (balance != "sinkhorn")

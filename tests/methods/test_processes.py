@@ -1,22 +1,21 @@
 """Two processes with half of a batch each compute what one computes of the whole."""
 
-from pathlib import Path
 from typing import Any
 
 import gloo_views
 import pytest
 import torch
-from torch import Tensor, multiprocessing
+from gloo import in_two_processes
+from small_view_methods import SMALL
+from torch import Tensor
 
 
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    folder: Path = tmp_path_factory.mktemp("gloo")
-    multiprocessing.spawn(gloo_views.run, args=(str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return in_two_processes(gloo_views.half, tmp_path_factory.mktemp("gloo"))
 
 
-@pytest.mark.parametrize("kind", gloo_views.METHODS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", SMALL, ids=lambda kind: kind.__name__)
 def test_loss_gradients_queues_and_statistics_are_those_of_one_process(
     kind: Any, halves: list[dict[str, dict[str, Tensor]]]
 ) -> None:

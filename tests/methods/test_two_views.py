@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from fixed_batch import learn
+from small_view_methods import SMALL
 from torch import Tensor
 
 from medssl.imaging.errors import ConfigError
@@ -30,18 +31,7 @@ from medssl.models.swin import SwinV2
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
 
-_SMALL: dict[type[Method], dict[str, Any]] = {
-    SimCLR: {"hidden": 16, "width": 8},
-    MoCoV2: {"batch_size": 8, "queue": 16, "hidden": 16, "width": 8},
-    MoCoV3: {"steps": 100, "hidden": 16, "width": 8},
-    BYOL: {"steps": 100, "hidden": 16, "width": 8},
-    SimSiam: {"hidden": 16, "bottleneck": 8},
-    BarlowTwins: {"width": 16},
-    VICReg: {"width": 16},
-    SwAV: {"steps": 100, "batch_size": 8, "head": (16, 8, 12), "queue": 16},
-    DINO: {"steps": 100, "head": (16, 8, 12)},
-}
-_METHODS = list(_SMALL)
+_METHODS = list(SMALL)
 _TAUGHT = [MoCoV2, MoCoV3, BYOL, DINO]
 
 
@@ -57,7 +47,7 @@ def _encoder(kind: str, dims: int, channels: int) -> Encoder:
 
 def _method(kind: type[Method], dims: int = 2, channels: int = 1, encoder: str = "cnn", **given: Any) -> Method:
     torch.manual_seed(0)
-    return kind(_encoder(encoder, dims, channels), **{**_SMALL[kind], **given})
+    return kind(_encoder(encoder, dims, channels), **{**SMALL[kind], **given})
 
 
 def _batch(dims: int = 2, channels: int = 1, size: int = 8) -> dict[str, Tensor]:
@@ -146,7 +136,7 @@ def test_the_order_of_the_views_does_not_matter(kind: type[Method]) -> None:
 @pytest.mark.parametrize("kind", _METHODS)
 def test_bounded_weights_take_one_pass_a_view(kind: type[Method]) -> None:
     torch.manual_seed(0)
-    method = kind(ViT(2, 1, patch_size=4, width=12, depth=1, heads=2, attention="sigma"), **_SMALL[kind])
+    method = kind(ViT(2, 1, patch_size=4, width=12, depth=1, heads=2, attention="sigma"), **SMALL[kind])
     batch = _batch()
     if method.local_views:
         batch["local_views"] = batch["views"][..., :4, :4]

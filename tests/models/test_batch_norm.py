@@ -1,10 +1,10 @@
 """Batch norm: one process is torch's, and two processes are one."""
 
-import multiprocessing
 from pathlib import Path
 
 import gloo_norms
 import torch
+from gloo import in_two_processes
 
 from medssl.models.batch_norm import BatchNorm
 
@@ -19,14 +19,7 @@ def test_one_process_is_that_of_torch():
 
 
 def test_two_processes_with_half_a_batch_are_one_with_all_of_it(tmp_path: Path):
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=gloo_norms.run, args=(rank, str(tmp_path))) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    found = in_two_processes(gloo_norms.half, tmp_path)
     for name, network in gloo_norms.networks().items():
         whole = gloo_norms.computed(network, gloo_norms.images(), gloo_norms.targets(network))
         whole |= dict(network.named_buffers())

@@ -52,19 +52,25 @@ def test_the_run_that_follows_is_the_same_bit_for_bit(
 
 
 class _Hungry(Toy):
-    """Asks for more memory than any machine has when it sees more than four crops."""
+    """Asks for more memory than any machine has when it sees more crops than it bears."""
+
+    def __init__(self, bears: int = 4) -> None:
+        super().__init__()
+        self._bears = bears
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        if len(batch["image"]) > 4:
+        if len(batch["image"]) > self._bears:
             torch.empty(2**60, dtype=torch.uint8)
         return super().forward(batch)
 
 
-def test_a_batch_that_does_not_fit_is_refused_with_one_that_does() -> None:
+@pytest.mark.parametrize(
+    ("bears", "told"), [(4, "a batch of 4 does fit"), (1, "a batch of 1 does fit"), (0, "not even one of 1 fits")]
+)
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(bears: int, told: str) -> None:
     options = TrainOptions(steps=5, batch_size=8, accelerator="cpu")
-    sources = {size: Blobs(replace(options, batch_size=size)) for size in (4, 8)}
-    with pytest.raises(ConfigError, match=r"a step of 8 crops needs more memory .*train\.accumulate\); 4 did fit"):
-        measure(launch(options), _Hungry(), sources.__getitem__, options, Hooks())
+    with pytest.raises(ConfigError, match=rf"needs more memory than there is .*train\.accumulate\); {told}"):
+        measure(launch(options), _Hungry(bears), lambda n: Blobs(replace(options, batch_size=n)), options, Hooks())
 
 
 def test_memory_that_runs_out_in_mid_run_is_told_in_words(train: Callable[..., object]) -> None:
