@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -53,7 +54,8 @@ def _finish(*running):
 def _reached(out, step, process):
     """Wait until the run has logged `step`."""
     metrics, limit = out / "metrics.jsonl", time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= step):
+    written = re.compile(rf'"step": {step}\b.*\n')
+    while not (metrics.exists() and written.search(metrics.read_text())):
         assert process.is_alive(), f"ended with {process.exitcode}"
         assert time.monotonic() < limit
         time.sleep(0.002)
