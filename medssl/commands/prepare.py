@@ -6,7 +6,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.commands.console import say
-from medssl.commands.side_by_side import end_with_parent
+from medssl.commands.side_by_side import end_with_parent, killed_worker_told
 from medssl.imaging.environment import command
 from medssl.imaging.errors import CacheError, ConfigError, MedsslError
 from medssl.imaging.files import HOPELESS, sha256, write_json
@@ -218,14 +217,9 @@ def _results(jobs: Sequence[Job], workers: int) -> Iterable[Problem | None]:
         return
     pool = ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), end_with_parent)
     try:
-        for future in as_completed([pool.submit(prepare_case, job) for job in jobs]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise CacheError(
-            "a worker was killed, most likely for want of memory: run the same again with fewer --workers; "
-            "finished cases are kept",
-            reason="worker-killed",
-        ) from error
+        with killed_worker_told("--workers"):
+            for future in as_completed([pool.submit(prepare_case, job) for job in jobs]):
+                yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 

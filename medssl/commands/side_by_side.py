@@ -3,11 +3,14 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
 from typing import TypeVar
+
+from medssl.imaging.errors import MedsslError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,18 +28,34 @@ def side_by_side(
         items: What it is called with.
         logs: Where it tells what it does, for each item; used with more than one job.
         jobs: Items at a time. More than one are done in processes of their own, each with its share of the processors.
+
+    Raises:
+        MedsslError: The system killed a process.
     """
     if jobs == 1:
         for item in items:
             yield item, work(item)
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (jobs,)) as pool:
+    with killed_worker_told("--jobs"), ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (jobs,)) as pool:
         pending = {pool.submit(_quietly, work, item, log): item for item, log in zip(items, logs, strict=True)}
         try:
             for future in as_completed(pending):
                 yield pending[future], future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def killed_worker_told(option: str) -> Iterator[None]:
+    """Say in words that a worker of a pool was killed, and which option makes fewer of them."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise MedsslError(
+            "a worker was killed, most likely for want of memory: run the same again with fewer "
+            f"{option}; what is finished is kept",
+            reason="worker-killed",
+        ) from error
 
 
 def end_with_parent() -> None:

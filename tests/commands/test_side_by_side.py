@@ -1,4 +1,4 @@
-"""Workers end with the command that started them."""
+"""Workers end with the command that started them; a worker that is killed is told."""
 
 import os
 import signal
@@ -38,6 +38,21 @@ def test_workers_end_with_a_command_that_is_killed_and_take_no_further_work(tmp_
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
     assert len(list(tmp_path.glob("*.pid"))) == 2
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal that Windows lacks")
+def test_a_killed_worker_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            _wait_for(tmp_path, 2)[0].kill()
+            _, said = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert running.returncode == 1
+    assert "a worker was killed, most likely for want of memory: run the same again with fewer --jobs" in said
 
 
 def _wait_for(folder: Path, count: int) -> list[psutil.Process]:
