@@ -55,7 +55,7 @@ class SwinV2(PatchEncoder):
         if problems := _misfits(spatial_dims, per_axis, width, stages, drop_path):
             raise ConfigError(problems)
         self.spatial_dims, self.in_channels, self.width = spatial_dims, in_channels, width
-        self.patch_size = per_axis["patch_size"]
+        self.patch_size, self.window = per_axis["patch_size"], per_axis["window"]
         self.feature_channels = tuple(width * 2**level for level in range(len(stages)))
         self.strides = tuple(tuple(p * 2**level for p in self.patch_size) for level in range(len(stages)))
         self.patch_embed = PatchEmbedding(spatial_dims, in_channels, self.patch_size, width)
