@@ -112,6 +112,16 @@ def test_timm_merges_neighbours_below_each_other_first() -> None:
     torch.testing.assert_close(merge(tokens), merge.norm(merged @ weight.T))
 
 
+def test_a_swin_under_microsofts_names_is_refused(tmp_path: Path) -> None:
+    """There a stage ends with the merging that timm's next stage begins with."""
+    swin = _encoder("swin", 2)
+    state = layout_of(swin, "timm", (16, 16)).there(swin.state_dict())
+    state = {name.replace("layers.1.down", "layers.0.down"): tensor.clone() for name, tensor in state.items()}
+    save_file(state, tmp_path / "swin.safetensors")
+    with pytest.raises(CheckpointError, match=r"3 of .* are not there, first layers\.1\.downsample"):
+        _load(tmp_path / "swin.safetensors", _encoder("swin", 2))
+
+
 def test_a_real_monai_module_is_read_and_its_learned_positions_are_told(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = monai.networks.nets.ViT(1, [8, 8, 8], [4, 4, 4], 12, 48, 2, 2, classification=True, qkv_bias=True)

@@ -15,6 +15,7 @@ from medssl.models.weights import load_encoder
 
 _VIT = {"patch_size": 8, "width": 24, "depth": 3, "heads": 3}
 _SWIN = {"patch_size": 2, "width": 12, "stages": [[2, 2], [3, 3], [2, 4]], "window": 4}
+_BASE = {"width": 128, "stages": [[2, 4], [2, 8], [18, 16], [2, 32]]}
 
 
 def _compare(
@@ -64,16 +65,26 @@ def test_timm_computes_the_same_features_of_swin(tmp_path: Path, changed: dict, 
     assert all(torch.equal(fresh.state_dict()[name], tensor) for name, tensor in encoder.state_dict().items())
 
 
-def test_a_published_swin_of_timm_is_read_and_computes_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("swinv2_tiny_window8_256", {"window": 8}),
+        ("swinv2_tiny_window16_256", {"window": 16, "pretrained_window": [[16, 16]] * 3 + [[8, 8]]}),
+        ("swinv2_base_window12to16_192to256", {**_BASE, "window": 16, "pretrained_window": [[12, 12]] * 3 + [[6, 6]]}),
+    ],
+)
+def test_a_published_swin_of_timm_is_read_and_computes_the_same(tmp_path: Path, name: str, arguments: dict) -> None:
     """Its names and shapes with weights of our own: what is published is not downloaded."""
     timm = pytest.importorskip("timm", reason="timm is tested by make test-peers")
     torch.manual_seed(0)
-    module = timm.create_model("swinv2_tiny_window8_256", num_classes=5).eval()
-    for parameter in module.parameters():
+    module = timm.create_model(name, num_classes=5).eval()
+    for place, parameter in module.named_parameters():
         if parameter.ndim == 1:
-            parameter.data = 0.5 + torch.rand_like(parameter)
+            parameter.data = (-0.5 if place.endswith("bias") else 0.5) + torch.rand_like(parameter)
+        elif "cpb_mlp" in place:
+            parameter.data = 0.3 * torch.randn_like(parameter)
     save_file(module.state_dict(), tmp_path / "swin.safetensors")
-    encoder = SwinV2(2, 3, window=8).eval()
+    encoder = SwinV2(2, 3, **arguments).eval()
     report = load_encoder(torch.nn.ModuleDict({"encoder": encoder}), tmp_path / "swin.safetensors")
     assert set(report.skipped) == {"timm: head.fc.weight", "timm: head.fc.bias"}
     assert len(report.loaded) == len(encoder.state_dict())
