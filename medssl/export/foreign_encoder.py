@@ -21,7 +21,7 @@ class ForeignEncoder:
     """What was written.
 
     Args:
-        names: Name of each tensor in the run and in the file.
+        names: Name of each tensor in the run, and that in the file of what holds it.
         added: Tensors of the file that are fixed or absent in the run.
         left: Tensors of the run's file that are no part of the encoder.
         snippet: Python that builds the other module and loads the file.
@@ -58,7 +58,7 @@ def write_foreign_encoder(run: Path, library: Library, size: Sequence[int], out:
     with atomic_path(out) as temporary:
         save_file({name: t.contiguous().clone() for name, t in layout.there(own).items()}, temporary, _about(meta))
     return ForeignEncoder(
-        {entry.ours: entry.theirs for entry in layout.entries},
+        {ours: " + ".join(theirs) for ours, theirs in layout.names.items()},
         tuple(layout.extra),
         tuple(name for name in tensors if not name.startswith("encoder.")),
         _snippet(layout, library, described, dims, len(meta["channels"]), out),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medssl.imaging.errors import CheckpointError, ConfigError
 from medssl.models.encoder import Encoder
-from medssl.models.layouts import LIBRARIES, Layout, layout_of
+from medssl.models.layouts import LIBRARIES, Layout, fitting_size, layout_of
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _WRAPPERS = ("state_dict", "network_weights", "model_state_dict", "model", "module", "teacher", "student")
@@ -58,7 +58,7 @@ def read_foreign(path: Path, encoder: nn.Module) -> ForeignWeights:
     told: list[str] = []
     for library in (name for name in LIBRARIES if name != "torch"):
         try:
-            layout = layout_of(encoder, library, [2 * max(step) for step in zip(*encoder.strides, strict=True)])
+            layout = layout_of(encoder, library, fitting_size(encoder))
         except ConfigError as error:
             told += error.problems
             continue

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
+from medssl.models.encoder import Encoder
 from medssl.models.positions import sincos_positions
 from medssl.models.resnet import ResNet
+from medssl.models.swin import SwinV2
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
+from medssl.models.window_attention import Windows
 
 Library = Literal["monai", "timm", "nnunet", "torch"]
 LIBRARIES: tuple[Library, ...] = ("monai", "timm", "nnunet", "torch")
@@ -54,6 +57,7 @@ class Layout:
         twice: Further names under which the other module has a tensor, with its first one.
         idle: Of `extra`, those on which nothing that the module computes depends.
         joined: Tensors here that are several there, one after the other along axis 1: each with its length.
+        stacked: Tensors there that are several here, one after the other along axis 0, each of the same length.
         shifts: Biases there that are none here, with the running mean of the batch norm behind, which takes them in.
     """
 
@@ -64,6 +68,7 @@ class Layout:
     twice: tuple[tuple[str, str], ...] = ()
     idle: tuple[str, ...] = ()
     joined: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()
+    stacked: tuple[tuple[str, tuple[str, ...]], ...] = ()
     shifts: tuple[tuple[str, str], ...] = ()
 
     def there(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -72,18 +77,28 @@ class Layout:
         for ours, parts in self.joined:
             split = torch.split(state[ours], [length for _, length in parts], dim=1)
             named |= {theirs: tensor for (theirs, _), tensor in zip(parts, split, strict=True)}
+        named |= {theirs: torch.cat([state[ours] for ours in parts]) for theirs, parts in self.stacked}
         return named | {further: named[first] for further, first in self.twice}
 
     def back(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """All tensors of the other module that have a place here, under the encoder's names."""
         own = {entry.ours: entry.back(state[entry.theirs]) for entry in self.entries}
         own |= {ours: torch.cat([state[theirs] for theirs, _ in parts], dim=1) for ours, parts in self.joined}
+        for theirs, names in self.stacked:
+            own |= dict(zip(names, torch.tensor_split(state[theirs], len(names)), strict=True))
         return own | {mean: own[mean] - state[bias] for bias, mean in self.shifts if bias in state}
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Each name of the encoder with those of the tensors there that hold it, whole or in part."""
+        told: dict[str, tuple[str, ...]] = {entry.ours: (entry.theirs,) for entry in self.entries}
+        told |= {ours: tuple(theirs for theirs, _ in parts) for ours, parts in self.joined}
+        return told | {ours: (theirs,) for theirs, parts in self.stacked for ours in parts}
 
     @property
     def needed(self) -> list[str]:
         """Names there without which the encoder is not whole."""
-        return [entry.theirs for entry in self.entries] + [theirs for _, parts in self.joined for theirs, _ in parts]
+        return list(dict.fromkeys(theirs for places in self.names.values() for theirs in places))
 
     @property
     def known(self) -> set[str]:
@@ -110,6 +125,7 @@ def layout_of(encoder: nn.Module, library: Library, size: Sequence[int]) -> Layo
         (ViT, "timm"): _vit_in_timm,
         (ResNet, "monai"): _resnet_in_monai,
         (ResNet, "timm"): _resnet_in_timm,
+        (SwinV2, "timm"): _swin_in_timm,
         (ResidualUNetEncoder, "nnunet"): _unet_in_nnunet,
     }
     make = makers.get((type(encoder), library))
@@ -118,6 +134,12 @@ def layout_of(encoder: nn.Module, library: Library, size: Sequence[int]) -> Layo
         others = f"it can be written for {', '.join(able)} and torch" if able else "it can be written for torch only"
         raise ConfigError([f"{type(encoder).__name__} cannot be written for {library}; {others}"])
     return make(encoder, size)
+
+
+def fitting_size(encoder: Encoder) -> list[int]:
+    """Voxels of an image that the encoder takes without filling, for layouts of which the names alone matter."""
+    cells = encoder.window if isinstance(encoder, SwinV2) else [2] * encoder.spatial_dims
+    return [n * max(step) for n, step in zip(cells, zip(*encoder.strides, strict=True), strict=True)]
 
 
 def _refuse(problems: Sequence[str | bool]) -> None:
@@ -274,6 +296,62 @@ def _resnet_layout(entries: list[Entry], build: str) -> Layout:
         if entry.theirs.endswith("downsample.0.weight")
     )
     return Layout(tuple(entries), counters, build, "features = module(image)", idle=tuple(counters), shifts=shifts)
+
+
+def _swin_in_timm(swin: SwinV2, size: Sequence[int]) -> Layout:
+    _refuse([swin.spatial_dims != 2 and "timm's Swin transformers are 2D, this one is 3D"])
+    network: Any = swin
+    names = [("norm1", "norm1"), ("norm2", "norm2"), ("fc1", "mlp.fc1"), ("fc2", "mlp.fc2")]
+    names += [("attention.proj", "attn.proj"), ("attention.position.0", "attn.cpb_mlp.0")]
+    both = ("weight", "bias")
+    entries = _pairs("patch_embed.", "patch_embed.", (("embed", "proj"), ("norm", "norm")), both)
+    stacked = []
+    for level, stage in enumerate(network.stages):
+        if stage.merge is not None:
+            own, other = f"stages.{level}.merge.", f"layers.{level}.downsample."
+            entries.append(Entry(f"{own}reduce.weight", f"{other}reduction.weight", _other_order, _other_order))
+            entries += _pairs(own, other, (("norm", "norm"),), both)
+        for n in range(len(stage.blocks)):
+            own, other = f"stages.{level}.blocks.{n}.", f"layers.{level}.blocks.{n}."
+            entries += _pairs(own, other, names, both)
+            own, other = f"{own}attention.", f"{other}attn."
+            entries.append(Entry(f"{own}position.2.weight", f"{other}cpb_mlp.2.weight"))
+            entries.append(Entry(f"{own}log_scale", f"{other}logit_scale", lambda t: t.view(-1, 1, 1), Tensor.flatten))
+            entries += [Entry(f"{own}{part}.bias", f"{other}{part[0]}_bias") for part in ("query", "value")]
+            stacked.append((f"{other}qkv.weight", tuple(f"{own}{part}.weight" for part in ("query", "key", "value"))))
+    entries += _pairs("", "", (("norm", "norm"),), both)
+    return Layout(tuple(entries), {}, _timm_swin(swin, size), "features = module(image)", stacked=tuple(stacked))
+
+
+def _other_order(weight: Tensor) -> Tensor:
+    """Of four neighbours, timm merges those below each other first, this package those beside each other."""
+    return weight.reshape(len(weight), 2, 2, -1).transpose(1, 2).flatten(1)
+
+
+def _timm_swin(swin: SwinV2, size: Sequence[int]) -> str:
+    """Python that makes timm's module; refuses a size at which it would see what fills windows up."""
+    network: Any = swin
+    grids = [[n // 2**level for n in swin.grid(size)] for level in range(len(network.stages))]
+    _refuse(
+        [
+            f"images of {tuple(size)} are {tuple(grid)} patches in stage {level}, which windows of {swin.window} do "
+            "not divide: what fills them up is seen in timm's module and hidden here; choose another size"
+            for level, grid in enumerate(grids, start=1)
+            if Windows.over(grid, swin.window, shifted=False).filled != tuple(grid)
+        ]
+    )
+    attention = [stage.blocks[0].attention if len(stage.blocks) else None for stage in network.stages]
+    heads = tuple(part.heads if part else 1 for part in attention)
+    reach = tuple(part.reach if part else swin.window for part in attention)
+    return (  # timm's mask takes 100 from the logits of tokens that are apart, which sharp attention outdoes
+        "import torch\nfrom timm.models.swin_transformer_v2 import SwinTransformerV2\n"
+        f"module = SwinTransformerV2({tuple(size)}, {swin.patch_size}, {swin.in_channels}, 0, embed_dim={swin.width}, "
+        f"depths={tuple(len(stage.blocks) for stage in network.stages)}, num_heads={heads}, "
+        f"window_size={swin.window}, pretrained_window_sizes={reach})\n"
+        "for part in module.modules():\n"
+        "    if getattr(part, 'attn_mask', None) is not None:\n"
+        "        part.attn_mask[part.attn_mask < 0] = -torch.inf\n"
+    )
 
 
 def _unet_in_nnunet(unet: ResidualUNetEncoder, size: Sequence[int]) -> Layout:

@@ -1,6 +1,7 @@
 """Swin Transformer V2 for 2D and 3D."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
@@ -30,7 +31,7 @@ class SwinV2(PatchEncoder):
         stages: Blocks and attention heads of each stage; a stage of 0 blocks merges patches and does no more.
         window: Side of a window in patches, one number or one an axis.
         pretrained_window: That of the pretraining, where fine-tuning has another: position biases then keep their
-            meaning. None = `window`.
+            meaning. Like `window` for all stages, or a list for each, such as [[8, 8], [4, 4]]. None = `window`.
         drop_path: Share of samples for which the last block is skipped in training; rises from 0 at the first block.
 
     Raises:
@@ -45,17 +46,20 @@ class SwinV2(PatchEncoder):
         width: int = 96,
         stages: Sequence[Sequence[int]] = ((2, 3), (2, 6), (6, 12), (2, 24)),
         window: int | Sequence[int] = 7,
-        pretrained_window: int | Sequence[int] | None = None,
+        pretrained_window: int | Sequence[int] | Sequence[Sequence[int]] | None = None,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        sides = {"patch_size": patch_size, "window": window}
-        sides["pretrained_window"] = window if pretrained_window is None else pretrained_window
-        per_axis = {name: tuple([n] * spatial_dims if isinstance(n, int) else n) for name, n in sides.items()}
-        if problems := _misfits(spatial_dims, per_axis, width, stages, drop_path):
+        self.patch_size, self.window = _per_axis(patch_size, spatial_dims), _per_axis(window, spatial_dims)
+        reaches = _per_stage(window if pretrained_window is None else pretrained_window, spatial_dims, len(stages))
+        sides = [("patch_size", self.patch_size), ("window", self.window)]
+        sides += [("pretrained_window", reach) for reach in dict.fromkeys(reaches)]
+        problems = _misfits(spatial_dims, sides, width, stages, drop_path)
+        if len(reaches) != len(stages):
+            problems.append(f"pretrained_window needs a list for each of {len(stages)} stages, got {len(reaches)}")
+        if problems:
             raise ConfigError(problems)
         self.spatial_dims, self.in_channels, self.width = spatial_dims, in_channels, width
-        self.patch_size = per_axis["patch_size"]
         self.feature_channels = tuple(width * 2**level for level in range(len(stages)))
         self.strides = tuple(tuple(p * 2**level for p in self.patch_size) for level in range(len(stages)))
         self.patch_embed = PatchEmbedding(spatial_dims, in_channels, self.patch_size, width)
@@ -64,9 +68,9 @@ class SwinV2(PatchEncoder):
         self.stages = nn.ModuleList()
         for level, (blocks, heads) in enumerate(stages):
             own, shares = shares[:blocks], shares[blocks:]
-            made = [SwinBlock(self.feature_channels[level], heads, per_axis["pretrained_window"], s) for s in own]
+            made = [SwinBlock(self.feature_channels[level], heads, reaches[level], share) for share in own]
             merge = PatchMerging(spatial_dims, self.feature_channels[level - 1]) if level else None
-            self.stages.append(SwinStage(merge, made, per_axis["window"]))
+            self.stages.append(SwinStage(merge, made, self.window))
         self.norm = nn.LayerNorm(self.feature_channels[-1])
         self.apply(_initialise)
 
@@ -168,12 +172,26 @@ class SwinBlock(nn.Module):
         return branch * (kept.to(branch.dtype) / (1 - self.drop_path))
 
 
+def _per_axis(side: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    return (side,) * dims if isinstance(side, int) else tuple(side)
+
+
+def _per_stage(side: int | Sequence[int] | Sequence[Sequence[int]], dims: int, stages: int) -> list[tuple[int, ...]]:
+    if isinstance(side, int) or all(isinstance(own, int) for own in side):
+        return [_per_axis(cast(int | Sequence[int], side), dims)] * stages
+    return [_per_axis(own, dims) for own in side]
+
+
 def _misfits(
-    dims: int, per_axis: dict[str, tuple[int, ...]], width: int, stages: Sequence[Sequence[int]], drop_path: float
+    dims: int,
+    per_axis: Sequence[tuple[str, tuple[int, ...]]],
+    width: int,
+    stages: Sequence[Sequence[int]],
+    drop_path: float,
 ) -> list[str]:
     problems = [
         f"{name} needs {dims} numbers of 1 and more, got {sides}"
-        for name, sides in per_axis.items()
+        for name, sides in per_axis
         if len(sides) != dims or min(sides) < 1
     ]
     if not stages or any(len(stage) != 2 or stage[0] < 0 or stage[1] < 1 for stage in stages):

@@ -13,6 +13,7 @@ from medssl.imaging.errors import CheckpointError
 from medssl.models.encoder import Encoder
 from medssl.models.layouts import layout_of
 from medssl.models.resnet import ResNet
+from medssl.models.swin import SwinV2
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
 from medssl.models.weights import load_encoder
@@ -24,6 +25,8 @@ def _encoder(kind: str, dims: int = 3, channels: int = 1, seed: int = 0, **given
         return ResidualUNetEncoder(
             dims, channels, **{"features": [4, 8, 8], "blocks": [1, 2, 1], "shortcut": "pooled", **given}
         )
+    if kind == "swin":
+        return SwinV2(dims, channels, **{"patch_size": 2, "width": 8, "stages": [[1, 2], [2, 4]], "window": 4, **given})
     if kind == "resnet":
         return ResNet(dims, channels, depth=10, width=4)
     return ViT(dims, channels, patch_size=4, width=12, depth=2, heads=2, **given)
@@ -35,7 +38,14 @@ def _load(path: Path, encoder: Encoder) -> Any:
 
 @pytest.mark.parametrize(
     ("kind", "library", "dims"),
-    [("vit", "monai", 3), ("vit", "timm", 2), ("resnet", "monai", 3), ("unet", "nnunet", 3), ("unet", "nnunet", 2)],
+    [
+        ("vit", "monai", 3),
+        ("vit", "timm", 2),
+        ("swin", "timm", 2),
+        ("resnet", "monai", 3),
+        ("unet", "nnunet", 3),
+        ("unet", "nnunet", 2),
+    ],
 )
 @pytest.mark.parametrize("wrapped", ["plain", "nested"])
 def test_what_was_written_for_a_library_comes_back(
@@ -68,6 +78,50 @@ def test_nnunet_has_no_projection_where_a_level_is_as_wide_as_the_one_before() -
     assert {name.split(".skip.")[1][0] for name in names if ".skip." in name} == {"1"}, "behind the pooling"
 
 
+def test_each_tensor_of_a_swin_has_one_place_in_timm() -> None:
+    """Names and shapes as timm 1.0.22 to 1.0.31 give them; tests/peers loads them into its module."""
+    swin = _encoder("swin", 2, 3)
+    layout = layout_of(swin, "timm", (16, 16))
+    state = layout.there(swin.state_dict())
+    assert set(layout.names) == set(swin.state_dict())
+    assert sum(len(places) for places in layout.names.values()) == len(state) + 3 * 2, "three tensors make one qkv"
+    block = {
+        name.removeprefix("layers.1.blocks.1."): tuple(t.shape) for name, t in state.items() if "1.blocks.1" in name
+    }
+    assert block == {
+        **{f"{norm}.{part}": (16,) for norm in ("norm1", "norm2") for part in ("weight", "bias")},
+        **{"attn.logit_scale": (4, 1, 1), "attn.q_bias": (16,), "attn.v_bias": (16,), "attn.qkv.weight": (48, 16)},
+        **{"attn.cpb_mlp.0.weight": (512, 2), "attn.cpb_mlp.0.bias": (512,), "attn.cpb_mlp.2.weight": (4, 512)},
+        **{"attn.proj.weight": (16, 16), "attn.proj.bias": (16,)},
+        **{"mlp.fc1.weight": (64, 16), "mlp.fc1.bias": (64,), "mlp.fc2.weight": (16, 64), "mlp.fc2.bias": (16,)},
+    }
+    others = {name: tuple(tensor.shape) for name, tensor in state.items() if ".blocks." not in name}
+    assert others == {
+        **{"patch_embed.proj.weight": (8, 3, 2, 2), "patch_embed.proj.bias": (8,)},
+        **{"patch_embed.norm.weight": (8,), "patch_embed.norm.bias": (8,), "norm.weight": (16,), "norm.bias": (16,)},
+        **{"layers.1.downsample.reduction.weight": (16, 32)},
+        **{"layers.1.downsample.norm.weight": (16,), "layers.1.downsample.norm.bias": (16,)},
+    }
+
+
+def test_timm_merges_neighbours_below_each_other_first() -> None:
+    swin = _encoder("swin", 2)
+    weight = layout_of(swin, "timm", (16, 16)).there(swin.state_dict())["layers.1.downsample.reduction.weight"]
+    merge, tokens = swin.stages[1].merge, torch.randn(2, 4, 6, 8)
+    merged = torch.cat([tokens[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=-1)
+    torch.testing.assert_close(merge(tokens), merge.norm(merged @ weight.T))
+
+
+def test_a_swin_under_microsofts_names_is_refused(tmp_path: Path) -> None:
+    """There a stage ends with the merging that timm's next stage begins with."""
+    swin = _encoder("swin", 2)
+    state = layout_of(swin, "timm", (16, 16)).there(swin.state_dict())
+    state = {name.replace("layers.1.down", "layers.0.down"): tensor.clone() for name, tensor in state.items()}
+    save_file(state, tmp_path / "swin.safetensors")
+    with pytest.raises(CheckpointError, match=r"3 of .* are not there, first layers\.1\.downsample"):
+        _load(tmp_path / "swin.safetensors", _encoder("swin", 2))
+
+
 def test_a_real_monai_module_is_read_and_its_learned_positions_are_told(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = monai.networks.nets.ViT(1, [8, 8, 8], [4, 4, 4], 12, 48, 2, 2, classification=True, qkv_bias=True)
@@ -97,10 +151,10 @@ def test_biases_before_a_batch_norm_are_taken_into_its_mean(tmp_path: Path) -> N
         torch.testing.assert_close(here.eval().embed(image), module.eval()(image), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["vit", "unet"])
+@pytest.mark.parametrize("kind", ["vit", "swin", "unet"])
 def test_other_channels_are_adapted_and_told(tmp_path: Path, kind: str) -> None:
-    there, library = _encoder(kind, 2, 3), "timm" if kind == "vit" else "nnunet"
-    state = layout_of(there, library, (8, 8)).there(there.state_dict())
+    there, library = _encoder(kind, 2, 3), "nnunet" if kind == "unet" else "timm"
+    state = layout_of(there, library, (16, 16)).there(there.state_dict())
     save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, tmp_path / "w.safetensors")
     here = _encoder(kind, 2, 1)
     report = _load(tmp_path / "w.safetensors", here)

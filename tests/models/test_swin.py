@@ -179,6 +179,16 @@ def test_another_window_keeps_the_bias_of_common_offsets():
     assert not torch.equal(large(image)[0], small(image)[0])
 
 
+def test_each_stage_has_the_window_that_it_was_trained_with():
+    both, each = _swin(2, pretrained_window=5), _swin(2, pretrained_window=[[5, 5], [2, 4]])
+    each.load_state_dict(both.state_dict())
+    reaches = [stage.blocks[0].attention.reach for stage in each.stages]
+    assert reaches == [(5, 5), (2, 4)]
+    image = torch.randn(1, 1, 16, 16)
+    assert torch.equal(each(image)[0], both(image)[0])
+    assert not torch.allclose(each(image)[1], both(image)[1])
+
+
 def test_a_small_grid_keeps_the_bias_of_its_offsets():
     block = _swin(2).stages[0].blocks[0].attention
     torch.testing.assert_close(block.bias((2, 1)), block.bias((3, 3)).view(2, 3, 3, 3, 3)[:, :2, 0, :2, 0])
@@ -284,6 +294,8 @@ def test_layers_have_depths_and_what_is_no_weight_does_not_decay():
         ({"stages": [[2, 5]]}, "divisible by its heads"),
         ({"stages": [[2]]}, "blocks and heads of each stage"),
         ({"window": [3, 3, 3]}, "window needs 2 numbers"),
+        ({"pretrained_window": [[3, 3]]}, "a list for each of 2 stages, got 1"),
+        ({"pretrained_window": [[3, 3], [3]]}, r"pretrained_window needs 2 numbers of 1 and more, got \(3,\)"),
         ({"patch_size": 0}, "patch_size needs 2 numbers of 1 and more"),
         ({"drop_path": 1.0}, "drop_path must lie in"),
     ],

@@ -15,13 +15,15 @@ from medssl.models.weights import save_encoder
 
 
 def make_run(folder: Path, kind: str, dims: int, channels: int, **arguments: Any) -> tuple[Path, Encoder]:
-    """A run's folder with an encoder of random weights, whose batch norms have seen something."""
+    """A run's folder with an encoder of random weights, whose norms have seen something and attention is sharp."""
     torch.manual_seed(0)
     component = Component(f"medssl.models.{kind}", arguments)
     encoder = build_encoder(component, dims, channels)
     for name, tensor in encoder.state_dict().items():
         if tensor.ndim == 1 or name == "tokens":
-            tensor.copy_(0.5 + torch.rand_like(tensor))
+            tensor.copy_((-0.5 if name.endswith("bias") else 0.5) + torch.rand_like(tensor))
+        if ".attention." in name:  # so that positions, and which tokens are apart, show in the features
+            tensor.copy_(torch.randn_like(tensor) + (5 if "log_scale" in name else 0))
     folder.mkdir()
     meta = {
         "encoder": component.to_json(),

@@ -66,7 +66,9 @@ def test_torch_is_the_plain_encoder(tmp_path: Path, kind: str, arguments: dict) 
         ("unet.ResidualUNetEncoder", _UNET, 3, "nnunet", "shortcut pooled"),
         ("unet.ResidualUNetEncoder", {**_UNET, "blocks": [0, 1, 1], "shortcut": "pooled"}, 3, "nnunet", "first level"),
         ("unet.ResidualUNetEncoder", _UNET, 3, "monai", "nnunet and torch"),
-        ("swin.SwinV2", _SWIN, 3, "monai", "torch only"),
+        ("swin.SwinV2", _SWIN, 3, "monai", "timm and torch"),
+        ("swin.SwinV2", _SWIN, 3, "timm", "are 2D"),
+        ("swin.SwinV2", {**_SWIN, "window": 5}, 2, "timm", r"\(16, 16\) patches in stage 1, which windows of \(5, 5\)"),
     ],
 )  # fmt: skip
 def test_what_no_module_computes_is_refused_with_the_reason(
