@@ -41,6 +41,7 @@ def test_every_run_of_the_plan_has_its_evidence_and_nothing_else_has():
 
 
 def test_the_table_is_made_of_the_evidence(comparisons: list[Comparison]):
+    assert [found.to_json() for found in comparisons] == _results()["comparisons"]
     assert markdown(comparisons) in (_PAGES / "README.md").read_text(encoding="utf-8")
 
 
