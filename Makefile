@@ -69,10 +69,10 @@ audit: $(VENV)/.installed  ## known weaknesses of everything in constraints.txt,
 	.venv-tools/bin/python -m pip install --quiet pip-audit
 	.venv-tools/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
-sbom: constraints.txt  ## dist/sbom-{base,serve}.json: what the clinic's installs are made of (CycloneDX), with their licences checked and their sizes told
+sbom: constraints.txt  ## dist/sbom-{base,serve}.json: what the clinic's installs, without and with server and signatures, are made of (CycloneDX), with their licences checked and their sizes told
 	for extra in base serve; do \
 	  rm -rf .venv-sbom && $(PYTHON) -m venv --without-pip .venv-sbom && \
-	  $(PYTHON) -m pip --python .venv-sbom/bin/python install --quiet -c constraints.txt ".$$(test $$extra = base || echo [$$extra])" && \
+	  $(PYTHON) -m pip --python .venv-sbom/bin/python install --quiet -c constraints.txt ".$$(test $$extra = base || echo [serve,sign])" && \
 	  $(PYTHON) deploy/supply_chain.py licences .venv-sbom && $(PYTHON) deploy/supply_chain.py size .venv-sbom && \
 	  $(PYTHON) -m venv .venv-tools && .venv-tools/bin/python -m pip install --quiet cyclonedx-bom && mkdir -p dist && \
 	  .venv-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --validate --output-file dist/sbom-$$extra.json .venv-sbom/bin/python || exit 1; \

@@ -39,11 +39,13 @@ SPACING_MM = (1.0, 1.5, 3.0)
 SHAPE = (20, 16, 12)
 
 
-def write_scans(root: Path, dims: int = 3, patients: int = 6, classes: tuple[str, ...] = ()) -> Manifest:
+def write_scans(
+    root: Path, dims: int = 3, patients: int = 6, classes: tuple[str, ...] = (), validation: int = 1
+) -> Manifest:
     """Boxes of two classes with intensities of their own; patient `p` has the cases `pL` and `pR`.
 
     3D: NIfTI with the first axis to the left and voxels of SPACING_MM; 2D: PNG, which knows no voxel size. The last two
-    patients are the test split, the one before is unlabelled.
+    patients are the test split, the one before, or more, the split val without label maps.
     """
     rng = np.random.default_rng(0)
     shape, suffix = SHAPE[:dims], ".nii.gz" if dims == 3 else ".png"
@@ -57,7 +59,7 @@ def write_scans(root: Path, dims: int = 3, patients: int = 6, classes: tuple[str
             image = np.array([20, 70, 120])[label] + rng.normal(0, 1, shape)
             _write(np.rint(image).astype(np.uint8), root / "images" / f"{case}{suffix}")
             _write(label, root / "labels" / f"{case}{suffix}")
-            labelled = patient != patients - 3
+            labelled = not patients - 2 - validation <= patient < patients - 2
             rows.append(
                 Row(
                     case=case,

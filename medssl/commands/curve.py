@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medssl.commands.console import say
 from medssl.commands.parsing import read_options, resolve_folder
-from medssl.commands.study_checks import check_classes, check_inits, check_study, claim
+from medssl.commands.study_checks import check_cases, check_inits, check_study, claim
 from medssl.commands.study_choices import choose, not_here, runs_of, trials_of
 from medssl.commands.study_results import write_study
 from medssl.commands.study_runs import Encoders, done_runs, is_done, left_encoders, prepare_study, pretrain_arms
@@ -20,9 +20,9 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     """Fine-tune every arm of a plan on few and on more labelled patients, test each network once, and compare.
 
     Arms are paired: for each seed and number of patients all learn from the same patients and are tested on the same
-    cases. Each takes the best of equally many trials on the validation patients. OUT gets report.html, results.json and
-    results.csv. Run it again to resume: what is finished is kept, what is changed in the plan is run anew. Runs and
-    pretrainings that fail are told, and the others go on.
+    cases. Each takes the best of equally many trials on the validation patients. OUT gets report.html, results.json,
+    results.csv and table.md. Run it again to resume: what is finished is kept, what is changed in the plan is run anew.
+    Runs and pretrainings that fail are told, and the others go on.
 
     Args:
         plan: YAML file of the study, or the name of a built-in one, for instance `few_labels_hippocampus`.
@@ -33,14 +33,15 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
         jobs: Fine-tunings at a time, each with its share of the processors.
 
     Raises:
-        ConfigError: Every mistake in the plan, before anything is run; classes that are not those of the data.
+        ConfigError: Every mistake in the plan, before anything is run, and in how it fits the data, before anything is
+            pretrained.
         MedsslError: OUT was made from other data, or no network could be tested.
     """
     study = read_options(StudyPlan, resolve_folder("configs", plan))
     chosen = check_study(study, data, arms, seeds, jobs)
     claim(data, out)
     prepare_study(study, data, out)
-    check_classes(study, out)
+    check_cases(study, out, seeds or study.seeds)
     asked, number = {arm.name for arm in chosen}, min(study.pretrainings, seeds or study.seeds)
     left = left_encoders(study, [arm for arm in study.arms if arm.name not in asked], data, out, number)
     unknown = check_inits(study, data, out, [arm for arm in study.arms if arm.name in asked or arm.name in left])

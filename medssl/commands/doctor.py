@@ -13,7 +13,7 @@ from medssl.imaging.errors import MedsslError
 
 POSITIONAL: tuple[str, ...] = ()
 
-_BASE = ("medssl", "numpy", "nibabel", "pydicom", "highdicom", "pillow", "tifffile", "onnxruntime")
+_BASE = ("medssl", "numpy", "nibabel", "pydicom", "highdicom", "pillow", "tifffile")
 _TRAIN = ("torch", "lightning", "monai", "scipy", "scikit-learn", "blosc2", "safetensors", "onnx", "onnxscript")
 _DECODERS = {
     "RLE": "pydicom",
@@ -32,7 +32,8 @@ def doctor() -> None:
     """
     problems: list[str] = []
     say(f"medssl {version('medssl')}, Python {sys.version.split()[0]}, {platform.platform()}")
-    say("base install: " + ", ".join(_found(name, problems) for name in _BASE))
+    installed = [name for name in _RUNTIMES if _version(name) is not None]
+    say("base install: " + ", ".join(_found(name, problems) for name in (*_BASE, *(installed or _RUNTIMES[:1]))))
     missing = [name for name in _TRAIN if _version(name) is None]
     say(
         "training: " + ", ".join(f"{name} {_version(name)}" for name in _TRAIN)
@@ -41,7 +42,6 @@ def doctor() -> None:
     )
     for syntax, package in _DECODERS.items():
         say(f"decoder for {syntax}: {_found(package, problems)}")
-    installed = [name for name in _RUNTIMES if _version(name) is not None]
     if len(installed) > 1:
         problems.append(f"{' and '.join(installed)} overwrite one another: uninstall all of them, then install one")
     if installed:

@@ -20,7 +20,7 @@ from medssl.imaging.files import atomic_folder
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from medssl.data.cache import Cache
+    from medssl.data.cache import Cache, CachedCase
     from medssl.evaluation.landmarks import Embed
     from medssl.models.anatomy import AnatomyMaps
     from medssl.models.encoder import Encoder
@@ -72,6 +72,7 @@ def evaluate_dense(
         **found,
         "patients": len(patients),
         "warnings": [
+            *found.get("warnings", ()),
             *seen_warnings(names, files, patients),
             *encoder_warnings(names, metas, cache),
             *few_patients("test", patients),
@@ -151,6 +152,7 @@ def _landmarks(
     queries = [c for c in cases if c.split == "test" and set(names) & set(places.get(c.case, ()))]
     if not queries:
         raise CacheError(f"no case of split test has a landmark of {list(names)}", reason="no-landmarks")
+    warnings = _without_size(queries)
     each = {
         arm: [found.landmark_errors(_embedder(make()), cache, templates, queries, places) for make in networks]
         for arm, networks in arms.items()
@@ -175,7 +177,26 @@ def _landmarks(
             for arm, theirs in errors.items()
             if arm != own
         },
+        "warnings": warnings,
     }, set(patients)
+
+
+def _without_size(queries: "Sequence[CachedCase]") -> list[str]:
+    """The warning that distances are in pixels, where no image says how large one is.
+
+    Raises:
+        CacheError: Some say it and some do not.
+    """
+    without = [case.case for case in queries if case.calibrated is False]
+    if not without:
+        return []
+    if len(without) < len(queries):
+        raise CacheError(
+            f"{len(without)} of {len(queries)} images with landmarks do not say how large a pixel is (the first: "
+            f"{without[0]}), so their distances are no mm: leave them out, or give files that say it",
+            reason="uncalibrated",
+        )
+    return ["No image says how large a pixel is: every distance is in pixels, also where mm stands beside it."]
 
 
 def _prompts(

@@ -17,7 +17,8 @@ _FEWEST = 10  # images; of fewer there is nothing to draw
 
 
 def feature_map(features: list[Path], out: Path, neighbours: int = 15, min_dist: float = 0.1, seed: int = 0) -> None:
-    """Write OUT/report.html, one self-contained page with the map, and OUT/map.csv with the place of each image.
+    """Write OUT/report.html, one self-contained page with the map, OUT/map.csv with the place of each image, and
+    OUT/map.png, the map of pictures, for `evaluate --feature_map`.
 
     The map is UMAP's (McInnes, Healy and Melville 2018) with the cosine of the features; the same features, options and
     versions give the same map. Not a medical device: for research only.
@@ -34,7 +35,7 @@ def feature_map(features: list[Path], out: Path, neighbours: int = 15, min_dist:
         MedsslError: Features that cannot be used or compared, or too few.
     """
     from medssl.evaluation.feature_files import read_features
-    from medssl.evaluation.report.embedding_map import map_sections
+    from medssl.evaluation.report.embedding_map import map_sections, thumbnail_map
     from medssl.evaluation.report.page import write_report
 
     problems = [f"out: {out} exists already: choose another folder; nothing is overwritten"] if out.exists() else []
@@ -49,7 +50,8 @@ def feature_map(features: list[Path], out: Path, neighbours: int = 15, min_dist:
         raise MedsslError(f"{len(table)} images are too few for a map: it needs {_FEWEST}", reason="too-few")
     say(f"feature-map: {len(table)} images; the first half minute goes into compiling UMAP")
     places = umap_places(table, neighbours, min_dist, seed)
-    sections = map_sections(table, places, _agreements(table))
+    thumbnails = thumbnail_map(places, table.pictures)
+    sections = map_sections(table, places, _agreements(table), thumbnails)
     rows = [
         [name, table.columns["patient"][n], table.columns["class"][n], f"{x:.4f}", f"{y:.4f}"]
         for n, (name, (x, y)) in enumerate(zip(table.names, places, strict=True))
@@ -57,6 +59,7 @@ def feature_map(features: list[Path], out: Path, neighbours: int = 15, min_dist:
     subtitle = f"{', '.join(str(folder) for folder in features)}; UMAP, {neighbours} neighbours, seed {seed}"
     with atomic_folder(out) as temporary:
         write_text(temporary / "map.csv", csv_text(["case", "patient", "class", "x", "y"], rows))
+        (temporary / "map.png").write_bytes(thumbnails)
         write_report(temporary, sections, "Map of features", subtitle)
     say(f"report: {out / 'report.html'}")
 

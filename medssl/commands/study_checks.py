@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medssl.commands.comparison import with_config
 from medssl.commands.parsing import parse_options
@@ -12,6 +12,9 @@ from medssl.commands.study_tuned import cache_of, prepare_options
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import write_json
+
+if TYPE_CHECKING:
+    from medssl.data.cache import Cache
 
 _DECIDED = {
     "finetune": ("data", "out", "init", "labels", "folds", "fold", "seed", "resume", "dry_run"),
@@ -75,17 +78,51 @@ def claim(data: Path, out: Path) -> None:
     write_json(record, {"data": own})
 
 
-def check_classes(study: StudyPlan, out: Path) -> None:
-    """Compare the plan's classes with those of the prepared cases.
+def check_cases(study: StudyPlan, out: Path, seeds: int) -> None:
+    """Compare the plan with the prepared cases: classes, patients to learn from, answers to test and to choose by.
+
+    Args:
+        study: The plan.
+        out: The study's folder.
+        seeds: How many of its seeds are run.
 
     Raises:
-        ConfigError: They are others.
+        ConfigError: Other classes than the plan's, more labelled patients asked for than there are, a split without
+            an answer, or with one class only.
     """
     from medssl.data.cache import Cache
+    from medssl.tasks.options import SubsetOptions
+    from medssl.training.shares import make_shares
 
-    classes = Cache.open(cache_of(study, out)).classes
-    if study.class_order and sorted(study.class_order) != sorted(classes):
-        raise ConfigError([f"class_order {list(study.class_order)} must name each class once: {', '.join(classes)}"])
+    cache = Cache.open(cache_of(study, out))
+    problems = []
+    if study.class_order and sorted(study.class_order) != sorted(cache.classes):
+        named = ", ".join(cache.classes)
+        problems.append(f"class_order {list(study.class_order)} must name each class once: {named}")
+    for labels in study.labels:
+        try:
+            for seed in range(seeds):
+                make_shares(cache, study.task, SubsetOptions(labels=labels, seed=seed))
+        except ConfigError as error:
+            problems += [f"{labels} labelled patients, seed {seed}: {problem}" for problem in error.problems]
+    problems += _without_answers(study, cache)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _without_answers(study: StudyPlan, cache: "Cache") -> Iterator[str]:
+    """Splits on which nothing can be measured or chosen."""
+    from medssl.training.shares import labelled
+
+    tested, validated = (labelled(cache, study.task, (split,)) for split in (study.split, "val"))
+    if not tested:
+        yield f"split {study.split} has no labelled case: prepare with another split or seed"
+    asked = [(study.split, tested, "nothing can be measured")]
+    asked += [("val", validated, "no trial can be chosen")] if study.trials else []
+    for split, cases, so in asked:
+        classes = {case.class_name for case in cases}
+        if study.task == "classification" and len(classes) == 1:
+            yield f"split {split} has cases of {classes.pop()} alone, so {so} there: prepare with another"
 
 
 def _wrong_options(study: StudyPlan, arm: ArmPlan) -> Iterator[str]:
@@ -121,9 +158,8 @@ def _unfit(study: StudyPlan, arm: ArmPlan, verb: str, values: dict[str, Any]) ->
     init = Path("encoder.safetensors") if arm.pretrained else None
     settings = finetune_settings.Settings(**{name: values[name] for name in names}, subset=SubsetOptions(), init=init)
     yield from settings.option_problems()
-    wanted = "segmentation" if study.metric == "dice" else "classification"
-    if settings.task != wanted:
-        yield f"task {settings.task} is not what metric {study.metric} measures: that is for a {wanted}"
+    if settings.task != study.task:
+        yield f"task {settings.task} is not what metric {study.metric} measures: that is for a {study.task}"
 
 
 def check_inits(study: StudyPlan, data: Path, out: Path, arms: Sequence[ArmPlan]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a study found, written: results.json, results.csv and the report."""
+"""What a study found, written: results.json, results.csv, table.md and the report."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def write_study(
     encoders: Encoders,
     warnings: Sequence[str],
 ) -> None:
-    """Compare the arms of a study and write OUT/results.json, OUT/results.csv and OUT/report.html.
+    """Compare the arms of a study and write OUT/results.json, OUT/results.csv, OUT/table.md and OUT/report.html.
 
     Args:
         study: The plan.
@@ -47,6 +47,7 @@ def write_study(
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import head
     from medssl.evaluation.report.study import study_sections
+    from medssl.evaluation.report.study_markdown import study_markdown
     from medssl.evaluation.study_table import compare_arms
 
     order = [arm.name for arm in study.arms]
@@ -80,6 +81,7 @@ def write_study(
     }
     write_json(out / "results.json", results)
     write_text(out / "results.csv", records_text(_rows(results)))
+    write_text(out / "table.md", study_markdown(results))
     sections = study_sections(
         results, _logs(finished), caches_of(study, [arm for arm in study.arms if arm.name in files], out)
     )
@@ -96,8 +98,8 @@ def _warnings(study: StudyPlan, cache: "Cache", patients: Collection[str]) -> li
     from medssl.evaluation.subgroups import few_of_a_class, few_patients
     from medssl.training.shares import labelled
 
-    of_classes = study.metric != "dice"
-    cases = labelled(cache, "classification" if of_classes else "segmentation", (study.split,))
+    of_classes = study.task == "classification"
+    cases = labelled(cache, study.task, (study.split,))
     found = few_patients(study.split, patients)
     if of_classes:
         of_class: dict[str, set[str]] = {name: set() for name in cache.classes}

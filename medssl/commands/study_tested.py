@@ -66,7 +66,7 @@ def validation_cases(plan: StudyPlan, cache: "Cache") -> "tuple[CachedCase, ...]
     """Labelled cases that options are chosen on."""
     from medssl.training.shares import labelled
 
-    return labelled(cache, "segmentation" if plan.metric == "dice" else "classification", ("val",))
+    return labelled(cache, plan.task, ("val",))
 
 
 def forget_evaluations(run: Tuned) -> None:

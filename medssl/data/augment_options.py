@@ -131,5 +131,40 @@ class AugmentOptions:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
+@dataclass
+class ViewAugment(AugmentOptions):
+    """As `AugmentOptions`, for views of a pretraining: what is left out is off, but for a change of scale.
+
+    Masked modelling needs no more (He et al. 2022, table 1e); methods with several views name what they vary.
+    """
+
+    affine_p: float = 0.5
+    """Probability of rotation, scale, stretch and shift together, done in one resampling."""
+
+    rotation_deg: float = 0.0
+    """Largest rotation about each axis, in degrees, on the grid in mm."""
+
+    scale: float = 0.2
+    """Largest relative change of size: the zoom is drawn between 1 / (1 + scale) and 1 + scale."""
+
+    noise_p: float = 0.0
+    """Probability of added Gaussian noise."""
+
+    blur_p: float = 0.0
+    """Probability of Gaussian smoothing."""
+
+    brightness_p: float = 0.0
+    """Probability of a constant added to the image."""
+
+    contrast_p: float = 0.0
+    """Probability of stretching intensities about the image's mean."""
+
+    low_resolution_p: float = 0.0
+    """Probability of taking detail away: averaged to a coarser grid and interpolated back."""
+
+    gamma_p: float = 0.0
+    """Probability of a gamma curve between the image's lowest and highest value, mean and deviation kept."""
+
+
 NO_AUGMENTATION: dict[str, float] = {item.name: 0.0 for item in fields(AugmentOptions) if item.name.endswith("_p")}
 """Arguments that turn everything off: `AugmentOptions(**NO_AUGMENTATION)`."""

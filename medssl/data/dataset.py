@@ -85,6 +85,7 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         _check(cache, self._cases, plan)
         self._class_index = {name: number for number, name in enumerate(cache.classes)}
         self._patients = {name: number for number, name in enumerate(sorted({case.patient for case in self._cases}))}
+        self._order = -1, np.empty(0, dtype=np.int64)  # the epoch that was asked for last, and its order of the cases
 
     @property
     def plan(self) -> CropPlan:
@@ -98,9 +99,13 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def case_of(self, number: int) -> CachedCase:
         """Case that crop `number` is taken from."""
-        epoch, position = divmod(number, len(self._cases))
-        order = _generator(self._plan.seed, epoch, stream=2).permutation(len(self._cases))
-        return self._cases[int(order[position])]
+        return self._cases[self._position(number)]
+
+    def _position(self, number: int) -> int:
+        epoch, place = divmod(number, len(self._cases))
+        if self._order[0] != epoch:
+            self._order = epoch, _generator(self._plan.seed, epoch, stream=2).permutation(len(self._cases))
+        return int(self._order[1][place])
 
     def __getitem__(self, draw: int) -> dict[str, Tensor]:
         """Part `draw % parts` of step `draw // parts`."""
@@ -120,7 +125,7 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         Raises:
             CacheError: No case can be read.
         """
-        first = self._cases.index(self.case_of(number))
+        first = self._position(number)
         for further in range(len(self._cases)):
             position = (first + further) % len(self._cases)
             try:

@@ -154,7 +154,7 @@ def summarise_classes(
         "class_names": names,
         "confusion": confusion.tolist(),
         "reliability": reliability(truth, shares),
-        "subgroups": by_group([p.groups for p in predictions], patients, of_part),
+        "subgroups": by_group([p.groups for p in predictions], patients, of_part, answers=truth.tolist()),
         "cases": len(predictions),
         "patients": len(set(patients)),
     }

@@ -133,6 +133,8 @@ def statistic_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail]) if len(drawn) else (math.nan, math.nan)
     method = "percentile bootstrap over patients"
+    if len(drawn) < resamples:
+        method += f"; not defined in {1 - len(drawn) / resamples:.1%} of the resamples"
     return Interval(estimate, float(low), float(high), method, len(clusters), len(members), confidence)
 
 

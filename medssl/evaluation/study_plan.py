@@ -157,6 +157,11 @@ class StudyPlan:
         if problems:
             raise ConfigError(problems)
 
+    @property
+    def task(self) -> str:
+        """What the metric measures, `segmentation` or `classification`."""
+        return "segmentation" if self.metric == "dice" else "classification"
+
     def _wrong_pairs(self, names: Sequence[str]) -> list[str]:
         problems = []
         for number, pair in enumerate(self.pairs):

@@ -130,6 +130,9 @@ def _ranking(
         found = rank_methods(dict(zip(arms, by_patient.tolist(), strict=True)))
         return {**found.to_json(), "blocks_are": "patients"}
     numbers = [[measure(one, np.arange(len(one.cases))) for one in block] for block in blocks]
+    numbers = [block for block in numbers if np.isfinite(block).all()]
+    if not numbers:
+        return None
     ranks = rank_methods({arm: [block[n] for block in numbers] for n, arm in enumerate(arms)})
     return {**ranks.to_json(), "p_value": None, "critical_difference": None, "blocks_are": "pairs of labels and seed"}
 

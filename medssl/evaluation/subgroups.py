@@ -20,7 +20,8 @@ FEW_OF_A_CLASS = 6
 
 CONVENTION = (
     "Parts of the cases are as the manifest tells them. They were not drawn at random: a difference between two of "
-    f"them may come from something else, and a part with fewer than {FEW} patients says next to nothing."
+    f"them may come from something else, and a part with fewer than {FEW} patients, or {FEW_OF_A_CLASS} of a class, "
+    "says next to nothing."
 )
 
 
@@ -48,6 +49,7 @@ def by_group(
     patients: Sequence[str],
     measure: Measure,
     of_classes: Callable[[npt.NDArray[np.int64]], Mapping[str, Mapping[str, Interval]]] | None = None,
+    answers: Sequence[int] = (),
 ) -> dict[str, list[dict[str, Any]]]:
     """Numbers of every part; an attribute that is the same for all cases makes no parts.
 
@@ -56,6 +58,7 @@ def by_group(
         patients: Patient of each case.
         measure: Positions of cases to their numbers.
         of_classes: Positions of cases to the numbers of each class, where classes have their own.
+        answers: Class of each case, of a classification.
 
     Returns:
         Attribute to its parts: `group`, `cases`, `patients`, `few`, `metrics`, and `classes` if asked for; JSON-able.
@@ -66,7 +69,7 @@ def by_group(
         names = sorted(set(values.tolist()))
         if len(names) > 1:
             places = [(name, np.flatnonzero(values == name)) for name in names]
-            found[attribute] = [_part(name, of_part, patients, measure) for name, of_part in places]
+            found[attribute] = [_part(name, of_part, patients, measure, answers) for name, of_part in places]
             if of_classes is not None:
                 for part, (_, of_part) in zip(found[attribute], places, strict=True):
                     part["classes"] = {label: _json(numbers) for label, numbers in of_classes(of_part).items()}
@@ -101,13 +104,15 @@ def _part(
     positions: npt.NDArray[np.int64],
     patients: Sequence[str],
     measure: Measure,
+    answers: Sequence[int],
 ) -> dict[str, Any]:
     people = len({patients[position] for position in positions})
+    of_class = [{patients[n] for n in positions if answers[n] == answer} for answer in set(answers)]
     return {
         "group": name,
         "cases": len(positions),
         "patients": people,
-        "few": people < FEW,
+        "few": people < FEW or any(len(some) < FEW_OF_A_CLASS for some in of_class),
         "metrics": _json(measure(positions)),
     }
 

@@ -164,7 +164,7 @@ def _swaps(patients: int, draws: int, block: int) -> Iterator[_Bool]:
 
 
 def _aurocs(truth: _Int, shares: _Float) -> _Float:
-    """`class_metrics.auroc` of (swaps, n, K) probabilities by their ranks (Mann and Whitney 1947), so many at once."""
+    """`class_metrics.auroc` of (swaps, n, K) probabilities by their ranks (Mann and Whitney 1947); NaN of one class."""
     classes = shares.shape[2]
     found = []
     for k in [1] if classes == 2 else range(classes):
@@ -173,7 +173,7 @@ def _aurocs(truth: _Int, shares: _Float) -> _Float:
         if 0 < count < len(truth):
             ranks = stats.rankdata(shares[:, :, k], axis=1)[:, positive].mean(1)
             found.append((ranks - (count + 1) / 2) / (len(truth) - count))
-    return np.asarray(np.mean(found, axis=0))
+    return np.asarray(np.mean(found, axis=0)) if found else np.full(len(shares), np.nan)
 
 
 def _each(metric: ClassMetric) -> Callable[[_Int, _Float], _Float]:

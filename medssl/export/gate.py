@@ -76,6 +76,7 @@ def measured_gate(
         "held_out_images": len(usual),
         "held_out_patients": patients,
         "near": measured,
+        "given": list(options.near),
     }, gate
 
 

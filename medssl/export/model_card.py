@@ -149,6 +149,8 @@ def _confidence(bundle: BundleSpec) -> list[str]:
     )
     lines += ["", "| kind | images | AUROC | flagged |", "| --- | --- | --- | --- |"]
     lines += [f"| {name} | {m['images']} | {m['auroc']:.3f} | {m['flagged']:.0%} |" for name, m in gate["near"].items()]
+    if not gate["given"]:
+        lines += ["", "Not measured: other sequences or organs of the same modality (`confidence.near` of export)."]
     return lines
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.modality import known_modality
+from medssl.runtime.bundle import NO_INTENDED_USE
 
 
 @dataclass
@@ -20,7 +21,7 @@ class CardOptions:
     name: str = ""
     """Name of the model; the bundle's file name when empty."""
 
-    intended_use: str = "Research on images like those it was trained on."
+    intended_use: str = NO_INTENDED_USE
     """What the model is for, in a sentence."""
 
     licence: str = ""

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -33,6 +32,9 @@ TRANSFER_SYNTAXES = (
 )
 """Transfer syntaxes that are received, those that the readers decode; without the deflated one, whose few bytes can
 unpack to any number before a cap is looked at."""
+
+DUPLICATE = 0x0111
+"""Status of an object that an archive holds already (PS3.7 annex C: duplicate SOP instance)."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
@@ -113,7 +115,20 @@ def save_objects(
     return number
 
 
-def refused_instances(response: Any) -> Sequence[str]:
-    """SOP classes that the answer to a STOW request lists as refused (PS3.18 section 10.5)."""
-    failed = response.get("FailedSOPSequence", None) or ()
-    return [str(item.get("ReferencedSOPClassUID", "")) for item in failed]
+def refused_instances(answer: Dataset) -> Sequence[str]:
+    """SOP classes that the answer to a STOW request lists as refused (PS3.18 section 10.5), but for what it holds."""
+    failed = answer.get("FailedSOPSequence") or ()
+    refused = [item for item in failed if item.get("FailureReason") != DUPLICATE]
+    return [str(item.get("ReferencedSOPClassUID", "")) for item in refused]
+
+
+def from_dicom_json(text: str) -> Dataset:
+    """The data set that an answer in DICOM JSON is (PS3.18 annex F).
+
+    Raises:
+        ImageError: It is none.
+    """
+    try:
+        return Dataset.from_json(text)
+    except Exception as error:  # whatever stands there, pydicom and json have errors of their own for it
+        raise ImageError("the answer is not DICOM JSON", reason="not-dicom-json") from error

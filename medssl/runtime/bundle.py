@@ -33,6 +33,8 @@ FILES = ("model.onnx", "bundle.json", "golden.npz", "MODEL_CARD.md")
 GATE_FILE = "features.npz"
 """Present in bundles with a gate alone, and hashed like the others."""
 Precision = Literal["fp32", "fp16", "int8"]
+NO_INTENDED_USE = "Research on images like those it was trained on."
+"""What stands in a bundle whose maker did not say what it is for."""
 GOLDEN_TOLERANCE = 1e-2
 """Largest difference of logits between the golden case and this machine; other processors round otherwise."""
 MAX_GOLDEN_TOLERANCE = 2.0

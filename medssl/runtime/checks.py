@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medssl.imaging.errors import BundleError
-from medssl.runtime.bundle import Bundle
+from medssl.runtime.bundle import NO_INTENDED_USE, Bundle
 from medssl.runtime.signature import SIGNATURE, check_signature
 
 Status = Literal["ok", "failed", "told", "not done"]
@@ -16,6 +16,7 @@ CARD_SECTIONS = (
     "Data",
     "Preprocessing",
     "Measured",
+    "How sure it is",
     "Proof of export",
     "Licence",
     "Limits",
@@ -147,6 +148,8 @@ def _card(bundle: Bundle) -> list[Check]:
     if missing:
         return [Check("model card", "failed", f"missing or empty: {', '.join(missing)}")]
     checks = [Check("model card", "ok", f"all {len(CARD_SECTIONS)} sections are there")]
+    if bundle.spec.intended_use in ("", NO_INTENDED_USE):
+        checks.append(Check("intended use", "told", "its maker did not say what it is for"))
     if _UNMEASURED in sections["Measured"]:
         checks.append(Check("measured", "told", "nobody measured it on held-out patients before it was made"))
     return checks

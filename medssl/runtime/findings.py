@@ -90,6 +90,13 @@ def check_modality(volume: Volume, spec: BundleSpec) -> list[str]:
     raise ImageError(f"the image is of modality {own}, the bundle is for {due}", reason="modality")
 
 
+def uncalibrated(spec: BundleSpec) -> list[str]:
+    """The warning that nobody compared class probabilities with how often they are right."""
+    if spec.task != "classification" or spec.calibration.get("cases"):
+        return []
+    return ["the class probabilities are not calibrated: nobody compared them with how often they are right"]
+
+
 def doubts(volume: Volume, spec: BundleSpec) -> list[Flag]:
     """What its reader doubts, and where an image lies outside what the network was trained on, as its header tells."""
     told = [{"code": code, "text": text} for code, text in volume.source.doubts]

@@ -13,10 +13,11 @@ import numpy.typing as npt
 from medssl.imaging.errors import ImageError
 from medssl.imaging.preprocess import PreparedImage, restore_label
 from medssl.imaging.volume import Volume
+from medssl.runtime.blending import Observe
 from medssl.runtime.bundle import GATE_FILE, Bundle
 from medssl.runtime.confidence import Featured, Gate, Tally
 from medssl.runtime.device import Device
-from medssl.runtime.findings import check_modality, classified, doubts, likeness, measured
+from medssl.runtime.findings import check_modality, classified, doubts, likeness, measured, uncalibrated
 from medssl.runtime.ort import onnxruntime
 from medssl.runtime.postprocess import keep_largest
 from medssl.runtime.session import open_session
@@ -72,12 +73,15 @@ class Predictor:
         self._gate = Gate.load(self.bundle.folder / GATE_FILE, self.bundle.spec.gate) if self.bundle.has_gate else None
         self._batch_size, self._memory_mb = batch_size, memory_mb
 
-    def predict(self, volume: Volume, shares: bool = False) -> Prediction:
+    def predict(
+        self, volume: Volume, shares: bool = False, told: Callable[[float], None] = lambda _: None
+    ) -> Prediction:
         """Predict one image.
 
         Args:
             volume: The image.
             shares: Keep the probability of each class at each voxel too; a segmentation has them.
+            told: Of a segmentation, told of the share of the image that is done, plane by plane.
 
         Raises:
             ImageError: The image does not fit the bundle.
@@ -96,11 +100,12 @@ class Predictor:
         network = Featured(self._session.with_features, 2 ** len(spec.mirror_axes)) if self._gate else self._session
         flags = doubts(volume, spec)
         kept = self._shares(prepared, volume) if shares and spec.task == "segmentation" else None
-        mask, result, computed = self._answer(volume, prepared, network, kept)
+        mask, result, computed = self._answer(volume, prepared, network, kept, told)
         if self._gate is not None and isinstance(network, Featured):
             result["gate"], far = likeness(self._gate, network.features())
             flags += far
-        warnings = [*volume.source.notes, *untold, *prepared.notes, *(f"do not use: {flag['text']}" for flag in flags)]
+        warnings = [*volume.source.notes, *untold, *prepared.notes, *uncalibrated(spec)]
+        warnings += [f"do not use: {flag['text']}" for flag in flags]
         timing = {
             "prepare_s": round(ready - began, 4),
             "network_s": round(computed - ready, 4),
@@ -115,6 +120,7 @@ class Predictor:
         prepared: PreparedImage,
         network: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
         kept: Shares | None,
+        told: Callable[[float], None],
     ) -> tuple[Volume | None, dict[str, Any], float]:
         """Mask, what the report says of it, and when the network had finished."""
         spec = self.bundle.spec
@@ -131,6 +137,7 @@ class Predictor:
         tally = Tally(spec.num_outputs, spec.activation, spec.temperature)
         plan = Plan(spec.window, spec.overlap, self._batch_size, spec.mirror_axes, self._slab_bytes(prepared, kept))
         observe = tally.observe if kept is None else kept.after(tally.observe)
+        observe = _telling(observe, told, int(np.prod(prepared.shape[1:])))
         labels = segment_by(plan, prepared, network, spec.num_outputs, observe)
         labels = keep_largest(labels, tuple(spec.post_processing.get("largest_component", ())))
         computed = time.perf_counter()
@@ -174,3 +181,16 @@ class Predictor:
             "providers": list(self._session.providers),
             "golden_difference": self.golden_difference,
         }
+
+
+def _telling(observe: Observe, told: Callable[[float], None], voxels: int) -> Observe:
+    """An observer that tells the share of an image's voxels that were observed."""
+    done = 0
+
+    def both(place: tuple[slice, ...], logits: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> None:
+        nonlocal done
+        observe(place, logits, labels)
+        done += labels.size
+        told(done / voxels)
+
+    return both

@@ -4,24 +4,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from medssl.data.augment_options import AugmentOptions
+from medssl.data.augment_options import ViewAugment
 from medssl.data.view_groups import Partner, ViewGroup
 from medssl.imaging.errors import ConfigError
-
-
-def light() -> AugmentOptions:
-    """A change of scale and nothing else: masked modelling needs no more (He et al. 2022, table 1e)."""
-    return AugmentOptions(
-        affine_p=0.5,
-        rotation_deg=0.0,
-        scale=0.2,
-        noise_p=0.0,
-        blur_p=0.0,
-        brightness_p=0.0,
-        contrast_p=0.0,
-        low_resolution_p=0.0,
-        gamma_p=0.0,
-    )
 
 
 @dataclass(frozen=True)
@@ -48,10 +33,10 @@ class ViewOptions:
     splits: tuple[str, ...] = ("train", "")
     """Splits to learn from; the empty name is cases without a split. Never the test cases."""
 
-    augment: AugmentOptions = field(default_factory=light)
+    augment: ViewAugment = field(default_factory=ViewAugment)
     """How crops are varied; with several views a sample, the first of them, and the others where `second` is empty."""
 
-    second: AugmentOptions | None = None
+    second: ViewAugment | None = None
     """How the second view is varied, for methods with two views."""
 
     source: tuple[int, ...] = ()
@@ -85,7 +70,7 @@ class ViewOptions:
     local_extent: tuple[float, float] = (0.25, 0.5)
     """As `extent`, for local views."""
 
-    local_augment: AugmentOptions | None = None
+    local_augment: ViewAugment | None = None
     """How local views are varied; empty = as the first view, by `augment`."""
 
     def __post_init__(self) -> None:
@@ -189,6 +174,6 @@ class SecondData:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, AugmentOptions):
+    if isinstance(value, ViewAugment):
         return value.to_json()
     return list(value) if isinstance(value, tuple) else value

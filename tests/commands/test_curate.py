@@ -78,6 +78,20 @@ def test_copies_and_useless_pictures_are_left_out_and_answers_are_kept(tmp_path:
     assert len(Cache.open(tmp_path / "cache").cases) == 8
 
 
+@pytest.mark.parametrize(("border", "left"), [("0", {}), ("0.1", {"cut": "cut by the field of view"})])
+def test_what_the_field_of_view_cuts_is_left_out_on_request(border: str, left: dict[str, str], tmp_path: Path):
+    """A disc in the middle, and the same one half outside: it covers 19 of the 108 pixels of the frame."""
+    y, x = np.mgrid[:30, :24]
+    for name, middle in (("whole", 12), ("cut", 0)):
+        disc = 200 * ((y - 15) ** 2 + (x - middle) ** 2 < 100)
+        Image.fromarray(disc.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    rows = [Row(name, name, f"{name}.png", modality="CT") for name in ("whole", "cut")]
+    Manifest.from_rows(rows, tmp_path).write(tmp_path / "manifest.csv")
+    more = ["--likeness.rule", "none", "--quality.border", border]
+    assert _curate(tmp_path / "manifest.csv", tmp_path / "out", *more) == 0
+    assert {name: row["reason"] for name, row in _left(tmp_path / "out").items()} == left
+
+
 @pytest.mark.parametrize("rule", ["ssim", "mutual_information", "every_n", "none"])
 def test_the_other_rules(rule: str, tmp_path: Path):
     manifest = _pictures(tmp_path / "data")

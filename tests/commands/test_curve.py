@@ -18,6 +18,7 @@ from medssl.commands import study_runs
 from medssl.commands.parsing import run_verb
 from medssl.commands.study_checks import claim
 from medssl.data.cache import Cache
+from medssl.evaluation.report.study_markdown import study_markdown
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.volume import Volume
@@ -169,6 +170,7 @@ def test_a_study_pairs_its_arms_and_resumes(tmp_path: Path, browser: Browser, ca
     check_page(browser, out / "report.html")
     with (out / "results.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 12
+    assert (out / "table.md").read_text(encoding="utf-8") == study_markdown(results)
 
     before = _models(out)
     _finds_the_same_again(plan, out)
@@ -196,14 +198,18 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path, capsys: pyt
     plan = _plan(tmp_path, finetune=finetune, prepare=prepared, **{**changes, "class_order": ["well", "sick"]})
     (tmp_path / "app" / "prepare.py").write_text(_PREPARE.format(", dims=2, classes=('ill', 'well')"))
     assert _run(plan, tmp_path / "out") == 2
-    assert "class_order ['well', 'sick'] must name each class once: ill, well" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "class_order ['well', 'sick'] must name each class once: ill, well" in told
+    assert "split val has cases of well alone, so no trial can be chosen there" in told
     assert not (tmp_path / "out" / "runs").exists()
+    (tmp_path / "out").rename(tmp_path / "before")
     plan = _plan(tmp_path, finetune=finetune, prepare=prepared, **changes)
-    (tmp_path / "app" / "prepare.py").write_text(_PREPARE.format(", dims=2, classes=('ill', 'well')"))
+    prepare = _PREPARE.format(", dims=2, classes=('ill', 'well'), patients=7, validation=2")
+    (tmp_path / "app" / "prepare.py").write_text(prepare)
     assert _run(plan, tmp_path / "out") == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["metric"] == "quadratic_kappa"
-    assert results["validation"] == {"cases": 2, "patients": 1, "chosen": ["options", "weights"]}
+    assert results["validation"] == {"cases": 4, "patients": 2, "chosen": ["options", "weights"]}
     assert len(results["trials"]) == len(list((tmp_path / "out" / "runs").glob("*/*/evaluation_val/cases.csv"))) == 4
     assert [found["steps"] for found in results["budgets"].values()] == [2, 3]
     assert "Arms learned with unlike budgets" in (tmp_path / "out" / "report.html").read_text()
@@ -216,15 +222,22 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.integration
-def test_a_run_that_fails_is_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    plan = _plan(tmp_path, labels=[2, 99], trials=[], trial_labels=1)
+def test_a_run_that_fails_is_told_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def refuse(verb: str, arguments: list[str]) -> None:
+        if arguments[arguments.index("--labels") + 1] == "1":
+            raise MedsslError("no room")
+        run_verb(verb, arguments)
+
+    monkeypatch.setattr(study_runs, "run_verb", refuse)
+    plan = _plan(tmp_path, labels=[2, 1], trials=[], trial_labels=1)
     (tmp_path / "app" / "prepare.py").write_text(_UNUSABLE)
     assert _run(plan, tmp_path / "out", "--arms", "[from scratch]") == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [point["labels"] for point in results["points"]] == [2]
     failed = [run for run in results["runs"] if run["failed"]]
-    assert [(run["labels"], run["seed"]) for run in failed] == [(99, 0), (99, 1)]
-    assert "labelled patients" in failed[0]["failed"]
+    assert [(run["labels"], run["seed"], run["failed"]) for run in failed] == [(1, 0, "no room"), (1, 1, "no room")]
     for _ in range(2):  # when it is made, and when the study goes on
         report, told = (tmp_path / "out" / "report.html").read_text(), capsys.readouterr().out
         for sentence in ("2 of 4 runs failed and are in no number", "Some cases could not be prepared"):
@@ -233,10 +246,14 @@ def test_a_run_that_fails_is_told_and_left_out(tmp_path: Path, capsys: pytest.Ca
         assert "Cases of the study that could not be prepared" in report
         assert "5L.nii.gz is empty" in report
         assert _run(plan, tmp_path / "out", "--arms", "[from scratch]") == 0
-    plan = _plan(tmp_path, labels=[99], trials=[])
+    plan = _plan(tmp_path, labels=[1], trials=[])
     capsys.readouterr()
     assert _run(plan, tmp_path / "none", "--arms", "[from scratch]") == 2
     assert "no network could be tested" in capsys.readouterr().err
+    plan = _plan(tmp_path, labels=[2, 99], trials=[])
+    assert _run(plan, tmp_path / "many") == 2
+    assert "99 labelled patients, seed 0: labels 99: there are" in capsys.readouterr().err
+    assert not (tmp_path / "many" / "pretrain").exists(), "before anything is pretrained"
 
 
 @pytest.mark.integration

@@ -1,5 +1,6 @@
 """`medssl evaluate` of an encoder that is asked for places: landmarks, and structures from one patch."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from report_checks import check_page, check_results, read_csv
 from small_cache import small_cache
 
 from medssl.__main__ import main
+from medssl.commands.evaluate_dense import _without_size
 from medssl.commands.pretrain import pretrain
-from medssl.data.augment_options import NO_AUGMENTATION, AugmentOptions
+from medssl.data.augment_options import NO_AUGMENTATION, ViewAugment
 from medssl.data.cache import Cache
+from medssl.imaging.errors import CacheError
 from medssl.models.component import Component
 from medssl.models.networks import build_encoder
 from medssl.models.weights import save_encoder
@@ -51,7 +54,7 @@ def test_landmarks_by_a_run_of_sam_and_by_a_plain_encoder(
     cache: Cache, tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dims = cache.spatial_dims
-    views = ViewOptions((16,) * dims, augment=AugmentOptions(**NO_AUGMENTATION))
+    views = ViewOptions((16,) * dims, augment=ViewAugment(**NO_AUGMENTATION))
     pretrain(cache.path, tmp_path / "sam", _SAM, _CNN, views, TrainOptions(steps=1, batch_size=2, accelerator="cpu"))
     plain, asked = _encoder(tmp_path / "plain", dims), "--frozen.target=landmarks"
     found = _evaluate(tmp_path / "sam", cache, tmp_path / "out", asked, f"--baseline={plain}", "--frozen.templates=2")
@@ -124,3 +127,15 @@ def test_what_cannot_be_measured_is_told(cache: Cache, tmp_path: Path, capsys: p
         assert words in told
         assert "Traceback" not in told
     assert not out.exists()
+
+
+def test_distances_are_in_mm_only_where_images_say_how_large_a_pixel_is(cache: Cache) -> None:
+    known = cache.cases[-3:]
+    unknown = [replace(case, calibrated=False) for case in known]
+    assert _without_size(known) == []
+    (told,) = _without_size(unknown)
+    assert told.startswith("No image says how large a pixel is: every distance is in pixels")
+    with pytest.raises(
+        CacheError, match=r"2 of 3 images with landmarks do not say how large a pixel is \(the first: c5"
+    ):
+        _without_size([*unknown[:2], known[2]])

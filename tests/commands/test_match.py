@@ -13,7 +13,7 @@ from small_cache import small_cache
 
 from medssl.__main__ import main
 from medssl.commands.pretrain import pretrain
-from medssl.data.augment_options import NO_AUGMENTATION, AugmentOptions
+from medssl.data.augment_options import NO_AUGMENTATION, ViewAugment
 from medssl.models.component import Component
 from medssl.training.options import TrainOptions
 from medssl.training.pretrain_options import ViewOptions
@@ -25,7 +25,7 @@ _POINT = (14, 9, 11)
 
 def _run(folder: Path, dims: int, method: Component = _SAM) -> Path:
     cache = small_cache(folder / "cache", [(20, 18, 16)[:dims]] * 2)
-    views = ViewOptions((16,) * dims, augment=AugmentOptions(**NO_AUGMENTATION))
+    views = ViewOptions((16,) * dims, augment=ViewAugment(**NO_AUGMENTATION))
     pretrain(cache.path, folder / "run", method, _CNN, views, TrainOptions(steps=1, batch_size=2, accelerator="cpu"))
     return folder / "run"
 

@@ -6,7 +6,7 @@ import torch
 from small_cache import small_cache
 
 from medssl.__main__ import main
-from medssl.commands.parsing import parse_verb
+from medssl.commands.parsing import parse_options, parse_verb
 from medssl.methods.base import Method
 from medssl.models.component import resolve
 from medssl.models.layouts import layout_of
@@ -113,3 +113,13 @@ def test_a_crop_that_does_not_divide_is_told_before_the_run_is_started(tmp_path,
     assert main(["pretrain", "--config", "mae_vit3d", *arguments]) == 2
     assert "does not divide into patches" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_variation_leaves_out_is_off_in_every_view():
+    views = {"size": [8, 8], "second": {"noise_p": 0.3}, "local_views": 2, "local_augment": {"blur_p": 0.5}}
+    given = {"method": {"class_path": "medssl.methods.simclr.SimCLR"}, "views": {**views, "augment": {"gamma_p": 0.2}}}
+    read = parse_options("pretrain", ["--data", "cache", "--out", "out"], given)["views"]
+    for varied, named in ((read.augment, "gamma_p"), (read.second, "noise_p"), (read.local_augment, "blur_p")):
+        on = {name for name, value in varied.to_json().items() if name.endswith("_p") and value}
+        assert on == {named, "affine_p"}
+        assert (varied.rotation_deg, varied.scale) == (0.0, 0.2), "a change of scale alone"

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from medssl.data.augment_options import NO_AUGMENTATION, AugmentOptions
+from medssl.data.augment_options import NO_AUGMENTATION, ViewAugment
 from medssl.data.view_groups import ViewGroup
 from medssl.data.views import MultiView, draw_views, make_views
 from medssl.imaging.errors import ConfigError
 from medssl.training.pretrain_options import ViewOptions
 
-_PLAIN = AugmentOptions(**NO_AUGMENTATION)
+_PLAIN = ViewAugment(**NO_AUGMENTATION)
 _SOURCES = {2: (30, 40), 3: (20, 24, 16)}
 
 
@@ -80,7 +80,7 @@ def test_flips_turn_the_view_and_nothing_else() -> None:
 
 
 def test_views_replay_and_know_neither_batch_nor_neighbours() -> None:
-    strong = AugmentOptions(**{**dict.fromkeys(NO_AUGMENTATION, 1.0), "stain_p": 0.0}, flip_axes=(0, 1))
+    strong = ViewAugment(**{**dict.fromkeys(NO_AUGMENTATION, 1.0), "stain_p": 0.0}, flip_axes=(0, 1))
     group = _group(2, augments=(strong, _PLAIN))
     local = _group(2, count=3, size=(6, 6), augments=(strong,))
     maker = MultiView(group, local, (1.0, 1.0), 7)
@@ -107,7 +107,7 @@ def test_the_second_view_has_its_own_variation() -> None:
 
 
 def test_local_views_may_have_their_own_variation() -> None:
-    first, second, small = (AugmentOptions(blur_p=p) for p in (1.0, 0.1, 0.5))
+    first, second, small = (ViewAugment(blur_p=p) for p in (1.0, 0.1, 0.5))
     main, local = ViewOptions((8, 8), augment=first, second=second, local_views=3, local_augment=small).groups(2)
     assert local is not None
     assert (main.augments, local.augments) == ((first, second), (small,))

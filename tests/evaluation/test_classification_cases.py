@@ -1,5 +1,6 @@
 """Classification numbers against closed forms."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +102,16 @@ def test_parts_of_the_cases_have_the_same_numbers() -> None:
     assert (a["patients"], a["few"]) == (4, True)
 
 
+def test_a_part_with_few_patients_of_a_class_is_marked_and_says_how_often_its_number_is_not_defined() -> None:
+    """Part a has 20 patients, one of them positive, who is drawn in 64 % of the resamples; part b has 12 and 8."""
+    rows = [(int(n == 0), [0.7, 0.3]) for n in range(40)] + [(int(n < 16), [0.4, 0.6]) for n in range(40)]
+    predictions = [replace(p, groups={"site": "a" if n < 40 else "b"}) for n, p in enumerate(_predictions(rows))]
+    a, b = summarise_classes(predictions, ["no", "yes"], 200)["subgroups"]["site"]
+    assert (a["patients"], a["few"], b["few"]) == (20, True, False)
+    assert re.search(r"not defined in (2|3|4)\d\.\d% of the resamples", a["metrics"]["auroc"]["method"])
+    assert "not defined" not in b["metrics"]["auroc"]["method"]
+
+
 def test_probabilities_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     cache = small_cache(tmp_path, [(8, 8)] * 2, classes=["no", "yes"])
     with pytest.raises(MedsslError, match="are no numbers"):
@@ -114,6 +125,10 @@ def test_one_class_and_classes_that_do_not_occur_are_told() -> None:
     assert "All cases are of class 'no'" in one_class
     found = summarise_classes(alone, ("no", "yes"), resamples=100)
     assert found["metrics"]["auroc"]["estimate"] is None, "not 0.5, and not left out in silence"
+    beside = compare_classes(alone, {"other": _predictions([(0, [0.8, 0.2]), (0, [0.1, 0.9])])}, ("no", "yes"), 100)
+    told = beside["tests"]["other"]
+    assert {told[name]["verdict"] for name in told} == {"no difference shown"}
+    assert beside["differences"]["other"]["auroc"]["estimate"] is None
     both = _predictions([(0, [0.9, 0.1, 0]), (2, [0.4, 0, 0.6])])
     _, few_of_class, told = class_warnings(both, ("no", "maybe", "yes"), "test")
     assert few_of_class.startswith("Classes with fewer than 6 patients in split test: no 1, yes 1.")

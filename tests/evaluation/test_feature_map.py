@@ -2,12 +2,15 @@
 
 import csv
 import io
+from base64 import b64encode
 from pathlib import Path
 
 import feature_tables
 import numpy as np
 import pytest
+from browser import Browser
 from PIL import Image
+from report_checks import check_page
 
 from medssl.__main__ import main
 from medssl.commands.feature_map import _agreements
@@ -16,12 +19,13 @@ from medssl.evaluation.report.figures import COLOURS
 from medssl.evaluation.report.page import write_report
 
 
-def test_the_page_says_how_alike_neighbours_are_and_needs_nothing_beside_it(tmp_path: Path):
+def test_the_page_says_how_alike_neighbours_are_and_needs_nothing_beside_it(tmp_path: Path, browser: Browser):
     table = feature_tables.table(np.eye(12), class_=["a", "b", "b", ""] * 3, site=["<x>"] * 6 + ["y"] * 6)
     places = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32)
-    sections = map_sections(table, places, {"class": 0.75, "site": 0.5})
+    sections = map_sections(table, places, {"class": 0.75, "site": 0.5}, thumbnail_map(places, table.pictures))
     assert sections[0].tables[0].rows == (("class", "2", "75%", "50%"), ("site", "2", "50%", "45%"))
-    page = write_report(tmp_path, sections, "Map of features").read_text()
+    check_page(browser, write_report(tmp_path, sections, "Map of features"))
+    page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert "features of SimCLR encoder aaaaaaaaaaaa, pooling mean" in page
     assert "12 images of 12 patients" in page
@@ -37,14 +41,14 @@ def test_rows_without_a_value_and_those_of_the_own_patient_count_nowhere():
     found = _agreements(table)
     assert list(found) == ["site"]
     assert found["site"] == pytest.approx((2 + 2 + 3 + 0 + 3) / (3 + 3 + 4 + 4 + 4))
-    rows = map_sections(table, vectors.astype(np.float32), found)[0].tables[0].rows
+    rows = map_sections(table, vectors.astype(np.float32), found, b"")[0].tables[0].rows
     chance = (2 / 3 + 2 / 3 + 3 / 4 + 0 + 3 / 4) / 5
     assert rows == (("site", "2", f"{found['site']:.0%}", f"{chance:.0%}"),)
 
 
 def test_a_map_without_columns_has_its_pictures_alone():
     table = feature_tables.table(np.eye(12))
-    sections = map_sections(table, np.eye(12, 2, dtype=np.float32), {})
+    sections = map_sections(table, np.eye(12, 2, dtype=np.float32), {}, b"")
     assert sections[0].tables == ()
     assert len(sections[1].pictures) == 1
 
@@ -106,3 +110,4 @@ def test_clumps_stay_together_and_the_same_seed_gives_the_same_map(tmp_path: Pat
     assert (kinds[distances.argmin(1)] == kinds).all()
     page = (tmp_path / "one" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
+    assert b64encode((tmp_path / "one" / "map.png").read_bytes()).decode() in page

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from medssl.evaluation.report.study import study_sections
+from medssl.evaluation.report.study_markdown import study_markdown
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.evaluation.study_scores import NetworkScores
 from medssl.evaluation.study_table import compare_arms
@@ -138,4 +139,25 @@ def test_pairs_that_make_no_comparison_are_refused():
         "['a', 'a']: an arm is not compared with itself",
         "['a', 'scratch']: every arm is compared with the reference 'scratch': leave it out",
         "['a', 'nobody']: 'nobody' is none of the arms ['scratch', 'a', 'b']",
+    ]
+
+
+def test_the_tables_for_a_page_say_what_the_results_say():
+    found = compare_arms(
+        _rows({"scratch": 0.0, "longer": 0.0, "spark": 0.05, "simclr": 0.05}), "scratch", "dice", _PAIRS
+    )
+    of_arms, about, of_pairs, _ = study_markdown({**found, "cases": 10, "patients": 9, "split": "test"}).split("\n\n")
+    gain, none = "+0.050 (+0.050 to +0.050) **better**", "+0.000 (+0.000 to +0.000) –"
+    assert of_arms.splitlines() == [
+        "| arm | 1 labelled patient | 4 labelled patients | 16 labelled patients |",
+        "|---|---|---|---|",
+        "| scratch | 0.500 | 0.500 | 0.500 |",
+        f"| longer | {' | '.join([f'0.500; {none}'] * 3)} |",
+        f"| spark | {' | '.join([f'0.550; {gain}'] * 3)} |",
+        f"| simclr | {' | '.join([f'0.550; {gain}'] * 3)} |",
+    ]
+    assert about.startswith("Mean Dice on 10 cases of 9 patients (split test), mean of up to 3 seeds;")
+    assert of_pairs.splitlines()[2:] == [
+        f"| spark − longer | {' | '.join([gain] * 3)} | {none} |",
+        f"| spark − simclr | {' | '.join([none] * 4)} |",
     ]

@@ -153,6 +153,7 @@ def test_a_bundle_carries_what_was_measured_on_patients_held_out(cache: Cache, t
     assert gate["quantile"] == pytest.approx(11 / 12)
     cuts = [f"60% of the field of view, axis {axis}" for axis in (0, 1)]
     assert set(gate["near"]) == {"flipped axis 0", "flipped axis 1", *cuts, "noise"}
+    assert gate["given"] == ["noise"]
     assert gate["near"]["noise"] == {"auroc": 1.0, "flagged": 1.0, "images": 3}
     predictor = Predictor(out, threads=1)
     case = next(c for c in cache.cases if c.patient == "patient3")

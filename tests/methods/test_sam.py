@@ -8,7 +8,7 @@ from fixed_batch import learn
 from small_networks import small_encoder
 from torch import Tensor
 
-from medssl.data.augment_options import NO_AUGMENTATION, AugmentOptions
+from medssl.data.augment_options import NO_AUGMENTATION, ViewAugment
 from medssl.data.masking import step_generator
 from medssl.data.view_groups import ViewGroup
 from medssl.data.views import MultiView
@@ -33,7 +33,7 @@ def _method(dims: int = 2, channels: int = 1, kind: str = "cnn", **given: Any) -
 def _batch(
     dims: int = 2, channels: int = 1, samples: int = 3, size: int = 16, patients: tuple[int, ...] = (0, 1, 2)
 ) -> dict[str, Tensor]:
-    turned = AugmentOptions(**{**NO_AUGMENTATION, "affine_p": 1.0}, rotation_deg=10, scale=0.1)
+    turned = ViewAugment(**{**NO_AUGMENTATION, "affine_p": 1.0}, rotation_deg=10, scale=0.1)
     maker = MultiView(ViewGroup(2, (size,) * dims, (0.6, 0.9), 1.2, (turned,)), None, (1.0,) * dims, 0)
     source = torch.randn(samples, channels, *[24] * dims, generator=torch.Generator().manual_seed(1))
     numbers = {"index": torch.arange(samples), "patient": torch.tensor(patients[:samples])}

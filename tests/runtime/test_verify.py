@@ -13,7 +13,7 @@ from tiny_bundle import write_bundle
 
 from medssl.__main__ import main
 from medssl.imaging.files import write_json
-from medssl.runtime.bundle import Bundle, write_sums
+from medssl.runtime.bundle import NO_INTENDED_USE, Bundle, write_sums
 from medssl.runtime.checks import CARD_SECTIONS, Verification, verify_bundle
 from medssl.runtime.protocol import refusals, write_protocol
 from medssl.runtime.results import FORMATS, MASK_FORMATS
@@ -85,7 +85,15 @@ def test_each_fault_fails_its_own_check_and_no_other(
 
 def test_the_sections_looked_for_are_those_that_export_writes(bundle: Path):
     titles = re.findall(r"^## (.+)$", (bundle / "MODEL_CARD.md").read_text(), flags=re.MULTILINE)
-    assert set(CARD_SECTIONS) <= set(titles)
+    assert set(CARD_SECTIONS) == set(titles)
+
+
+def test_a_use_that_nobody_named_is_told(bundle: Path):
+    assert "intended use" not in _statuses(bundle)
+    rewrite(bundle, intended_use=NO_INTENDED_USE)
+    found = _statuses(bundle)
+    assert found["intended use"] == "told"
+    assert "failed" not in found.values()
 
 
 def test_the_protocol_holds_versions_hashes_checks_and_tried_refusals(bundle: Path, tmp_path: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.commands.pretrain import pretrain
-from medssl.data.augment_options import AugmentOptions
+from medssl.data.augment_options import ViewAugment
 from medssl.models.component import Component
 from medssl.training.options import TrainOptions
 from medssl.training.pretrain_options import SecondData, SecondViewOptions, ViewOptions
@@ -35,7 +35,7 @@ def run(flat: Path, deep: Path, out: Path, name: str, *, resume: bool = False, *
     """Options of `train` by name; others: `share`, `small` (batch of the second cache), `size`, `init`, `method`."""
     method, encoder = PARTS[name]
     method = replace(method, init_args={**method.init_args, **given.pop("method", {})})
-    varied = AugmentOptions(noise_p=0.5)
+    varied = ViewAugment(noise_p=0.5)
     also = SecondData(
         deep,
         SecondViewOptions(given.pop("size", (8, 8, 8)), min_std=0, augment=varied),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from medssl.commands.pretrain import pretrain
-from medssl.data.augment_options import AugmentOptions
+from medssl.data.augment_options import ViewAugment
 from medssl.imaging.errors import MedsslError
 from medssl.models.component import Component
 from medssl.training.options import TrainOptions
@@ -23,7 +23,7 @@ def run(data: Path, out: Path, **given: Any) -> None:
     method = Component("toys.ToyMethod", given.pop("method", {}))
     encoder = Component("toys.ToyEncoder", given.pop("encoder", {}))
     flags = {name: given.pop(name, False) for name in ("resume", "dry_run")} | {"init": given.pop("init", None)}
-    augment = AugmentOptions(noise_p=0.5, affine_p=0.5, flip_axes=(0,))
+    augment = ViewAugment(noise_p=0.5, affine_p=0.5, flip_axes=(0,))
     train = TrainOptions(**{"accelerator": "cpu", "steps": 8, "batch_size": 4, "log_every": 4, **given})
     pretrain(data, out, method, encoder, ViewOptions(size, augment=augment), train, **flags)
 

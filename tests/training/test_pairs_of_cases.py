@@ -8,7 +8,7 @@ from small_cache import small_cache
 from tiny_methods import METHODS
 
 from medssl.commands.pretrain import pretrain
-from medssl.data.augment_options import NO_AUGMENTATION, AugmentOptions
+from medssl.data.augment_options import NO_AUGMENTATION, ViewAugment
 from medssl.imaging.errors import ConfigError
 from medssl.models.component import Component
 from medssl.models.weights import read_encoder
@@ -16,7 +16,7 @@ from medssl.training.options import TrainOptions
 from medssl.training.pretrain_options import ViewOptions
 
 _SHAPES = [(20, 24), (24, 20), (18, 18)]
-_VIEWS = ViewOptions((16, 16), partner="patient", augment=AugmentOptions(**NO_AUGMENTATION))
+_VIEWS = ViewOptions((16, 16), partner="patient", augment=ViewAugment(**NO_AUGMENTATION))
 _TRAIN = TrainOptions(steps=2, batch_size=4, accelerator="cpu", log_every=1, health_every=1)
 
 

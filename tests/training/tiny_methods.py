@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.commands.pretrain import pretrain
-from medssl.data.augment_options import AugmentOptions
+from medssl.data.augment_options import ViewAugment
 from medssl.models.component import Component
 from medssl.training.options import TrainOptions
 from medssl.training.pretrain_options import ViewOptions
@@ -49,6 +49,6 @@ def run(data: Path, out: Path, name: str, *, resume: bool = False, **given: Any)
     """Pretrain with a method of `METHODS`; `given` are options of `train`, and other `arguments` of the method."""
     encoder, arguments, local = METHODS[name]
     arguments = {**arguments, **given.pop("arguments", {})}
-    views = ViewOptions((16, 16), augment=AugmentOptions(noise_p=0.5), local_views=2 if local else 0)
+    views = ViewOptions((16, 16), augment=ViewAugment(noise_p=0.5), local_views=2 if local else 0)
     train = TrainOptions(**{"steps": 8, "batch_size": 4, "lr": 0.01, "accelerator": "cpu", **given})
     pretrain(data, out, Component(f"medssl.methods.{name}", arguments), encoder, views, train, resume=resume)

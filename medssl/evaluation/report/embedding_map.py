@@ -30,7 +30,7 @@ _OTHER = "0.75"
 Places = npt.NDArray[np.float32]
 
 
-def map_sections(table: FeatureTable, places: Places, agreements: dict[str, float]) -> list[Section]:
+def map_sections(table: FeatureTable, places: Places, agreements: dict[str, float], thumbnails: bytes) -> list[Section]:
     """Summary, a map for each column, and one of pictures.
 
     Args:
@@ -38,6 +38,7 @@ def map_sections(table: FeatureTable, places: Places, agreements: dict[str, floa
         places: (N, 2) of each row.
         agreements: Column to the share of neighbours of other patients with the row's own value; rows without one
             are left out.
+        thumbnails: The map of pictures, by `thumbnail_map`.
     """
     encoder = table.about["encoder"]
     rows = len(table)
@@ -60,7 +61,7 @@ def map_sections(table: FeatureTable, places: Places, agreements: dict[str, floa
         figure_picture(coloured_figure(places, table.columns[name], name), f"Each image a point, coloured by {name}.")
         for name in agreements
     )
-    pictures = Picture(thumbnail_map(places, table.pictures), "The same map: of each place one image, first channel.")
+    pictures = Picture(thumbnails, "The same map: of each place one image, first channel.")
     return [
         Section("Summary", text, tables=tables, notes=CONVENTIONS),
         Section("Map", pictures=(*coloured, pictures)),

@@ -26,6 +26,8 @@ CONVENTIONS = (
     "another training or other random weights would change is not in them.",
     "Better than random weights: the interval of the difference lies above 0, and the AUROC above that of each encoder "
     "with random weights. Chance alone puts one encoder above N others once in N + 1 times: frozen.random_seeds.",
+    "Verdicts are not corrected for the number of probes, labels, shots and encoders: of many comparisons some say "
+    "better or worse by chance alone.",
     "Transferability scores use the answers of split train alone; what they are worth is not known for one encoder.",
 )
 

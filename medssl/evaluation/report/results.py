@@ -8,7 +8,7 @@ from typing import Any
 from medssl.evaluation.provenance import made_with
 from medssl.evaluation.report.figures import case_figure, confusion_figure, interval_figure, reliability_figure
 from medssl.evaluation.report.page import Picture, Section, Table, figure_picture
-from medssl.evaluation.subgroups import FEW
+from medssl.evaluation.subgroups import FEW, FEW_OF_A_CLASS
 from medssl.imaging.files import records_text, write_json, write_text
 
 SCHEMA_VERSION = 2
@@ -222,7 +222,7 @@ def subgroup_section(subgroups: Mapping[str, Any], length: str = "mm", title: st
         text = "Site, sex, age and scanner are not told by the manifest, or are the same for all cases."
         return Section(title, (text,))
     tables = []
-    few = f"A star: fewer than {FEW} patients, too few to say much."
+    few = f"A star: fewer than {FEW} patients, or {FEW_OF_A_CLASS} of a class, too few to say much."
     for attribute, parts in subgroups.items():
         names = list(parts[0]["metrics"])
         smallest = min(part["patients"] for part in parts)

@@ -10,6 +10,9 @@ from medssl.imaging.readers.dicom_frames import Instance, instance_of, read_head
 from medssl.imaging.readers.dicom_series import grids, is_localizer, refuse_cut, to_volume
 from medssl.imaging.volume import Volume
 
+_ALONG = 0.7071
+"""Cosine between the normals of two planes that are less than 45 degrees apart."""
+
 
 def read_dicom(path: Path, series: str = "", *, resample_irregular: bool = False) -> Volume:
     """Read a DICOM file, or the series of a folder.
@@ -47,7 +50,8 @@ def read_dicom(path: Path, series: str = "", *, resample_irregular: bool = False
 def _doubted(volume: Volume, unsure: int) -> Volume:
     """The volume with a reason not to use what is made of it; no file is named, whose name may be a patient's."""
     text = f"{unsure} damaged file(s) lie among those of the series, and nobody knows whether slices of it are missing"
-    return replace(volume, source=replace(volume.source, doubts=(("damaged-files", text),)))
+    doubts = (*volume.source.doubts, ("damaged-files", text))
+    return replace(volume, source=replace(volume.source, doubts=doubts))
 
 
 def read_series(instances: Sequence[Instance], *, resample_irregular: bool = False) -> Volume:
@@ -71,7 +75,27 @@ def read_series(instances: Sequence[Instance], *, resample_irregular: bool = Fal
         notes += (f"{len(instances) - len(planes)} localizer file(s) of the series were left out",)
     if len(groups) > 1:
         notes += (f"{sum(sizes[1:])} plane(s) of the series on another grid than its {sizes[0]} were left out",)
-    return replace(volume, source=replace(volume.source, notes=notes))
+    doubts = volume.source.doubts + _left_out(groups)
+    return replace(volume, source=replace(volume.source, notes=notes, doubts=doubts))
+
+
+def _left_out(groups: Sequence[Sequence[Instance]]) -> tuple[tuple[str, str], ...]:
+    """A reason not to use what is made of the first grid, where planes of others lie rather along its planes.
+
+    A head that was scanned in two tilts is such a series: the smaller part of it is missing in the volume.
+    """
+    main = groups[0][0].frames[0]
+    if main.orientation is None:
+        return ()
+    frames = [frame for group in groups[1:] for instance in group for frame in instance.frames]
+    along = [f for f in frames if f.orientation is not None and abs(f.normal @ main.normal) > _ALONG]
+    if not along:
+        return ()
+    text = (
+        f"{len(along)} plane(s) of the series, of another tilt or size than the others, were left out: part of the "
+        "patient that was scanned may be missing in the image"
+    )
+    return (("planes-left-out", text),)
 
 
 def find_instances(path: Path) -> tuple[list[Instance], list[ImageError]]:

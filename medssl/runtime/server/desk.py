@@ -23,6 +23,9 @@ from medssl.runtime.signature import SIGNATURE, check_signature
 _LEASE_S = 300.0
 """A server that gave no sign for so long has died; others take its jobs."""
 
+_OFFER_S = 600.0
+"""Results that the archive did not take are not offered to it again sooner."""
+
 _ENTRY_S = 10.0
 """An accepted job that is not in the ledger after so long met a fault, not a slow disk."""
 
@@ -133,14 +136,16 @@ class Desk:
         """
         record = read_record(folder)
         study, model = record["study"], record["model"]
-        earlier = self.earlier(study, model)
+        earlier, replaces = self.earlier(study, model), False
         if earlier is not None:
             link_files(earlier / "input", folder / "input")
+            more = len(list((folder / "input").iterdir())) > len(list((earlier / "input").iterdir()))
+            replaces = more or read_record(earlier).get("replaces", False)  # of the same objects the same result
             if earlier.name != record.get("earlier", ""):
                 arrivals.take_over(earlier, folder)
         arrivals.close(folder, living)
         why = arrivals.complaint(folder, living, lost_counts=self.options.dicom.aborted == "refuse")
-        told = {"incomplete": why} if why else {}
+        told = {"incomplete": why} if why else {"replaces": replaces}
         self.accept(folder, new_id(), model=model, source="cstore", caller=record["caller"], study=study, **told)
 
     def _adopt(self) -> None:
@@ -221,6 +226,9 @@ class Desk:
         self.ledger.sign()
         if self.ledger.release(unseen_s=_LEASE_S):
             LOG.warning("jobs of a server that gave no sign are done again")
+        again = self.ledger.offer_again(time.time(), _OFFER_S, 3600 * self.options.pacs.retry_h)
+        if again:
+            LOG.info("the results of %d job(s) are offered to the archive again", again)
         self._adopt()
         self._reconcile(_ENTRY_S)
         self.refill()

@@ -195,6 +195,22 @@ class Ledger:
         update = row.update(state="queued", stage="waiting", progress=0.0, owner="", attempts=row.attempts - 1)
         return self._changed(update.where(self._own(job_id)))
 
+    def offer_again(self, now: float, pause_s: float, most_s: float) -> int:
+        """Put jobs back into the queue whose results an archive did not take; each waits as long again as it is old.
+
+        Args:
+            now: Time.
+            pause_s: Shortest pause after a try.
+            most_s: Age of a job from which it is left as it is.
+        """
+        row = self._row
+        refused = (row.state == "failed") & (row.reason == "store-failed")
+        due = (row.finished < now - pause_s) & (2 * row.finished - row.accepted < now) & (row.accepted > now - most_s)
+        update = row.update(
+            state="queued", stage="waiting", progress=0.0, owner="", finished=None, reason="", message="", attempts=0
+        )
+        return self._rows(update.where(refused & due))
+
     def sign(self) -> None:
         """Tell that the jobs that this server claimed and has not let go are alive."""
         row = self._row

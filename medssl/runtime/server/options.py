@@ -71,8 +71,9 @@ class DicomOptions:
     quiet_s: float = 30.0
     """A study is complete when nothing of it came for so many seconds."""
 
-    released_quiet_s: float = 5.0
-    """The same, once every association that sent it was released."""
+    released_quiet_s: float = 30.0
+    """The same, once every association that sent it was released; a sender that opens one a series may pause between
+    them, and what comes later makes a second result."""
 
     aborted: Literal["refuse", "accept"] = "refuse"
     """A study of which an association was aborted or lost: `refuse` reports it failed (`incomplete-study`) until its
@@ -113,6 +114,10 @@ class PacsOptions:
 
     tries: int = 3
     """How often storing is tried, with a pause that doubles from a second on."""
+
+    retry_h: float = 24.0
+    """Results that were not taken then are offered again after ten minutes, and each time after as long again as the
+    job is old, until it is so many hours old; their job is `store-failed` meanwhile. 0: not."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +242,9 @@ def check_options(options: ServeOptions) -> None:
         raise ConfigError(problems)
 
 
+_MAY_BE_ZERO = ("port", "threads", "worker_memory_mb", "free_disk_mb", "retry_h")
+
+
 def _numbers(options: ServeOptions) -> Iterator[str]:
     for group in ("http", "dicom", "pacs", "queue", "limits"):
         part = getattr(options, group)
@@ -244,7 +252,7 @@ def _numbers(options: ServeOptions) -> Iterator[str]:
             value = getattr(part, item.name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            if value < 0 or (value == 0 and item.name not in ("port", "threads", "worker_memory_mb", "free_disk_mb")):
+            if value < 0 or (value == 0 and item.name not in _MAY_BE_ZERO):
                 yield f"{group}.{item.name} = {value}: must be positive"
             if item.name == "port" and value > 65535:
                 yield f"{group}.port = {value}: ports go up to 65535"

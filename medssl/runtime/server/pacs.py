@@ -11,12 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl.imaging.dicom_transfer import identity, read_object, refused_instances, save_objects
+from medssl.imaging.dicom_transfer import (
+    DUPLICATE,
+    from_dicom_json,
+    identity,
+    read_object,
+    refused_instances,
+    save_objects,
+)
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import DISK_FULL
 from medssl.runtime.server.options import LimitOptions, PacsOptions
 
 _TIMEOUT_S = 60
+_CONFLICT = 409
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,7 @@ def _client(pacs: PacsOptions) -> Any:
     from dicomweb_client.api import DICOMwebClient  # noqa: PLC0415
 
     session = requests.Session()
+    session.headers["Accept"] = "application/dicom+json"  # where the client does not ask for something itself
     session.trust_env = False  # no proxy and no password that the options do not name
     if pacs.user and pacs.password is not None:
         session.auth = (pacs.user, pacs.password.read_text(encoding="utf-8").strip())
@@ -114,7 +123,16 @@ def _client(pacs: PacsOptions) -> Any:
 
 
 def _stow(paths: Sequence[Path], pacs: PacsOptions) -> None:
-    answer = _client(pacs).store_instances([read_object(path) for path in paths])
+    from requests import HTTPError  # noqa: PLC0415 (slow to import)
+
+    try:
+        answer = _client(pacs).store_instances([read_object(path) for path in paths])
+    except HTTPError as error:
+        if error.response is None or error.response.status_code != _CONFLICT:
+            raise
+        answer = from_dicom_json(error.response.text)  # it took none, and says why: it may hold all of them already
+        if "FailedSOPSequence" not in answer:
+            raise
     refused = refused_instances(answer)
     if refused:
         raise MedsslError(f"it refused {len(refused)} object(s)", reason="store-failed")
@@ -122,6 +140,7 @@ def _stow(paths: Sequence[Path], pacs: PacsOptions) -> None:
 
 def _cstore(paths: Sequence[Path], pacs: PacsOptions, caller: Caller) -> None:
     from pynetdicom.ae import ApplicationEntity  # noqa: PLC0415 (slow to import)
+    from pynetdicom.status import code_to_category  # noqa: PLC0415
 
     entity = ApplicationEntity(caller.ae_title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _TIMEOUT_S
@@ -134,9 +153,10 @@ def _cstore(paths: Sequence[Path], pacs: PacsOptions, caller: Caller) -> None:
     try:
         for path in paths:
             status = association.send_c_store(read_object(path))
-            if not status or int(status.Status) & 0xF000 not in (0x0000, 0xB000):
-                code = f"0x{int(status.Status):04X}" if status else "no answer"
-                raise MedsslError(f"C-STORE was answered {code}", reason="store-failed")
+            code = int(status.Status) if status else None
+            if code is None or not (code == DUPLICATE or code_to_category(code) in ("Success", "Warning")):
+                told = "no answer" if code is None else f"0x{code:04X}"
+                raise MedsslError(f"C-STORE was answered {told}", reason="store-failed")
     finally:
         association.release()
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,12 @@ from medssl.runtime.server.folders import read_record
 from medssl.runtime.server.inputs import UNPACKED, compact, read_input
 from medssl.runtime.server.options import LimitOptions, PacsOptions
 from medssl.runtime.server.pacs import Caller, pull_study, store_results
+
+_PREDICTING, _WRITING, _STEP = 0.25, 0.8, 0.05
+_REPLACES = (
+    "a result of this study was made before, perhaps of fewer of its objects, and may be in the archive: this one "
+    "replaces it"
+)
 
 
 class Report(Protocol):
@@ -79,11 +85,12 @@ def _compute(
     report("reading", 0.1)
     spec, series = predictor.bundle.spec, read_record(folder).get("series_uid", "")
     volume = read_input(folder, spec, limits, series=series, resample_irregular=settings["resample_irregular"])
-    report("predicting", 0.25, volume.source.uids.get("StudyInstanceUID", ""))
+    report("predicting", _PREDICTING, volume.source.uids.get("StudyInstanceUID", ""))
     formats = _formats(settings["formats"], volume)
-    prediction = _predicted(predictor, volume, shares=FRACTIONAL in formats)
+    prediction = _predicted(predictor, volume, FRACTIONAL in formats, _advancing(report))
     prediction.report["image"]["files"] = files_of(volume, spec.channels)
-    report("writing", 0.8)
+    prediction.report["warnings"] += [_REPLACES] if read_record(folder).get("replaces") else []
+    report("writing", _WRITING)
     write_nifti(compact(volume), folder / "image.nii.gz")
     results = folder / "results"
     possible = [name for name in formats if name != FRACTIONAL or prediction.shares is not None]
@@ -96,14 +103,28 @@ def _compute(
         )
 
 
-def _predicted(predictor: Predictor, volume: Volume, *, shares: bool) -> Prediction:
+def _advancing(report: Report) -> Callable[[float], None]:
+    """Tells of the network's part of a job, in steps: each of them is written down."""
+    last = _PREDICTING
+
+    def told(share: float) -> None:
+        nonlocal last
+        progress = _PREDICTING + share * (_WRITING - _PREDICTING)
+        if progress >= last + _STEP:
+            last = progress
+            report("predicting", round(progress, 2))
+
+    return told
+
+
+def _predicted(predictor: Predictor, volume: Volume, shares: bool, told: Callable[[float], None]) -> Prediction:
     """What the network found; without the probability of each voxel, which is told, where they would be too many."""
     try:
-        return predictor.predict(volume, shares=shares)
+        return predictor.predict(volume, shares, told)
     except ImageError as error:
         if not shares or error.reason != "too-large":
             raise
-        prediction = predictor.predict(volume)
+        prediction = predictor.predict(volume, told=told)
         prediction.report["warnings"].append(f"{FRACTIONAL} was not written: {unquoted(error)}")
         return prediction
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -86,10 +87,24 @@ def test_planes_on_another_grid_and_localizers_are_left_out_and_said(tmp_path: P
         "1 localizer file(s) of the series were left out",
         "3 plane(s) of the series on another grid than its 16 were left out",
     )
+    assert volume.source.doubts == (), "survey images across the volume are no part of it"
     scan = scan_tree(tmp_path)
     assert sorted(p.reason for p in scan.problems) == ["localizer", "other-grid", "other-grid", "other-grid"]
     assert scan.images[0].geometry is not None
     assert scan.images[0].geometry.is_close(volume.geometry)
+
+
+@pytest.mark.parametrize("other", [{"orientation": (1, 0, 0, 0, 0.96, 0.28)}, {"shape": (5, 6)}])
+def test_a_head_in_two_tilts_or_sizes_has_a_reason_not_to_use_the_result(tmp_path: Path, other: dict[str, Any]):
+    """16 planes of one and 3 of the other, which lie above them: that part of the patient is not in the volume."""
+    write_series(tmp_path, ramp())
+    rows, columns = other.pop("shape", (10, 12))
+    for k in range(3):
+        plane = slice_dataset(ramp(1, rows, columns)[0], (0, 0, 100 + 2.5 * k), **other)
+        plane.save_as(tmp_path / f"upper{k}.dcm", enforce_file_format=True)
+    ((code, text),) = read_volume(tmp_path).source.doubts
+    assert code == "planes-left-out"
+    assert text.startswith("3 plane(s) of the series, of another tilt or size than the others, were left out")
 
 
 def test_two_grids_of_one_size_are_refused(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Studies that come by C-STORE: grouped, complete before they are computed, refused where there is no room."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,18 @@ def test_objects_that_come_late_are_computed_with_the_study_they_belong_to(servi
     assert len(list((folder / "input").iterdir())) == 6
     seg = pydicom.dcmread(folder / "results" / "seg.dcm")
     assert len(seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 6
+    assert not _replaces(service, first["id"])
+    assert _replaces(service, second["id"])
+    assert "this one replaces it" in str(seg.SegmentSequence[0].SegmentDescription) + str(seg.ContentDescription)
+    send(service, datasets[2:])
+    again = ended_study(service, "1.2.3.12", number=3)
+    assert _replaces(service, again["id"]), "nothing new came, so it is the same object again"
+
+
+def _replaces(service: Any, job_id: str) -> bool:
+    """Whether the report of a job says that an earlier result is replaced."""
+    report = json.loads((service.options.data / "jobs" / job_id / "results" / "report.json").read_text())
+    return any(warning.endswith("this one replaces it") for warning in report["warnings"])
 
 
 def test_a_study_that_was_uploaded_before_is_computed_from_what_came_by_c_store(service: Any, tmp_path: Path):

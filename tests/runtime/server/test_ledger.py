@@ -139,3 +139,21 @@ def test_the_queue_outlives_its_process_and_holds_no_pickle(tmp_path: Path, data
         time.sleep(0.02)
     again.stop()
     assert seen == ["a", "b", "c", "d"]
+
+
+def test_results_that_the_archive_did_not_take_are_offered_again_after_ever_longer_pauses(ledger: Ledger):
+    """Accepted at 1000 and refused at 1100: due after 60 s at the earliest, and once it is 200 s old."""
+    for job_id, reason in (("a", "store-failed"), ("b", "truncated")):
+        ledger.add(_job(job_id, accepted=1000.0))
+        ledger.claim(job_id)
+        ledger.finish(job_id, reason, "the archive is away")
+    row = ledger._row
+    row.update(finished=1100.0).execute()
+    assert ledger.offer_again(1150.0, 60, 1e9) == 0, "too soon after the try"
+    assert ledger.offer_again(1199.0, 60, 1e9) == 0, "not as long again as it is old"
+    assert ledger.offer_again(1201.0, 60, 100) == 0, "too old"
+    assert ledger.offer_again(1201.0, 60, 1e9) == 1
+    waiting = ledger.get("a")
+    assert waiting is not None
+    assert (waiting.state, waiting.reason, waiting.attempts, waiting.finished) == ("queued", "", 0, None)
+    assert [job.id for job in ledger.jobs(states=["failed"])] == ["b"], "other failures stay"

@@ -167,7 +167,7 @@ def test_a_restart_while_results_are_stored_does_not_double_them(
         assert 'source="cstore"' not in get(service, "/metrics").text  # nothing new was accepted
 
 
-def test_an_archive_that_refuses_fails_the_job_and_keeps_its_results(
+def test_an_archive_that_refuses_fails_the_job_which_keeps_its_results_and_offers_them_again(
     tiny: Path, tmp_path: Path, archive: Orthanc, password: Path
 ):
     password.write_text("wrong")
@@ -185,3 +185,11 @@ def test_an_archive_that_refuses_fails_the_job_and_keeps_its_results(
         assert (job["reason"], job["stage"]) == ("store-failed", "storing")
         assert "HTTP 401" in job["message"]
         assert "seg.dcm" in {item["name"] for item in get(service, f"/api/jobs/{job['id']}/results").json()}
+        made = service.desk.results(job["id"])["seg.dcm"].stat().st_mtime_ns
+        password.write_text(PASSWORD)
+        row = service.desk.ledger._row  # as if an hour had gone by
+        row.update(accepted=row.accepted - 3700, finished=row.finished - 3600).where(row.id == job["id"]).execute()
+        service.desk.keep_house()
+        assert wait_for(lambda: get(service, f"/api/jobs/{job['id']}").json()["state"] == "done")
+        assert archive.modalities(f"{_STUDY}.6") == _expected()
+        assert service.desk.results(job["id"])["seg.dcm"].stat().st_mtime_ns == made, "not computed anew"

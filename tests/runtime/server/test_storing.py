@@ -1,9 +1,12 @@
 """Results on their way to an archive by C-STORE: who we say we are, over TLS where the way is not our own machine's."""
 
+import json
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.sop_class import CTImageStorage
 from serving import COMPANION
 
+from medssl.imaging.errors import MedsslError
 from medssl.runtime.server.options import PacsOptions
 from medssl.runtime.server.pacs import Caller, _tls, store_results
 
@@ -25,13 +29,13 @@ pytestmark = pytest.mark.usefixtures("sockets_of_pynetdicom")
 
 
 @contextmanager
-def _archive(context: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[str]]]:
+def _archive(context: ssl.SSLContext | None = None, status: int = 0) -> Iterator[tuple[int, list[str]]]:
     """Port of an archive, and the AE titles of those who stored."""
     callers: list[str] = []
 
     def keep(event: Any) -> int:
         callers.append(str(event.assoc.requestor.ae_title).strip())
-        return 0
+        return status
 
     entity = ApplicationEntity("ORTHANC")
     entity.add_supported_context(CTImageStorage)
@@ -72,3 +76,71 @@ def test_over_tls_both_sides_show_certificates(tmp_path: Path, pems: Path):
     assert callers == ["MEDSSL"]
     checks = _tls(PacsOptions(**pacs, tls=True), us)
     assert (checks.verify_mode, checks.check_hostname) == (ssl.CERT_REQUIRED, True)
+
+
+@pytest.mark.parametrize("status", [0x0000, 0x0001, 0x0107, 0x0111, 0x0116, 0xB000, 0xB007])
+def test_what_the_archive_took_or_holds_already_is_stored(tmp_path: Path, status: int):
+    with _archive(status=status) as (port, callers):
+        store_results(_objects(tmp_path / "a"), PacsOptions(store="cstore", port=port, tries=1), Caller("MEDSSL"))
+    assert callers == ["MEDSSL"]
+
+
+@pytest.mark.parametrize("status", [0x0110, 0x0117, 0x0122, 0x0124, 0xA700, 0xA900, 0xC000, 0x1234])
+def test_what_the_archive_refused_is_not_taken_for_stored(tmp_path: Path, status: int):
+    with _archive(status=status) as (port, _), pytest.raises(MedsslError, match=f"0x{status:04X}") as raised:
+        store_results(_objects(tmp_path / "a"), PacsOptions(store="cstore", port=port, tries=1), Caller("MEDSSL"))
+    assert raised.value.reason == "store-failed"
+
+
+@contextmanager
+def _dicomweb(status: int, content: bytes) -> Iterator[str]:
+    """Address of an archive that answers every STOW request in this way."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Type", "application/dicom+json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            del format, args
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _failed(*reasons: int) -> bytes:
+    items = [{"00081197": {"vr": "US", "Value": [reason]}} for reason in reasons]
+    return json.dumps({"00081198": {"vr": "SQ", "Value": items}}).encode()
+
+
+@pytest.mark.parametrize("status", [202, 409])
+def test_objects_that_a_dicomweb_archive_holds_already_are_stored(tmp_path: Path, status: int):
+    with _dicomweb(status, _failed(0x0111, 0x0111)) as address:
+        store_results(_objects(tmp_path / "a"), PacsOptions(store="stow", dicomweb=address, tries=1), Caller("MEDSSL"))
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "told"),
+    [
+        (202, _failed(0x0111, 0x0110), "refused 1 object"),
+        (409, _failed(0x0110), "refused 1 object"),
+        (409, b"{}", "HTTP 409"),
+        (409, b"no", "not DICOM JSON"),
+        (500, _failed(0x0111), "HTTP 500"),
+    ],
+)
+def test_what_a_dicomweb_archive_refused_is_not_taken_for_stored(
+    tmp_path: Path, status: int, content: bytes, told: str
+):
+    with _dicomweb(status, content) as address, pytest.raises(MedsslError, match=told):
+        store_results(_objects(tmp_path / "a"), PacsOptions(store="stow", dicomweb=address, tries=1), Caller("MEDSSL"))

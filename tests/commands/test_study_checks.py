@@ -1,0 +1,47 @@
+"""What does not fit between a study and its prepared cases is told before anything is pretrained."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from small_cache import small_cache
+
+from medssl.commands.study_checks import check_cases
+from medssl.commands.study_tuned import cache_of
+from medssl.evaluation.study_plan import ArmPlan, StudyPlan
+from medssl.imaging.errors import ConfigError
+from medssl.models.component import Overrides
+
+_SPLITS = ("train", "train", "train", "val", "val", "test", "test")
+
+
+def _problems(root: Path, splits: tuple[str, ...], classes: tuple[str, ...], metric: str = "auroc", **given: object):
+    """What is told of a study of these cases, each of a patient of its own."""
+    (root / "prepare.py").touch()
+    (root / "app.yaml").write_text(yaml.safe_dump({"name": "tiny", "prepare": {}}))
+    arms = [ArmPlan("scratch"), ArmPlan("other")]
+    plan = StudyPlan(str(root), arms, "scratch", metric=metric, **{"labels": [2], **given})  # type: ignore[arg-type]
+    labelled = [split == "train" for split in splits] if metric == "dice" else ()
+    small_cache(cache_of(plan, root / "out"), [(8, 8)] * len(splits), splits=splits, classes=classes, labelled=labelled)
+    with pytest.raises(ConfigError) as error:
+        check_cases(plan, root / "out", 3)
+    return error.value.problems
+
+
+def test_more_patients_than_there_are(tmp_path: Path):
+    (told,) = _problems(tmp_path, _SPLITS, ("a", "b"), labels=[2, 4])
+    assert told == "4 labelled patients, seed 0: labels 4: there are 3 labelled patients to take from"
+
+
+def test_no_answer_to_test_on(tmp_path: Path):
+    (told,) = _problems(tmp_path, _SPLITS, (), "dice")
+    assert told == "split test has no labelled case: prepare with another split or seed"
+
+
+@pytest.mark.parametrize("trials", [[], [Overrides({}), Overrides({})]])
+def test_one_class_to_test_on_or_to_choose_by(tmp_path: Path, trials: list[Overrides]):
+    told = _problems(tmp_path, _SPLITS, ("a", "b", "b", "c", "c", "a", "a"), trials=trials)
+    assert told[0].startswith("split test has cases of a alone, so nothing can be measured there")
+    chosen = [t for t in told if t.startswith("split val has cases of c alone, so no trial can be chosen there")]
+    assert len(told) == 1 + len(chosen)
+    assert len(chosen) == bool(trials), "without trials nothing is chosen"
