@@ -118,6 +118,7 @@ def test_a_crop_that_does_not_divide_is_told_before_the_run_is_started(tmp_path,
 def test_what_a_variation_leaves_out_is_off_in_every_view():
     views = {"size": [8, 8], "second": {"noise_p": 0.3}, "local_views": 2, "local_augment": {"blur_p": 0.5}}
     given = {"method": {"class_path": "medssl.methods.simclr.SimCLR"}, "views": {**views, "augment": {"gamma_p": 0.2}}}
+    given["encoder"] = {"class_path": "medssl.models.resnet.ResNet"}
     read = parse_options("pretrain", ["--data", "cache", "--out", "out"], given)["views"]
     for varied, named in ((read.augment, "gamma_p"), (read.second, "noise_p"), (read.local_augment, "blur_p")):
         on = {name for name, value in varied.to_json().items() if name.endswith("_p") and value}

@@ -140,6 +140,10 @@ class QueueOptions:
     device: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = "auto"
     """What computes, as for `medssl predict`."""
 
+    endpoint: str = ""
+    """URL of a Triton server with the bundles' repositories (`medssl triton`) that computes instead of this machine;
+    https beyond loopback, by an authority that the machine trusts (or `SSL_CERT_FILE`)."""
+
     memory_mb: int = 2000
     """What image, masks and scores of a study may take in a worker, as for `medssl predict`."""
 

@@ -56,7 +56,7 @@ def _begin(settings: dict[str, Any], answer: Answer) -> dict[str, Any]:
     try:
         from medssl.runtime.predictor import Predictor  # noqa: PLC0415 (slow to import)
 
-        more = {"device": settings["device"], "memory_mb": settings["predictor_mb"]}
+        more = {name: settings[name] for name in ("device", "endpoint")} | {"memory_mb": settings["predictor_mb"]}
         loaded = [Predictor(Path(path), settings["threads"], **more) for path in settings["bundles"]]
     except Exception as error:  # whatever it is, the server must hear of it
         answer(_failure(error))
