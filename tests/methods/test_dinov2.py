@@ -1,13 +1,10 @@
-"""DINOv2: balanced targets, masks of half of the views, features kept apart; two processes equal one."""
+"""DINOv2: balanced targets, masks of half of the views, features kept apart."""
 
-from pathlib import Path
 from typing import Any
 
-import gloo_dinov2
 import pytest
 import torch
 from fixed_batch import learn
-from gloo import in_two_processes
 from token_views import class_loss, outputs_of, patch_loss, small_vit, view_batch
 from torch import Tensor
 
@@ -88,17 +85,6 @@ def test_half_of_the_views_hide_something_each_a_part_of_the_range() -> None:
 def test_it_learns_a_fixed_batch(dims: int) -> None:
     losses = learn(_method(dims), view_batch(dims), 1e-2)
     assert losses[-1] < 0.9 * losses[0]
-
-
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    halves = in_two_processes(gloo_dinov2.half, tmp_path)
-    for balance in gloo_dinov2.BALANCES:
-        whole = gloo_dinov2.found(slice(None), balance)
-        assert ("moved.patch_centre" in whole) == (balance != "sinkhorn")
-        for half in halves:
-            assert half[str(balance)].keys() == whole.keys()
-            for name, tensor in whole.items():
-                torch.testing.assert_close(half[str(balance)][name], tensor, atol=2e-5, rtol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import gloo_drawn
 import gloo_views
 import pytest
 import torch
@@ -25,3 +26,20 @@ def test_loss_gradients_queues_and_statistics_are_those_of_one_process(
         assert half[kind.__name__].keys() == whole.keys()
         for name, tensor in whole.items():
             torch.testing.assert_close(half[kind.__name__][name], tensor, atol=rounding, rtol=1e-3, msg=name)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    return in_two_processes(gloo_drawn.half, tmp_path_factory.mktemp("gloo"))
+
+
+@pytest.mark.parametrize("kind", gloo_drawn.KINDS)
+def test_with_the_draws_of_one_process_two_compute_the_same(
+    kind: str, drawn: list[dict[str, dict[str, Tensor]]]
+) -> None:
+    whole = gloo_drawn.found(kind, slice(None))
+    assert ("moved.patch_centre" in whole) == (kind in ("dinov2_centred", "ibot"))
+    for half in drawn:
+        assert half[kind].keys() == whole.keys()
+        for name, tensor in whole.items():
+            torch.testing.assert_close(half[kind][name], tensor, atol=2e-5, rtol=1e-3, msg=name)
