@@ -79,6 +79,7 @@ def summarise_arm(found: Sequence[Frozen], data: ProbeData, resamples: int) -> d
                     "each": [_auroc(f.probes[labels][name], data) for f in found],
                     "chosen": [f.probes[labels][name].chosen for f in found],
                     "val": float(np.mean([f.probes[labels][name].val for f in found])),
+                    "questions": _of_questions([f.probes[labels][name] for f in found], data, resamples),
                 }
                 for name in probes
             }
@@ -154,10 +155,23 @@ def _transferability(features: Features, data: ProbeData) -> dict[str, float]:
         return dict.fromkeys(SCORES, math.nan)
 
 
-def _interval(ours: Sequence[ProbeResult], theirs: Sequence[ProbeResult], data: ProbeData, resamples: int) -> Interval:
+def _of_questions(found: Sequence[ProbeResult], data: ProbeData, resamples: int) -> dict[str, Any]:
+    """Question to its own AUROC; empty where there is one alone."""
+    several = data.names if data.targets.shape[1] > 1 else ()
+    return {name: _interval(found, (), data, resamples, slice(k, k + 1)).to_json() for k, name in enumerate(several)}
+
+
+def _interval(
+    ours: Sequence[ProbeResult],
+    theirs: Sequence[ProbeResult],
+    data: ProbeData,
+    resamples: int,
+    questions: slice = slice(None),
+) -> Interval:
     """Mean AUROC over questions, draws and encoders, or its difference, with an interval over patients."""
     rows = data.rows("test")
-    statistic = partial(_difference, data.targets[rows].numpy(), ours, theirs)
+    first, second = ([scores[:, questions] for one in found for scores in one.scores] for found in (ours, theirs))
+    statistic = partial(_difference, data.targets[rows, questions].numpy(), first, second)
     return statistic_interval(statistic, [data.patients[int(row)] for row in rows], resamples=resamples)
 
 
@@ -168,15 +182,10 @@ def _auroc(result: ProbeResult, data: ProbeData) -> float | None:
 
 
 def _difference(
-    answers: npt.NDArray[np.bool_],
-    ours: Sequence[ProbeResult],
-    theirs: Sequence[ProbeResult],
-    drawn: npt.NDArray[np.int64],
+    answers: npt.NDArray[np.bool_], ours: Sequence[Scores], theirs: Sequence[Scores], drawn: npt.NDArray[np.int64]
 ) -> float:
-    first = _mean_auroc(answers[drawn], [scores[drawn] for result in ours for scores in result.scores])
-    return (
-        first - _mean_auroc(answers[drawn], [s[drawn] for result in theirs for s in result.scores]) if theirs else first
-    )
+    first = _mean_auroc(answers[drawn], [scores[drawn] for scores in ours])
+    return first - _mean_auroc(answers[drawn], [scores[drawn] for scores in theirs]) if theirs else first
 
 
 def _mean_auroc(answers: npt.NDArray[np.bool_], scores: Sequence[Scores]) -> float:

@@ -67,6 +67,7 @@ def test_two_encoders_beside_random_weights(
                 first, second = (results["arms"][a]["probes"][labels][probe]["auroc"] for a in ("ours", name))
                 assert found["estimate"] == pytest.approx(first["estimate"] - second["estimate"])
                 assert found["clusters"] == 6
+    assert not untrained["questions"], "of one question there is no table"
     assert any("Split test has 6 patient(s) only" in warning for warning in results["warnings"])
     with (out / "results.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 3 * 2 * 3
@@ -81,9 +82,13 @@ def test_several_answers_an_image_and_a_file_instead_of_a_folder(cache: Cache, t
     run = small_encoder(tmp_path / "run")
     more = ("--frozen.target=structures", "--frozen.crops=60", "--frozen.size=[6, 6]")
     assert _evaluate(run / "encoder.safetensors", cache, tmp_path / "out", *more) == 0
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = check_results(tmp_path / "out" / "results.json")
     assert results["questions"] == ["box", "corner"]
     assert list(results["arms"]["run"]["probes"]["0"]) == ["knn", "linear", "multilabel_knn", "attentive"]
+    for probe in results["arms"]["random weights"]["probes"]["0"].values():
+        own = [probe["questions"][name]["estimate"] for name in ("box", "corner")]
+        assert probe["auroc"]["estimate"] == pytest.approx(np.mean(own))
+    assert "AUROC of each question." in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_run_of_both_dimensions_has_an_encoder_of_each(tmp_path: Path):

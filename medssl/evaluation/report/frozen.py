@@ -136,7 +136,12 @@ def _probes(results: Mapping[str, Any]) -> Section:
     picture = figure_picture(
         interval_figure(intervals, "AUROC"), "AUROC on split test with 95 % intervals over patients."
     )
-    return Section("Probes", tables=(table, differences), pictures=(picture,))
+    asked = tuple(
+        (group, name, *(interval_text(found) for found in entry["questions"].values())) for group, name, entry in rows
+    )
+    header = ("probe, labels", "encoder", *results["questions"])
+    alone = (Table(header, asked, "AUROC of each question."),) if len(results["questions"]) > 1 else ()
+    return Section("Probes", tables=(table, differences, *alone), pictures=(picture,))
 
 
 def _shots(results: Mapping[str, Any]) -> Section:
