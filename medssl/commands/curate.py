@@ -44,6 +44,7 @@ def curate(
     coreset: CoresetOptions = _CORESET,
     encoder: Path | None = None,
     target: Path | None = None,
+    workers: int = 2,
 ) -> None:
     """Write a smaller manifest of the images worth pretraining on, with the reason for every image that is left out.
 
@@ -61,6 +62,7 @@ def curate(
         coreset: What is taken of them because it is like the target set.
         encoder: Encoder file whose features are compared, for rule `embedding` and for the coreset.
         target: Manifest of the target set; its images of splits val and test are not looked at.
+        workers: Processes that read images.
 
     Raises:
         ConfigError: Options that contradict one another, or a target set of val and test images alone.
@@ -74,7 +76,7 @@ def curate(
     unlabelled = 0 if slices is None else sum(bool(row.label) for row in listed.rows)
     always = [image for image in images if held(image)]
     asked = [image for image in images if not held(image)]
-    useful, useless = look(asked, quality, likeness.rule)
+    useful, useless = look(asked, quality, likeness.rule, workers)
     left = [Left(image, reason) for image, reason in useless]
     kept, alike = _unlike(useful, likeness, encoder)
     left += alike

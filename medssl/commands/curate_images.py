@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medssl.commands.side_by_side import in_workers
 from medssl.data.curate_options import QualityOptions, Rule
 from medssl.evaluation.options import EmbedOptions
 from medssl.imaging.errors import ConfigError, ImageError
@@ -70,19 +73,39 @@ def held(image: Image) -> bool:
     return bool(row.label or row.class_name) or row.split in ("val", "test")
 
 
-def look(images: Sequence[Image], quality: QualityOptions, rule: Rule) -> tuple[list[Image], list[tuple[Image, str]]]:
+def look(
+    images: Sequence[Image], quality: QualityOptions, rule: Rule, workers: int
+) -> tuple[list[Image], list[tuple[Image, str]]]:
     """Images of use with what the rule compares, and the others with the reason."""
-    useful, useless = [], []
+    seen: list[tuple[Image, str]] = []
     with Progress("look", len(images), "image") as progress:
-        for image in images:
-            picture = picture_of(image)
-            reason = "unreadable" if picture is None else _useless(image.row, picture, quality)
-            if reason or picture is None:
-                useless.append((image, reason))
-            else:
-                useful.append(replace(image, code=_code(picture, rule)))
-            progress.advance()
-    return useful, useless
+        for part in in_workers(partial(_look, quality=quality, rule=rule), _parts(images), workers):
+            seen += part
+            progress.advance(len(part))
+    seen.sort(key=lambda one: one[0].number)
+    return [image for image, reason in seen if not reason], [(image, reason) for image, reason in seen if reason]
+
+
+def _parts(images: Sequence[Image]) -> list[list[Image]]:
+    """Images to be looked at together: the slices of a volume, which is read once, or some whole images."""
+    parts: list[list[Image]] = []
+    for _, group in groupby(images, key=lambda image: image.volume):
+        own = list(group)
+        if parts and len(parts[-1]) + len(own) <= _BATCH:
+            parts[-1] += own
+        else:
+            parts.append(own)
+    return parts
+
+
+def _look(images: Sequence[Image], quality: QualityOptions, rule: Rule) -> list[tuple[Image, str]]:
+    """Each image with what the rule compares, or with why it is of no use."""
+    found = []
+    for image in images:
+        picture = picture_of(image)
+        reason = "unreadable" if picture is None else _useless(image.row, picture, quality)
+        found.append((image if picture is None or reason else replace(image, code=_code(picture, rule)), reason))
+    return found
 
 
 def picture_of(image: Image) -> "npt.NDArray[np.float32] | None":
@@ -93,7 +116,7 @@ def picture_of(image: Image) -> "npt.NDArray[np.float32] | None":
     import numpy as np
 
     try:
-        array = _volume(image).array[0]
+        array = _volume(image, channels=1).array[0]
     except ImageError:
         return None
     of_volume = bool(split_slice(image.row.image.split(";")[0])[1])
@@ -127,10 +150,11 @@ def embed(images: Sequence[Image], encoder: Path | None) -> "npt.NDArray[np.floa
     return np.concatenate(found)
 
 
-def _volume(image: Image) -> "Volume":
+def _volume(image: Image, channels: int | None = None) -> "Volume":
+    """The image, or its first channels alone: the files of others are not read."""
     from medssl.imaging.readers.open import read_channels
 
-    return read_channels(image.row.image, image.root)
+    return read_channels(";".join(image.row.image.split(";")[:channels]), image.root)
 
 
 def _useless(row: Row, picture: "npt.NDArray[np.float32]", quality: QualityOptions) -> str:

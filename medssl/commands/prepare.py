@@ -4,16 +4,14 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from medssl.commands.console import say
-from medssl.commands.side_by_side import end_with_parent, killed_worker_told
+from medssl.commands.side_by_side import in_workers
 from medssl.imaging.environment import command
 from medssl.imaging.errors import CacheError, ConfigError, MedsslError
 from medssl.imaging.files import HOPELESS, sha256, write_json
@@ -204,24 +202,11 @@ def _check_space(out: Path, needed: int) -> None:
 def _run(jobs: Sequence[Job], workers: int) -> list[Problem]:
     problems: list[Problem] = []
     with Progress("prepare", len(jobs), "case") as progress:
-        for problem in _results(jobs, workers):
+        for problem in in_workers(prepare_case, jobs, workers):
             if problem is not None:
                 problems.append(problem)
             progress.advance(note=f"{len(problems)} left out" if problems else "")
     return sorted(problems, key=lambda problem: problem.path)
-
-
-def _results(jobs: Sequence[Job], workers: int) -> Iterable[Problem | None]:
-    if workers <= 1:
-        yield from map(prepare_case, jobs)
-        return
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), end_with_parent)
-    try:
-        with killed_worker_told("--workers"):
-            for future in as_completed([pool.submit(prepare_case, job) for job in jobs]):
-                yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def prepare_case(job: Job) -> Problem | None:

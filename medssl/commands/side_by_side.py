@@ -45,6 +45,29 @@ def side_by_side(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def in_workers(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    """Results of a function of each item, as they come.
+
+    Args:
+        work: The function; it can be pickled.
+        items: What it is called with.
+        workers: Processes, an option of the command; with one there are none beside this.
+
+    Raises:
+        MedsslError: The system killed a process.
+    """
+    if workers <= 1 or len(items) <= 1:
+        yield from map(work, items)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(items)), get_context("spawn"), end_with_parent)
+    try:
+        with killed_worker_told("--workers"):
+            for future in as_completed([pool.submit(work, item) for item in items]):
+                yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 @contextmanager
 def killed_worker_told(option: str) -> Iterator[None]:
     """Say in words that a worker of a pool was killed, and which option makes fewer of them."""

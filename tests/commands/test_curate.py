@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from medssl.__main__ import main
+from medssl.commands import curate_images
 from medssl.data.cache import Cache
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
@@ -129,6 +130,15 @@ def test_volumes_are_taken_apart_and_the_slices_can_be_prepared(tmp_path: Path):
     assert main(["prepare", str(out / "manifest.csv"), "--out", str(tmp_path / "cache"), *arguments]) == 0
     cache = Cache.open(tmp_path / "cache")
     assert {case.shape for case in cache.cases} == {(15, 12)}
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(curate_images, "_BATCH", 4)  # so that each volume is a part of its own
+    manifest = _volumes(tmp_path)
+    for workers in ("1", "2"):
+        assert _curate(manifest, tmp_path / workers, "--slices", "2", "--workers", workers) == 0
+    for name in ("manifest.csv", "left_out.csv"):
+        assert (tmp_path / "1" / name).read_text() == (tmp_path / "2" / name).read_text()
 
 
 def test_slices_of_a_labelled_volume_are_looked_at_and_its_label_map_is_told(
