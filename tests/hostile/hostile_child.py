@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import sys
 import time
@@ -27,6 +28,9 @@ from medssl.imaging.readers.open import read_label, read_volume
 from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle
+from medssl.runtime.server.folders import suffix_of
+from medssl.runtime.server.inputs import read_input
+from medssl.runtime.server.options import LimitOptions
 from medssl.runtime.session import open_session
 
 ADDRESS_BYTES = 6 << 30
@@ -39,6 +43,8 @@ def run(job: dict[str, str]) -> dict[str, Any]:
     if entry in ("predict", "config"):
         return _command(job, path, out)
     try:
+        if entry == "server":
+            return {"outcome": "read", "detail": _of_a_server(path, out, Path(job["bundle"]))}
         return {"outcome": "read", "detail": _called(entry, path, out)}
     except MedsslError as error:
         return {"outcome": "refused", "reason": error.reason, "detail": error.message[:300]}
@@ -60,6 +66,17 @@ def _called(entry: str, path: Path, out: Path) -> str:
         session, difference = open_session(Bundle.open(path), threads=1)
         return f"{session.providers} {difference}"
     raise ValueError(entry)
+
+
+def _of_a_server(path: Path, out: Path, bundle: Path) -> str:
+    """What a worker of the server makes of the files, which lie as an upload or C-STORE leaves them."""
+    received = out / "job" / "input"
+    received.mkdir(parents=True)
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    for number, file in enumerate(files, start=1):
+        shutil.copyfile(file, received / f"{number:06d}{suffix_of(file.name)}")
+    volume = read_input(out / "job", Bundle.open(bundle).spec, LimitOptions(unpacked_mb=128.0))
+    return f"{volume.array.shape} {volume.source.notes}"
 
 
 def _command(job: dict[str, str], path: Path, out: Path) -> dict[str, Any]:
