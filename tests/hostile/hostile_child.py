@@ -28,9 +28,6 @@ from medssl.imaging.readers.open import read_label, read_volume
 from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle
-from medssl.runtime.server.folders import suffix_of
-from medssl.runtime.server.inputs import read_input
-from medssl.runtime.server.options import LimitOptions
 from medssl.runtime.session import open_session
 
 ADDRESS_BYTES = 6 << 30
@@ -70,6 +67,10 @@ def _called(entry: str, path: Path, out: Path) -> str:
 
 def _of_a_server(path: Path, out: Path, bundle: Path) -> str:
     """What a worker of the server makes of the files, which lie as an upload or C-STORE leaves them."""
+    from medssl.runtime.server.folders import suffix_of  # needs the extra serve
+    from medssl.runtime.server.inputs import read_input
+    from medssl.runtime.server.options import LimitOptions
+
     received = out / "job" / "input"
     received.mkdir(parents=True)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())

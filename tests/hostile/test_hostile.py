@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ _KILL_SECONDS = 120.0
 _SAMPLE = 2
 _PREDICTED = ("dicom-truncated", "jpeg-ls", "nifti-gzip-bomb", "nrrd-detached", "png-bomb", "zip-bomb")
 """Families whose sample goes through `medssl predict`, too, which loads a network each time; the long test does all."""
+_SERVER = ["server"] if find_spec("peewee") else []
+"""The entry that needs the extra serve."""
 _HARMLESS_TO_THE_SERVER = ("zip-files-as-folders",)
 """It unpacks to numbered files, so that no name within a zip file can be a file and a folder at once."""
 _LIMIT_GIB = "0.125"
@@ -117,7 +120,7 @@ def _judged(family: Family, numbers: range, sandbox: Sandbox, folder: Path, *, p
             path = family.make(place, number)
         entries = [family.entry]
         if family.entry == "read" and number == 0:
-            entries += ["below" if path.is_dir() else "label", "server", *(["predict"] if predict else [])]
+            entries += ["below" if path.is_dir() else "label", *_SERVER, *(["predict"] if predict else [])]
         for entry in entries:
             result = sandbox.judge(entry, path, folder / f"out-{number}-{entry}")
             _record(family, number, entry, result)

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 from kserve_server import kserve
+
+pytest.importorskip("fastapi", reason="the server needs the extra serve")
+pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
+
 from serving import ended, get, options_for, post, served, write_scan
 
 from medssl.__main__ import main
 from medssl.imaging.errors import MedsslError
 from medssl.runtime.server.options import QueueOptions
-
-pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
 
 
 def test_studies_are_computed_at_the_endpoint(tiny: Path, tmp_path: Path):
