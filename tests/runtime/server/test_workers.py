@@ -34,9 +34,12 @@ def _job_folder(root: Path, scan: Path) -> Path:
 
 
 def _stages(folder: Path, pool: WorkerPool) -> list[str]:
-    stages: list[str] = []
-    pool.run(folder, lambda stage, *_: stages.append(stage))
-    return stages
+    """Stages in their order; what is done of the job only ever grows."""
+    told: list[tuple[str, float]] = []
+    pool.run(folder, lambda stage, progress, *_: told.append((stage, progress)))
+    shares = [progress for _, progress in told]
+    assert shares == sorted(shares)
+    return list(dict.fromkeys(stage for stage, _ in told))
 
 
 def test_a_worker_that_dies_or_is_too_slow_fails_its_job_and_the_next_one_is_done(tiny: Path, tmp_path: Path):
