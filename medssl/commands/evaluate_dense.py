@@ -72,7 +72,7 @@ def evaluate_dense(
         **found,
         "patients": len(patients),
         "warnings": [
-            *found.get("warnings", ()),
+            *found["warnings"],
             *seen_warnings(names, files, patients),
             *encoder_warnings(names, metas, cache),
             *few_patients("test", patients),
@@ -220,6 +220,7 @@ def _prompts(
         "cases": len(splits[1]),
         "arms": {arm: prompts.summarise_prompts(runs) for arm, runs in found.items()},
         "differences": {arm: prompts.prompt_difference(found[own], runs) for arm, runs in found.items() if arm != own},
+        "warnings": [],
     }, {case.patient for case in splits[1]}
 
 

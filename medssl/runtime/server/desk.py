@@ -139,14 +139,21 @@ class Desk:
         earlier, replaces = self.earlier(study, model), False
         if earlier is not None:
             link_files(earlier / "input", folder / "input")
-            more = len(list((folder / "input").iterdir())) > len(list((earlier / "input").iterdir()))
-            replaces = more or read_record(earlier).get("replaces", False)  # of the same objects the same result
+            replaces = self._replaces(earlier, folder)
             if earlier.name != record.get("earlier", ""):
                 arrivals.take_over(earlier, folder)
         arrivals.close(folder, living)
         why = arrivals.complaint(folder, living, lost_counts=self.options.dicom.aborted == "refuse")
         told = {"incomplete": why} if why else {"replaces": replaces}
         self.accept(folder, new_id(), model=model, source="cstore", caller=record["caller"], study=study, **told)
+
+    def _replaces(self, earlier: Path, folder: Path) -> bool:
+        """Whether a result of fewer objects was or will be made; of the same objects the result says what it said."""
+        if read_record(earlier).get("replaces", False):
+            return True
+        job = self.ledger.get(earlier.name)
+        without = job is not None and job.state == "failed" and not self.results(job.id)
+        return not without and len(list((folder / "input").iterdir())) > len(list((earlier / "input").iterdir()))
 
     def _adopt(self) -> None:
         """Hand in what lies in an inbox for nobody: its server is gone, has another name now, or listens no longer."""

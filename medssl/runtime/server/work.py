@@ -20,8 +20,7 @@ from medssl.runtime.server.pacs import Caller, pull_study, store_results
 
 _PREDICTING, _WRITING, _STEP = 0.25, 0.8, 0.05
 _REPLACES = (
-    "a result of this study was made before, perhaps of fewer of its objects, and may be in the archive: this one "
-    "replaces it"
+    "a result was made of this study before more of its objects came, and may be in the archive: this one replaces it"
 )
 
 

@@ -2,7 +2,6 @@
 
 import http.server
 import shutil
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from dicom_phantom import slice_dataset
 pytest.importorskip("fastapi", reason="the server needs the extra serve")
 
 import numpy as np
-from serving import ended, get, options_for, post, served, wait_for, write_scan
+from serving import answering, ended, get, options_for, post, served, wait_for, write_scan
 
 from medssl.imaging.errors import ConfigError, ImageError, MedsslError
 from medssl.imaging.files import write_json
@@ -44,14 +43,8 @@ def _archive(slices: list[bytes], cuts: list[bool]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             return
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with answering(Handler) as address:
+        yield address
 
 
 def _slices(folder: Path, count: int) -> list[bytes]:

@@ -100,6 +100,8 @@ def test_a_study_whose_association_broke_off_fails_until_its_sender_sends_again(
     done = ended_study(quick, study, number=3)
     assert done["state"] == "done", done
     assert len(list((quick.options.data / "jobs" / done["id"] / "input").iterdir())) == 6
+    report = (quick.options.data / "jobs" / done["id"] / "results" / "report.json").read_text()
+    assert "replaces it" not in report, "no result was made before"
 
 
 def test_a_sender_that_begins_again_at_once_makes_one_whole_job(slow: Any, tmp_path: Path):

@@ -4,9 +4,8 @@ import json
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from pem_files import certificates
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.sop_class import CTImageStorage
-from serving import COMPANION
+from serving import COMPANION, answering
 
 from medssl.imaging.errors import MedsslError
 from medssl.runtime.server.options import PacsOptions
@@ -108,14 +107,8 @@ def _dicomweb(status: int, content: bytes) -> Iterator[str]:
         def log_message(self, format: str, *args: Any) -> None:
             del format, args
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with answering(Handler) as address:
+        yield address
 
 
 def _failed(*reasons: int) -> bytes:
