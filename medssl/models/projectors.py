@@ -47,7 +47,8 @@ class Projector(nn.Sequential):
 class Prototypes(nn.Module):
     """Cosines of vectors with learned unit vectors: (..., E) to (..., K).
 
-    What DINO writes as a weight-normalised layer whose gains are fixed at 1.
+    What DINO writes as a weight-normalised layer whose gains are fixed at 1. In float32 under bf16 autocast, too:
+    losses divide the cosines by temperatures of 0.04 and more, and bf16 knows a cosine near 1 to 0.004 alone.
 
     Args:
         width: Width E of the vectors.
@@ -59,8 +60,9 @@ class Prototypes(nn.Module):
         self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(count, width), std=0.02))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """The cosines."""
-        return F.linear(F.normalize(vectors, dim=-1), F.normalize(self.weight, dim=-1))
+        """The cosines, float32."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            return F.linear(F.normalize(vectors.float(), dim=-1), F.normalize(self.weight.float(), dim=-1))
 
 
 class DINOHead(nn.Module):

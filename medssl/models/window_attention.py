@@ -142,15 +142,15 @@ class WindowAttention(nn.Module):
     def bias(self, size: Sequence[int]) -> Tensor:
         """(heads, T, T) between 0 and 16, of the tokens of a window of `size`."""
         device = self.log_scale.device
-        table: Tensor = _LARGEST_BIAS * self.position(log_offsets(size, self.reach, device)).float().sigmoid()
+        table: Tensor = _LARGEST_BIAS * self.position(log_offsets(size, self.reach, device)).sigmoid()
         return table[_offset_numbers(size, device)].permute(2, 0, 1)
 
     def _logits(self, windows: Tensor, size: Sequence[int]) -> Tensor:
-        """(B * n, heads, T, T) in float32."""
+        """(B * n, heads, T, T) in float32, which they need: cosines are multiplied by up to 100."""
         query, key = (F.normalize(self._per_head(part(windows)).float(), dim=-1) for part in (self.query, self.key))
-        cosine = (query @ key.transpose(-1, -2)).float()
-        scale = self.log_scale.clamp(max=math.log(_LARGEST_SCALE)).exp()
-        return cosine * scale[:, None, None] + self.bias(size)
+        with torch.autocast(windows.device.type, enabled=False):
+            scale = self.log_scale.clamp(max=math.log(_LARGEST_SCALE)).exp()
+            return query @ key.transpose(-1, -2) * scale[:, None, None] + self.bias(size)
 
     def _per_head(self, tokens: Tensor) -> Tensor:
         return tokens.view(*tokens.shape[:-1], self.heads, -1).transpose(1, 2)

@@ -16,7 +16,7 @@ from medssl.training.checkpoints import require_space
 from medssl.training.damaged_cases import DamagedCases
 from medssl.training.finetune_job import Finetuning, Job, build_job, describe, model_spec
 from medssl.training.finetune_settings import Settings
-from medssl.training.loop import FitResult, Hooks, duration, fit, train_step
+from medssl.training.loop import FitResult, Hooks, arithmetic, duration, fit, train_step
 from medssl.training.options import RESUMABLE
 from medssl.training.run_folder import RunFolder
 from medssl.training.shares import Share
@@ -85,6 +85,8 @@ def announce(tuning: Finetuning, job: Job, out: Path) -> None:
         if _chooses(settings, share)
         else "the weights at the end"
     )
+    work = f"{train.steps} steps of {train.batch_size} crops = {train.steps * train.batch_size / len(share.train):.1f}"
+    where = f"{tuning.fabric.world_size} x {tuning.fabric.device.type}{limit}"
     lines = [
         f"finetune{' ' + share.name if share.name else ''}: {settings.task} with {type(network.encoder).__name__} and "
         f"{type(network.decoder).__name__}, {weights:.2f} M weights, {tuning.spec.out_channels} classes",
@@ -92,9 +94,7 @@ def announce(tuning: Finetuning, job: Job, out: Path) -> None:
         *(f"  note: {note}" for note in tuning.notes),
         f"  data: {_people(share.train)} to learn from in {tuning.cache.path}, crops {size}",
         f"  validation: {_people(share.validation)}; kept: {rule}",
-        f"  work: {train.steps} steps of {train.batch_size} crops = "
-        f"{train.steps * train.batch_size / len(share.train):.1f} crops of each case, {train.precision} on "
-        f"{tuning.fabric.world_size} x {tuning.fabric.device.type}{limit}",
+        f"  work: {work} crops of each case, {arithmetic(tuning.fabric, train)} on {where}",
         f"  out: {share.folder(out)}, checkpoints of {checkpoint_bytes(job.module, train) / 2**20:.0f} MiB every "
         f"{train.checkpoint_every} steps",
     ]

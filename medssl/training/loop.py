@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TextIO
 
 import torch
@@ -88,19 +88,17 @@ class _Window:
 def launch(options: TrainOptions) -> Fabric:
     """Start the devices and seed the weights; in a distributed run every process comes out of here.
 
+    A processor that cannot compute in bf16 computes in fp32 instead, see `arithmetic`.
+
     Raises:
         ConfigError: The devices that are asked for are not there, or cannot work together so.
     """
     for library in ("lightning.fabric", "lightning.pytorch"):  # what they announce is in our own plan
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        fabric = Fabric(
-            accelerator=options.accelerator,
-            devices=options.devices,
-            num_nodes=options.nodes,
-            strategy=options.strategy,
-            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-        )
+        fabric = _fabric(options)
+        if _has_no_bf16(fabric):
+            fabric = _fabric(replace(options, precision="fp32"))
     except (ValueError, MisconfigurationException) as error:
         asked = ", ".join(
             f"{name} {getattr(options, name)}" for name in ("accelerator", "devices", "nodes", "strategy")
@@ -109,6 +107,29 @@ def launch(options: TrainOptions) -> Fabric:
     fabric.launch()
     torch.manual_seed(options.seed)
     return fabric
+
+
+def _fabric(options: TrainOptions) -> Fabric:
+    return Fabric(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.nodes,
+        strategy=options.strategy,
+        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+    )
+
+
+def _has_no_bf16(fabric: Fabric) -> bool:
+    """Whether torch computes bf16 without vectors here: a convolution took 20 times as long as in float32."""
+    fast = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return fabric.device.type == "cpu" and not fast
+
+
+def arithmetic(fabric: Fabric, options: TrainOptions) -> str:
+    """The precision that a run has, and why where it is not the one that was asked for."""
+    if options.precision == "bf16" and _has_no_bf16(fabric):
+        return "fp32 (bf16 was asked for, but would take many times as long on this processor)"
+    return options.precision
 
 
 def parts_of(fabric: Fabric, options: TrainOptions) -> int:

@@ -66,6 +66,18 @@ def networks() -> None:
         _tell(f"U-Net 24-48-96-192, two crops of 40x56x40, {dtype}", ways)
 
 
+def precisions() -> None:
+    """Layers in bf16 and in float32, which a processor without AVX-512 computes in place of it."""
+    for name, layer, given in (
+        ("convolution 3x3 of 16 maps of 96x96, 16 to 32 channels", nn.Conv2d(16, 32, 3, padding=1), (16, 16, 96, 96)),
+        ("linear layer of 64 x 200 tokens, 384 to 1536", nn.Linear(384, 1536), (64, 200, 384)),
+    ):
+        ways = {
+            str(dtype): _trained(layer, torch.randn(given), dtype=dtype) for dtype in (torch.bfloat16, torch.float32)
+        }
+        _tell(name, ways)
+
+
 def masked_statistics() -> None:
     """The encoder on visible voxels beside the dense one."""
     network, image = _unet([24, 48, 96, 192]).encoder, torch.randn(4, 1, 32, 32, 32)
@@ -96,3 +108,4 @@ if __name__ == "__main__":
     convolution_channels()
     networks()
     masked_statistics()
+    precisions()

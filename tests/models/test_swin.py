@@ -153,6 +153,17 @@ def test_logits_are_bounded():
     assert (block.bias((4, 4)) <= 16).all()
 
 
+def test_logits_are_those_of_float32_under_bf16_too():
+    block = WindowAttention(8, 2, (4, 4))
+    block.log_scale.data.fill_(math.log(100.0))
+    tokens = torch.randn(3, 16, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        query, key = (F.normalize(block._per_head(part(tokens)).float(), dim=-1) for part in (block.query, block.key))
+        logits = block._logits(tokens, (4, 4))
+    wanted = 100 * query @ key.transpose(-1, -2) + block.bias((4, 4))
+    torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-4)
+
+
 def test_bias_depends_on_the_offset_alone():
     block = _swin(2).stages[0].blocks[0].attention
     bias = block.bias((3, 4)).view(2, 3, 4, 3, 4)

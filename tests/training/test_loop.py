@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,9 +8,11 @@ from safetensors.torch import load_file
 from toys import Toy, lines
 
 from medssl.imaging.errors import CheckpointError, ConfigError
+from medssl.training import loop
 from medssl.training.checkpoints import read_checkpoint, write_checkpoint
 from medssl.training.divergence import DivergedError
-from medssl.training.loop import Hooks
+from medssl.training.loop import Hooks, arithmetic, launch
+from medssl.training.options import TrainOptions
 
 
 def _weights(module):
@@ -161,3 +164,14 @@ def test_a_finished_run_resumed_does_nothing_more(train):
     assert math.isinf(result.best_value)
     assert torch.equal(_weights(first), _weights(again))
     assert len(lines(run)) == 1
+
+
+@pytest.mark.parametrize("emulates", [True, False])
+def test_a_processor_without_bf16_computes_in_fp32_and_says_so(emulates: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loop, "_has_no_bf16", lambda fabric: emulates)
+    options = TrainOptions(precision="bf16", accelerator="cpu", devices=1)
+    fabric = launch(options)
+    with fabric.autocast():
+        assert torch.is_autocast_enabled("cpu") is not emulates
+    assert arithmetic(fabric, options).startswith("fp32 (bf16 was asked for" if emulates else "bf16")
+    assert arithmetic(fabric, replace(options, precision="fp32")) == "fp32"
