@@ -22,8 +22,9 @@ from medssl.tasks.classification import ClassificationTask
 from medssl.tasks.label_augmentation import AugmentedLabelsTask
 from medssl.tasks.model_file import ModelSpec
 from medssl.tasks.segmentation import SegmentationTask
+from medssl.training.arithmetic import arithmetic
 from medssl.training.finetune_settings import Settings, network_spec, transfer_notes
-from medssl.training.loop import arithmetic, parts_of
+from medssl.training.loop import parts_of
 from medssl.training.optimizers import ParameterGroup, parameter_groups
 from medssl.training.run_folder import encoder_patients
 from medssl.training.shares import Share, make_shares
@@ -154,7 +155,7 @@ def describe(tuning: Finetuning, job: Job) -> dict[str, Any]:
         "verb": "finetune",
         "config": {**tuning.settings.to_json(), "data": str(tuning.cache.path.resolve())},
         "seed": tuning.settings.train.seed,
-        "arithmetic": arithmetic(tuning.fabric, tuning.settings.train),
+        "arithmetic": arithmetic(tuning.fabric.device, tuning.settings.train),
         "data_sha256": tuning.cache.data_sha256,
         "network": tuning.spec.to_json(),
         "transfer": None if job.report is None else job.report.to_json(),

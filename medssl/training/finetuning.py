@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from medssl.data.cache import CachedCase
 from medssl.imaging.errors import ConfigError
 from medssl.tasks.model_file import save_model
+from medssl.training.arithmetic import arithmetic
 from medssl.training.batches import StepBatches
 from medssl.training.checkpoints import require_space
 from medssl.training.damaged_cases import DamagedCases
 from medssl.training.finetune_job import Finetuning, Job, build_job, describe, model_spec
 from medssl.training.finetune_settings import Settings
-from medssl.training.loop import FitResult, Hooks, arithmetic, duration, fit, train_step
+from medssl.training.loop import FitResult, Hooks, duration, fit, train_step
 from medssl.training.options import RESUMABLE
 from medssl.training.run_folder import RunFolder
 from medssl.training.shares import Share
@@ -94,7 +95,7 @@ def announce(tuning: Finetuning, job: Job, out: Path) -> None:
         *(f"  note: {note}" for note in tuning.notes),
         f"  data: {_people(share.train)} to learn from in {tuning.cache.path}, crops {size}",
         f"  validation: {_people(share.validation)}; kept: {rule}",
-        f"  work: {work} crops of each case, {arithmetic(tuning.fabric, train)} on {where}",
+        f"  work: {work} crops of each case, {arithmetic(tuning.fabric.device, train)} on {where}",
         f"  out: {share.folder(out)}, checkpoints of {checkpoint_bytes(job.module, train) / 2**20:.0f} MiB every "
         f"{train.checkpoint_every} steps",
     ]

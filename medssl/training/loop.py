@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.progress import Progress
+from medssl.training.arithmetic import has_bf16
 from medssl.training.batches import Batch, StepBatches, StepSource, draws_of, seed_globally, to_network
 from medssl.training.checkpoints import read_checkpoint
 from medssl.training.damaged_cases import DamagedCases
@@ -97,7 +98,7 @@ def launch(options: TrainOptions) -> Fabric:
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
         fabric = _fabric(options)
-        if _has_no_bf16(fabric):
+        if not has_bf16(fabric.device):
             fabric = _fabric(replace(options, precision="fp32"))
     except (ValueError, MisconfigurationException) as error:
         asked = ", ".join(
@@ -117,19 +118,6 @@ def _fabric(options: TrainOptions) -> Fabric:
         strategy=options.strategy,
         precision="bf16-mixed" if options.precision == "bf16" else "32-true",
     )
-
-
-def _has_no_bf16(fabric: Fabric) -> bool:
-    """Whether torch computes bf16 without vectors here: a convolution took 20 times as long as in float32."""
-    fast = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return fabric.device.type == "cpu" and not fast
-
-
-def arithmetic(fabric: Fabric, options: TrainOptions) -> str:
-    """The precision that a run has, and why where it is not the one that was asked for."""
-    if options.precision == "bf16" and _has_no_bf16(fabric):
-        return "fp32 (bf16 was asked for, but would take many times as long on this processor)"
-    return options.precision
 
 
 def parts_of(fabric: Fabric, options: TrainOptions) -> int:

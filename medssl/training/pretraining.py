@@ -15,12 +15,13 @@ from medssl.data.cache import Cache
 from medssl.imaging.files import sha256
 from medssl.models.encoder import MixedEncoder
 from medssl.models.weights import LoadReport, load_encoder, read_encoder
+from medssl.training.arithmetic import arithmetic
 from medssl.training.checkpoints import require_space
 from medssl.training.components import build_component
 from medssl.training.damaged_cases import DamagedCases
 from medssl.training.encoder_files import write_encoders
 from medssl.training.health_check import HealthCheck
-from medssl.training.loop import FitResult, Hooks, arithmetic, fit, parts_of
+from medssl.training.loop import FitResult, Hooks, fit, parts_of
 from medssl.training.options import RESUMABLE
 from medssl.training.preflight import measure
 from medssl.training.pretrain_checks import (
@@ -129,7 +130,7 @@ def announce(job: Pretraining, out: Path) -> None:
         sys.stderr.write(
             f"  data: {len(source.cases)} cases of {patients} patients in {source.cache.path}, crops {size}\n"
             f"  work: {source.steps} steps of {source.batch_size} crops = {each:.1f} crops of each case, "
-            f"{arithmetic(job.fabric, train)} on {job.fabric.world_size} x {job.fabric.device.type}{limit}\n"
+            f"{arithmetic(job.fabric.device, train)} on {job.fabric.world_size} x {job.fabric.device.type}{limit}\n"
         )
     sys.stderr.write(f"  out: {out}, checkpoints of {space:.0f} MiB every {train.checkpoint_every} steps\n")
 
@@ -156,7 +157,7 @@ def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:
         "verb": "pretrain",
         "config": {**job.settings.to_json(), "data": str(job.sources[0].cache.path.resolve())},
         "seed": job.settings.train.seed,
-        "arithmetic": arithmetic(job.fabric, job.settings.train),
+        "arithmetic": arithmetic(job.fabric.device, job.settings.train),
         "data_sha256": "+".join(source.cache.data_sha256 for source in job.sources),
         "init": None if job.report is None else job.report.to_json(),
         "helpers": {helper.option: sha256(helper.file) for helper in job.method.helpers},

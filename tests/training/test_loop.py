@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from toys import Toy, lines
 
 from medssl.imaging.errors import CheckpointError, ConfigError
-from medssl.training import loop
+from medssl.training import arithmetic, loop
 from medssl.training.checkpoints import read_checkpoint, write_checkpoint
 from medssl.training.divergence import DivergedError
-from medssl.training.loop import Hooks, arithmetic, launch
+from medssl.training.loop import Hooks, launch
 from medssl.training.options import TrainOptions
 
 
@@ -166,12 +166,18 @@ def test_a_finished_run_resumed_does_nothing_more(train):
     assert len(lines(run)) == 1
 
 
-@pytest.mark.parametrize("emulates", [True, False])
-def test_a_processor_without_bf16_computes_in_fp32_and_says_so(emulates: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loop, "_has_no_bf16", lambda fabric: emulates)
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_processor_without_bf16_computes_in_fp32_and_says_so(bf16: bool, monkeypatch: pytest.MonkeyPatch):
+    for module in (loop, arithmetic):
+        monkeypatch.setattr(module, "has_bf16", lambda device: bf16)
     options = TrainOptions(precision="bf16", accelerator="cpu", devices=1)
     fabric = launch(options)
     with fabric.autocast():
-        assert torch.is_autocast_enabled("cpu") is not emulates
-    assert arithmetic(fabric, options).startswith("fp32 (bf16 was asked for" if emulates else "bf16")
-    assert arithmetic(fabric, replace(options, precision="fp32")) == "fp32"
+        assert torch.is_autocast_enabled("cpu") is bf16
+    told = arithmetic.arithmetic(fabric.device, options)
+    assert told == "bf16" if bf16 else told.startswith("fp32 (bf16 was asked for")
+    assert arithmetic.arithmetic(fabric.device, replace(options, precision="fp32")) == "fp32"
+
+
+def test_devices_that_are_no_processor_have_bf16():
+    assert arithmetic.has_bf16(torch.device("cuda"))
