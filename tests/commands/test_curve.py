@@ -129,13 +129,13 @@ def _told(page: Path) -> None:
     text = page.read_text()
     assert "data:image/png;base64," in text
     for sentence in (
-        "Learning curves with 1 labelled patients",
+        "Learning curves with 1 labelled patient",
         "medssl pretrain --config",
         "Split test has 2 patient(s) only: the numbers say next to nothing.",
         "Only 2 arm(s) are ranked",
         "gain per doubling of the labels",
-        "With 1 labelled patients spark reaches a mean Dice",
-        "spark against longer: with 1 labelled patients",
+        "With 1 labelled patient spark reaches a mean Dice",
+        "spark against longer: with 1 labelled patient",
     ):
         assert sentence in text
 

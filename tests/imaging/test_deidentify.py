@@ -88,7 +88,7 @@ def test_no_byte_of_the_output_holds_a_name_number_date_or_uid_of_the_input(tmp_
     words = [
         "Mustermann",
         "Erika",
-        "4711",
+        "KH-4711",
         "Lindenallee",
         "SECOND-ID",
         "THIRD-ID",

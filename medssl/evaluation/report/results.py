@@ -205,6 +205,11 @@ def tested_cells(difference: Mapping[str, Any], test: Mapping[str, Any]) -> tupl
     return p_text(test["p_value"]), str(test["verdict"])
 
 
+def labelled_patients(number: int) -> str:
+    """So many labelled patients, in words."""
+    return f"{number} labelled patient{'' if number == 1 else 's'}"
+
+
 def p_text(value: float | None) -> str:
     """A p-value; a dash where there is none."""
     return "–" if value is None else f"{value:.3f}" if value >= 0.001 else "below 0.001"

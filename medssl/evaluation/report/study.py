@@ -8,7 +8,7 @@ from typing import Any
 from medssl.evaluation.report.failures import not_prepared
 from medssl.evaluation.report.figures import label_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
-from medssl.evaluation.report.results import interval_text, p_text
+from medssl.evaluation.report.results import interval_text, labelled_patients, p_text
 from medssl.evaluation.report.sections import loss_curve_section
 from medssl.evaluation.report.study_pairs import HEADER, difference_row, pair_tables
 from medssl.evaluation.report.study_pretraining import pretraining_table
@@ -29,7 +29,7 @@ def study_sections(
         caches: Which images to the cache of them, for cases that had to be left out.
     """
     ends = sorted({min(logs), max(logs)}) if logs else []
-    learning = [loss_curve_section(logs[n], f"Learning curves with {n} labelled patients") for n in ends]
+    learning = [loss_curve_section(logs[n], f"Learning curves with {labelled_patients(n)}") for n in ends]
     left_out = [table for what, cache in caches.items() for table in not_prepared(cache, what)]
     scored = [correlation_section(results)] if results.get("transferability") else []
     return [

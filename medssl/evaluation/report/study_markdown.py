@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medssl.evaluation.rankings import NOT_SHOWN
-from medssl.evaluation.report.results import interval_text
+from medssl.evaluation.report.results import interval_text, labelled_patients
 from medssl.evaluation.report.study_summary import METRICS, number_text
 
 
@@ -24,11 +24,11 @@ def study_markdown(results: Mapping[str, Any]) -> str:
         f"{results['split']}), mean of up to {seeds} seeds; after it the difference to {reference}, its 95 % interval "
         "over seeds and patients, and what it shows after correction over all comparisons of the study (–: nothing)."
     )
-    parts = [_table(("arm", *(_patients(number) for number in numbers)), rows), about]
+    parts = [_table(("arm", *(labelled_patients(number) for number in numbers)), rows), about]
     if results["pairs"]:
         pairs = [(_pair_name(pair), *_pair_cells(pair, numbers)) for pair in results["pairs"]]
         parts += [
-            _table(("difference", *(_patients(number) for number in numbers), "gain per doubling"), pairs),
+            _table(("difference", *(labelled_patients(number) for number in numbers), "gain per doubling"), pairs),
             "The first minus the second, with the same intervals and correction. Holds better: it loses less as labels "
             "shrink.",
         ]
@@ -38,10 +38,6 @@ def study_markdown(results: Mapping[str, Any]) -> str:
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
-def _patients(number: int) -> str:
-    return f"{number} labelled patient{'' if number == 1 else 's'}"
 
 
 def _arm_cell(point: Mapping[str, Any], arm: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from medssl.evaluation.rankings import NOT_SHOWN
 from medssl.evaluation.report.page import Table
-from medssl.evaluation.report.results import interval_text, p_text
+from medssl.evaluation.report.results import interval_text, labelled_patients, p_text
 
 _TURNED = {"better": "worse", "worse": "better"}
 
@@ -28,7 +28,7 @@ def pair_sentences(results: Mapping[str, Any]) -> list[str]:
     """What each pair of the plan shows, a sentence a pair."""
     said = []
     for pair in results["pairs"]:
-        parts = [f"with {found['labels']} labelled patients {_told(found)}" for found in pair["points"]]
+        parts = [f"with {labelled_patients(found['labels'])} {_told(found)}" for found in pair["points"]]
         if pair["slope"] is not None:
             parts.append(f"as labels shrink (gain per doubling) {_told(pair['slope'])}")
         if parts:

@@ -5,7 +5,7 @@ from typing import Any
 
 from medssl.evaluation.rankings import LEVEL, holm
 from medssl.evaluation.report.page import Section, Table
-from medssl.evaluation.report.results import interval_text, p_text
+from medssl.evaluation.report.results import interval_text, labelled_patients, p_text
 from medssl.evaluation.report.study_pairs import beside_its_time, compared, pair_sentences
 from medssl.evaluation.report.study_pretraining import pretrainings_say, unlike_times
 from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
@@ -46,12 +46,12 @@ def summary_section(results: Mapping[str, Any], left_out: Sequence[Table]) -> Se
         left_out: Tables of cases that could not be prepared.
     """
     metric, reference = METRICS[results["metric"]], results["reference"]
-    sentences = []
+    a, sentences = "an" if metric[0] in "AEIOU" else "a", []
     for point in results["points"]:
         for arm, found in point["differences"].items():
             both = found["over_seeds_and_patients"]
             sentences.append(
-                f"With {point['labels']} labelled patients{_validated(results)} {arm} reaches a {metric} of "
+                f"With {labelled_patients(point['labels'])}{_validated(results)} {arm} reaches {a} {metric} of "
                 f"{_mean(point['arms'][arm])}, {reference} {_mean(point['arms'][reference])}: difference "
                 f"{interval_text(both, signed=True)} over {len(found['seeds'])} seeds and {both['clusters']} patients, "
                 f"corrected p {p_text(found['p_value_corrected'])}: {found['verdict']}"
