@@ -102,7 +102,7 @@ class TrainOptions:
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of forward and backward; weights and optimiser stay fp32. A processor without AVX-512 computes in fp32
-    whatever is asked, and the run says so: there bf16 takes 20 times as long and more."""
+    whatever is asked, and the run says so: there bf16 took 17 times as long."""
 
     compile: bool = False
     """Compile the network with torch.compile; falls back to eager where compilation fails."""
