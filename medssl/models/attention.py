@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 _MLP_RATIO = 4
 _ROPE_BASE = 100.0
+_ASKING = 64  # queries, about, whose attention is measured
 
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines (B or 1, 1, N, D / 2) by which queries and keys are turned."""
@@ -94,17 +95,28 @@ class TransformerBlock(nn.Module):
         mixed = [self._attend(part, 0, rotation) for part, rotation in zip(parts, rotations, strict=True)]
         return _unpack(self._transform(tokens + self.proj(_pack(mixed))), groups)
 
+    def attention_entropy(self, tokens: Tensor, first: int = 0, rotation: Rotation | None = None) -> Tensor:
+        """How evenly each head looks at the tokens, with the arguments of `forward`: (heads,), see `mean_entropy`."""
+        query, key, _ = self._parts(self.qkv(self.norm1(tokens)), rotation)
+        asking = query[:, :, first :: max(1, (query.shape[2] - first) // _ASKING)]  # some are enough, all may be much
+        return mean_entropy(asking * query.shape[-1] ** -0.5 @ key.transpose(-1, -2))
+
     def _transform(self, tokens: Tensor) -> Tensor:
         out: Tensor = tokens + self.fc2(F.gelu(self.fc1(self.norm2(tokens))))
         return out
 
     def _attend(self, qkv: Tensor, first: int, rotation: Rotation | None) -> Tensor:
         """What each token from `first` on takes from all: (B, N, 3 E) to (B, N - first, E)."""
+        query, key, value = self._parts(qkv, rotation)
+        return attention(query[:, :, first:], key, value).transpose(1, 2).flatten(2)
+
+    def _parts(self, qkv: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values: (B, N, 3 E) to three of (B, heads, N, E / heads)."""
         parts = qkv.view(*qkv.shape[:2], 3, self.heads, qkv.shape[2] // (3 * self.heads)).unbind(2)
-        query, key, value = (part.transpose(1, 2) for part in parts)  # (B, heads, N, E / heads)
+        query, key, value = (part.transpose(1, 2) for part in parts)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        return attention(query[:, :, first:], key, value).transpose(1, 2).flatten(2)
+        return query, key, value
 
 
 def _pack(groups: Sequence[Tensor]) -> Tensor:
@@ -149,6 +161,22 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         mixed: Tensor = scores.softmax(-1, dtype=torch.bfloat16) @ value
         return mixed
     return F.scaled_dot_product_attention(query, key, value)
+
+
+def mean_entropy(logits: Tensor) -> Tensor:
+    """Entropy of softmax attention as a share of the largest: 1 = looks at all it may see alike, 0 = at one of them.
+
+    Low entropy comes before training diverges (Zhai et al., ICML 2023, https://arxiv.org/abs/2303.06296).
+
+    Args:
+        logits: (B, heads, M, N), -inf where a token may not be seen.
+
+    Returns:
+        (heads,), the mean over B and M; what may see one token alone counts as 1.
+    """
+    entropy = torch.special.entr(logits.float().softmax(-1)).sum(-1)
+    seen = torch.isfinite(logits).sum(-1)
+    return torch.where(seen > 1, entropy / seen.clamp_min(2).log(), 1.0).mean((0, 2))
 
 
 def rotate(vectors: Tensor, rotation: Rotation) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
+from medssl.models.attention import mean_entropy
+
 _HIDDEN = 512  # of the network that makes the position bias
 _LARGEST_BIAS = 16.0
 _LARGEST_SCALE = 100.0
@@ -130,14 +132,15 @@ class WindowAttention(nn.Module):
             apart: What `windows.apart` says; made once for all blocks that share it.
         """
         cut = windows.split(tokens)
-        logits = self._logits(cut, windows.size)
-        if apart is not None:
-            each = logits.view(-1, *apart.shape[:1], *logits.shape[1:])  # (B, n, heads, T, T)
-            logits = each.masked_fill(apart[:, None], -torch.inf).view(logits.shape)
+        logits = self._logits(cut, windows.size, apart)
         value = self._per_head(self.value(cut))
         mixed = logits.softmax(-1).to(value.dtype) @ value
         joined: Tensor = self.proj(mixed.transpose(1, 2).reshape(cut.shape))
         return windows.join(joined)
+
+    def attention_entropy(self, tokens: Tensor, windows: Windows, apart: Tensor | None) -> Tensor:
+        """How evenly each head looks at its window, with the arguments of `forward`: (heads,), see `mean_entropy`."""
+        return mean_entropy(self._logits(windows.split(tokens), windows.size, apart))
 
     def bias(self, size: Sequence[int]) -> Tensor:
         """(heads, T, T) between 0 and 16, of the tokens of a window of `size`."""
@@ -145,12 +148,16 @@ class WindowAttention(nn.Module):
         table: Tensor = _LARGEST_BIAS * self.position(log_offsets(size, self.reach, device)).sigmoid()
         return table[_offset_numbers(size, device)].permute(2, 0, 1)
 
-    def _logits(self, windows: Tensor, size: Sequence[int]) -> Tensor:
+    def _logits(self, windows: Tensor, size: Sequence[int], apart: Tensor | None = None) -> Tensor:
         """(B * n, heads, T, T) in float32, which they need: cosines are multiplied by up to 100."""
         query, key = (F.normalize(self._per_head(part(windows)).float(), dim=-1) for part in (self.query, self.key))
         with torch.autocast(windows.device.type, enabled=False):
             scale = self.log_scale.clamp(max=math.log(_LARGEST_SCALE)).exp()
-            return query @ key.transpose(-1, -2) * scale[:, None, None] + self.bias(size)
+            logits = query @ key.transpose(-1, -2) * scale[:, None, None] + self.bias(size)
+        if apart is None:
+            return logits
+        each = logits.view(-1, *apart.shape[:1], *logits.shape[1:])  # (B, n, heads, T, T)
+        return each.masked_fill(apart[:, None], -torch.inf).view(logits.shape)
 
     def _per_head(self, tokens: Tensor) -> Tensor:
         return tokens.view(*tokens.shape[:-1], self.heads, -1).transpose(1, 2)

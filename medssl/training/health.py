@@ -1,12 +1,15 @@
 """Is pretraining learning something? Numbers and a picture that show a collapse or a leak before the run is over."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
+from torch import Tensor, nn
 
 _PANEL_PIXELS = 128
 _TITLE_PIXELS = 16
@@ -30,6 +33,35 @@ def feature_spread(features: Tensor) -> dict[str, float]:
     entropy = -(shares * shares.clamp_min(1e-12).log()).sum()
     spread = unit.std(0, correction=0).mean() * features.shape[1] ** 0.5
     return {"feature_std": float(spread), "effective_rank": float(entropy.exp()) if values.sum() > 1e-9 else 0.0}
+
+
+@contextmanager
+def watched_attention(encoder: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Attention's name to the entropy of each of its heads, (heads,), for each pass that is made inside.
+
+    Attention that has no `attention_entropy`, as that of timm's models, is not watched.
+    """
+    found: dict[str, list[Tensor]] = {}
+    hooks = [
+        part.register_forward_pre_hook(partial(_measure, found.setdefault(name, [])), with_kwargs=True)
+        for name, part in encoder.named_modules()
+        if hasattr(part, "attention_entropy")
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def attention_spread(found: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
+    """`attention_entropy`: the lowest mean entropy of a head that `watched_attention` found; empty where it found none.
+
+    A share of the largest: 1 looks at all tokens alike, 0 at one alone (Zhai et al., ICML 2023,
+    https://arxiv.org/abs/2303.06296).
+    """
+    heads = [torch.stack(list(passes)).mean(0).min() for passes in found.values() if passes]
+    return {"attention_entropy": float(min(heads))} if heads else {}
 
 
 def knn_accuracy(features: Tensor, classes: Sequence[int], patients: Sequence[str], neighbours: int = 5) -> float:
@@ -115,6 +147,10 @@ def panel(columns: dict[str, Tensor], rows: int = 4) -> npt.NDArray[np.uint8]:
     for number, title in enumerate(tiles):
         draw.text((number * width + 4, 2), title, fill="white")
     return np.asarray(canvas)
+
+
+def _measure(entropies: list[Tensor], part: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    entropies.append(cast(Callable[..., Tensor], part.attention_entropy)(*args, **options))
 
 
 def _ridge_scores(features: Tensor, target: Tensor, fitted: Tensor, ridge: float) -> Tensor:

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from medssl.data.cache import Cache, CachedCase
 from medssl.data.dataset import CropPlan, StepDataset
 from medssl.methods.base import Method
-from medssl.training.health import feature_spread, knn_accuracy, panel, presence_auroc
+from medssl.training.health import (
+    attention_spread,
+    feature_spread,
+    knn_accuracy,
+    panel,
+    presence_auroc,
+    watched_attention,
+)
 from medssl.training.journal import values_of
 from medssl.training.run_folder import RunFolder
 
@@ -19,6 +26,7 @@ _CROPS = 64
 _BATCH = 8
 _ROWS = 4
 _SHRUNK = 0.1  # share of the largest spread or rank so far under which the features are called collapsed
+_SHARP = 0.02  # entropy under which a head is told of; a number of our own
 _SPREAD = ("feature_std", "effective_rank")
 _CALM = 2**31  # a number that no training step reaches: masks and views of the check are its own
 
@@ -81,8 +89,9 @@ class HealthCheck:
         }
         found = {"loss": logs["loss"]}
         embed = cast(Callable[[Tensor], Tensor], module.encoder.embed)
-        features = torch.cat([embed(b["image"]).float().cpu() for b in batches])
-        found |= feature_spread(features) | self._probe(features)
+        with watched_attention(module.encoder) as attention:
+            features = torch.cat([embed(b["image"]).float().cpu() for b in batches])
+        found |= feature_spread(features) | attention_spread(attention) | self._probe(features)
         self._warn(found, module.trouble(logs), step)
         columns = self._columns(module, batches[0])
         if columns and self._run is not None:
@@ -90,7 +99,7 @@ class HealthCheck:
         return {f"{name}{self._suffix}": value for name, value in found.items()}
 
     def _warn(self, found: dict[str, float], trouble: str, step: int) -> None:
-        """Say once each, while the run still goes on, that the features have collapsed, and what the method sees.
+        """Say once each, while the run still goes on, what has collapsed, and what the method sees.
 
         The first look, at an untrained network, says nothing: later ones are measured by it.
         """
@@ -98,6 +107,7 @@ class HealthCheck:
         self._most = {name: max(found[name], before.get(name, 0.0)) for name in _SPREAD}
         if not before:
             return
+        sharpest = found.get("attention_entropy", 1.0)
         shrunk = [name for name in _SPREAD if found[name] < _SHRUNK * before[name]]
         told = ", ".join(f"{name} {found[name]:.2g}, earlier {before[name]:.2g}" for name in shrunk)
         warnings = {
@@ -106,6 +116,11 @@ class HealthCheck:
             "--train.lr, more --train.warmup_steps, a momentum nearer to 1, a larger batch or queue; a lower loss from "
             "here on means nothing"
             if shrunk
+            else "",
+            "attention": f"a head of the encoder looks at hardly more than one token (attention_entropy {sharpest:.2g} "
+            "of at most 1), after which training often diverges. Usual cures: a lower --train.lr, more "
+            "--train.warmup_steps, in a ViT attention: sigma"
+            if sharpest < _SHARP
             else "",
         }
         for about, warning in warnings.items():

@@ -139,6 +139,24 @@ def test_attention_equals_loops(dims: int):
     torch.testing.assert_close(block(tokens, windows, None).flatten(1, -2)[0], torch.stack(rows), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_entropy_of_attention_counts_what_may_be_seen_alone(dims: int):
+    block = _swin(dims).stages[0].blocks[1].attention
+    grid, size = (6, *[1] * (dims - 1)), (3,) * dims
+    windows = Windows.over(grid, size, True)
+    apart = windows.apart(torch.device("cpu"))
+    with torch.no_grad():
+        for part in (block.query, *block.position):
+            for parameter in part.parameters():
+                parameter.zero_()
+        tokens = torch.randn(2, *grid, 12)
+        assert block.attention_entropy(tokens, windows, apart).tolist() == pytest.approx([1.0] * block.heads)
+        block.query.weight.copy_(block.key.weight)
+        block.log_scale.fill_(99.0)  # every token looks at itself alone, but one, which has no other
+        found = block.attention_entropy(tokens, windows, apart)
+        assert found.tolist() == pytest.approx([1 / 6] * block.heads, abs=0.02)
+
+
 def test_logits_are_bounded():
     block = WindowAttention(8, 2, (4, 4))
     assert block.log_scale.exp().tolist() == pytest.approx([10, 10])

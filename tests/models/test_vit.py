@@ -1,5 +1,6 @@
 """Vision transformer: shapes, visible patches alone, attention in either arithmetic."""
 
+import math
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 
 from medssl.imaging.errors import ConfigError
-from medssl.models.attention import SigmaLinear, TransformerBlock, attention, rotary_angles, rotate
+from medssl.models.attention import SigmaLinear, TransformerBlock, attention, mean_entropy, rotary_angles, rotate
 from medssl.models.positions import pick, sincos_positions
 from medssl.models.vit import ViT
 
@@ -261,3 +262,44 @@ def test_images_of_unlike_sizes_in_one_pass_are_as_each_alone(dims: int, attenti
     ]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_entropy_of_attention_is_one_where_all_are_alike_and_nothing_where_one_is_taken():
+    assert mean_entropy(torch.zeros(2, 3, 5, 7)).tolist() == pytest.approx([1.0] * 3)
+    one = torch.full((2, 3, 5, 7), -torch.inf)
+    one[..., 4], one[..., 5] = 0.3, -99.0
+    assert mean_entropy(one).tolist() == pytest.approx([0.0] * 3)
+    assert mean_entropy(torch.tensor([[[[0.0, 0.0, -torch.inf]]]])).tolist() == [1.0], "alike among those it may see"
+    assert mean_entropy(torch.zeros(1, 1, 2, 1)).tolist() == [1.0], "a token alone has no choice"
+
+
+@pytest.mark.parametrize(("norm", "golden"), [(0.0, 2.77258872), (2.0, 2.41870800)])
+def test_entropy_of_the_sharpest_logits_of_a_norm(norm: float, golden: float):
+    """The bound of Zhai et al., ICML 2023, which the row of logits that is one large and 15 equal ones reaches."""
+    row = torch.full((16,), -norm / math.sqrt(16 * 15), dtype=torch.float64)
+    row[3] = norm * math.sqrt(15 / 16)
+    assert float(row.norm()) == pytest.approx(norm)
+    assert float(mean_entropy(row.view(1, 1, 1, 16))) * math.log(16) == pytest.approx(golden, abs=1e-6)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_a_block_tells_the_entropy_of_the_attention_it_computes(rotary: bool):
+    torch.manual_seed(0)
+    block, tokens = TransformerBlock(24, 2), 3 * torch.randn(2, 6, 24)
+    angles = rotary_angles((2, 3), 12)
+    rotation = (angles.cos()[None, None], angles.sin()[None, None]) if rotary else None
+    with torch.no_grad():
+        block.qkv.weight *= 4
+        parts = block.qkv(block.norm1(tokens)).view(2, 6, 3, 2, 12)
+        for head in range(2):
+            entropies = []
+            for image in range(2):
+                asking, asked = parts[image, :, 0, head], parts[image, :, 1, head]
+                if rotation is not None:
+                    asking, asked = (rotate(p[None, None], rotation)[0, 0] for p in (asking, asked))
+                for query in asking[2:]:
+                    shares = torch.softmax(torch.stack([query @ key for key in asked]) / math.sqrt(12), 0)
+                    entropies.append(-sum(float(p) * math.log(float(p)) for p in shares))
+            expected = sum(entropies) / len(entropies) / math.log(6)
+            assert float(block.attention_entropy(tokens, 2, rotation)[head]) == pytest.approx(expected, rel=1e-5)
+            assert expected < 0.9

@@ -12,8 +12,19 @@ from medssl.data.cache import Cache
 from medssl.data.dataset import CropPlan
 from medssl.methods.mae import MAE
 from medssl.models.component import Component
+from medssl.models.swin import SwinV2
+from medssl.models.unet import ResidualUNetEncoder
+from medssl.models.unified_vit import UnifiedViT
 from medssl.models.vit import ViT
-from medssl.training.health import auroc, feature_spread, knn_accuracy, panel, presence_auroc
+from medssl.training.health import (
+    attention_spread,
+    auroc,
+    feature_spread,
+    knn_accuracy,
+    panel,
+    presence_auroc,
+    watched_attention,
+)
 from medssl.training.health_check import HealthCheck
 from medssl.training.options import TrainOptions
 from medssl.training.pretrain_options import ViewOptions
@@ -105,6 +116,40 @@ def test_a_collapse_is_told_once_with_its_cure(tmp_path: Path, capsys: pytest.Ca
     assert told.count("a collapse") == 1
     assert "at step 250" in told
     assert "--train.lr" in told
+
+
+def test_attention_that_looks_at_one_token_is_told_once_with_its_cure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, method = _collapsing(tmp_path)
+    check = HealthCheck(cache, cache.cases, CropPlan((8, 8), 2), None, torch.device("cpu"))
+    with torch.no_grad():
+        assert check(method, 0)["attention_entropy"] > 0.5
+        cast(ViT, method.encoder).blocks[0].qkv.weight[:24] *= 1e4  # queries and keys
+        for step in (250, 500):
+            assert check(method, step)["attention_entropy"] < 0.02
+    told = capsys.readouterr().err
+    assert told.count("hardly more than one token") == 1
+    assert "at step 250" in told
+    assert "attention: sigma" in told
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("kind", ["vit", "swin", "unified", "unet"])
+def test_attention_of_every_transformer_is_watched(kind: str, dims: int) -> None:
+    encoder = {
+        "vit": lambda: ViT(dims, 1, patch_size=8, width=24, depth=2, heads=2),
+        "swin": lambda: SwinV2(dims, 1, patch_size=4, width=12, stages=[[2, 2], [1, 2]], window=2),
+        "unified": lambda: UnifiedViT(1, 8, 8, width=24, depth=2, heads=2),
+        "unet": lambda: ResidualUNetEncoder(dims, 1, (4, 8), (0, 1)),
+    }[kind]()
+    blocks = {"vit": 2, "swin": 3, "unified": 2, "unet": 0}[kind]
+    with torch.no_grad(), watched_attention(encoder) as found:
+        encoder.embed(torch.randn(2, 1, *[16] * dims))
+    assert [len(passes) for passes in found.values()] == [1] * blocks
+    assert all(0.1 < value < 1.000001 for value in attention_spread(found).values())
+    assert len(attention_spread(found)) == min(1, blocks)
+    assert not any(part._forward_pre_hooks for part in encoder.modules())
 
 
 def test_a_resumed_run_measures_by_what_it_logged_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
