@@ -126,8 +126,8 @@ class TrainOptions:
     """Steps between validations, where the run has any."""
 
     health_every: int = 500
-    """Steps between looks at the run's health: panel, spread of features and attention, probe, where it has any; of the student,
-    also where a method keeps its teacher."""
+    """Steps between looks at the run's health: panel, spread of features and attention, probe, where it has any; of
+    the student, also where a method keeps its teacher."""
 
     time_limit_min: float = 0.0
     """Stop with a checkpoint after this many minutes; 0 = no limit."""
