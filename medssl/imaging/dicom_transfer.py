@@ -83,7 +83,7 @@ def read_object(path: Path) -> Dataset:
 
 def save_objects(
     datasets: Iterable[Dataset], folder: Path, *, max_files: int, max_bytes: int, keep_free: int = 0
-) -> int:
+) -> set[str]:
     """Write received data sets as numbered files.
 
     Args:
@@ -94,12 +94,12 @@ def save_objects(
         keep_free: Bytes that must stay free on the disk.
 
     Returns:
-        Number of files.
+        SOP instance UIDs of what came.
 
     Raises:
         ImageError: More than the limits.
     """
-    size = number = 0
+    size, came = 0, set()
     for number, dataset in enumerate(datasets, start=1):
         refuse_full_disk(folder, keep_free)
         path = folder / f"{number:06d}.dcm"
@@ -108,11 +108,12 @@ def save_objects(
             with atomic_path(path) as temporary:
                 dataset.save_as(temporary, enforce_file_format=True)
         size += path.stat().st_size
+        came.add(str(dataset.get("SOPInstanceUID", "")))
         if number > max_files or size > max_bytes:
             raise ImageError(
                 f"the study is larger than {max_files} files or {max_bytes / 2**20:.0f} MiB", reason="too-large"
             )
-    return number
+    return came
 
 
 def refused_instances(answer: Dataset) -> Sequence[str]:

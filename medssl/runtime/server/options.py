@@ -96,6 +96,10 @@ class PacsOptions:
     certificate: Path | None = None
     """PEM file of the authority that signed the archive's certificate; None takes the machine's own list."""
 
+    check_complete: bool = True
+    """Whether a study that was pulled is compared with the archive's own list of its objects (QIDO-RS); one that lacks
+    some is not computed. False for an archive that has no such list."""
+
     store: Literal["none", "stow", "cstore"] = "none"
     """How DICOM results are stored there."""
 

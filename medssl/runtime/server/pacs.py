@@ -6,7 +6,8 @@ that the archive knows.
 
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,29 +54,30 @@ def pull_study(study_uid: str, folder: Path, pacs: PacsOptions, limits: LimitOpt
         series_uid: SeriesInstanceUID; empty takes the whole study.
 
     Raises:
-        MedsslError: The archive does not answer, refuses, or has no such study or series.
+        MedsslError: The archive does not answer, refuses, has no such study or series, or gave fewer objects of it than
+            it lists (`incomplete-study`).
     """
     most, free = int(limits.upload_mb * 2**20), int(limits.free_disk_mb * 2**20)
-    try:
+    asked = "series" if series_uid else "study"
+    with _answers(f"give the {asked}", "its password and the UIDs"):
         client, kinds = _client(pacs), (("application/dicom", "*"),)
         found = (
             client.iter_series(study_uid, series_uid, media_types=kinds)
             if series_uid
             else client.iter_study(study_uid, media_types=kinds)
         )
-        count = save_objects(found, folder, max_files=limits.files, max_bytes=most, keep_free=free)
-    except MedsslError:
-        raise
-    except Exception as error:  # requests, its adapters and the client raise kinds of their own
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            raise
-        raise MedsslError(
-            f"the archive did not give the study ({_kind(error)}): check pacs.dicomweb, its password and the UIDs",
-            reason="pull-failed",
-        ) from error
-    if count == 0:
-        asked = "series" if series_uid else "study"
+        came = save_objects(found, folder, max_files=limits.files, max_bytes=most, keep_free=free)
+    if not came:
         raise MedsslError(f"the archive has no object of this {asked}", reason="pull-failed")
+    if pacs.check_complete:
+        with _answers(f"list the objects of the {asked}", "or give pacs.check_complete: false if it has no lists"):
+            listed = _listed(client, study_uid, series_uid)
+        if missing := listed - came:
+            raise MedsslError(
+                f"the archive lists {len(listed)} objects of this {asked}, and {len(missing)} of them did not come: it "
+                "may be receiving them still, then pull again; or it cannot read them",
+                reason="incomplete-study",
+            )
 
 
 def store_results(paths: Sequence[Path], pacs: PacsOptions, caller: Caller) -> None:
@@ -104,6 +106,38 @@ def store_results(paths: Sequence[Path], pacs: PacsOptions, caller: Caller) -> N
             time.sleep(2**attempt)
         else:
             return
+
+
+@contextmanager
+def _answers(what: str, check: str) -> Iterator[None]:
+    """Whatever goes wrong when the archive is asked, in words and without what names a patient."""
+    try:
+        yield
+    except MedsslError:
+        raise
+    except Exception as error:  # requests, its adapters and the client raise kinds of their own
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
+        raise MedsslError(
+            f"the archive did not {what} ({_kind(error)}): check pacs.dicomweb, {check}", reason="pull-failed"
+        ) from error
+
+
+def _listed(client: Any, study_uid: str, series_uid: str) -> set[str]:
+    """SOP instance UIDs that the archive lists of a study or series (QIDO-RS), page by page where it has a limit.
+
+    Raises:
+        LookupError: It lists none.
+    """
+    listed: set[str] = set()
+    while True:
+        page = client.search_for_instances(study_uid, series_uid or None, offset=len(listed))
+        new = {str(item["00080018"]["Value"][0]) for item in page} - listed
+        if not new and not listed:
+            raise LookupError("no objects")
+        if not new:  # the end, or an archive that knows no pages
+            return listed
+        listed |= new
 
 
 def _client(pacs: PacsOptions) -> Any:

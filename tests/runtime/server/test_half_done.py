@@ -1,14 +1,18 @@
 """What was done by half, by a kill, a fault or a full disk, is neither taken for whole nor lost."""
 
 import http.server
+import json
 import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import pydicom
 import pytest
 from dicom_phantom import slice_dataset
 
@@ -27,18 +31,42 @@ from medssl.runtime.server.pool import WorkerPool
 
 
 @contextmanager
-def _archive(slices: list[bytes], cuts: list[bool]) -> Iterator[str]:
-    """A DICOMweb archive that hangs up in the middle of an answer where the next of `cuts` says so."""
+def _archive(slices: list[bytes], cuts: list[bool], pages: list[list[int]] | None = None) -> Iterator[str]:
+    """A DICOMweb archive that hangs up in the middle of an answer where the next of `cuts` says so.
+
+    With `pages` it lists so numbered objects, page by page; an empty list of pages is an archive without lists.
+    """
+    listed = [list(range(len(slices)))] if pages is None else pages
+    names = [str(pydicom.dcmread(BytesIO(part)).SOPInstanceUID) for part in slices] + ["1.2.3.77.1", "1.2.3.77.2"]
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            if url.path.endswith("/instances"):
+                self._list(int(parse_qs(url.query)["offset"][0]))
+                return
             parts = [b"--b\r\nContent-Type: application/dicom\r\n\r\n" + part + b"\r\n" for part in slices]
             whole = b"".join(parts) + b"--b--"
+            cut = bool(cuts) and cuts.pop(0)
+            self._send(
+                'multipart/related; type="application/dicom"; boundary=b', whole, len(parts[0]) + 40 if cut else None
+            )
+
+        def _list(self, offset: int) -> None:
+            if not listed:
+                self.send_error(404)
+                return
+            before = [sum(map(len, listed[:n])) for n in range(len(listed))]
+            page = listed[before.index(offset)] if offset in before else []
+            found = [{"00080018": {"vr": "UI", "Value": [names[number]]}} for number in page]
+            self._send("application/dicom+json", json.dumps(found).encode())
+
+        def _send(self, kind: str, body: bytes, most: int | None = None) -> None:
             self.send_response(200)
-            self.send_header("Content-Type", 'multipart/related; type="application/dicom"; boundary=b')
-            self.send_header("Content-Length", str(len(whole)))
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(whole[: len(parts[0]) + 40] if cuts.pop(0) else whole)
+            self.wfile.write(body[:most])
 
         def log_message(self, *_: object) -> None:
             return
@@ -65,6 +93,49 @@ def test_a_pull_that_was_cut_off_leaves_no_part_of_a_study_as_input(tmp_path: Pa
         work._pull(job, {"study_uid": "1.2.3"}, PacsOptions(dicomweb=url), LimitOptions())
     assert len(list((job / "input").iterdir())) == 3
     assert not (job / "pulling").exists()
+
+
+@pytest.mark.parametrize(
+    ("pages", "series", "told"),
+    [
+        ([[0, 1, 2, 3]], "", "lists 4 objects of this study, and 1 of them did not come"),
+        ([[0, 1], [2, 3, 4]], "1.2.3.1", "lists 5 objects of this series, and 2 of them did not come"),
+    ],
+)
+def test_a_pull_that_lacks_what_the_archive_lists_is_refused(
+    tmp_path: Path, pages: list[list[int]], series: str, told: str
+):
+    job = tmp_path / "job"
+    (job / "input").mkdir(parents=True)
+    with _archive(_slices(tmp_path / "slices", 3), [], pages) as url:
+        with pytest.raises(MedsslError, match=told) as refused:
+            work._pull(job, {"study_uid": "1.2.3", "series_uid": series}, PacsOptions(dicomweb=url), LimitOptions())
+        assert refused.value.reason == "incomplete-study"
+        assert not list((job / "input").iterdir())
+        whole = PacsOptions(dicomweb=url, check_complete=False)
+        work._pull(job, {"study_uid": "1.2.3"}, whole, LimitOptions())
+    assert len(list((job / "input").iterdir())) == 3
+
+
+@pytest.mark.parametrize("pages", [[[0, 1], [2]], [[0]]])
+def test_a_pull_with_all_that_is_listed_is_taken(tmp_path: Path, pages: list[list[int]]):
+    job = tmp_path / "job"
+    (job / "input").mkdir(parents=True)
+    with _archive(_slices(tmp_path / "slices", 3), [], pages) as url:
+        work._pull(job, {"study_uid": "1.2.3"}, PacsOptions(dicomweb=url), LimitOptions())
+    assert len(list((job / "input").iterdir())) == 3
+
+
+@pytest.mark.parametrize("pages", [[], [[]]])
+def test_an_archive_without_lists_is_told_of_with_the_remedy(tmp_path: Path, pages: list[list[int]]):
+    job = tmp_path / "job"
+    (job / "input").mkdir(parents=True)
+    with (
+        _archive(_slices(tmp_path / "slices", 2), [], pages) as url,
+        pytest.raises(MedsslError, match=r"did not list the objects of the study .*pacs.check_complete: false") as told,
+    ):
+        work._pull(job, {"study_uid": "1.2.3"}, PacsOptions(dicomweb=url), LimitOptions())
+    assert told.value.reason == "pull-failed"
 
 
 def test_a_pull_that_was_killed_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
