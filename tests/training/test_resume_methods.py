@@ -25,10 +25,12 @@ def test_no_method_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert mixed < set(named)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", METHODS)
-def test_a_crash_changes_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = small_cache(tmp_path / "cache", [(20, 24), (24, 20), (18, 18)]).path
-    run(data, tmp_path / "whole", name, **_TRAIN)
+def test_a_crash_changes_nothing(name: str, dims: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = [(20, 24, 18), (24, 20, 18), (18, 18, 20)]
+    data = small_cache(tmp_path / "cache", [shape[:dims] for shape in shapes]).path
+    run(data, tmp_path / "whole", name, dims=dims, **_TRAIN)
 
     def crash(state: loop.TrainState, *given: Any) -> dict[str, torch.Tensor]:
         if state.step == 5:
@@ -39,8 +41,8 @@ def test_a_crash_changes_nothing(name: str, tmp_path: Path, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", crash)
         with pytest.raises(RuntimeError, match="power"):
-            run(data, tmp_path / "broken", name, **_TRAIN)
-    run(data, tmp_path / "broken", name, resume=True, **_TRAIN)
+            run(data, tmp_path / "broken", name, dims=dims, **_TRAIN)
+    run(data, tmp_path / "broken", name, dims=dims, resume=True, **_TRAIN)
     states = [read_checkpoint(tmp_path / out / "checkpoints" / "last.ckpt")["module"] for out in ("whole", "broken")]
     assert states[0].keys() == states[1].keys()
     for key, tensor in states[0].items():

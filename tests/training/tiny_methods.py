@@ -1,4 +1,4 @@
-"""Every method on the smallest network that it runs on, in 2D on views of 16 x 16."""
+"""Every method on the smallest network that it runs on, on views of 16 x 16 or, in 3D, 16 x 16 x 16."""
 
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,13 @@ METHODS: dict[str, tuple[Component, dict[str, Any], bool]] = {
 """Class below `medssl.methods`: its encoder, its arguments, and whether it has local views."""
 
 
-def run(data: Path, out: Path, name: str, *, resume: bool = False, **given: Any) -> None:
+_IN_3D = {"alice.Alice": {"crop": [12, 12, 12]}, "voco.VoCo": {"grid": [2, 2, 2]}}
+
+
+def run(data: Path, out: Path, name: str, *, dims: int = 2, resume: bool = False, **given: Any) -> None:
     """Pretrain with a method of `METHODS`; `given` are options of `train`, and other `arguments` of the method."""
     encoder, arguments, local = METHODS[name]
-    arguments = {**arguments, **given.pop("arguments", {})}
-    views = ViewOptions((16, 16), augment=ViewAugment(noise_p=0.5), local_views=2 if local else 0)
+    arguments = {**arguments, **(_IN_3D.get(name, {}) if dims == 3 else {}), **given.pop("arguments", {})}
+    views = ViewOptions((16,) * dims, augment=ViewAugment(noise_p=0.5), local_views=2 if local else 0)
     train = TrainOptions(**{"steps": 8, "batch_size": 4, "lr": 0.01, "accelerator": "cpu", **given})
     pretrain(data, out, Component(f"medssl.methods.{name}", arguments), encoder, views, train, resume=resume)
