@@ -8,6 +8,7 @@ from scipy import stats
 
 from medssl.evaluation.report.study import study_sections
 from medssl.evaluation.report.study_markdown import study_markdown
+from medssl.evaluation.report.study_pairs import all_in_all
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.evaluation.study_scores import NetworkScores
 from medssl.evaluation.study_table import compare_arms
@@ -128,6 +129,13 @@ def test_pairs_stand_in_the_summary_and_in_tables():
     assert [row[:2] for row in differences.rows[:3]] == [(n, "spark − longer") for n in ("1", "4", "16")]
     assert [row[-1] for row in differences.rows] == ["better"] * 3 + ["no difference shown"] * 3
     assert [row[:2] for row in of_slopes.rows] == [("1 to 16", f"spark − {other}") for other in ("longer", "simclr")]
+
+
+def test_a_study_that_shows_nothing_says_so_first():
+    told = _summary({"scratch": 0.0, "longer": 0.0, "spark": 0.0, "simclr": 0.0}, _PAIRS)[0].text
+    assert told[0].startswith("All in all: none of the 17 comparisons shows a difference")
+    (one,) = compare_arms(_rows({"scratch": 0.0, "spark": 0.0}), "scratch", "dice")["points"][:1]
+    assert all_in_all({"points": [one], "pairs": []}) == []
 
 
 def test_pairs_that_make_no_comparison_are_refused():

@@ -331,7 +331,7 @@ def test_the_report_counts_validation_patients_where_something_was_chosen_on_the
         (["options", "weights"], "and 3 validation patients on whom the options and the weights were chosen, ours"),
     ):
         validation = {"cases": 4, "patients": 3, "chosen": chosen}
-        assert said in study_sections(_results(compared, validation=validation))[0].text[0]
+        assert said in study_sections(_results(compared, validation=validation))[0].text[1]
 
 
 def test_the_report_warns_of_unlike_budgets_but_for_what_may_take_longer():
@@ -394,8 +394,9 @@ def test_the_report_says_what_was_found_and_what_failed():
     run = {"arm": "ours", "labels": 2, "seed": 9, "steps": 3, "lr": 0.1, "seconds_a_step": None, "folder": "f"}
     runs = [{**run, "failed": "the disk was full"}]
     sections = study_sections(_results(compare_arms(_rows(0.05, noise=0.01), "scratch", "dice"), runs=runs))
-    assert "With 2 labelled patients ours reaches a mean Dice of" in sections[0].text[0]
-    assert sections[0].text[0].endswith("over 3 seeds and 10 patients, corrected p 0.008: better.")
+    assert sections[0].text[0] == "All in all: 2 of 4 comparisons show a difference."
+    assert "With 2 labelled patients ours reaches a mean Dice of" in sections[0].text[1]
+    assert sections[0].text[1].endswith("over 3 seeds and 10 patients, corrected p 0.008: better.")
     assert sections[0].warnings == ("1 of 1 runs failed and are in no number; see Failures.",)
     assert any(section.title == "Failures" and "the disk was full" in str(section) for section in sections)
     assert sections[1].pictures

@@ -24,6 +24,18 @@ def compared(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
             yield f"{about} as labels shrink", pair["slope"]
 
 
+def all_in_all(results: Mapping[str, Any]) -> list[str]:
+    """The answer of the study in a sentence, before what each comparison says; none where little was compared."""
+    verdicts = [found["verdict"] for _, found in compared(results)]
+    shown = sum(verdict != NOT_SHOWN for verdict in verdicts)
+    if len(verdicts) < 2:
+        return []
+    if not shown:
+        none = f"All in all: none of the {len(verdicts)} comparisons shows a difference"
+        return [f"{none}; this study cannot tell the arms apart."]
+    return [f"All in all: {shown} of {len(verdicts)} comparisons show a difference."]
+
+
 def pair_sentences(results: Mapping[str, Any]) -> list[str]:
     """What each pair of the plan shows, a sentence a pair."""
     said = []

@@ -6,7 +6,7 @@ from typing import Any
 from medssl.evaluation.rankings import LEVEL, holm
 from medssl.evaluation.report.page import Section, Table
 from medssl.evaluation.report.results import interval_text, labelled_patients, p_text
-from medssl.evaluation.report.study_pairs import beside_its_time, compared, pair_sentences
+from medssl.evaluation.report.study_pairs import all_in_all, beside_its_time, compared, pair_sentences
 from medssl.evaluation.report.study_pretraining import pretrainings_say, unlike_times
 from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
 
@@ -58,7 +58,7 @@ def summary_section(results: Mapping[str, Any], left_out: Sequence[Table]) -> Se
                 + (beside_its_time(results, point["labels"], arm) if found["verdict"] == "better" else "")
                 + "."
             )
-    sentences += [*pair_sentences(results), *pretrainings_say(results)]
+    sentences = [*all_in_all(results), *sentences, *pair_sentences(results), *pretrainings_say(results)]
     lost = sum(bool(run["failed"]) for run in results["runs"])
     without = ", ".join(results["pretraining_failed"])
     warnings = [f"{lost} of {len(results['runs'])} runs failed and are in no number; see Failures."] if lost else []
