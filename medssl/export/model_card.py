@@ -73,7 +73,7 @@ def _data(bundle: BundleSpec) -> list[str]:
     else:
         lines.append("- Its makers do not say of which modality its images are, so no other one is refused.")
     spacing = known.get("fingerprint", {}).get("spacing_mm")
-    if spacing:
+    if spacing and bundle.preprocess.longest is None:  # pictures that are scaled to a length have no size in mm
         low, high = (_by([round(s, 3) for s in spacing[key]]) for key in ("smallest", "largest"))
         lines.append(f"- Voxel sizes of the data set: {low if low == high else f'{low} to {high}'} mm.")
     for key, title in (("manifest_sha256", "Manifest"), ("data_sha256", "Prepared data")):
@@ -84,14 +84,20 @@ def _data(bundle: BundleSpec) -> list[str]:
 
 def _preprocessing(bundle: BundleSpec) -> list[str]:
     p = bundle.preprocess
-    spacing = "each image's own voxel size" if p.spacing_mm is None else f"voxels of {_by(p.spacing_mm)} mm"
+    unit = "pixels" if p.spatial_dims == 2 else "voxels"
+    if p.longest is not None:
+        size = f"scaled to a longer side of {p.longest} {unit}"
+    else:
+        size = f"each image's own {unit[:-1]} size" if p.spacing_mm is None else f"{unit} of {_by(p.spacing_mm)} mm"
+    grey = ", colours made grey" if p.grey else ""
     ends = f" {list(p.intensity.low)} to {list(p.intensity.high)}" if p.intensity.low else ""
     oriented = f"Orientation {p.orientation}, " if p.spatial_dims == 3 else "Orientation as it is, "
     mirrored = f", averaged over mirror images along axes {list(bundle.mirror_axes)}" if bundle.mirror_axes else ""
+    scaled = f"{p.intensity.kind}{ends}"
     return [
-        f"{oriented}{spacing}, crop {p.crop}, intensities {p.intensity.kind}{ends}; done by `medssl predict` itself.",
+        f"{oriented}{size}{grey}, crop {p.crop}, intensities {scaled}; done by `medssl predict` itself.",
         "",
-        f"Windows of {_by(bundle.window)} voxels, overlapping by {bundle.overlap:.0%}{mirrored}.",
+        f"Windows of {_by(bundle.window)} {unit}, overlapping by {bundle.overlap:.0%}{mirrored}.",
     ]
 
 
@@ -175,10 +181,11 @@ def _parity(bundle: BundleSpec) -> list[str]:
 
 
 def _limits(bundle: BundleSpec, limits: Sequence[str]) -> list[str]:
+    done, told = ("classified", "told the class") if bundle.classes else ("segmented", "drawn it")
     general = (
-        "Images unlike those it was trained on (other scanners, protocols, ages, diseases) may be segmented wrongly "
+        f"Images unlike those it was trained on (other scanners, protocols, ages, diseases) may be {done} wrongly "
         "without a sign.",
-        "Its output must be looked at by someone who could have drawn it.",
+        f"Its output must be looked at by someone who could have {told}.",
     )
     return [f"- {sentence}" for sentence in (*limits, *general)]
 
