@@ -71,7 +71,7 @@ def pull_study(study_uid: str, folder: Path, pacs: PacsOptions, limits: LimitOpt
         raise MedsslError(f"the archive has no object of this {asked}", reason="pull-failed")
     if pacs.check_complete:
         with _answers(f"list the objects of the {asked}", "or give pacs.check_complete: false if it has no lists"):
-            listed = _listed(client, study_uid, series_uid)
+            listed = _listed(client, study_uid, series_uid, limits.files)
         if missing := listed - came:
             raise MedsslError(
                 f"the archive lists {len(listed)} objects of this {asked}, and {len(missing)} of them did not come: it "
@@ -123,21 +123,24 @@ def _answers(what: str, check: str) -> Iterator[None]:
         ) from error
 
 
-def _listed(client: Any, study_uid: str, series_uid: str) -> set[str]:
+def _listed(client: Any, study_uid: str, series_uid: str, most: int) -> set[str]:
     """SOP instance UIDs that the archive lists of a study or series (QIDO-RS), page by page where it has a limit.
+
+    No page is asked for beyond `most` objects, more than can have come.
 
     Raises:
         LookupError: It lists none.
     """
     listed: set[str] = set()
-    while True:
+    while len(listed) <= most:
         page = client.search_for_instances(study_uid, series_uid or None, offset=len(listed))
         new = {str(item["00080018"]["Value"][0]) for item in page} - listed
-        if not new and not listed:
-            raise LookupError("no objects")
         if not new:  # the end, or an archive that knows no pages
-            return listed
+            break
         listed |= new
+    if not listed:
+        raise LookupError("no objects")
+    return listed
 
 
 def _client(pacs: PacsOptions) -> Any:
