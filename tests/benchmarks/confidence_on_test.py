@@ -30,6 +30,8 @@ def main(bundle: Path, data: Path, most: int) -> None:
         flagged.append(bool(report["flags"]))
         truth = native_reference(cache, case)
         for label in report["labels"]:
+            if "volume_ml_low" not in label:
+                sys.exit(f"{bundle} carries no intervals of volume: its model card says why")
             volume = float((truth.array == label["value"]).sum()) * truth.geometry.voxel_ml
             inside[label["name"]][case.patient].append(label["volume_ml_low"] <= volume <= label["volume_ml_high"])
             width[label["name"]].append((label["volume_ml_high"] - label["volume_ml_low"]) / label["volume_ml"])
