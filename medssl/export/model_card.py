@@ -93,9 +93,9 @@ def _preprocessing(bundle: BundleSpec) -> list[str]:
     ends = f" {list(p.intensity.low)} to {list(p.intensity.high)}" if p.intensity.low else ""
     oriented = f"Orientation {p.orientation}, " if p.spatial_dims == 3 else "Orientation as it is, "
     mirrored = f", averaged over mirror images along axes {list(bundle.mirror_axes)}" if bundle.mirror_axes else ""
-    scaled = f"{p.intensity.kind}{ends}"
+    intensities = f"{p.intensity.kind}{ends}"
     return [
-        f"{oriented}{size}{grey}, crop {p.crop}, intensities {scaled}; done by `medssl predict` itself.",
+        f"{oriented}{size}{grey}, crop {p.crop}, intensities {intensities}; done by `medssl predict` itself.",
         "",
         f"Windows of {_by(bundle.window)} {unit}, overlapping by {bundle.overlap:.0%}{mirrored}.",
     ]

@@ -43,8 +43,6 @@ METHODS: dict[str, tuple[Component, dict[str, Any], bool]] = {
     "swin_unetr.SwinUNETRPretraining": (SWIN, {"weighting": "automatic", "width": 8}, False),
 }
 """Class below `medssl.methods`: its encoder, its arguments, and whether it has local views."""
-
-
 _IN_3D = {"alice.Alice": {"crop": [12, 12, 12]}, "voco.VoCo": {"grid": [2, 2, 2]}}
 
 
