@@ -280,6 +280,7 @@ def _write(job: Job, digest: str) -> None:
         scanner=row.scanner,
         study=row.study,
         calibrated=volume.source.calibrated,
+        to_scale=volume.source.to_scale,
     )
     channels = job.preprocess.channels_of(volume.channels)
     extra = {"source_sha256": digest, "fingerprint": case_fingerprint(volume, label), "channels": channels}

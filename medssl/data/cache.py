@@ -59,6 +59,9 @@ class CachedCase:
     study: str = ""
     calibrated: bool | None = None
     """Whether the image says how large a voxel is in the patient; None in caches from before this was kept."""
+    to_scale: bool | None = None
+    """Whether its voxel size is a length, in the patient or at the detector, and not 1 mm for want of one; None as
+    above."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for case.json."""

@@ -14,11 +14,11 @@ _PATCH_VOXELS = {2: 512 * 512, 3: 64**3}
 
 
 def case_fingerprint(volume: Volume, label: npt.NDArray[np.uint8] | None) -> dict[str, Any]:
-    """Native spacing, shape, intensity percentiles a channel and voxels a class of one case."""
+    """Native spacing (None where not told), shape, percentiles a channel and voxels a class of one case."""
     sample = volume.array.reshape(volume.channels, -1)[:, :: max(1, volume.array[0].size // 100_000)]
     values, counts = (np.array([]), np.array([])) if label is None else np.unique(label, return_counts=True)
     return {
-        "spacing_mm": list(volume.geometry.spacing_mm),
+        "spacing_mm": list(volume.geometry.spacing_mm) if volume.source.to_scale else None,
         "shape": list(volume.geometry.shape),
         "percentiles": [[float(v) for v in np.percentile(c, [0, 0.5, 50, 99.5, 100])] for c in sample],
         "label_voxels": {str(int(v)): int(n) for v, n in zip(values, counts, strict=True)},
@@ -26,8 +26,8 @@ def case_fingerprint(volume: Volume, label: npt.NDArray[np.uint8] | None) -> dic
 
 
 def merge(fingerprints: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Fingerprint of the whole data set: median, smallest and largest."""
-    spacing = np.array([f["spacing_mm"] for f in fingerprints])
+    """Fingerprint of the whole data set: median, smallest and largest; spacing of the cases that tell theirs."""
+    spacing = [f["spacing_mm"] for f in fingerprints if f["spacing_mm"]]
     shape = np.array([f["shape"] for f in fingerprints])
     percentiles = np.array([f["percentiles"] for f in fingerprints])
     voxels: dict[str, int] = {}
@@ -36,7 +36,8 @@ def merge(fingerprints: Sequence[dict[str, Any]]) -> dict[str, Any]:
             voxels[value] = voxels.get(value, 0) + count
     return {
         "cases": len(fingerprints),
-        "spacing_mm": _range(spacing),
+        "without_spacing": len(fingerprints) - len(spacing),
+        "spacing_mm": _range(np.array(spacing)) if spacing else {},
         "shape": _range(shape),
         "intensity_percentiles": np.median(percentiles, axis=0).tolist(),
         "label_voxels": dict(sorted(voxels.items(), key=lambda item: int(item[0]))),
@@ -54,8 +55,26 @@ def _range(values: npt.NDArray[Any]) -> dict[str, list[float]]:
 
 def propose(fingerprint: dict[str, Any], spatial_dims: int) -> list[str]:
     """Settings that suit the data, one sentence each: spacing, patch and batch."""
-    spacing = np.array(fingerprint["spacing_mm"]["median"])
     shape = np.array(fingerprint["shape"]["median"])
+    if fingerprint["spacing_mm"]:
+        sentence, scale = _spacing(fingerprint)
+        shape = shape * scale
+    else:
+        sentence = "spacing_mm null: no image tells how large its voxels are."
+    patch = _patch(shape, spatial_dims)
+    share = _BATCH_SHARE * fingerprint["cases"] * float(np.prod(shape))
+    batch = max(2, int(min(2 * _PATCH_VOXELS[spatial_dims], share) // np.prod(patch)))
+    return [
+        sentence,
+        f"patch {patch}: the median image, shrunk alike along all axes to what fits small memory, in steps of 8.",
+        f"batch {batch}: as many patches as two of the largest would fill, but no more than {_BATCH_SHARE:.0%} of the "
+        "data set's voxels; at least 2.",
+    ]
+
+
+def _spacing(fingerprint: dict[str, Any]) -> tuple[str, npt.NDArray[Any]]:
+    """What spacing is proposed, and how many times as many voxels the median image then has along each axis."""
+    spacing = np.array(fingerprint["spacing_mm"]["median"])
     coarse = float(spacing.max() / spacing.min())
     target = spacing.copy()
     reason = "the median of the data"
@@ -66,15 +85,9 @@ def propose(fingerprint: dict[str, Any], spatial_dims: int) -> list[str]:
             f"the median, but axis {axis} is {coarse:.1f} times coarser than the finest, so that its 10th percentile "
             "is taken there"
         )
-    patch = _patch(shape * spacing / target, spatial_dims)
-    share = _BATCH_SHARE * fingerprint["cases"] * float(np.prod(shape * spacing / target))
-    batch = max(2, int(min(2 * _PATCH_VOXELS[spatial_dims], share) // np.prod(patch)))
-    return [
-        f"spacing_mm {[round(float(s), 3) for s in target]}: {reason}.",
-        f"patch {patch}: the median image, shrunk alike along all axes to what fits small memory, in steps of 8.",
-        f"batch {batch}: as many patches as two of the largest would fill, but no more than {_BATCH_SHARE:.0%} of the "
-        "data set's voxels; at least 2.",
-    ]
+    if fingerprint["without_spacing"]:
+        reason += f"; {fingerprint['without_spacing']} of {fingerprint['cases']} images do not tell theirs"
+    return f"spacing_mm {[round(float(s), 3) for s in target]}: {reason}.", spacing / target
 
 
 def _patch(shape: npt.NDArray[Any], spatial_dims: int) -> list[int]:

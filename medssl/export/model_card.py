@@ -72,8 +72,7 @@ def _data(bundle: BundleSpec) -> list[str]:
         lines.append(f"- DICOM images of modality {' or '.join(bundle.modalities)}; those of another one are refused.")
     else:
         lines.append("- Its makers do not say of which modality its images are, so no other one is refused.")
-    spacing = known.get("fingerprint", {}).get("spacing_mm")
-    if spacing and bundle.preprocess.longest is None:  # pictures that are scaled to a length have no size in mm
+    if spacing := known.get("fingerprint", {}).get("spacing_mm"):
         low, high = (_by([round(s, 3) for s in spacing[key]]) for key in ("smallest", "largest"))
         lines.append(f"- Voxel sizes of the data set: {low if low == high else f'{low} to {high}'} mm.")
     for key, title in (("manifest_sha256", "Manifest"), ("data_sha256", "Prepared data")):

@@ -16,8 +16,12 @@ def told_modalities(cases: Sequence[CachedCase]) -> tuple[str, ...]:
 
 
 def spacing_range(cases: Sequence[CachedCase], orientation: str) -> dict[str, list[float]]:
-    """Smallest and largest voxel size of the original images along the axes of an orientation; empty without images."""
-    if not cases:
+    """Smallest and largest voxel size of the original images along the axes of an orientation.
+
+    Images that do not tell their voxel size are left out; empty where none tells it.
+    """
+    known = [case for case in cases if case.to_scale is not False]
+    if not known:
         return {}
-    sizes = np.array([oriented(case.record.native, orientation).spacing_mm for case in cases])
+    sizes = np.array([oriented(case.record.native, orientation).spacing_mm for case in known])
     return {"smallest": sizes.min(axis=0).tolist(), "largest": sizes.max(axis=0).tolist()}

@@ -71,6 +71,11 @@ class Source:
     doubts: tuple[tuple[str, str], ...] = ()
 
     @property
+    def to_scale(self) -> bool:
+        """Whether spacing is a length, in the patient or at the detector, and not 1 mm for want of one."""
+        return self.calibrated or self.at_detector
+
+    @property
     def patient(self) -> str:
         """Pseudonym of DICOM's PatientID, empty where there is none."""
         return self.person.number

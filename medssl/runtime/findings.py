@@ -100,9 +100,11 @@ def uncalibrated(spec: BundleSpec) -> list[str]:
 def doubts(volume: Volume, spec: BundleSpec) -> list[Flag]:
     """What its reader doubts, and where an image lies outside what the network was trained on, as its header tells."""
     told = [{"code": code, "text": text} for code, text in volume.source.doubts]
-    if not (volume.source.calibrated or volume.source.at_detector):
-        return told
     own, ranges = _sizes(volume, spec)
+    if text := _no_size(volume, spec, known=bool(ranges[0])):
+        return [*told, {"code": "voxel-size", "text": text}]
+    if not volume.source.to_scale:
+        return told
     low, high = (size / _SPACING_RATIO for size in ranges[0]), (size * _SPACING_RATIO for size in ranges[1])
     limits = list(zip(low, high, strict=True))
     if all(a <= size <= b for size, (a, b) in zip(own, limits, strict=True)):
@@ -110,6 +112,23 @@ def doubts(volume: Volume, spec: BundleSpec) -> list[Flag]:
     usual = ", ".join(dict.fromkeys(f"{a:.2f} to {b:.2f}" for a, b in limits))
     text = f"voxel size {', '.join(f'{s:.2f}' for s in own)} mm lies outside the training data's {usual} mm"
     return [*told, {"code": "voxel-size", "text": text}]
+
+
+def _no_size(volume: Volume, spec: BundleSpec, *, known: bool) -> str:
+    """What speaks against an image that the network works on in mm, where it or the training does not tell its mm."""
+    if spec.preprocess.spacing_mm is None or volume.source.to_scale is known:
+        return ""
+    works = f"the network works on voxels of {_by(spec.preprocess.spacing_mm)} mm"
+    if known:
+        return f"{works}, but the image does not tell its voxel size, so 1 mm was taken"
+    if not spec.provenance.get("fingerprint"):
+        return ""
+    own = _by(volume.geometry.spacing_mm)
+    return f"{works}, but its training images did not tell theirs, so 1 mm was taken; this one has voxels of {own} mm"
+
+
+def _by(sizes: Sequence[float]) -> str:
+    return " x ".join(f"{size:.2f}" for size in sizes)
 
 
 def _sizes(volume: Volume, spec: BundleSpec) -> tuple[tuple[float, ...], tuple[Sequence[float], Sequence[float]]]:

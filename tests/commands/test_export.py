@@ -201,6 +201,9 @@ def test_spacing_is_measured_along_the_axes_of_the_orientation(cache: Cache):
     other = replace(case, record=replace(case.record, native=turned))
     assert spacing_range([case, other], "RAS") == {"smallest": [1.0, 1.5, 3.0], "largest": [1.0, 1.5, 6.0]}
     assert spacing_range([case], "SAR")["largest"] == [3.0, 1.5, 1.0]
+    picture = replace(other, to_scale=False)
+    assert spacing_range([case, picture], "RAS") == spacing_range([case], "RAS")
+    assert spacing_range([picture], "RAS") == {}
 
 
 def test_a_modality_is_stated_where_the_images_do_not_tell_it(

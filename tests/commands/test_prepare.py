@@ -59,6 +59,7 @@ def test_every_configuration_runs_as_it_is(config: Path, tmp_path: Path, capsys:
         image = cache.image(case)
         assert np.isfinite(image).all()
         assert np.abs(image).max() > 0.5
+        assert case.to_scale is (dims == 3)
         assert restore_label(np.zeros(case.shape, np.uint8), case.record).geometry.is_close(case.record.native)
         if cache.preprocess.spacing_mm is not None:
             np.testing.assert_allclose(case.spacing_mm, cache.preprocess.spacing_mm, rtol=1e-6)

@@ -5,7 +5,7 @@ from medssl.data.fingerprint import case_fingerprint, merge, propose
 from medssl.data.splits import assign_splits, empty_splits, folds, nested_subset, parse_fractions
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.geometry import Geometry
-from medssl.imaging.volume import Volume
+from medssl.imaging.volume import Source, Volume
 
 _PATIENTS = [f"p{k:02d}" for k in range(40)]
 
@@ -83,5 +83,26 @@ def test_fingerprint_counts_and_proposes_with_reasons():
     assert spacing.startswith("spacing_mm [1.0, 1.0, 5.2]: the median, but axis 2 is 6.0 times coarser")
     assert patch.startswith("patch [8, 8, 8]")
     assert batch.startswith("batch 2:"), "three small images fill no larger batch"
+    assert whole["without_spacing"] == 0
     many = merge([case(5.0, 3)] * 400)
     assert propose(many, 3)[2].startswith("batch 20:"), "5 % of 400 images of one patch each"
+
+
+def test_pictures_without_a_pixel_size_count_for_no_spacing():
+    """1 mm stands in their geometry for want of one; a radiograph's size at the detector is one."""
+
+    def case(spacing: float, **told: bool) -> dict[str, object]:
+        geometry = Geometry(np.diag([spacing, spacing, 1, 1]), (64, 48))
+        array = np.arange(64 * 48, dtype=np.float32).reshape(1, 64, 48)
+        return case_fingerprint(Volume(array, geometry, source=Source(**told)), None)
+
+    picture, radiograph = case(1.0, calibrated=False), case(0.2, calibrated=False, at_detector=True)
+    none = merge([picture, picture])
+    assert (none["spacing_mm"], none["without_spacing"]) == ({}, 2)
+    assert propose(none, 2)[:2] == [
+        "spacing_mm null: no image tells how large its voxels are.",
+        "patch [64, 48]: the median image, shrunk alike along all axes to what fits small memory, in steps of 8.",
+    ]
+    some = merge([picture, radiograph])
+    assert some["spacing_mm"]["smallest"] == some["spacing_mm"]["largest"] == [0.2, 0.2]
+    assert propose(some, 2)[0] == "spacing_mm [0.2, 0.2]: the median of the data; 1 of 2 images do not tell theirs."

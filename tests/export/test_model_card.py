@@ -27,7 +27,7 @@ def test_a_volume_is_told_in_voxels_and_as_a_segmentation(spec: BundleSpec):
 
 def test_a_picture_that_is_scaled_is_told_so_and_as_a_classification(spec: BundleSpec):
     scaled = Preprocess(spatial_dims=2, longest=256, grey=True, intensity=Intensity("none"))
-    about = {"fingerprint": {"spacing_mm": {"smallest": [1.0, 1.0], "largest": [1.0, 1.0]}}}
+    about = {"fingerprint": {"spacing_mm": {}, "without_spacing": 8}}
     picture = {"task": "classification", "preprocess": scaled, "window": (160, 224), "labels": ()}
     card = model_card(replace(spec, **picture, classes=("well", "ill"), provenance=about), None)
     assert "Orientation as it is, scaled to a longer side of 256 pixels, colours made grey, crop none" in card

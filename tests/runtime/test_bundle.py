@@ -89,6 +89,30 @@ def test_the_scale_of_a_detector_is_compared_with_the_trainings_and_an_unknown_o
 
 
 @pytest.mark.parametrize(
+    ("trained", "told", "text"),
+    [
+        ([0.5, 0.5], True, ""),
+        ([0.5, 0.5], False, "voxels of 0.50 x 0.50 mm, but the image does not tell its voxel size, so 1 mm was taken"),
+        ([], True, "its training images did not tell theirs, so 1 mm was taken; this one has voxels of 0.50 x 0.50 mm"),
+        ([], False, ""),
+    ],
+)
+def test_a_network_that_works_in_mm_doubts_images_without_them(
+    bundle: Path, trained: list[float], told: bool, text: str
+):
+    spec = Bundle.open(bundle).spec
+    sizes = {"smallest": trained, "largest": trained} if trained else {}
+    known = {"spacing_mm": sizes, "provenance": {"fingerprint": {"cases": 3, "spacing_mm": sizes}}}
+    flat = replace(spec.preprocess, spatial_dims=2, spacing_mm=(0.5, 0.5))
+    geometry = Geometry(np.diag([0.5, 0.5, 1, 1]) if told else np.eye(4), (4, 4))
+    volume = Volume(np.zeros((1, 4, 4), np.float32), geometry, source=Source((), "raster", calibrated=told))
+    flags = doubts(volume, replace(spec, preprocess=flat, **known))
+    assert [flag["code"] for flag in flags] == (["voxel-size"] if text else [])
+    assert all(text in flag["text"] for flag in flags)
+    assert doubts(volume, replace(spec, preprocess=replace(flat, spacing_mm=None), **known)) == []
+
+
+@pytest.mark.parametrize(
     ("own", "source", "outcome"),
     [
         ("MR", "dicom", ""),
