@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medssl.commands.console import say
 from medssl.commands.parsing import read_options, resolve_folder
-from medssl.commands.study_checks import check_cases, check_inits, check_study, claim
+from medssl.commands.study_checks import check_cases, check_seen, check_study, claim, given_encoders
 from medssl.commands.study_choices import choose, not_here, runs_of, trials_of
 from medssl.commands.study_results import write_study
 from medssl.commands.study_runs import Encoders, done_runs, is_done, left_encoders, prepare_study, pretrain_arms
@@ -44,10 +44,11 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     check_cases(study, out, seeds or study.seeds)
     asked, number = {arm.name for arm in chosen}, min(study.pretrainings, seeds or study.seeds)
     left = left_encoders(study, [arm for arm in study.arms if arm.name not in asked], data, out, number)
-    unknown = check_inits(study, data, out, [arm for arm in study.arms if arm.name in asked or arm.name in left])
-    for sentence in unknown:
+    given = given_encoders([arm for arm in study.arms if arm.name in asked or arm.name in left], data)
+    for sentence in check_seen(study, out, given):
         say(f"curve: {sentence}")
     encoders = _with_left(study, pretrain_arms(study, chosen, data, out, number), left)
+    unknown = check_seen(study, out, encoders.files)  # by data of their own, too, such as those of `also`
     here = [arm for arm in study.arms if arm.name in asked or arm.name in encoders.files]
     tried = _done(trials_of(study, here, encoders, out), asked, jobs, "trial ")
     tried.sort(key=lambda done: (done.run.arm.name, done.run.trial or 0))

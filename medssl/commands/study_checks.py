@@ -1,7 +1,7 @@
 """What is wrong with a label-fraction study, told before anything is run, and with the folder and data it is given."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +153,9 @@ def _unfit(study: StudyPlan, arm: ArmPlan, verb: str, values: dict[str, Any]) ->
     if verb == "pretrain":
         given = {name: values[name] for name in ("method", "encoder", "views", "train", "init", "also")}
         pretrain_job.Settings(**given).check()
+        if held := [split for split in values["views"].splits if split in ("val", "test")]:
+            so = "by whose patients the study chooses or measures: leave it out"
+            yield f"views.splits has {' and '.join(held)}, {so}"
         return
     names = ("task", "loss", "network", "crops", "transfer", "augment", "inference", "train", "label_augment")
     init = Path("encoder.safetensors") if arm.pretrained else None
@@ -162,14 +165,24 @@ def _unfit(study: StudyPlan, arm: ArmPlan, verb: str, values: dict[str, Any]) ->
         yield f"task {settings.task} is not what metric {study.metric} measures: that is for a {study.task}"
 
 
-def check_inits(study: StudyPlan, data: Path, out: Path, arms: Sequence[ArmPlan]) -> list[str]:
-    """Refuse encoders from elsewhere that have seen patients of the study's splits val and test.
+def given_encoders(arms: Sequence[ArmPlan], data: Path) -> dict[str, list[Path]]:
+    """Arm to the encoder file from elsewhere that it starts from, itself or its pretraining."""
+    given = {arm.name: data / arm.init if arm.init else _init_of_pretraining(arm) for arm in arms}
+    return {name: [file] for name, file in given.items() if file}
+
+
+def _init_of_pretraining(arm: ArmPlan) -> Path | None:
+    init = with_config(arm.pretrain.options).get("init") if arm.pretrain.options else None
+    return Path(init) if init else None
+
+
+def check_seen(study: StudyPlan, out: Path, files: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Refuse encoders that have seen patients of the study's splits val and test.
 
     Args:
         study: The plan; its cases are prepared.
-        data: Folder that the encoders are named from.
         out: The study's folder.
-        arms: Those that are asked for.
+        files: Arm to its encoder files.
 
     Returns:
         What to warn of encoders of which nobody knows whom they saw.
@@ -185,19 +198,19 @@ def check_inits(study: StudyPlan, data: Path, out: Path, arms: Sequence[ArmPlan]
     asked_of: dict[str, set[str]] = {"val": set(), "test": set()}
     for case in Cache.open(cache_of(study, out)).cases:
         asked_of.setdefault(case.split, set()).add(case.patient)
-    for arm in arms:
-        seen = encoder_patients(data / arm.init) if arm.init else []
+    for name, file in [(name, file) for name, own in files.items() for file in own]:
+        seen = encoder_patients(file)
         if seen is None:
-            unknown += seen_in_pretraining(arm.name, None, asked_of.get(study.split, set()), study.split)
+            unknown += seen_in_pretraining(name, None, asked_of.get(study.split, set()), study.split)
             continue
         for split in ("val", "test"):
             asked = asked_of[split]
             if known := asked.intersection(seen):
                 problems.append(
-                    f"arms: {arm.name}: {len(known)} of {len(asked)} {split} patients were in the pretraining of init "
-                    f"{data / arm.init}: leave them out of it, or give an encoder that has not seen them. Patients are "
+                    f"arms: {name}: {len(known)} of {len(asked)} {split} patients were in the pretraining of "
+                    f"{file}: leave them out of it, or give an encoder that has not seen them. Patients are "
                     "told apart by their names in the manifests; where others are only called alike, rename them"
                 )
     if problems:
         raise ConfigError(problems)
-    return unknown
+    return list(dict.fromkeys(unknown))

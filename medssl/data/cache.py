@@ -200,11 +200,11 @@ class Cache:
         return self._crop(case, "label", start, size)
 
     def foreground(self, case: CachedCase) -> dict[int, npt.NDArray[np.int32]]:
-        """Some voxel indices (n, d) of each class that the case holds."""
+        """Some voxel indices (n, d) of each class that the case holds; of voxels that nobody judged none."""
         path = self._folder(case) / "foreground.npz"
         try:
             with np.load(path, allow_pickle=False) as points:
-                return {int(value): points[value] for value in points.files}
+                return {int(value): points[value] for value in points.files if int(value) != self.ignore_label}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
             raise CacheError(f"{path} is missing or damaged ({error}): prepare it again", reason="bad-cache") from error
 

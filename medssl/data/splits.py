@@ -70,13 +70,21 @@ def nested_subset(
     return order[:number]
 
 
-def folds(patients: Sequence[str], number: int, seed: int) -> list[list[str]]:
+def folds(patients: Sequence[str], number: int, seed: int, groups: Mapping[str, str] | None = None) -> list[list[str]]:
     """Held-out patients of each fold; every patient is held out once.
+
+    Args:
+        patients: All of them; repeats count once.
+        number: Folds.
+        seed: Seed of the order.
+        groups: Group of each patient, for instance the class: of each, folds hold numbers that differ by one at most.
 
     Raises:
         ConfigError: Fewer than two folds or more folds than patients.
     """
     order = _shuffled(patients, seed)
+    if groups:
+        order = sorted(order, key=groups.__getitem__)  # stable: dealt out group by group
     if not 2 <= number <= len(order):
         raise ConfigError([f"folds must lie between 2 and the {len(order)} labelled patients, got {number}"])
     return [order[k::number] for k in range(number)]

@@ -76,8 +76,19 @@ METRICS: Mapping[str, ClassMetric] = {
 }
 """Name to metric, all but those of ordered classes."""
 
+_MEANS_OVER_CLASSES = (auroc, average_precision, balanced_accuracy)
 LESS_IS_BETTER = ("calibration_error", "brier")
 """Of these metrics."""
+
+
+def of_drawn(metric: ClassMetric, truth: _Int, shares: _Float, drawn: _Int) -> float:
+    """The metric of cases that are drawn from all.
+
+    A mean over classes is NaN where one of all cases' classes was not drawn: a mean over the others is another number.
+    """
+    if metric in _MEANS_OVER_CLASSES and len(np.unique(truth[drawn])) < len(np.unique(truth)):
+        return float("nan")
+    return metric(truth[drawn], shares[drawn])
 
 
 def of_one_class(score: Callable[..., float], positive: npt.NDArray[np.bool_], shares: _Float) -> float:

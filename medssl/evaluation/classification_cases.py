@@ -14,6 +14,7 @@ from medssl.evaluation.class_metrics import (
     LESS_IS_BETTER,
     METRICS,
     ClassMetric,
+    of_drawn,
     of_one_class,
     quadratic_kappa,
     reliability,
@@ -141,7 +142,7 @@ def summarise_classes(
     def of_part(part: npt.NDArray[np.int64]) -> dict[str, Interval]:
         own, found = [patients[position] for position in part], {}
         for name, metric in asked.items():
-            statistic = partial(_of_drawn, metric, truth[part], shares[part])
+            statistic = partial(of_drawn, metric, truth[part], shares[part])
             found[name] = statistic_interval(statistic, own, resamples=resamples)
         return found
 
@@ -188,7 +189,7 @@ def compare_classes(
     found: dict[str, dict[str, Any]] = {"others": {}, "differences": {}, "tests": {}}
     for other, predictions in others.items():
         _, second = _in_order(predictions, classes, names)
-        alone = measured(lambda metric, s=second: partial(_of_drawn, metric, truth, s))  # type: ignore[misc]
+        alone = measured(lambda metric, s=second: partial(of_drawn, metric, truth, s))  # type: ignore[misc]
         differences = measured(lambda metric, s=second: partial(_between, metric, truth, (first, s)))  # type: ignore[misc]
         found["others"][other] = {"metrics": _json(alone)}
         found["differences"][other] = _json(differences)
@@ -225,14 +226,10 @@ def _in_order(
     return truth, np.stack([p.probabilities for p in predictions])[:, columns]
 
 
-def _of_drawn(metric: ClassMetric, truth: npt.NDArray[np.int64], shares: _Float, drawn: npt.NDArray[np.int64]) -> float:
-    return metric(truth[drawn], shares[drawn])
-
-
 def _between(
     metric: ClassMetric, truth: npt.NDArray[np.int64], shares: tuple[_Float, _Float], drawn: npt.NDArray[np.int64]
 ) -> float:
-    return _of_drawn(metric, truth, shares[0], drawn) - _of_drawn(metric, truth, shares[1], drawn)
+    return of_drawn(metric, truth, shares[0], drawn) - of_drawn(metric, truth, shares[1], drawn)
 
 
 def _of_class(

@@ -104,13 +104,15 @@ def shot_interval(ours: Sequence[Shot], theirs: Sequence[Shot], data: ProbeData,
         share = _shares([s.scores[..., column] for s in ours], with_it, without)
         if theirs:
             share = share - _shares([s.scores[..., column] for s in theirs], with_it, without)
-        tables.append((with_it, without, share))
+        if len(with_it) and len(without):
+            tables.append((with_it, without, share))
 
     def statistic(drawn: npt.NDArray[np.int64]) -> float:
         times = np.bincount(drawn, minlength=len(answers)).astype(np.float64)
         pairs = [(times[with_it], times[without], share) for with_it, without, share in tables]
-        areas = [a @ share @ b / (a.sum() * b.sum()) for a, b, share in pairs if a.any() and b.any()]
-        return float(np.mean(areas)) if areas else math.nan
+        if not pairs or not all(a.any() and b.any() for a, b, _ in pairs):  # a mean over fewer is another number
+            return math.nan
+        return float(np.mean([a @ share @ b / (a.sum() * b.sum()) for a, b, share in pairs]))
 
     return statistic_interval(statistic, [data.patients[int(row)] for row in rows], resamples=resamples)
 

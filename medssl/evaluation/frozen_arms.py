@@ -184,8 +184,15 @@ def _auroc(result: ProbeResult, data: ProbeData) -> float | None:
 def _difference(
     answers: npt.NDArray[np.bool_], ours: Sequence[Scores], theirs: Sequence[Scores], drawn: npt.NDArray[np.int64]
 ) -> float:
+    if (_asks(answers) & ~_asks(answers[drawn])).any():  # a mean over the other questions is another number
+        return math.nan
     first = _mean_auroc(answers[drawn], [scores[drawn] for scores in ours])
     return first - _mean_auroc(answers[drawn], [scores[drawn] for scores in theirs]) if theirs else first
+
+
+def _asks(answers: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """(Q,) questions that have both answers."""
+    return np.asarray(answers.any(0) & ~answers.all(0))
 
 
 def _mean_auroc(answers: npt.NDArray[np.bool_], scores: Sequence[Scores]) -> float:

@@ -3,7 +3,8 @@
 Boundaries are the voxels of a mask that have a face neighbour outside it (Maier-Hein et al., Metrics Reloaded, 2024,
 https://doi.org/10.1038/s41592-023-02151-z); distances between them come from MONAI with the spacing in mm. Where one
 mask is empty a distance does not exist: it is infinite here, said as not defined in tables, and counted. Where both are
-empty the case says nothing about the class: everything is NaN, left out of means, and counted.
+empty the case says nothing about the class: everything is NaN, left out of means, and counted. Where ignored voxels
+hide all of both boundaries, distance and surface Dice are NaN.
 """
 
 import math
@@ -24,9 +25,10 @@ class ClassScore:
 
     Args:
         dice: 0 to 1; NaN where both masks are empty.
-        hd95_mm: Larger of the two 95th percentiles of boundary distances; NaN where both masks are empty, infinite
-            where one is.
-        nsd: Share of both boundaries that lies within the tolerance of the other; NaN where both are empty.
+        hd95_mm: Larger of the two 95th percentiles of boundary distances; NaN where both masks are empty or no
+            boundary was judged, infinite where one mask is empty.
+        nsd: Share of both boundaries that lies within the tolerance of the other; NaN where both masks are empty or no
+            boundary was judged.
         prediction_voxels: Size of the prediction, ignored voxels left out.
         reference_voxels: Size of the reference.
     """
@@ -94,9 +96,9 @@ def _score(
         return ClassScore(nothing, math.inf if any(sizes) else math.nan, nothing, *sizes)
     dice = 2 * int((prediction & reference).sum()) / sum(sizes)
     there, back = _boundary_distances(prediction, reference, judged, spacing_mm)
-    if not len(there) or not len(back):
-        return ClassScore(dice, math.inf, 0.0, *sizes)
-    hd95 = max(float(np.percentile(there, 95)), float(np.percentile(back, 95)))
+    if not len(there) and not len(back):
+        return ClassScore(dice, math.nan, math.nan, *sizes)
+    hd95 = max(float(np.percentile(distances, 95)) for distances in (there, back) if len(distances))
     near = int((there <= tolerance_mm).sum()) + int((back <= tolerance_mm).sum())
     return ClassScore(dice, hd95, near / (len(there) + len(back)), *sizes)
 
@@ -109,20 +111,21 @@ def _boundary_distances(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Distances in mm from each boundary voxel of one mask to the boundary of the other, both ways.
 
-    A boundary made by the edge of the ignored region is nobody's boundary, so voxels beside it are left out.
+    A boundary made by the edge of the ignored region is nobody's boundary: nothing is measured from voxels beside it.
+    Others are measured to them, or what lies beside an unclear rim would be measured to the far side of the structure.
     """
     box = _box(prediction | reference)
     ours, theirs = (mask[box] & ~binary_erosion(mask[box]) for mask in (prediction, reference))
-    if judged is not None:
-        beside = binary_dilation(~judged)[box]
-        ours, theirs = ours & ~beside, theirs & ~beside
-    if not ours.any() or not theirs.any():
-        return np.array([]), np.array([])
-    there, back = (
-        np.asarray(get_surface_distance(a, b, "euclidean", list(spacing_mm)), dtype=np.float64)
-        for a, b in ((ours, theirs), (theirs, ours))
-    )
-    return there, back
+    counted = np.True_ if judged is None else ~binary_dilation(~judged)[box]
+    return _distances(ours & counted, theirs, spacing_mm), _distances(theirs & counted, ours, spacing_mm)
+
+
+def _distances(
+    begin: npt.NDArray[np.bool_], end: npt.NDArray[np.bool_], spacing_mm: Sequence[float]
+) -> npt.NDArray[np.float64]:
+    if not begin.any():
+        return np.array([])
+    return np.asarray(get_surface_distance(begin, end, "euclidean", list(spacing_mm)), dtype=np.float64)
 
 
 def _box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:

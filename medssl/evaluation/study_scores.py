@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medssl.evaluation.class_metrics import auroc, balanced_accuracy, quadratic_kappa
+from medssl.evaluation.class_metrics import auroc, balanced_accuracy, of_drawn, quadratic_kappa
 from medssl.evaluation.statistics import comparable_dice, crossed_interval, t_interval
 from medssl.evaluation.study_plan import Metric
 from medssl.evaluation.swap_tests import SwapTest, swap_answers, swap_means
@@ -51,7 +51,7 @@ def measure_of(metric: Metric) -> Measure:
     def of_classes(tested: NetworkScores, drawn: npt.NDArray[np.int64]) -> float:
         if tested.truth is None:
             raise ConfigError([f"metric {metric} needs classes, {tested.arm} has none: use dice"])
-        return found(tested.truth[drawn], tested.values[drawn])
+        return of_drawn(found, tested.truth, tested.values, drawn)
 
     return of_classes
 

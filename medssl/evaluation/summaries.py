@@ -24,7 +24,7 @@ CONVENTIONS = (
     "Differences are paired, case by case, and of Dice alone: what one arm rightly leaves empty and the other invents "
     "counts 1 against 0 there; what both leave empty stays out. So a difference need not be that of the means. "
     "Distances have no such best value and are not compared in pairs.",
-    "Ignored voxels count nowhere.",
+    "Ignored voxels count nowhere; a structure whose whole boundary they hide has no distance and no surface Dice.",
     CONVENTION,
     "Intervals: 95 %, BCa bootstrap over patients; all cases of a patient are drawn together.",
     PAIRED_TEST,

@@ -34,8 +34,7 @@ def fit_thresholds(
         if len(outside):
             samples.setdefault(0, []).append(rng.choice(outside, min(_BACKGROUND_POINTS, len(outside)), replace=False))
         for value, points in cache.foreground(case).items():
-            if value != cache.ignore_label:
-                samples.setdefault(value, []).append(image[tuple(points.T)])
+            samples.setdefault(value, []).append(image[tuple(points.T)])
     if len(samples) < 2:
         raise CacheError(
             f"{cache.path}: the threshold rule needs labelled cases with two classes or more in split `train`: leave "

@@ -35,8 +35,8 @@ class ClassificationTask(nn.Module):
 def classification_scores(probability: npt.NDArray[np.floating], truth: npt.NDArray[np.integer]) -> dict[str, float]:
     """`auroc`: mean over classes of one against the rest; `balanced_accuracy`: mean recall; `log_loss`.
 
-    Classes without both positive and negative cases have no AUROC and are left out of the mean; with none left it is
-    0.5, which says nothing.
+    Classes without both positive and negative cases have no AUROC and are left out of the mean; with none left there is
+    no `auroc`.
 
     Args:
         probability: (cases, classes).
@@ -48,7 +48,7 @@ def classification_scores(probability: npt.NDArray[np.floating], truth: npt.NDAr
     recalls = [float((predicted[truth == k] == k).mean()) for k in np.unique(truth)]
     chosen = np.take_along_axis(probability, truth[:, None], 1)[:, 0]
     return {
-        "auroc": float(np.mean(known)) if known else 0.5,
+        **({"auroc": float(np.mean(known))} if known else {}),
         "balanced_accuracy": float(np.mean(recalls)),
         "log_loss": float(-np.log(np.clip(chosen, 1e-7, None)).mean()),
     }

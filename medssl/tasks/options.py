@@ -175,12 +175,12 @@ class InferenceOptions:
     """Windows predicted at once."""
 
     cases: int = 0
-    """Validate on this many cases at most, the same ones each time; 0 = all."""
+    """Validate on this many cases at most, the same ones each time, spread over the classes; 0 = all."""
 
     choose: Literal["best", "last"] = "best"
     """The model that is kept: `best` = highest validation score, the earlier one on a tie; `last` = the end of the
-    training. Without validation cases it is the last. Choose `last` to count labels honestly: validation labels are
-    labels too."""
+    training. Without validation cases, or where they are of one class or hold no structure, it is the last. Choose
+    `last` to count labels honestly: validation labels are labels too."""
 
     def __post_init__(self) -> None:
         rules = [

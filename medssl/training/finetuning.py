@@ -16,14 +16,14 @@ from medssl.training.batches import StepBatches
 from medssl.training.checkpoints import require_space
 from medssl.training.damaged_cases import DamagedCases
 from medssl.training.finetune_job import Finetuning, Job, build_job, describe, model_spec
-from medssl.training.finetune_settings import Settings
 from medssl.training.loop import FitResult, Hooks, duration, fit, train_step
 from medssl.training.options import RESUMABLE
 from medssl.training.run_folder import RunFolder
-from medssl.training.shares import Share
+from medssl.training.shares import Share, looked_at, tells_apart
 from medssl.training.state import build, checkpoint_bytes
 from medssl.training.validation import MONITOR, make_validation
 
+_NO_CHOICE = {"classification": "are of one class", "segmentation": "hold no structure"}
 _CHECKPOINTS = 4  # the old one, the new one while it is written, the best weights and the model
 
 
@@ -83,9 +83,11 @@ def announce(tuning: Finetuning, job: Job, out: Path) -> None:
     start = "random weights" if job.report is None else f"{settings.init}: {job.report}"
     rule = (
         f"the weights with the highest {MONITOR[settings.task]} of these, the earlier ones on a tie"
-        if _chooses(settings, share)
+        if _chooses(tuning, share)
         else "the weights at the end"
     )
+    if share.validation and settings.inference.choose == "best" and not _chooses(tuning, share):
+        rule += f", because the validation cases {_NO_CHOICE[settings.task]}"
     work = f"{train.steps} steps of {train.batch_size} crops = {train.steps * train.batch_size / len(share.train):.1f}"
     where = f"{tuning.fabric.world_size} x {tuning.fabric.device.type}{limit}"
     lines = [
@@ -128,10 +130,10 @@ def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResu
     run.start(describe(tuning, job), {"data", *(f"train.{name}" for name in RESUMABLE)}, resume)
     spec = model_spec(tuning, job)
     batch_size, monitor = settings.inference.batch_size, MONITOR[settings.task]
-    few = share.validation[: settings.inference.cases or None]
+    few = looked_at(share.validation, settings.inference.cases)
     validate = make_validation(tuning.cache, few, spec, tuning.fabric, batch_size) if few else None
     damaged = DamagedCases([case.case for case in job.share.train], settings.train.damaged_cases, run)
-    chosen_by = monitor if _chooses(settings, share) else ""
+    chosen_by = monitor if _chooses(tuning, share) else ""
     hooks = Hooks(damaged, job.augment, validate, chosen_by, before=job.before)
     with run.session():
         result = fit(
@@ -156,8 +158,10 @@ def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResu
     return result
 
 
-def _chooses(settings: Settings, share: Share) -> bool:
-    return settings.inference.choose == "best" and bool(share.validation)
+def _chooses(tuning: Finetuning, share: Share) -> bool:
+    options = tuning.settings.inference
+    few = looked_at(share.validation, options.cases)
+    return options.choose == "best" and bool(few) and tells_apart(tuning.cache, tuning.settings.task, few)
 
 
 def _people(cases: Sequence[CachedCase]) -> str:

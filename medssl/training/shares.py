@@ -35,9 +35,9 @@ def make_shares(cache: Cache, task: str, subset: SubsetOptions) -> list[Share]:
     """One share, or one a fold that is asked for.
 
     Without folds the manifest's split decides: train (and cases without a split) against val. With folds the labelled
-    patients of both are dealt out anew, each held out once. `labels` takes the first patients of one seeded order of
-    those that would be trained on, so a smaller number lies within a larger one, with about the classes' shares of all;
-    a patient brings all its cases.
+    patients of both are dealt out anew, each held out once, classes evenly. `labels` takes the first patients of one
+    seeded order of those that would be trained on, so a smaller number lies within a larger one, with about the
+    classes' shares of all; a patient brings all its cases.
 
     Args:
         cache: Prepared cache.
@@ -57,13 +57,13 @@ def make_shares(cache: Cache, task: str, subset: SubsetOptions) -> list[Share]:
                 "prepare with --split 70/15/15"
             ]
         )
+    groups = {case.patient: case.class_name for case in pool} if task == "classification" else None
     if subset.labels:
-        groups = {case.patient: case.class_name for case in pool} if task == "classification" else None
         patients = nested_subset(patients, subset.labels, subset.seed, groups)
     if not subset.folds:
         shares = [Share("", _of(pool, patients), labelled(cache, task, ("val",)))]
     else:
-        held_out = [set(part) for part in folds(patients, subset.folds, subset.seed)]
+        held_out = [set(part) for part in folds(patients, subset.folds, subset.seed, groups)]
         shares = [
             Share(f"fold_{number}", _of(pool, set(patients) - held_out[number]), _of(pool, held_out[number]))
             for number in subset.numbers()
@@ -86,6 +86,25 @@ def _refuse_one_class(cache: Cache, shares: Sequence[Share]) -> None:
             )
     if problems:
         raise ConfigError(problems)
+
+
+def looked_at(cases: Sequence[CachedCase], most: int) -> tuple[CachedCase, ...]:
+    """Cases that are validated with while a training goes on, at most so many (0: all), spread over the classes."""
+    if not most or most >= len(cases):
+        return tuple(cases)
+    order = sorted(range(len(cases)), key=lambda n: cases[n].class_name)
+    picked = {order[(2 * n + 1) * len(cases) // (2 * most)] for n in range(most)}
+    return tuple(case for number, case in enumerate(cases) if number in picked)
+
+
+def tells_apart(cache: Cache, task: str, cases: Sequence[CachedCase]) -> bool:
+    """Whether the score of these cases can tell good weights from bad ones.
+
+    It needs two classes, or a structure in one of the label maps.
+    """
+    if task == "classification":
+        return len({case.class_name for case in cases}) > 1
+    return any(cache.foreground(case) for case in cases)
 
 
 def labelled(cache: Cache, task: str, splits: Sequence[str]) -> tuple[CachedCase, ...]:

@@ -297,7 +297,11 @@ def test_a_study_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
                  "also a folder's name", "must name an arm with pretrain", "has 1 trials, the others 2",
                  "has init and pretrain", "pretrainings must be 1", "'nobody' is none of the arms"):  # fmt: skip
         assert part in told
-    arms = [{"name": "from scratch"}, {"name": "x", "init": "nothing.safetensors", "finetune": {"config": "nowhere"}}]
+    peeking = {"config": "mae_vit3d", "views": {"splits": ["train", "val"]}}
+    arms = [
+        {"name": "from scratch"}, {"name": "x", "init": "nothing.safetensors", "finetune": {"config": "nowhere"}},
+        {"name": "peeks", "pretrain": peeking},
+    ]  # fmt: skip
     plan = _plan(tmp_path, arms=arms, app="apps/none")
     assert _run(plan, tmp_path / "out", "--arms", "[y]", "--seeds", "1", "--jobs", "0") == 2
     told = capsys.readouterr().err
@@ -307,6 +311,7 @@ def test_a_study_says_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     told = capsys.readouterr().err
     assert "nothing.safetensors does not exist" in told
     assert "nowhere does not exist" in told
+    assert "arms: peeks: pretrain: views.splits has val, by whose patients the study chooses or measures" in told
     assert not (tmp_path / "out").exists()
 
 

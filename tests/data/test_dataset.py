@@ -70,6 +70,13 @@ def test_the_share_of_crops_around_foreground_is_exact(tmp_path, share, expected
     assert corners >= expected // 5
 
 
+def test_no_crop_is_aimed_at_voxels_that_nobody_judged(tmp_path):
+    cache = small_cache(tmp_path, [(64, 64)], labelled=[True], ignore_label=2)  # the corner voxel
+    source = StepDataset(cache, cache.cases, CropPlan((4, 4), 4, labels=True, foreground=1.0))
+    labels = torch.cat([source[draw]["label"] for draw in range(10)])
+    assert all(bool((label == 1).any()) for label in labels)
+
+
 def test_every_position_is_drawn_and_none_outside(tmp_path):
     cache = small_cache(tmp_path, [(6, 5)])
     source = StepDataset(cache, cache.cases, CropPlan((4, 4), 8))

@@ -56,6 +56,17 @@ def test_folds_hold_every_patient_out_once():
         folds(_PATIENTS, 1, seed=0)
 
 
+@pytest.mark.parametrize("number", [2, 3, 5])
+def test_folds_share_the_classes_out_evenly(number: int):
+    groups = {patient: "ill" if n % 4 == 0 else "well" for n, patient in enumerate(_PATIENTS)}
+    for seed in range(20):
+        parts = folds(_PATIENTS, number, seed, groups)
+        assert sorted(patient for part in parts for patient in part) == _PATIENTS
+        ill = [sum(groups[patient] == "ill" for patient in part) for part in parts]
+        assert max(ill) - min(ill) <= 1
+    assert folds(_PATIENTS, number, 0, groups) != folds(_PATIENTS, number, 1, groups)
+
+
 @pytest.mark.parametrize("text", ["70/30", "a/b/c", "-1/1/1", "0/1/1"])
 def test_unusable_fractions(text: str):
     with pytest.raises(ConfigError, match="split"):

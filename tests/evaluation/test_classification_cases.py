@@ -112,6 +112,15 @@ def test_a_part_with_few_patients_of_a_class_is_marked_and_says_how_often_its_nu
     assert "not defined" not in b["metrics"]["auroc"]["method"]
 
 
+def test_a_resample_without_a_class_is_no_mean_over_the_others() -> None:
+    """The third class has one patient, is never found, and is drawn in 64 % of the resamples."""
+    rows = [(n % 2, [0.8, 0.2, 0.0] if n % 2 == 0 else [0.2, 0.8, 0.0]) for n in range(40)] + [(2, [0.6, 0.4, 0.0])] * 2
+    names = ["a", "b", "rare"]
+    got = summarise_classes(_predictions(rows), names, 200)["metrics"]["balanced_accuracy"]
+    assert (got["estimate"], got["high"]) == pytest.approx((2 / 3, 2 / 3))
+    assert re.search(r"not defined in (2|3|4)\d\.\d% of the resamples", got["method"])
+
+
 def test_probabilities_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     cache = small_cache(tmp_path, [(8, 8)] * 2, classes=["no", "yes"])
     with pytest.raises(MedsslError, match="are no numbers"):

@@ -126,6 +126,29 @@ def test_a_mask_cut_by_the_ignored_region_gets_no_boundary_there() -> None:
     assert (score.dice, score.hd95_mm, score.nsd) == (1.0, 0.0, 1.0)
 
 
+def test_a_border_beside_ignored_voxels_is_measured_to_the_nearest_one() -> None:
+    """Two pixels short of an unclear rim are two pixels, not the way to the other side of the structure."""
+    reference = np.zeros((24, 44), np.uint8)
+    reference[2:22, 2:42] = 1
+    prediction = reference.copy()
+    prediction[:, 40:] = 0
+    assert score_classes(prediction, reference, [1], (1, 1))[1].hd95_mm == 2.0
+    reference[:, 42:] = 255
+    score = score_classes(prediction, reference, [1], (1, 1), ignore=255)[1]
+    assert score.hd95_mm == 2.0
+    assert score.nsd < 1
+
+
+def test_a_structure_whose_rim_nobody_judged_has_no_distance() -> None:
+    reference = np.zeros((12, 12), np.uint8)
+    reference[2:10, 2:10] = 255
+    reference[3:9, 3:9] = 1
+    score = score_classes((reference == 1).astype(np.uint8), reference, [1], (1, 1), ignore=255)[1]
+    assert (score.dice, score.state) == (1.0, "scored")
+    assert math.isnan(score.hd95_mm)
+    assert math.isnan(score.nsd)
+
+
 def test_several_classes_are_scored_apart() -> None:
     reference = np.array([[1, 1, 2, 2]], np.uint8)
     prediction = np.array([[1, 2, 2, 2]], np.uint8)

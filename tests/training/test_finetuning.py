@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from medssl.__main__ import main
 from medssl.commands.parsing import parse_verb
 from medssl.data.augment_options import AugmentOptions
 from medssl.data.cache import Cache
+from medssl.imaging.files import write_json
 from medssl.models.component import Component
 from medssl.models.layouts import layout_of
 from medssl.models.networks import build_encoder
@@ -283,7 +285,7 @@ def test_fewer_validation_cases_in_training_and_all_of_them_at_the_end(
         dice(voxel_counts(segment_image([network], spec, flat.image(case)), flat.label(case), [1, 2])).mean()
         for case in flat.select("val")
     ]
-    assert _metrics(tmp_path / "run")[-1]["val/dice"] == pytest.approx(found[0])
+    assert _metrics(tmp_path / "run")[-1]["val/dice"] == pytest.approx(found[1])
     assert spec.validation["dice"] == pytest.approx(np.mean(found))
     assert found[0] != found[1]
 
@@ -295,6 +297,22 @@ def test_without_validation_cases_the_end_is_kept_and_that_is_said(
     assert finetune(cache, tmp_path / "run") == 0
     assert load_model(tmp_path / "run")[1].validation == {}
     assert "kept: the weights at the end" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cases", [0, 1])
+def test_validation_cases_of_one_class_choose_nothing(
+    finetune: Finetune, tmp_path: Path, capsys: pytest.CaptureFixture[str], cases: int
+) -> None:
+    """Every look would find the same score, and the first weights would be kept."""
+    cache = texture_cache(tmp_path / "cache", 2, 8)
+    for case in cache.select("val"):
+        if case.class_name == "smooth" and not cases:
+            write_json(cache.path / "cases" / case.case / "case.json", replace(case, split="").to_json())
+    given = {"inference__cases": cases, "crops__foreground": 0, "train__steps": 4, "train__validate_every": 1}
+    assert finetune(Cache.open(cache.path), tmp_path / "run", "unet_class", **given) == 0
+    assert "kept: the weights at the end, because the validation cases are of one class" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["kept_step"] == 4
+    assert ("auroc" in load_model(tmp_path / "run")[1].validation) is bool(cases), "all cases are scored at the end"
 
 
 def test_folds_make_one_model_each_and_go_on_where_they_stopped(

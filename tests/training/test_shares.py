@@ -7,7 +7,7 @@ from phantoms import phantom_cache, texture_cache
 from medssl.data.cache import Cache, CachedCase
 from medssl.imaging.errors import ConfigError
 from medssl.tasks.options import SubsetOptions
-from medssl.training.shares import make_shares
+from medssl.training.shares import looked_at, make_shares, tells_apart
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,25 @@ def test_one_class_is_nothing_to_learn_from(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         make_shares(alone, "classification", SubsetOptions(folds=2))
     assert ["of fold_0" in caught.value.problems[0], "of fold_1" in caught.value.problems[1]] == [True, True]
+
+
+def test_a_part_of_the_validation_cases_has_its_classes(tmp_path: Path) -> None:
+    """Manifests are often sorted by class."""
+    cases = sorted(texture_cache(tmp_path, 2, 20).cases, key=lambda case: case.class_name)
+    for most in range(2, 20):
+        part = looked_at(cases, most)
+        assert len(part) == most
+        assert abs(sum(case.class_name == "fine" for case in part) - most / 2) < 1
+        assert list(part) == [case for case in cases if case in part]
+    assert looked_at(cases, 0) == looked_at(cases, 20) == tuple(cases)
+
+
+def test_cases_of_one_class_or_without_a_structure_tell_nothing_apart(cache: Cache, tmp_path: Path) -> None:
+    textures = texture_cache(tmp_path, 2, 8)
+    assert tells_apart(textures, "classification", textures.cases)
+    assert not tells_apart(textures, "classification", textures.cases[:1])
+    assert tells_apart(cache, "segmentation", cache.cases[:1])
+    assert not tells_apart(textures, "segmentation", ())
 
 
 def test_more_than_there_is_is_refused(cache: Cache) -> None:
