@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from medssl.evaluation.report.study import study_sections
+from medssl.evaluation.report.study_markdown import study_markdown
 from medssl.evaluation.study_plan import Metric
 from medssl.evaluation.study_scores import NetworkScores, measure_of
 from medssl.evaluation.study_table import compare_arms
@@ -288,6 +289,18 @@ def test_seeds_that_one_arm_lacks_are_left_out():
     point = compare_arms(rows, "scratch", "dice")["points"][1]
     assert point["differences"]["ours"]["seeds"] == [0, 2]
     assert list(point["arms"]["scratch"]["seeds"]) == [0, 1, 2]
+
+
+def test_means_that_are_told_together_are_of_the_same_seeds():
+    """Seed 1, in which both arms are bad, is lacking of one of them: its mean alone would look better."""
+    rows = [replace(row, values=row.values - 0.3 * (row.seed == 1)) for row in _rows(0.05)]
+    rows = [row for row in rows if (row.arm, row.labels, row.seed) != ("ours", 8, 1)]
+    results = _results(compare_arms(rows, "scratch", "dice"))
+    means = {arm: [found["seeds"][seed] for seed in (0, 2)] for arm, found in results["points"][1]["arms"].items()}
+    text = next(t for t in study_sections(results)[0].text if t.startswith("With 8 labelled patients"))
+    assert f"of {np.mean(means['ours']):.3f}, scratch {np.mean(means['scratch']):.3f}: difference +0.050" in text
+    assert f"| ours | {results['points'][0]['arms']['ours']['mean']['estimate']:.3f}; " in study_markdown(results)
+    assert "(2 of 3 seeds); +0.050" in study_markdown(results)
 
 
 def test_a_number_of_all_cases_is_measured_on_all_of_them():

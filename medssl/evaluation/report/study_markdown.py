@@ -43,7 +43,10 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def _arm_cell(point: Mapping[str, Any], arm: str) -> str:
     if arm not in point["arms"]:
         return ""
+    own, most = len(point["arms"][arm]["seeds"]), max(len(found["seeds"]) for found in point["arms"].values())
     mean = number_text(point["arms"][arm]["mean"]["estimate"])
+    if own < most:  # other patients to learn from, so no mean to compare with the others'
+        mean += f" ({own} of {most} seeds)"
     return f"{mean}; {_told(point['differences'][arm])}" if arm in point["differences"] else mean
 
 

@@ -1,6 +1,7 @@
 """What a label-fraction study says in words: the answer first, for whom it is what, and the rules it was made by."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from medssl.evaluation.rankings import LEVEL, holm
@@ -52,7 +53,7 @@ def summary_section(results: Mapping[str, Any], left_out: Sequence[Table]) -> Se
             both = found["over_seeds_and_patients"]
             sentences.append(
                 f"With {labelled_patients(point['labels'])}{_validated(results)} {arm} reaches {a} {metric} of "
-                f"{_mean(point['arms'][arm])}, {reference} {_mean(point['arms'][reference])}: difference "
+                f"{_mean(point['arms'][arm], found)}, {reference} {_mean(point['arms'][reference], found)}: difference "
                 f"{interval_text(both, signed=True)} over {len(found['seeds'])} seeds and {both['clusters']} patients, "
                 f"corrected p {p_text(found['p_value_corrected'])}: {found['verdict']}"
                 + (beside_its_time(results, point["labels"], arm) if found["verdict"] == "better" else "")
@@ -143,8 +144,11 @@ def _nothing_can_be_shown(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _mean(found: Mapping[str, Any]) -> str:
-    return number_text(found["mean"]["estimate"])
+def _mean(arm: Mapping[str, Any], difference: Mapping[str, Any]) -> str:
+    """Over the seeds that both arms of a difference have: others have other patients to learn from."""
+    both = {str(seed) for seed in difference["seeds"]}
+    known = [value for seed, value in arm["seeds"].items() if str(seed) in both and value is not None]
+    return number_text(fmean(known) if known else None)
 
 
 def number_text(value: float | None) -> str:
