@@ -80,7 +80,7 @@ def benchmark(
     random = _with(random, _without(random_runs(wanted, caches, rows), random), jobs)
     results = _write(out, rows, random, joint, told)
     about = f"Methods of {plan.name}, frozen features beside random weights."
-    write_report(out, benchmark_sections(results), "Comparison of methods", about, results["environment"])
+    write_report(out, benchmark_sections(results, caches), "Comparison of methods", about, results["environment"])
     say(f"benchmark: {out / 'report.html'}, {out / 'table.md'}, {out / 'results.json'}")
 
 

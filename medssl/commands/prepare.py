@@ -327,6 +327,7 @@ def _finish(
             "channels": list(channels or [f"channel_{c}" for c in range(counts.pop())]),
             "classes": sorted({c["class_name"] for c in contents if c["class_name"]}),
             "cases": names,
+            "not_prepared": {job.row.case: job.row.split for job in jobs if job.row.case in failed},
             "manifest_sha256": listed.sha256,
             "data_sha256": hashlib.sha256(
                 json.dumps([settings["preprocess"], [c["extra"]["source_sha256"] for c in contents]]).encode()

@@ -179,6 +179,10 @@ class Cache:
         """Spacing, size, intensity and class counts of the data set."""
         return dict(self._content["fingerprint"])
 
+    def not_prepared(self, split: str) -> list[str]:
+        """Cases of a split that could not be prepared; caches from before this was kept tell of none."""
+        return [case for case, own in self._content.get("not_prepared", {}).items() if own == split]
+
     def select(self, split: str, labelled: bool = False) -> tuple[CachedCase, ...]:
         """Cases of a split, only those with a label map when `labelled`."""
         return tuple(c for c in self.cases if c.split == split and (c.has_label or not labelled))

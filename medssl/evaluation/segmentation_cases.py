@@ -107,7 +107,7 @@ def classified_cases(cache: Cache, split: str) -> tuple[CachedCase, ...]:
 
 
 def left_out(cache: Cache, split: str, cases: Sequence[CachedCase], kind: str) -> list[str]:
-    """The warning that cases of a split have no answer to compare with; nothing where all have one.
+    """What to say of cases of a split that no number counts: without an answer, or not prepared; nothing where all are.
 
     Args:
         cache: Prepared cache.
@@ -116,13 +116,22 @@ def left_out(cache: Cache, split: str, cases: Sequence[CachedCase], kind: str) -
         kind: What the others lack.
     """
     others = [case.case for case in cache.select(split) if case.case not in {known.case for known in cases}]
-    if not others:
-        return []
-    named = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-    return [
-        f"{len(others)} of {len(others) + len(cases)} cases of split {split} have no {kind} and are in no number "
-        f"({named}): if they were not left unlabelled at random, the numbers are not those of all cases."
-    ]
+    odd, found = cache.not_prepared(split), []
+    if others:
+        found.append(
+            f"{len(others)} of {len(others) + len(cases)} cases of split {split} have no {kind} and are in no number "
+            f"({_named(others)}): if they were not left unlabelled at random, the numbers are not those of all cases."
+        )
+    if odd:
+        found.append(
+            f"{len(odd)} case(s) of split {split} could not be prepared and are in no number ({_named(odd)}): such "
+            f"scans are often the harder ones. Why stands in {cache.path / 'problems.csv'}."
+        )
+    return found
+
+
+def _named(cases: Sequence[str]) -> str:
+    return ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "")
 
 
 def evaluate_cases(

@@ -110,6 +110,8 @@ def test_a_file_of_the_manifest_that_is_damaged_is_named(tmp_path: Path) -> None
     told = {Path(p.path).name: p for p in read_problems(tmp_path / "cache" / "problems.csv")}
     assert {name: problem.reason in DAMAGED for name, problem in told.items()} == {"cut": True, "hole": True}
     assert all(f"{name}.nii.gz" in problem.message for name, problem in told.items())
+    cache = Cache.open(tmp_path / "cache")
+    assert sorted(name for split in ("train", "val", "test") for name in cache.not_prepared(split)) == ["cut", "hole"]
 
 
 def _labelled(folder: Path, patients: int) -> Path:

@@ -20,6 +20,7 @@ from medssl.evaluation.report.feature_map import feature_map_section
 from medssl.evaluation.report.page import Table
 from medssl.evaluation.report.results import head, interval_rows, size_text, subgroup_section
 from medssl.evaluation.report.summary import classification_summary, encoder_verdict, segmentation_summary
+from medssl.imaging.problems import Problem, write_problems
 
 _EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence" / "methods_small" / "results.json"
 
@@ -222,12 +223,15 @@ def test_a_comparison_with_one_seed_shows_nothing_and_says_so(tmp_path: Path) ->
     results = {**head("benchmark"), "data_sha256": {}, **_first_seed(json.loads(_EVIDENCE.read_text()))}
     (tmp_path / "results.json").write_text(json.dumps(results))
     check_results(tmp_path / "results.json")
-    sections = {section.title: section for section in benchmark_sections(results)}
+    write_problems(tmp_path / "problems.csv", [Problem("cache/cases/odd", "unreadable", "left out", "no image")])
+    sections = {section.title: section for section in benchmark_sections(results, {"ct": tmp_path})}
     assert list(sections) == ["Summary", "chest_xray", "hippocampus", "Failures", "Every run"]
     assert "One seed only" in sections["Summary"].warnings[0]
     assert "0 of 3 methods are shown" in sections["Summary"].text[0]
     assert "after correction" not in sections["Summary"].text[0]
     assert sections["Failures"].tables[0].rows[0][:3] == ("vicreg", "chest_xray", "0")
+    assert "could not be prepared" in sections["Summary"].warnings[1]
+    assert sections["Failures"].tables[1].rows == (("odd", "no image", "unreadable"),)
     assert len(sections["Every run"].tables[0].rows) == 6 + len(results["random"])
 
 
@@ -243,7 +247,7 @@ def test_a_comparison_tells_what_stays_after_correction_and_what_neighbours_do_n
         asdict(RandomWeights("xray", {}, seed, "k", {"knn": v, "linear": v}))
         for seed, v in enumerate((0.66, 0.7, 0.68))
     ]
-    summary, table, *_ = benchmark_sections({**head("benchmark"), **_compared(runs, random)})
+    summary, table, *_ = benchmark_sections({**head("benchmark"), **_compared(runs, random)}, {})
     assert summary.text[0].startswith(
         "xray: 2 of 3 methods are shown to learn more than random weights (simclr, mae), 1 of them after correction "
         "over 6 differences (simclr). In part: moco_v2: yes, kNN not shown."

@@ -113,6 +113,14 @@ def test_cases_without_an_answer_are_told(cache: Cache) -> None:
     assert left_out(cache, "test", labelled_cases(cache, "test"), "label map") == []
 
 
+def test_cases_that_could_not_be_prepared_are_told(cache: Cache) -> None:
+    content = {**cache._content, "not_prepared": {"9L": "test", "8L": "train"}}
+    damaged = Cache(cache.path, content, cache.cases)
+    (told,) = left_out(damaged, "test", labelled_cases(damaged, "test"), "label map")
+    assert told.startswith("1 case(s) of split test could not be prepared and are in no number (9L)")
+    assert left_out(damaged, "val", damaged.select("val"), "label map") == []
+
+
 def test_a_case_whose_files_are_gone_fails_alone(cache: Cache, tmp_path: Path) -> None:
     cases = list(labelled_cases(cache, "test"))
     cases[1] = replace(cases[1], label_field=str(tmp_path / "gone.nii.gz"))

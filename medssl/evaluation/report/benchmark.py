@@ -1,10 +1,12 @@
 """Sections of a comparison of methods: what learned anything first, then every number, failures, times."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from medssl.evaluation.benchmark_table import READ_SO, encoder_name
 from medssl.evaluation.rankings import LEVEL
+from medssl.evaluation.report.failures import not_prepared
 from medssl.evaluation.report.figures import ranking_figure
 from medssl.evaluation.report.frozen import PROBES
 from medssl.evaluation.report.page import Picture, Section, Table, figure_picture
@@ -21,19 +23,21 @@ CONVENTIONS = (
 )
 
 
-def benchmark_sections(results: Mapping[str, Any]) -> list[Section]:
+def benchmark_sections(results: Mapping[str, Any], caches: Mapping[str, Path]) -> list[Section]:
     """Summary, a section a set, failures, every run.
 
     Args:
         results: Content of results.json: `comparisons` and `runs`.
+        caches: Set to the folder of its cache.
     """
+    left_out = [table for name, cache in caches.items() for table in not_prepared(cache, name)]
     comparisons = results["comparisons"]
     sets = list(dict.fromkeys(c["images"] for c in comparisons))
     by_set = {name: [c for c in comparisons if c["images"] == name] for name in sets}
     return [
-        _summary(by_set, results["runs"], results["random"]),
+        _summary(by_set, results["runs"], results["random"], left_out),
         *(_of_set(name, found) for name, found in by_set.items()),
-        _failures(results["runs"]),
+        _failures(results["runs"], left_out),
         _runs(results["runs"], results["random"]),
     ]
 
@@ -42,6 +46,7 @@ def _summary(
     by_set: Mapping[str, Sequence[Mapping[str, Any]]],
     runs: Sequence[Mapping[str, Any]],
     random: Sequence[Mapping[str, Any]],
+    left_out: Sequence[Table],
 ) -> Section:
     failed = sum(bool(run["failed"]) for run in runs)
     seeds = len({run["seed"] for run in runs})
@@ -50,6 +55,7 @@ def _summary(
         if seeds == 1
         else ()
     )
+    warnings += ("Some images could not be prepared and are in no number; see Failures.",) if left_out else ()
     parts = (
         (
             CLINICIAN,
@@ -128,15 +134,15 @@ def _picture(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[Picture, ..
     return (figure_picture(ranking_figure(rows, "difference of AUROC"), caption),)
 
 
-def _failures(runs: Sequence[Mapping[str, Any]]) -> Section:
+def _failures(runs: Sequence[Mapping[str, Any]], left_out: Sequence[Table]) -> Section:
     rows = tuple(
         (run["method"], run["images"], str(run["seed"]), " ".join(run["failed"].split()))
         for run in runs
         if run["failed"]
     )
     if not rows:
-        return Section("Failures", ("No run failed.",))
-    return Section("Failures", tables=(Table(("method", "set", "seed", "why"), rows),))
+        return Section("Failures", ("No run failed.",), tables=tuple(left_out))
+    return Section("Failures", tables=(Table(("method", "set", "seed", "why"), rows), *left_out))
 
 
 def _runs(runs: Sequence[Mapping[str, Any]], random: Sequence[Mapping[str, Any]]) -> Section:

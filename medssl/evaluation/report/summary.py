@@ -36,7 +36,11 @@ def segmentation_summary(results: Mapping[str, Any]) -> Section:
         for label, found in own["classes"].items()
     )
     failed = len(results["failures"])
-    tried = "Every case was evaluated." if not failed else f"{failed} case(s) could not be evaluated; see Failures."
+    tried = (
+        "Every prepared case was evaluated."
+        if not failed
+        else f"{failed} case(s) could not be evaluated; see Failures."
+    )
     parts = (
         (CLINICIAN, (*words, "Look at the worst case below before you trust the mean.", _ELSEWHERE)),
         (REVIEWER, (tried, *_common(results, own, "BCa"))),
