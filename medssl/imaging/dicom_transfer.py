@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.files import atomic_path
+from medssl.imaging.own_results import is_own_result
 from medssl.imaging.readers.guard import refuse_full_disk
 
 TRANSFER_SYNTAXES = (
@@ -41,12 +42,13 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 @dataclass(frozen=True)
 class Identity:
-    """Which object a file holds."""
+    """Which object a file holds, and whether it is a result of medssl."""
 
     study_uid: str
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+    own_result: bool = False
 
 
 def is_uid(text: str) -> bool:
@@ -60,16 +62,17 @@ def identity(path: Path) -> Identity:
     Raises:
         ImageError: No DICOM file, or identifiers that are none.
     """
-    tags = ["StudyInstanceUID", "SOPClassUID", "SOPInstanceUID"]
+    tags = ["StudyInstanceUID", "SOPClassUID", "SOPInstanceUID", "Manufacturer"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-            study, kind, instance = (str(head.get(tag, "")) for tag in tags)
-            found = Identity(study, kind, instance, str(head.file_meta.get("TransferSyntaxUID", "")))
+            study, kind, instance = (str(head.get(tag, "")) for tag in tags[:3])
+            syntax = str(head.file_meta.get("TransferSyntaxUID", ""))
+            found = Identity(study, kind, instance, syntax, is_own_result(head))
         except Exception as error:  # damaged files make pydicom raise many kinds
             raise ImageError(f"the object is no DICOM file ({type(error).__name__})", reason="bad-dicom") from error
-    if not all(is_uid(uid) for uid in vars(found).values()):
+    if not all(is_uid(uid) for uid in (study, kind, instance, syntax)):
         raise ImageError("the object lacks a valid study, class or instance UID", reason="bad-uid")
     return found
 
@@ -84,7 +87,7 @@ def read_object(path: Path) -> Dataset:
 def save_objects(
     datasets: Iterable[Dataset], folder: Path, *, max_files: int, max_bytes: int, keep_free: int = 0
 ) -> set[str]:
-    """Write received data sets as numbered files.
+    """Write received data sets as numbered files, but for results of medssl, which are no part of the image.
 
     Args:
         datasets: As they come in.
@@ -94,26 +97,31 @@ def save_objects(
         keep_free: Bytes that must stay free on the disk.
 
     Returns:
-        SOP instance UIDs of what came.
+        SOP instance UIDs of what came, results among them.
 
     Raises:
         ImageError: More than the limits.
     """
     size, came = 0, set()
     for number, dataset in enumerate(datasets, start=1):
-        refuse_full_disk(folder, keep_free)
-        path = folder / f"{number:06d}.dcm"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with atomic_path(path) as temporary:
-                dataset.save_as(temporary, enforce_file_format=True)
-        size += path.stat().st_size
         came.add(str(dataset.get("SOPInstanceUID", "")))
+        if not is_own_result(dataset):
+            refuse_full_disk(folder, keep_free)
+            size += _save(dataset, folder / f"{number:06d}.dcm")
         if number > max_files or size > max_bytes:
             raise ImageError(
                 f"the study is larger than {max_files} files or {max_bytes / 2**20:.0f} MiB", reason="too-large"
             )
     return came
+
+
+def _save(dataset: Dataset, path: Path) -> int:
+    """Bytes of the file that was written."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with atomic_path(path) as temporary:
+            dataset.save_as(temporary, enforce_file_format=True)
+    return path.stat().st_size
 
 
 def refused_instances(answer: Dataset) -> Sequence[str]:

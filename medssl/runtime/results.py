@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medssl.imaging.errors import ImageError, MedsslError, in_words, unquoted
-from medssl.imaging.files import UMASK, write_json
+from medssl.imaging.files import UMASK, sync_folder, write_json
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.predictor import Prediction
@@ -58,8 +58,10 @@ def write_results(
                         raise
                     _note(prediction, [f"{name} was not written: {unquoted(error)}"])
         temporary.chmod(0o777 & ~UMASK)
+        sync_folder(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
+        sync_folder(folder.parent)  # what is stored to an archive next must still be here after a loss of power
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -96,7 +96,7 @@ def read_itk(path: Path) -> Volume:
     if dims not in (2, 3):
         raise ImageError(f"{path}: {dims}D image where 2D or 3D is due", reason="not-3d")
     if any(n < 1 for n in layout.sizes):
-        raise ImageError(f"{path}: sizes {layout.sizes} in the header; all must be positive", reason="bad-header")
+        raise _bad(path, "sizes that are not all positive", layout.sizes)
     count = math.prod(layout.sizes)
     refuse_large(count * layout.kind.itemsize, path)
     values = unpacked_bytes(layout.file, layout.offset, layout.encoding, count, layout.kind)
@@ -111,7 +111,7 @@ def _nrrd(path: Path, fields: dict[str, str], end: int) -> _Layout:
     sizes = _whole(fields.get("sizes", ""), path)
     dimension = len(sizes)
     if fields.get("dimension") != str(dimension):
-        raise _bad(path, f"dimension {fields.get('dimension')}, but {dimension} sizes")
+        raise _bad(path, f"another dimension than its {dimension} sizes", fields.get("dimension", ""))
     directions = _directions(fields.get("spacedirections", ""), path)
     kinds = fields.get("kinds", "").split()
     apart = [a for a, d in enumerate(directions) if d is None]
@@ -123,7 +123,7 @@ def _nrrd(path: Path, fields: dict[str, str], end: int) -> _Layout:
     order = {"little": "<", "big": ">", "": "<"}.get(fields.get("endian", "").lower(), "")
     if not encoding or not order or fields.get("lineskip", "0") != "0":
         raise _bad(path, "an encoding, byte order or line skip that is not read")
-    skip = int(fields.get("byteskip", "0"))
+    skip = _integer(fields, "byteskip", "0", path)
     file = _data_file(path, fields["datafile"]) if "datafile" in fields else path
     offset = -1 if skip == -1 else skip + (end if file == path else 0)
     kind = _kind(fields.get("type", ""), _NRRD_TYPES, order, path)
@@ -165,7 +165,7 @@ def _meta(path: Path, fields: dict[str, str], end: int) -> _Layout:
     sizes = _whole(fields.get("dimsize", ""), path)
     dims = len(sizes)
     if fields.get("ndims") != str(dims):
-        raise _bad(path, f"NDims {fields.get('ndims')}, but {dims} sizes")
+        raise _bad(path, f"another NDims than its {dims} sizes", fields.get("ndims", ""))
     spacing = _numbers(_first(fields, ("elementspacing", "elementsize"), "1 " * dims), path)
     _check_spacing(path, spacing)
     turned = _first(fields, ("transformmatrix", "rotation", "orientation"), "")
@@ -180,13 +180,13 @@ def _meta(path: Path, fields: dict[str, str], end: int) -> _Layout:
         affine[:dims, :dims] = np.reshape(matrix, (dims, dims)).T * np.array(spacing)
         affine[:dims, 3] = origin
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    channels = int(fields.get("elementnumberofchannels", "1"))
+    channels = _integer(fields, "elementnumberofchannels", "1", path)
     packed, binary = _true(fields, "compresseddata"), _true(fields, "binarydata", "true")
     big = _true(fields, "binarydatabyteordermsb") or _true(fields, "elementbyteordermsb")
     kind = _kind(fields.get("elementtype", ""), _META_TYPES, ">" if big else "<", path)
     name = fields.get("elementdatafile", "")
     file = path if name.upper() == "LOCAL" else _data_file(path, name)
-    head = int(fields.get("headersize", "0"))
+    head = _integer(fields, "headersize", "0", path)
     offset = -1 if head == -1 else head or (end if file == path else 0)
     encoding = ("zlib" if packed else "raw") if binary else "text"
     axis = None if channels == 1 else 0
@@ -215,7 +215,7 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
             continue
         name = re.sub(r"\s", "", line[: cut.start()]).lower()
         if name in fields:
-            raise _bad(path, f"the field {name[:40]!r} twice")
+            raise _bad(path, "a field twice", name)
         fields[name] = line[cut.end() :].strip()
         if name == "elementdatafile" and not nrrd:
             return fields, at
@@ -236,17 +236,25 @@ def _data_file(path: Path, name: str) -> Path:
     bad = set(name) & set("/\\:%\0") or name.upper().startswith("LIST") or len(name) > 255
     if bad or file.is_symlink() or not file.is_file():
         raise ImageError(
-            f"{path} takes its voxels from {name[:100]!r}; only one plain file in the same folder is read, no path, "
-            "list or link: put it there, or write the image again as one file",
+            f"{path} takes its voxels from elsewhere; only one plain file in the same folder is read, no path, "
+            f"list or link: put it there, or write the image again as one file{_quoted(name)}",
             reason="detached-data",
         )
     return file
 
 
-def _bad(path: Path, what: str) -> ImageError:
+def _bad(path: Path, what: str, found: object = "") -> ImageError:
+    """What is wrong with a header, with what stands there."""
     return ImageError(
-        f"{path}: the header has {what}: it is damaged, or of a kind that is not read", reason="bad-header"
+        f"{path}: the header has {what}: it is damaged, or of a kind that is not read{_quoted(found)}",
+        reason="bad-header",
     )
+
+
+def _quoted(found: object) -> str:
+    """What a header holds, which may be a patient's name: below the first line, which alone goes to logs."""
+    text = str(found)[:100]
+    return f"\n    found: {text!r}" if text else ""
 
 
 def _no_orientation(path: Path) -> ImageError:
@@ -261,7 +269,8 @@ def _check_spacing(path: Path, spacing: npt.ArrayLike) -> None:
     values = np.asarray(spacing, dtype=np.float64)
     if not bool(np.all((values > 0) & np.isfinite(values))):
         raise ImageError(
-            f"{path}: voxel size {values.tolist()} in the header; all must be positive", reason="bad-spacing"
+            f"{path}: the voxel size in the header is not positive{_quoted(values.tolist())}",
+            reason="bad-spacing",
         )
 
 
@@ -273,10 +282,17 @@ def _true(fields: dict[str, str], name: str, default: str = "false") -> bool:
     return fields.get(name, default).lower() in ("true", "t", "1")
 
 
+def _integer(fields: dict[str, str], name: str, default: str, path: Path) -> int:
+    text = fields.get(name, default)
+    if not re.fullmatch(r"[+-]?\d{1,18}", text):
+        raise _bad(path, f"a field {name} that is no whole number", text)
+    return int(text)
+
+
 def _whole(text: str, path: Path) -> tuple[int, ...]:
     parts = text.split()
     if not 1 <= len(parts) <= 16 or not all(re.fullmatch(r"\d{1,9}", part) for part in parts):
-        raise _bad(path, f"sizes {text[:100]!r}")
+        raise _bad(path, "sizes that are none", text)
     return tuple(int(part) for part in parts)
 
 
@@ -284,13 +300,13 @@ def _numbers(text: str, path: Path) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split())
     except ValueError as error:
-        raise _bad(path, f"the numbers {text[:100]!r}") from error
+        raise _bad(path, "numbers that are none", text) from error
 
 
 def _vector(text: str, length: int, path: Path) -> tuple[float, ...]:
     values = _numbers(text.strip("() ").replace(",", " "), path)
     if len(values) != length or not np.all(np.isfinite(values)):
-        raise _bad(path, f"the vector {text[:100]!r}")
+        raise _bad(path, "a vector that is none", text)
     return values
 
 
@@ -302,5 +318,5 @@ def _directions(text: str, path: Path) -> list[tuple[float, ...] | None]:
 def _kind(name: str, table: Mapping[str, tuple[str, ...]], order: str, path: Path) -> np.dtype[np.generic]:
     code = next((code for code, names in table.items() if name.lower() in names), "")
     if not code:
-        raise _bad(path, f"the voxel type {name[:40]!r}")
+        raise _bad(path, "a voxel type that is not read", name)
     return np.dtype(order + code)

@@ -40,7 +40,7 @@ def write_secondary_capture(
         ImageError: The image is not DICOM.
     """
     datasets, further = read_source(image), read_further(image)
-    own = identity(datasets, further, maker, "dicom-sc")
+    own = identity(datasets, further, maker, "dicom-sc", *text, *([] if mask is None else [mask.array[0]]))
     picture = overlay_picture(image, mask, labels, (f"{maker.model}.", *text, *maker.cautions))
     with quiet():
         capture = SCImage.from_ref_dataset(

@@ -147,7 +147,7 @@ def _save(
             f"{kind} needs the image's frame of reference, which its files do not name; leave {kind} out of --format",
             reason="no-frame-of-reference",
         )
-    own = identity(datasets, further, maker, kind)
+    own = identity(datasets, further, maker, kind, frames)
     every = kind != "dicom-seg" or len(labels) * frames.size // 8 <= _EVERY_FRAME
     if not every:
         _check_size(frames)

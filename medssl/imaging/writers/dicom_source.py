@@ -3,7 +3,7 @@
 import datetime
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,6 +22,7 @@ from medssl.imaging.errors import ImageError
 from medssl.imaging.files import atomic_path
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.labels import Code
+from medssl.imaging.own_results import MANUFACTURER, UID_ROOT
 from medssl.imaging.volume import Volume
 
 RESEARCH_ONLY = "Not a medical device; for research only"
@@ -30,7 +31,6 @@ LPS = np.array([-1.0, -1.0, 1.0])
 DEFAULT_CATEGORY = Code("123037004", "SCT", "Anatomical Structure")
 DEFAULT_TYPE = Code("85756007", "SCT", "Tissue")
 _ARTIFICIAL_INTELLIGENCE = DicomCode("123110", "DCM", "Artificial Intelligence")
-_ROOT = "2.25."
 _BESIDE = 0.25
 """A plane may lie this share of a voxel beside its place on the grid: headers round their numbers."""
 _MAY_BE_EMPTY = (
@@ -53,8 +53,8 @@ class Maker:
 
     Args:
         model: Name of the algorithm.
-        key: What identifies the algorithm (the bundle's hash); with the source and the kind of object it determines
-            the UIDs, so that the same result written again has the same identity.
+        key: What identifies the algorithm (the bundle's hash); with the source, the kind of object and its content it
+            determines the UIDs, so that the same result written again has the same identity, and another one has not.
         cautions: Sentences to be shown wherever the result is: reasons not to use it first, then warnings.
     """
 
@@ -75,7 +75,7 @@ class Maker:
     def equipment(self) -> dict[str, Any]:
         """Arguments of highdicom's objects that name the device."""
         return {
-            "manufacturer": "medssl",
+            "manufacturer": MANUFACTURER,
             "manufacturer_model_name": self.model[:64] or "medssl",
             "software_versions": version("medssl"),
             "device_serial_number": self.key[:16] or "0",
@@ -88,10 +88,10 @@ class Maker:
 
 @dataclass(frozen=True)
 class Identity:
-    """UIDs of an object: the same source, algorithm and kind give the same, so that a PACS holds it once.
+    """UIDs of an object: the same source, algorithm, kind and content give the same, so that a PACS holds it once.
 
     Args:
-        parts: Source instances of all channels, the algorithm's key and the kind of object.
+        parts: Source instances of all channels, the algorithm's key, the kind of object and a hash of its content.
     """
 
     parts: tuple[str, ...]
@@ -99,7 +99,7 @@ class Identity:
     def uid(self, *more: str) -> str:
         """UID below 2.25 from a hash, as DICOM PS3.5 B.2 allows for UUIDs."""
         digest = hashlib.sha256("\0".join((*self.parts, *more)).encode()).digest()[:16]
-        return _ROOT + str(int.from_bytes(digest, "big"))
+        return UID_ROOT + str(int.from_bytes(digest, "big"))
 
 
 def read_source(source: Volume) -> list[Dataset]:
@@ -126,10 +126,34 @@ def read_further(source: Volume) -> list[Dataset]:
         return [_header(file) for file in source.source.further]
 
 
-def identity(datasets: Sequence[Dataset], further: Sequence[Dataset], maker: Maker, kind: str) -> Identity:
-    """Identity of the object of a kind made from these source images, those of the other channels (`further`) too."""
+def identity(
+    datasets: Sequence[Dataset], further: Sequence[Dataset], maker: Maker, kind: str, *content: str | npt.NDArray[Any]
+) -> Identity:
+    """Identity of an object: one UID never stands for two results, of which an archive would keep the first.
+
+    The version of medssl is no part of it: a new one that finds the same makes the same object.
+
+    Args:
+        datasets: Source images.
+        further: Those of the other channels.
+        maker: The algorithm; its cautions are part of what the object says.
+        kind: Kind of object.
+        content: What else it says: masks, numbers in words.
+    """
     instances = (str(d.SOPInstanceUID) for d in (*datasets, *further))
-    return Identity((str(datasets[0].StudyInstanceUID), *instances, maker.key, kind))
+    said = _hash((*maker.cautions, *content))
+    return Identity((str(datasets[0].StudyInstanceUID), *instances, maker.key, kind, said))
+
+
+def _hash(content: Iterable[str | npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for part in content:
+        size = len(part) if isinstance(part, str) else part.shape
+        digest.update(f"\0{size}\0".encode())  # so that no two contents are one string of bytes
+        planes = (part.encode(),) if isinstance(part, str) else (np.ascontiguousarray(plane).data for plane in part)
+        for plane in planes:
+            digest.update(plane)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -107,9 +107,9 @@ def write_dicom_sr(
         ImageError: The source is not DICOM.
     """
     datasets, further = read_source(source), read_further(source)
-    own = identity(datasets, further, maker, "dicom-sr")
     with quiet():
         segments = None if segmentation is None else pydicom.dcmread(segmentation, stop_before_pixels=True)
+        own = identity(datasets, further, maker, "dicom-sr", _said(findings, segments))
         groups = [*_structures(findings, datasets, maker, own, segments), *_classes(findings, datasets, maker, own)]
         report = MeasurementReport(
             observation_context=ObservationContext(observer_device_context=_device(maker, own)),
@@ -133,6 +133,16 @@ def write_dicom_sr(
             **maker.equipment(),
         )
         save(document, datasets[0], path)
+
+
+def _said(findings: Findings, segments: Dataset | None) -> str:
+    """Everything that a report tells of what was found, to as many digits as it tells them."""
+    sizes = [
+        (s.label.value, *(None if n is None else f"{n:.4f}" for n in (s.volume_ml, s.area_mm2)), s.remark)
+        for s in findings.structures
+    ]
+    classes = [(name, f"{p:.6f}") for name, p in findings.probabilities.items()]
+    return repr((sizes, classes, findings.called, "" if segments is None else str(segments.SOPInstanceUID)))
 
 
 def _device(maker: Maker, own: Identity) -> ObserverContext:

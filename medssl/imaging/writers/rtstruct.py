@@ -15,6 +15,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.labels import Label
+from medssl.imaging.own_results import MANUFACTURER
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_source import (
     LPS,
@@ -74,8 +75,8 @@ def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: 
         raise ImageError(
             "RTSTRUCT needs an image with a place in the patient; leave rtstruct out of --format", reason="no-position"
         )
-    own = identity(datasets, read_further(source), maker, "rtstruct")
     drawn = planes(mask.array[0], mask.geometry, datasets)
+    own = identity(datasets, read_further(source), maker, "rtstruct", drawn)
     ordered = sorted(labels, key=lambda item: item.value)
     outlines = [
         (number, frame, points)
@@ -140,7 +141,7 @@ def _structure_set(datasets: Sequence[Dataset], maker: Maker, own: Identity) -> 
     dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "RTSTRUCT", own.uid("series"), 930
     dataset.SeriesDescription = maker.description()
     dataset.OperatorsName = ""
-    dataset.Manufacturer, dataset.ManufacturerModelName = "medssl", maker.model[:64] or "medssl"
+    dataset.Manufacturer, dataset.ManufacturerModelName = MANUFACTURER, maker.model[:64] or "medssl"
     dataset.SoftwareVersions, dataset.DeviceSerialNumber = version("medssl"), maker.key[:16] or "0"
     dataset.StructureSetLabel, dataset.StructureSetName = "RESEARCH ONLY", maker.model[:64]
     dataset.StructureSetDescription = " | ".join((f"{RESEARCH_ONLY}.", *maker.cautions))[:1024]

@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Collection
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from medssl.imaging.errors import BundleError, ConfigError, MedsslError
 from medssl.runtime.bundle import Bundle, summed_files
 from medssl.runtime.server import arrivals
 from medssl.runtime.server.audit import AuditLog
-from medssl.runtime.server.folders import Folders, link_files, new_id, read_record, results_of
+from medssl.runtime.server.folders import Folders, link_files, new_id, read_record, results_of, unchanged
 from medssl.runtime.server.ledger import Job, Ledger
 from medssl.runtime.server.logs import LOG
 from medssl.runtime.server.metrics import Metrics
@@ -130,6 +131,9 @@ class Desk:
     def hand_in(self, folder: Path, living: Collection[str] = ()) -> None:
         """Make a study of an inbox a job, with what came of it by C-STORE before; one known to be incomplete will fail.
 
+        A study of which nothing new came makes none where its newest job stands: archives send a study again when our
+        results have changed it, and would do so for ever.
+
         Args:
             folder: Folder of the study.
             living: Marks of its associations that are there still.
@@ -144,7 +148,12 @@ class Desk:
                 arrivals.take_over(earlier, folder)
         arrivals.close(folder, living)
         why = arrivals.complaint(folder, living, lost_counts=self.options.dicom.aborted == "refuse")
-        told = {"incomplete": why} if why else {"replaces": replaces}
+        if not why and earlier is not None and self._stands(earlier, folder, model):
+            self.audit.write(record["caller"], "unchanged", job=earlier.name, study=study, model=model)
+            LOG.info("study %s came again without anything new: job %s stands", study, earlier.name)
+            self.folders.discard(folder)
+            return
+        told = {"incomplete": why} if why else {"replaces": replaces, "made": self._made(model)}
         self.accept(folder, new_id(), model=model, source="cstore", caller=record["caller"], study=study, **told)
 
     def _replaces(self, earlier: Path, folder: Path) -> bool:
@@ -154,6 +163,25 @@ class Desk:
         job = self.ledger.get(earlier.name)
         without = job is not None and job.state == "failed" and not self.results(job.id)
         return not without and len(list((folder / "input").iterdir())) > len(list((earlier / "input").iterdir()))
+
+    def _stands(self, earlier: Path, folder: Path, model: str) -> bool:
+        """Whether a job was made, or will be, of the same objects in the same way as one of this folder would be."""
+        job, record = self.ledger.get(earlier.name), read_record(earlier)
+        if job is None or record.get("made") != self._made(model):
+            return False
+        offered = job.reason == "store-failed" and time.time() - job.accepted < 3600 * self.options.pacs.retry_h
+        return (job.state != "failed" or offered) and unchanged(folder / "input", earlier / "input")
+
+    def _made(self, model: str) -> dict[str, Any]:
+        """What a result follows from beside the images; where it is another, a study that comes again is done again."""
+        bundle, results = self.bundles.get(model), self.options.results
+        return {
+            "bundle_sha256": bundle.sha256 if bundle else "",
+            "medssl": version("medssl"),
+            "formats": list(results.formats),
+            "resample_irregular": results.resample_irregular,
+            "store": self.options.pacs.store,
+        }
 
     def _adopt(self) -> None:
         """Hand in what lies in an inbox for nobody: its server is gone, has another name now, or listens no longer."""

@@ -26,7 +26,7 @@ from medssl.imaging.files import sync_file, sync_folder, write_json
 from medssl.runtime.server import arrivals
 from medssl.runtime.server.certificates import server_context
 from medssl.runtime.server.desk import Desk, RefusedError
-from medssl.runtime.server.folders import LOOK_BYTES, new_id, read_record
+from medssl.runtime.server.folders import LOOK_BYTES, new_id, read_record, share_file
 from medssl.runtime.server.listening import cannot_listen
 from medssl.runtime.server.logs import LOG
 
@@ -178,7 +178,7 @@ class DicomListener:
             found = _under_way(event.assoc)
             part.close()
             Path(part.name).unlink(missing_ok=True)
-            if found is not None:
+            if found is not None and not found.own_result:
                 self._lose(event, self._desk.secret.name(found.study_uid))
         self._ended(event)
 
@@ -199,7 +199,8 @@ class DicomListener:
         sender.size = 0
         try:
             found = identity(path)
-            self._keep(path, found, event)
+            if not found.own_result:  # an archive sends them again with their study, which they are no part of
+                self._keep(path, found, event)
         except ImageError as error:  # nobody knows what it is
             self._desk.metrics.refused.labels(error.reason).inc()
             LOG.warning("an object was refused: %s", error.reason)
@@ -219,6 +220,8 @@ class DicomListener:
 
     def _refuse(self, sender: _Sender, found: Identity) -> None:
         """Mark a study that lacks an object; where that fails, the release of its sender will count for nothing."""
+        if found.own_result:
+            return
         name = self._desk.secret.name
         try:
             with self._lock:
@@ -250,6 +253,8 @@ class DicomListener:
         self._note(event, study, state)
         target = folder / "input" / f"{instance}.dcm"
         known = target.exists()
+        if earlier := read_record(folder).get("earlier", ""):
+            share_file(temporary, self._desk.folders.job(earlier) / "input" / target.name)
         temporary.replace(target)
         sync_folder(target.parent)
         if not known:
@@ -341,7 +346,7 @@ class DicomListener:
         return any(found is not None and self._desk.secret.name(found.study_uid) == study for found in coming)
 
     def _hand_in(self, study: str) -> None:
-        """Make the folder of a study a job; objects that come later start another, which has these too."""
+        """Make the folder of a study a job, unless nothing of it is new; objects that come later start another."""
         with self._lock:
             self._desk.hand_in(self._folder(study), self._studies[study].living())
             self._forget(study)

@@ -1,7 +1,7 @@
 """The hospital's archive: studies are pulled from it and results stored to it, the same result never as two objects.
 
-UIDs of results are derived from the source objects and the bundle, so storing again after a kill repeats an object
-that the archive knows.
+UIDs of results are derived from the source objects, the bundle and their content, and finished results are not computed
+again, so storing after a kill repeats an object that the archive knows.
 """
 
 import ssl
@@ -44,7 +44,7 @@ class Caller:
 
 
 def pull_study(study_uid: str, folder: Path, pacs: PacsOptions, limits: LimitOptions, *, series_uid: str = "") -> None:
-    """Fetch a study, or one series of it, by DICOMweb (WADO-RS) into numbered files.
+    """Fetch a study, or one series of it, by DICOMweb (WADO-RS) into numbered files; results of medssl are left out.
 
     Args:
         study_uid: StudyInstanceUID.
@@ -67,8 +67,9 @@ def pull_study(study_uid: str, folder: Path, pacs: PacsOptions, limits: LimitOpt
             else client.iter_study(study_uid, media_types=kinds)
         )
         came = save_objects(found, folder, max_files=limits.files, max_bytes=most, keep_free=free)
-    if not came:
-        raise MedsslError(f"the archive has no object of this {asked}", reason="pull-failed")
+    if not any(folder.iterdir()):
+        but = " but results of medssl" if came else ""
+        raise MedsslError(f"the archive has no object of this {asked}{but}", reason="pull-failed")
     if pacs.check_complete:
         with _answers(f"list the objects of the {asked}", "or give pacs.check_complete: false if it has no lists"):
             listed = _listed(client, study_uid, series_uid, limits.files)

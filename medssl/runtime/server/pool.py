@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.imaging.errors import MedsslError
+from medssl.runtime.server.logs import LOG
 from medssl.runtime.server.options import PacsOptions, ServeOptions
 from medssl.runtime.server.pacs import Caller
 
@@ -190,7 +191,7 @@ class WorkerPool:
                 raise Stopped from None
             raise
         finally:
-            self._idle.put(worker if worker.alive or self._stopping else self._replace(worker))
+            self._idle.put(self._successor(worker))
 
     def pids(self) -> Sequence[int]:
         """Process ids."""
@@ -207,9 +208,26 @@ class WorkerPool:
         for worker in self._workers:
             worker.kill()
 
+    def _successor(self, worker: Worker) -> Worker:
+        """Who takes the next job; the dead worker where none can be started, since its place would be lost for ever."""
+        if worker.alive or self._stopping:
+            return worker
+        try:
+            return self._replace(worker)
+        except JobError as error:
+            LOG.error("%s", error.message)
+            return worker
+
     def _replace(self, worker: Worker) -> Worker:
         worker.kill()
-        fresh = Worker(self._settings)  # it loads while the server does other things
+        try:
+            fresh = Worker(self._settings)  # it loads while the server does other things
+        except OSError as error:
+            raise JobError(
+                f"no worker process could be started ({error.strerror or type(error).__name__}): the machine is short "
+                "of memory or processes; send the study again once it is not",
+                reason="no-worker",
+            ) from error
         self._workers[self._workers.index(worker)] = fresh
         return fresh
 

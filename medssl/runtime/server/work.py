@@ -19,6 +19,8 @@ from medssl.runtime.server.options import LimitOptions, PacsOptions
 from medssl.runtime.server.pacs import Caller, pull_study, store_results
 
 _PREDICTING, _WRITING, _STEP = 0.25, 0.8, 0.05
+_MARK = "json"
+"""Format that is always written: `report.json` says that results are finished, so that a retry stores these again."""
 _REPLACES = (
     "a result was made of this study before more of its objects came, and may be in the archive: this one replaces it"
 )
@@ -89,11 +91,13 @@ def _compute(
     prediction = _predicted(predictor, volume, FRACTIONAL in formats, _advancing(report))
     prediction.report["image"]["files"] = files_of(volume, spec.channels)
     prediction.report["warnings"] += [_REPLACES] if read_record(folder).get("replaces") else []
+    if _finished(folder, predictor):  # by another server, which took this one for dead: its results may be stored
+        return
     report("writing", _WRITING)
     write_nifti(compact(volume), folder / "image.nii.gz")
     results = folder / "results"
     possible = [name for name in formats if name != FRACTIONAL or prediction.shares is not None]
-    write_results(results, predictor.bundle, prediction, volume, possible, partly=True)
+    write_results(results, predictor.bundle, prediction, volume, [*possible, _MARK], partly=True)
     if settings["pacs"]["store"] != "none" and DICOM_FORMATS & set(formats) and not any(results.glob("*.dcm")):
         raise ImageError(
             "no DICOM result could be written for this image, so nothing is in the archive; the other results and the "

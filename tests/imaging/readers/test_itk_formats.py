@@ -102,3 +102,58 @@ def test_a_space_without_a_name_gives_no_left_and_right(tmp_path: Path):
     path.write_bytes((_HEAD.replace("space: LPS", "space dimension: 3") + "encoding: raw\n\n").encode() + bytes(12))
     with pytest.raises(ImageError, match="left and right"):
         read_volume(path)
+
+
+_META = (
+    "NDims = 3\nDimSize = 2 3 1\nElementSpacing = 1 1 1\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\n"
+    "ElementType = MET_SHORT\nElementNumberOfChannels = 1\nHeaderSize = 0\n"
+)
+_NAME = "MUELLER_HANS_19600101"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "field", "value"),
+    [
+        *(
+            (".nrrd", field, value)
+            for field, value in (
+                ("dimension: 3", f"dimension: {_NAME}"),
+                ("sizes: 2 3 1", f"sizes: {_NAME}"),
+                ("sizes: 2 3 1", "sizes: 19600101 0 1"),
+                ("space directions: (1,0,0)", f"space directions: ({_NAME},0,0)"),
+                ("space origin: (0,0,0)", f"space origin: (0,0,{_NAME})"),
+                ("space origin: (0,0,0)", "space origin: (0,19600101)"),
+                ("type: short", f"type: {_NAME}"),
+                ("key:=value", f"{_NAME}: 1\n{_NAME}: 2"),
+                ("key:=value", f"data file: {_NAME}.raw"),
+                ("key:=value", f"byte skip: {_NAME}"),
+                ("key:=value", "spacings: -19600101 1 1"),
+            )
+        ),
+        *(
+            (".mha", field, value)
+            for field, value in (
+                ("NDims = 3", f"NDims = {_NAME}"),
+                ("DimSize = 2 3 1", f"DimSize = 2 3 {_NAME}"),
+                ("ElementSpacing = 1 1 1", f"ElementSpacing = 1 1 {_NAME}"),
+                ("ElementSpacing = 1 1 1", "ElementSpacing = 1 1 -19600101"),
+                ("Offset = 0 0 0", f"Offset = 0 0 {_NAME}"),
+                ("ElementType = MET_SHORT", f"ElementType = {_NAME}"),
+                ("ElementNumberOfChannels = 1", f"ElementNumberOfChannels = {_NAME}"),
+                ("HeaderSize = 0", f"HeaderSize = {_NAME}"),
+                ("ElementDataFile = LOCAL", f"ElementDataFile = {_NAME}.raw"),
+            )
+        ),
+    ],
+)
+def test_the_first_line_of_an_error_quotes_nothing_of_the_header(tmp_path: Path, suffix: str, field: str, value: str):
+    head = _HEAD + "encoding: raw\n\n" if suffix == ".nrrd" else _META + "ElementDataFile = LOCAL\n"
+    assert field in head
+    path = tmp_path / f"000001{suffix}"
+    path.write_bytes(head.replace(field, value).encode() + bytes(12))
+    with pytest.raises(ImageError) as error:
+        read_volume(path)
+    first, *others = error.value.message.split("\n")
+    assert error.value.reason in ("bad-header", "bad-spacing", "detached-data")
+    assert not [word for word in ("MUELLER", "mueller", "19600101") if word in first]
+    assert "19600101" in "".join(others), "who sits before the image must find what is wrong"

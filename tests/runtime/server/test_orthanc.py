@@ -90,9 +90,33 @@ def test_a_study_sent_by_storescu_comes_back_to_the_archive_as_segmentation_and_
         mask = pydicom.dcmread(service.desk.results(first["id"])["seg.dcm"])
         (stored,) = archive.qido(f"studies/{study}/series", Modality="SEG")
         assert stored["0020000E"]["Value"] == [mask.SeriesInstanceUID]
-        _storescu(service, series)  # the same study again: computed again, the archive has it already
-        _done(service, study, number=2)
+        _storescu(service, series)  # the same study again: its job stands, the archive has the results already
+        wait_for(lambda: not list((service.options.data / "servers/alone/inbox").iterdir()))
+        assert _done(service, study)["id"] == first["id"]
+        service.desk.remove(first["id"], "local")
+        _storescu(service, series)  # computed again, and the same objects
+        assert _done(service, study)["id"] != first["id"]
         assert archive.modalities(study) == _expected()
+
+
+def test_a_study_that_the_archive_sends_again_with_its_results_starts_no_job(
+    tiny: Path, tmp_path: Path, archive: Orthanc, password: Path
+):
+    """What a rule does that sends every study that changed, as storing the results does."""
+    study, root, auth = f"{_STUDY}.7", f"http://127.0.0.1:{archive.http}", (USER, PASSWORD)
+    for path in _series(tmp_path / "series", study).iterdir():
+        stored = requests.post(f"{root}/instances", data=path.read_bytes(), auth=auth, timeout=30)
+    with served(_options(tiny, tmp_path / "data", archive, password, "cstore")) as service:
+        there = {"AET": "MEDSSL", "Host": "127.0.0.1", "Port": service.dicom.port}
+        requests.put(f"{root}/modalities/medssl", json=there, auth=auth, timeout=30).raise_for_status()
+        for _ in range(3):
+            sent = requests.post(
+                f"{root}/modalities/medssl/store", data=stored.json()["ParentStudy"], auth=auth, timeout=60
+            )
+            sent.raise_for_status()
+            wait_for(lambda: not list((service.options.data / "servers/alone/inbox").iterdir()))
+            _done(service, study)
+            assert archive.modalities(study) == {"CT": _SLICES, **_expected()}
 
 
 def test_the_stored_segmentation_says_what_the_network_said(

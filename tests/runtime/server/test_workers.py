@@ -128,6 +128,37 @@ def test_workers_end_with_the_server(tiny: Path, tmp_path: Path):
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_a_worker_that_cannot_be_replaced_fails_jobs_and_its_place_is_kept(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def no_memory(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    pool = WorkerPool(options_for(tiny, tmp_path / "data"))
+    good = _job_folder(tmp_path / "good", write_scan(tmp_path / "a.nii.gz"))
+    told: list[str] = []
+
+    def run() -> None:
+        try:
+            pool.run(good, lambda *_: os.kill(pool.pids()[0], signal.SIGKILL))
+        except JobError as error:
+            told.append(error.reason)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("medssl.runtime.server.pool.subprocess.Popen", no_memory)
+            for _ in range(2):  # the second meets the dead worker that the first left
+                job = threading.Thread(target=run, daemon=True)
+                job.start()
+                job.join(60)
+                assert not job.is_alive(), "it waits for a worker that never comes back"
+        assert told == ["worker-died", "no-worker"]
+        assert _stages(good, pool) == ["reading", "predicting", "writing"]
+    finally:
+        pool.interrupt()
+        pool.close()
+
+
 def test_an_interrupted_pool_says_so(tiny: Path, tmp_path: Path):
     pool = WorkerPool(options_for(tiny, tmp_path / "data"))
     good = _job_folder(tmp_path / "good", write_scan(tmp_path / "a.nii.gz"))
