@@ -61,17 +61,19 @@ def curate(
         quality: Which are left out whatever they are like.
         coreset: What is taken of them because it is like the target set.
         encoder: Encoder file whose features are compared, for rule `embedding` and for the coreset.
-        target: Manifest of the target set; its images of splits val and test are not looked at.
+        target: Manifest of the target set; its images of splits val and test are not looked at. Labelled ones need
+            splits in it, which `medssl prepare` would draw too late.
         workers: Processes that read images.
 
     Raises:
-        ConfigError: Options that contradict one another, or a target set of val and test images alone.
+        ConfigError: Options that contradict one another, or a target set of val and test images alone, or of labelled
+            images without splits.
         ManifestError: A manifest that cannot be used.
         MedsslError: Nothing would be left.
     """
     _check(out, slices, likeness, coreset, encoder, target)
     listed = Manifest.read(manifest)
-    goal, unused = (None, 0) if target is None else _goal(target)
+    goal, unused, warnings = (None, 0, []) if target is None else _goal(target)
     images = taken_apart(listed, slices)
     unlabelled = 0 if slices is None else sum(bool(row.label) for row in listed.rows)
     always = [image for image in images if held(image)]
@@ -98,6 +100,7 @@ def curate(
             "kept_always": len(always),
             "left_out": dict(counts),
             "target_left_out": unused,
+            "warnings": warnings,
             "label_maps_left_out": unlabelled,
             "options": {
                 "slices": slices, "likeness": asdict(likeness), "quality": asdict(quality), "coreset": asdict(coreset),
@@ -160,13 +163,14 @@ def _unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | N
     return [images[n] for n in kept], left
 
 
-def _goal(target: Path) -> tuple[Manifest, int]:
-    """Cases of the target set to be like, and how many cases were left out: what is measured on must choose nothing.
+def _goal(target: Path) -> tuple[Manifest, int, list[str]]:
+    """Cases of the target set to be like, how many were left out, warnings: what is measured on must choose nothing.
 
     Raises:
-        ConfigError: None is left.
+        ConfigError: None is left, or cases that `medssl prepare` may still draw for val and test.
     """
     listed = Manifest.read(target)
+    warnings = _without_splits(listed, target)
     rows = [row for row in listed.rows if row.split not in ("val", "test")]
     unused = len(listed.rows) - len(rows)
     if not rows:
@@ -175,7 +179,28 @@ def _goal(target: Path) -> tuple[Manifest, int]:
         )
     if unused:
         say(f"curate: {unused} of {len(listed.rows)} cases of {target} are of split val or test and are not looked at")
-    return replace(listed, rows=tuple(rows)), unused
+    return replace(listed, rows=tuple(rows)), unused, warnings
+
+
+def _without_splits(listed: Manifest, target: Path) -> list[str]:
+    """The warning that no case has a split; where cases are labelled, of which splits are drawn, it is a refusal."""
+    if any(row.split for row in listed.rows):
+        return []  # prepare draws none then
+    how = "write train, val and test into its column split first, the same for all cases of a patient"
+    if labelled := sum(bool(row.label or row.class_name) for row in listed.rows):
+        raise ConfigError(
+            [
+                f"target {target} has {labelled} labelled case(s) and no splits: medssl prepare draws val and test "
+                f"from them later, and these would have chosen what is learned from: {how} (train for all, if nothing "
+                "is ever measured on them)"
+            ]
+        )
+    warning = (
+        f"no case of target {target} has a split, so all {len(listed.rows)} choose the images: those that are labelled "
+        f"later and come into split val or test will have chosen what is learned from; if any may, {how}"
+    )
+    say(f"WARNING: {warning}")
+    return [warning]
 
 
 def _coreset(

@@ -144,7 +144,7 @@ def _segmentation(
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import write_results
     from medssl.evaluation.segmentation_cases import evaluate_cases, labelled_cases, left_out, lesion_labels
-    from medssl.evaluation.subgroups import few_patients
+    from medssl.evaluation.subgroups import few_patients, unread_ages
 
     predict, measure, lesions, with_rule, maps = options
     split = head["split"]
@@ -171,6 +171,7 @@ def _segmentation(
             *_warnings(outcome),
             *few_patients(split, {result.patient for result in outcome.results[names[0]]}),
             *left_out(cache, split, cases, "label map"),
+            *unread_ages(cases),
             *missing,
         ]
         results = {**head, **_results(outcome, names[0], measure, warnings)}
@@ -203,6 +204,7 @@ def _classification(
     from medssl.evaluation.report.page import write_report
     from medssl.evaluation.report.results import interval_text, p_text, write_results
     from medssl.evaluation.segmentation_cases import classified_cases, left_out
+    from medssl.evaluation.subgroups import unread_ages
 
     measure, maps = options
     split = head["split"]
@@ -222,6 +224,7 @@ def _classification(
             *_seen(runs, cases, split),
             *class_warnings(own, classes, split),
             *left_out(cache, split, cases, "class"),
+            *unread_ages(cases),
         ],
     }
     rows = [row for name, predictions in found.items() for p in predictions for row in [p.row(name, classes)]]

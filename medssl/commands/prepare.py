@@ -95,6 +95,8 @@ def prepare(
     from medssl.data.cache import SCHEMA_VERSION
 
     listed = Manifest.read(manifest)
+    for note in listed.notes:
+        say(f"WARNING: {note}")
     rows = _with_splits(listed.rows, split, seed)
     classes = tuple(Label(option.value, option.name, option.type, option.category) for option in labels or ())
     _check_labels(classes)

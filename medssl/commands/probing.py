@@ -94,7 +94,8 @@ def auroc_of_probes(
 
     if not path.is_file():
         data = read_probe_data(Cache.open(cache), images.size, images.target, images.crops)
-        write_json(path, judge(make(), data, draw_labelled(data, images.labels_used, images.draws)))
+        draws = draw_labelled(data, images.labels_used, images.draws, option=f"labels_used of set {images.name}")
+        write_json(path, judge(make(), data, draws))
     content = json.loads(path.read_text(encoding="utf-8"))
     test, val = ({name: float(entry[split]) for name, entry in content.items()} for split in ("test", "val"))
     return test, val

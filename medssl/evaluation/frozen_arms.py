@@ -52,11 +52,9 @@ def judge_encoder(encoder: Encoder, data: ProbeData, options: FrozenOptions) -> 
         MedsslError: Features that are no numbers.
         CacheError: Split train is too small for the labels asked.
     """
+    drawn = {labels: draw_labelled(data, labels, options.draws) for labels in options.labels}  # before what takes long
     features = frozen_features(encoder, data, options.blocks)
-    probes = {}
-    for labels in options.labels:
-        draws = draw_labelled(data, labels, options.draws)
-        probes[labels] = _probes(features, data, draws)
+    probes = {labels: _probes(features, data, draws) for labels, draws in drawn.items()}
     shots = few_shot_curve(features, data, options.shots, options.episodes)
     plane = principal_map(features.pooled["mean"].numpy(), data)
     return Frozen(probes, tuple(shots), _transferability(features, data), plane)

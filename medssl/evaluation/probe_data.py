@@ -13,8 +13,25 @@ from medssl.data.cache import Cache, CachedCase
 from medssl.imaging.errors import CacheError
 
 _TRIES = 50
+_LEAST = 2
+"""Images with either answer that a draw has at least."""
+_SPLITS = ("train", "val", "test")
 
 Target = Literal["class", "structures"]
+
+_WAY_OUT = (
+    "Prepare again: with another --split or --seed, or patients moved in the manifest's column split, where it has one"
+)
+_MERGE = (
+    "; or with the class merged into another in the column class, or left empty there, so that its cases are left out"
+)
+_WORDS: dict[Target, tuple[str, str]] = {
+    "class": ("Images of class", _MERGE),
+    "structures": (
+        "Crops with more of the structure than the median crop",
+        "; or take more crops of each case (crops)",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +102,7 @@ def read_probe_data(cache: Cache, size: Sequence[int], target: Target, crops: in
     data = ProbeData(
         torch.from_numpy(np.array(images)), torch.from_numpy(values > middle), tuple(names), splits, patients
     )
-    check_questions(cache, data)
+    check_questions(cache, data, target)
     return data
 
 
@@ -94,20 +111,30 @@ def class_questions(cache: Cache) -> tuple[str, ...]:
     return cache.classes[1:] if len(cache.classes) == 2 else cache.classes
 
 
-def check_questions(cache: Cache, data: ProbeData) -> None:
+def check_questions(cache: Cache, data: ProbeData, target: Target = "class") -> None:
     """Refuse a split without cases, or in which a question has one answer only.
 
     Raises:
-        CacheError: Which.
+        CacheError: Each such question, how many images of each split have which answer, and what to do.
     """
-    for split in ("train", "val", "test"):
+    answers = {}
+    for split in _SPLITS:
         rows = data.rows(split)
         if not len(rows):
             raise CacheError(f"{cache.path}: no case of split {split} can be probed", reason="no-cases")
-        asked = data.targets[rows]
-        same = [name for name, column in zip(data.names, asked.T, strict=True) if column.all() or not column.any()]
-        if same:
-            raise CacheError(f"{cache.path}: in split {split} {same[0]!r} has one answer only", reason="one-class")
+        answers[split] = len(rows), data.targets[rows].sum(0).tolist()
+    found = [
+        f"{name!r} ({', '.join(f'{split} {with_it[number]} of {all_}' for split, (all_, with_it) in answers.items())})"
+        for number, name in enumerate(data.names)
+        if any(with_it[number] in (0, all_) for all_, with_it in answers.values())
+    ]
+    if found:
+        what, more = _WORDS[target]
+        raise CacheError(
+            f"{cache.path}: some of train, val and test have one answer only, where each needs an image with either. "
+            f"{what}: {'; '.join(found)}. {_WAY_OUT}{more}",
+            reason="one-class",
+        )
 
 
 def middle_crop(cache: Cache, case: CachedCase, size: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -115,7 +142,9 @@ def middle_crop(cache: Cache, case: CachedCase, size: Sequence[int]) -> npt.NDAr
     return cache.crop_image(case, _start(case, size, None), tuple(size)).astype(np.float32)
 
 
-def draw_labelled(data: ProbeData, labels: int, draws: int, seed: int = 0) -> list[Tensor]:
+def draw_labelled(
+    data: ProbeData, labels: int, draws: int, seed: int = 0, option: str = "frozen.labels"
+) -> list[Tensor]:
     """Numbers of the images of split train that have labels, several times.
 
     Args:
@@ -123,9 +152,10 @@ def draw_labelled(data: ProbeData, labels: int, draws: int, seed: int = 0) -> li
         labels: Images with labels in each draw, at least two with each answer to each question; 0 = all, once.
         draws: How many draws.
         seed: Seed of the draws.
+        option: What the user calls `labels`.
 
     Raises:
-        CacheError: Split train is too small for such a draw.
+        CacheError: Split train is too small for such a draw, or answers are too rare; which, and what to do.
     """
     train, rng = data.rows("train"), np.random.default_rng(seed)
     if labels == 0:
@@ -134,13 +164,27 @@ def draw_labelled(data: ProbeData, labels: int, draws: int, seed: int = 0) -> li
     for _ in range(_TRIES * draws):
         rows = train[torch.from_numpy(rng.permutation(len(train))[:labels])]
         present = data.targets[rows].sum(0)
-        if len(rows) == labels and bool(((present >= 2) & (present <= labels - 2)).all()):
+        if len(rows) == labels and bool(((present >= _LEAST) & (present <= labels - _LEAST)).all()):
             found.append(rows)
         if len(found) == draws:
             return found
-    raise CacheError(
-        f"no {draws} draws of {labels} images with both answers to each question: split train has {len(train)} images",
-        reason="too-few",
+    raise CacheError(_undrawn(data, labels, draws, len(found), option), reason="too-few")
+
+
+def _undrawn(data: ProbeData, labels: int, draws: int, found: int, option: str) -> str:
+    """Why so many images cannot be drawn: too few at all, or too few with an answer."""
+    train = data.targets[data.rows("train")]
+    if len(train) < labels:
+        return f"{option} {labels}: split train has {len(train)} images: ask for at most so many, or for all with 0"
+    with_it = train.sum(0).tolist()
+    rarest = sorted(zip(data.names, with_it, strict=True), key=lambda one: min(one[1], len(train) - one[1]))
+    named = ", ".join(f"{name!r} ({count} of {len(train)})" for name, count in rarest[:3])
+    return (
+        f"{option} {labels}: {found} of {draws} draws of {labels} of the {len(train)} images of split train succeeded "
+        f"in {_TRIES * draws} tries; each needs at least {_LEAST} images with and {_LEAST} without each class or "
+        f"structure asked for, and the most one-sided are {named}. Raise {option} (0 = all images), have more images "
+        f"of the rarer answer in split train, or merge that class with another in the manifest's column class or "
+        "leave it empty there, and prepare again"
     )
 
 

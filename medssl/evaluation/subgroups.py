@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from medssl.data.cache import CachedCase
 from medssl.evaluation.statistics import Interval
+from medssl.imaging.ages import HOW, years
 
 Measure = Callable[[npt.NDArray[np.int64]], Mapping[str, Interval]]
 
@@ -36,12 +37,21 @@ def groups_of(case: CachedCase) -> dict[str, str]:
 
 
 def age_band(age: str) -> str:
-    """Band of an age in years."""
-    try:
-        years = float(age)
-    except ValueError:
-        return UNKNOWN
-    return next((name for first, name in reversed(_AGES) if years >= first), UNKNOWN)
+    """Band of an age as the manifest tells it."""
+    found = years(age)
+    return UNKNOWN if found is None else next(name for first, name in reversed(_AGES) if found >= first)
+
+
+def unread_ages(cases: Sequence[CachedCase]) -> list[str]:
+    """The warning that ages cannot be read, so that their cases are among those of no age; nothing where all can."""
+    unread = [case for case in cases if case.age and years(case.age) is None]
+    if not unread:
+        return []
+    some = ", ".join(f"{case.case} ({case.age!r})" for case in unread[:5]) + (", ..." if len(unread) > 5 else "")
+    return [
+        f"The age of {len(unread)} case(s) cannot be read, so they count as {UNKNOWN!r}: {some}. In the column age of "
+        f"the manifest, {HOW}; then prepare again."
+    ]
 
 
 def by_group(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medssl.imaging.ages import HOW, years
 from medssl.imaging.errors import ManifestError
 from medssl.imaging.files import sha256, write_text
 from medssl.imaging.naming import split_field
@@ -17,6 +18,7 @@ COLUMNS = (
     "study",
 )  # fmt: skip
 _REQUIRED = ("case", "patient", "image")
+_SHOWN = 50  # lines of a list
 _SPLITS = ("", "train", "val", "test")
 _UNSAFE = set('/\\:*?"<>|') | {chr(c) for c in range(32)}
 
@@ -45,11 +47,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Cases of a data set; paths are relative to `root`, the manifest's folder, or absolute."""
+    """Cases of a data set; paths are relative to `root`, the manifest's folder, or absolute.
+
+    `notes` tell what should be mended in the file and stops nothing.
+    """
 
     rows: tuple[Row, ...]
     root: Path
     sha256: str = ""
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row], root: Path) -> "Manifest":
@@ -85,7 +91,7 @@ class Manifest:
         numbered = _parse(text, path)
         problems = _contradictions(numbered) + _missing_paths(numbered, path.parent)
         _refuse(problems, str(path))
-        return cls(tuple(row for _, row in numbered), path.parent, sha256(path))
+        return cls(tuple(row for _, row in numbered), path.parent, sha256(path), _unread_ages(numbered, path))
 
     def write(self, path: Path) -> None:
         """Write the manifest atomically."""
@@ -103,8 +109,8 @@ def _attribute(column: str) -> str:
 
 def _refuse(problems: Sequence[str], where: str) -> None:
     if problems:
-        shown = "\n".join(f"  - {problem}" for problem in problems[:50])
-        more = f"\n  ... and {len(problems) - 50} more" if len(problems) > 50 else ""
+        shown = "\n".join(f"  - {problem}" for problem in problems[:_SHOWN])
+        more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ManifestError(f"{len(problems)} mistake(s) in {where}:\n{shown}{more}", reason="bad-manifest")
 
 
@@ -185,6 +191,16 @@ def _contradictions(numbered: Sequence[tuple[int, Row]]) -> list[str]:
             where = ", ".join(f"{split or 'no split'} (line {line})" for split, line in places.items())
             problems.append(f"patient {patient!r} is in several splits: {where}; all cases of a patient go into one")
     return problems
+
+
+def _unread_ages(numbered: Sequence[tuple[int, Row]], path: Path) -> tuple[str, ...]:
+    """One note on all ages that cannot be read."""
+    unread = [(line, row) for line, row in numbered if row.age and years(row.age) is None]
+    if not unread:
+        return ()
+    shown = "".join(f"\n  - line {line}: age {row.age!r} of case {row.case!r}" for line, row in unread[:_SHOWN])
+    more = f"\n  ... and {len(unread) - _SHOWN} more" if len(unread) > _SHOWN else ""
+    return (f"{len(unread)} age(s) in {path} cannot be read and count as not told: {HOW}{shown}{more}",)
 
 
 def _missing_paths(numbered: Sequence[tuple[int, Row]], root: Path) -> list[str]:

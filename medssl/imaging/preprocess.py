@@ -16,6 +16,7 @@ from medssl.imaging.errors import ConfigError, ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.intensities import Percentiles, Spread, normalise
 from medssl.imaging.resample import regrid_image, regrid_label
+from medssl.imaging.rims import restored_label
 from medssl.imaging.target_grid import AXIS_CODES, blocks, cropped, oriented, planes, right_angled, spaced
 from medssl.imaging.volume import Volume
 
@@ -311,7 +312,7 @@ def prepare_label(label: Volume, record: Restoration) -> npt.NDArray[np.uint8]:
 
 def restore_label(mask: npt.NDArray[np.uint8], record: Restoration) -> Volume:
     """Bring a mask (*S) on the prepared grid back to the native grid, with the native affine."""
-    return Volume(regrid_label(mask, record.prepared, record.native)[None], record.native)
+    return Volume(restored_label(mask, record.prepared, record.native)[None], record.native)
 
 
 def restore_scores(scores: npt.NDArray[np.float32], record: Restoration) -> npt.NDArray[np.float32]:
@@ -324,6 +325,6 @@ def restore_scores(scores: npt.NDArray[np.float32], record: Restoration) -> npt.
 
 def restored_maps(scores: npt.NDArray[np.generic], record: Restoration) -> Iterator[npt.NDArray[np.float32]]:
     """The maps of `restore_scores` one by one, for those that are too many to be floats at once."""
-    there = regrid_label(np.ones(record.prepared.shape, np.uint8), record.prepared, record.native)
+    there = restored_label(np.ones(record.prepared.shape, np.uint8), record.prepared, record.native)
     for layer in scores:
         yield regrid_image(layer[None], record.prepared, record.native)[0] * there

@@ -27,7 +27,7 @@ def regrid_image(array: npt.NDArray[np.generic], source: Geometry, target: Geome
     Returns:
         (C, *T) float32; beyond the image its edge value is continued.
     """
-    matrix, offset = _index_map(source, target)
+    matrix, offset = index_map(source, target)
     low, high = _needed(array.shape[1:], matrix, offset, target.shape)
     array = array[(slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))]
     offset = offset - low
@@ -41,18 +41,22 @@ def regrid_image(array: npt.NDArray[np.generic], source: Geometry, target: Geome
     return np.ascontiguousarray(moved, dtype=np.float32)
 
 
-def regrid_label(label: npt.NDArray[np.uint8], source: Geometry, target: Geometry) -> npt.NDArray[np.uint8]:
+def regrid_label(
+    label: npt.NDArray[np.uint8], source: Geometry, target: Geometry, continued: bool = False
+) -> npt.NDArray[np.uint8]:
     """Resample a label map to another grid: copied where voxels coincide, else the class with the largest linear share.
 
     Args:
         label: (*S) uint8.
         source: Grid of the label.
         target: Grid wanted.
+        continued: Outside the centres of the outer voxels their values are continued for a voxel, instead of mixed with
+            background; so the result is not yet background there.
 
     Returns:
         (*T) uint8; 0 beyond the label's grid.
     """
-    matrix, offset = _index_map(source, target)
+    matrix, offset = index_map(source, target)
     axes = _axis_pairs(matrix)
     if axes is not None and _whole(matrix) and _whole(offset):
         return _copy(label, axes, np.rint(matrix).astype(int), np.rint(offset).astype(int), target.shape)
@@ -65,7 +69,7 @@ def regrid_label(label: npt.NDArray[np.uint8], source: Geometry, target: Geometr
     for begin in range(low[0], high[0], step):
         end = min(begin + step, high[0])
         slab = _part(target, np.array([begin, *low[1:]]), np.array([end, *high[1:]]))
-        result[(slice(begin, end), *box[1:])] = _most_likely(label, source, slab)
+        result[(slice(begin, end), *box[1:])] = _most_likely(label, source, slab, continued)
     return result
 
 
@@ -114,15 +118,19 @@ def _reach(
     return low, np.clip(np.ceil(index.max(axis=0)).astype(int) + 1, 0, shape)
 
 
-def _most_likely(label: npt.NDArray[np.uint8], source: Geometry, target: Geometry) -> npt.NDArray[np.uint8]:
-    """Class with the largest share; each class is looked at where it reaches. Beyond the label all is background."""
-    low, high = _needed(label.shape, *_index_map(source, target), target.shape)
-    near = np.pad(label[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], 1)
-    grid = _part(source, low - 1, high + 1)
-    matrix, offset = _index_map(grid, target)
+def _most_likely(
+    label: npt.NDArray[np.uint8], source: Geometry, target: Geometry, continued: bool
+) -> npt.NDArray[np.uint8]:
+    """Class with the largest share, each looked at where it reaches; all is background beyond, or the edge goes on."""
+    low, high = _needed(label.shape, *index_map(source, target), target.shape)
+    near = label[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    if not continued:
+        near, low, high = np.pad(near, 1), low - 1, high + 1
+    grid = _part(source, low, high)
+    matrix, offset = index_map(grid, target)
     best = regrid_image((near == 0)[None], grid, target)[0]
     result = np.zeros(target.shape, dtype=np.uint8)
-    for value in np.flatnonzero(np.bincount(near.ravel(), minlength=256))[1:]:
+    for value in np.flatnonzero(np.bincount(near.ravel())[1:]) + 1:
         mask = near == value
         first, last = _reach(mask, matrix, offset, target.shape)
         if np.any(first >= last):
@@ -134,7 +142,7 @@ def _most_likely(label: npt.NDArray[np.uint8], source: Geometry, target: Geometr
     return result
 
 
-def _index_map(source: Geometry, target: Geometry) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def index_map(source: Geometry, target: Geometry) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """(d, d) matrix and (d,) offset that take target indices to source indices."""
     both = np.linalg.inv(source.affine) @ target.affine
     dims = source.spatial_dims

@@ -185,16 +185,37 @@ def test_embeddings_and_a_coreset(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert kept == {row.case for row in rows}
     assert _left(out)["b0"]["reason"] == "less like the target"
     assert json.loads((out / "curation.json").read_text())["target_left_out"] == 0
+    (warning,) = json.loads((out / "curation.json").read_text())["warnings"]
+    assert warning.startswith(f"no case of target {manifest.parent / 'target.csv'} has a split, so all 6 choose")
+    assert f"WARNING: {warning}" in capsys.readouterr().out
     # what is measured on chooses nothing: the same images are taken with test images in the target set
     measured = [replace(row, split="test") for row in Manifest.read(manifest).rows if row.case[0] == "b"]
     Manifest.from_rows([*rows, *measured], manifest.parent).write(manifest.parent / "target.csv")
     assert _curate(manifest, tmp_path / "again", *weights, *more) == 0
     assert _left(tmp_path / "again") == _left(out)
     assert json.loads((tmp_path / "again" / "curation.json").read_text())["target_left_out"] == 6
+    assert json.loads((tmp_path / "again" / "curation.json").read_text())["warnings"] == []
     Manifest.from_rows(measured, manifest.parent).write(manifest.parent / "target.csv")
     capsys.readouterr()
     assert _curate(manifest, tmp_path / "none", *weights, *more) == 2
     assert "has 6 case(s), all of split val or test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answer", [{"class_name": "ill"}, {"label": "images/a0.png"}])
+def test_a_labelled_target_needs_its_splits_before_it_chooses(tmp_path: Path, answer: dict, capsys):
+    """prepare would draw val and test from it later, and they would have chosen what is learned from."""
+    manifest, target = _pictures(tmp_path / "data"), tmp_path / "data" / "target.csv"
+    (tmp_path / "encoder.safetensors").touch()
+    more = ["--encoder", str(tmp_path / "encoder.safetensors"), "--target", str(target), "--coreset.budget", "6"]
+    row = Row("t0", "t0", "images/a0.png", **answer)
+    Manifest.from_rows([row, Row("t1", "t1", "images/a1.png")], tmp_path / "data").write(target)
+    assert _curate(manifest, tmp_path / "out", *more) == 2
+    told = capsys.readouterr().err
+    assert f"target {target} has 1 labelled case(s) and no splits" in told
+    assert "write train, val and test into its column split first" in told
+    Manifest.from_rows([replace(row, split="train")], tmp_path / "data").write(target)
+    _curate(manifest, tmp_path / "out", *more)
+    assert "no splits" not in capsys.readouterr().err  # another mistake: the encoder is empty
 
 
 def test_mistakes_are_told_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

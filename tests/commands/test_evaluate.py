@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +176,22 @@ def test_classification(flat_cache: Cache, tmp_path: Path, browser: Browser) -> 
         evaluate(run, flat_cache.path, tmp_path / "other", threshold_rule=True)
     with pytest.raises(ConfigError, match=r"lesions\.labels are for a segmentation"):
         evaluate(run, flat_cache.path, tmp_path / "other", lesions=LesionOptions(("class_1",)))
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classifier"])
+def test_ages_that_cannot_be_read_are_told(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    source = request.getfixturevalue("cache" if kind == "segmentation" else "flat_cache")
+    shutil.copytree(source.path, tmp_path / "cache")
+    for name, age in (("4L", "063Y"), ("4R", "63F"), ("0L", "old")):  # the last one is not evaluated
+        file = next((tmp_path / "cache" / "cases").glob(f"*{name}")) / "case.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "age": age}))
+    cache = Cache.open(tmp_path / "cache")
+    run = make_run(tmp_path / "run", cache, *(["classifier"] if kind == "classifier" else []))
+    evaluate(run, cache.path, tmp_path / "out", measure=MeasureOptions(resamples=100))
+    told = [text for text in check_results(tmp_path / "out" / "results.json")["warnings"] if "cannot be read" in text]
+    assert len(told) == 1
+    assert told[0].startswith("The age of 1 case(s) cannot be read, so they count as 'not told': ")
+    assert "4R ('63F')" in told[0]
 
 
 def test_two_classifiers_are_compared_on_the_same_cases(flat_cache: Cache, tmp_path: Path, browser: Browser) -> None:

@@ -179,7 +179,7 @@ def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: 
     assert _evaluate(small_encoder(tmp_path / "bare", provenance={}), cache, out) == 2
     assert "frozen.size is missing" in capsys.readouterr().err
     assert _evaluate(run, cache, out, "--frozen.labels=[99]") == 2
-    assert "draws of 99 images" in capsys.readouterr().err
+    assert "frozen.labels 99: split train has 12 images" in capsys.readouterr().err
     broken = small_encoder(tmp_path / "broken", factor=float("nan"))
     assert _evaluate(broken, cache, out) == 2
     assert "are no numbers (NaN)" in capsys.readouterr().err

@@ -145,6 +145,15 @@ def test_too_few_patients_for_the_splits_are_told(tmp_path: Path, capsys: pytest
     assert "2 labelled patient(s) are too few for --split 70/15/15: no patient for val and test" in said
 
 
+def test_ages_that_cannot_be_read_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = _manifest(tmp_path, [Row("a", "p1", "a.nii.gz", age="063Y"), Row("b", "p2", "b.nii.gz", age="63 F")])
+    prepare(manifest, tmp_path / "cache", workers=1)
+    said = capsys.readouterr().out
+    assert f"WARNING: 1 age(s) in {manifest} cannot be read and count as not told" in said
+    assert "  - line 3: age '63 F' of case 'b'\n" in said
+    assert len(Cache.open(tmp_path / "cache").cases) == 2
+
+
 def test_values_found_become_classes_mapped_and_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare(_labelled(tmp_path, 1), tmp_path / "cache", label_map={3: 1}, ignore_label=255, workers=1)
     cache = Cache.open(tmp_path / "cache")

@@ -116,10 +116,36 @@ def test_classes_are_asked_of_the_middle_of_each_case(tmp_path: Path):
     assert data.rows("val").tolist() == [2, 3]
     torch.testing.assert_close(data.images[1, 0], torch.from_numpy(cache.crop_image(cache.cases[1], (1, 2), (8, 8))[0]).float())  # fmt: skip  # noqa: E501
     assert data.images.shape == (6, 1, 8, 8)
-    with pytest.raises(CacheError, match="one answer only"):
-        read_probe_data(small_cache(tmp_path / "one", shapes, splits=_SPLITS, classes=("a", "a")), (8, 8), "class")
     with pytest.raises(CacheError, match="no case of split val"):
         read_probe_data(small_cache(tmp_path / "no", shapes, classes=("a", "b")), (8, 8), "class")
+
+
+def test_a_class_that_a_split_lacks_is_named_with_its_counts_and_a_way_out(tmp_path: Path):
+    splits = ("train",) * 4 + ("val",) * 3 + ("test",) * 3
+    classes = ("a", "b", "c", "c", "a", "b", "a", "a", "b", "c")
+    cache = small_cache(tmp_path, [(8, 8)] * 10, splits=splits, classes=classes)
+    with pytest.raises(CacheError) as error:
+        read_probe_data(cache, (8, 8), "class")
+    assert error.value.reason == "one-class"
+    said = error.value.message
+    assert "one answer only, where each needs an image with either" in said
+    assert "Images of class: 'c' (train 2 of 4, val 0 of 3, test 1 of 3)." in said  # and no other one
+    assert "another --split or --seed" in said
+    assert "the class merged into another in the column class" in said
+
+
+def test_a_class_that_all_of_a_split_are_of_is_named_too(tmp_path: Path):
+    cache = small_cache(tmp_path, [(8, 8)] * 6, splits=_SPLITS, classes=("a", "b", "b", "b", "a", "b"))
+    with pytest.raises(CacheError, match=r"Images of class: 'b' \(train 1 of 2, val 2 of 2, test 1 of 2\)\. Prepare"):
+        read_probe_data(cache, (8, 8), "class")
+
+
+def test_a_structure_that_no_crop_of_a_split_shows_is_named(tmp_path: Path):
+    cache = small_cache(tmp_path, [(12, 12)] * 6, splits=_SPLITS, labelled=[True] * 6)
+    with pytest.raises(
+        CacheError, match=r"more of the structure than the median crop: .*take more crops of each case \(crops\)"
+    ):
+        read_probe_data(cache, (12, 12), "structures", crops=1)  # each crop is the whole case
 
 
 def test_structures_are_asked_of_crops_and_the_median_is_that_of_train(tmp_path: Path):

@@ -103,8 +103,22 @@ def test_draws_hold_each_answer_and_are_the_same_again():
         assert (data.targets[rows].sum(0) <= 6).all()
     assert all(torch.equal(a, b) for a, b in zip(draws, draw_labelled(data, 8, 5), strict=True))
     assert not torch.equal(draws[0], draws[1])
-    with pytest.raises(CacheError, match="split train has 90 images"):
+    with pytest.raises(CacheError, match=r"frozen\.labels 91: split train has 90 images: ask for at most so many"):
         draw_labelled(data, 91, 1)
+
+
+def test_why_nothing_can_be_drawn_is_told():
+    targets = _targets()
+    targets[:, 1] = False
+    targets[0, 1] = True
+    with pytest.raises(CacheError) as error:
+        draw_labelled(_data(targets), 4, 2, option="labels_used of set chest")
+    said = error.value.message
+    assert error.value.reason == "too-few"
+    assert said.startswith("labels_used of set chest 4: 0 of 2 draws of 4 of the 90 images of split train succeeded")
+    assert "at least 2 images with and 2 without each class or structure" in said
+    assert "the most one-sided are 'q1' (1 of 90), 'q0' (" in said
+    assert "Raise labels_used of set chest (0 = all images)" in said
 
 
 def test_the_mean_area_is_that_over_the_questions():

@@ -80,6 +80,20 @@ def test_own_columns_any_case_and_channels_in_a_semicolon_file(tmp_path: Path):
     assert [(row.case, row.image, row.label) for row in rows] == [("A", "a.nii;b.nii", ""), ("B", "a.nii", "")]
 
 
+def test_ages_that_cannot_be_read_are_told_with_their_lines_and_stop_nothing(tmp_path: Path):
+    ages = ["063Y", "63 y", "018M", '"63,5"', "", "63F", "n/a"]
+    text = _HEAD + "".join(f"C{n},p{n},a.nii,,,,,,,{age},\n" for n, age in enumerate(ages))
+    read = _read(tmp_path, text)
+    assert [row.age for row in read.rows][3:6] == ["63,5", "", "63F"]
+    (note,) = read.notes
+    first, *lines = note.split("\n")
+    assert first.startswith(f"2 age(s) in {tmp_path / 'm.csv'} cannot be read and count as not told: write years (63)")
+    assert lines == ["  - line 7: age '63F' of case 'C5'", "  - line 8: age 'n/a' of case 'C6'"]
+    assert _read(tmp_path, _HEAD + "A,p,a.nii,,,,,,,40,\n").notes == ()
+    many = _read(tmp_path, _HEAD + "".join(f"C{n},p{n},a.nii,,,,,,,old,\n" for n in range(52))).notes[0]
+    assert many.endswith("line 51: age 'old' of case 'C49'\n  ... and 2 more")
+
+
 def test_missing_and_binary_manifest(tmp_path: Path):
     with pytest.raises(ManifestError, match="does not exist"):
         Manifest.read(tmp_path / "none.csv")

@@ -19,6 +19,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from medssl.imaging.ages import dicom_years
 from medssl.imaging.errors import ImageError, MedsslError
 from medssl.imaging.modality import pet_units
 from medssl.imaging.patients import KEYWORDS, Person
@@ -271,10 +272,8 @@ def _scanner(dataset: Dataset) -> str:
 
 def _years(age: str) -> str:
     """DICOM age (`034Y`, `006M`) in years; empty where it is none."""
-    parts = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
-    if not age[:-1].isdigit() or age[-1] not in parts:
-        return ""
-    return f"{round(int(age[:-1]) / parts[age[-1]], 2):g}"
+    found = dicom_years(age)
+    return "" if found is None else f"{round(found, 2):g}"
 
 
 def _frames(dataset: Dataset, path: Path) -> list[Frame]:
