@@ -8,6 +8,7 @@ import pytest
 from dicom_phantom import ramp, write_series
 from highdicom.seg import segread
 from highdicom.sr import srread
+from pydicom.config import disable_value_validation
 from result_objects import CAUTIONS, COMPANION, DCIODVFY, KINDS, LABELS, MAKER, errors_of, marks, mask_on, shares_on
 
 from medssl.imaging.errors import ImageError
@@ -37,7 +38,7 @@ _REAL = (
 def _stack(folder: Path, kind: str = "ascending", **attributes: object) -> Volume:
     orientation, step = _STACKS[kind]
     places = [tuple(np.array((3.0, -4.0, 0.0)) + k * np.array(step)) for k in range(4)]
-    write_series(folder, ramp(4), positions=places, orientation=orientation, **COMPANION, **attributes)
+    write_series(folder, ramp(4), positions=places, orientation=orientation, **{**COMPANION, **attributes})
     return read_volume(folder)
 
 
@@ -143,6 +144,41 @@ def test_contours_lie_in_the_planes_of_their_images_where_positions_are_rounded(
         assert {float(z) for z in contour.ContourData[2::3]} == {named}
         found.add(named)
     assert found == {2.51, 4.99, 7.5}
+
+
+@pytest.mark.parametrize("date", ["00000000", "19000229", "20260101-20260102"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_impossible_dates_lose_no_result_and_are_told(tmp_path: Path, kind: str, date: str):
+    told = {"SeriesDate": date, "StudyDate": date, "StudyTime": "996000", "PatientBirthDate": date}
+    with disable_value_validation():
+        volume = _stack(tmp_path / "s", **told, ContentDate="20260304", LastMenstrualDate=date)
+    notes = KINDS[kind](volume, tmp_path / "o.dcm")
+    for name in (*told, "LastMenstrualDate"):
+        due = f"{name} of the image holds no possible {name[-4:].lower()}: DICOM results leave it out"
+        assert due in notes
+    written = pydicom.dcmread(tmp_path / "o.dcm")
+    assert (written.StudyDate, written.StudyTime, written.PatientBirthDate) == ("", "", "")
+    assert written.get("ContentDate", written.get("StructureSetDate")) == "20260304", "the next date that is one"
+    assert not DCIODVFY or kind == "labelmap" or errors_of(tmp_path / "o.dcm") == []
+
+
+@pytest.mark.parametrize(
+    ("dates", "due"),
+    [
+        ({"StudyDate": ""}, "19700101"),
+        ({"SeriesDate": "00000000", "StudyDate": "00000000"}, "19700101"),
+        ({"SeriesDate": "00000000", "StudyDate": "20250203"}, "20250203"),
+        ({"SeriesDate": "2025.02.04", "StudyDate": "20250203"}, "20250204"),
+        ({"SeriesDate": "00010101"}, "00010101"),
+    ],
+)
+def test_a_result_has_the_first_possible_date_of_series_study_and_content(
+    tmp_path: Path, dates: dict[str, str], due: str
+):
+    with disable_value_validation():
+        volume = _stack(tmp_path / "s", **dates)
+    KINDS["rtstruct"](volume, tmp_path / "o.dcm")
+    assert pydicom.dcmread(tmp_path / "o.dcm").StructureSetDate == due
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -29,7 +29,6 @@ from medssl.imaging.writers.dicom_source import (
     planes,
     positions,
     quiet,
-    read_further,
     read_source,
     reference,
     save,
@@ -59,13 +58,13 @@ def write_dicom_seg(
             `labelmap` (a frame a slice, its values those of the labels; DICOM supplement 243, 2024).
 
     Returns:
-        Notes for the user: labels that have no code of their own.
+        Notes for the user: what was left out of the image's headers, and labels that have no code of their own.
 
     Raises:
         ImageError: The source is not DICOM or names no frame of reference, mask and source lie on different grids, the
             planes of the image are not those of its files, or the mask holds values that are no label.
     """
-    datasets, further = read_source(source), read_further(source)
+    datasets, further, notes = read_source(source)
     _check_grid(mask, source)
     _check_values(mask, labels)
     ordered = sorted(labels, key=lambda label: label.value)
@@ -76,7 +75,7 @@ def write_dicom_seg(
         frames = planes(table[mask.array[0]], mask.geometry, datasets)
         named = "dicom-seg" if kind == "binary" else "dicom-seg-labelmap"
         _save(frames, datasets, further, dict(zip(numbers, ordered, strict=True)), path, maker, named)
-    return _uncoded(labels)
+    return (*notes, *_uncoded(labels))
 
 
 def write_fractional_seg(
@@ -95,7 +94,7 @@ def write_fractional_seg(
     Raises:
         ImageError: As `write_dicom_seg`.
     """
-    datasets, further = read_source(source), read_further(source)
+    datasets, further, notes = read_source(source)
     _check_grid(shares, source)
     ordered = sorted(labels, key=lambda label: label.value)
     with quiet():
@@ -104,7 +103,7 @@ def write_fractional_seg(
         frames = np.stack(layers, axis=-1, dtype=np.float32)
         frames /= np.float32(255)  # in place: this is four bytes a voxel and class
         _save(frames, datasets, further, dict(enumerate(ordered, start=1)), path, maker, "dicom-seg-fractional")
-    return _uncoded(labels)
+    return (*notes, *_uncoded(labels))
 
 
 def _check_grid(mask: Volume, source: Volume) -> None:

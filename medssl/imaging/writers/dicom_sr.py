@@ -39,7 +39,6 @@ from medssl.imaging.writers.dicom_source import (
     concept,
     identity,
     quiet,
-    read_further,
     read_source,
     save,
 )
@@ -93,7 +92,7 @@ class Findings:
 
 def write_dicom_sr(
     findings: Findings, source: Volume, path: Path, maker: Maker, segmentation: Path | None = None
-) -> None:
+) -> tuple[str, ...]:
     """Write a Comprehensive 3D SR that follows TID 1500; cautions are comments of the report.
 
     Args:
@@ -103,10 +102,13 @@ def write_dicom_sr(
         maker: The algorithm, and its cautions.
         segmentation: DICOM-SEG with one segment a structure, in the same order, which the report refers to.
 
+    Returns:
+        Notes for the user: what was left out of the image's headers.
+
     Raises:
         ImageError: The source is not DICOM.
     """
-    datasets, further = read_source(source), read_further(source)
+    datasets, further, notes = read_source(source)
     own = identity(datasets, further, maker, "dicom-sr")
     with quiet():
         segments = None if segmentation is None else pydicom.dcmread(segmentation, stop_before_pixels=True)
@@ -133,6 +135,7 @@ def write_dicom_sr(
             **maker.equipment(),
         )
         save(document, datasets[0], path)
+    return notes
 
 
 def _device(maker: Maker, own: Identity) -> ObserverContext:

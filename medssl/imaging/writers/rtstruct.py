@@ -25,7 +25,6 @@ from medssl.imaging.writers.dicom_source import (
     planes,
     positions,
     quiet,
-    read_further,
     read_source,
     reference,
     save,
@@ -51,7 +50,7 @@ _DETACHED_STUDY = UID("1.2.840.10008.3.1.2.3.1")
 """SOP class by which a structure set names a study (retired, but PS3.3 still asks for it here)."""
 
 
-def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: Path, maker: Maker) -> None:
+def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: Path, maker: Maker) -> tuple[str, ...]:
     """Write the outlines of a mask as RTSTRUCT.
 
     Contours run half-way between voxel centres inside and outside a class, by marching squares (contourpy), so that
@@ -64,17 +63,20 @@ def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: 
         path: File to write.
         maker: The algorithm; its cautions are written into the description of the structure set.
 
+    Returns:
+        Notes for the user: what was left out of the image's headers.
+
     Raises:
         ImageError: The source is not DICOM, has no place in the patient, its planes are not those of its files, or the
             a class is so torn that it has tens of thousands of outlines.
     """
-    datasets = read_source(source)
+    datasets, further, notes = read_source(source)
     places = positions(datasets)
     if not datasets[0].get("FrameOfReferenceUID", "") or places is None:
         raise ImageError(
             "RTSTRUCT needs an image with a place in the patient; leave rtstruct out of --format", reason="no-position"
         )
-    own = identity(datasets, read_further(source), maker, "rtstruct")
+    own = identity(datasets, further, maker, "rtstruct")
     drawn = planes(mask.array[0], mask.geometry, datasets)
     ordered = sorted(labels, key=lambda item: item.value)
     outlines = [
@@ -98,6 +100,7 @@ def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: 
             if contours:
                 dataset.ROIContourSequence[-1].ContourSequence = contours
         save(dataset, datasets[0], path)
+    return notes
 
 
 def _outlines(
