@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_phantom import ramp, write_series
+from dicom_phantom import ramp, slice_dataset, write_series
 from highdicom.seg import segread
 from highdicom.sr import srread
 from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedCTImageStorage
 from result_objects import CAUTIONS, COMPANION, DCIODVFY, KINDS, LABELS, MAKER, errors_of, marks, mask_on, shares_on
 
 from medssl.imaging.errors import ImageError
@@ -26,7 +28,15 @@ _STACKS = {
     "tilted": ((1, 0, 0, 0, 1, 0), (0.0, 0.6, 2.5)),
     "hardly tilted": ((1, 0, 0, 0, 1, 0), (0.0, 0.1, 2.5)),
     "oblique and tilted": (_OBLIQUE, (0.3, -0.4, -2.5)),
+    "oblique, cosines rounded": (_OBLIQUE, (0.0, 0.0, 2.5)),
+    "oblique, cosines of the first slice rounded": (_OBLIQUE, (0.0, 0.0, 2.5)),
 }
+_ROUNDED = {
+    "oblique, cosines rounded": (2, (0.800001, 0.599999, 0.0, -0.599999, 0.800001, 0.0)),
+    "oblique, cosines of the first slice rounded": (0, (0.801, 0.5987, 0.0, -0.5987, 0.801, 0.0)),
+}
+"""Slice whose direction cosines differ from the others' in their last digits."""
+_OF_PLANES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
 _REAL = (
     "dicom_mr_brain_pgbm/Study3/11-T1post-18670",
     "dicom_mr_brain_pgbm/Study1/13_HCropVolume",
@@ -39,6 +49,11 @@ def _stack(folder: Path, kind: str = "ascending", **attributes: object) -> Volum
     orientation, step = _STACKS[kind]
     places = [tuple(np.array((3.0, -4.0, 0.0)) + k * np.array(step)) for k in range(4)]
     write_series(folder, ramp(4), positions=places, orientation=orientation, **{**COMPANION, **attributes})
+    if kind in _ROUNDED:
+        number, cosines = _ROUNDED[kind]
+        dataset = pydicom.dcmread(folder / f"{number:03d}.dcm")
+        dataset.ImageOrientationPatient = list(cosines)
+        dataset.save_as(folder / f"{number:03d}.dcm")
     return read_volume(folder)
 
 
@@ -74,6 +89,46 @@ def test_every_voxel_of_every_kind_of_segmentation_lies_in_its_place(tmp_path: P
         planes = segread(tmp_path / f"{kind}.dcm").get_pixels_by_source_instance(uids, combine_segments=True)
         due = np.transpose(mask.array[0], (2, 1, 0))
         np.testing.assert_array_equal(planes, due if kind == "labelmap" else np.where(due == 3, 2, due), err_msg=kind)
+
+
+@pytest.mark.parametrize("stack", _ROUNDED)
+@pytest.mark.parametrize("kind", ["seg", "labelmap", "fractional"])
+def test_highdicom_finds_every_voxel_where_direction_cosines_are_rounded(tmp_path: Path, stack: str, kind: str):
+    volume = _stack(tmp_path / "s", stack)
+    KINDS[kind](volume, tmp_path / "o.dcm")
+    stored = segread(tmp_path / "o.dcm").get_volume(combine_segments=False)
+    found = stored.map_indices_to_reference(np.argwhere(stored.array.any(axis=-1)))
+    due = volume.geometry.to_world(np.argwhere(mask_on(volume).array[0])) * (-1, -1, 1)
+    assert len(found) == len(due)
+    assert max(np.abs(found - place).max(axis=1).min() for place in due) < 0.01
+
+
+def _enhanced(path: Path) -> Volume:
+    """A multi-frame file that tells orientation, last digits apart, and pixel size with each frame, as some makers."""
+    dataset = slice_dataset(ramp(4)[0], (0, 0, 0), **dict.fromkeys(_OF_PLANES), **COMPANION)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    dataset.NumberOfFrames, dataset.PixelData = 4, ramp(4).tobytes()
+    groups = []
+    for number in range(4):
+        group, place, plane, measures = Dataset(), Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient = [3, -4, 2.5 * number]
+        plane.ImageOrientationPatient = [1, 1e-6 * number, 0, -1e-6 * number, 1, 0]
+        measures.PixelSpacing, measures.SliceThickness = [0.5, 0.5], 2.5
+        group.PlanePositionSequence, group.PlaneOrientationSequence = [place], [plane]
+        group.PixelMeasuresSequence = [measures]
+        groups.append(group)
+    dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [Dataset()], groups
+    dataset.save_as(path, enforce_file_format=True)
+    return read_volume(path)
+
+
+@pytest.mark.parametrize("kind", ["seg", "labelmap", "fractional"])
+def test_frames_may_tell_their_orientation_and_pixel_size_one_by_one(tmp_path: Path, kind: str):
+    volume = _enhanced(tmp_path / "mf.dcm")
+    KINDS[kind](volume, tmp_path / "o.dcm")
+    layers = shares_on(volume) if kind == "fractional" else _layers(mask_on(volume))
+    numbers = (1, 3) if kind == "labelmap" else (1, 2)
+    assert marks(tmp_path / "o.dcm").keys() == _due(layers, numbers).keys()
 
 
 def _without_empty_frames(path: Path) -> int:
