@@ -14,10 +14,12 @@ from pydicom.uid import EnhancedCTImageStorage
 from result_objects import CAUTIONS, COMPANION, DCIODVFY, KINDS, LABELS, MAKER, errors_of, marks, mask_on, shares_on
 
 from medssl.imaging.errors import ImageError
+from medssl.imaging.labels import Code, Label
 from medssl.imaging.readers.open import read_channels, read_label, read_volume
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_seg import write_dicom_seg
 from medssl.imaging.writers.dicom_source import Maker
+from medssl.imaging.writers.dicom_sr import Findings, Structure, write_dicom_sr
 from medssl.imaging.writers.rtstruct import write_rtstruct
 
 _OBLIQUE = (0.8, 0.6, 0.0, -0.6, 0.8, 0.0)
@@ -326,6 +328,31 @@ def test_a_report_gives_volumes_and_refers_to_segments_and_images(tmp_path: Path
         str(segmentation.SOPInstanceUID),
         *(str(pydicom.dcmread(p).SOPInstanceUID) for p in volume.source.paths),
     }
+
+
+@pytest.mark.parametrize("segmented", [True, False])
+def test_a_report_names_anatomy_alone_as_the_site_of_a_finding(tmp_path: Path, segmented: bool):
+    """A lesion is no place: the label does not say in which organ it lies."""
+    volume = _stack(tmp_path / "s")
+    altered = Code("49755003", "SCT", "Morphologically Altered Structure")
+    labels = (
+        LABELS[0],
+        Label(2, "lesion", Code("52988006", "SCT", "Lesion"), altered),
+        Label(4, "vessel", Code("59820001", "SCT", "Blood Vessel")),
+    )
+    mask = Volume(np.where(mask_on(volume).array == 3, 2, mask_on(volume).array).astype(np.uint8), volume.geometry)
+    write_dicom_seg(mask, volume, labels, tmp_path / "seg.dcm", MAKER)
+    findings = Findings(tuple(Structure(label, 1.0) for label in labels))
+    write_dicom_sr(findings, volume, tmp_path / "sr.dcm", MAKER, tmp_path / "seg.dcm" if segmented else None)
+    content = srread(tmp_path / "sr.dcm").content
+    groups = content.get_volumetric_roi_measurement_groups() if segmented else content.get_image_measurement_groups()
+    assert {g.tracking_identifier: [s.value.meaning for s in g.finding_sites] for g in groups} == {
+        "liver": ["Liver"],
+        "lesion": [],
+        "vessel": [],
+    }
+    assert [g.finding_type.meaning for g in groups] == ["Liver", "Lesion", "Blood Vessel"]
+    assert not DCIODVFY or errors_of(tmp_path / "sr.dcm") == []
 
 
 def test_a_report_of_a_classification_gives_probabilities_and_the_class(tmp_path: Path):

@@ -45,6 +45,7 @@ from medssl.imaging.writers.dicom_source import (
 
 _SCHEME = "99MEDSSL"
 """Private coding scheme (PS3.3 section 8.2) for classes, which have names of their maker's choice."""
+_ANATOMICAL = (DEFAULT_CATEGORY.value, DEFAULT_CATEGORY.scheme)
 _PROCEDURES = {
     "CT": CodedConcept("25045-6", "LN", "CT Unspecified body region"),
     "MR": CodedConcept("25056-3", "LN", "MRI Unspecified body region"),
@@ -164,7 +165,7 @@ def _structures(
             "tracking_identifier": TrackingIdentifier(own.uid("group", str(label.value)), label.name),
             "finding_category": concept(label.category or DEFAULT_CATEGORY),
             "finding_type": concept(label.type or DEFAULT_TYPE),
-            "finding_sites": [FindingSite(concept(label.type))] if label.type else None,
+            "finding_sites": _sites(label),
             "algorithm_id": maker.algorithm_of_measurements(),
             "measurements": _sizes(structure),
         }
@@ -179,6 +180,13 @@ def _structures(
         )
         groups.append(VolumetricROIMeasurementsAndQualitativeEvaluations(**common, referenced_segment=referenced))
     return groups
+
+
+def _sites(label: Label) -> list[FindingSite] | None:
+    """Where the finding is: an anatomical structure is its own site, of a lesion the label does not tell it."""
+    category = label.category
+    anatomical = category is not None and (category.value, category.scheme) == _ANATOMICAL
+    return [FindingSite(concept(label.type))] if label.type is not None and anatomical else None
 
 
 def _sizes(structure: Structure) -> list[Measurement]:
