@@ -178,7 +178,7 @@ def test_contours_lie_half_way_between_voxels_and_name_their_slice(tmp_path: Pat
     dataset = pydicom.dcmread(tmp_path / "rt.dcm")
     assert [roi.ROIName for roi in dataset.StructureSetROISequence] == ["liver", "lesion"]
     liver, lesion = dataset.ROIContourSequence
-    assert len(liver.ContourSequence) == 2 * 2  # two slices, an outline and a hole each
+    assert len(liver.ContourSequence) == 2  # two slices, an outline each: its hole is cut by a keyhole
     small = [c for c in lesion.ContourSequence if c.NumberOfContourPoints == 4]
     points = np.reshape(np.array(small[0].ContourData, float), (-1, 3))
     centre = volume.geometry.to_world((9, 2, 2)) * (-1, -1, 1)
@@ -188,6 +188,46 @@ def test_contours_lie_half_way_between_voxels_and_name_their_slice(tmp_path: Pat
     headers = [pydicom.dcmread(p) for p in volume.source.paths]
     at = {str(h.SOPInstanceUID) for h in headers if float(h.ImagePositionPatient[2]) in (5.0, 7.5)}
     assert named == at
+
+
+def _crossings(points: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Edges that a ray from each voxel centre to larger first indices crosses: all of them, and up less down."""
+    first, second = np.indices(shape)
+    crossed, turns = np.zeros(shape, int), np.zeros(shape, int)
+    for (a0, a1), (b0, b1) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        upward = (a1 <= second) & (second < b1)
+        hit = upward | ((b1 <= second) & (second < a1))
+        hit &= first < a0 + (second - a1) * (b0 - a0) / (b1 - a1 or 1)
+        crossed += hit
+        turns += np.where(upward, 1, -1) * hit
+    return crossed, turns
+
+
+@pytest.mark.parametrize("stack", ["ascending", "oblique and tilted"])
+def test_no_contour_is_a_hole_in_another_and_any_rule_fills_the_mask_with_its_holes(tmp_path: Path, stack: str):
+    volume = _stack(tmp_path / "s", stack)
+    array = np.zeros((1, *volume.geometry.shape), np.uint8)
+    array[0, 1:11, 1:9, 1:3] = 1
+    for column, row in ((2, 2), (2, 4), (3, 6), (5, 2), (6, 2), (6, 5), (9, 7)):
+        array[0, column, row, 1:3] = 0
+    array[0, 4:9, 4:7, 2], array[0, 5:8, 5, 2] = 0, 1  # a wide hole with an island
+    mask = Volume(array, volume.geometry)
+    write_rtstruct(mask, volume, LABELS, tmp_path / "rt.dcm", MAKER)
+    np.testing.assert_array_equal(read_label(tmp_path / "rt.dcm", volume, LABELS).array, array)
+    liver, _ = pydicom.dcmread(tmp_path / "rt.dcm").ROIContourSequence
+    assert len(liver.ContourSequence) == 3, "one in the one slice, in the other the island too"
+    odd, wound = np.zeros(volume.geometry.shape, int), np.zeros(volume.geometry.shape, int)
+    for contour in liver.ContourSequence:
+        assert contour.ContourGeometricType == "CLOSED_PLANAR"
+        points = np.reshape(np.array(contour.ContourData, float), (-1, 3))
+        assert len(points) == contour.NumberOfContourPoints
+        index = volume.geometry.to_index(points * (-1, -1, 1))
+        crossed, turns = _crossings(index[:, :2], volume.geometry.shape[:2])
+        plane = round(float(index[0, 2]))
+        odd[..., plane] += crossed % 2
+        wound[..., plane] += turns != 0
+    np.testing.assert_array_equal(odd, array[0])
+    np.testing.assert_array_equal(wound, array[0])
 
 
 def test_contours_lie_in_the_planes_of_their_images_where_positions_are_rounded(tmp_path: Path):
