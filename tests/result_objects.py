@@ -46,16 +46,16 @@ def shares_on(volume: Volume) -> Volume:
     )
 
 
-def _sr(volume: Volume, path: Path) -> None:
+def _sr(volume: Volume, path: Path) -> tuple[str, ...]:
     write_dicom_seg(mask_on(volume), volume, LABELS, path.with_name("referred.dcm"), MAKER)
-    write_dicom_sr(FINDINGS, volume, path, MAKER, path.with_name("referred.dcm"))
+    return write_dicom_sr(FINDINGS, volume, path, MAKER, path.with_name("referred.dcm"))
 
 
-def _sr_of_classes(volume: Volume, path: Path) -> None:
-    write_dicom_sr(Findings(probabilities={"covid": 0.75, "other": 0.25}, called="covid"), volume, path, MAKER)
+def _sr_of_classes(volume: Volume, path: Path) -> tuple[str, ...]:
+    return write_dicom_sr(Findings(probabilities={"covid": 0.75, "other": 0.25}, called="covid"), volume, path, MAKER)
 
 
-KINDS: dict[str, Callable[[Volume, Path], object]] = {
+KINDS: dict[str, Callable[[Volume, Path], tuple[str, ...]]] = {
     "seg": lambda v, p: write_dicom_seg(mask_on(v), v, LABELS, p, MAKER),
     "labelmap": lambda v, p: write_dicom_seg(mask_on(v), v, LABELS, p, MAKER, "labelmap"),
     "fractional": lambda v, p: write_fractional_seg(shares_on(v), v, LABELS, p, MAKER),

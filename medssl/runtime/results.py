@@ -141,7 +141,8 @@ def _rtstruct(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volu
 
     if prediction.mask is not None:
         maker = _maker(bundle, prediction)
-        write_rtstruct(prediction.mask, volume, bundle.spec.labels, folder / "rtstruct.dcm", maker)
+        notes = write_rtstruct(prediction.mask, volume, bundle.spec.labels, folder / "rtstruct.dcm", maker)
+        _note(prediction, notes)
 
 
 def _dicom_sr(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume) -> None:
@@ -150,7 +151,8 @@ def _dicom_sr(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volu
     report = prediction.report
     findings = Findings(_structures(bundle, report), report.get("probabilities", {}), report.get("class", ""))
     written = (path for name in ("seg.dcm", "seg_labelmap.dcm") if (path := folder / name).exists())
-    write_dicom_sr(findings, volume, folder / "sr.dcm", _maker(bundle, prediction), next(written, None))
+    notes = write_dicom_sr(findings, volume, folder / "sr.dcm", _maker(bundle, prediction), next(written, None))
+    _note(prediction, notes)
 
 
 def _dicom_sc(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volume) -> None:
@@ -160,7 +162,8 @@ def _dicom_sc(folder: Path, bundle: Bundle, prediction: Prediction, volume: Volu
     found = [f"{s.label.name}: {_size(s)}" for s in _structures(bundle, report)]
     found += [f"{name}: probability {p:.3f}" for name, p in report.get("probabilities", {}).items()]
     maker = _maker(bundle, prediction)
-    write_secondary_capture(volume, prediction.mask, bundle.spec.labels, folder / "sc.dcm", maker, found)
+    notes = write_secondary_capture(volume, prediction.mask, bundle.spec.labels, folder / "sc.dcm", maker, found)
+    _note(prediction, notes)
 
 
 def _maker(bundle: Bundle, prediction: Prediction) -> "Maker":

@@ -5,16 +5,21 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_phantom import ramp, write_series
+from dicom_phantom import ramp, slice_dataset, write_series
 from highdicom.seg import segread
 from highdicom.sr import srread
+from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedCTImageStorage
 from result_objects import CAUTIONS, COMPANION, DCIODVFY, KINDS, LABELS, MAKER, errors_of, marks, mask_on, shares_on
 
 from medssl.imaging.errors import ImageError
+from medssl.imaging.labels import Code, Label
 from medssl.imaging.readers.open import read_channels, read_label, read_volume
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_seg import write_dicom_seg
 from medssl.imaging.writers.dicom_source import Maker
+from medssl.imaging.writers.dicom_sr import Findings, Structure, write_dicom_sr
 from medssl.imaging.writers.rtstruct import write_rtstruct
 
 _OBLIQUE = (0.8, 0.6, 0.0, -0.6, 0.8, 0.0)
@@ -25,7 +30,15 @@ _STACKS = {
     "tilted": ((1, 0, 0, 0, 1, 0), (0.0, 0.6, 2.5)),
     "hardly tilted": ((1, 0, 0, 0, 1, 0), (0.0, 0.1, 2.5)),
     "oblique and tilted": (_OBLIQUE, (0.3, -0.4, -2.5)),
+    "oblique, cosines rounded": (_OBLIQUE, (0.0, 0.0, 2.5)),
+    "oblique, cosines of the first slice rounded": (_OBLIQUE, (0.0, 0.0, 2.5)),
 }
+_ROUNDED = {
+    "oblique, cosines rounded": (2, (0.800001, 0.599999, 0.0, -0.599999, 0.800001, 0.0)),
+    "oblique, cosines of the first slice rounded": (0, (0.801, 0.5987, 0.0, -0.5987, 0.801, 0.0)),
+}
+"""Slice whose direction cosines differ from the others' in their last digits."""
+_OF_PLANES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
 _REAL = (
     "dicom_mr_brain_pgbm/Study3/11-T1post-18670",
     "dicom_mr_brain_pgbm/Study1/13_HCropVolume",
@@ -37,7 +50,12 @@ _REAL = (
 def _stack(folder: Path, kind: str = "ascending", **attributes: object) -> Volume:
     orientation, step = _STACKS[kind]
     places = [tuple(np.array((3.0, -4.0, 0.0)) + k * np.array(step)) for k in range(4)]
-    write_series(folder, ramp(4), positions=places, orientation=orientation, **COMPANION, **attributes)
+    write_series(folder, ramp(4), positions=places, orientation=orientation, **{**COMPANION, **attributes})
+    if kind in _ROUNDED:
+        number, cosines = _ROUNDED[kind]
+        dataset = pydicom.dcmread(folder / f"{number:03d}.dcm")
+        dataset.ImageOrientationPatient = list(cosines)
+        dataset.save_as(folder / f"{number:03d}.dcm")
     return read_volume(folder)
 
 
@@ -73,6 +91,46 @@ def test_every_voxel_of_every_kind_of_segmentation_lies_in_its_place(tmp_path: P
         planes = segread(tmp_path / f"{kind}.dcm").get_pixels_by_source_instance(uids, combine_segments=True)
         due = np.transpose(mask.array[0], (2, 1, 0))
         np.testing.assert_array_equal(planes, due if kind == "labelmap" else np.where(due == 3, 2, due), err_msg=kind)
+
+
+@pytest.mark.parametrize("stack", _ROUNDED)
+@pytest.mark.parametrize("kind", ["seg", "labelmap", "fractional"])
+def test_highdicom_finds_every_voxel_where_direction_cosines_are_rounded(tmp_path: Path, stack: str, kind: str):
+    volume = _stack(tmp_path / "s", stack)
+    KINDS[kind](volume, tmp_path / "o.dcm")
+    stored = segread(tmp_path / "o.dcm").get_volume(combine_segments=False)
+    found = stored.map_indices_to_reference(np.argwhere(stored.array.any(axis=-1)))
+    due = volume.geometry.to_world(np.argwhere(mask_on(volume).array[0])) * (-1, -1, 1)
+    assert len(found) == len(due)
+    assert max(np.abs(found - place).max(axis=1).min() for place in due) < 0.01
+
+
+def _enhanced(path: Path) -> Volume:
+    """A multi-frame file that tells orientation, last digits apart, and pixel size with each frame, as some makers."""
+    dataset = slice_dataset(ramp(4)[0], (0, 0, 0), **dict.fromkeys(_OF_PLANES), **COMPANION)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    dataset.NumberOfFrames, dataset.PixelData = 4, ramp(4).tobytes()
+    groups = []
+    for number in range(4):
+        group, place, plane, measures = Dataset(), Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient = [3, -4, 2.5 * number]
+        plane.ImageOrientationPatient = [1, 1e-6 * number, 0, -1e-6 * number, 1, 0]
+        measures.PixelSpacing, measures.SliceThickness = [0.5, 0.5], 2.5
+        group.PlanePositionSequence, group.PlaneOrientationSequence = [place], [plane]
+        group.PixelMeasuresSequence = [measures]
+        groups.append(group)
+    dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [Dataset()], groups
+    dataset.save_as(path, enforce_file_format=True)
+    return read_volume(path)
+
+
+@pytest.mark.parametrize("kind", ["seg", "labelmap", "fractional"])
+def test_frames_may_tell_their_orientation_and_pixel_size_one_by_one(tmp_path: Path, kind: str):
+    volume = _enhanced(tmp_path / "mf.dcm")
+    KINDS[kind](volume, tmp_path / "o.dcm")
+    layers = shares_on(volume) if kind == "fractional" else _layers(mask_on(volume))
+    numbers = (1, 3) if kind == "labelmap" else (1, 2)
+    assert marks(tmp_path / "o.dcm").keys() == _due(layers, numbers).keys()
 
 
 def _without_empty_frames(path: Path) -> int:
@@ -120,7 +178,7 @@ def test_contours_lie_half_way_between_voxels_and_name_their_slice(tmp_path: Pat
     dataset = pydicom.dcmread(tmp_path / "rt.dcm")
     assert [roi.ROIName for roi in dataset.StructureSetROISequence] == ["liver", "lesion"]
     liver, lesion = dataset.ROIContourSequence
-    assert len(liver.ContourSequence) == 2 * 2  # two slices, an outline and a hole each
+    assert len(liver.ContourSequence) == 2  # two slices, an outline each: its hole is cut by a keyhole
     small = [c for c in lesion.ContourSequence if c.NumberOfContourPoints == 4]
     points = np.reshape(np.array(small[0].ContourData, float), (-1, 3))
     centre = volume.geometry.to_world((9, 2, 2)) * (-1, -1, 1)
@@ -130,6 +188,46 @@ def test_contours_lie_half_way_between_voxels_and_name_their_slice(tmp_path: Pat
     headers = [pydicom.dcmread(p) for p in volume.source.paths]
     at = {str(h.SOPInstanceUID) for h in headers if float(h.ImagePositionPatient[2]) in (5.0, 7.5)}
     assert named == at
+
+
+def _crossings(points: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Edges that a ray from each voxel centre to larger first indices crosses: all of them, and up less down."""
+    first, second = np.indices(shape)
+    crossed, turns = np.zeros(shape, int), np.zeros(shape, int)
+    for (a0, a1), (b0, b1) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        upward = (a1 <= second) & (second < b1)
+        hit = upward | ((b1 <= second) & (second < a1))
+        hit &= first < a0 + (second - a1) * (b0 - a0) / (b1 - a1 or 1)
+        crossed += hit
+        turns += np.where(upward, 1, -1) * hit
+    return crossed, turns
+
+
+@pytest.mark.parametrize("stack", ["ascending", "oblique and tilted"])
+def test_no_contour_is_a_hole_in_another_and_any_rule_fills_the_mask_with_its_holes(tmp_path: Path, stack: str):
+    volume = _stack(tmp_path / "s", stack)
+    array = np.zeros((1, *volume.geometry.shape), np.uint8)
+    array[0, 1:11, 1:9, 1:3] = 1
+    for column, row in ((2, 2), (2, 4), (3, 6), (5, 2), (6, 2), (6, 5), (9, 7)):
+        array[0, column, row, 1:3] = 0
+    array[0, 4:9, 4:7, 2], array[0, 5:8, 5, 2] = 0, 1  # a wide hole with an island
+    mask = Volume(array, volume.geometry)
+    write_rtstruct(mask, volume, LABELS, tmp_path / "rt.dcm", MAKER)
+    np.testing.assert_array_equal(read_label(tmp_path / "rt.dcm", volume, LABELS).array, array)
+    liver, _ = pydicom.dcmread(tmp_path / "rt.dcm").ROIContourSequence
+    assert len(liver.ContourSequence) == 3, "one in the one slice, in the other the island too"
+    odd, wound = np.zeros(volume.geometry.shape, int), np.zeros(volume.geometry.shape, int)
+    for contour in liver.ContourSequence:
+        assert contour.ContourGeometricType == "CLOSED_PLANAR"
+        points = np.reshape(np.array(contour.ContourData, float), (-1, 3))
+        assert len(points) == contour.NumberOfContourPoints
+        index = volume.geometry.to_index(points * (-1, -1, 1))
+        crossed, turns = _crossings(index[:, :2], volume.geometry.shape[:2])
+        plane = round(float(index[0, 2]))
+        odd[..., plane] += crossed % 2
+        wound[..., plane] += turns != 0
+    np.testing.assert_array_equal(odd, array[0])
+    np.testing.assert_array_equal(wound, array[0])
 
 
 def test_contours_lie_in_the_planes_of_their_images_where_positions_are_rounded(tmp_path: Path):
@@ -143,6 +241,41 @@ def test_contours_lie_in_the_planes_of_their_images_where_positions_are_rounded(
         assert {float(z) for z in contour.ContourData[2::3]} == {named}
         found.add(named)
     assert found == {2.51, 4.99, 7.5}
+
+
+@pytest.mark.parametrize("date", ["00000000", "19000229", "20260101-20260102"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_impossible_dates_lose_no_result_and_are_told(tmp_path: Path, kind: str, date: str):
+    told = {"SeriesDate": date, "StudyDate": date, "StudyTime": "996000", "PatientBirthDate": date}
+    with disable_value_validation():
+        volume = _stack(tmp_path / "s", **told, ContentDate="20260304", LastMenstrualDate=date)
+    notes = KINDS[kind](volume, tmp_path / "o.dcm")
+    for name in (*told, "LastMenstrualDate"):
+        due = f"{name} of the image holds no possible {name[-4:].lower()}: DICOM results leave it out"
+        assert due in notes
+    written = pydicom.dcmread(tmp_path / "o.dcm")
+    assert (written.StudyDate, written.StudyTime, written.PatientBirthDate) == ("", "", "")
+    assert written.get("ContentDate", written.get("StructureSetDate")) == "20260304", "the next date that is one"
+    assert not DCIODVFY or kind == "labelmap" or errors_of(tmp_path / "o.dcm") == []
+
+
+@pytest.mark.parametrize(
+    ("dates", "due"),
+    [
+        ({"StudyDate": ""}, "19700101"),
+        ({"SeriesDate": "00000000", "StudyDate": "00000000"}, "19700101"),
+        ({"SeriesDate": "00000000", "StudyDate": "20250203"}, "20250203"),
+        ({"SeriesDate": "2025.02.04", "StudyDate": "20250203"}, "20250204"),
+        ({"SeriesDate": "00010101"}, "00010101"),
+    ],
+)
+def test_a_result_has_the_first_possible_date_of_series_study_and_content(
+    tmp_path: Path, dates: dict[str, str], due: str
+):
+    with disable_value_validation():
+        volume = _stack(tmp_path / "s", **dates)
+    KINDS["rtstruct"](volume, tmp_path / "o.dcm")
+    assert pydicom.dcmread(tmp_path / "o.dcm").StructureSetDate == due
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -235,6 +368,31 @@ def test_a_report_gives_volumes_and_refers_to_segments_and_images(tmp_path: Path
         str(segmentation.SOPInstanceUID),
         *(str(pydicom.dcmread(p).SOPInstanceUID) for p in volume.source.paths),
     }
+
+
+@pytest.mark.parametrize("segmented", [True, False])
+def test_a_report_names_anatomy_alone_as_the_site_of_a_finding(tmp_path: Path, segmented: bool):
+    """A lesion is no place: the label does not say in which organ it lies."""
+    volume = _stack(tmp_path / "s")
+    altered = Code("49755003", "SCT", "Morphologically Altered Structure")
+    labels = (
+        LABELS[0],
+        Label(2, "lesion", Code("52988006", "SCT", "Lesion"), altered),
+        Label(4, "vessel", Code("59820001", "SCT", "Blood Vessel")),
+    )
+    mask = Volume(np.where(mask_on(volume).array == 3, 2, mask_on(volume).array).astype(np.uint8), volume.geometry)
+    write_dicom_seg(mask, volume, labels, tmp_path / "seg.dcm", MAKER)
+    findings = Findings(tuple(Structure(label, 1.0) for label in labels))
+    write_dicom_sr(findings, volume, tmp_path / "sr.dcm", MAKER, tmp_path / "seg.dcm" if segmented else None)
+    content = srread(tmp_path / "sr.dcm").content
+    groups = content.get_volumetric_roi_measurement_groups() if segmented else content.get_image_measurement_groups()
+    assert {g.tracking_identifier: [s.value.meaning for s in g.finding_sites] for g in groups} == {
+        "liver": ["Liver"],
+        "lesion": [],
+        "vessel": [],
+    }
+    assert [g.finding_type.meaning for g in groups] == ["Liver", "Lesion", "Blood Vessel"]
+    assert not DCIODVFY or errors_of(tmp_path / "sr.dcm") == []
 
 
 def test_a_report_of_a_classification_gives_probabilities_and_the_class(tmp_path: Path):

@@ -229,10 +229,23 @@ def test_what_a_library_refuses_to_write_is_an_error_with_a_reason(bundle: Path,
     assert [text.partition(":")[0] for text in told] == ["dicom-seg was not written"]
 
 
-def test_what_a_library_quotes_of_a_header_is_not_told_to_others(bundle: Path, tmp_path: Path):
+def test_a_date_that_cannot_be_is_a_warning_of_the_report_and_not_told(bundle: Path, tmp_path: Path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's about the date
-        volume = read_volume(write_series(tmp_path / "odd", ramp(1), **{**COMPANION, "PatientBirthDate": "12.03.1950"}))
+        volume = read_volume(write_series(tmp_path / "odd", ramp(4), **{**COMPANION, "PatientBirthDate": "12.03.1950"}))
+    predictor = Predictor(bundle)
+    for name in DICOM_FORMATS:
+        prediction = predictor.predict(volume, shares=True)
+        write_results(tmp_path / "case", predictor.bundle, prediction, volume, (name, "json"))
+        told = json.loads((tmp_path / "case" / "report.json").read_text())["warnings"]
+        assert "PatientBirthDate of the image holds no possible date: DICOM results leave it out" in told
+        assert not any(b"12.03.1950" in path.read_bytes() for path in (tmp_path / "case").iterdir())
+
+
+def test_what_a_library_quotes_of_a_header_is_not_told_to_others(bundle: Path, tmp_path: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's about the value
+        volume = read_volume(write_series(tmp_path / "odd", ramp(1), **{**COMPANION, "PatientSex": "12.03.1950"}))
         prediction = Prediction(Volume(np.ones_like(volume.array, np.uint8), volume.geometry), {"warnings": []})
         with pytest.raises(ImageError, match=r"12\.03\.1950") as refused:
             write_results(tmp_path / "case", Bundle.open(bundle), prediction, volume, ("dicom-seg",))

@@ -50,7 +50,7 @@ def _summary(
 ) -> Section:
     failed = sum(bool(run["failed"]) for run in runs)
     seeds = len({run["seed"] for run in runs})
-    warnings = (
+    warnings: tuple[str, ...] = (
         ("One seed only: there are no intervals, so no method is shown to learn or to be better than another.",)
         if seeds == 1
         else ()

@@ -1,4 +1,4 @@
-"""Pixels of DICOM frames as intensities: decoded, MONOCHROME1 turned round, slope and intercept applied."""
+"""Pixels of DICOM frames as intensities: decoded, slope and intercept applied, MONOCHROME1 radiographs turned round."""
 
 import warnings
 from collections.abc import Sequence
@@ -25,6 +25,8 @@ from medssl.imaging.readers.dicom_decoder import DECODER
 from medssl.imaging.readers.dicom_frames import UNCOMPRESSED, Frame, refuse_deflated_bomb
 
 _CODE_STREAMS = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
+_MEASURED = ("CT", "MR", "NM", "PT")
+"""Modalities whose intensities are measurements: MONOCHROME1 says how they are shown, no more."""
 
 
 def read_frames(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.generic], list[str]]:
@@ -43,7 +45,7 @@ def read_frames(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.generic], list[
             decoded = {frame.path: _decode(frame.path)}  # one file at a time stays in memory
         dataset, pixels = decoded[frame.path]
         planes.append(_plane(pixels, dataset, frame))
-        if str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1":
+        if _is_turned(dataset):
             notes.append("MONOCHROME1: intensities were turned round, so that high is bright")
     return _stacked(planes), list(dict.fromkeys(notes))
 
@@ -53,10 +55,9 @@ def _plane(pixels: npt.NDArray[np.generic], dataset: Dataset, frame: Frame) -> n
     try:
         several = int(dataset.get("NumberOfFrames", 1) or 1) > 1
         plane = pixels[frame.number or 0] if several else pixels
-        if str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1":
-            plane = _inverted(plane, dataset)
         with np.errstate(over="raise", invalid="raise"):
-            return _intensities(plane, dataset, frame)
+            values = _intensities(plane, dataset, frame)
+            return _turned(values, dataset, frame) if _is_turned(dataset) else values
     except Exception as error:  # lookup tables and factors of a wrong kind fail in many ways
         raise ImageError(
             f"{frame.path}: stored values cannot be turned into intensities ({' '.join(str(error).split())[:200]})",
@@ -146,10 +147,25 @@ def _extended(path: Path) -> npt.NDArray[np.generic]:
     return pixels.reshape((frames, rows, columns) if frames > 1 else (rows, columns))
 
 
-def _inverted(plane: npt.NDArray[np.generic], dataset: Dataset) -> npt.NDArray[np.generic]:
+def _is_turned(dataset: Dataset) -> bool:
+    """True for a picture whose low values are bright, as films are stored."""
+    inverse = str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1"
+    return inverse and str(dataset.get("Modality", "")).strip() not in _MEASURED
+
+
+def _turned(values: npt.NDArray[np.generic], dataset: Dataset, frame: Frame) -> npt.NDArray[np.generic]:
+    """Mirror intensities within those that the smallest and the largest stored value stand for.
+
+    Stored values come first through the modality's table or factors, which are made for them and not for their mirror.
+    """
     bits = int(dataset.BitsStored)
-    total = -1 if int(dataset.PixelRepresentation) else (1 << bits) - 1  # smallest plus largest stored value
-    return (total - plane.astype(np.int64)).astype(np.int32)
+    lowest = -(1 << bits - 1) if int(dataset.PixelRepresentation) else 0
+    ends = np.array([lowest, lowest + (1 << bits) - 1], dtype=np.int64)
+    total: int | float = sum(_intensities(ends, dataset, frame).tolist())
+    if values.dtype.kind not in "iu" or isinstance(total, float):
+        return np.asarray(total - values.astype(np.float64), np.float32)
+    mirrored: npt.NDArray[np.int64] = np.asarray(total - values.astype(np.int64))
+    return mirrored.astype(_whole_kind(float(mirrored.min()), float(mirrored.max())) or np.float64)
 
 
 def _intensities(plane: npt.NDArray[np.generic], dataset: Dataset, frame: Frame) -> npt.NDArray[np.generic]:

@@ -15,7 +15,6 @@ from medssl.imaging.writers.dicom_source import (
     Maker,
     identity,
     quiet,
-    read_further,
     read_source,
     reference,
     save,
@@ -25,7 +24,7 @@ from medssl.imaging.writers.overlay import overlay_picture
 
 def write_secondary_capture(
     image: Volume, mask: Volume | None, labels: Sequence[Label], path: Path, maker: Maker, text: Sequence[str] = ()
-) -> None:
+) -> tuple[str, ...]:
     """Write the overlay picture with the cautions and "for research only" drawn into its pixels.
 
     Args:
@@ -36,10 +35,13 @@ def write_secondary_capture(
         maker: The algorithm, whose cautions are drawn below the picture.
         text: Lines above them: what was found.
 
+    Returns:
+        Notes for the user: what was left out of the image's headers.
+
     Raises:
         ImageError: The image is not DICOM.
     """
-    datasets, further = read_source(image), read_further(image)
+    datasets, further, notes = read_source(image)
     own = identity(datasets, further, maker, "dicom-sc", *text, *([] if mask is None else [mask.array[0]]))
     picture = overlay_picture(image, mask, labels, (f"{maker.model}.", *text, *maker.cautions))
     with quiet():
@@ -67,6 +69,7 @@ def write_secondary_capture(
             capture.BurnedInAnnotation = told
         capture.SourceImageSequence = [reference(d) for d in (*datasets, *further)]
         save(capture, datasets[0], path)
+    return notes
 
 
 def _burned_in(datasets: Sequence[Dataset]) -> str:

@@ -16,11 +16,13 @@ from highdicom.seg import (
 from pydicom.dataset import Dataset
 
 from medssl.imaging.errors import ImageError
+from medssl.imaging.geometry import Geometry
 from medssl.imaging.labels import Label
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_source import (
     DEFAULT_CATEGORY,
     DEFAULT_TYPE,
+    LPS,
     RESEARCH_ONLY,
     Identity,
     Maker,
@@ -29,7 +31,6 @@ from medssl.imaging.writers.dicom_source import (
     planes,
     positions,
     quiet,
-    read_further,
     read_source,
     reference,
     save,
@@ -59,13 +60,13 @@ def write_dicom_seg(
             `labelmap` (a frame a slice, its values those of the labels; DICOM supplement 243, 2024).
 
     Returns:
-        Notes for the user: labels that have no code of their own.
+        Notes for the user: what was left out of the image's headers, and labels that have no code of their own.
 
     Raises:
         ImageError: The source is not DICOM or names no frame of reference, mask and source lie on different grids, the
             planes of the image are not those of its files, or the mask holds values that are no label.
     """
-    datasets, further = read_source(source), read_further(source)
+    datasets, further, notes = read_source(source)
     _check_grid(mask, source)
     _check_values(mask, labels)
     ordered = sorted(labels, key=lambda label: label.value)
@@ -74,9 +75,10 @@ def write_dicom_seg(
     table[[label.value for label in ordered]] = numbers
     with quiet():
         frames = planes(table[mask.array[0]], mask.geometry, datasets)
+        _share_orientation(datasets, mask.geometry)
         named = "dicom-seg" if kind == "binary" else "dicom-seg-labelmap"
         _save(frames, datasets, further, dict(zip(numbers, ordered, strict=True)), path, maker, named)
-    return _uncoded(labels)
+    return (*notes, *_uncoded(labels))
 
 
 def write_fractional_seg(
@@ -95,21 +97,50 @@ def write_fractional_seg(
     Raises:
         ImageError: As `write_dicom_seg`.
     """
-    datasets, further = read_source(source), read_further(source)
+    datasets, further, notes = read_source(source)
     _check_grid(shares, source)
     ordered = sorted(labels, key=lambda label: label.value)
     with quiet():
         layers = [planes(share, shares.geometry, datasets) for share in shares.array]
+        _share_orientation(datasets, shares.geometry)
         # highdicom takes probabilities as floats and writes round(255 p): 255 * (n / 255) gives n back
         frames = np.stack(layers, axis=-1, dtype=np.float32)
         frames /= np.float32(255)  # in place: this is four bytes a voxel and class
         _save(frames, datasets, further, dict(enumerate(ordered, start=1)), path, maker, "dicom-seg-fractional")
-    return _uncoded(labels)
+    return (*notes, *_uncoded(labels))
 
 
 def _check_grid(mask: Volume, source: Volume) -> None:
     if not mask.geometry.is_close(source.geometry):
         raise ImageError("mask and source image lie on different grids", reason="label-grid")
+
+
+def _share_orientation(datasets: Sequence[Dataset], grid: Geometry) -> None:
+    """Give all planes one orientation, that of the grid: headers round theirs, and highdicom refuses two.
+
+    Of an enhanced file it moves orientation and pixel size from the frames into the part that they share, where
+    highdicom looks for them.
+    """
+    groups = datasets[0].get("PerFrameFunctionalGroupsSequence", None)
+    due = (grid.affine[:3, :2] / np.linalg.norm(grid.affine[:3, :2], axis=0)).T * LPS  # (2, 3): of rows and columns
+    if not groups:
+        placed = [dataset for dataset in datasets if dataset.get("ImageOrientationPatient", None)]
+        if placed:
+            nearest = min(placed, key=lambda item: _turn(item, due)).ImageOrientationPatient
+            for dataset in placed:
+                dataset.ImageOrientationPatient = nearest
+        return
+    shared = datasets[0].SharedFunctionalGroupsSequence[0]
+    turned = [item for group in groups for item in group.get("PlaneOrientationSequence", None) or ()]
+    if turned and "PlaneOrientationSequence" not in shared:
+        shared.PlaneOrientationSequence = [min(turned, key=lambda item: _turn(item, due))]
+    if "PixelMeasuresSequence" in groups[0] and "PixelMeasuresSequence" not in shared:
+        shared.PixelMeasuresSequence = groups[0].PixelMeasuresSequence
+
+
+def _turn(plane: Dataset, due: npt.NDArray[np.float64]) -> float:
+    """By how much the direction cosines of a plane differ from those due."""
+    return float(np.abs(np.array(plane.ImageOrientationPatient, dtype=np.float64) - due.ravel()).max())
 
 
 def _uncoded(labels: Sequence[Label]) -> tuple[str, ...]:

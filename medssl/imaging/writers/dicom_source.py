@@ -1,6 +1,5 @@
 """What every DICOM object made from a result takes from its source: patient, study, planes, identity and date."""
 
-import datetime
 import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from highdicom import AlgorithmIdentificationSequence
 from highdicom.sr import AlgorithmIdentification, CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
+from pydicom.valuerep import DA, TM
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.files import atomic_path
@@ -45,6 +45,24 @@ _MAY_BE_EMPTY = (
     "ReferringPhysicianName",
     "PositionReferenceIndicator",
 )
+_DATES = ("SeriesDate", "StudyDate", "ContentDate", "PatientBirthDate", "LastMenstrualDate")
+_TIMES = ("StudyTime", "PatientBirthTime")
+"""Dates and times that a result takes from its source, the first three of them for its own date, in this order."""
+
+
+class Headers(NamedTuple):
+    """Headers of the files that an image was read from, as far as a result repeats them.
+
+    Args:
+        own: Of the series that gave the image its grid, complete enough to be repeated in an object. Of several
+            channels the first one's series is taken: the mask lies on its grid.
+        further: Of the other channels: a result is made of them too, and names them.
+        notes: For the user: what was left out because no object may hold it.
+    """
+
+    own: list[Dataset]
+    further: list[Dataset]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -102,28 +120,24 @@ class Identity:
         return UID_ROOT + str(int.from_bytes(digest, "big"))
 
 
-def read_source(source: Volume) -> list[Dataset]:
-    """Headers of the series that gave the image its grid, made complete enough to be repeated in an object.
-
-    Of several channels the first one's series is taken: the mask lies on its grid.
+def read_source(source: Volume) -> Headers:
+    """Headers that a result of this image repeats and refers to.
 
     Raises:
         ImageError: The image is not DICOM.
     """
     if source.source.format != "dicom" or not source.source.paths:
         raise ImageError("a DICOM result needs a DICOM image to refer to", reason="not-dicom")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # remarks of pydicom on attributes of the source
+    with quiet():
         datasets = [_complete(_header(file)) for file in dict.fromkeys(source.source.paths)]
         series = source.source.uids.get("SeriesInstanceUID", "")
-        return [d for d in datasets if str(d.get("SeriesInstanceUID", "")) == series] or datasets
-
-
-def read_further(source: Volume) -> list[Dataset]:
-    """Headers of the other channels' files: a result is made of them too, and names them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return [_header(file) for file in source.source.further]
+        own = [d for d in datasets if str(d.get("SeriesInstanceUID", "")) == series] or datasets
+        emptied = dict.fromkeys(name for dataset in own for name in _empty_impossible(dataset))
+        notes = [
+            f"{name} of the image holds no possible {'date' if name in _DATES else 'time'}: DICOM results leave it out"
+            for name in emptied
+        ]
+        return Headers(own, [_header(file) for file in source.source.further], tuple(notes))
 
 
 def identity(
@@ -172,25 +186,23 @@ def concept(code: Code) -> CodedConcept:
 def save(dataset: Dataset, source: Dataset, path: Path) -> None:
     """Write an object with the source's date instead of the clock's: written again, it is the same object."""
     dataset.SpecificCharacterSet = "ISO_IR 192"  # names of labels and models may be in any language
-    stamp = timestamp(source)
+    date = _own_date(source)
     for name in ("Content*", "Series*", "InstanceCreation*", "StructureSet*", "*OfSecondaryCapture"):
-        for part, text in (("Date", stamp.strftime("%Y%m%d")), ("Time", stamp.strftime("%H%M%S"))):
+        for part, text in (("Date", date), ("Time", "000000")):
             if (keyword := name.replace("*", part)) in dataset:
                 setattr(dataset, keyword, text)
     for equipment in dataset.get("ContributingEquipmentSequence", None) or ():
         if "ContributionDateTime" in equipment:
-            equipment.ContributionDateTime = stamp.strftime("%Y%m%d%H%M%S")
+            equipment.ContributionDateTime = f"{date}000000"
     with atomic_path(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
 
 
-def timestamp(dataset: Dataset) -> datetime.datetime:
-    """Date of the series or study; 1970 where there is none."""
-    for name in ("SeriesDate", "StudyDate", "ContentDate"):
-        text = str(dataset.get(name, "") or "")
-        if len(text) == 8 and text.isdigit():
-            return datetime.datetime.strptime(text, "%Y%m%d").replace(tzinfo=datetime.UTC)
-    return datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+def _own_date(source: Dataset) -> str:
+    """Date of the series or study, YYYYMMDD; that of 1970 where there is none."""
+    found = (DA(str(source.get(name, "") or "")) for name in _DATES[:3])
+    date = next((date for date in found if date is not None), None)
+    return "19700101" if date is None else date.isoformat().replace("-", "")  # strftime gives year 1 one digit
 
 
 def reference(dataset: Dataset) -> Dataset:
@@ -248,3 +260,15 @@ def _complete(dataset: Dataset) -> Dataset:
     if not dataset.get("SpecificCharacterSet", None) and "SpecificCharacterSet" in dataset:
         del dataset.SpecificCharacterSet  # empty means the default, which highdicom wants absent
     return dataset
+
+
+def _empty_impossible(dataset: Dataset) -> list[str]:
+    """Empty dates and times that cannot be, such as 00000000: highdicom makes no object of them. Names of these."""
+    found = []
+    for name in (*_DATES, *_TIMES):
+        try:
+            (DA if name in _DATES else TM)(dataset.get(name, None))
+        except (TypeError, ValueError):
+            setattr(dataset, name, "")
+            found.append(name)
+    return found

@@ -39,13 +39,13 @@ from medssl.imaging.writers.dicom_source import (
     concept,
     identity,
     quiet,
-    read_further,
     read_source,
     save,
 )
 
 _SCHEME = "99MEDSSL"
 """Private coding scheme (PS3.3 section 8.2) for classes, which have names of their maker's choice."""
+_ANATOMICAL = (DEFAULT_CATEGORY.value, DEFAULT_CATEGORY.scheme)
 _PROCEDURES = {
     "CT": CodedConcept("25045-6", "LN", "CT Unspecified body region"),
     "MR": CodedConcept("25056-3", "LN", "MRI Unspecified body region"),
@@ -93,7 +93,7 @@ class Findings:
 
 def write_dicom_sr(
     findings: Findings, source: Volume, path: Path, maker: Maker, segmentation: Path | None = None
-) -> None:
+) -> tuple[str, ...]:
     """Write a Comprehensive 3D SR that follows TID 1500; cautions are comments of the report.
 
     Args:
@@ -103,10 +103,13 @@ def write_dicom_sr(
         maker: The algorithm, and its cautions.
         segmentation: DICOM-SEG with one segment a structure, in the same order, which the report refers to.
 
+    Returns:
+        Notes for the user: what was left out of the image's headers.
+
     Raises:
         ImageError: The source is not DICOM.
     """
-    datasets, further = read_source(source), read_further(source)
+    datasets, further, notes = read_source(source)
     with quiet():
         segments = None if segmentation is None else pydicom.dcmread(segmentation, stop_before_pixels=True)
         own = identity(datasets, further, maker, "dicom-sr", _said(findings, segments))
@@ -133,6 +136,7 @@ def write_dicom_sr(
             **maker.equipment(),
         )
         save(document, datasets[0], path)
+    return notes
 
 
 def _said(findings: Findings, segments: Dataset | None) -> str:
@@ -171,7 +175,7 @@ def _structures(
             "tracking_identifier": TrackingIdentifier(own.uid("group", str(label.value)), label.name),
             "finding_category": concept(label.category or DEFAULT_CATEGORY),
             "finding_type": concept(label.type or DEFAULT_TYPE),
-            "finding_sites": [FindingSite(concept(label.type))] if label.type else None,
+            "finding_sites": _sites(label),
             "algorithm_id": maker.algorithm_of_measurements(),
             "measurements": _sizes(structure),
         }
@@ -186,6 +190,13 @@ def _structures(
         )
         groups.append(VolumetricROIMeasurementsAndQualitativeEvaluations(**common, referenced_segment=referenced))
     return groups
+
+
+def _sites(label: Label) -> list[FindingSite] | None:
+    """Where the finding is: an anatomical structure is its own site, of a lesion the label does not tell it."""
+    category = label.category
+    anatomical = category is not None and (category.value, category.scheme) == _ANATOMICAL
+    return [FindingSite(concept(label.type))] if label.type is not None and anatomical else None
 
 
 def _sizes(structure: Structure) -> list[Measurement]:

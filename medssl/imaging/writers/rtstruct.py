@@ -1,13 +1,12 @@
 """RTSTRUCT out: contours of each class in the planes of the image, for planning systems."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from contourpy import contour_generator
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
@@ -17,6 +16,7 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.labels import Label
 from medssl.imaging.own_results import MANUFACTURER
 from medssl.imaging.volume import Volume
+from medssl.imaging.writers.contours import Ring, keyhole, outlines
 from medssl.imaging.writers.dicom_source import (
     LPS,
     RESEARCH_ONLY,
@@ -26,7 +26,6 @@ from medssl.imaging.writers.dicom_source import (
     planes,
     positions,
     quiet,
-    read_further,
     read_source,
     reference,
     save,
@@ -52,11 +51,12 @@ _DETACHED_STUDY = UID("1.2.840.10008.3.1.2.3.1")
 """SOP class by which a structure set names a study (retired, but PS3.3 still asks for it here)."""
 
 
-def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: Path, maker: Maker) -> None:
+def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: Path, maker: Maker) -> tuple[str, ...]:
     """Write the outlines of a mask as RTSTRUCT.
 
     Contours run half-way between voxel centres inside and outside a class, by marching squares (contourpy), so that
-    filling them by the even-odd rule at voxel centres gives the mask back; a hole is a contour within a contour.
+    filling them at voxel centres, by the even-odd or the non-zero rule, gives the mask back. Holes are cut by keyholes:
+    PS3.3 C.8.8.6.3 knows no contour that is a hole in another, and a program may fill both.
 
     Args:
         mask: (1, *S) uint8 on the grid of `source`.
@@ -65,54 +65,58 @@ def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: 
         path: File to write.
         maker: The algorithm; its cautions are written into the description of the structure set.
 
+    Returns:
+        Notes for the user: what was left out of the image's headers.
+
     Raises:
-        ImageError: The source is not DICOM, has no place in the patient, its planes are not those of its files, or the
-            a class is so torn that it has tens of thousands of outlines.
+        ImageError: The source is not DICOM, has no place in the patient, its planes are not those of its files, or a
+            class is so torn that it has tens of thousands of outlines and holes.
     """
-    datasets = read_source(source)
+    datasets, further, notes = read_source(source)
     places = positions(datasets)
     if not datasets[0].get("FrameOfReferenceUID", "") or places is None:
         raise ImageError(
             "RTSTRUCT needs an image with a place in the patient; leave rtstruct out of --format", reason="no-position"
         )
     drawn = planes(mask.array[0], mask.geometry, datasets)
-    own = identity(datasets, read_further(source), maker, "rtstruct", drawn)
+    own = identity(datasets, further, maker, "rtstruct", drawn)
     ordered = sorted(labels, key=lambda item: item.value)
-    outlines = [
-        (number, frame, points)
-        for number, label in enumerate(ordered)
-        for frame, plane in enumerate(drawn)
-        for points in _outlines(plane == label.value, mask.geometry, places[frame])
+    shapes = [
+        [(frame, rings) for frame, plane in enumerate(drawn) for rings in outlines(plane == label.value)]
+        for label in ordered
     ]
-    most, number = max(((sum(owner == n for owner, *_ in outlines), n) for n in range(len(ordered))), default=(0, 0))
-    if most > _MOST_CONTOURS:
-        raise ImageError(
-            f"{ordered[number].name} has {most} outlines, more than {_MOST_CONTOURS}: it is noise and "
-            "no planning system could load it: leave rtstruct out of --format",
-            reason="too-many-contours",
-        )
+    for label, found in zip(ordered, shapes, strict=True):
+        _refuse_noise(label, sum(len(rings) for _, rings in found))
     with quiet(), disable_value_validation():  # the numbers are ours; checking each takes longer than all the rest
         dataset = _structure_set(datasets, maker, own)
-        for number, label in enumerate(ordered):
-            _add_structure(dataset, number + 1, label)
-            contours = [_contour(points, datasets, frame) for owner, frame, points in outlines if owner == number]
+        for number, (label, found) in enumerate(zip(ordered, shapes, strict=True), start=1):
+            _add_structure(dataset, number, label)
+            contours = [
+                _contour(_placed(keyhole(rings), mask.geometry, places[frame]), datasets, frame)
+                for frame, rings in found
+            ]
             if contours:
                 dataset.ROIContourSequence[-1].ContourSequence = contours
         save(dataset, datasets[0], path)
+    return notes
 
 
-def _outlines(
-    inside: npt.NDArray[np.bool_], grid: Geometry, place: npt.NDArray[np.float64]
-) -> Iterator[npt.NDArray[np.float64]]:
-    """Closed polygons (n, 3) LPS mm around what is inside in a plane (rows, columns) whose first pixel is at `place`.
+def _refuse_noise(label: Label, count: int) -> None:
+    if count > _MOST_CONTOURS:
+        raise ImageError(
+            f"{label.name} has {count} outlines and holes, more than {_MOST_CONTOURS}: it is noise and "
+            "no planning system could load it: leave rtstruct out of --format",
+            reason="too-many-contours",
+        )
+
+
+def _placed(points: Ring, grid: Geometry, place: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Points (n, 3) LPS mm in the plane whose first pixel is at `place`.
 
     The file's own place is taken, not the grid's, which is even where positions are rounded.
     """
-    if not inside.any():
-        return
-    for line in contour_generator(z=np.pad(inside, 1).astype(np.float64)).lines(0.5):
-        points = np.asarray(line)[:-1] - 1  # (column, row); the first point is repeated at the end
-        yield place + points @ grid.affine[:3, :2].T * LPS
+    placed: npt.NDArray[np.float64] = place + points @ grid.affine[:3, :2].T * LPS
+    return placed
 
 
 def _contour(points: npt.NDArray[np.float64], datasets: Sequence[Dataset], frame: int) -> Dataset:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import SimpleITK
 from dicom_phantom import ramp, read, slice_dataset, write_series
+from pydicom.dataset import Dataset
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.preprocess import Preprocess, prepare_volume
 from medssl.imaging.readers.open import read_volume
+from medssl.imaging.volume import Volume
 
 _TILT = np.tan(np.deg2rad(15))
 
@@ -158,13 +160,52 @@ def test_unsigned_first_slice_does_not_wrap_negative_later_ones(tmp_path: Path):
     assert sorted(np.unique(volume.array)) == [-1000, 7]
 
 
-def test_monochrome1_is_turned_round_and_said(tmp_path: Path):
+def _monochrome1(folder: Path, pixels: np.ndarray, modality: str, **attributes: object) -> Volume:
+    dataset = slice_dataset(pixels, (0, 0, 0), PhotometricInterpretation="MONOCHROME1", Modality=modality, **attributes)
+    dataset.save_as(folder / "0.dcm", enforce_file_format=True)
+    return read_volume(folder)
+
+
+@pytest.mark.parametrize("modality", ["CR", "DX", "MG", "RF", "XA", "OT"])
+def test_a_monochrome1_picture_is_turned_round_and_said(tmp_path: Path, modality: str):
     pixels = np.array([[0, 255], [10, 20]], dtype=np.uint8)
-    dataset = slice_dataset(pixels, (0, 0, 0), PhotometricInterpretation="MONOCHROME1")
-    dataset.save_as(tmp_path / "0.dcm", enforce_file_format=True)
-    volume = read_volume(tmp_path)
+    volume = _monochrome1(tmp_path, pixels, modality)
     np.testing.assert_array_equal(volume.array[0].T, 255 - pixels.astype(int))
     assert "MONOCHROME1" in volume.source.notes[0]
+    signed = _monochrome1(tmp_path, pixels.astype(np.int16) - 100, modality)
+    np.testing.assert_array_equal(signed.array[0].T, -1 - (pixels.astype(int) - 100))
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "NM", "PT"])
+def test_monochrome1_leaves_what_was_measured_as_it_is(tmp_path: Path, modality: str):
+    """Air in HU stays air: how an image is shown says nothing of its numbers."""
+    pixels = np.array([[0, 1000], [24, 4095]], dtype=np.uint16)
+    attributes = {"BitsStored": 12, "HighBit": 11, "RescaleSlope": 1, "RescaleIntercept": -1024}
+    volume = _monochrome1(tmp_path, pixels, modality, **attributes)
+    np.testing.assert_array_equal(volume.array[0].T, pixels.astype(int) - 1024)
+    assert not any("turned round" in note for note in volume.source.notes)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(2, -10), (0.5, 3.25), (-1, 4095)])
+def test_monochrome1_is_turned_round_after_slope_and_intercept(tmp_path: Path, slope: float, intercept: float):
+    pixels = np.array([[0, 1000], [24, 4095]], dtype=np.uint16)
+    attributes = {"BitsStored": 12, "HighBit": 11, "RescaleSlope": slope, "RescaleIntercept": intercept}
+    read = _monochrome1(tmp_path, pixels, "DX", **attributes).array[0].T
+    np.testing.assert_allclose(read, (4095 - pixels.astype(float)) * slope + intercept)
+
+
+def test_monochrome1_is_turned_round_after_the_modality_table(tmp_path: Path):
+    """A table that is no line: the mirror of f(x) is f(least) + f(most) - f(x), not f of the mirror of x."""
+    pixels = np.arange(0, 240, 2, dtype=np.uint8).reshape(10, 12)
+    table = (1000 * np.log1p(np.arange(256))).astype(np.uint16)
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [256, 0, 16])
+    item.add_new("LUTData", "OW", table.tobytes())
+    item.ModalityLUTType = "US"
+    volume = _monochrome1(tmp_path, pixels, "DX", ModalityLUTSequence=[item])
+    np.testing.assert_array_equal(volume.array[0].T, table[255].astype(int) - table[pixels])
+    measured = _monochrome1(tmp_path, pixels, "MR", ModalityLUTSequence=[item])
+    np.testing.assert_array_equal(measured.array[0].T, table[pixels])
 
 
 def test_real_series_lie_where_simpleitk_puts_them(real_data: Path):
