@@ -245,16 +245,17 @@ def test_contours_lie_in_the_planes_of_their_images_where_positions_are_rounded(
 
 @pytest.mark.parametrize("date", ["00000000", "19000229", "20260101-20260102"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_impossible_dates_lose_no_result_and_are_told(tmp_path: Path, kind: str, date: str):
+def test_impossible_dates_and_codes_lose_no_result_and_are_told(tmp_path: Path, kind: str, date: str):
     told = {"SeriesDate": date, "StudyDate": date, "StudyTime": "996000", "PatientBirthDate": date}
     with disable_value_validation():
-        volume = _stack(tmp_path / "s", **told, ContentDate="20260304", LastMenstrualDate=date)
+        volume = _stack(tmp_path / "s", **told, ContentDate="20260304", LastMenstrualDate=date, PatientSex="W")
     notes = KINDS[kind](volume, tmp_path / "o.dcm")
     for name in (*told, "LastMenstrualDate"):
         due = f"{name} of the image holds no possible {name[-4:].lower()}: DICOM results leave it out"
         assert due in notes
+    assert "PatientSex of the image holds no possible value: DICOM results leave it out" in notes
     written = pydicom.dcmread(tmp_path / "o.dcm")
-    assert (written.StudyDate, written.StudyTime, written.PatientBirthDate) == ("", "", "")
+    assert (written.StudyDate, written.StudyTime, written.PatientBirthDate, written.PatientSex) == ("", "", "", "")
     assert written.get("ContentDate", written.get("StructureSetDate")) == "20260304", "the next date that is one"
     assert not DCIODVFY or kind == "labelmap" or errors_of(tmp_path / "o.dcm") == []
 

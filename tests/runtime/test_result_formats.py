@@ -243,9 +243,14 @@ def test_a_date_that_cannot_be_is_a_warning_of_the_report_and_not_told(bundle: P
 
 
 def test_what_a_library_quotes_of_a_header_is_not_told_to_others(bundle: Path, tmp_path: Path):
+    (file,) = write_series(tmp_path / "odd", ramp(1), **COMPANION).iterdir()
+    dataset = pydicom.dcmread(file)
+    dataset.LossyImageCompression, tag = "01", Tag("LossyImageCompressionRatio")
+    dataset[tag] = RawDataElement(tag, "DS", 10, b"12.03.1950", 0, False, True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's about the value
-        volume = read_volume(write_series(tmp_path / "odd", ramp(1), **{**COMPANION, "PatientSex": "12.03.1950"}))
+        dataset.save_as(file)
+        volume = read_volume(tmp_path / "odd")
         prediction = Prediction(Volume(np.ones_like(volume.array, np.uint8), volume.geometry), {"warnings": []})
         with pytest.raises(ImageError, match=r"12\.03\.1950") as refused:
             write_results(tmp_path / "case", Bundle.open(bundle), prediction, volume, ("dicom-seg",))

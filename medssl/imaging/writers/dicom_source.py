@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from highdicom import AlgorithmIdentificationSequence
+from highdicom import AlgorithmIdentificationSequence, PatientSexValues
 from highdicom.sr import AlgorithmIdentification, CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
@@ -48,6 +48,7 @@ _MAY_BE_EMPTY = (
 _DATES = ("SeriesDate", "StudyDate", "ContentDate", "PatientBirthDate", "LastMenstrualDate")
 _TIMES = ("StudyTime", "PatientBirthTime")
 """Dates and times that a result takes from its source, the first three of them for its own date, in this order."""
+_SEXES = ("", *(sex.value for sex in PatientSexValues))
 
 
 class Headers(NamedTuple):
@@ -134,7 +135,7 @@ def read_source(source: Volume) -> Headers:
         own = [d for d in datasets if str(d.get("SeriesInstanceUID", "")) == series] or datasets
         emptied = dict.fromkeys(name for dataset in own for name in _empty_impossible(dataset))
         notes = [
-            f"{name} of the image holds no possible {'date' if name in _DATES else 'time'}: DICOM results leave it out"
+            f"{name} of the image holds no possible {_kind(name)}: DICOM results leave it out"
             for name in emptied
         ]
         return Headers(own, [_header(file) for file in source.source.further], tuple(notes))
@@ -196,6 +197,10 @@ def save(dataset: Dataset, source: Dataset, path: Path) -> None:
             equipment.ContributionDateTime = f"{date}000000"
     with atomic_path(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
+
+
+def _kind(name: str) -> str:
+    return "date" if name in _DATES else "time" if name in _TIMES else "value"
 
 
 def _own_date(source: Dataset) -> str:
@@ -263,8 +268,11 @@ def _complete(dataset: Dataset) -> Dataset:
 
 
 def _empty_impossible(dataset: Dataset) -> list[str]:
-    """Empty dates and times that cannot be, such as 00000000: highdicom makes no object of them. Names of these."""
+    """Empty what highdicom makes no object of: dates and times such as 00000000, a sex such as W. Names of these."""
     found = []
+    if str(dataset.get("PatientSex", "") or "") not in _SEXES:
+        dataset.PatientSex = ""
+        found.append("PatientSex")
     for name in (*_DATES, *_TIMES):
         try:
             (DA if name in _DATES else TM)(dataset.get(name, None))
