@@ -134,10 +134,7 @@ def read_source(source: Volume) -> Headers:
         series = source.source.uids.get("SeriesInstanceUID", "")
         own = [d for d in datasets if str(d.get("SeriesInstanceUID", "")) == series] or datasets
         emptied = dict.fromkeys(name for dataset in own for name in _empty_impossible(dataset))
-        notes = [
-            f"{name} of the image holds no possible {_kind(name)}: DICOM results leave it out"
-            for name in emptied
-        ]
+        notes = [f"{name} of the image holds no possible {_kind(name)}: DICOM results leave it out" for name in emptied]
         return Headers(own, [_header(file) for file in source.source.further], tuple(notes))
 
 
