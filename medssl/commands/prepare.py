@@ -21,6 +21,7 @@ from medssl.imaging.naming import split_field
 from medssl.imaging.preprocess import Preprocess
 from medssl.imaging.problems import Problem, in_short, read_problems, write_problems
 from medssl.imaging.progress import Progress
+from medssl.imaging.target_grid import SHOWN
 
 POSITIONAL = ("manifest",)
 _BYTES_A_SECOND = 5e6
@@ -78,7 +79,7 @@ def prepare(
     Args:
         manifest: Manifest written by `medssl index` or by hand.
         out: Folder of the cache.
-        preprocess: Orientation, voxel size, crop and intensities.
+        preprocess: Orientation (3D; 2D images are laid as viewers show them), voxel size, crop and intensities.
         labels: Foreground classes; left out, every value found becomes a class.
         label_map: Value in the label files to value wanted.
         ignore_label: Label value that counts neither in losses nor in metrics, usually 255.
@@ -94,6 +95,8 @@ def prepare(
     """
     from medssl.data.cache import SCHEMA_VERSION
 
+    if preprocess.spatial_dims == 2:
+        preprocess = replace(preprocess, orientation=SHOWN)
     listed = Manifest.read(manifest)
     for note in listed.notes:
         say(f"WARNING: {note}")

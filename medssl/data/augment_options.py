@@ -42,7 +42,8 @@ class AugmentOptions:
     """Largest displacement along each axis, in voxels, at 4 control points an axis."""
 
     flip_axes: tuple[int, ...] = ()
-    """Spatial axes that are mirrored with probability 0.5 each; in RAS+ images axis 0 exchanges left and right."""
+    """Spatial axes that are mirrored with probability 0.5 each; in RAS+ images axis 0 exchanges left and
+    right, in 2D axis 0 exchanges top and bottom and axis 1 the sides."""
 
     noise_p: float = 0.1
     """Probability of added Gaussian noise."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medssl.imaging.target_grid import SHOWN
 from medssl.runtime.bundle import BundleSpec
 
 _NOTICE = (
@@ -90,7 +91,8 @@ def _preprocessing(bundle: BundleSpec) -> list[str]:
         size = f"each image's own {unit[:-1]} size" if p.spacing_mm is None else f"{unit} of {_by(p.spacing_mm)} mm"
     grey = ", colours made grey" if p.grey else ""
     ends = f" {list(p.intensity.low)} to {list(p.intensity.high)}" if p.intensity.low else ""
-    oriented = f"Orientation {p.orientation}, " if p.spatial_dims == 3 else "Orientation as it is, "
+    flat = "Rows and columns as viewers show them, " if p.orientation == SHOWN else "Orientation as it is, "
+    oriented = f"Orientation {p.orientation}, " if p.spatial_dims == 3 else flat
     mirrored = f", averaged over mirror images along axes {list(bundle.mirror_axes)}" if bundle.mirror_axes else ""
     intensities = f"{p.intensity.kind}{ends}"
     return [

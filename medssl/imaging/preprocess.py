@@ -17,7 +17,17 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.intensities import Percentiles, Spread, normalise
 from medssl.imaging.resample import regrid_image, regrid_label
 from medssl.imaging.rims import restored_label
-from medssl.imaging.target_grid import AXIS_CODES, blocks, cropped, oriented, planes, right_angled, spaced
+from medssl.imaging.target_grid import (
+    AXIS_CODES,
+    SHOWN,
+    blocks,
+    cropped,
+    oriented,
+    planes,
+    right_angled,
+    spaced,
+    viewers_codes,
+)
 from medssl.imaging.volume import Volume
 
 _WHOLE_BYTES = 192 << 20
@@ -52,7 +62,8 @@ class Preprocess:
     """2 or 3."""
 
     orientation: str = "RAS"
-    """3D: axis order and direction, closest axes; 2D images keep theirs."""
+    """3D: axis order and direction, closest axes. 2D: `shown`, rows and columns as viewers show them, which `prepare`
+    takes for all; else each image keeps the order that it is read in, another one in DICOM than in pictures."""
 
     spacing_mm: tuple[float, ...] | None = None
     """Voxel size wanted; None keeps each image's own."""
@@ -80,7 +91,8 @@ class Preprocess:
         if self.spatial_dims not in (2, 3):
             found.append(f"spatial_dims must be 2 or 3, got {self.spatial_dims}")
         axes = sorted(AXIS_CODES[c][0] for c in self.orientation if c in AXIS_CODES)
-        if axes != [0, 1, 2] or len(self.orientation) != 3:
+        shown = self.orientation == SHOWN and self.spatial_dims == 2
+        if not shown and (axes != [0, 1, 2] or len(self.orientation) != 3):
             found.append(f"orientation must name each axis once, for instance RAS, got {self.orientation!r}")
         if self.spacing_mm is not None and (
             len(self.spacing_mm) != self.spatial_dims or any(not s > 0 for s in self.spacing_mm)
@@ -104,7 +116,9 @@ class Preprocess:
     def of_slices(self, axis: int) -> "Preprocess":
         """As 2D images would be prepared to look like slices across `axis` of these 3D ones."""
         kept = None if self.spacing_mm is None else (*self.spacing_mm[:axis], *self.spacing_mm[axis + 1 :])
-        return replace(self, spatial_dims=2, spacing_mm=kept)
+        codes = self.orientation[:axis] + self.orientation[axis + 1 :]
+        orientation = SHOWN if codes == viewers_codes(codes) else self.orientation
+        return replace(self, spatial_dims=2, spacing_mm=kept, orientation=orientation)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for cache, encoder, model and bundle."""

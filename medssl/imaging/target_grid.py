@@ -11,20 +11,22 @@ from medssl.imaging.resample import regrid_image
 from medssl.imaging.volume import Volume
 
 AXIS_CODES = {"L": (0, -1), "R": (0, 1), "P": (1, -1), "A": (1, 1), "I": (2, -1), "S": (2, 1)}
+SHOWN = "shown"
+"""Orientation of 2D images whose rows and columns lie as viewers show them."""
 BLOCK_BYTES = 64 << 20
 """Planes of a large image that are worked on at a time."""
 _Float = npt.NDArray[np.float32]
 
 
 def oriented(geometry: Geometry, wanted: str) -> Geometry:
-    """Same voxels, axes permuted and flipped to `wanted`; no interpolation."""
-    if geometry.spatial_dims == 2:
+    """Same voxels, axes permuted and flipped to `wanted`; no interpolation. 2D images stay as they are, or `SHOWN`."""
+    if geometry.spatial_dims == 2 and wanted != SHOWN:
         return geometry
     have = geometry.orientation
-    affine = np.eye(4)
+    affine = geometry.affine.copy()
     origin = np.zeros(3)
     shape = []
-    for axis, code in enumerate(wanted):
+    for axis, code in enumerate(viewers_codes(have) if wanted == SHOWN else wanted):
         world, sign = AXIS_CODES[code]
         source = next(i for i, c in enumerate(have) if AXIS_CODES[c][0] == world)
         flip = AXIS_CODES[have[source]][1] != sign
@@ -33,6 +35,15 @@ def oriented(geometry: Geometry, wanted: str) -> Geometry:
         shape.append(geometry.shape[source])
     affine[:3, 3] = geometry.to_world(origin)
     return Geometry(affine, tuple(shape))
+
+
+def viewers_codes(have: str) -> str:
+    """Where rows and columns of a plane with these axes run on a screen.
+
+    Down to posterior or inferior, across to the left or, in a sagittal plane, to posterior.
+    """
+    across = {AXIS_CODES[code][0] for code in have[:2]}
+    return {(0, 1): "PL", (0, 2): "IL", (1, 2): "IP"}[min(across), max(across)]
 
 
 def right_angled(geometry: Geometry) -> Geometry:

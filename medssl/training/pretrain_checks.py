@@ -156,7 +156,6 @@ def unlike_helpers(method: Method, source: Source) -> list[str]:
         "images prepared alike; prepare these so, or pretrain it on these"
         for helper in method.helpers
         for name, (then, now) in source.preprocess.differences(helper.preprocess.to_json()).items()
-        if name != "orientation" or source.spatial_dims == 3
     ]
 
 

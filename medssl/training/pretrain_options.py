@@ -44,7 +44,8 @@ class ViewOptions:
 
     slice_axis: int | None = None
     """Learn a 2D encoder from slices of 3D cases: the axis of the prepared arrays, 0 to 2, that they lie across (2 in
-    orientation RAS: axial slices); `size` then has two numbers. None = crops of whole cases."""
+    orientation RAS: axial slices, which lie as axial 2D images do in orientation PLS); `size` then has two numbers.
+    None = crops of whole cases."""
 
     partner: Partner = "same"
     """What the second view shows, for methods with two views: a box of the `same` crop, or of the crop at the same

@@ -129,7 +129,7 @@ def test_volumes_are_taken_apart_and_the_slices_can_be_prepared(tmp_path: Path):
     arguments = ["--preprocess.spatial_dims", "2", "--preprocess.spacing_mm", "[1.6, 1.6]", "--workers", "1"]
     assert main(["prepare", str(out / "manifest.csv"), "--out", str(tmp_path / "cache"), *arguments]) == 0
     cache = Cache.open(tmp_path / "cache")
-    assert {case.shape for case in cache.cases} == {(15, 12)}
+    assert {case.shape for case in cache.cases} == {(12, 15)}, "rows and columns, as viewers show them"
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -77,7 +77,7 @@ def test_a_matcher_of_images_prepared_otherwise_is_refused(matcher: Path, tmp_pa
     with pytest.raises(ConfigError) as caught:
         _alice(data.path, tmp_path / "alice", matcher)
     told = caught.value.problems
-    assert [problem.split(" had ")[1].split()[0] for problem in told] == ["spacing_mm", "intensity"]
-    assert "spacing_mm None, these have [2.0, 2.0]" in told[0]
-    assert "prepare these so, or pretrain it on these" in told[0]
+    assert [problem.split(" had ")[1].split()[0] for problem in told] == ["orientation", "spacing_mm", "intensity"]
+    assert "spacing_mm None, these have [2.0, 2.0]" in told[1]
+    assert "prepare these so, or pretrain it on these" in told[1]
     assert not (tmp_path / "alice").exists()
