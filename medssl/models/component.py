@@ -1,6 +1,8 @@
 """A class named in a configuration, with its arguments; torch-free, so that help is at once."""
 
 import importlib
+import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +29,12 @@ class Component:
         return cls(str(content["class_path"]), dict(content["init_args"]))
 
 
+_TOLD_OR_FREE = {
+    "spatial_dims", "in_channels", "width", "window", "pretrained_window", "drop_path", "pretrained", "image_size",
+}  # fmt: skip
+"""Arguments that shapes of weights tell of, or that may differ from those the weights were learned with."""
+
+
 class Overrides:
     """Options of another verb as they were written, components in them included; that verb checks them.
 
@@ -38,6 +46,32 @@ class Overrides:
 
     def __init__(self, options: dict[str, Any] | None = None) -> None:
         self.options = dict(options or {})
+
+
+def unlike_arguments(then: Component, now: Component) -> Iterator[str]:
+    """Arguments of one class that differ and of which no weight tells: the weights fit and compute something else.
+
+    Args:
+        then: What the weights were learned with.
+        now: What they are to be loaded into.
+    """
+    if then.class_path != now.class_path:
+        return
+    parameters = inspect.signature(resolve(now.class_path)).parameters
+    usual = {name: p.default for name, p in parameters.items() if p.default is not p.empty and p.default is not None}
+    for name in sorted({*usual, *then.init_args, *now.init_args} - _TOLD_OR_FREE):
+        before, here = (_plain({**usual, **one.init_args}.get(name)) for one in (then, now))
+        if None not in (before, here) and before != here:
+            yield f"{name} {before}, here {here}"
+
+
+def _plain(value: Any) -> Any:
+    """As JSON, a number for a list of it alone: 8 is [8, 8]."""
+    if not isinstance(value, list | tuple):
+        return value
+    parts = [_plain(part) for part in value]
+    numbers = all(isinstance(part, int) for part in parts)
+    return parts[0] if parts and numbers and len(set(parts)) == 1 else parts
 
 
 def resolve(class_path: str, trusted_only: bool = False) -> type:

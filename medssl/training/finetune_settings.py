@@ -8,7 +8,7 @@ from typing import Any, Literal
 from medssl.data.augment_options import AugmentOptions
 from medssl.data.cache import Cache
 from medssl.imaging.errors import ConfigError
-from medssl.models.component import Component
+from medssl.models.component import Component, unlike_arguments
 from medssl.models.foreign_weights import is_foreign
 from medssl.models.networks import NetworkSpec, build_network, output_strides
 from medssl.models.weights import read_encoder
@@ -198,6 +198,11 @@ def _misfits(meta: dict[str, Any], settings: Settings, dims: int, channels: int)
         yield (
             f"network.encoder {chosen.class_path} is not what init {settings.init} holds ({encoder.class_path}): "
             "leave network.encoder out, or take a config for that encoder"
+        )
+    for difference in unlike_arguments(encoder, chosen) if chosen is not None else ():
+        yield (
+            f"init {settings.init} was pretrained with {difference}: its weights would fit and compute something else; "
+            "leave network.encoder out, or give it the arguments in encoder.json"
         )
 
 

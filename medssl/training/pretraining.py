@@ -12,8 +12,11 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from medssl.data.cache import Cache
+from medssl.imaging.errors import ConfigError
 from medssl.imaging.files import sha256
+from medssl.models.component import Component, unlike_arguments
 from medssl.models.encoder import MixedEncoder
+from medssl.models.foreign_weights import is_foreign
 from medssl.models.weights import LoadReport, load_encoder, read_encoder
 from medssl.training.arithmetic import arithmetic
 from medssl.training.checkpoints import require_space
@@ -66,7 +69,7 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric, other: Cache | No
         torch.manual_seed(train.seed)
         encoder = build_component("encoder", settings.encoder)
         if settings.init is not None:  # before the method is built: teachers start as copies of the encoder
-            report = _start_from(settings.init, encoder)
+            report = _start_from(settings.init, encoder, settings.encoder)
     if encoder is not None:
         with problems.collected():
             method = build_component("method", settings.method, encoder)
@@ -90,8 +93,23 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric, other: Cache | No
     return job
 
 
-def _start_from(init: Path, encoder: nn.Module) -> LoadReport:
-    """Load an encoder file; of a mixed encoder, into the part that is of the file's dimension."""
+def _start_from(init: Path, encoder: nn.Module, described: Component) -> LoadReport:
+    """Load an encoder file; of a mixed encoder, into the part that is of the file's dimension.
+
+    Raises:
+        ConfigError: The weights would fit and compute something else.
+        CheckpointError: The file cannot be used.
+    """
+    if not is_foreign(init):
+        then = Component.from_json(read_encoder(init)[1]["encoder"])
+        if unlike := list(unlike_arguments(then, described)):
+            raise ConfigError(
+                [
+                    f"init {init} was pretrained with {difference}: its weights would fit and compute something else; "
+                    "give encoder the arguments in encoder.json"
+                    for difference in unlike
+                ]
+            )
     if isinstance(encoder, MixedEncoder):
         encoder = encoder.plain(int(read_encoder(init)[1]["encoder"]["init_args"]["spatial_dims"]))
     return load_encoder(nn.ModuleDict({"encoder": encoder}), init, decoder=False)

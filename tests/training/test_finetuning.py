@@ -404,6 +404,10 @@ def test_an_encoder_file_that_does_not_fit_is_refused(
     assert f"pretrained on {other}D" in capsys.readouterr().err
     assert finetune(cache, tmp_path / "run", "vit", init=_encoder_file(tmp_path, cache.spatial_dims)) == 2
     assert "leave network.encoder out" in capsys.readouterr().err
+    batch = Component("medssl.models.unet.ResidualUNetEncoder", {**_UNET, "norm": "batch"}).to_json()
+    given = {"init": _encoder_file(tmp_path, cache.spatial_dims), "network__encoder": batch}
+    assert finetune(cache, tmp_path / "run", **given) == 2
+    assert "was pretrained with norm instance, here batch" in capsys.readouterr().err
     file = _encoder_file(tmp_path, cache.spatial_dims)
     file.write_bytes(file.read_bytes()[:-4])
     assert finetune(cache, tmp_path / "run", init=file) == 2

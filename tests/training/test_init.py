@@ -70,9 +70,9 @@ def test_an_encoder_that_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "second").exists()
 
 
-def _train(data: Path, out: Path, size: int, momentum: float, init: Path | None) -> Path:
+def _train(data: Path, out: Path, size: int, momentum: float, init: Path | None, heads: int = 2) -> Path:
     method = Component("medssl.methods.dinov2.DINOv2", {"head": [8, 8, 12, 12], "schedule": [momentum, 0.3, 0.0]})
-    vit = Component("medssl.models.vit.ViT", {"patch_size": 8, "width": 12, "depth": 1, "heads": 2})
+    vit = Component("medssl.models.vit.ViT", {"patch_size": 8, "width": 12, "depth": 1, "heads": heads})
     views = ViewOptions((size, size), local_views=2, local_size=(size // 2, size // 2))
     train = TrainOptions(steps=2, batch_size=4, lr=0.01, health_every=9, accelerator="cpu")
     pretrain(data, out, method, vit, views, train, init=init)
@@ -84,6 +84,14 @@ def test_a_teacher_starts_from_the_encoder_too_and_larger_crops_need_nothing_els
     large = _train(cache, tmp_path / "large", 32, 1.0, small)  # a teacher that stays what it was, and is kept
     before, after = load_file(small), load_file(large)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_an_encoder_that_would_compute_something_else_is_refused(cache: Path, tmp_path: Path) -> None:
+    """All tensors fit."""
+    first = _train(cache, tmp_path / "first", 16, 0.5, None)
+    with pytest.raises(ConfigError, match="was pretrained with heads 2, here 3: its weights would fit"):
+        _train(cache, tmp_path / "second", 16, 0.5, first, heads=3)
+    assert not (tmp_path / "second").exists()
 
 
 def test_a_run_starts_from_a_monai_checkpoint(cache: Path, tmp_path: Path) -> None:
