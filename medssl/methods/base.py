@@ -80,6 +80,9 @@ class Method(nn.Module, ABC):
     local_views: ClassVar[bool] = False
     """Whether the method makes use of further, smaller views."""
 
+    places: ClassVar[bool] = False
+    """Whether it is told which places of the views are one, `views_affine`: both views must show one crop."""
+
     mixed: ClassVar[bool] = False
     """Whether it learns from 2D and 3D images in one run; its encoder is a `MixedEncoder`, and each batch is of one
     dimension."""

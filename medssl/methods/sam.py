@@ -42,6 +42,7 @@ class SAM(Method):
     card = MethodCard("Yan et al., TMI 2022", "https://arxiv.org/abs/2012.02383", "anatomical")
     views = 2
     over_batch = True
+    places = True
 
     def __init__(
         self,

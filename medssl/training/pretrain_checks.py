@@ -146,7 +146,24 @@ def unused_views(method: type[Method], views: ViewOptions, group: str = "") -> l
         problems.append(f"{group}views.second: {name} has one view")
     if method.views == 1 and views.partner != "same":
         problems.append(f"{group}views.partner {views.partner}: {name} has one view")
-    return problems
+    return problems + (_moved_places(name, views, group) if method.places else [])
+
+
+def _moved_places(name: str, views: ViewOptions, group: str) -> list[str]:
+    """Options after which a place of one view is another one of the other, without the method's knowing."""
+    problems = []
+    if views.partner != "same":
+        problems.append(
+            f"{group}views.partner {views.partner}: {name} learns that places of both views are one, and other images "
+            "have them elsewhere; leave it at same"
+        )
+    named = (("augment", views.augment), ("second", views.second), ("local_augment", views.local_augment))
+    return problems + [
+        f"{group}views.{option}.elastic_p {augment.elastic_p:g}: {name} is not told where elastic changes move a "
+        "place; leave it at 0"
+        for option, augment in named
+        if augment is not None and augment.elastic_p
+    ]
 
 
 def unlike_helpers(method: Method, source: Source) -> list[str]:

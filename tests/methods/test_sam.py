@@ -15,8 +15,11 @@ from medssl.data.views import MultiView
 from medssl.imaging.errors import ConfigError
 from medssl.losses.anatomy import place_info_nce
 from medssl.methods.sam import SAM, _places
+from medssl.methods.simclr import SimCLR
 from medssl.models.anatomy import cell_places, find_points
 from medssl.models.unet import ResidualUNetEncoder
+from medssl.training.pretrain_checks import unused_views
+from medssl.training.pretrain_options import ViewOptions
 
 _SMALL = {"width": 8, "fine": (60, 20, 60, 30), "coarse": (30, 8, 20, 10), "others": 12}
 
@@ -153,3 +156,11 @@ def test_wrong_numbers_are_told_together() -> None:
     with pytest.raises(ConfigError) as caught:
         _method(width=0, temperature=0, others=-1, fine=(1, 0, 1, 1), radii=(1, 1, 0, 1))
     assert len(caught.value.problems) == 5
+
+
+def test_views_whose_places_would_be_wrong_are_refused() -> None:
+    views = ViewOptions((16, 16), partner="patient", augment=ViewAugment(elastic_p=0.5), second=ViewAugment())
+    told = unused_views(SAM, views)
+    assert [text.split(":")[0] for text in told] == ["views.partner patient", "views.augment.elastic_p 0.5"]
+    assert unused_views(SAM, ViewOptions((16, 16))) == []
+    assert unused_views(SimCLR, views) == [], "who is told of no places may be shown others"
