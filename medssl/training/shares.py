@@ -98,10 +98,7 @@ def looked_at(cases: Sequence[CachedCase], most: int) -> tuple[CachedCase, ...]:
 
 
 def tells_apart(cache: Cache, task: str, cases: Sequence[CachedCase]) -> bool:
-    """Whether the score of these cases can tell good weights from bad ones.
-
-    It needs two classes, or a structure in one of the label maps.
-    """
+    """Whether a score of these cases can tell weights apart: they have two classes, or a label map with a structure."""
     if task == "classification":
         return len({case.class_name for case in cases}) > 1
     return any(cache.foreground(case) for case in cases)
