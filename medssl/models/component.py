@@ -49,7 +49,7 @@ class Overrides:
 
 
 def unlike_arguments(then: Component, now: Component) -> Iterator[str]:
-    """Arguments of one class that differ and of which no weight tells: the weights fit and compute something else.
+    """What to say of each argument of one class that differs and of which no weight tells.
 
     Args:
         then: What the weights were learned with.
@@ -62,7 +62,10 @@ def unlike_arguments(then: Component, now: Component) -> Iterator[str]:
     for name in sorted({*usual, *then.init_args, *now.init_args} - _TOLD_OR_FREE):
         before, here = (_plain({**usual, **one.init_args}.get(name)) for one in (then, now))
         if None not in (before, here) and before != here:
-            yield f"{name} {before}, here {here}"
+            yield (
+                f"was pretrained with {name} {before}, here {here}: its weights would fit and compute something else; "
+                "take the arguments in encoder.json"
+            )
 
 
 def _plain(value: Any) -> Any:

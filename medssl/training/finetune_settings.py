@@ -200,10 +200,7 @@ def _misfits(meta: dict[str, Any], settings: Settings, dims: int, channels: int)
             "leave network.encoder out, or take a config for that encoder"
         )
     for difference in unlike_arguments(encoder, chosen) if chosen is not None else ():
-        yield (
-            f"init {settings.init} was pretrained with {difference}: its weights would fit and compute something else; "
-            "leave network.encoder out, or give it the arguments in encoder.json"
-        )
+        yield f"init {settings.init} {difference}, or leave network.encoder out"
 
 
 def _check_divisible(spec: NetworkSpec, size: tuple[int, ...], trusted_only: bool) -> None:

@@ -103,13 +103,7 @@ def _start_from(init: Path, encoder: nn.Module, described: Component) -> LoadRep
     if not is_foreign(init):
         then = Component.from_json(read_encoder(init)[1]["encoder"])
         if unlike := list(unlike_arguments(then, described)):
-            raise ConfigError(
-                [
-                    f"init {init} was pretrained with {difference}: its weights would fit and compute something else; "
-                    "give encoder the arguments in encoder.json"
-                    for difference in unlike
-                ]
-            )
+            raise ConfigError([f"init {init} {difference}" for difference in unlike])
     if isinstance(encoder, MixedEncoder):
         encoder = encoder.plain(int(read_encoder(init)[1]["encoder"]["init_args"]["spatial_dims"]))
     return load_encoder(nn.ModuleDict({"encoder": encoder}), init, decoder=False)

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK
 from dicom_phantom import slice_dataset
 
+from medssl.imaging.errors import ConfigError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.preprocess import Intensity, Preprocess, prepare_label, prepare_volume, restore_label
 from medssl.imaging.readers.open import read_volume
@@ -86,8 +87,9 @@ def test_images_of_earlier_files_keep_their_order():
     """Networks of before have learned from what was read, and go on seeing that."""
     array = np.arange(30, dtype=np.float32).reshape(1, 5, 6)
     volume = Volume(array, Geometry(np.diag([-1.0, -1.0, 1.0, 1.0]), (5, 6)))
-    before = Preprocess.from_json({**Preprocess(spatial_dims=2, intensity=Intensity("none")).to_json()})
+    before = Preprocess.from_json(Preprocess(spatial_dims=2, intensity=Intensity("none")).to_json())
     np.testing.assert_array_equal(prepare_volume(volume, before).array, array)
     assert _SHOWN.differences(before.to_json()) == {"orientation": ("RAS", "shown")}
-    assert Preprocess(spatial_dims=3).problems() == []
+    with pytest.raises(ConfigError, match="orientation must name each axis once"):
+        Preprocess(spatial_dims=3, orientation="shown")
     assert Preprocess.from_json(_SHOWN.to_json()) == _SHOWN
