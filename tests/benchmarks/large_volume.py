@@ -23,7 +23,7 @@ from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import BundleSpec, write_sums
 from medssl.runtime.predictor import Predictor
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import tiny_bundle
 
 

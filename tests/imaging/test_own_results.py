@@ -10,9 +10,11 @@ from dicom_phantom import ramp, slice_dataset, write_series
 from result_objects import COMPANION, FINDINGS, KINDS, MAKER, mask_on, shares_on
 
 from medssl.imaging.dicom_transfer import identity
+from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.own_results import is_own_result
 from medssl.imaging.readers.open import read_volume
+from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_image import write_mr_series
 
@@ -46,6 +48,19 @@ def test_no_image_and_no_object_of_others_is_taken_for_a_result(tmp_path: Path, 
     dataset = slice_dataset(ramp(1)[0], (0, 0, 0), **attributes)
     dataset.save_as(tmp_path / "o.dcm", enforce_file_format=True)
     assert not identity(tmp_path / "o.dcm").own_result
+
+
+def test_a_picture_of_a_result_beside_its_series_is_left_out(tmp_path: Path):
+    volume = _stack(tmp_path / "s")
+    KINDS["sc"](volume, tmp_path / "s" / "sc.dcm")
+    again = read_volume(tmp_path / "s")
+    assert np.array_equal(again.array, volume.array)
+    scan = scan_tree(tmp_path / "s")
+    assert [len(image.files) for image in scan.images] == [4]
+    assert [problem.reason for problem in scan.problems] == ["own-result"]
+    with pytest.raises(ImageError, match="no scan") as told:
+        read_volume(tmp_path / "s" / "sc.dcm")
+    assert told.value.reason == "own-result"
 
 
 def test_made_up_images_are_images(tmp_path: Path):

@@ -22,6 +22,7 @@ from pydicom.uid import (
 from medssl.imaging.ages import dicom_years
 from medssl.imaging.errors import ImageError, MedsslError
 from medssl.imaging.modality import pet_units
+from medssl.imaging.own_results import is_own_result
 from medssl.imaging.patients import KEYWORDS, Person
 from medssl.imaging.readers.dicom_spacing import pixel_size
 from medssl.imaging.readers.guard import MAX_FRAMES, max_image_bytes, refuse_large
@@ -223,6 +224,8 @@ def _instance(dataset: Dataset, path: Path) -> Instance:
         if not name or name.endswith("Image Storage"):
             raise ImageError(f"{path} is cut before the end of its header: copy it again", reason="truncated")
         raise ImageError(f"{path} holds no image but {name}", reason="not-an-image")
+    if is_own_result(dataset):
+        raise ImageError(f"{path} is a picture that medssl made of a result, no scan", reason="own-result")
     if "TotalPixelMatrixRows" in dataset:
         raise ImageError(f"{path} is a tiled whole-slide image: export the region wanted as TIFF", reason="whole-slide")
     if int(dataset.Rows) < 1 or int(dataset.Columns) < 1:

@@ -157,12 +157,12 @@ class Desk:
         self.accept(folder, new_id(), model=model, source="cstore", caller=record["caller"], study=study, **told)
 
     def _replaces(self, earlier: Path, folder: Path) -> bool:
-        """Whether a result of fewer objects was or will be made; of the same objects the result says what it said."""
+        """Whether a result of fewer or other objects was or will be made; of the same ones it says what it said."""
         if read_record(earlier).get("replaces", False):
             return True
         job = self.ledger.get(earlier.name)
         without = job is not None and job.state == "failed" and not self.results(job.id)
-        return not without and len(list((folder / "input").iterdir())) > len(list((earlier / "input").iterdir()))
+        return not without and not unchanged(folder / "input", earlier / "input")
 
     def _stands(self, earlier: Path, folder: Path, model: str) -> bool:
         """Whether a job was made, or will be, of the same objects in the same way as one of this folder would be."""

@@ -6,6 +6,7 @@ import queue
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,6 +19,8 @@ from medssl.runtime.server.options import PacsOptions, ServeOptions
 from medssl.runtime.server.pacs import Caller
 
 _START_S = 300.0
+_SHORT_S, _PAUSE_S = 120.0, 5.0
+"""How long a job waits while the machine is too short of memory to start a worker, and how often it tries."""
 OnStage = Callable[[str, float, str], None]
 
 
@@ -161,7 +164,7 @@ class WorkerPool:
     def __init__(self, options: ServeOptions, bundles: Sequence[Path] | None = None) -> None:
         self._settings = worker_settings(options, options.bundles if bundles is None else bundles)
         self._timeout_s = options.queue.timeout_s
-        self._stopping = False
+        self._stop = threading.Event()
         self._workers = [Worker(self._settings) for _ in range(options.queue.workers)]
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         try:
@@ -183,11 +186,11 @@ class WorkerPool:
         worker = self._idle.get()
         try:
             if not worker.alive:
-                worker = self._replace(worker)
+                worker = self._replace(worker, _SHORT_S)
             worker.wait_ready()
             worker.run(folder, self._timeout_s, on_stage)
         except MedsslError:
-            if self._stopping:
+            if self._stop.is_set():
                 raise Stopped from None
             raise
         finally:
@@ -199,7 +202,7 @@ class WorkerPool:
 
     def interrupt(self) -> None:
         """End all workers, whatever they do; jobs that run raise `Stopped`."""
-        self._stopping = True
+        self._stop.set()
         for worker in self._workers:
             worker.interrupt()
 
@@ -210,7 +213,7 @@ class WorkerPool:
 
     def _successor(self, worker: Worker) -> Worker:
         """Who takes the next job; the dead worker where none can be started, since its place would be lost for ever."""
-        if worker.alive or self._stopping:
+        if worker.alive or self._stop.is_set():
             return worker
         try:
             return self._replace(worker)
@@ -218,18 +221,22 @@ class WorkerPool:
             LOG.error("%s", error.message)
             return worker
 
-    def _replace(self, worker: Worker) -> Worker:
+    def _replace(self, worker: Worker, patience_s: float = 0.0) -> Worker:
         worker.kill()
-        try:
-            fresh = Worker(self._settings)  # it loads while the server does other things
-        except OSError as error:
-            raise JobError(
-                f"no worker process could be started ({error.strerror or type(error).__name__}): the machine is short "
-                "of memory or processes; send the study again once it is not",
-                reason="no-worker",
-            ) from error
-        self._workers[self._workers.index(worker)] = fresh
-        return fresh
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fresh = Worker(self._settings)  # it loads while the server does other things
+            except OSError as error:
+                if time.monotonic() < deadline and not self._stop.wait(_PAUSE_S):
+                    continue
+                raise JobError(
+                    f"no worker process could be started ({error.strerror or type(error).__name__}): the machine is "
+                    "short of memory or processes; send the study again once it is not",
+                    reason="no-worker",
+                ) from error
+            self._workers[self._workers.index(worker)] = fresh
+            return fresh
 
 
 def worker_settings(options: ServeOptions, bundles: Sequence[Path]) -> dict[str, Any]:

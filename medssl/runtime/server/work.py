@@ -22,7 +22,8 @@ _PREDICTING, _WRITING, _STEP = 0.25, 0.8, 0.05
 _MARK = "json"
 """Format that is always written: `report.json` says that results are finished, so that a retry stores these again."""
 _REPLACES = (
-    "a result was made of this study before more of its objects came, and may be in the archive: this one replaces it"
+    "a result was made of this study before more or changed objects of it came, and may be in the archive: this one "
+    "replaces it"
 )
 
 

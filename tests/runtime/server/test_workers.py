@@ -128,11 +128,33 @@ def test_workers_end_with_the_server(tiny: Path, tmp_path: Path):
     assert not Path(f"/proc/{pid}").exists()
 
 
+def no_memory(*_: object, **__: object) -> None:
+    raise OSError(12, "Cannot allocate memory")
+
+
+def test_a_job_waits_for_a_worker_while_the_machine_is_short_of_memory(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("medssl.runtime.server.pool._PAUSE_S", 0.05)
+    pool = WorkerPool(options_for(tiny, tmp_path / "data"))
+    good = _job_folder(tmp_path / "good", write_scan(tmp_path / "a.nii.gz"))
+    short = pytest.MonkeyPatch()
+    short.setattr("medssl.runtime.server.pool.subprocess.Popen", no_memory)
+    try:
+        with pytest.raises(JobError, match="ended by signal 9"):
+            pool.run(good, lambda *_: os.kill(pool.pids()[0], signal.SIGKILL))
+        threading.Timer(0.5, short.undo).start()
+        assert _stages(good, pool) == ["reading", "predicting", "writing"]
+    finally:
+        short.undo()
+        pool.interrupt()
+        pool.close()
+
+
 def test_a_worker_that_cannot_be_replaced_fails_jobs_and_its_place_is_kept(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def no_memory(*_: object, **__: object) -> None:
-        raise OSError(12, "Cannot allocate memory")
+    monkeypatch.setattr("medssl.runtime.server.pool._SHORT_S", 0.0)
 
     pool = WorkerPool(options_for(tiny, tmp_path / "data"))
     good = _job_folder(tmp_path / "good", write_scan(tmp_path / "a.nii.gz"))
