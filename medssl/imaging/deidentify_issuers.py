@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medssl.imaging.errors import ImageError
+from medssl.imaging.patients import joined
 from medssl.imaging.readers.dicom_frames import read_header
 
 Issuers = dict[str, list[set[str]]]
@@ -22,7 +23,7 @@ def find_issuers(files: Iterable[Path]) -> Issuers:
         number, issuer, study = _identity(file)
         if number and issuer and study:
             found[number][study].add(issuer)
-    return {number: _joined(studies.values()) for number, studies in found.items()}
+    return {number: joined(studies.values()) for number, studies in found.items()}
 
 
 def several(groups: list[set[str]]) -> str:
@@ -45,13 +46,3 @@ def _identity(file: Path) -> tuple[str, str, str]:
     except (ImageError, PermissionError, ValueError, TypeError, AttributeError, NotImplementedError):
         return "", "", ""  # it is told when the file is to be written
     return number, issuer, study
-
-
-def _joined(sets: Iterable[set[str]]) -> list[set[str]]:
-    """Sets that share an issuer made one."""
-    groups: list[set[str]] = []
-    for own in sets:
-        touching = [group for group in groups if group & own]
-        groups = [group for group in groups if not group & own]
-        groups.append(own.union(*touching))
-    return groups

@@ -267,7 +267,7 @@ def test_the_picture_of_a_result_does_not_leave(tmp_path: Path):
     (tmp_path / "in" / "referred.dcm").unlink()  # the segmentation that the report was made with
     assert _run(tmp_path / "in", tmp_path / "out") == 0
     assert _problems(tmp_path / "out-private") == {
-        "sc.dcm": "burned-in-text",
+        "sc.dcm": "own-result",
         "sr.dcm": "not-an-image",
         "seg.dcm": "identity-in-text",  # the patient is called Test, the model "test model"
     }
