@@ -146,8 +146,8 @@ def _notes(cases: Sequence[Case], patients: Sequence[str], doubtful: Sequence[st
     if names:
         people = len(set(patients) - {""})
         notes.append(
-            f"without a PatientID, so images of one study, or of one name and date of birth, were taken for one "
-            f"person ({people} in all; check the column patient): {some(names)}"
+            "without a PatientID, so images of one study, or of one name and date of birth, count as one person; "
+            f"{people} in all, check the column patient: {some(names)}"
         )
     if doubtful:
         notes.append(

@@ -57,7 +57,7 @@ def _native(dataset: FileDataset) -> tuple[str, bytes] | None:
     if dataset.PhotometricInterpretation == "YBR_FULL_422" and len(value) >= due // 2 * 3:
         due = due // 2 * 3  # as many programs write it: colours of all pixels
     behind = value[due:]
-    return name, b"" if due % 2 and len(behind) == 1 and behind in (b"\0", b" ") else behind
+    return name, b"" if due % 2 and len(behind) == 1 else behind  # which is 0 in most files, not in all
 
 
 def unused_bits(dataset: FileDataset) -> bool:

@@ -43,7 +43,7 @@ def test_series_of_one_study_without_a_number_are_of_one_patient(tmp_path: Path)
     patients, summary = _index(root)
     assert patients["t1"] == patients["t2"] != patients["other"]
     assert not set(patients) & set(patients.values()), "pseudonyms, not names of cases"
-    assert _noted(summary, "without a PatientID", "(2 in all; check the column patient)")
+    assert _noted(summary, "without a PatientID", "; 2 in all, check the column patient")
 
 
 def test_a_series_without_a_number_is_of_its_studys_patient(tmp_path: Path):

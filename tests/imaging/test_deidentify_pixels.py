@@ -66,19 +66,20 @@ def test_colours_keep_all_their_bytes(tmp_path: Path, photometric: str, length: 
 
 
 def test_padding_a_stack_and_compressed_pixels_are_no_excess(tmp_path: Path):
-    padded, stack, compressed = _odd(), _odd(NumberOfFrames=2), _odd()
+    padded, filled, stack, compressed = _odd(), _odd(), _odd(NumberOfFrames=2), _odd()
     padded.PixelData += bytes(6)
+    filled.PixelData += b"0"  # as some programs fill an odd number of bytes up
     stack.PixelData = _odd().PixelData * 2
     compressed.compress(RLELossless, encoding_plugin="pydicom")
     before = compressed.PixelData
-    for number, dataset in enumerate((padded, stack, compressed)):
+    for number, dataset in enumerate((padded, filled, stack, compressed)):
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
         (tmp_path / "in").mkdir(exist_ok=True)
         dataset.save_as(tmp_path / "in" / f"{number}.dcm", enforce_file_format=True)
     files, told = _run(None, tmp_path)
     assert told == {}
     assert {pydicom.dcmread(file).PixelData for file in files} == {
-        bytes(range(35)) + b"\0", bytes(range(35)) * 2, before
+        bytes(range(35)) + b"\0", bytes(range(35)) + b"0", bytes(range(35)) * 2, before
     }  # fmt: skip
 
 
