@@ -47,7 +47,7 @@ class Written:
     Args:
         files: Files written.
         patients: Pseudonyms.
-        problems: One for each file not written, or written with a name replaced.
+        problems: One for each file not written, and for each thing that was assumed, replaced or cut off in one.
     """
 
     files: int
