@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shlex
+import signal
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,20 @@ def test_mirrors_reach_pip_and_npm_in_every_stage_that_asks_them_and_no_frontend
             assert {"PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"} <= declared
     told = text.split("\nARG PYTHON")[0]
     assert all(name in told for name in ("PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "NPM_CONFIG_REGISTRY"))
+
+
+def test_the_first_process_of_a_container_hears_sigterm_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch):
+    from medssl.__main__ import main
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("medssl.__main__.os.getpid", lambda: 1)
+    try:
+        assert main(["--version"]) == 0
+        with pytest.raises(SystemExit) as ended:
+            signal.raise_signal(signal.SIGTERM)
+        assert ended.value.code == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_image_is_made_in_stages_without_root_or_torch():
