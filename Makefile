@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 OUT ?= runs/bench.json
 FUZZ_SECONDS ?= 600
 
-.PHONY: quickstart test test-slow test-base test-clinic test-peers lint audit sbom fuzz format bench clean
+.PHONY: quickstart test test-slow test-base test-clinic test-peers test-triton lint audit sbom fuzz format bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -56,6 +56,11 @@ test-peers: pyproject.toml  ## encoders inside timm's and nnU-Net's own modules,
 	.venv-peers/bin/python -m pip install --quiet '.[train,timm]' torch==2.14.1 torchvision==0.29.1 dynamic_network_architectures pytest
 	PYTHONPATH=. .venv-peers/bin/python -m pytest -q tests/peers
 
+test-triton: $(VENV)/.installed  ## NVIDIA's tritonserver computes what this machine does; its wheel needs numpy 1, and needs no GPU
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet nvidia-pytriton==0.7.0 onnxruntime
+	$(BIN)/python -m pytest -q -m slow tests/runtime/test_triton.py tests/runtime/server/test_endpoint.py
+
 lint: $(VENV)/.installed  ## ruff, import contracts, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -91,5 +96,5 @@ bench: $(VENV)/.installed  ## side by side with peers; numbers in $(OUT)
 	$(BIN)/medssl bench all --json $(OUT)
 
 clean:
-	rm -rf $(VENV) .venv-base .venv-peers .venv-tools .venv-sbom .venv-fuzz runs build dist
+	rm -rf $(VENV) .venv-base .venv-peers .venv-triton .venv-tools .venv-sbom .venv-fuzz runs build dist
 	rm -rf deploy/viewer/node_modules medssl/runtime/server/static

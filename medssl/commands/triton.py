@@ -23,10 +23,9 @@ def triton(bundle: Path, out: Path, max_batch: int = 8, instances: int = 1) -> N
         ConfigError: Numbers below 1, or the model is in the repository already.
         BundleError: The bundle must not be used.
     """
-    from medssl.imaging.naming import safe
     from medssl.runtime.bundle import Bundle
     from medssl.runtime.session import open_session
-    from medssl.runtime.triton import write_repository
+    from medssl.runtime.triton import model_name, write_repository
 
     problems = [
         f"{name} = {value}: must be at least 1"
@@ -36,8 +35,8 @@ def triton(bundle: Path, out: Path, max_batch: int = 8, instances: int = 1) -> N
     if problems:
         raise ConfigError(problems)
     opened = Bundle.open(bundle)
-    if (out / safe(opened.spec.name)).exists():
-        raise ConfigError([f"{out / safe(opened.spec.name)} exists already: remove it, or choose another --out"])
+    if (out / model_name(opened.spec.name)).exists():
+        raise ConfigError([f"{out / model_name(opened.spec.name)} exists already: remove it, or choose another --out"])
     open_session(opened)
     folder = write_repository(opened, out, max_batch=max_batch, instances=instances)
     say(f"model repository: {folder}; start tritonserver --model-repository={out}")

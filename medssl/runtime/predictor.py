@@ -85,6 +85,7 @@ class Predictor:
 
         Raises:
             ImageError: The image does not fit the bundle.
+            BundleError: A server that computes does not answer, or serves another network by now.
         """
         spec = self.bundle.spec
         if spec.preprocess.channels_of(volume.channels) != len(spec.channels):
@@ -101,6 +102,7 @@ class Predictor:
         flags = doubts(volume, spec)
         kept = self._shares(prepared, volume) if shares and spec.task == "segmentation" else None
         mask, result, computed = self._answer(volume, prepared, network, kept, told)
+        self._session.confirm()  # a server may have been started again with another network since
         if self._gate is not None and isinstance(network, Featured):
             result["gate"], far = likeness(self._gate, network.features())
             flags += far

@@ -70,6 +70,9 @@ class Session:
         logits, features = self._run(["logits", "features"], image)
         return logits, features
 
+    def confirm(self) -> None:
+        """Nothing to ask: what was loaded into this process stays as it is."""
+
     def _run(self, names: list[str], image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         outputs = self._session.run(names, {"image": image})
         return [np.asarray(output, dtype=np.float32) for output in outputs]
@@ -95,6 +98,8 @@ def open_session(
     image, logits, features = bundle.golden()
     try:
         got, own = session.with_features(image) if features is not None else (session(image), None)
+    except BundleError:  # a server does not answer: that says nothing of the network
+        raise
     except Exception as error:  # as above
         raise BundleError(
             f"the golden case cannot be computed ({' '.join(str(error).split())[:300]})", reason="golden"

@@ -1,9 +1,10 @@
 """A Triton server, or any of KServe's v2 protocol over HTTP, in place of the local session; its model repository.
 
 The server computes; everything else, the bundle's checks and the golden case among them, stays here: what the endpoint
-serves must carry the bundle's hash, and must give the golden case's outputs.
+serves must carry the bundle's hash, also when an image is finished, and must give the golden case's outputs.
 """
 
+import hashlib
 import ipaddress
 import ssl
 import urllib.parse
@@ -19,6 +20,15 @@ from medssl.imaging.naming import safe
 from medssl.runtime.bundle import Bundle
 
 _TIMEOUT_S = 300.0
+_VERSION = "1"
+"""Its repository holds this version alone; one that appears beside it while the server runs is another network."""
+
+
+def model_name(name: str) -> str:
+    """Name of a bundle on a server: a folder name in ASCII, since Triton does not decode what a URL had to encode."""
+    whole = safe(name)
+    plain = "".join(c if c.isascii() else "_" for c in whole)
+    return plain if plain == whole else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def write_repository(bundle: Bundle, out: Path, *, max_batch: int = 8, instances: int = 1) -> Path:
@@ -36,10 +46,10 @@ def write_repository(bundle: Bundle, out: Path, *, max_batch: int = 8, instances
     Raises:
         FileExistsError: The model is there already.
     """
-    name = safe(bundle.spec.name)
+    name = model_name(bundle.spec.name)
     with atomic_folder(out / name) as folder:
-        (folder / "1").mkdir()
-        (folder / "1" / "model.onnx").write_bytes((bundle.folder / "model.onnx").read_bytes())
+        (folder / _VERSION).mkdir()
+        (folder / _VERSION / "model.onnx").write_bytes((bundle.folder / "model.onnx").read_bytes())
         write_text(folder / "config.pbtxt", _config(bundle, name, max_batch, instances))
     return out / name
 
@@ -90,7 +100,7 @@ class TritonSession:
                 [f"endpoint {endpoint}: the client is not installed: pip install 'medssl[triton]'"]
             ) from error
         self._triton: Any = triton
-        self._endpoint, self._model = endpoint, safe(bundle.spec.name)
+        self._endpoint, self._model, self._sha256 = endpoint, model_name(bundle.spec.name), bundle.sha256
         self.providers: tuple[str, ...] = (f"Triton at {endpoint}",)
         host, secure = _address(endpoint)
         self._client = triton.InferenceServerClient(
@@ -99,15 +109,29 @@ class TritonSession:
             ssl_context_factory=ssl.create_default_context if secure else None,
             network_timeout=_TIMEOUT_S,
         )
-        config = self._asked(lambda: self._client.get_model_config(self._model))
+        config = self._served()
+        self._max_batch = max(int(config.get("max_batch_size", 1)), 1)
+        self.has_features = any(output["name"] == "features" for output in config.get("output", ()))
+
+    def _served(self) -> Any:
+        """Configuration of the served network, whose hash must be the bundle's."""
+        config = self._asked(lambda: self._client.get_model_config(self._model, _VERSION))
         served = config.get("parameters", {}).get("bundle_sha256", {}).get("string_value", "")
-        if served != bundle.sha256:
+        if served != self._sha256:
             raise BundleError(
-                f"{endpoint} serves a network called {self._model} of another bundle (hash {served[:12] or '-'}, "
-                f"not {bundle.sha256[:12]}): make its repository again with medssl triton",
+                f"{self._endpoint} serves a network called {self._model} of another bundle (hash {served[:12] or '-'}, "
+                f"not {self._sha256[:12]}): make its repository again with medssl triton",
                 reason="other-bundle",
             )
-        self.has_features = any(output["name"] == "features" for output in config.get("output", ()))
+        return config
+
+    def confirm(self) -> None:
+        """Ask whether the server still serves the bundle's network: it may have been started again with another.
+
+        Raises:
+            BundleError: It does not, or does not answer.
+        """
+        self._served()
 
     def __call__(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits of a batch of windows."""
@@ -119,14 +143,21 @@ class TritonSession:
         return logits, features
 
     def _run(self, names: list[str], image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+        parts = [self._batch(names, image[i : i + self._max_batch]) for i in range(0, len(image), self._max_batch)]
+        return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+    def _batch(self, names: list[str], image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         given = self._triton.InferInput("image", list(image.shape), "FP32")
         given.set_data_from_numpy(np.ascontiguousarray(image, dtype=np.float32))
         wanted = [self._triton.InferRequestedOutput(name, binary_data=True) for name in names]
-        result = self._asked(lambda: self._client.infer(self._model, [given], outputs=wanted))
-        arrays = [result.as_numpy(name) for name in names]
+        arrays = self._asked(lambda: self._answer(given, wanted, names))
         if any(array is None or len(array) != len(image) for array in arrays):
             raise BundleError(f"{self._endpoint} answered with other outputs than {names}", reason="endpoint")
         return [np.asarray(array, dtype=np.float32) for array in arrays]
+
+    def _answer(self, given: Any, wanted: list[Any], names: list[str]) -> list[Any]:
+        result = self._client.infer(self._model, [given], _VERSION, wanted)
+        return [result.as_numpy(name) for name in names]
 
     def _asked(self, question: Any) -> Any:
         try:
@@ -147,12 +178,23 @@ def _address(endpoint: str) -> tuple[str, bool]:
     Raises:
         ConfigError: No such URL, or patients' pixels would cross a network in the clear.
     """
-    parts = urllib.parse.urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urllib.parse.urlsplit(endpoint)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port beyond 65535, half of a bracket
+        usable = False
+    if not usable:
         raise ConfigError([f"endpoint {endpoint!r}: https://HOST:PORT is expected"])
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ConfigError(
+            [
+                "endpoint: a name, a password and what follows ? or # are not sent, but each report would show them: "
+                "leave them out of the URL"
+            ]
+        )
+    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
         raise ConfigError([f"endpoint {endpoint!r}: patients' images would cross the network in the clear; use https"])
-    return parts.netloc.rpartition("@")[2] + parts.path.rstrip("/"), parts.scheme == "https"
+    return parts.netloc + parts.path.rstrip("/"), parts.scheme == "https"
 
 
 def _is_loopback(host: str) -> bool:

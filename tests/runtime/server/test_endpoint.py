@@ -1,9 +1,9 @@
-"""A server whose networks are computed by another: a server of the KServe v2 protocol, as Triton is one."""
+"""A server whose networks are computed by another: one of the KServe v2 protocol, and, slow, tritonserver."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kserve_server import kserve
 
 pytest.importorskip("fastapi", reason="the server needs the extra serve")
 pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
@@ -15,10 +15,10 @@ from medssl.imaging.errors import MedsslError
 from medssl.runtime.server.options import QueueOptions
 
 
-def test_studies_are_computed_at_the_endpoint(tiny: Path, tmp_path: Path):
+def test_studies_are_computed_at_the_endpoint(tiny: Path, tmp_path: Path, serve: Callable):
     assert main(["triton", str(tiny), "--out", str(tmp_path / "repository")]) == 0
     scan = write_scan(tmp_path / "a.nii.gz")
-    with kserve(tmp_path / "repository") as url:
+    with serve(tmp_path / "repository") as url:
         options = options_for(tiny, tmp_path / "data", queue=QueueOptions(endpoint=url))
         with served(options) as service:
             job = ended(service, post(service, [(scan.name, scan.read_bytes())]))
