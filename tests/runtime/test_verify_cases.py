@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +266,16 @@ def test_a_bundle_with_rules_takes_studies_and_no_folder(tmp_path: Path, capsys:
     rows = [{"case": "s", "patient": "p", "image": "s", "label": "drawn/s/seg.nii.gz"}]
     _, found = _verify(bundle, write_manifest(tmp_path / "site", rows), tmp_path / "out")
     assert [one["dice"] for one in found["cases"][0]["structures"].values()] == [1.0, 1.0]
+
+
+def test_own_cases_need_no_training_library(tmp_path: Path):
+    bundle, out = site_bundle(tmp_path / "bundle"), tmp_path / "out"
+    cases = write_manifest(tmp_path / "site", [write_case(tmp_path / "site", "a", block(3, 1, 6), block(3, 1, 6))])
+    arguments = ["verify", str(bundle), "--checklist", str(out / "pq.md"), "--cases", str(cases)]
+    blocked = ["torch", "monai", "lightning", "sklearn", "skimage", "scipy"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked}))\nfrom medssl.__main__ import main\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}sys.exit(main({arguments}))"], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 usable, of 1 patient(s)" in (out / "pq.md").read_text()
