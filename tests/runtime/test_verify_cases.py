@@ -14,7 +14,14 @@ from own_cases import INTERVALS, block, site_bundle, write_case, write_image, wr
 from result_objects import COMPANION
 
 from medssl.__main__ import main
+from medssl.imaging.files import sha256
 from medssl.imaging.series import SeriesRule
+
+
+@pytest.fixture(autouse=True)
+def _untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals are tried by tests/runtime/test_verify.py."""
+    monkeypatch.setattr("medssl.runtime.protocol.refusals", lambda *_: [])
 
 
 def _verify(bundle: Path, cases: Path, out: Path, *more: str) -> tuple[int, dict[str, Any]]:
@@ -76,6 +83,9 @@ def test_volumes_dice_and_intervals_of_each_case_are_those_drawn_by_hand(bundle:
     assert cases["empty"]["state"] == "both-empty"
     low, high = found["structures"]
     assert (low["median_dice"], low["min_dice"], low["min_dice_case"]) == (2 * 5 / 11, 2 * 3 / 9, "half")
+    gaps = np.array([1, 3, 0, 0]) * row * size
+    assert low[f"mean_difference_{unit}"] == pytest.approx(gaps.mean())
+    assert low["limits_of_agreement"] == pytest.approx(gaps.mean() + 1.96 * gaps.std(ddof=1) * np.array([-1, 1]))
     assert (high["median_dice"], high["images"]) == (1.0, {"scored": 1, "both-empty": 3})
     if dims == 2:
         assert low["patients_inside"] is None
@@ -123,6 +133,17 @@ def test_cases_are_predicted_as_predict_does(tmp_path: Path):
 
 def _row(name: str) -> dict[str, str]:
     return {"case": name, "patient": name, "image": f"{name}.nii.gz", "label": f"{name}_mask.nii.gz"}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_cases_that_the_bundle_may_have_learned_from_are_told(split: str, tmp_path: Path):
+    row = write_case(tmp_path / "site", "a", block(3, 1, 6), block(3, 1, 4), split=split)
+    cases = write_manifest(tmp_path / "site", [row])
+    _verify(site_bundle(tmp_path / "bundle"), cases, tmp_path / "out")
+    assert ("of split train or val" in (tmp_path / "out" / "pq.md").read_text()) is (split == "train")
+    same = site_bundle(tmp_path / "same", provenance={"manifest_sha256": sha256(cases)})
+    _verify(same, cases, tmp_path / "more")
+    assert "was made from this very manifest" in (tmp_path / "more" / "pq.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -227,7 +248,6 @@ def test_an_image_that_a_library_trips_over_takes_no_other_with_it(tmp_path: Pat
 
     rows = [write_case(tmp_path / "site", name, block(3, 1, 6), block(3, 1, 6)) for name in "ab"]
     monkeypatch.setattr(Predictor, "predict", trips)
-    monkeypatch.setattr("medssl.runtime.protocol.refusals", lambda *_: [])
     _, found = _verify(site_bundle(tmp_path / "bundle"), write_manifest(tmp_path / "site", rows), tmp_path / "out")
     assert [case["case"] for case in found["cases"]] == ["b"]
     assert [(case["case"], case["reason"]) for case in found["unusable"]] == [("a", "unexpected")]

@@ -29,6 +29,12 @@ def _case(folder: Path, name: str, dims: int, grey: float, reference: str, patie
     return {"case": name, "patient": patient or name, "image": image, "class": reference}
 
 
+@pytest.fixture(autouse=True)
+def _untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals are tried by tests/runtime/test_verify.py."""
+    monkeypatch.setattr("medssl.runtime.protocol.refusals", lambda *_: [])
+
+
 def _verify(bundle: Path, cases: Path, out: Path, *more: str) -> tuple[int, dict[str, Any]]:
     out.mkdir(exist_ok=True)
     files = ["--checklist", str(out / "pq.md"), "--json", str(out / "pq.json"), "--cases", str(cases), "--threads", "1"]

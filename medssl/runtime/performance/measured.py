@@ -47,12 +47,17 @@ class Structure:
         return {
             "state": self.overlap.state,
             "dice": self.overlap.dice,
-            f"measured_{unit}": self.measured,
-            f"reference_{unit}": self.reference,
-            **({"low_ml": low, "high_ml": high, "inside": self.inside} if unit == "ml" else {}),
+            f"measured_{unit}": _rounded(self.measured),
+            f"reference_{unit}": _rounded(self.reference),
+            **({"low_ml": _rounded(low), "high_ml": _rounded(high), "inside": self.inside} if unit == "ml" else {}),
             "measured_voxels": self.overlap.found,
             "reference_voxels": self.overlap.reference,
         }
+
+
+def _rounded(size: float | None) -> float | None:
+    """As in report.json."""
+    return None if size is None else round(size, 6)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ def _head(performance: Performance, results: str) -> list[str]:
         f"{people} patient(s), **{len(performance.unusable)} not usable**. All numbers: `{results}`.",
         "",
     ]
+    if told := _learned(performance):
+        lines += [f"**{told}**", ""]
     if people < FEW_PATIENTS:
         lines += [
             f"**Few patients: {people}.** With fewer than {FEW_PATIENTS} the intervals are wide, and a good number may "
@@ -60,6 +62,17 @@ def _head(performance: Performance, results: str) -> list[str]:
             "",
         ]
     return lines
+
+
+def _learned(performance: Performance) -> str:
+    """A warning where the bundle may have learned from the cases."""
+    site = performance.site
+    own = sum(case.row.split in ("train", "val") for case in performance.measured)
+    if performance.spec.provenance.get("manifest_sha256") == site.sha256:
+        return "The bundle was made from this very manifest: cases that it learned from show nothing about others."
+    if own:
+        return f"{own} case(s) are of split train or val: where the bundle learned from them, they show too much."
+    return ""
 
 
 def _demands(judgements: Sequence[Judgement]) -> list[str]:

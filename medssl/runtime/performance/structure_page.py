@@ -1,6 +1,7 @@
 """Tables of the protocol for a bundle that segments."""
 
 from collections.abc import Sequence
+from statistics import mean
 
 from medssl.runtime.bundle import BundleSpec
 from medssl.runtime.performance.measured import CaseMeasure, Structure
@@ -15,17 +16,18 @@ STRUCTURE_NOTES = (
     "Voxels whose reference has the bundle's `ignore_label` count on neither side, in volumes and intervals neither.",
     "Inside: the reference volume lies in the interval that the bundle gives for the measured one. A patient counts as "
     "inside when all images do. The interval behind a share is exact (Clopper and Pearson).",
-    "Median and smallest Dice are over images.",
+    "Median and smallest Dice are over images. Sizes: mean difference with the limits of agreement (Bland and Altman).",
 )
 
 
 def structure_tables(measured: Sequence[CaseMeasure], spec: BundleSpec) -> list[str]:
     """One line a structure."""
     promised = spec.intervals.get("coverage")
-    header = ("structure", "images", "median Dice", "smallest Dice", "patients with every volume in its interval")
-    rows = [_summary(one, promised) for one in of_structures(measured, spec)]
     told = f"promised: {promised:.0%}" if promised else "the bundle has no intervals: its model card says why"
-    return [*table((*header[:-1], f"{header[-1]} ({told})"), rows), ""]
+    inside = f"patients with every volume in its interval ({told})"
+    header = ("structure", "images", "median Dice", "smallest Dice", "measured minus reference", inside)
+    rows = [_summary(one, promised) for one in of_structures(measured, spec)]
+    return [*table(header, rows), ""]
 
 
 def _summary(one: StructureSummary, promised: float | None) -> tuple[str, ...]:
@@ -35,7 +37,16 @@ def _summary(one: StructureSummary, promised: float | None) -> tuple[str, ...]:
     inside = "-" if one.inside is None else str(one.inside)
     if one.inside is not None and promised and one.inside.interval()[1] < promised:
         inside += ": **fewer than promised**"
-    return one.name, images, "not defined" if middle is None else f"{middle:.3f}", least, inside
+    return one.name, images, "not defined" if middle is None else f"{middle:.3f}", least, _difference(one), inside
+
+
+def _difference(one: StructureSummary) -> str:
+    if not one.differences:
+        return "sizes not known"
+    if one.limits is None:
+        return f"{one.differences[0]:+.4g} {one.unit}"
+    low, high = one.limits
+    return f"{mean(one.differences):+.4g} {one.unit} ({low:+.4g} to {high:+.4g})"
 
 
 def structure_cases(measured: Sequence[CaseMeasure]) -> list[str]:

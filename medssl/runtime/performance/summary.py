@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 from medssl.runtime.bundle import BundleSpec
@@ -21,12 +21,24 @@ class StructureSummary:
         states: How many images are `scored`, `missed`, `invented` or `both-empty`.
         dices: Dice of each image in which the mask or the reference holds it, with the case's name, smallest first.
         inside: Patients whose reference volumes all lie in the intervals; None where there are no intervals.
+        differences: Measured minus reference size of each image that tells its size, in `unit`.
+        unit: `mL`, or `mm2` in 2D.
     """
 
     name: str
     states: Mapping[str, int]
     dices: Sequence[tuple[float, str]]
     inside: Proportion | None
+    differences: Sequence[float]
+    unit: str
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """Limits of agreement of the sizes, mean -+ 1.96 standard deviations (Bland and Altman, Lancet 1986)."""
+        if len(self.differences) < 2:
+            return None
+        middle, half = mean(self.differences), 1.96 * stdev(self.differences)
+        return middle - half, middle + half
 
     @property
     def median_dice(self) -> float | None:
@@ -42,6 +54,8 @@ class StructureSummary:
             "median_dice": self.median_dice,
             **least,
             "patients_inside": self.inside and self.inside.to_json(),
+            f"mean_difference_{self.unit.lower()}": mean(self.differences) if self.differences else None,
+            "limits_of_agreement": self.limits and list(self.limits),
         }
 
 
@@ -82,6 +96,8 @@ def _structure(measured: Sequence[CaseMeasure], name: str) -> StructureSummary:
         Counter(one.overlap.state for _, one in found),
         sorted((dice, case) for dice, case in dices if dice is not None),
         Proportion(sum(inside.values()), len(inside)) if inside else None,
+        [one.measured - one.reference for _, one in found if one.measured is not None and one.reference is not None],
+        found[0][1].unit if found else "",
     )
 
 
