@@ -1,8 +1,9 @@
 """A bundle small enough to write by hand: a 1x1x1 convolution as ONNX, without the onnx package.
 
-The graph is `Conv(image, weight, bias) -> logits` in 3D with 1 input and 3 output channels: class k has the logit
-`weight[k] * x + bias[k]`, x the first channel or, where there are several, their sum. Features, where they are asked
-for, are the mean of each channel. `onnx_bytes` encodes the protobuf of onnx.proto3 field by field.
+The graph is `Conv(image, weight, bias) -> logits`, in 3D unless the window has two sizes, with 1 input and 3 output
+channels: class k has the logit `weight[k] * x + bias[k]`, x the first channel or, where there are several, their sum.
+A classification has the mean of the logits over the window. Features, where they are asked for, are the mean of each
+channel. `onnx_bytes` encodes the protobuf of onnx.proto3 field by field.
 """
 
 import struct
@@ -58,18 +59,23 @@ def onnx_bytes(
     features: bool = False,
     weight: Sequence[float] = WEIGHT,
     bias: Sequence[float] = BIAS,
+    pooled: bool = False,
 ) -> bytes:
-    """ModelProto of the 1x1x1 convolution."""
-    node = _node("Conv", ("image", "weight", "bias"), output) + (_field(7, domain) if domain else b"")
+    """ModelProto of the 1x1x1 convolution; `pooled` gives a classification."""
+    node = _node("Conv", ("image", "weight", "bias"), "map" if pooled else output)
+    node += _field(7, domain) if domain else b""
     classes, spread = len(bias), [value for value in weight for _ in range(channels)]
     graph = (
         _field(1, node)
         + _field(2, "tiny")
-        + _field(5, _tensor("weight", spread, (classes, channels, 1, 1, 1)))
+        + _field(5, _tensor("weight", spread, (classes, channels, *(1 for _ in window))))
         + _field(5, _tensor("bias", bias, (classes,)))
         + _field(11, _value("image", ("batch", channels, *window)))
-        + _field(12, _value(output, ("batch", classes, *window)))
+        + _field(12, _value(output, ("batch", classes, *(() if pooled else window))))
     )
+    if pooled:
+        graph += _field(1, _node("GlobalAveragePool", ("map",), "mean"))
+        graph += _field(1, _node("Flatten", ("mean",), output))
     if features:
         graph += _field(1, _node("GlobalAveragePool", ("image",), "pooled"))
         graph += _field(1, _node("Flatten", ("pooled",), "features"))
@@ -95,8 +101,10 @@ def write_bundle(
         **entries: Entries of its BundleSpec that are not the usual ones, `channels` for instance.
     """
     folder.mkdir(parents=True)
-    window, channels = (8, 8, 8), len(entries.get("channels", ("CT",)))
-    plain = onnx_bytes(window, channels=channels, features=gate is not None)
+    window, channels = entries.get("window", (8, 8, 8)), len(entries.get("channels", ("CT",)))
+    pooled, outputs = entries.get("task") == "classification", len(entries.get("classes", "")) or len(BIAS)
+    weight, bias = WEIGHT[:outputs], BIAS[:outputs]
+    plain = onnx_bytes(window, "", "logits", channels, gate is not None, weight, bias, pooled)
     (folder / "model.onnx").write_bytes(plain if model is None else model)
     labels = (
         Label(1, "low", Code("10200004", "SCT", "Liver"), Code("123037004", "SCT", "Anatomical Structure")),
@@ -115,11 +123,13 @@ def write_bundle(
         usual["gate"] = {"neighbours": gate.neighbours, "threshold": gate.threshold, "quantile": 0.95, "near": {}}
         np.savez(folder / GATE_FILE, mean=gate.mean, scale=gate.scale, embeddings=gate.embeddings)
     write_json(folder / "bundle.json", BundleSpec(**{**usual, **entries}).to_json())
-    image = np.linspace(0, 30 / channels, 2 * channels * 512, dtype=np.float32).reshape(2, channels, *window)
-    shape = (1, 3, 1, 1, 1)
+    image = np.linspace(0, 30 / channels, 2 * channels * int(np.prod(window)), dtype=np.float32)
+    image = image.reshape(2, channels, *window)
+    shape, space = (1, outputs, *(1 for _ in window)), tuple(range(2, 2 + len(window)))
     summed = image.sum(axis=1, keepdims=True)
-    logits = summed * np.float32(WEIGHT).reshape(shape) + np.float32(BIAS).reshape(shape) + np.float32(golden_shift)
-    extra = {} if gate is None else {"features": image.mean(axis=(2, 3, 4))}
+    logits = summed * np.float32(weight).reshape(shape) + np.float32(bias).reshape(shape) + np.float32(golden_shift)
+    logits = logits.mean(axis=space) if pooled else logits
+    extra = {} if gate is None else {"features": image.mean(axis=space)}
     np.savez(folder / "golden.npz", allow_pickle=False, image=image, logits=logits, **extra)
     (folder / "MODEL_CARD.md").write_text("# tiny\n", encoding="utf-8")
     write_sums(folder)

@@ -8,12 +8,10 @@ import numpy.typing as npt
 
 from medssl.data.cache import CachedCase
 from medssl.evaluation.statistics import Interval
-from medssl.imaging.ages import HOW, years
+from medssl.imaging.ages import HOW, UNKNOWN, age_band, years
 
 Measure = Callable[[npt.NDArray[np.int64]], Mapping[str, Interval]]
 
-_AGES = ((0, "0-17"), (18, "18-39"), (40, "40-64"), (65, "65-79"), (80, "80 and over"))
-UNKNOWN = "not told"
 FEW = 10
 """Patients below which a part says next to nothing."""
 FEW_OF_A_CLASS = 6
@@ -34,12 +32,6 @@ def groups_of(case: CachedCase) -> dict[str, str]:
         "age": age_band(case.age),
         "scanner": case.scanner or UNKNOWN,
     }
-
-
-def age_band(age: str) -> str:
-    """Band of an age as the manifest tells it."""
-    found = years(age)
-    return UNKNOWN if found is None else next(name for first, name in reversed(_AGES) if found >= first)
 
 
 def unread_ages(cases: Sequence[CachedCase]) -> list[str]:

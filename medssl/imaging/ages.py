@@ -3,6 +3,8 @@
 import re
 
 _A_YEAR = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
+UNKNOWN = "not told"
+_AGES = ((0, "0-17"), (18, "18-39"), (40, "40-64"), (65, "65-79"), (80, "80 and over"))
 _OLDEST = 130
 """Years; a larger number is a year of birth, or stands for an age that is not known."""
 _IN_YEARS = re.compile(r"(\d{1,3}(?:[.,]\d+)?)\s*(?:y|yrs?|years?)?", re.IGNORECASE)
@@ -30,3 +32,9 @@ def dicom_years(age: str) -> float | None:
     if not age[:-1].isdecimal() or age[-1] not in _A_YEAR:
         return None
     return int(age[:-1]) / _A_YEAR[age[-1]]
+
+
+def age_band(age: str) -> str:
+    """Band of an age as a manifest tells it."""
+    found = years(age)
+    return UNKNOWN if found is None else next(name for first, name in reversed(_AGES) if found >= first)

@@ -142,8 +142,7 @@ def _licence(bundle: Bundle) -> Check:
 
 
 def _card(bundle: Bundle) -> list[Check]:
-    text = (bundle.folder / "MODEL_CARD.md").read_text(encoding="utf-8", errors="replace")
-    sections = _sections(text)
+    sections = card_sections(bundle)
     missing = [name for name in CARD_SECTIONS if not sections.get(name)]
     if missing:
         return [Check("model card", "failed", f"missing or empty: {', '.join(missing)}")]
@@ -155,8 +154,9 @@ def _card(bundle: Bundle) -> list[Check]:
     return checks
 
 
-def _sections(text: str) -> dict[str, str]:
-    """Text below each `## ` heading."""
+def card_sections(bundle: Bundle) -> dict[str, str]:
+    """Text below each `## ` heading of the model card."""
+    text = (bundle.folder / "MODEL_CARD.md").read_text(encoding="utf-8", errors="replace")
     found: dict[str, str] = {}
     for part in ("\n" + text).split("\n## ")[1:]:
         title, _, body = part.partition("\n")

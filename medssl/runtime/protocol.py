@@ -18,6 +18,7 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.volume import Volume
 from medssl.runtime.bundle import Bundle, BundleSpec
 from medssl.runtime.checks import Check, Verification
+from medssl.runtime.performance.tables import table
 
 _PACKAGES = ("medssl", "numpy", "onnxruntime", "nibabel", "pydicom", "highdicom", "pillow")
 _CASES = 10
@@ -119,12 +120,13 @@ def _series(folder: Path, left_out: int | None = None) -> Path:
     return folder / "series"
 
 
-def write_protocol(found: Verification, tried: Sequence[Check]) -> str:
+def write_protocol(found: Verification, tried: Sequence[Check], performance: Sequence[str] = ()) -> str:
     """Markdown text of the protocol.
 
     Args:
         found: What `verify_bundle` found.
         tried: What `refusals` found; empty where the bundle could not be used.
+        performance: Lines on the site's own cases; empty leaves a table for people to fill in.
     """
     bundle = found.bundle
     title = bundle.spec.name if bundle else "a bundle that cannot be opened"
@@ -138,27 +140,27 @@ def write_protocol(found: Verification, tried: Sequence[Check]) -> str:
         "",
         "## 1. Installation (IQ)",
         "",
-        *_table(("item", "found"), _installation(bundle)),
+        *table(("item", "found"), _installation(bundle)),
         "",
         "## 2. Operation (OQ)",
         "",
-        *_table(("check", "result", "detail"), [(c.name, c.status, c.detail) for c in found.checks]),
+        *table(("check", "result", "detail"), [(c.name, c.status, c.detail) for c in found.checks]),
         "",
         "What must be refused, tried on generated images:",
         "",
         *(
-            _table(("tried", "result", "detail"), [(c.name, c.status, c.detail) for c in tried])
+            table(("tried", "result", "detail"), [(c.name, c.status, c.detail) for c in tried])
             if tried
             else ["Not tried, because the bundle did not pass the checks above."]
         ),
         "",
         "## 3. Performance at this site (PQ)",
         "",
-        *_performance(bundle),
+        *(performance or _performance(bundle)),
         "",
         "## Signatures",
         "",
-        *_table(("role", "name", "date", "signature"), [(r, "", "", "") for r in ("carried out by", "reviewed by")]),
+        *table(("role", "name", "date", "signature"), [(r, "", "", "") for r in ("carried out by", "reviewed by")]),
         "",
     ]
     return "\n".join(lines)
@@ -191,17 +193,11 @@ def _performance(bundle: Bundle | None) -> list[str]:
         "protocol in use, at least one with no finding, and at least one that must be refused (another region, another "
         "modality). Decide beforehand what agreement is enough, and write it here: ________",
         "",
+        "`medssl verify BUNDLE --checklist FILE.md --cases MANIFEST.csv` compares the results with the references and "
+        "fills in this part; the table below is for what is compared by eye.",
+        "",
         f"`medssl predict BUNDLE CASES --out RESULTS --format {formats}` makes the results; "
         f"RESULTS/summary.csv lists {numbers}, flags and warnings of every case.",
         "",
-        *_table(header, [(str(k), "", "", "", "", "") for k in range(1, _CASES + 1)]),
-    ]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in rows]
-    return [
-        f"| {' | '.join(header)} |",
-        f"| {' | '.join('---' for _ in header)} |",
-        *(f"| {' | '.join(row)} |" for row in cells),
+        *table(header, [(str(k), "", "", "", "", "") for k in range(1, _CASES + 1)]),
     ]

@@ -46,10 +46,12 @@ def test_the_offline_install_runs_as_written(tmp_path: Path):
     )
     (clone / "backend.py").write_text(f"EXTRAS = {list(extras)}\n{_BACKEND}")
     (clone / "constraints.txt").touch()
+    (clone / "Makefile").write_text("sbom:\n\tmkdir -p dist && echo '{}' > dist/sbom-serve.json\n")
     pip = f"{sys.executable} -m pip --disable-pip-version-check"
     _run(re.sub(r"^pip ", f"{pip} ", made, flags=re.MULTILINE), clone)
     site.mkdir()
     shutil.move(clone / "wheelhouse", site)
+    assert "  sbom-serve.json\n" in (site / "wheelhouse" / "SHA256SUMS").read_text()
     lines = [line for line in carried.splitlines() if "venv" not in line and "doctor" not in line]
     assert len(lines) == len(carried.splitlines()) - 2
     text = "\n".join(lines).replace("/opt/medssl/bin/pip install", f"{pip} install --target installed")

@@ -5,7 +5,8 @@ import pytest
 
 from medssl.data.cache import CachedCase
 from medssl.evaluation.statistics import Interval, mean_interval
-from medssl.evaluation.subgroups import UNKNOWN, age_band, by_group, few_of_a_class, unread_ages
+from medssl.evaluation.subgroups import by_group, few_of_a_class, unread_ages
+from medssl.imaging.ages import UNKNOWN, age_band
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.preprocess import Restoration
 
