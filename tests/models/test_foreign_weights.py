@@ -230,9 +230,7 @@ def test_an_encoder_with_more_parts_is_no_smaller_one(tmp_path: Path, which: str
     save_file(
         {f"backbone.{name}": tensor.clone().contiguous() for name, tensor in state.items()}, tmp_path / "w.safetensors"
     )
-    with pytest.raises(
-        CheckpointError, match=r"have no place here, first backbone\..*Name the encoder with the numbers"
-    ):
+    with pytest.raises(CheckpointError, match=r"no place here, first backbone\..*Name the encoder with the numbers"):
         _load(tmp_path / "w.safetensors", here)
 
 
@@ -267,7 +265,7 @@ def test_two_encoders_of_equal_standing_are_refused(tmp_path: Path) -> None:
     key = {name: tensor + 1 for name, tensor in query.items()}
     state = {f"encoder_q.{n}": t for n, t in query.items()} | {f"encoder_k.{n}": t for n, t in key.items()}
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match="below 'encoder_k.' and 'encoder_q.'. Save the tensors below one"):
+    with pytest.raises(CheckpointError, match=r"below 'encoder_k\.' and 'encoder_q\.'\. Save the tensors below one"):
         _load(tmp_path / "w.pt", _encoder("resnet"))
     torch.save({**state, **{f"encoder_k.{n}": t for n, t in query.items()}}, tmp_path / "w.pt")
     assert _load(tmp_path / "w.pt", _encoder("resnet")).skipped == ()
