@@ -37,7 +37,7 @@ from medssl.runtime.session import Session, open_session, usable_threads
 from medssl.tasks.inference import Ensemble, WithFeatures
 from medssl.tasks.model_file import ModelSpec
 
-_PROVENANCE = ("manifest_sha256", "data_sha256", "fingerprint", "patients", "cases", "seed", "step", "steps")
+_PROVENANCE = ("manifest_sha256", "data_sha256", "fingerprint", "patients", "cases", "seed", "step", "steps", "folds")
 _WINDOWS = 6
 
 
@@ -165,6 +165,8 @@ def _bundle_spec(
     spec, card = request.spec, request.card
     provenance = {key: spec.provenance[key] for key in _PROVENANCE if key in spec.provenance}
     learned = request.trained().learned()
+    if "folds" in provenance and (cases := request.trained().learned_count()) is not None:
+        provenance["cases"] = cases
     return BundleSpec(
         name=card.name or out.name.removesuffix(".zip"),
         task=spec.task,

@@ -80,6 +80,12 @@ class Trained:
         """Cases that any of the networks learned from."""
         return self._learned(frozenset().union(*self.patients))
 
+    def learned_count(self) -> int | None:
+        """Labelled cases that any of the networks learned from; None where this cache or their patients cannot tell."""
+        if self.cache.data_sha256 != self.spec.provenance.get("data_sha256") or not all(self.patients):
+            return None
+        return sum(self._known(case) for case in self.learned())
+
     def _learned(self, patients: frozenset[str]) -> list[CachedCase]:
         return [c for c in self.cache.cases if (c.patient in patients if patients else c.split == "train")]
 
