@@ -1,7 +1,8 @@
 """Residual-encoder U-Net encoder for 2D and 3D, dense or on visible voxels only."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -9,6 +10,11 @@ from medssl.imaging.errors import ConfigError
 from medssl.models.encoder import Encoder
 from medssl.models.layers import BlockSequence, ConvBlock, ResidualBlock, ShortcutKind
 from medssl.models.masked import HiddenBlocks, NormKind
+
+
+def usual_steps(features: Sequence[int]) -> list[int]:
+    """What `strides` left out stands for."""
+    return [1] + [2] * (len(features) - 1)
 
 
 class ResidualUNetEncoder(Encoder):
@@ -31,6 +37,14 @@ class ResidualUNetEncoder(Encoder):
         ConfigError: Lists of different lengths, or a level without blocks.
     """
 
+    @staticmethod
+    def filled(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments with what None stands for."""
+        features = arguments.get("features")
+        if arguments.get("strides") is not None or not isinstance(features, Sequence):
+            return dict(arguments)
+        return {**arguments, "strides": usual_steps(features)}
+
     def __init__(
         self,
         spatial_dims: int,
@@ -42,7 +56,7 @@ class ResidualUNetEncoder(Encoder):
         shortcut: ShortcutKind = "strided",
     ) -> None:
         super().__init__()
-        steps = list(strides) if strides is not None else [1] + [2] * (len(features) - 1)
+        steps = list(strides) if strides is not None else usual_steps(features)
         problems = []
         if not len(features) == len(blocks) == len(steps):
             problems.append(
