@@ -12,11 +12,6 @@ from medssl.models.layers import BlockSequence, ConvBlock, ResidualBlock, Shortc
 from medssl.models.masked import HiddenBlocks, NormKind
 
 
-def usual_steps(features: Sequence[int]) -> list[int]:
-    """What `strides` left out stands for."""
-    return [1] + [2] * (len(features) - 1)
-
-
 class ResidualUNetEncoder(Encoder):
     """Convolutional pyramid: a stem at full resolution, then a stage of residual blocks for each further level.
 
@@ -43,7 +38,7 @@ class ResidualUNetEncoder(Encoder):
         features = arguments.get("features")
         if arguments.get("strides") is not None or not isinstance(features, Sequence):
             return dict(arguments)
-        return {**arguments, "strides": usual_steps(features)}
+        return {**arguments, "strides": [1] + [2] * (len(features) - 1)}
 
     def __init__(
         self,
@@ -56,7 +51,7 @@ class ResidualUNetEncoder(Encoder):
         shortcut: ShortcutKind = "strided",
     ) -> None:
         super().__init__()
-        steps = list(strides) if strides is not None else usual_steps(features)
+        steps = list(strides) if strides is not None else [1] + [2] * (len(features) - 1)
         problems = []
         if not len(features) == len(blocks) == len(steps):
             problems.append(

@@ -22,7 +22,7 @@ from medssl.evaluation.segmentation_cases import native_reference
 from medssl.export import bundle_writer
 from medssl.export.options import CardOptions, ConfidenceOptions, OperationOptions, ParityOptions
 from medssl.export.trained import Trained
-from medssl.export.training_images import spacing_range, told_modalities
+from medssl.export.training_images import learned_count, spacing_range, told_modalities
 from medssl.imaging.errors import BundleError, CacheError, CheckpointError, ConfigError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.preprocess import restore_label
@@ -145,13 +145,13 @@ def test_cases_of_all_folds_are_counted_where_the_cache_is_theirs(cache: Cache, 
     people = sorted({case.patient for case in cache.cases})
     folds = [frozenset(name for n, name in enumerate(people) if n % 2 != fold) for fold in (0, 1)]
     whole = Trained([], folds, spec, cache, native_reference)
-    assert whole.learned_count() == sum(case.has_label for case in cache.cases)
-    assert replace(whole, patients=[folds[0]] * 2).learned_count() == sum(
+    assert learned_count(whole) == sum(case.has_label for case in cache.cases)
+    assert learned_count(replace(whole, patients=[folds[0]] * 2)) == sum(
         case.has_label and case.patient in folds[0] for case in cache.cases
     )
-    assert replace(whole, patients=[folds[0], frozenset()]).learned_count() is None, "nobody knows of one"
+    assert learned_count(replace(whole, patients=[folds[0], frozenset()])) is None, "nobody knows of one"
     other = replace(spec, provenance={"data_sha256": "of another cache"})
-    assert replace(whole, spec=other).learned_count() is None
+    assert learned_count(replace(whole, spec=other)) is None
 
 
 @pytest.mark.parametrize("kind", ["unet", "classifier"])
