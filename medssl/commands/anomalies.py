@@ -28,10 +28,10 @@ def anomalies(
 ) -> None:
     """List mislabel and outlier candidates, with scores, reasons and pictures; a person has to judge them.
 
-    A class is doubted where most neighbours are of another one, or where a linear probe that did not learn from the
-    patient is sure of another one; those doubted by both come first. Neighbours are of other patients, always. OUT gets
-    candidates.csv, scores.csv (every row), mislabelled.png, outliers.png and anomalies.json. Not a medical device: for
-    research only.
+    A class is doubted where most neighbours, by number and weighted by likeness, are of another one, or where a linear
+    probe that did not learn from the patient is sure of another one; those doubted by both come first. Neighbours are
+    of other patients, always. OUT gets candidates.csv, scores.csv (every row), mislabelled.png, outliers.png and
+    anomalies.json. Not a medical device: for research only.
 
     Args:
         features: Folders written by `medssl embed`, of one encoder, preprocessing and options.
@@ -64,6 +64,7 @@ def anomalies(
     near = Neighbours(table, distances=True).of(table.vectors, neighbours, patients)
     far = outlier_scores(near)
     rows, notes = judged_rows(table)
+    notes = [*table.warnings, *notes]
     doubts = None
     if len(rows):
         own = [patients[row] for row in rows]
@@ -122,7 +123,9 @@ def _doubted(table: "FeatureTable", doubts: "Doubts", near: "Sequence[Sequence[N
             reasons.append(f"probe: {doubts.classes[probe]} {sure:.2f}, own class {self_sure:.2f}")
         if neighbour >= 0:
             share, own_share = doubts.neighbours[place, neighbour], doubts.neighbours[place, own]
-            reasons.append(f"neighbours: {doubts.classes[neighbour]} {share:.2f}, own class {own_share:.2f}")
+            reasons.append(
+                f"neighbours: {doubts.classes[neighbour]} {share:.2f}, own class {own_share:.2f}, by likeness"
+            )
         if reasons:
             suggested = doubts.classes[probe if probe >= 0 else neighbour]
             line = _line("mislabelled", table, row, suggested, score, "; ".join(reasons), near)

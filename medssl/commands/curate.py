@@ -1,9 +1,10 @@
 """Choose images before pretraining: without near-duplicates, without useless ones, or like a target set."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.commands.curate_images import Image, embed, held, look, picture_of, taken_apart
@@ -11,6 +12,10 @@ from medssl.data.curate_options import CoresetOptions, LikenessOptions, QualityO
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import atomic_folder, csv_text, write_json, write_text
 from medssl.imaging.manifest import Manifest
+
+if TYPE_CHECKING:
+    from medssl.data.curate import Dropped
+    from medssl.data.likeness import Likeness
 
 POSITIONAL: tuple[str, ...] = ("manifest",)
 
@@ -48,10 +53,10 @@ def curate(
 ) -> None:
     """Write a smaller manifest of the images worth pretraining on, with the reason for every image that is left out.
 
-    Pictures are compared as they are stored, without a window; of a volume, unless it is taken apart, the middle slice
-    is. Images with a label or a class and those of splits val and test are always kept; slices have no label map, so
-    those of a volume that has one are looked at as any other. OUT gets manifest.csv (for `medssl prepare`),
-    left_out.csv, left_out.png (the first hundred) and curation.json.
+    Pictures are compared as they are stored, without a window, in all their channels; of a volume, unless it is taken
+    apart, the middle slice is. Images with a label or a class and those of splits val and test are always kept; slices
+    have no label map, so those of a volume that has one are looked at as any other. OUT gets manifest.csv (for `medssl
+    prepare`), left_out.csv, left_out.png (the first hundred) and curation.json.
 
     Args:
         manifest: Manifest made by `medssl index`.
@@ -74,20 +79,23 @@ def curate(
     _check(out, slices, likeness, coreset, encoder, target)
     listed = Manifest.read(manifest)
     goal, unused, warnings = (None, 0, []) if target is None else _goal(target)
-    images = taken_apart(listed, slices)
+    images, broken = taken_apart(listed, slices)
+    count = len(images) + len(broken)
     unlabelled = 0 if slices is None else sum(bool(row.label) for row in listed.rows)
     always = [image for image in images if held(image)]
     asked = [image for image in images if not held(image)]
     useful, useless = look(asked, quality, likeness.rule, workers)
-    left = [Left(image, reason) for image, reason in useless]
+    left = [Left(image, reason) for image, reason in (*((image, "unreadable") for image in broken), *useless)]
+    warnings += _nothing_compared(useful, likeness)
     kept, alike = _unlike(useful, likeness, encoder)
     left += alike
     if coreset.budget and encoder is not None and goal is not None:
-        kept, unlike = _coreset(kept, taken_apart(goal, slices), coreset, encoder)
+        apart, unread = taken_apart(goal, slices)
+        kept, unlike = _coreset(kept, [*apart, *unread], coreset, encoder)
         left += unlike
     chosen = sorted([*always, *kept], key=lambda image: image.number)
     if not chosen:
-        raise MedsslError(f"nothing of {len(images)} images would be left: see the options", reason="nothing-left")
+        raise MedsslError(f"nothing of {count} images would be left: see the options", reason="nothing-left")
     counts = Counter(entry.reason for entry in left)
     with atomic_folder(out) as temporary:
         rows = [replace(image.row, **{name: _absolute(image, name) for name in ("image", "label")}) for image in chosen]
@@ -95,7 +103,7 @@ def curate(
         write_text(temporary / "left_out.csv", _csv(left))
         _sheet(left, temporary / "left_out.png")
         about = {
-            "images": len(images),
+            "images": count,
             "kept": len(chosen),
             "kept_always": len(always),
             "left_out": dict(counts),
@@ -109,7 +117,7 @@ def curate(
         }  # fmt: skip
         write_json(temporary / "curation.json", about)
     why = ", ".join(f"{n} {reason}" for reason, n in counts.most_common()) or "none"
-    say(f"curate: {len(chosen)} of {len(images)} images kept ({len(always)} of them always); left out: {why}")
+    say(f"curate: {len(chosen)} of {count} images kept ({len(always)} of them always); left out: {why}")
     if unlabelled:
         say(f"curate: slices have no label map: those of {unlabelled} volume(s) are not in the new manifest")
     say(f"curate: look at {out / 'left_out.png'}, then medssl prepare {out / 'manifest.csv'}")
@@ -137,13 +145,10 @@ def _check(
 
 def _unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | None) -> tuple[list[Image], list[Left]]:
     """Images that are unlike one another, and those that are too much like one of them."""
-    import numpy as np
+    from medssl.data.curate import every_nth
+    from medssl.data.near_duplicates import CosineSearch, distinct
 
-    from medssl.data.curate import every_nth, exemplars
-    from medssl.data.likeness import by_information, by_structure
-    from medssl.data.near_duplicates import CosineSearch, HashSearch, distinct
-
-    groups = [{"volume": image.volume, "patient": image.row.patient, "set": ""}[options.scope] for image in images]
+    groups = _groups(images, options)
     if options.rule == "none" or not images:
         return list(images), []
     if options.rule == "every_n":
@@ -153,14 +158,50 @@ def _unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | N
     if options.rule == "embedding":
         kept, dropped = distinct(CosineSearch(embed(images, encoder), options.least), groups)
     else:
-        codes = np.stack([image.code for image in images])
-        if options.rule == "dhash":
-            kept, dropped = distinct(HashSearch(codes, -options.least), groups)
-        else:
-            measure = {"ssim": by_structure, "mutual_information": by_information}[options.rule]
-            kept, dropped = exemplars(measure(codes), groups, options.least)
+        kept, dropped = _by_channels(images, groups, options)
     left = [Left(images[d.item], f"like another ({options.rule})", images[d.like], abs(d.likeness)) for d in dropped]
     return [images[n] for n in kept], left
+
+
+def _by_channels(
+    images: Sequence[Image], groups: Sequence[str], options: LikenessOptions
+) -> "tuple[list[int], list[Dropped]]":
+    """Which are kept and which dropped: two images are as alike as in the channel in which they are least so.
+
+    An image of fewer channels than others is compared by its last one where it has none.
+    """
+    import numpy as np
+
+    from medssl.data.curate import exemplars
+    from medssl.data.likeness import by_bits, by_information, by_structure, least_alike
+    from medssl.data.near_duplicates import HashSearch, distinct
+
+    most = max(len(image.code) for image in images)
+    codes = np.stack([image.code[[min(c, len(image.code) - 1) for c in range(most)]] for image in images])
+    if options.rule == "dhash" and most == 1:
+        return distinct(HashSearch(codes[:, 0], -options.least), groups)
+    measures: dict[str, Callable[[Any], Likeness]] = {
+        "dhash": by_bits, "ssim": by_structure, "mutual_information": by_information,
+    }  # fmt: skip
+    measure = measures[options.rule]
+    return exemplars(least_alike([measure(codes[:, c]) for c in range(most)]), groups, options.least)
+
+
+def _groups(images: Sequence[Image], options: LikenessOptions) -> list[str]:
+    return [{"volume": image.volume, "patient": image.row.patient, "set": ""}[options.scope] for image in images]
+
+
+def _nothing_compared(images: Sequence[Image], options: LikenessOptions) -> list[str]:
+    """The warning that the rule had no two images to compare."""
+    if options.rule == "none" or len(images) < 2 or len(set(_groups(images, options))) < len(images):
+        return []
+    wider = "patient or set" if options.scope == "volume" else "set"
+    warning = (
+        f"no two of {len(images)} images are of one {options.scope}, so that likeness.rule {options.rule} left none "
+        f"out: choose likeness.scope {wider}, or likeness.rule none"
+    )
+    say(f"WARNING: {warning}")
+    return [warning]
 
 
 def _goal(target: Path) -> tuple[Manifest, int, list[str]]:
@@ -208,6 +249,9 @@ def _coreset(
 ) -> tuple[list[Image], list[Left]]:
     from medssl.data.curate import coreset
 
+    if not images:
+        say("curate: no image is left to take a coreset of")
+        return [], []
     taken, utilities = coreset(embed(goal, encoder), embed(images, encoder), options.budget, options.stop, options.seed)
     ends = f"{utilities[0]:.3f} to {utilities[-1]:.3f}"
     say(f"curate: coreset of {len(taken)} images in {len(utilities)} rounds, cosine {ends}")

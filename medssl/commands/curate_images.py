@@ -34,9 +34,9 @@ class Image:
     Args:
         number: Its place in the list.
         row: Its line of the manifest.
-        volume: Case that it is a slice of, or is.
+        volume: Case or file that it is a slice of, or the case that it is.
         root: Folder of the manifest.
-        code: What is compared: a hash or a small picture; None before it was looked at.
+        code: What is compared: a hash or a small picture of each channel; None before it was looked at.
     """
 
     number: int
@@ -46,25 +46,43 @@ class Image:
     code: Any = None
 
 
-def taken_apart(listed: Manifest, axis: int | None) -> list[Image]:
-    """The images of a manifest, or the slices of its volumes across an axis, one 2D image each, without label maps."""
+def taken_apart(listed: Manifest, axis: int | None) -> tuple[list[Image], list[Image]]:
+    """The images of a manifest, or the slices of its volumes across an axis, one 2D image each, without label maps.
+
+    Returns:
+        These, and the volumes that cannot be read and so not be taken apart.
+
+    Raises:
+        ConfigError: A 2D image that is to be taken apart.
+    """
     from medssl.imaging.readers.open import read_volume
 
     if axis is None:
-        return [Image(n, row, row.case, listed.root) for n, row in enumerate(listed.rows)]
+        return [Image(n, row, _volume_of(row), listed.root) for n, row in enumerate(listed.rows)], []
     found: list[Image] = []
+    unreadable: list[Image] = []
     with Progress("volumes", len(listed.rows)) as progress:
         for row in listed.rows:
+            progress.advance()
             parts = [part.strip() for part in row.image.split(";")]
-            shape = read_volume(listed.root / parts[0]).geometry.shape
+            try:
+                shape = read_volume(listed.root / parts[0]).geometry.shape
+            except ImageError:
+                unreadable.append(Image(len(found) + len(unreadable), row, row.case, listed.root))
+                continue
             if len(shape) != 3:
                 raise ConfigError([f"slices {axis}: case {row.case!r} is a 2D image: leave --slices out"])
             for k in range(shape[axis]):
                 field = ";".join(f"{part}#slice={axis}:{k}" for part in parts)
                 own = replace(row, case=f"{row.case}_s{k:04d}", image=field, label="")
-                found.append(Image(len(found), own, row.case, listed.root))
-            progress.advance()
-    return found
+                found.append(Image(len(found) + len(unreadable), own, row.case, listed.root))
+    return found, unreadable
+
+
+def _volume_of(row: Row) -> str:
+    """The file that an image is a slice of, with the axis; the case itself where it is none."""
+    file, place = split_slice(row.image.split(";")[0].strip())
+    return f"{file}#{place.split(':')[0]}" if place else row.case
 
 
 def held(image: Image) -> bool:
@@ -102,25 +120,33 @@ def _look(images: Sequence[Image], quality: QualityOptions, rule: Rule) -> list[
     """Each image with what the rule compares, or with why it is of no use."""
     found = []
     for image in images:
-        picture = picture_of(image)
-        reason = "unreadable" if picture is None else _useless(image.row, picture, quality)
-        found.append((image if picture is None or reason else replace(image, code=_code(picture, rule)), reason))
+        channels = _channels(image)
+        reason = "unreadable" if channels is None else _useless(image.row, channels, quality)
+        found.append((image if channels is None or reason else replace(image, code=_code(channels, rule)), reason))
     return found
 
 
 def picture_of(image: Image) -> "npt.NDArray[np.float32] | None":
-    """The image's first channel (H, W), the middle slice of a volume; None where it cannot be read.
+    """The image's first channel (H, W) that is not constant; None where it cannot be read."""
+    channels = _channels(image)
+    if channels is None:
+        return None
+    return next((channel for channel in channels if channel.min() < channel.max()), channels[0])
+
+
+def _channels(image: Image) -> "list[npt.NDArray[np.float32]] | None":
+    """The image's channels, (H, W) each, of a volume the middle slice; None where it cannot be read.
 
     Slices of volumes, whose first axis runs across, are laid as pictures are: rows down, the second axis up.
     """
     import numpy as np
 
     try:
-        array = _volume(image, channels=1).array[0]
+        array = _volume(image).array
     except ImageError:
         return None
     of_volume = bool(split_slice(image.row.image.split(";")[0])[1])
-    return np.asarray(laid_plane(array, of_volume), dtype=np.float32)
+    return [np.asarray(laid_plane(channel, of_volume), dtype=np.float32) for channel in array]
 
 
 def embed(images: Sequence[Image], encoder: Path | None) -> "npt.NDArray[np.float32]":
@@ -150,22 +176,27 @@ def embed(images: Sequence[Image], encoder: Path | None) -> "npt.NDArray[np.floa
     return np.concatenate(found)
 
 
-def _volume(image: Image, channels: int | None = None) -> "Volume":
-    """The image, or its first channels alone: the files of others are not read."""
+def _volume(image: Image) -> "Volume":
     from medssl.imaging.readers.open import read_channels
 
-    return read_channels(";".join(image.row.image.split(";")[:channels]), image.root)
+    return read_channels(image.row.image, image.root)
 
 
-def _useless(row: Row, picture: "npt.NDArray[np.float32]", quality: QualityOptions) -> str:
-    """Why an image is of no use; empty where it is."""
-    import numpy as np
-
-    low, high = float(picture.min()), float(picture.max())
-    if low == high:
+def _useless(row: Row, channels: "Sequence[npt.NDArray[np.float32]]", quality: QualityOptions) -> str:
+    """Why an image is of no use; empty where one of its channels is."""
+    telling = [channel for channel in channels if channel.min() < channel.max()]
+    if not telling:
         return "constant"
     if quality.modality and row.modality and row.modality != quality.modality:
         return f"modality {row.modality}"
+    reasons = [_empty_or_cut(channel, quality) for channel in telling]
+    return reasons[0] if all(reasons) else ""
+
+
+def _empty_or_cut(picture: "npt.NDArray[np.float32]", quality: QualityOptions) -> str:
+    import numpy as np
+
+    low, high = float(picture.min()), float(picture.max())
     bright = picture > low + 0.1 * (high - low)
     if float(bright.mean()) < quality.foreground:
         return "almost empty"
@@ -173,9 +204,14 @@ def _useless(row: Row, picture: "npt.NDArray[np.float32]", quality: QualityOptio
     return "cut by the field of view" if quality.border and float(frame.mean()) > quality.border else ""
 
 
-def _code(picture: "npt.NDArray[np.float32]", rule: Rule) -> Any:
+def _code(channels: "Sequence[npt.NDArray[np.float32]]", rule: Rule) -> Any:
+    """(C, ...), what the rule compares of each channel."""
+    import numpy as np
+
     from medssl.data.likeness import difference_hash, rescaled
 
     if rule == "dhash":
-        return difference_hash(picture)
-    return rescaled(picture, _SIDE, _SIDE) if rule in ("ssim", "mutual_information") else None
+        return np.stack([difference_hash(channel) for channel in channels])
+    if rule in ("ssim", "mutual_information"):
+        return np.stack([rescaled(channel, _SIDE, _SIDE) for channel in channels])
+    return None

@@ -48,6 +48,8 @@ def feature_map(features: list[Path], out: Path, neighbours: int = 15, min_dist:
     table = read_features(features)
     if len(table) < _FEWEST:
         raise MedsslError(f"{len(table)} images are too few for a map: it needs {_FEWEST}", reason="too-few")
+    for warning in table.warnings:
+        say(f"WARNING: {warning}")
     say(f"feature-map: {len(table)} images; the first half minute goes into compiling UMAP")
     places = umap_places(table, neighbours, min_dist, seed)
     thumbnails = thumbnail_map(places, table.pictures)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from medssl.commands.console import say
 from medssl.evaluation.options import EmbedOptions
-from medssl.imaging.errors import ConfigError, ImageError
+from medssl.imaging.errors import ConfigError, ImageError, MedsslError
 from medssl.imaging.files import atomic_folder, csv_text, write_text
 from medssl.imaging.naming import split_field, split_slice
 
@@ -52,16 +52,17 @@ def search(
 ) -> None:
     """Print the nearest cases of each query: exact, by the cosine of their features.
 
-    A query is a case of FEATURES (CASE, or CASE#SLICE where slices have rows of their own) or an image file, which is
-    prepared and embedded as FEATURES were. Likeness of features is no likeness of findings. Not a medical device: for
-    research only.
+    A query is a case of FEATURES (CASE, or CASE#SLICE where slices have rows of their own) or an image file: the file
+    of a case is that case, any other is prepared and embedded as FEATURES were, and its patient is not known. Likeness
+    of features is no likeness of findings. Not a medical device: for research only.
 
     Args:
         features: Folders written by `medssl embed`; several are searched as one and must be of one encoder,
             preprocessing and options.
         query: Cases, or image files.
         top: How many.
-        patients: `others`: those of the query's own patient are left out. `all`: only the query itself is.
+        patients: `others`: those of the query's own patient are left out, where it is a case. `all`: only the query
+            itself is.
         encoder: Where the encoder file is now, for images; as FEATURES say when left out.
         out: Folder for neighbours.csv and neighbours.png; nothing is written without it.
 
@@ -80,6 +81,14 @@ def search(
     if out is not None and out.exists():
         raise ConfigError([f"out: {out} exists already: choose another folder; nothing is overwritten"])
     table = read_features(features)
+    for warning in table.warnings:
+        say(f"WARNING: {warning}")
+    if len(table) < 2:
+        raise MedsslError(
+            "the features are of one image: likeness is taken from their mean, which needs 2 or more; give features of "
+            "more images",
+            reason="too-few",
+        )
     asked = _queries(table, query, encoder)
     own = [q.patient for q in asked] if patients == "others" else []
     found = Neighbours(table).of(np.stack([q.vector for q in asked]), top, own, [q.row for q in asked])
@@ -93,11 +102,25 @@ def search(
         for rank, n in enumerate(nears, 1)
     ]  # fmt: skip
     say(_table(rows))
+    _say_lacking(asked, found, patients)
     if out is not None:
         with atomic_folder(out) as temporary:
             write_text(temporary / "neighbours.csv", csv_text(_HEADER, rows))
             _sheet(table, asked, found, temporary / "neighbours.png")
         say(f"search: {out / 'neighbours.csv'}, {out / 'neighbours.png'}")
+
+
+def _say_lacking(asked: Sequence[Query], found: "Sequence[Sequence[Neighbour]]", patients: str) -> None:
+    """What the table does not show: queries without an answer, and whose patient could not be left out."""
+    if bare := [query.name for query in asked if query.row < 0]:
+        say(
+            f"search: the patient of {', '.join(bare)} is not known, so that images of the same patient may be among "
+            "those found"
+        )
+    for query, nears in zip(asked, found, strict=True):
+        if not nears:
+            more = ": --patients all finds those of its own" if patients == "others" else ""
+            say(f"search: there is no image of another patient than that of {query.name}{more}")
 
 
 def _queries(table: "FeatureTable", names: Sequence[str], encoder: Path | None) -> list[Query]:
@@ -110,6 +133,8 @@ def _queries(table: "FeatureTable", names: Sequence[str], encoder: Path | None) 
     for row, (case, name) in enumerate(zip(table.columns["case"], table.names, strict=True)):
         for known in {case, name}:
             rows[known].append(row)
+    for name, found_rows in _rows_of_files(table, [n for n in names if n not in rows]).items():
+        rows[name] = found_rows
     unknown = [n for n in names if n not in rows and not split_field(n.split(";")[0])[0].exists()]
     if unknown or not names:
         near = {n: difflib.get_close_matches(n, rows, n=1) for n in unknown}
@@ -127,6 +152,29 @@ def _queries(table: "FeatureTable", names: Sequence[str], encoder: Path | None) 
         elif embedder is not None:
             found += _of_image(name, embedder)
     return found
+
+
+def _rows_of_files(table: "FeatureTable", names: Sequence[str]) -> dict[str, list[int]]:
+    """Rows of the case whose image a file is: else it would find itself, and its own patient."""
+    wanted = {name: place for name in names if (place := _place(name))}
+    files = {Path(path).name for place in wanted.values() for path, _, _ in place[:1]}
+    rows: dict[tuple[tuple[str, str, str], ...], list[int]] = defaultdict(list)
+    for row, image in enumerate(table.columns["image"]):
+        if any(file in image for file in files):  # to look at every file of a large table takes long
+            place = _place(image)
+            for known in {place, tuple((path, "", number) for path, _, number in place)}:  # a folder without its series
+                rows[known].append(row)
+    found = {name: rows[place] for name, place in wanted.items() if place in rows}
+    return {name: own for name, own in found.items() if len({table.columns["case"][row] for row in own}) == 1}
+
+
+def _place(field: str) -> tuple[tuple[str, str, str], ...]:
+    """Path without links, series and slice of each channel of an image; empty where there is no such file."""
+    parts = [part.strip() for part in field.split(";") if part.strip()]
+    split = [(*split_field(part), split_slice(part)[1]) for part in parts]
+    if not all(path.exists() for path, _, _ in split):
+        return ()
+    return tuple((str(path.resolve()), series, number) for path, series, number in split)
 
 
 def _embedder(table: "FeatureTable", encoder: Path | None) -> "Embedder":

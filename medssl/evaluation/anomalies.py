@@ -29,6 +29,7 @@ class Doubts:
         neighbours: (N, K) share of each class among the neighbours, weighted.
         probe: (N, K) probabilities of a linear probe that did not learn from the patient.
         thresholds: (K,) mean probability of each class among its own cases.
+        counted: (N, K) share of each class among the neighbours, each counted once.
     """
 
     rows: npt.NDArray[np.int64]
@@ -37,12 +38,17 @@ class Doubts:
     neighbours: Numbers
     probe: Numbers
     thresholds: Numbers
+    counted: Numbers
 
     @property
     def by_neighbours(self) -> npt.NDArray[np.int64]:
-        """Class of most neighbours where it is not the given one, by more than half; -1 elsewhere."""
+        """Class of more than half of the neighbours, by number and by weight, where it is not the given one; else -1.
+
+        By weight alone one near neighbour, a copy of another patient's image, would outvote all others.
+        """
         most = self.neighbours.argmax(1)
-        return np.where((most != self.given) & (self.neighbours.max(1) > 0.5), most, -1)
+        by_number = self.counted[np.arange(len(most)), most] > 0.5
+        return np.where((most != self.given) & (self.neighbours.max(1) > 0.5) & by_number, most, -1)
 
     @property
     def by_probe(self) -> npt.NDArray[np.int64]:
@@ -103,14 +109,16 @@ def label_doubts(
     names, patients = np.array(table.columns["class"])[rows], np.array(table.columns["patient"])[rows]
     classes, given = np.unique(names, return_inverse=True)
     number_of = {int(row): int(k) for row, k in zip(rows, given, strict=True)}
-    shares = np.zeros((len(rows), len(classes)))
+    shares, counted = np.zeros((2, len(rows), len(classes)))
     for place, others in enumerate(near):
         weights = np.exp(np.array([n.likeness for n in others]) / TEMPERATURE)
-        np.add.at(shares[place], [number_of[n.row] for n in others], weights / max(weights.sum(), 1e-12))
+        own = [number_of[n.row] for n in others]
+        np.add.at(shares[place], own, weights / max(weights.sum(), 1e-12))
+        np.add.at(counted[place], own, 1 / max(len(own), 1))
     fewest = min(len(set(patients[given == k])) for k in range(len(classes)))
     probe = _out_of_fold(table.vectors[rows].astype(np.float64), given, patients, min(folds, fewest), seed)
     thresholds = np.array([probe[given == k, k].mean() for k in range(len(classes))])
-    return Doubts(rows, tuple(map(str, classes)), given, shares, probe, thresholds)
+    return Doubts(rows, tuple(map(str, classes)), given, shares, probe, thresholds, counted)
 
 
 def outlier_scores(near: Sequence[Sequence[Neighbour]]) -> Numbers:
@@ -144,5 +152,7 @@ def _out_of_fold(
             model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=1000))
             model.fit(values[known], given[known])
             found[np.ix_(asked, model.classes_)] = model.predict_proba(values[asked])
+            unknown = asked[~np.isin(given[asked], model.classes_)]  # all patients of their class are in this fold
+            found[unknown] = 1 / found.shape[1]
         tried.append((log_loss(given, found, labels=range(found.shape[1])), found))
     return min(tried, key=lambda pair: pair[0])[1]

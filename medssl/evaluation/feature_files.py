@@ -6,7 +6,7 @@ FEATURES/part-00000.parquet        some cases: one row an image, with its vector
 
 import io
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -48,12 +48,14 @@ class FeatureTable:
         columns: Name to N texts.
         vectors: (N, E).
         pictures: Small JPEG of each.
+        warnings: What to know of several folders that are one table, a sentence each.
     """
 
     about: dict[str, Any]
     columns: dict[str, tuple[str, ...]]
     vectors: Array = field(repr=False)
     pictures: tuple[bytes, ...] = field(repr=False)
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -93,7 +95,9 @@ def claim(folder: Path, about: dict[str, Any]) -> None:
     if path.is_file():
         before, now = _identity(_about(folder)), _identity(about)
         changed = [name for name in now if before.get(name) != now[name]]
-        if changed:
+        if changed and not any(folder.glob("part-*.parquet")):
+            write_json(path, about)  # nothing came of what was begun
+        elif changed:
             raise MedsslError(
                 f"{folder} was begun otherwise ({', '.join(_SAME.get(name, name) for name in changed)} differ): choose "
                 "another folder, or remove it",
@@ -155,7 +159,8 @@ def read_features(folders: Sequence[Path]) -> FeatureTable:
         require_same(tables[0].about, table.about, str(folders[0]), str(folder))
     columns = {name: tuple(v for table in tables for v in table.columns[name]) for name in COLUMNS}
     vectors = np.concatenate([table.vectors for table in tables])
-    merged = FeatureTable(tables[0].about, columns, vectors, tuple(p for t in tables for p in t.pictures))
+    pictures = tuple(picture for table in tables for picture in table.pictures)
+    merged = FeatureTable(tables[0].about, columns, vectors, pictures, _shared_patients(tables))
     names = merged.names
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -167,6 +172,21 @@ def read_features(folders: Sequence[Path]) -> FeatureTable:
             reason="nan",
         )
     return merged
+
+
+def _shared_patients(tables: Sequence[FeatureTable]) -> tuple[str, ...]:
+    """The warning that data sets have patients of one name, who are taken for the same person."""
+    owners: dict[str, set[str]] = defaultdict(set)
+    for table in tables:
+        for patient in table.columns["patient"]:
+            owners[patient].add(str(table.about.get("data_sha256")))
+    shared = sorted(patient for patient, data in owners.items() if len(data) > 1)
+    if not shared:
+        return ()
+    return (
+        f"{len(shared)} patient name(s) are in several of these data sets, first {shared[0]!r}, and are taken for one "
+        "person each, whose images are never neighbours: if they are other people, name them apart in the manifests",
+    )
 
 
 def require_same(first: dict[str, Any], second: dict[str, Any], name: str, other: str) -> None:

@@ -1,9 +1,10 @@
 """A fine-tuned run, loaded to predict the cases of a cache: one network, or the ensemble of its folds."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -14,6 +15,9 @@ from medssl.evaluation.seen_patients import seen_in_pretraining, seen_in_trainin
 from medssl.imaging.errors import ConfigError
 from medssl.models.networks import Network
 from medssl.tasks.model_file import ModelSpec, load_model, model_folders, weights_hash
+
+_OF_ONE = ("patients", "cases", "seed", "step", "steps", "finished")
+"""What a model's provenance says that is not true of an ensemble of folds."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,11 @@ def load_run(run: Path, options: PredictOptions) -> LoadedRun:
     first = loaded[0][1]
     if any(_facts(spec) != _facts(first) for _, spec in loaded):
         raise ConfigError([f"{run}: its folds differ in preprocessing, window or classes, so they make no ensemble"])
-    spec = replace(first, mirror_axes=_mirrored(first, options.mirror))
+    mirror_axes = _mirrored(first, options.mirror)
     networks = tuple(network.to(device) for network, _ in loaded)
     known = [_patients(folder) for folder in folders]
     patients = tuple(frozenset(of_folder.get("train") or ()) for of_folder in known)
+    spec = replace(_of_all([spec for _, spec in loaded], patients), mirror_axes=mirror_axes)
     pretrained_on = _pretrained_on(spec, known[0].get("pretraining"))
     weights = tuple(weights_hash(folder) for folder in folders)
     validated_on = frozenset(name for of_folder in known for name in of_folder.get("validation") or ())
@@ -108,6 +113,24 @@ def check_fits(spec: ModelSpec, cache: Cache) -> None:
 
 def _facts(spec: ModelSpec) -> tuple[object, ...]:
     return spec.task, spec.preprocess.to_json(), spec.window, spec.labels, spec.classes, spec.channels, spec.activation
+
+
+def _of_all(specs: Sequence[ModelSpec], patients: Sequence[frozenset[str]]) -> ModelSpec:
+    """What is true of the ensemble: patients of all folds, means of their validation; what is of each, fold by fold."""
+    first = specs[0]
+    if len(specs) == 1:
+        return first
+    each = [
+        {name: spec.provenance[name] for name in _OF_ONE if name in spec.provenance}
+        | {"validation": dict(spec.validation)}
+        for spec in specs
+    ]
+    common = {name: value for name, value in first.provenance.items() if name not in _OF_ONE}
+    if all(patients):
+        common["patients"] = len(frozenset().union(*patients))
+    shared = [name for name in first.validation if all(name in spec.validation for spec in specs)]
+    validation = {name: fmean(spec.validation[name] for spec in specs) for name in shared}
+    return replace(first, validation=validation, provenance={**common, "folds": each})
 
 
 def _mirrored(spec: ModelSpec, mirror: Literal["model", "on", "off"]) -> tuple[int, ...]:

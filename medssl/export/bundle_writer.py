@@ -27,7 +27,7 @@ from medssl.export.options import CardOptions, ConfidenceOptions, OperationOptio
 from medssl.export.parity import BATCHES, Parity, measure_parity, torch_function
 from medssl.export.pretraining import ENOUGH, Pretraining
 from medssl.export.trained import Trained, spread
-from medssl.export.training_images import spacing_range, told_modalities
+from medssl.export.training_images import learned_count, spacing_range, told_modalities
 from medssl.imaging.errors import BundleError
 from medssl.imaging.files import atomic_folder, atomic_path, write_json, write_text
 from medssl.imaging.series import SeriesRule
@@ -37,7 +37,7 @@ from medssl.runtime.session import Session, open_session, usable_threads
 from medssl.tasks.inference import Ensemble, WithFeatures
 from medssl.tasks.model_file import ModelSpec
 
-_PROVENANCE = ("manifest_sha256", "data_sha256", "fingerprint", "patients", "cases", "seed", "step", "steps")
+_PROVENANCE = ("manifest_sha256", "data_sha256", "fingerprint", "patients", "cases", "seed", "step", "steps", "folds")
 _WINDOWS = 6
 
 
@@ -165,6 +165,8 @@ def _bundle_spec(
     spec, card = request.spec, request.card
     provenance = {key: spec.provenance[key] for key in _PROVENANCE if key in spec.provenance}
     learned = request.trained().learned()
+    if "folds" in provenance and (cases := learned_count(request.trained())) is not None:
+        provenance["cases"] = cases
     return BundleSpec(
         name=card.name or out.name.removesuffix(".zip"),
         task=spec.task,

@@ -46,7 +46,7 @@ def write_foreign_encoder(run: Path, library: Library, size: Sequence[int], out:
         CheckpointError: The run cannot be used.
         ConfigError: The library has no module that computes the same, or the size does not fit.
     """
-    tensors, meta = read_encoder(run / "encoder.safetensors" if run.is_dir() else run)
+    tensors, meta = read_encoder(_file_of(run))
     described, dims = Component.from_json(meta["encoder"]), int(meta["preprocess"]["spatial_dims"])
     encoder = rebuild_encoder(described, dims, len(meta["channels"]))
     own = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
@@ -63,6 +63,19 @@ def write_foreign_encoder(run: Path, library: Library, size: Sequence[int], out:
         tuple(name for name in tensors if not name.startswith("encoder.")),
         _snippet(layout, library, described, dims, len(meta["channels"]), out),
     )
+
+
+def _file_of(run: Path) -> Path:
+    """The encoder file that is meant.
+
+    Raises:
+        ConfigError: The run has several, of images of 2 and of 3 dimensions.
+    """
+    file = run / "encoder.safetensors"
+    several = [] if not run.is_dir() or file.is_file() else sorted(run.glob("encoder_*d.safetensors"))
+    if several:
+        raise ConfigError([f"{run} has {len(several)} encoders: name one, {' or '.join(map(str, several))}"])
+    return file if run.is_dir() else run
 
 
 def _snippet(layout: Layout, library: Library, encoder: Component, dims: int, channels: int, out: Path) -> str:

@@ -66,7 +66,10 @@ def _data(bundle: BundleSpec) -> list[str]:
     known = bundle.provenance
     lines = []
     if "patients" in known:
-        lines.append(f"- Trained on {known.get('cases')} labelled cases of {known['patients']} patients.")
+        cases = f"{known['cases']} labelled cases" if "cases" in known else "labelled cases"
+        folds = [str(fold["patients"]) for fold in known.get("folds", ()) if "patients" in fold]
+        each = f", each network on those of {' or '.join(sorted(set(folds), key=int))} of them" if folds else ""
+        lines.append(f"- Trained on {cases} of {known['patients']} patients{each}.")
     begun = "weights pretrained without labels" if known.get("pretrained") else "random weights"
     lines.append(f"- Began from {begun}.")
     if bundle.modalities:

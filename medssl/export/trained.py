@@ -68,7 +68,7 @@ class Trained:
         held = [case for case, unseen in self._held_out() if len(unseen) == len(self.networks)]
         usable = held and (self.spec.task == "segmentation" or len({case.class_name for case in held}) > 1)
         usual = [case for case in self.cache.cases if case.split != "test"]
-        cases = spread(held if usable else [case for case in usual if self._known(case)], count)
+        cases = spread(held if usable else [case for case in usual if self.known(case)], count)
         judged = {case.patient for case in cases}
         return Judges(cases, bool(usable), [case for case in usual if case.patient not in judged])
 
@@ -97,14 +97,15 @@ class Trained:
         found = []
         for case in self.cache.cases:
             unseen = tuple(n for n, seen in enumerate(self.patients) if self._unseen(case, seen))
-            if self._known(case) and unseen and case.split != "test":
+            if self.known(case) and unseen and case.split != "test":
                 found.append((case, unseen))
         return found
 
     def _preferred(self, found: list[HeldOut]) -> list[HeldOut]:
         return self.pretraining.left_out_of(found, self.cache, every_class=self.spec.task == "classification")
 
-    def _known(self, case: CachedCase) -> bool:
+    def known(self, case: CachedCase) -> bool:
+        """Whether a case has its answer."""
         return case.has_label if self.spec.task == "segmentation" else case.class_name in self.spec.classes
 
     def _unseen(self, case: CachedCase, seen: frozenset[str]) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medssl.data.cache import CachedCase
+from medssl.export.trained import Trained
 from medssl.imaging.modality import known_modality
 from medssl.imaging.target_grid import oriented
 
@@ -13,6 +14,13 @@ def told_modalities(cases: Sequence[CachedCase]) -> tuple[str, ...]:
     """DICOM modalities of images; none where one of them does not tell its own, which might be any."""
     found = {known_modality(case.modality) for case in cases}
     return () if "" in found else tuple(sorted(found))
+
+
+def learned_count(trained: Trained) -> int | None:
+    """Labelled cases that any of the networks learned from; None where the cache or their patients cannot tell."""
+    if trained.cache.data_sha256 != trained.spec.provenance.get("data_sha256") or not all(trained.patients):
+        return None
+    return sum(trained.known(case) for case in trained.learned())
 
 
 def spacing_range(cases: Sequence[CachedCase], orientation: str) -> dict[str, list[float]]:

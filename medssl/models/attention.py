@@ -40,6 +40,12 @@ class SigmaLinear(nn.Linear):
         self.gamma.copy_(values[0])
         self.direction.copy_(right[0])
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Put the bounded weight, as evaluation has it, in the weight's place; `start` makes gamma fit it again."""
+        image = self.weight @ self.direction
+        self.weight.mul_(self.gamma / (F.normalize(image, dim=0) @ image))
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Apply the bounded weight."""
         with torch.autocast(tokens.device.type, enabled=False):

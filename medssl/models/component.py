@@ -57,10 +57,12 @@ def unlike_arguments(then: Component, now: Component) -> Iterator[str]:
     """
     if then.class_path != now.class_path:
         return
-    parameters = inspect.signature(resolve(now.class_path)).parameters
+    kind = resolve(now.class_path)
+    parameters, filled = inspect.signature(kind).parameters, getattr(kind, "filled", dict)
     usual = {name: p.default for name, p in parameters.items() if p.default is not p.empty and p.default is not None}
-    for name in sorted({*usual, *then.init_args, *now.init_args} - _TOLD_OR_FREE):
-        before, here = (_plain({**usual, **one.init_args}.get(name)) for one in (then, now))
+    arguments = [filled({**usual, **one.init_args}) for one in (then, now)]
+    for name in sorted({*arguments[0], *arguments[1]} - _TOLD_OR_FREE):
+        before, here = (_plain(own.get(name)) for own in arguments)
         if None not in (before, here) and before != here:
             yield (
                 f"was pretrained with {name} {before}, here {here}: its weights would fit and compute something else; "

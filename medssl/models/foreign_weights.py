@@ -1,8 +1,8 @@
 """Weights of another library's module, read into an encoder that computes the same."""
 
-import math
 import pickle
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medssl.imaging.errors import CheckpointError, ConfigError
-from medssl.models.encoder import Encoder
+from medssl.models.encoder import Encoder, PatchEncoder
 from medssl.models.layouts import LIBRARIES, Layout, fitting_size, layout_of
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _WRAPPERS = ("state_dict", "network_weights", "model_state_dict", "model", "module", "teacher", "student")
+_BESIDE = re.compile(
+    r"(num_batches_tracked|position_embeddings|pos_embed|relative_position_index|relative_coords_table|attn_mask)$"
+    r"|^blocks\.\d+\.cross_attn\."  # MONAI 1.4 keeps an attention that its ViT never calls
+)
+"""Names inside an encoder that may have no place here: counters, positions, tables and what computes nothing."""
+
+_PARTS = {"reg_token", "register_tokens", "storage_tokens", "dist_token", "norm_pre", "rope", "rope_embed"}
+"""First words of names at the top that change what a vision transformer computes."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,12 @@ def read_foreign(path: Path, encoder: nn.Module) -> ForeignWeights:
         prefixes = _prefixes(layout, found)
         missing = _missing(layout, found, prefixes[0])
         if not missing:
-            return _taken(library, layout, found, prefixes, encoder)
+            problems = [*_more(layout, found, prefixes[0]), *_torn(layout, found, prefixes)]
+            problems += _other_patches(layout, found, prefixes[0], encoder)
+            if problems:
+                whose = f"{path}, in the names of {library}, does not fit {type(encoder).__name__}"
+                raise CheckpointError(f"{whose}: {'; '.join(problems)}", reason="encoder-mismatch")
+            return _taken(library, layout, found, prefixes)
         told.append(f"{library}: {len(missing)} of {len(layout.needed)} tensors are not there, first {missing[0]}")
     if set(found) & {f"encoder.{name}" for name in encoder.state_dict()}:
         raise CheckpointError(
@@ -120,19 +133,61 @@ def _missing(layout: Layout, found: Mapping[str, Tensor], prefix: str) -> list[s
     return [name for name in layout.needed if prefix + name not in found]
 
 
-def _taken(
-    library: str, layout: Layout, found: Mapping[str, Tensor], prefixes: Sequence[str], encoder: Encoder
-) -> ForeignWeights:
+def _more(layout: Layout, found: Mapping[str, Tensor], prefix: str) -> Iterator[str]:
+    """What to say of parts of the encoder in the file that the one here has not; heads and decoders are none."""
+    roots = {name.split(".")[0] for name in layout.needed} | _PARTS
+    inside = [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
+    more = [name for name in inside if name.split(".")[0] in roots and name not in layout.known]
+    more = [name for name in more if not _BESIDE.search(name)]
+    if more:
+        yield (
+            f"{len(more)} tensors of the encoder in it have no place here, first {prefix}{more[0]}, so that other "
+            "features would come out. Name the encoder with the numbers that the file was made with (depth, blocks, "
+            "stages, registers); parts that it does not have here (such as LayerScale or squeeze-and-excitation) "
+            "cannot be taken over"
+        )
+
+
+def _torn(layout: Layout, found: Mapping[str, Tensor], prefixes: Sequence[str]) -> Iterator[str]:
+    """What to say of two encoders of which neither comes first: a student and a teacher under names of one length."""
+    alike = [other for other in _whole(layout, found, prefixes) if len(other) == len(prefixes[0])]
+    unlike = [p for p in alike if any(not _same(found[p + n], found[prefixes[0] + n]) for n in layout.needed)]
+    if unlike:
+        yield (
+            f"it holds two encoders of different weights, below {prefixes[0]!r} and {unlike[0]!r}. Save the tensors "
+            "below one of them to a file of their own"
+        )
+
+
+def _other_patches(layout: Layout, found: Mapping[str, Tensor], prefix: str, encoder: Encoder) -> Iterator[str]:
+    """What to say of patches of another size, whose weights could pass for those of other channels."""
+    if not isinstance(encoder, PatchEncoder):
+        return
+    kernel = tuple(_first_kernel(layout, found, prefix).shape[2:])
+    if kernel != tuple(encoder.patch_size):
+        yield f"its patches are {kernel} and those here {tuple(encoder.patch_size)}: set patch_size to {list(kernel)}"
+
+
+def _first_kernel(layout: Layout, found: Mapping[str, Tensor], prefix: str) -> Tensor:
+    """Weights (E, C, *kernel) of the layer that sees the image."""
+    tensors = [found[prefix + entry.theirs] for entry in layout.entries]
+    return next((tensor for tensor in tensors if tensor.ndim > 3), tensors[0])
+
+
+def _whole(layout: Layout, found: Mapping[str, Tensor], prefixes: Sequence[str]) -> list[str]:
+    return [prefix for prefix in prefixes if not _missing(layout, found, prefix)]
+
+
+def _taken(library: str, layout: Layout, found: Mapping[str, Tensor], prefixes: Sequence[str]) -> ForeignWeights:
     """Weights under the first prefix; those under another that are the same (nnU-Net's decoder holds the encoder)."""
-    prefix = prefixes[0]
-    own = layout.back({name.removeprefix(prefix): tensor.float() for name, tensor in found.items()})
-    whole = [other for other in prefixes if not _missing(layout, found, other)]
+    prefix, whole = prefixes[0], _whole(layout, found, prefixes)
+    own = layout.back(
+        {name[len(prefix) :]: tensor.float() for name, tensor in found.items() if name.startswith(prefix)}
+    )
     places = {other + name: prefix + name for other in reversed(whole) for name in layout.known}
     used = {name for name, place in places.items() if name in found and _same(found[name], found.get(place))}
-    patches = own.get("patch_embed.weight")
-    first = own[layout.entries[0].ours] if patches is None else patches
-    voxels = 1 if patches is None else math.prod(encoder.strides[0])
-    return ForeignWeights(library, own, first.shape[1] // voxels, tuple(name for name in found if name not in used))
+    channels = _first_kernel(layout, found, prefix).shape[1]
+    return ForeignWeights(library, own, channels, tuple(name for name in found if name not in used))
 
 
 def _same(one: Tensor, other: Tensor | None) -> bool:

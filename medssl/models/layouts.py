@@ -159,7 +159,7 @@ def _patches(vit: ViT, theirs: str) -> list[Entry]:
         "patch_embed.weight",
         f"{theirs}.weight",
         lambda tensor: tensor.view(shape).movedim(-1, 1).contiguous(),
-        lambda tensor: tensor.movedim(1, -1).reshape(shape[0], -1),
+        lambda tensor: tensor.movedim(1, -1).flatten(1),
     )
     return [weight, Entry("patch_embed.bias", f"{theirs}.bias")]
 

@@ -1,7 +1,8 @@
 """Residual-encoder U-Net encoder for 2D and 3D, dense or on visible voxels only."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,6 +31,14 @@ class ResidualUNetEncoder(Encoder):
     Raises:
         ConfigError: Lists of different lengths, or a level without blocks.
     """
+
+    @staticmethod
+    def filled(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments with what None stands for."""
+        features = arguments.get("features")
+        if arguments.get("strides") is not None or not isinstance(features, Sequence):
+            return dict(arguments)
+        return {**arguments, "strides": [1] + [2] * (len(features) - 1)}
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from typing import Literal
 from torch import nn
 
 from medssl.imaging.errors import ConfigError
+from medssl.models.attention import SigmaLinear
 
 Adaptation = Literal["full", "lora", "bitfit"]
 
@@ -49,7 +50,12 @@ def adapt(encoder: nn.Module, how: Adaptation, lora: tuple[int, int, float] = (1
     tuner = LoraModel(encoder, config, "default")
 
     def merge() -> None:
+        bounded = [module for module in encoder.modules() if isinstance(module, SigmaLinear)]
+        for layer in bounded:  # the change was learned beside the bounded weight, so it is merged into that one
+            layer.settle()
         tuner.merge_and_unload()
+        for layer in bounded:
+            layer.start()
         encoder.requires_grad_(True)
 
     return merge

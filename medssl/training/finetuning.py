@@ -142,6 +142,7 @@ def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResu
         if hooks.monitor and result.best_step:
             job.module.load_state_dict(load_file(run.best))
         job.module.eval()
+        job.merge()  # what is scored is what is saved
         scores: dict[str, float] = {}
         if share.validation:  # all cases, in the arithmetic of the clinic
             if run.writes:
@@ -151,7 +152,6 @@ def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResu
         kept = result.best_step if hooks.monitor and result.best_step else result.step
         if run.writes:
             provenance = {**spec.provenance, "step": kept, "steps": result.step, "finished": result.finished}
-            job.merge()
             final = replace(spec, validation=scores, provenance=provenance)
             save_model(run.path, job.network.state_dict(), final)
             run.update(step=result.step, finished=result.finished, kept_step=kept, validation=scores)

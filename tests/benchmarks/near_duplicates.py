@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from slow_likeness import by_cosine, by_hash
+from slow_likeness import by_cosine
 
 from medssl.commands.benchmarks.data import ct_volume
 from medssl.commands.curate_images import look, taken_apart
 from medssl.data.curate import exemplars
 from medssl.data.curate_options import QualityOptions
+from medssl.data.likeness import by_bits
 from medssl.data.near_duplicates import CosineSearch, HashSearch, distinct
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
@@ -93,7 +94,7 @@ def main() -> None:
     timed("100 000 embeddings of 512, one set, faiss", partial(distinct, CosineSearch(vectors, 0.98), everything))
     same = [found[0] == plain[0]]
     if "--oracle" in sys.argv:
-        slow = timed("100 000 hashes, one set, plain rule", partial(exemplars, by_hash(hashes), everything, -6))
+        slow = timed("100 000 hashes, one set, plain rule", partial(exemplars, by_bits(hashes), everything, -6))
         part, names = vectors[:5000], everything[:5000]
         others = timed("5000 embeddings, plain rule", partial(exemplars, by_cosine(part), names, 0.98))
         fast = timed("5000 embeddings, faiss", partial(distinct, CosineSearch(part, 0.98), names))
@@ -114,10 +115,10 @@ def hash_ct(folder: Path) -> None:
             ("real", [Row(case, case, str(path)) for case, path in shared.items()]),
             ("512x512", [Row("large", "large", str(large))]),
         ):
-            images = taken_apart(Manifest.from_rows(rows, folder), 2)
+            images, _ = taken_apart(Manifest.from_rows(rows, folder), 2)
             read = partial(look, images, QualityOptions(), "dhash")
             codes = np.stack(
-                [image.code for image in timed(f"{len(images)} {name} CT slices read and hashed", read)[0]]
+                [image.code[0] for image in timed(f"{len(images)} {name} CT slices read and hashed", read)[0]]
             )
             search = HashSearch(codes, 6)
             timed("and searched", partial(distinct, search, ["all"] * len(codes)))

@@ -93,6 +93,58 @@ def test_what_the_field_of_view_cuts_is_left_out_on_request(border: str, left: d
     assert {name: row["reason"] for name, row in _left(tmp_path / "out").items()} == left
 
 
+def _coloured(folder: Path, colours: dict[str, tuple[object, object, object]]) -> Path:
+    folder.mkdir(parents=True)
+    for name, channels in colours.items():
+        Image.fromarray(np.stack(channels, -1).astype(np.uint8)).save(folder / f"{name}.png")
+    Manifest.from_rows([Row(name, name, f"{name}.png") for name in colours], folder).write(folder / "manifest.csv")
+    return folder / "manifest.csv"
+
+
+@pytest.mark.parametrize("rule", ["dhash", "ssim", "mutual_information"])
+def test_all_channels_are_looked_at(rule: str, tmp_path: Path):
+    """Green fluorescence is not constant, and images that are alike in red alone are no copies."""
+    rng = np.random.default_rng(0)
+    none, red, first = np.zeros((30, _COLUMNS)), _smooth(rng), _smooth(rng)
+    colours = {"green": (none, first, none), "again": (none, first, none), "other": (none, _smooth(rng), none)}
+    colours |= {name: (red, _smooth(rng), _smooth(rng)) for name in ("red", "same_red")}
+    colours |= {"dark": (none, none, none)}
+    manifest = _coloured(tmp_path / "data", colours)
+    assert _curate(manifest, tmp_path / "out", "--likeness.scope", "set", "--likeness.rule", rule) == 0
+    left = _left(tmp_path / "out")
+    assert {name: row["reason"] for name, row in left.items()} == {
+        "again": f"like another ({rule})", "dark": "constant",
+    }  # fmt: skip
+    assert left["again"]["like"] == "green"
+
+
+def test_a_grey_copy_of_a_colour_picture_is_found(tmp_path: Path):
+    grey = _smooth(np.random.default_rng(0))
+    manifest = _coloured(tmp_path / "data", {"colour": (grey, grey, grey)})
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "data" / "grey.png")
+    rows = [*Manifest.read(manifest).rows, Row("grey", "grey", "grey.png")]
+    Manifest.from_rows(rows, tmp_path / "data").write(manifest)
+    assert _curate(manifest, tmp_path / "out", "--likeness.scope", "set") == 0
+    assert list(_left(tmp_path / "out")) == ["grey"]
+
+
+@pytest.mark.parametrize(("scope", "wider"), [("volume", "patient or set"), ("patient", "set")])
+def test_where_nothing_is_compared_it_is_told(
+    scope: str, wider: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The scope of volumes, which is the default, holds one 2D image each."""
+    picture = _smooth(np.random.default_rng(0))
+    manifest = _coloured(tmp_path / "data", dict.fromkeys(("a", "b", "c"), (picture, picture, picture)))
+    assert _curate(manifest, tmp_path / "out", "--likeness.scope", scope) == 0
+    (warning,) = json.loads((tmp_path / "out" / "curation.json").read_text())["warnings"]
+    assert f"no two of 3 images are of one {scope}" in warning
+    assert f"choose likeness.scope {wider}, or" in warning
+    assert f"WARNING: {warning}" in capsys.readouterr().out
+    assert _curate(manifest, tmp_path / "whole", "--likeness.scope", "set") == 0
+    assert json.loads((tmp_path / "whole" / "curation.json").read_text())["warnings"] == []
+    assert list(_left(tmp_path / "whole")) == ["b", "c"]
+
+
 @pytest.mark.parametrize("rule", ["ssim", "mutual_information", "every_n", "none"])
 def test_the_other_rules(rule: str, tmp_path: Path):
     manifest = _pictures(tmp_path / "data")
@@ -130,6 +182,38 @@ def test_volumes_are_taken_apart_and_the_slices_can_be_prepared(tmp_path: Path):
     assert main(["prepare", str(out / "manifest.csv"), "--out", str(tmp_path / "cache"), *arguments]) == 0
     cache = Cache.open(tmp_path / "cache")
     assert {case.shape for case in cache.cases} == {(12, 15)}, "rows and columns, as viewers show them"
+
+
+def test_slices_that_are_listed_belong_to_their_volume(tmp_path: Path):
+    """Taken apart first and compared later, the same are left out."""
+    manifest = _volumes(tmp_path)
+    assert _curate(manifest, tmp_path / "all", "--slices", "2", "--likeness.rule", "none") == 0
+    assert _curate(tmp_path / "all" / "manifest.csv", tmp_path / "later") == 0
+    assert _curate(manifest, tmp_path / "once", "--slices", "2") == 0
+    cases = [[r.case for r in Manifest.read(tmp_path / way / "manifest.csv").rows] for way in ("later", "once")]
+    assert cases[0] == cases[1]
+
+
+def test_a_volume_that_cannot_be_read_is_left_out(tmp_path: Path):
+    manifest = _volumes(tmp_path)
+    (tmp_path / "u.nii.gz").write_bytes(b"broken")
+    assert _curate(manifest, tmp_path / "out", "--slices", "2") == 0
+    assert {row.case[0] for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows} == {"v"}
+    assert _left(tmp_path / "out")["u"]["reason"] == "unreadable"
+    assert json.loads((tmp_path / "out" / "curation.json").read_text())["images"] == 13
+
+
+def test_a_coreset_of_nothing_is_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    manifest = _pictures(tmp_path / "data")
+    rows = [row for row in Manifest.read(manifest).rows if row.case in ("empty", "answered")]
+    Manifest.from_rows(rows, manifest.parent).write(manifest)
+    target = manifest.parent / "target.csv"
+    Manifest.from_rows([Row("t", "t", "images/a0.png", split="train")], manifest.parent).write(target)
+    (tmp_path / "encoder.safetensors").touch()
+    more = ["--encoder", str(tmp_path / "encoder.safetensors"), "--target", str(target), "--coreset.budget", "2"]
+    assert _curate(manifest, tmp_path / "out", *more) == 0
+    assert "no image is left to take a coreset of" in capsys.readouterr().out
+    assert [row.case for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows] == ["answered"]
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

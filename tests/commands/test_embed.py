@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +86,16 @@ def test_a_killed_run_goes_on_and_ends_the_same(made: Path, tmp_path: Path, monk
     assert _embed(made / "run", made / "cache", out, *more, "--embed.pooling=peak") == 2
 
 
-def test_a_case_and_an_image_file_find_what_is_like_them(made: Path, capsys: pytest.CaptureFixture[str]):
-    out = made / "found"
-    image = str(made / "images" / "i7.png")
+def test_a_case_and_an_image_file_find_what_is_like_them(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "found"
+    image = tmp_path / "copy.png"
+    shutil.copy(made / "images" / "i7.png", image)
     more = ["--top", "3", "--out", str(out), "--patients", "all"]
-    assert main(["search", str(made / "features"), "--query", "i4", image, *more]) == 0
+    assert main(["search", str(made / "features"), "--query", "i4", str(image), *more]) == 0
     said = capsys.readouterr().out
+    assert f"search: the patient of {image} is not known" in said
     assert said.splitlines()[0].split() == ["query", "rank", "case", "patient", "split", "class", "site", "cosine"]
     with (out / "neighbours.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -101,6 +106,37 @@ def test_a_case_and_an_image_file_find_what_is_like_them(made: Path, capsys: pyt
     assert float(rows[3]["cosine"]) > 0.999
     with Image.open(out / "neighbours.png") as sheet:
         assert len(np.unique(np.asarray(sheet))) > 20
+
+
+@pytest.mark.parametrize("patients", ["others", "all"])
+def test_the_file_of_a_case_is_that_case(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], patients: str):
+    """It would find itself, and under `others` its own patient."""
+    linked = tmp_path / "link.png"
+    linked.symlink_to(made / "images" / "i7.png")
+    answers = []
+    for query in ("i7", str(linked)):
+        assert main(["search", str(made / "features"), "--query", query, "--top", "3", "--patients", patients]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+    assert "p7" not in answers[0].split()
+
+
+def test_no_neighbour_is_told(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for count, patients in ((1, ["a"]), (2, ["a", "a"])):
+        cache = small_cache(tmp_path / f"cache{count}", [(12, 12)] * count, patients=patients)
+        out = tmp_path / f"features{count}"
+        assert _embed(made / "run", cache.path, out) == 0
+        assert main(["search", str(out), "--query", "c0"]) == (2 if count == 1 else 0)
+    said = capsys.readouterr()
+    assert "the features are of one image" in said.err
+    assert "no image of another patient than that of c0: --patients all finds those of its own" in said.out
+
+
+def test_a_folder_in_which_nothing_was_written_is_begun_anew(made: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    assert _embed(made / "run", made / "cache", out, "--embed.pooling=summary") == 2
+    assert _embed(made / "run", made / "cache", out) == 0
+    assert read_features([out]).about["options"]["pooling"] == "mean"
 
 
 def test_candidates_are_listed_with_reasons_and_pictures(made: Path, tmp_path: Path):
@@ -193,8 +229,9 @@ def test_what_cannot_be_embedded_is_refused(made: Path, tmp_path: Path, capsys: 
     assert _embed(broken, made / "cache", out) == 2
     assert "are no numbers (NaN), first 'i0'" in capsys.readouterr().err
     assert not list(out.glob("*.parquet"))
-    assert _embed(made / "run", made / "cache", out) == 2
-    assert "was begun otherwise (encoder, options of embed differ)" in capsys.readouterr().err
+    assert _embed(made / "run", made / "cache", out) == 0
+    assert _embed(made / "run", made / "cache", out, "--embed.pooling=levels") == 2
+    assert "was begun otherwise (options of embed differ)" in capsys.readouterr().err
 
 
 def test_one_image_that_is_no_number_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -207,7 +244,7 @@ def test_one_image_that_is_no_number_is_named(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_queries_that_cannot_be_answered_are_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    features, image = str(made / "features"), str(made / "images" / "i7.png")
+    features, image = str(made / "features"), str(shutil.copy(made / "images" / "i7.png", tmp_path))
     assert main(["search", features, "--query", "i99", "nowhere.png", "--top", "2"]) == 2
     told = capsys.readouterr().err
     assert "'i99' is no case of these features and no file; did you mean 'i9'?" in told

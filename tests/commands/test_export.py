@@ -18,9 +18,11 @@ from medssl.commands.parsing import parse_verb
 from medssl.data.cache import Cache
 from medssl.evaluation.loaded_run import load_run
 from medssl.evaluation.options import PredictOptions
+from medssl.evaluation.segmentation_cases import native_reference
 from medssl.export import bundle_writer
 from medssl.export.options import CardOptions, ConfidenceOptions, OperationOptions, ParityOptions
-from medssl.export.training_images import spacing_range, told_modalities
+from medssl.export.trained import Trained
+from medssl.export.training_images import learned_count, spacing_range, told_modalities
 from medssl.imaging.errors import BundleError, CacheError, CheckpointError, ConfigError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.preprocess import restore_label
@@ -117,12 +119,18 @@ def test_bundle_says_nothing_of_people_or_machine(cache: Cache, made: tuple[Path
 
 def test_folds_and_zip(cache: Cache, tmp_path: Path) -> None:
     run, out = make_run(tmp_path / "run", cache, folds=2), tmp_path / "bundle.zip"
+    for fold in (0, 1):
+        file = run / f"fold_{fold}" / "model.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "validation": {"dice": 0.5 + 0.2 * fold}}))
     export(run, out, data=cache.path, operation=OperationOptions(mirror="on"))
     assert zipfile.is_zipfile(out)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle.zip", "run"]
     predictor = Predictor(out, threads=1)
     assert predictor.bundle.spec.mirror_axes == (0, 1, 2)
-    assert predictor.bundle.spec.provenance["networks"] == 2
+    about = predictor.bundle.spec.provenance
+    assert about["networks"] == 2
+    assert about["validation"] == {"dice": pytest.approx(0.6)}
+    assert [fold["validation"]["dice"] for fold in about["folds"]] == [0.5, 0.7]
     networks = [load_model(run / f"fold_{fold}") for fold in (0, 1)]
     case = cache.cases[0]
     image, logits, _ = predictor.bundle.golden()
@@ -130,6 +138,20 @@ def test_folds_and_zip(cache: Cache, tmp_path: Path) -> None:
     np.testing.assert_allclose(torch.from_numpy(logits).softmax(1).numpy(), mean.numpy(), atol=1e-5)
     ours = segment_image([n for n, _ in networks], networks[0][1], cache.image(case))
     assert ours.shape == case.shape
+
+
+def test_cases_of_all_folds_are_counted_where_the_cache_is_theirs(cache: Cache, tmp_path: Path) -> None:
+    spec = load_run(make_run(tmp_path / "run", cache), PredictOptions(device="cpu")).spec
+    people = sorted({case.patient for case in cache.cases})
+    folds = [frozenset(name for n, name in enumerate(people) if n % 2 != fold) for fold in (0, 1)]
+    whole = Trained([], folds, spec, cache, native_reference)
+    assert learned_count(whole) == sum(case.has_label for case in cache.cases)
+    assert learned_count(replace(whole, patients=[folds[0]] * 2)) == sum(
+        case.has_label and case.patient in folds[0] for case in cache.cases
+    )
+    assert learned_count(replace(whole, patients=[folds[0], frozenset()])) is None, "nobody knows of one"
+    other = replace(spec, provenance={"data_sha256": "of another cache"})
+    assert learned_count(replace(whole, spec=other)) is None
 
 
 @pytest.mark.parametrize("kind", ["unet", "classifier"])

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from slow_likeness import by_cosine, by_hash
+from slow_likeness import by_cosine
 
 from medssl.data.curate import coreset, every_nth, exemplars
-from medssl.data.likeness import by_information, by_structure, difference_hash, rescaled
+from medssl.data.likeness import by_bits, by_information, by_structure, difference_hash, least_alike, rescaled
 
 
 def _images(count: int, seed: int = 0) -> np.ndarray:
@@ -38,7 +38,7 @@ def test_the_kept_are_unlike_and_the_dropped_are_like_a_kept_one():
     rng = np.random.default_rng(1)
     hashes = np.packbits(np.repeat(rng.integers(0, 2, (12, 64)), 8, axis=0) ^ (rng.random((96, 64)) < 0.04), axis=1)
     groups = [f"v{n // 24}" for n in range(96)]
-    likeness = by_hash(hashes)
+    likeness = by_bits(hashes)
     kept, dropped = exemplars(likeness, groups, -6)
     assert sorted([*kept, *(d.item for d in dropped)]) == list(range(96))
     assert len(kept) < 40
@@ -55,18 +55,18 @@ def test_the_kept_are_unlike_and_the_dropped_are_like_a_kept_one():
 
 def test_limits_of_the_threshold():
     hashes, groups = _hashes(_images(10)), ["a"] * 4 + ["b"] * 6
-    assert exemplars(by_hash(hashes), groups, 1)[0] == list(range(10))  # nothing is more alike than the same
-    assert exemplars(by_hash(hashes), groups, -64)[0] == [0, 4]
+    assert exemplars(by_bits(hashes), groups, 1)[0] == list(range(10))  # nothing is more alike than the same
+    assert exemplars(by_bits(hashes), groups, -64)[0] == [0, 4]
     same = np.repeat(hashes[:1], 5, axis=0)
-    assert exemplars(by_hash(same), ["a"] * 5, 0)[0] == [0]
-    counts = [len(exemplars(by_hash(_hashes(_images(60, s))), ["a"] * 60, t)[0]) for s in range(5) for t in (-20, -30)]
+    assert exemplars(by_bits(same), ["a"] * 5, 0)[0] == [0]
+    counts = [len(exemplars(by_bits(_hashes(_images(60, s))), ["a"] * 60, t)[0]) for s in range(5) for t in (-20, -30)]
     assert np.mean(counts[::2]) > np.mean(counts[1::2])
 
 
 def test_order_of_volumes_does_not_matter():
     hashes = _hashes(_images(20))
-    kept, _ = exemplars(by_hash(hashes), ["a"] * 10 + ["b"] * 10, -24)
-    swapped, _ = exemplars(by_hash(np.concatenate([hashes[10:], hashes[:10]])), ["b"] * 10 + ["a"] * 10, -24)
+    kept, _ = exemplars(by_bits(hashes), ["a"] * 10 + ["b"] * 10, -24)
+    swapped, _ = exemplars(by_bits(np.concatenate([hashes[10:], hashes[:10]])), ["b"] * 10 + ["a"] * 10, -24)
     assert sorted((n + 10) % 20 for n in swapped) == kept
 
 
@@ -121,3 +121,10 @@ def test_centres_that_want_the_same_image_share_it_in_a_round():
     target = np.array([[1, 0], [1, 0.01]], np.float32)
     pool = np.array([[1, 0.005], [0, 1], [-1, 0]], np.float32)
     assert coreset(target, pool, budget=1, stop=False)[0] == [0]
+
+
+def test_images_are_as_alike_as_in_the_channel_in_which_they_are_least_so():
+    hashes = np.zeros((3, 2, 8), np.uint8)
+    hashes[1, 1, 0], hashes[2, 0, 0], hashes[2, 1, 0] = 0b111, 0b1, 0b11
+    both = least_alike([by_bits(hashes[:, channel]) for channel in range(2)])
+    assert both(0, np.array([1, 2])).tolist() == [-3, -2]

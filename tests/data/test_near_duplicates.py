@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from slow_likeness import by_cosine, by_hash
+from slow_likeness import by_cosine
 
 from medssl.data import near_duplicates
 from medssl.data.curate import exemplars
-from medssl.data.likeness import unit_rows
+from medssl.data.likeness import by_bits, unit_rows
 from medssl.data.near_duplicates import CosineSearch, HashSearch, distinct, nearest
 
 
@@ -25,7 +25,7 @@ def _groups(count: int, many: int) -> list[str]:
 @pytest.mark.parametrize("many", [1, 7])
 def test_hashes_are_dropped_as_by_the_plain_rule(most: int, many: int, monkeypatch: pytest.MonkeyPatch):
     hashes, groups = _hashes(60, 9, 0.05, seed=most), _groups(540, many)
-    wanted = exemplars(by_hash(hashes), groups, -most)
+    wanted = exemplars(by_bits(hashes), groups, -most)
     assert len(wanted[0]) < 540 or most == 0
     assert distinct(HashSearch(hashes, most), groups) == wanted
     monkeypatch.setattr(near_duplicates, "_BLOCK", 7)

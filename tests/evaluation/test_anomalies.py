@@ -4,6 +4,7 @@ import feature_tables
 import numpy as np
 import pytest
 
+from medssl.evaluation import anomalies
 from medssl.evaluation.anomalies import Doubts, judged_rows, label_doubts, outlier_scores
 from medssl.evaluation.retrieval import Neighbour, Neighbours
 
@@ -59,10 +60,36 @@ def test_the_rules_by_hand():
         neighbours=np.array([[0.5, 0.5], [0.2, 0.8], [0.1, 0.9]]),
         probe=np.array([[0.3, 0.7], [0.05, 0.95], [0.6, 0.4]]),
         thresholds=np.array([0.7, 0.8]),
+        counted=np.array([[0.5, 0.5], [0.3, 0.7], [0.1, 0.9]]),
     )  # fmt: skip
     assert doubts.by_neighbours.tolist() == [-1, 1, -1]
     assert doubts.by_probe.tolist() == [-1, 1, -1]
     assert doubts.scores == pytest.approx([0.6, 0.875, 0.35])
+
+
+def test_one_near_neighbour_does_not_outvote_nineteen():
+    vectors = np.random.default_rng(0).normal(size=(42, 4))
+    table = feature_tables.table(vectors, class_=["a"] * 21 + ["b"] * 21)
+    near = [[Neighbour(k, 0.6) for k in (range(1, 20) if row < 21 else range(22, 41))] for row in range(42)]
+    near[0] = [Neighbour(30, 0.95), *near[0]]
+    doubts = label_doubts(table, np.arange(42), near, folds=2, seed=0)
+    assert doubts.neighbours[0, 1] > 0.8
+    assert doubts.counted[0].tolist() == pytest.approx([0.95, 0.05])
+    assert doubts.by_neighbours[0] == -1
+
+
+def test_a_class_that_the_probe_has_not_seen_is_not_doubted_by_it(monkeypatch: pytest.MonkeyPatch):
+    """Where all patients of a rare class come into one fold, nothing was learned of it."""
+    rng = np.random.default_rng(0)
+    given = ["a"] * 20 + ["b"] * 20 + ["rare"] * 2
+    vectors = 4 * np.eye(3, 5)[[0] * 20 + [1] * 20 + [2] * 2] + rng.normal(size=(42, 5))
+    parts = [(np.arange(0, 42, 2), np.arange(1, 42, 2)), (np.arange(1, 42, 2), np.arange(0, 42, 2))]
+    together = [(np.setdiff1d(known, [40, 41]), np.union1d(asked, [40, 41])) for known, asked in parts[:1]]
+    together += [(np.setdiff1d(known, [40, 41]), np.setdiff1d(asked, [40, 41])) for known, asked in parts[1:]]
+    monkeypatch.setattr(anomalies.StratifiedGroupKFold, "split", lambda *_: together)
+    doubts = _doubts(vectors, given, [f"p{n}" for n in range(42)])
+    assert doubts.probe[40:] == pytest.approx(1 / 3)
+    assert doubts.by_probe[40:].tolist() == [-1, -1]
 
 
 def test_the_probe_does_not_doubt_a_class_that_it_believes_in_most():
@@ -72,6 +99,7 @@ def test_the_probe_does_not_doubt_a_class_that_it_believes_in_most():
         neighbours=np.array([[0.9, 0.1], [0.9, 0.1]]),
         probe=np.array([[0.7, 0.3], [0.4, 0.6]]),
         thresholds=np.array([0.8, 0.25]),
+        counted=np.array([[0.9, 0.1], [0.9, 0.1]]),
     )  # fmt: skip
     assert doubts.by_probe.tolist() == [-1, 1]
 

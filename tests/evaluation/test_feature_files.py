@@ -42,6 +42,16 @@ def test_several_folders_are_one_table_and_slices_have_names_of_their_own(tmp_pa
     assert found.names == ("v#0", "v#3", "w#0", "w#1", "x", "y")
     with pytest.raises(MedsslError, match="case 'v#0' is in two of these folders"):
         read_features([first, first])
+    assert found.warnings == (), "one data set"
+
+
+def test_patients_of_one_name_in_two_data_sets_are_told(tmp_path: Path):
+    first = feature_tables.folder(tmp_path / "a", _vectors(4), patient=["1", "2", "3", "3"])
+    second = feature_tables.folder(tmp_path / "b", _vectors(2), case=["x", "y"], patient=["3", "9"])
+    for path in (second / "features.json",):
+        path.write_text(path.read_text().replace("1" * 64, "2" * 64))
+    (warning,) = read_features([first, second]).warnings
+    assert warning.startswith("1 patient name(s) are in several of these data sets, first '3'")
 
 
 @pytest.mark.parametrize(

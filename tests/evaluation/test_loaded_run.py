@@ -33,6 +33,28 @@ def test_folds_are_loaded_with_all_their_patients(cache: Cache, tmp_path: Path) 
     assert loaded.name == "run"
 
 
+def test_of_folds_the_ensemble_is_told_and_not_the_first_one(cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", cache, folds=3)
+    for fold in range(3):
+        people = sorted({"p0", "p1", "p2"} - {f"p{fold}"})
+        (run / f"fold_{fold}" / "run.json").write_text(json.dumps({"patients": {"train": people}}))
+        path = run / f"fold_{fold}" / "model.json"
+        content = json.loads(path.read_text())
+        content["validation"] = {"dice": 0.7 + 0.1 * fold, "only_here" if fold else "in_none": 1.0}
+        content["provenance"] |= {"patients": 2, "cases": 4 + fold, "seed": fold, "step": 10 * fold}
+        path.write_text(json.dumps(content))
+    spec = load_run(run, PredictOptions(device="cpu")).spec
+    assert spec.validation == {"dice": pytest.approx(0.8)}
+    assert spec.provenance["patients"] == 3
+    assert not {"cases", "seed", "step"} & set(spec.provenance)
+    assert spec.provenance["folds"][2] == {
+        "patients": 2, "cases": 6, "seed": 2, "step": 20,
+        "validation": {"dice": pytest.approx(0.9), "only_here": 1.0},
+    }  # fmt: skip
+    (run / "fold_1" / "run.json").unlink()
+    assert "patients" not in load_run(run, PredictOptions(device="cpu")).spec.provenance, "of one nobody knows"
+
+
 def test_folds_that_differ_make_no_ensemble(cache: Cache, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", cache, folds=2)
     path = run / "fold_1" / "model.json"

@@ -40,3 +40,10 @@ def test_a_picture_that_is_scaled_is_told_so_and_as_a_classification(spec: Bundl
 def test_pixels_of_a_size_are_told_in_mm(spec: BundleSpec):
     flat = Preprocess(spatial_dims=2, spacing_mm=(0.5, 0.5), intensity=Intensity("none"))
     assert "Orientation as it is, pixels of 0.5 x 0.5 mm" in model_card(replace(spec, preprocess=flat), None)
+
+
+def test_of_folds_all_patients_are_told(spec: BundleSpec):
+    folds = [{"patients": 4, "cases": 9}, {"patients": 5, "cases": 8}, {"patients": 5}]
+    card = model_card(replace(spec, provenance={"patients": 7, "cases": 12, "folds": folds}), None)
+    assert "Trained on 12 labelled cases of 7 patients, each network on those of 4 or 5 of them." in card
+    assert "Trained on labelled cases of 7 patients." in model_card(replace(spec, provenance={"patients": 7}), None)

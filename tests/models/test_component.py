@@ -17,6 +17,12 @@ _VIT, _UNET = "medssl.models.vit.ViT", "medssl.models.unet.ResidualUNetEncoder"
         (_VIT, {"patch_size": 8, "in_channels": 1, "spatial_dims": 2}, {"patch_size": [8, 8], "in_channels": 3}, []),
         (_VIT, {"width": "small"}, {"width": 384}, []),
         (_UNET, {"strides": None}, {"strides": [1, 2, 2, 2]}, []),
+        (
+            _UNET,
+            {"features": [8, 8, 16], "blocks": [0, 1, 1]},
+            {"features": [8, 8, 16], "blocks": [0, 1, 1], "strides": [1, [1, 2, 2], [2, 2, 2]]},
+            ["strides [1, 2, 2], here [1, [1, 2, 2], 2]"],
+        ),
         ("medssl.models.swin.SwinV2", {"window": 7}, {"window": 8, "pretrained_window": 7, "drop_path": 0.2}, []),
     ],
 )

@@ -164,6 +164,113 @@ def test_other_channels_are_adapted_and_told(tmp_path: Path, kind: str) -> None:
         torch.testing.assert_close(here.eval().embed(grey), there.eval().embed(grey.expand(-1, 3, -1, -1)))
 
 
+@pytest.mark.parametrize(
+    ("library", "dims", "there", "here", "told"),
+    [
+        ("monai", 3, 8, 4, r"patches are \(8, 8, 8\) and those here \(4, 4, 4\): set patch_size to \[8, 8, 8\]"),
+        ("monai", 3, (8, 8, 2), (2, 8, 8), r"patches are \(8, 8, 2\) and those here \(2, 8, 8\)"),
+        ("timm", 2, 8, 4, r"patches are \(8, 8\)"),
+        ("timm", 2, (8, 24), 8, r"patches are \(8, 24\)"),
+    ],
+)
+def test_patches_of_another_size_are_no_other_channels(
+    tmp_path: Path, library: Any, dims: int, there: Any, here: Any, told: str
+) -> None:
+    """Flattened, a kernel of 8^3 voxels looks like one of 4^3 with eight channels."""
+    parts = {"width": 12, "depth": 1, "heads": 2}
+    vit = ViT(dims, 3 if dims == 2 else 1, patch_size=there, **parts)
+    state = layout_of(vit, library, (24,) * dims).there(vit.state_dict())
+    save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=told):
+        _load(tmp_path / "w.safetensors", ViT(dims, 1, patch_size=here, **parts))
+
+
+def _resnet_with_excitation() -> dict[str, torch.Tensor]:
+    resnet = ResNet(2, 1, depth=10, width=64)
+    state = layout_of(resnet, "timm", (32, 32)).there(resnet.state_dict())
+    return {**state, "layer1.0.se.fc1.weight": torch.ones(4, 64, 1, 1)}
+
+
+def _written(encoder: Encoder, library: Any) -> dict[str, torch.Tensor]:
+    return layout_of(encoder, library, (16,) * encoder.spatial_dims).there(encoder.state_dict())
+
+
+_MORE = {
+    "deeper": lambda: (_written(ViT(2, 1, patch_size=4, width=12, depth=3, heads=2), "timm"), _encoder("vit", 2)),
+    "layer scale": lambda: (
+        {**_written(_encoder("vit", 2), "timm"), "blocks.0.ls1.gamma": torch.full((12,), 1e-5)},
+        _encoder("vit", 2),
+    ),
+    "registers": lambda: (_written(_encoder("vit", 2, registers=4), "timm"), _encoder("vit", 2)),
+    "norm first": lambda: (
+        {**_written(_encoder("vit", 2), "timm"), "norm_pre.weight": torch.ones(12)},
+        _encoder("vit", 2),
+    ),
+    "excitation": lambda: (_resnet_with_excitation(), ResNet(2, 1, depth=10, width=64)),
+    "resnet 18 in 10": lambda: (
+        _written(ResNet(3, 1, depth=18, width=4), "monai"),
+        _encoder("resnet"),
+    ),
+    "swin": lambda: (
+        _written(_encoder("swin", 2, stages=[[1, 2], [3, 4]]), "timm"),
+        _encoder("swin", 2),
+    ),
+    "levels": lambda: (
+        _written(_encoder("unet", features=[4, 8, 8, 8], blocks=[1, 2, 1, 1]), "nnunet"),
+        _encoder("unet"),
+    ),
+    "blocks": lambda: (_written(_encoder("unet", blocks=[1, 3, 1]), "nnunet"), _encoder("unet")),
+}
+
+
+@pytest.mark.parametrize("which", list(_MORE))
+def test_an_encoder_with_more_parts_is_no_smaller_one(tmp_path: Path, which: str) -> None:
+    """What would be left out computes in the other library: another function would come out of it."""
+    state, here = _MORE[which]()
+    save_file(
+        {f"backbone.{name}": tensor.clone().contiguous() for name, tensor in state.items()}, tmp_path / "w.safetensors"
+    )
+    with pytest.raises(CheckpointError, match=r"no place here, first backbone\..*Name the encoder with the numbers"):
+        _load(tmp_path / "w.safetensors", here)
+
+
+def test_what_lies_around_an_encoder_is_skipped_and_told(tmp_path: Path) -> None:
+    vit, swin = _encoder("vit", 2, seed=1), _encoder("swin", 2, seed=1)
+    around = ("mask_token", "head.weight", "fc_norm.weight", "decoder_blocks.0.norm1.weight", "decoder_norm.weight")
+    tables = ("attn_mask", "attn.relative_coords_table", "attn.relative_position_index")
+    for encoder, more in ((vit, around), (swin, [f"layers.0.blocks.0.{name}" for name in tables])):
+        state = {**_written(encoder, "timm"), **{name: torch.ones(3) for name in more}}
+        torch.save(state, tmp_path / "w.pt")
+        here = _encoder("vit" if encoder is vit else "swin", 2)
+        report = _load(tmp_path / "w.pt", here)
+        assert {f"timm: {name}" for name in more} <= set(report.skipped)
+        assert all(torch.equal(here.state_dict()[name], tensor) for name, tensor in encoder.state_dict().items())
+    attention = {f"blocks.{n}.cross_attn.to_q.weight": torch.ones(12, 12) for n in range(2)}  # MONAI 1.4, never called
+    torch.save({**_written(_encoder("vit"), "monai"), **attention}, tmp_path / "monai.pt")
+    assert "monai: blocks.0.cross_attn.to_q.weight" in _load(tmp_path / "monai.pt", _encoder("vit")).skipped
+
+
+def test_names_outside_the_encoder_do_not_take_its_place(tmp_path: Path) -> None:
+    there = _encoder("resnet", seed=1)
+    state = {f"encoder.{name}": tensor for name, tensor in _written(there, "monai").items()}
+    torch.save({**state, "conv1.weight": torch.full_like(state["encoder.conv1.weight"], 7.0)}, tmp_path / "w.pt")
+    here = _encoder("resnet")
+    assert "monai: conv1.weight" in _load(tmp_path / "w.pt", here).skipped
+    assert torch.equal(here.state_dict()["stem.0.0.weight"], there.state_dict()["stem.0.0.weight"])
+
+
+def test_two_encoders_of_equal_standing_are_refused(tmp_path: Path) -> None:
+    """MoCo's encoder_k and encoder_q: the alphabet would take the key encoder."""
+    query = _written(_encoder("resnet", seed=1), "monai")
+    key = {name: tensor + 1 for name, tensor in query.items()}
+    state = {f"encoder_q.{n}": t for n, t in query.items()} | {f"encoder_k.{n}": t for n, t in key.items()}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"below 'encoder_k\.' and 'encoder_q\.'\. Save the tensors below one"):
+        _load(tmp_path / "w.pt", _encoder("resnet"))
+    torch.save({**state, **{f"encoder_k.{n}": t for n, t in query.items()}}, tmp_path / "w.pt")
+    assert _load(tmp_path / "w.pt", _encoder("resnet")).skipped == ()
+
+
 def test_what_cannot_be_taken_is_told(tmp_path: Path) -> None:
     vit = _encoder("vit")
     state = layout_of(vit, "monai", (8, 8, 8)).there(vit.state_dict())

@@ -197,7 +197,7 @@ def test_few_weights_are_trained_and_the_model_is_a_plain_one(
         dice(voxel_counts(segment_image([network], spec, flat.image(case)), flat.label(case), [1, 2]))
         for case in flat.select("val")
     ]
-    assert spec.validation["dice"] == pytest.approx(np.mean(found))  # scored before the changes were merged
+    assert spec.validation["dice"] == pytest.approx(np.mean(found))  # scored with the changes merged
 
 
 @pytest.mark.parametrize("kind", ["unet", "vit"])
