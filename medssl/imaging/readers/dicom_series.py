@@ -14,7 +14,7 @@ from medssl.imaging.readers.dicom_frames import Frame, Instance
 from medssl.imaging.readers.dicom_pixels import read_frames
 from medssl.imaging.readers.dicom_refuse import refuse_frames_of_reference
 from medssl.imaging.readers.guard import refuse_large
-from medssl.imaging.volume import Source, Volume
+from medssl.imaging.volume import UNKNOWN_SIZE, Source, Volume
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _UNIFORM = 0.02
@@ -294,7 +294,7 @@ def _flat(instance: Instance) -> Volume:
     rows_mm, columns_mm = spacing if spacing is not None and known else (1.0, 1.0)
     notes = [*notes, "the image has no position in the patient; it is placed as an axial slice"]
     if not known:
-        notes.append("pixel size is not known, so mm and mL mean nothing")
+        notes.append(UNKNOWN_SIZE)
     affine = np.diag([-columns_mm, -rows_mm, 1.0, 1.0])
     source = _source(instance, instance.frames, tuple(notes))
     if not known:

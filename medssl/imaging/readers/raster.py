@@ -12,11 +12,9 @@ from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.readers.picture import read_picture
 from medssl.imaging.readers.tiff import read_tiff
-from medssl.imaging.volume import Source, Volume
+from medssl.imaging.volume import UNKNOWN_SIZE, Source, Volume
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-UNKNOWN_SIZE = "pixel size is not known, so mm and mL mean nothing"
-"""Note on an image whose file does not tell how large it is."""
 PICTURE_AFFINE = np.array([[0.0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 """Rows run to posterior and columns to the patient's left, as an axial slice is shown; 1 mm, which is not known."""
 
