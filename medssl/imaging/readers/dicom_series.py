@@ -147,7 +147,8 @@ def _without_duplicates(
     frames: list[Frame], along: npt.NDArray[np.float64], where: str
 ) -> tuple[list[Frame], list[Frame]]:
     """Drop planes at one position with identical pixels; other pixels there, or another place beside, are refused."""
-    near = _NEAR * min(_usual(np.diff(along)), frames[0].thickness_mm)
+    rounded = min(1e-3, 0.01 * min(frames[0].spacing_mm or (1.0,)))  # where all planes are at one position
+    near = max(_NEAR * min(_usual(np.diff(along)), frames[0].thickness_mm), rounded)
     kept: list[Frame] = []
     dropped: list[Frame] = []
     last = -np.inf

@@ -115,6 +115,12 @@ def test_time_points_that_lie_a_little_apart_are_not_mixed(tmp_path: Path, apart
     assert "resample_irregular" not in error.value.message
 
 
+def test_two_images_at_one_rounded_position_are_no_thin_volume(tmp_path: Path):
+    with pytest.raises(ImageError) as error:
+        read_volume(write_series(tmp_path, ramp(2), positions=[(0, 0, 0), (0, 0, 0.0005)]))
+    assert error.value.reason == "several-volumes"
+
+
 def test_two_slabs_far_apart_are_no_time_points(tmp_path: Path):
     places = [(0, 0, 2.5 * k + (200 if k > 7 else 0)) for k in range(16)]
     with pytest.raises(ImageError) as error:
