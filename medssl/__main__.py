@@ -31,6 +31,8 @@ _EXTRAS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if os.getpid() == 1:  # of a container: the kernel keeps from it every signal that it has no handler for
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help"):
         sys.stdout.write(_overview())

@@ -32,7 +32,8 @@ def deidentify(
             same pseudonyms; one key is for the patient numbers of one hospital) and problems.csv, which names the
             original files. OUT-private where it is not given.
         dates: `remove`, or `shift` all dates of a patient by one secret number of days, so that intervals stay.
-        accept_burned_in: Write images too that say, or whose kind suggests, that text is drawn into their pixels.
+        accept_burned_in: Write images too that say, or whose kind or unused bits of pixels suggest, that text is drawn
+            into their pixels.
 
     Raises:
         ConfigError: OUT is there already, or PRIVATE lies inside it.

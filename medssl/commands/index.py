@@ -23,9 +23,12 @@ def index(
     patient, split and class. Images: DICOM (folders, mixed series, zip files), NIfTI, NRRD, MHA, PNG, JPEG, TIFF.
     Labels are found in `labels` or `masks` folders beside `images`, as NAME_mask or NAME_seg beside NAME, in the
     Decathlon's dataset.json, and as DICOM-SEG or RTSTRUCT. NAME_0000 and NAME_0001 are channels of one case where a
-    folder holds several such sets (nnU-Net). Pictures in sibling folders get the folder's name as their class. Patients
-    come from the PatientID (its hash is written, which those who know the ID can compute: no de-identification), from
-    `sub-` names (BIDS), or from a CSV file with the columns id and patient.
+    folder holds several such sets (nnU-Net). Pictures in sibling folders get the folder's name as their class.
+
+    Patients come from a CSV file with the columns `file` (a path from the CSV file or from the folder searched, or a
+    name alone; or `id`, `case`, `image`) and `patient`; from the PatientID; where there is none, from others of the
+    study or of the same name and date of birth, which count as one person; or from `sub-` names (BIDS). Of what DICOM
+    says hashes are written, which those who know it can compute: no de-identification.
 
     Args:
         folder: Folder to search.

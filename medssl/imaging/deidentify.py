@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.multival import MultiValue
 
 from medssl.imaging.deidentify_names import known_names, replace_names
+from medssl.imaging.deidentify_pixels import cut_behind, transfer_syntax
 from medssl.imaging.deidentify_profile import EDITION, Action, action_on
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS
 
@@ -33,6 +34,13 @@ _KIND = re.compile(r"1\.2\.840\.10008\.5\.1\.4(\.\d{1,4}){1,6}")
 _LONG_AGO = {"DA": "19000101", "DT": "19000101000000", "TM": "000000"}
 """Where a date is due; the library's are of the year 1, which validators refuse."""
 _SHIFT_DAYS = (366, 3650)
+_CLOCK = r"([01]\d|2[0-3])(:?[0-5]\d(:?([0-5]\d|60)(\.\d{1,6})?)?)?"
+_FORMS = {
+    "DA": re.compile(r"\d{8}"),
+    "DT": re.compile(rf"\d{{8}}({_CLOCK})?([+-]\d{{4}})?"),
+    "TM": re.compile(_CLOCK),
+}
+"""How dates and times are written (PS3.5 6.2), whole days alone; colons are those of older files."""
 
 
 class Pseudonyms:
@@ -91,6 +99,7 @@ def deidentify(dataset: FileDataset, pseudonyms: Pseudonyms) -> list[str]:
         warnings.simplefilter("ignore")  # pydicom's remarks on odd values, most of which go away here
         known = known_names(dataset)
         patient = pseudonyms.patient(dataset)
+        cut_behind(dataset)
         _walk(dataset, pseudonyms, pseudonyms.shift(patient))
         dataset.PatientID = dataset.PatientName = patient
         _declare(dataset, pseudonyms.dates)
@@ -137,21 +146,24 @@ def _shifted(element: DataElement, pseudonyms: Pseudonyms) -> bool:
 
 def _date(element: DataElement, action: Action, pseudonyms: Pseudonyms, shift: datetime.timedelta) -> None:
     if _shifted(element, pseudonyms):
-        if element.VR != "TM":
-            element.value = _moved(element.value, shift)
+        element.value = _moved(element.value, element.VR, shift)
     elif action == "dummy":
         element.value = _LONG_AGO[element.VR]
     else:
         element.value = ""
 
 
-def _moved(value: Any, shift: datetime.timedelta) -> Any:
-    """Date or date and time, earlier by `shift`; what is no date becomes empty."""
+def _moved(value: Any, kind: str, shift: datetime.timedelta) -> Any:
+    """Date or date and time, earlier by `shift`; a time of day as it is; what is none of these becomes empty."""
     if isinstance(value, MultiValue):
-        return [_moved(part, shift) for part in value]
-    text = str(value or "")
+        return [_moved(part, kind, shift) for part in value]
+    text = str(value or "").strip()
+    if not _FORMS[kind].fullmatch(text):
+        return ""
+    if kind == "TM":
+        return text
     try:
-        day = datetime.datetime.strptime(text[:8].ljust(8, "0"), "%Y%m%d").replace(tzinfo=datetime.UTC)
+        day = datetime.datetime.strptime(text[:8], "%Y%m%d").replace(tzinfo=datetime.UTC)
         return (day - shift).strftime("%Y%m%d").zfill(8) + text[8:]
     except (ValueError, OverflowError):
         return ""
@@ -196,5 +208,5 @@ def _renew_header(dataset: FileDataset) -> None:
     """File header and preamble made anew: the old ones name machines, and a preamble can hold anything."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
-    meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    meta.TransferSyntaxUID = transfer_syntax(dataset)
     dataset.file_meta, dataset.preamble = meta, b"\0" * 128

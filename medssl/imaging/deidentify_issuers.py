@@ -1,28 +1,43 @@
-"""Whether each patient number of a folder means one patient: hospitals give the same numbers to different people."""
+"""Which patient each number and study of a folder means: hospitals give the same numbers to different people."""
 
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.imaging.errors import ImageError
+from medssl.imaging.patients import joined
 from medssl.imaging.readers.dicom_frames import read_header
 
-Issuers = dict[str, list[set[str]]]
-"""Issuers of each PatientID; those that are named together in a study stand in one set."""
+
+@dataclass(frozen=True)
+class Numbers:
+    """Patient numbers of a folder.
+
+    Args:
+        issuers: Issuers of each PatientID; those that are named together in a study stand in one set.
+        studies: Every PatientID of each study.
+    """
+
+    issuers: dict[str, list[set[str]]]
+    studies: dict[str, set[str]]
 
 
-def find_issuers(files: Iterable[Path]) -> Issuers:
-    """Look at all files first: many objects of a patient name no issuer.
+def find_numbers(files: Iterable[Path]) -> Numbers:
+    """Look at all files first: many objects of a patient name no issuer, and some no number.
 
     A study is of one patient, so issuers that name a number in one study mean the same patient.
     """
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    named: dict[str, set[str]] = defaultdict(set)
     for file in files:
         number, issuer, study = _identity(file)
-        if number and issuer and study:
-            found[number][study].add(issuer)
-    return {number: _joined(studies.values()) for number, studies in found.items()}
+        if number and study:
+            named[study].add(number)
+            if issuer:
+                found[number][study].add(issuer)
+    return Numbers({number: joined(studies.values()) for number, studies in found.items()}, dict(named))
 
 
 def several(groups: list[set[str]]) -> str:
@@ -45,13 +60,3 @@ def _identity(file: Path) -> tuple[str, str, str]:
     except (ImageError, PermissionError, ValueError, TypeError, AttributeError, NotImplementedError):
         return "", "", ""  # it is told when the file is to be written
     return number, issuer, study
-
-
-def _joined(sets: Iterable[set[str]]) -> list[set[str]]:
-    """Sets that share an issuer made one."""
-    groups: list[set[str]] = []
-    for own in sets:
-        touching = [group for group in groups if group & own]
-        groups = [group for group in groups if not group & own]
-        groups.append(own.union(*touching))
-    return groups

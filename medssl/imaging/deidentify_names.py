@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -52,9 +53,10 @@ def known_names(dataset: Dataset) -> set[str]:
     """Words and numbers that identify someone, in all their spellings."""
     found: set[str] = set()
     for element in dataset.iterall():
-        if element.value and (element.VR == "PN" or element.keyword in _IDENTIFYING):
+        person = element.VR == "PN" or (dictionary_has_tag(element.tag) and dictionary_VR(element.tag) == "PN")
+        if element.value and (person or element.keyword in _IDENTIFYING):
             for value in _values(element):
-                parts = [value] if element.VR != "PN" else [*re.split(r"[\^=\s,-]+", value), *re.split(r"[\^=]", value)]
+                parts = [value] if not person else [*re.split(r"[\^=\s,-]+", value), *re.split(r"[\^=]", value)]
                 found.update(spelling for part in parts for spelling in _spellings(part.strip()))
     return {part for part in found if len(part) >= _SHORTEST and part != DUMMY.casefold()}
 

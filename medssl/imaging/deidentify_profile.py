@@ -20,6 +20,8 @@ Action = Literal["keep", "delete", "dummy", "empty", "uid", "label"]
 _FREE_TEXT = ("LT", "ST", "UT", "UC", "UR", "AE")
 """Kinds of values for what people type; PN is treated by the caller, LO, SH and CS are for terms and stay."""
 _BINARY = ("OB", "OW", "OL", "OF", "OD", "OV")
+_DATES = ("DA", "DT", "TM")
+_WORDS = (*_FREE_TEXT, "LO", "SH", "CS", "PN")
 
 _DELETED = (
     "ReferencedStudySequence",  # optional, and not allowed to be empty, as the next three
@@ -28,6 +30,7 @@ _DELETED = (
     "WaveformAnnotationSequence",
     "EncryptedAttributesSequence",  # what an earlier de-identification removed, for whoever has its key
     "DataSetTrailingPadding",  # may hold anything
+    "EncapsulatedDocument",  # no part of an image; the library would put a dummy in its place
     "PatientBirthDateInAlternativeCalendar",
     "PatientDeathDateInAlternativeCalendar",
     "PlacerOrderNumberProcedure",
@@ -52,9 +55,12 @@ _DELETED = (
     "TransducerData",  # with serial numbers
     "DeviceID",
     "GridID",
+    "NTPSourceAddress",  # of a machine of the hospital's
+    "ContactDisplayName",
 )
 _OURS: dict[str, Action] = {
     **dict.fromkeys(_DELETED, "delete"),
+    "AcquisitionProtocolName": "empty",  # as typed as ProtocolName, which the table replaces
     "ContentDescription": "empty",
     "DoseComment": "empty",
     "FrameOfReferenceTransformationComment": "empty",
@@ -72,14 +78,23 @@ def action_on(element: DataElement) -> Action:
     """What becomes of an attribute of the standard, dates and names of people aside."""
     tag = (element.tag.group, element.tag.element)
     due = dictionary_VR(element.tag)
-    if element.VR in _BINARY and not any(kind.startswith("O") for kind in due.split(" or ")):
-        return "delete"  # text under a wrong name for its kind, which no search would find
+    if _hidden(element.VR, due):
+        return "delete"
     found = _ACTIONS.get(tag)
     if found is None:
         return "empty" if element.VR in _FREE_TEXT or due in _FREE_TEXT else "keep"
     if element.VR == "UI" and found != "delete":
         return "uid"
     return found
+
+
+def _hidden(kind: str, due: str) -> bool:
+    """Whether an attribute stands under another kind of value than is due, where no search for text would find it."""
+    if kind in _BINARY:
+        return not any(each.startswith("O") for each in due.split(" or "))
+    if due in _DATES:
+        return kind not in _DATES
+    return due in _WORDS and kind not in (*_WORDS, *_DATES, "UI")
 
 
 def _actions() -> dict[tuple[int, int], Action]:

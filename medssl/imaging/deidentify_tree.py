@@ -4,16 +4,18 @@ import os
 import re
 import secrets
 import stat
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import RE_VALID_UID, MediaStorageDirectoryStorage
 
 from medssl.imaging.deidentify import Pseudonyms, deidentify
-from medssl.imaging.deidentify_issuers import Issuers, find_issuers, several
+from medssl.imaging.deidentify_issuers import Numbers, find_numbers, several
+from medssl.imaging.deidentify_pixels import bytes_behind, transfer_syntax, unused_bits
 from medssl.imaging.errors import ConfigError, ImageError
 from medssl.imaging.files import atomic_path
 from medssl.imaging.problems import Problem
@@ -27,6 +29,15 @@ _DRAWN = re.compile(r"SCREEN|CAPTURE|DOSE|REPORT|(?<![A-Z])PROT(?:OCOL)?(?![A-Z]
 _OVERLAYS, _OVERLAY_POSITION, _OVERLAY_DATA = 0x60, 0x0102, 0x3000
 _MAY_BE_WRITTEN_ON = {"US", "IVUS", "OT", "SC", "ES", "XC", "GM", "DOC", "ECG", "HD"}
 """Modalities whose pictures often carry the patient's name in their pixels."""
+_IMAGES = "1.2.840.10008.5.1.4.1.1"
+_KINDS = {
+    f"{_IMAGES}.3": "US",  # ultrasound, several frames
+    f"{_IMAGES}.6": "US",
+    f"{_IMAGES}.77.1.1": "ES",
+    f"{_IMAGES}.77.1.2": "GM",
+    f"{_IMAGES}.77.1.4": "XC",
+}
+"""Kinds of objects, and those below them, that tell such a modality where the attribute is missing."""
 
 
 @dataclass
@@ -36,7 +47,7 @@ class Written:
     Args:
         files: Files written.
         patients: Pseudonyms.
-        problems: One for each file not written, or written with a name replaced.
+        problems: One for each file not written, and for each thing that was assumed, replaced or cut off in one.
     """
 
     files: int
@@ -98,16 +109,14 @@ def deidentify_tree(
         tell: Called with the number of files looked at.
     """
     files, problems = find_files(folder)
-    issuers = find_issuers(track(files, "deidentify: patient numbers", len(files), "file"))
-    result = Written(0, set(), [*problems, *_joined_patients(folder, issuers)])
+    numbers = find_numbers(track(files, "deidentify: patient numbers", len(files), "file"))
+    result = Written(0, set(), [*problems, *_joined_patients(folder, numbers)])
     for number, file in enumerate(files, start=1):
         try:
-            patient, named = _one(file, out, pseudonyms, accept_burned_in, issuers)
+            patient, mended = _one(file, out, pseudonyms, accept_burned_in, numbers)
             result.patients.add(patient)
             result.files += 1
-            if named:
-                message = f"a name or number stood in {', '.join(named)}, which the profile keeps: replaced"
-                result.problems.append(Problem(str(file), "identity-in-text", "mended", message))
+            result.problems += [Problem(str(file), reason, "mended", message) for reason, message in mended.items()]
         except ImageError as error:
             result.problems.append(Problem(str(file), error.reason, "left out", error.message))
         except PermissionError:
@@ -118,9 +127,9 @@ def deidentify_tree(
     return result
 
 
-def _joined_patients(folder: Path, issuers: Issuers) -> list[Problem]:
+def _joined_patients(folder: Path, numbers: Numbers) -> list[Problem]:
     """Numbers that one study ascribes to several issuers."""
-    joined = [(number, groups) for number, groups in issuers.items() if len(groups) == 1 and len(groups[0]) > 1]
+    joined = [(number, groups) for number, groups in numbers.issuers.items() if len(groups) == 1 and len(groups[0]) > 1]
     return [
         Problem(
             str(folder),
@@ -132,13 +141,25 @@ def _joined_patients(folder: Path, issuers: Issuers) -> list[Problem]:
     ]
 
 
-def _refuse_shared_number(dataset: Dataset, file: Path, issuers: Issuers) -> None:
-    """Two people must not become one.
+def _name_patient(dataset: Dataset, file: Path, numbers: Numbers) -> dict[str, str]:
+    """Give a data set without a PatientID that of its study; what was assumed, by reason.
 
     Raises:
-        ImageError: Its PatientID comes from issuers that no study names together.
+        ImageError: Two people would become one, or one two: its study names several numbers, or its number comes from
+            issuers that no study names together.
     """
-    groups = issuers.get(str(dataset.get("PatientID", "") or "").strip(), [])
+    mended = {}
+    if not str(dataset.get("PatientID", "") or "").strip():
+        others = numbers.studies.get(str(dataset.get("StudyInstanceUID", "")).strip(), set())
+        if len(others) > 1:
+            raise ImageError(
+                f"{file} has no PatientID, and its study names several: set the one that it belongs to",
+                reason="patients",
+            )
+        if others:
+            dataset.PatientID = next(iter(others))
+            mended["patient-of-study"] = "it has no PatientID: taken for the patient of its study, whom others name"
+    groups = numbers.issuers.get(str(dataset.get("PatientID", "") or "").strip(), [])
     if len(groups) > 1:
         raise ImageError(
             f"{file}: its PatientID comes from the issuers {several(groups)} in different studies, which may be of "
@@ -146,12 +167,13 @@ def _refuse_shared_number(dataset: Dataset, file: Path, issuers: Issuers) -> Non
             "where it is one person, set IssuerOfPatientID to the same in all",
             reason="several-issuers",
         )
+    return mended
 
 
 def _one(
-    file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool, issuers: Issuers
-) -> tuple[str, list[str]]:
-    """Write one file; the pseudonym of its patient, and the attributes in which names were replaced.
+    file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool, numbers: Numbers
+) -> tuple[str, dict[str, str]]:
+    """Write one file; the pseudonym of its patient, and what was mended, by reason.
 
     Raises:
         ImageError: The file must not or cannot be written.
@@ -163,18 +185,10 @@ def _one(
     header = read_header(file)
     _refuse(header, file, accept_burned_in)
     try:
-        dataset = pydicom.dcmread(file, force=True)
-        _refuse_shared_number(dataset, file, issuers)
-        named = deidentify(dataset, pseudonyms)
-        names = [str(dataset[k].value) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
-        if not all(re.fullmatch(RE_VALID_UID, name) for name in names):
-            what = "StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID"
-            raise ImageError(f"{file}: {what}, which its new name is made of, must be one UID each", reason="bad-uid")
-        target = out.joinpath(*names[:2], f"{names[2]}.dcm")
-        if target.exists():
-            raise ImageError(f"{file}: another file is the same instance (SOPInstanceUID)", reason="duplicate")
-        with atomic_path(target) as temporary:
-            dataset.save_as(temporary, enforce_file_format=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's remarks on odd files; what matters is told in problems.csv
+            dataset = pydicom.dcmread(file, force=True)
+        return _written(dataset, file, out, pseudonyms, accept_burned_in, numbers)
     except (ImageError, PermissionError):
         raise
     except OSError as error:
@@ -183,7 +197,40 @@ def _one(
         raise ImageError(f"{file} is cut or unreadable: copy it again", reason="truncated") from error
     except Exception as error:  # pydicom raises many kinds on damaged files; each means the same to the user
         raise ImageError(f"{file} is damaged DICOM ({type(error).__name__})", reason="bad-dicom") from error
-    return str(dataset.PatientID), named
+
+
+def _written(
+    dataset: FileDataset, file: Path, out: Path, pseudonyms: Pseudonyms, accept_burned_in: bool, numbers: Numbers
+) -> tuple[str, dict[str, str]]:
+    if "SOPInstanceUID" not in dataset:  # the header has it: pydicom gives nothing of a file that ends within pixels
+        raise ImageError(f"{file} is cut within its pixels: copy it again", reason="truncated")
+    syntax = transfer_syntax(dataset)
+    if not syntax.is_private and not syntax.is_transfer_syntax:
+        raise ImageError(f"{file}: files of transfer syntax {syntax} cannot be written", reason="cannot-decode")
+    if not accept_burned_in and unused_bits(dataset):
+        raise ImageError(
+            f"{file}: bits of the pixels that their values do not use ({dataset.BitsStored} of {dataset.BitsAllocated} "
+            "are used) hold something, which may be text of an old overlay: clear them, or, where more are used than "
+            "BitsStored says, give --accept-burned-in",
+            reason="burned-in-text",
+        )
+    mended = _name_patient(dataset, file, numbers)
+    if any(behind := bytes_behind(dataset)):
+        mended["bytes-behind-pixels"] = (
+            f"{len(behind)} bytes behind the last pixel were cut off; where they are images, NumberOfFrames is wrong"
+        )
+    if named := deidentify(dataset, pseudonyms):
+        mended["identity-in-text"] = f"a name or number stood in {', '.join(named)}, which the profile keeps: replaced"
+    names = [str(dataset[k].value) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
+    if not all(re.fullmatch(RE_VALID_UID, name) for name in names):
+        what = "StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID"
+        raise ImageError(f"{file}: {what}, which its new name is made of, must be one UID each", reason="bad-uid")
+    target = out.joinpath(*names[:2], f"{names[2]}.dcm")
+    if target.exists():
+        raise ImageError(f"{file}: another file is the same instance (SOPInstanceUID)", reason="duplicate")
+    with atomic_path(target) as temporary:
+        dataset.save_as(temporary, enforce_file_format=True)
+    return str(dataset.PatientID), mended
 
 
 def _refuse(header: Dataset, file: Path, accept_burned_in: bool) -> None:
@@ -218,10 +265,15 @@ def _burned_in(header: Dataset, kind: str) -> str:
         return "BurnedInAnnotation says that text is drawn into the pixels"
     if kind in SEGMENTATIONS:
         return ""
-    modality = str(header.get("Modality", "") or "").upper()
+    modality = str(header.get("Modality", "") or "").strip().upper() or _modality_of(kind)
     if said != "NO" and modality in _MAY_BE_WRITTEN_ON:
         return f"an image of modality {modality} often has text in its pixels, and BurnedInAnnotation does not deny it"
     return _drawn(header, kind)
+
+
+def _modality_of(kind: str) -> str:
+    """Modality that a kind of object is for, where that is one of those that are often written on."""
+    return next((name for root, name in _KINDS.items() if kind == root or kind.startswith(f"{root}.")), "")
 
 
 def _drawn(header: Dataset, kind: str) -> str:

@@ -6,19 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medssl.imaging.case_patients import name_patients, place_below
 from medssl.imaging.duplicates import likely_duplicates
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
-from medssl.imaging.naming import bids_session, bids_subject, split_field, unique_names
+from medssl.imaging.naming import FEW, bids_session, bids_subject, some, split_field, unique_names
 from medssl.imaging.pairing import SPLIT_FOLDERS, Case, pair
 from medssl.imaging.patients import pseudonym
 from medssl.imaging.problems import Problem, in_short, problems_beside, write_problems
 from medssl.imaging.readers.scan import FoundImage, Scan, scan_tree
-from medssl.imaging.tables import Decathlon, PatientTable, decathlon_lists, patient_tables
-
-_FEW = 4
-"""Names shown of a longer list."""
+from medssl.imaging.tables import Decathlon, decathlon_lists, patient_tables
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,10 @@ def index_tree(root: Path, out: Path, *, resample_irregular: bool = False) -> In
             write_problems(problems_beside(out), problems)
         listed_in = f"\nevery file with its reason: {problems_beside(out)}" if problems else ""
         raise ImageError(f"{root} holds no image that can be used: {in_short(problems)}{listed_in}", reason="no-images")
-    used, notes = _patients(cases, tables, root)
-    rows = _rows(cases, used, listed, root, out.parent)
+    patients, notes, used = name_patients(cases, tables, root)
+    rows = _rows(cases, patients, listed, root, out.parent)
     notes += _whole_series(scan.spoilt) + _remarks(cases, rows, root) + _duplicates(cases, rows)
-    problems = _told_apart(problems, [table.path for table in tables], used, listed)
+    problems = _told_apart(problems, used, listed)
     manifest = Manifest.from_rows(rows, out.parent)
     write_problems(problems_beside(out), problems)
     manifest.write(out)
@@ -145,32 +143,16 @@ def _difference(image: Geometry, label: Geometry) -> str:
     return "" if label.is_close(image, atol_mm=0.1 * min(image.spacing_mm)) else "affine (the place in the patient)"
 
 
-def _patients(cases: Sequence[Case], tables: Sequence[PatientTable], root: Path) -> tuple[dict[str, str], list[str]]:
-    """Patients told by tables, of the cases there are, and where they come from."""
-    names = {case.name for case in cases}
-    patients: dict[str, str] = {}
-    notes = []
-    for table in tables:
-        found = {name: patient for name, patient in table.patients.items() if name in names}
-        doubtful = sorted(name for name in found if patients.get(name, found[name]) != found[name])
-        where = table.path.relative_to(root)
-        if found:
-            notes.append(f"patients of {len(found)} of {len(names)} cases were taken from {where}")
-        if doubtful:
-            notes.append(f"warning: {where} and another table name different patients for {_some(doubtful)}")
-        patients |= found
-    return patients, notes
-
-
-def _rows(cases: Sequence[Case], patients: dict[str, str], listed: Decathlon, root: Path, out: Path) -> list[Row]:
-    places = [case.place.relative_to(root) if case.place != root else Path(root.name) for case in cases]
+def _rows(cases: Sequence[Case], patients: Sequence[str], listed: Decathlon, root: Path, out: Path) -> list[Row]:
+    places = [place_below(root, case) for case in cases]
+    names = unique_names([case.name for case in cases], places)
     rows = []
-    for case, place, name in zip(cases, places, unique_names([case.name for case in cases], places), strict=True):
+    for case, place, name, patient in zip(cases, places, names, patients, strict=True):
         image = case.images[0]
         rows.append(
             Row(
                 case=name,
-                patient=patients.get(case.name) or image.patient or bids_subject(place) or name,
+                patient=patient or name,
                 image=";".join(_relative(i.field, out) for i in case.images),
                 label=_relative(case.label, out) if case.label else "",
                 class_name=case.class_name,
@@ -201,7 +183,7 @@ def _remarks(cases: Sequence[Case], rows: Sequence[Row], root: Path) -> list[str
     for case, row in zip(cases, rows, strict=True):
         for note in [*case.notes, *(note for image in case.images for note in image.notes)]:
             groups[note].append(row.case)
-    notes = [f"{note}: {_some(names)}" for note, names in groups.items()]
+    notes = [f"{note}: {some(names)}" for note, names in groups.items()]
     if any(bids_subject(case.place.relative_to(root)) == row.patient for case, row in zip(cases, rows, strict=True)):
         notes.append("patients were taken from the sub- names of the Brain Imaging Data Structure")
     folders = {name for case in cases for name in case.place.relative_to(root).parts[:-1]}
@@ -209,7 +191,7 @@ def _remarks(cases: Sequence[Case], rows: Sequence[Row], root: Path) -> list[str
     if len(splits) > 1:
         notes.append(f"the folders {', '.join(splits)} look like a split; it is not taken over: fill the column split")
     identities = {image.patient for case in cases for image in case.images if image.format == "dicom"}
-    if len(cases) >= _FEW and len(identities) == 1 and all(case.images[0].patient for case in cases):
+    if len(cases) >= FEW and len(identities) == 1 and all(case.images[0].patient for case in cases):
         notes.append("warning: all DICOM files carry one PatientID; if that is not one person, fill the column patient")
     return notes
 
@@ -231,20 +213,13 @@ def _duplicates(cases: Sequence[Case], rows: Sequence[Row]) -> list[str]:
     patients = {image.field: row.patient for image, row in zip(first, rows, strict=True)}
     return [
         f"warning: {'identical' if found.identical else 'nearly identical'} images under different patients: "
-        f"{_some([names[field] for field in found.fields])}; give them one patient, or leave all but one out"
+        f"{some([names[field] for field in found.fields])}; give them one patient, or leave all but one out"
         for found in likely_duplicates(first, patients)
     ]
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return ", ".join(names[:_FEW]) + more
-
-
-def _told_apart(
-    problems: Sequence[Problem], tables: Sequence[Path], patients: dict[str, str], listed: Decathlon
-) -> list[Problem]:
+def _told_apart(problems: Sequence[Problem], tables: Sequence[Path], listed: Decathlon) -> list[Problem]:
     """Files that are no image but were used are called so, instead of left out."""
-    used = {str(path): "used to tell which cases belong to one patient" for path in tables if patients}
+    used = {str(path): "used to tell which cases belong to one patient" for path in tables}
     used |= {str(path): "used to tell which label belongs to which image" for path in listed.files}
     return [replace(p, reason="table", action="used", message=used[p.path]) if p.path in used else p for p in problems]

@@ -4,6 +4,15 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+FEW = 4
+"""Names shown of a longer list."""
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of several names, and how many more there are."""
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more
+
 
 def unique_names(names: Sequence[str], places: Sequence[Path]) -> list[str]:
     """Safe names; where two are alike, the names of the folders above are put before them.

@@ -49,6 +49,15 @@ def _hash(text: str) -> str:
     return pseudonym("p", text and f"|{text}")
 
 
+def joined(sets: Iterable[set[str]]) -> list[set[str]]:
+    """Sets that share a member made one; empty ones go."""
+    groups: dict[str, set[str]] = {}
+    for own in sets:
+        whole = own.union(*(groups[member] for member in own if member in groups))
+        groups.update(dict.fromkeys(whole, whole))
+    return list({id(group): group for group in groups.values()}.values())
+
+
 def refuse_several(people: Iterable[Person], what: str) -> None:
     """Refuse images of different patients.
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,11 @@ class PatientTable:
 
     Args:
         path: The file.
-        patients: Case name (file name without suffix) to patient.
+        rows: File or case, as it stands there, and patient.
     """
 
     path: Path
-    patients: Mapping[str, str]
+    rows: tuple[tuple[str, str], ...]
 
 
 def patient_tables(files: Sequence[Path]) -> list[PatientTable]:
@@ -43,8 +43,8 @@ def patient_tables(files: Sequence[Path]) -> list[PatientTable]:
         records = _records(path)
         key = next((name for name in _KEYS if records and name in records[0]), None)
         if key and "patient" in records[0]:
-            found = {stem(Path(row[key])): row["patient"] for row in records if row[key] and row["patient"]}
-            tables.append(PatientTable(path, found))
+            rows = tuple((row[key], row["patient"]) for row in records if row[key] and row["patient"])
+            tables.append(PatientTable(path, rows))
     return tables
 
 

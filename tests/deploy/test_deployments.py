@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shlex
+import signal
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -64,19 +65,28 @@ def test_every_volume_is_declared_and_every_label_fits():
 
 def test_compose_seals_medssl_and_opens_ports_to_this_machine_alone():
     services = yaml.safe_load((_DEPLOY / "compose" / "compose.yaml").read_text(encoding="utf-8"))["services"]
-    for sealed in (services["medssl"], services["token"]):
+    for sealed in (services["medssl"], services["token"], services["network"]):
         assert sealed["read_only"]
         assert sealed["cap_drop"] == ["ALL"]
         assert sealed["security_opt"] == ["no-new-privileges:true"]
         assert not sealed["user"].startswith("0")
-    assert all(port.startswith("127.0.0.1:") for port in services["orthanc"]["ports"])
+    assert all(port.startswith("127.0.0.1:") for port in services["network"]["ports"])
+
+
+def test_the_network_of_compose_is_held_by_a_container_that_never_restarts_by_itself():
+    # whoever shares the namespace of a container loses every connection and port when that container restarts
+    services = yaml.safe_load((_DEPLOY / "compose" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    assert services["network"]["entrypoint"] == ["sleep", "infinity"]
+    for name in ("orthanc", "medssl"):
+        assert services[name]["network_mode"] == "service:network"
+        assert "ports" not in services[name]
 
 
 def test_every_deployment_names_the_image_that_the_documents_build():
     project = tomllib.loads((_DEPLOY.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     image = f"{project['name']}:{project['version']}"
     services = yaml.safe_load((_DEPLOY / "compose" / "compose.yaml").read_text(encoding="utf-8"))["services"]
-    assert {services[name]["image"] for name in ("medssl", "token")} == {image}
+    assert {services[name]["image"] for name in ("medssl", "token", "network")} == {image}
     pod = _cluster()["Deployment"]["spec"]["template"]["spec"]
     assert {c["image"] for c in [*pod["initContainers"], *pod["containers"]]} == {image}
     texts = [
@@ -121,6 +131,19 @@ def test_bundles_and_secrets_lie_where_the_options_look_for_them(where: str):
         assert told + file.rsplit("/", 1)[1] in header, file
 
 
+def test_the_unit_of_compose_starts_it_when_docker_runs_and_stops_it_in_order():
+    unit = configparser.ConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(_DEPLOY / "compose" / "medssl-compose.service")
+    assert unit["Unit"]["After"] == unit["Unit"]["Requires"] == "docker.service"
+    text = (_DEPLOY / "compose" / "compose.yaml").read_text(encoding="utf-8")
+    assert unit["Service"]["ExecStart"] == "/usr/bin/docker compose up --detach"
+    assert "docker compose up --detach" in text
+    assert "medssl-compose.service" in text
+    grace = yaml.safe_load(text)["services"]["medssl"]["stop_grace_period"]
+    assert int(unit["Service"]["TimeoutStopSec"]) > int(grace.removesuffix("s"))
+
+
 def test_the_unit_of_systemd_runs_serve_as_a_user_of_its_own_in_a_system_it_cannot_write_to():
     from medssl.commands.parsing import parse_verb
 
@@ -141,7 +164,7 @@ def test_medssl_leaves_the_ports_of_an_archive_on_the_same_machine_alone():
     from medssl.runtime.server.options import DicomOptions, HttpOptions
 
     services = yaml.safe_load((_DEPLOY / "compose" / "compose.yaml").read_text(encoding="utf-8"))["services"]
-    published = {int(port.rsplit(":", 1)[1]) for port in services["orthanc"]["ports"]}
+    published = {int(port.rsplit(":", 1)[1]) for port in services["network"]["ports"]}
     beside = yaml.safe_load((_DEPLOY / "compose" / "serve.yaml").read_text(encoding="utf-8"))
     archive = published - {beside["http"]["port"]}
     assert archive == {8042, 4242}
@@ -170,6 +193,33 @@ def test_the_image_holds_the_page_from_a_fresh_clone():
     assert re.search(r"^COPY deploy/viewer /", page, re.MULTILINE)
     assert wheel.index("COPY --from=page") < wheel.index("pip wheel")
     assert "medssl/runtime/server/static" in wheel.split("pip wheel")[0]
+
+
+def test_mirrors_reach_pip_and_npm_in_every_stage_that_asks_them_and_no_frontend_is_pulled():
+    text = (_DEPLOY / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    assert "syntax=" not in text  # BuildKit would fetch that frontend from Docker Hub before anything else
+    for stage in re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]:
+        declared = {name for line in re.findall(r"^ARG (.+)$", stage, re.MULTILINE) for name in line.split()}
+        if "npm ci" in stage:
+            assert "NPM_CONFIG_REGISTRY" in declared
+        if re.search(r"pip wheel|pip .*install --no-cache", stage):
+            assert {"PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"} <= declared
+    told = text.split("\nARG PYTHON")[0]
+    assert all(name in told for name in ("PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "NPM_CONFIG_REGISTRY"))
+
+
+def test_the_first_process_of_a_container_hears_sigterm_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch):
+    from medssl.__main__ import main
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("medssl.__main__.os.getpid", lambda: 1)
+    try:
+        assert main(["--version"]) == 0
+        with pytest.raises(SystemExit) as ended:
+            signal.raise_signal(signal.SIGTERM)
+        assert ended.value.code == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_image_is_made_in_stages_without_root_or_torch():

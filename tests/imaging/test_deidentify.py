@@ -267,7 +267,7 @@ def test_the_picture_of_a_result_does_not_leave(tmp_path: Path):
     (tmp_path / "in" / "referred.dcm").unlink()  # the segmentation that the report was made with
     assert _run(tmp_path / "in", tmp_path / "out") == 0
     assert _problems(tmp_path / "out-private") == {
-        "sc.dcm": "burned-in-text",
+        "sc.dcm": "own-result",
         "sr.dcm": "not-an-image",
         "seg.dcm": "identity-in-text",  # the patient is called Test, the model "test model"
     }
@@ -397,6 +397,43 @@ def test_a_number_that_two_hospitals_give_out_is_left_out_and_told(tmp_path: Pat
     assert {(row["reason"], row["action"]) for row in rows} == {("several-issuers", "left out")}
     assert {Path(row["path"]).parent.name for row in rows} == {"a", "b", "d"}
     assert "'HOSPITAL A', 'HOSPITAL B'" in rows[0]["message"]
+
+
+def _problem_rows(private: Path) -> list[tuple[str, str, str]]:
+    with (private / "problems.csv").open(newline="") as stream:
+        return [(Path(row["path"]).parent.name, row["reason"], row["action"]) for row in csv.DictReader(stream)]
+
+
+def test_a_file_without_a_number_is_of_its_studys_patient_and_it_is_told(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    _of_issuer(tmp_path / "in" / "a", "1.2.10", None, "")  # before the one that tells
+    _of_issuer(tmp_path / "in" / "b", "1.2.10", None)
+    _of_issuer(tmp_path / "in" / "c", "1.2.20", None, "")
+    more = ["--private", str(tmp_path / "key"), "--dates", "shift"]
+    assert _run(tmp_path / "in", tmp_path / "out", *more) == 0
+    assert set(_problem_rows(tmp_path / "key")) == {("a", "patient-of-study", "mended")}
+    assert len(_patients(tmp_path / "out")) == 2, "one pseudonym and one shift of dates for the study of two series"
+    assert _run(tmp_path / "in" / "b", tmp_path / "alone", *more) == 0
+    assert _patients(tmp_path / "alone") < _patients(tmp_path / "out")
+
+
+def test_a_file_without_a_number_in_a_study_of_two_is_left_out(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    for name, number in (("a", "1"), ("b", "2"), ("c", "")):
+        _of_issuer(tmp_path / "in" / name, "1.2.10", None, number)
+    assert _run(tmp_path / "in", tmp_path / "out") == 0
+    assert set(_problem_rows(tmp_path / "out-private")) == {("c", "patients", "left out")}
+    assert len(_patients(tmp_path / "out")) == 2
+
+
+def test_a_study_gives_no_number_that_two_hospitals_give_out(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    for name, study, issuer in (("a", "1.2.10", "HOSPITAL A"), ("b", "1.2.20", "HOSPITAL B")):
+        _of_issuer(tmp_path / "in" / name, study, issuer)
+    _of_issuer(tmp_path / "in" / "c", "1.2.10", None, "")
+    _of_issuer(tmp_path / "in" / "d", "1.2.30", None, "4712")
+    assert _run(tmp_path / "in", tmp_path / "out") == 0
+    assert set(_problem_rows(tmp_path / "out-private")) == {(name, "several-issuers", "left out") for name in "abc"}
 
 
 def test_attributes_that_no_dictionary_knows_go(tmp_path: Path):

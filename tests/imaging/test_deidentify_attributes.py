@@ -1,11 +1,14 @@
 """What becomes of single attributes: sequences, free text, names typed into text, and values under a wrong name."""
 
+import re
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from dicom_phantom import ramp, slice_dataset, write_series
+from pydicom.config import disable_value_validation
 from pydicom.datadict import DicomDictionary
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
@@ -13,7 +16,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from result_objects import COMPANION, DCIODVFY, KINDS, LABELS, errors_of, mask_on
 
-from medssl.imaging.deidentify import Pseudonyms, deidentify
+from medssl.imaging.deidentify import Dates, Pseudonyms, deidentify
 from medssl.imaging.readers.open import read_label, read_volume
 
 _KEY = b"k" * 32
@@ -187,3 +190,103 @@ def test_results_lose_their_free_text_stay_valid_and_can_be_read(tmp_path: Path,
     if kind != "fractional":
         copy = read_volume(tmp_path / "out")
         np.testing.assert_array_equal(read_label(written, copy, LABELS).array, mask_on(volume).array)
+
+
+def _under(kind: str, keyword: str, value: object) -> FileDataset:
+    """An image with one attribute under the kind of value given, right or wrong."""
+    dataset = _image()
+    if keyword in dataset:
+        delattr(dataset, keyword)
+    with disable_value_validation():
+        dataset.add(DataElement(Tag(keyword), kind, value))
+    return dataset
+
+
+def _written(dataset: FileDataset, dates: Dates = "remove") -> bytes:
+    with disable_value_validation():
+        deidentify(dataset, Pseudonyms(_KEY, dates))
+        stream = BytesIO()
+        dataset.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "keyword", "typed", "left"),
+    [
+        ("DA", "AcquisitionDate", "20240301 MEIER", ""),
+        ("DA", "AcquisitionDate", "20240301-20240302", ""),
+        ("DA", "AcquisitionDate", "20241301", ""),
+        ("DT", "AcquisitionDateTime", "20240301 MEIER", ""),
+        ("DT", "AcquisitionDateTime", "20240301MEIER", ""),
+        ("DT", "AcquisitionDateTime", "20240301101112+0100", "*101112+0100"),
+        ("DT", "AcquisitionDateTime", "20240301+0100", "*+0100"),
+        ("DT", "AcquisitionDateTime", "20240301", "*"),
+        ("TM", "AcquisitionTime", "MEIER", ""),
+        ("TM", "AcquisitionTime", "471108", ""),
+        ("TM", "AcquisitionTime", "101112 4711", ""),
+        ("TM", "AcquisitionTime", "101112.123456 ", "101112.123456"),
+        ("TM", "AcquisitionTime", "1011", "1011"),
+        ("TM", "AcquisitionTime", "10:11:12.5", "10:11:12.5"),
+        ("TM", "CalibrationTime", ["101112", "MEIER"], ["101112", ""]),
+    ],
+)
+def test_what_stands_for_a_date_or_time_and_is_none_goes_where_dates_are_shifted(
+    kind: str, keyword: str, typed: str | list[str], left: str | list[str]
+):
+    dataset = _under(kind, keyword, typed)
+    assert b"MEIER" not in _written(dataset, "shift")
+    value = dataset[keyword].value
+    if isinstance(left, str) and left.startswith("*"):
+        assert re.fullmatch(r"20[12]\d{5}", value[:8])
+        assert (value[:8] != "20240301", value[8:]) == (True, left[1:])
+    else:
+        assert (list(value) if isinstance(left, list) else value) == left
+
+
+@pytest.mark.parametrize(
+    ("kind", "keyword", "typed"),
+    [
+        ("US", "SoftwareVersions", list(b"MEIERS")),
+        ("SS", "ImageType", list(b"MEIERS")),
+        ("FD", "BodyPartExamined", 1.5),
+        ("AS", "ConvolutionKernel", "MEIER"),
+        ("AT", "Manufacturer", 0x4D454945),
+        ("LO", "DateOfLastCalibration", "20240301 MEIER"),
+        ("OB", "EncapsulatedDocument", b"MEIER "),  # of its own kind, but no part of an image
+    ],
+)
+def test_values_under_a_wrong_kind_and_documents_go(kind: str, keyword: str, typed: object):
+    dataset = _under(kind, keyword, typed)
+    written = _written(dataset)
+    assert b"MEIER" not in written
+    assert np.array(list(b"MEIERS"), "<u2").tobytes() not in written
+    assert keyword not in dataset
+
+
+@pytest.mark.parametrize(
+    ("kind", "keyword", "value"),
+    [("SH", "ConvolutionKernel", "B30f"), ("DS", "FlipAngle", "15"), ("FD", "SliceThickness", 2.5), ("SS", "Rows", 10)],
+)
+def test_numbers_and_text_under_a_kin_kind_stay(kind: str, keyword: str, value: object):
+    dataset = _under(kind, keyword, value)
+    _written(dataset)
+    assert dataset[keyword].value == value
+
+
+def test_a_name_under_a_wrong_kind_is_found_in_what_stays():
+    dataset = _under("LO", "PatientName", "Meier^Anna")
+    dataset.BodyPartExamined, dataset.SequenceName = "MEIER", "for Anna"
+    assert b"MEIER" not in _written(dataset).upper()
+    assert (dataset.BodyPartExamined, dataset.SequenceName) == (_DUMMY, _DUMMY)
+
+
+def test_names_of_protocols_and_machines_of_a_hospital_go():
+    dataset = _image(AcquisitionProtocolName="Dr. Meier liver", NTPSourceAddress="ntp.hospital", PulseSequenceName="se")
+    item = Dataset()
+    item.ContactDisplayName = "Meier"
+    dataset.ScheduledProcessingParametersSequence = [item]
+    _clean(dataset)
+    assert dataset.AcquisitionProtocolName == ""
+    assert "NTPSourceAddress" not in dataset
+    assert not [e for e in dataset.iterall() if e.keyword == "ContactDisplayName"]
+    assert dataset.PulseSequenceName == "se"
