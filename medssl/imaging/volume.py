@@ -39,6 +39,10 @@ class Channel:
         return asdict(self)
 
 
+UNKNOWN_SIZE = "pixel size is not known, so mm and mL mean nothing"
+"""Note on an image whose file does not tell how large a pixel is."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a volume came from, and what was done to it while reading.

@@ -299,6 +299,17 @@ def test_rtstruct_contours_with_a_hole(tmp_path: Path):
     assert "other" in label.source.notes[0]
 
 
+@pytest.mark.parametrize("points", [3, 2, 1])
+def test_a_contour_that_is_a_line_encloses_nothing(tmp_path: Path, points: int):
+    """Its plane cannot be told; it cost the whole object."""
+    volume = read_volume(write_series(tmp_path / "s", ramp(4)))
+    square = np.array([[0.4, 0.4, 2.5], [4.1, 0.4, 2.5], [4.1, 3.6, 2.5], [0.4, 3.6, 2.5]])
+    line = np.array([[1.0, 1.2, 5.0], [2.0, 1.2, 5.0], [3.3, 1.2, 5.0]])[:points]
+    with_line = read_label(_rtstruct(tmp_path / "a.dcm", {"LIVER": [line, square]}), volume, _LABELS)
+    alone = read_label(_rtstruct(tmp_path / "b.dcm", {"LIVER": [square]}), volume, _LABELS)
+    np.testing.assert_array_equal(with_line.array, alone.array)
+
+
 def test_a_label_of_another_frame_of_reference(tmp_path: Path):
     volume = read_volume(write_series(tmp_path / "s", ramp(4), FrameOfReferenceUID="1.2.3.4"))
     assert volume.source.uids["FrameOfReferenceUID"] == "1.2.3.4"

@@ -7,6 +7,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -144,10 +145,26 @@ def _names(path: Path, entries: list[zipfile.ZipInfo], suffix_of: Callable[[str]
             named = f"number {number}" if suffix_of else repr(entry.filename)
             raise ImageError(f"{path}: entry {named} leaves the folder or is a link", reason="zip-unsafe")
     if suffix_of is None:
+        _refuse_twice(path, entries)
         return [entry.filename for entry in entries]
     order = sorted(range(len(entries)), key=lambda k: entries[k].filename)
     place = {k: number for number, k in enumerate(order, start=1)}
     return [f"{place[k]:06d}{suffix_of(entry.filename)}" for k, entry in enumerate(entries)]
+
+
+def _refuse_twice(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse names that are one file on the disk: the later entry would replace the earlier, a slice lost unseen.
+
+    Raises:
+        ImageError: There are such.
+    """
+    counts = Counter(Path(entry.filename) for entry in entries)
+    if twice := [str(name) for name, count in counts.items() if count > 1]:
+        raise ImageError(
+            f"{path} holds {len(twice)} name(s) more than once, for instance {twice[0]!r}, of which one file would be "
+            "lost: pack it again",
+            reason="bad-zip",
+        )
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, left: int, keep_free: int) -> int:

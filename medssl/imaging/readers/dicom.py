@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.readers.dicom_frames import Instance, instance_of, read_header
+from medssl.imaging.readers.dicom_refuse import refuse_mixed, refuse_no_scan
 from medssl.imaging.readers.dicom_series import grids, is_localizer, refuse_cut, to_volume
 from medssl.imaging.volume import Volume
 
@@ -58,10 +59,12 @@ def read_series(instances: Sequence[Instance], *, resample_irregular: bool = Fal
     """Read the main grid of a series; planes on other grids and localizers are left out, and it is noted.
 
     Raises:
-        ImageError: A file that is cut, two grids of one size, or planes that make no volume.
+        ImageError: A file that is cut, several patients or studies, two grids of one size, or planes that make no
+            volume.
     """
     planes = [i for i in instances if not is_localizer(i)] or list(instances)
     refuse_cut(planes)
+    refuse_mixed(planes)
     groups = grids(planes)
     sizes = [sum(len(i.frames) for i in group) for group in groups]
     if len(groups) > 1 and sizes[0] == sizes[1]:
@@ -103,7 +106,9 @@ def find_instances(path: Path) -> tuple[list[Instance], list[ImageError]]:
     instances, problems = [], []
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         try:
-            instances.append(instance_of(read_header(file), file))
+            instance = instance_of(read_header(file), file)
+            refuse_no_scan(instance)
+            instances.append(instance)
         except PermissionError:
             problems.append(ImageError(f"{file} may not be read: ask its owner", reason="no-permission"))
         except ImageError as error:

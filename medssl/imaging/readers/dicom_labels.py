@@ -19,6 +19,8 @@ from medssl.imaging.resample import regrid_label
 from medssl.imaging.volume import Source, Volume
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+_LINE = 1e-3
+"""Contours whose points lie no farther beside a straight line, in voxels, are one."""
 
 
 def read_dicom_label(path: Path, like: Volume, labels: Sequence[Label] = ()) -> Volume:
@@ -156,6 +158,8 @@ def _structures(dataset: Dataset, geometry: Geometry, path: Path) -> Iterator[Se
 def _fill(mask: npt.NDArray[np.bool_], points_lps: npt.NDArray[np.float64], geometry: Geometry, path: Path) -> None:
     """Turn the voxels inside a contour round (even-odd rule), so that a contour within another cuts a hole."""
     index = geometry.to_index(points_lps * LPS)
+    if len(index) < 3 or np.linalg.svd(index - index.mean(axis=0), compute_uv=False)[1] < _LINE:
+        return  # it encloses nothing, and lies in many planes
     axis = int(np.argmin(np.ptp(index, axis=0)))
     plane = float(np.mean(index[:, axis]))
     if float(np.ptp(index[:, axis])) > 0.5:

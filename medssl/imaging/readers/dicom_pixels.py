@@ -81,11 +81,11 @@ def _decode(path: Path) -> tuple[Dataset, npt.NDArray[np.generic]]:
             dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
         try:
             _refuse_other_size(dataset, path)
-            if dataset.file_meta.TransferSyntaxUID in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
-                return dataset, DECODER.decode(path, _shape(dataset))
+            jpeg = dataset.file_meta.TransferSyntaxUID in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes)
+            pixels = DECODER.decode(path, _shape(dataset)) if jpeg else dataset.pixel_array
             if str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR":
-                return dataset, apply_color_lut(dataset.pixel_array, dataset)
-            return dataset, dataset.pixel_array
+                return dataset, apply_color_lut(pixels, dataset)
+            return dataset, pixels
         except MedsslError:
             raise
         except Exception as error:  # each decoder has errors of its own

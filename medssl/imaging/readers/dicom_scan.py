@@ -9,7 +9,16 @@ from medssl.imaging.problems import Problem
 from medssl.imaging.readers.dicom import by_series
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, Instance, instance_of, read_header
 from medssl.imaging.readers.dicom_labels import referenced_series
-from medssl.imaging.readers.dicom_series import even_offsets, gap_error, grids, is_localizer, refuse_cut, stack
+from medssl.imaging.readers.dicom_refuse import refuse_mixed, refuse_no_scan
+from medssl.imaging.readers.dicom_series import (
+    even_offsets,
+    gap_error,
+    grids,
+    is_localizer,
+    is_unplaced,
+    refuse_cut,
+    stack,
+)
 from medssl.imaging.readers.guard import explained
 from medssl.imaging.readers.scan import FoundImage, FoundLabel, Scan
 
@@ -33,7 +42,9 @@ def scan_dicom(files: Iterable[Path], scan: Scan, *, resample_irregular: bool = 
                 if dataset.get("SOPClassUID", "") in (*SEGMENTATIONS, _RTSTRUCT):
                     scan.labels.append(FoundLabel(file, tuple(sorted(referenced_series(dataset)))))
                 else:
-                    instances.append(instance_of(dataset, file))
+                    instance = instance_of(dataset, file)
+                    refuse_no_scan(instance)
+                    instances.append(instance)
         except ImageError as error:
             scan.problems.append(Problem(str(file), error.reason, "left out", error.message))
         except PermissionError:
@@ -46,25 +57,24 @@ def scan_dicom(files: Iterable[Path], scan: Scan, *, resample_irregular: bool = 
 
 
 def _series(uid: str, group: list[Instance], folders: dict[Path, int], scan: Scan, resample_irregular: bool) -> None:
-    planes, problems = [], scan.problems
-    for instance in group:
-        if is_localizer(instance) and len(group) > 1:
-            problems.append(_left_out(instance.path, "localizer", "a localizer is no part of the volume"))
-        else:
-            planes.append(instance)
+    planes, problems = [i for i in group if not is_localizer(i)] or group, scan.problems
+    scouts = [i for i in group if is_localizer(i)] if len(planes) < len(group) else []
+    problems.extend(_left_out(i.path, "localizer", "a localizer is no part of the volume") for i in scouts)
     if cut := [i for i in planes if i.cut]:
         problems.extend(_spoilt(planes, cut[0].path))
         scan.spoilt[uid] = planes[0].person.number
         return
-    first, *others = grids(planes) if planes else [group]
-    for other in others:
-        if sum(len(i.frames) for i in other) == sum(len(i.frames) for i in first):
-            message = f"series {uid} mixes grids of equal size; give the files of one of them"
-            problems.extend(_left_out(i.path, "mixed-series", message) for i in [*first, *other])
-            return
-        problems.extend(_left_out(i.path, "other-grid", "lies on another grid than its series") for i in other)
+    first = planes
     try:
-        with explained(first[0].path):
+        with explained(planes[0].path):
+            refuse_mixed(planes)
+            first, *others = grids(planes)
+            for other in others:
+                if sum(len(i.frames) for i in other) == sum(len(i.frames) for i in first):
+                    message = f"series {uid} mixes grids of equal size; give the files of one of them"
+                    problems.extend(_left_out(i.path, "mixed-series", message) for i in [*first, *other])
+                    return
+                problems.extend(_left_out(i.path, "other-grid", "lies on another grid than its series") for i in other)
             geometry, notes, dropped = _volume(first, resample_irregular)
     except ImageError as error:
         problems.extend(_left_out(i.path, error.reason, error.message) for i in first)
@@ -72,23 +82,26 @@ def _series(uid: str, group: list[Instance], folders: dict[Path, int], scan: Sca
     for path in dropped:
         problems.append(Problem(str(path), "duplicate-slice", "left out", "exactly the same slice is in another file"))
     kept = tuple(i.path for i in first if i.path not in dropped)
-    head = first[0]
-    scan.images.append(
-        FoundImage(
-            _field(uid, kept, folders),
-            kept,
-            "dicom",
-            geometry,
-            head.modality,
-            head.person,
-            head.series_uid,
-            head.description,
-            head.sex,
-            head.age,
-            head.scanner,
-            notes,
-            head.study_uid,
-        )
+    scan.images.append(_found(_field(uid, kept, folders), kept, first[0], geometry, notes))
+
+
+def _found(
+    field: str, files: tuple[Path, ...], head: Instance, geometry: Geometry | None, notes: tuple[str, ...]
+) -> FoundImage:
+    return FoundImage(
+        field,
+        files,
+        "dicom",
+        geometry,
+        head.modality,
+        head.person,
+        head.series_uid,
+        head.description,
+        head.sex,
+        head.age,
+        head.scanner,
+        notes,
+        head.study_uid,
     )
 
 
@@ -104,12 +117,12 @@ def _spoilt(group: Sequence[Instance], cut: Path) -> list[Problem]:
 def _volume(group: Sequence[Instance], resample_irregular: bool) -> tuple[Geometry | None, tuple[str, ...], set[Path]]:
     refuse_cut(group)
     head = group[0]
-    if len(group) == 1 and len(head.frames) == 1 and head.frames[0].orientation is None:
+    if is_unplaced(group):
         return None, ("the image has no position in the patient",), set()
     found = stack(group)
     if not found.uniform and not resample_irregular:
         raise gap_error(found, f"series {head.series_uid or head.path}")
-    planes = len(even_offsets(found))
+    planes = len(even_offsets(found, head))
     shape = (head.columns, head.rows) if planes == 1 else (head.columns, head.rows, planes)
     kept = {frame.path for frame in found.frames}
     notes = found.notes if found.uniform else (*found.notes, _UNEVEN)

@@ -12,12 +12,19 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.modality import pet_note
 from medssl.imaging.readers.dicom_frames import Frame, Instance
 from medssl.imaging.readers.dicom_pixels import read_frames
+from medssl.imaging.readers.dicom_refuse import refuse_frames_of_reference
 from medssl.imaging.readers.guard import refuse_large
-from medssl.imaging.volume import Source, Volume
+from medssl.imaging.volume import UNKNOWN_SIZE, Source, Volume
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _UNIFORM = 0.02
 """Slice distances may differ from their median by this share (positions are rounded in headers)."""
+_ROUNDED_MM = 0.01
+"""Or by this, because of the digits that headers give, where it is no more than a tenth of the median."""
+_DRIFT = 0.25
+"""Slices may lie this share of their distance beside their place on the even grid: small differences add up."""
+_NEAR = 0.1
+"""Planes this share of the usual distance apart, or of their thickness, are at one position."""
 _COSINE = 2e-3
 """Direction cosines of planes of one grid may differ by this (they are rounded in headers)."""
 _LINE_MM = 0.1
@@ -95,9 +102,16 @@ def stack(instances: Sequence[Instance]) -> Stack:
         ImageError: Missing orientation or spacing, a gap, uneven or curved positions, several volumes in one series.
     """
     refuse_cut(instances)
+    refuse_frames_of_reference(instances)
     frames = [frame for instance in instances for frame in instance.frames]
     where = f"series {instances[0].series_uid or instances[0].path}"
     first = frames[0]
+    if all(frame.orientation is None for frame in frames):
+        raise ImageError(
+            f"{where}: {len(frames)} pictures without a place in the patient make no volume: give the file of one "
+            "(radiographs, photographs), one frame (films), or slices with their positions",
+            reason="no-orientation",
+        )
     if first.spacing_mm is None or any(not s > 0 for s in first.spacing_mm):
         raise ImageError(
             f"{where}: pixel spacing is {first.spacing_mm}; two positive numbers are due", reason="bad-spacing"
@@ -133,15 +147,18 @@ def _without_duplicates(
     frames: list[Frame], along: npt.NDArray[np.float64], where: str
 ) -> tuple[list[Frame], list[Frame]]:
     """Drop planes at one position with identical pixels; other pixels there, or another place beside, are refused."""
+    rounded = min(1e-3, 0.01 * min(frames[0].spacing_mm or (1.0,)))  # where all planes are at one position
+    near = max(_NEAR * min(_usual(np.diff(along)), frames[0].thickness_mm), rounded)
     kept: list[Frame] = []
     dropped: list[Frame] = []
     last = -np.inf
     for frame, position in zip(frames, along, strict=True):
-        if position - last > 1e-3:
+        if position - last > near:
             kept.append(frame)
             last = position
             continue
-        beside = float(np.linalg.norm(np.subtract(frame.position_mm or (), kept[-1].position_mm or ())))
+        apart = np.subtract(frame.position_mm or (), kept[-1].position_mm or ())
+        beside = float(np.linalg.norm(apart - (apart @ frame.normal) * frame.normal))
         if beside > _LINE_MM:
             raise ImageError(
                 f"{where}: planes lie side by side, {beside:.1f} mm apart ({kept[-1].path.name}, {frame.path.name}): "
@@ -156,6 +173,15 @@ def _without_duplicates(
             )
         dropped.append(frame)
     return kept, dropped
+
+
+def _usual(distances: npt.NDArray[np.float64]) -> float:
+    """The distance that halves the whole length when distances are summed by size: many tiny ones do not count."""
+    if not len(distances):
+        return 0.0
+    ordered = np.sort(distances)
+    summed = np.cumsum(ordered)
+    return float(ordered[np.searchsorted(summed, summed[-1] / 2)])
 
 
 def _content(frame: Frame) -> bytes:
@@ -179,17 +205,28 @@ def _step(
         )
     distances = np.diff(offsets)
     median = float(np.median(distances))
-    uniform = bool(np.all(np.abs(distances - median) <= max(_UNIFORM * median, 0.01)))
+    drift = np.abs(offsets - np.linspace(0, offsets[-1], len(offsets))).max()
+    uniform = bool(np.all(np.abs(distances - median) <= _tolerance(median)) and drift <= _DRIFT * median)
     step = line / (len(positions) - 1) if uniform else direction * median
     return step, [float(v) for v in offsets], uniform
 
 
-def even_offsets(found: Stack) -> npt.NDArray[np.float64]:
-    """Distance of each slice of the volume from the first: uneven ones are evened to the median of those found."""
+def _tolerance(median: float) -> float:
+    """How far a slice distance may be from the median, in mm."""
+    return max(_UNIFORM * median, min(_ROUNDED_MM, 0.1 * median))
+
+
+def even_offsets(found: Stack, head: Instance) -> npt.NDArray[np.float64]:
+    """Distance of each slice of the volume from the first: uneven ones are evened to the median of those found.
+
+    Raises:
+        ImageError: Evened slices would take too much memory.
+    """
     offsets = np.array(found.offsets_mm)
     if found.uniform:
         return offsets
     step = float(np.median(np.diff(offsets)))
+    refuse_large(int(offsets[-1] / step) * head.rows * head.columns * 4, f"series {head.series_uid or head.path}")
     return np.arange(0, offsets[-1] + 1e-3 * step, step)
 
 
@@ -197,16 +234,25 @@ def gap_error(found: Stack, where: str) -> ImageError:
     """The error for slices that are not evenly spaced."""
     distances = np.diff(found.offsets_mm)
     median = float(np.median(distances))
+    digits = max(2, 2 - int(np.floor(np.log10(median))))
     worst = int(np.argmax(np.abs(distances - median)))
     ratio = distances[worst] / median
     missing = abs(ratio - round(ratio)) < 2 * _UNIFORM and round(ratio) > 1
     what = f"{round(ratio) - 1} slice(s) seem to be missing" if missing else "slices are not evenly spaced"
+    if abs(distances[worst] - median) <= _tolerance(median):
+        what = "slice distances change by little, but add up to another place of the slices"
     return ImageError(
-        f"{where}: {what}: {distances[worst]:.2f} mm between slices {worst + 1} and {worst + 2}, "
-        f"{median:.2f} mm elsewhere; "
+        f"{where}: {what}: {distances[worst]:.{digits}f} mm between slices {worst + 1} and {worst + 2}, "
+        f"{median:.{digits}f} mm elsewhere; "
         "get the whole series, or opt in to resampling with resample_irregular",
         reason="missing-slice" if missing else "uneven-spacing",
     )
+
+
+def is_unplaced(instances: Sequence[Instance]) -> bool:
+    """True for one plane without a place in the patient, such as a radiograph: a 2D image, no volume."""
+    frames = [frame for instance in instances for frame in instance.frames]
+    return len(frames) == 1 and (frames[0].orientation is None or frames[0].position_mm is None)
 
 
 def to_volume(instances: Sequence[Instance], *, resample_irregular: bool = False) -> Volume:
@@ -217,11 +263,7 @@ def to_volume(instances: Sequence[Instance], *, resample_irregular: bool = False
     """
     head = instances[0]
     where = f"series {head.series_uid or head.path}"
-    if (
-        len(instances) == 1
-        and len(head.frames) == 1
-        and (head.frames[0].orientation is None or not head.frames[0].position_mm)
-    ):
+    if is_unplaced(instances):
         return _flat(head)
     found = stack(instances)
     if not found.uniform and not resample_irregular:
@@ -230,7 +272,7 @@ def to_volume(instances: Sequence[Instance], *, resample_irregular: bool = False
     if pixels.ndim == 4 and pixels.shape[0] > 1:
         raise ImageError(f"{where}: a stack of colour pictures is no volume", reason="colour-series")
     if not found.uniform:
-        pixels, found = _evened(pixels, found)
+        pixels, found = _evened(pixels, found, head)
     if pixels.ndim == 4:
         array = np.transpose(pixels[0], (2, 1, 0))
     elif pixels.shape[0] == 1:
@@ -253,7 +295,7 @@ def _flat(instance: Instance) -> Volume:
     rows_mm, columns_mm = spacing if spacing is not None and known else (1.0, 1.0)
     notes = [*notes, "the image has no position in the patient; it is placed as an axial slice"]
     if not known:
-        notes.append("pixel size is not known, so mm and mL mean nothing")
+        notes.append(UNKNOWN_SIZE)
     affine = np.diag([-columns_mm, -rows_mm, 1.0, 1.0])
     source = _source(instance, instance.frames, tuple(notes))
     if not known:
@@ -261,9 +303,9 @@ def _flat(instance: Instance) -> Volume:
     return Volume(np.ascontiguousarray(array), Geometry(affine, array.shape[1:]), instance.modality, source)
 
 
-def _evened(pixels: npt.NDArray[np.generic], found: Stack) -> tuple[npt.NDArray[np.generic], Stack]:
+def _evened(pixels: npt.NDArray[np.generic], found: Stack, head: Instance) -> tuple[npt.NDArray[np.generic], Stack]:
     """Linear interpolation along the slices onto even distances: the median of those found."""
-    offsets, wanted = np.array(found.offsets_mm), even_offsets(found)
+    offsets, wanted = np.array(found.offsets_mm), even_offsets(found, head)
     upper = np.clip(np.searchsorted(offsets, wanted, side="right"), 1, len(offsets) - 1)
     share = np.clip((wanted - offsets[upper - 1]) / (offsets[upper] - offsets[upper - 1]), 0, 1)[:, None, None]
     evened = pixels[upper - 1] * (1 - share) + pixels[upper] * share

@@ -17,7 +17,7 @@ from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.readers.guard import refuse_large
 from medssl.imaging.readers.packed import unpacked_bytes
-from medssl.imaging.volume import Source, Volume
+from medssl.imaging.volume import UNKNOWN_SIZE, Source, Volume
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _NRRD = (".nrrd", ".nhdr")
@@ -30,6 +30,8 @@ _TO_RAS = {
     "left-anterior-superior": (-1, 1, 1),
     "las": (-1, 1, 1),
 }
+_MILLIMETRES = ("", "???", "mm", "millimeter", "millimeters", "millimetre", "millimetres")
+"""Units of length in NRRD; what is not told counts as mm."""
 _ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"} | dict.fromkeys(
     ("txt", "text", "ascii"), "text"
 )
@@ -71,6 +73,7 @@ class _Layout:
         file: File they are in.
         offset: Where in it they begin; -1 at its end.
         affine: (4, 4) to RAS mm.
+        sized: The header tells how large a voxel is.
     """
 
     sizes: tuple[int, ...]
@@ -80,13 +83,15 @@ class _Layout:
     file: Path
     offset: int
     affine: npt.NDArray[np.float64]
+    sized: bool
 
 
 def read_itk(path: Path) -> Volume:
     """Read a NRRD, MHA or MHD file as (C, *S).
 
     Raises:
-        ImageError: Missing, truncated, not 2D or 3D, too large, without orientation, or with its voxels elsewhere.
+        ImageError: Missing, truncated, not 2D or 3D, too large, without orientation, or with its voxels elsewhere; 3D
+            without a voxel size.
     """
     if not path.is_file():
         raise ImageError(f"{path} does not exist", reason="no-such-file")
@@ -97,13 +102,19 @@ def read_itk(path: Path) -> Volume:
         raise ImageError(f"{path}: {dims}D image where 2D or 3D is due", reason="not-3d")
     if any(n < 1 for n in layout.sizes):
         raise _bad(path, "sizes that are not all positive", layout.sizes)
+    if dims == 3 and not layout.sized:
+        raise ImageError(
+            f"{path}: the header gives no voxel size; write the file again with a tool that keeps it",
+            reason="bad-spacing",
+        )
     count = math.prod(layout.sizes)
     refuse_large(count * layout.kind.itemsize, path)
     values = unpacked_bytes(layout.file, layout.offset, layout.encoding, count, layout.kind)
     array = np.frombuffer(values, dtype=layout.kind).reshape(layout.sizes, order="F")
     array = array.astype(layout.kind.newbyteorder("="), copy=False)
     array = array[None] if layout.channel_axis is None else np.moveaxis(array, layout.channel_axis, 0)
-    source = Source((path,), path.suffix.lower().lstrip(".").replace("nhdr", "nrrd").replace("mhd", "mha"))
+    kind = path.suffix.lower().lstrip(".").replace("nhdr", "nrrd").replace("mhd", "mha")
+    source = Source((path,), kind, () if layout.sized else (UNKNOWN_SIZE,), calibrated=layout.sized)
     return Volume(array, Geometry(layout.affine, array.shape[1:]), source=source)
 
 
@@ -119,6 +130,7 @@ def _nrrd(path: Path, fields: dict[str, str], end: int) -> _Layout:
     if len(apart) > 1 or (directions and len(directions) != dimension):
         raise _bad(path, "space directions that do not fit its sizes")
     axes = [a for a in range(dimension) if a not in apart]
+    _check_units(path, fields, axes)
     encoding = _ENCODINGS.get(fields.get("encoding", "").lower(), "")
     order = {"little": "<", "big": ">", "": "<"}.get(fields.get("endian", "").lower(), "")
     if not encoding or not order or fields.get("lineskip", "0") != "0":
@@ -127,9 +139,25 @@ def _nrrd(path: Path, fields: dict[str, str], end: int) -> _Layout:
     file = _data_file(path, fields["datafile"]) if "datafile" in fields else path
     offset = -1 if skip == -1 else skip + (end if file == path else 0)
     kind = _kind(fields.get("type", ""), _NRRD_TYPES, order, path)
-    return _Layout(
-        sizes, apart[0] if apart else None, kind, encoding, file, offset, _placed(path, fields, axes, directions)
-    )
+    affine, sized = _placed(path, fields, axes, directions), bool(directions) or "spacings" in fields
+    return _Layout(sizes, apart[0] if apart else None, kind, encoding, file, offset, affine, sized)
+
+
+def _check_units(path: Path, fields: dict[str, str], axes: list[int]) -> None:
+    """Refuse lengths in another unit than mm, as of NIfTI.
+
+    Raises:
+        ImageError: The header names one, for space or for an axis of space.
+    """
+    space, each = (re.findall(r'"([^"]*)"', fields.get(name, "")) for name in ("spaceunits", "units"))
+    units = [*space, *(each[a] for a in axes if a < len(each))]
+    foreign = [unit for unit in units if unit.strip().lower() not in _MILLIMETRES]
+    if foreign:
+        raise ImageError(
+            f"{path}: the header gives lengths in another unit than mm (space units): write it anew in mm, or mend the "
+            f"unit if it is wrong{_quoted(foreign[0])}",
+            reason="length-unit",
+        )
 
 
 def _placed(
@@ -190,7 +218,8 @@ def _meta(path: Path, fields: dict[str, str], end: int) -> _Layout:
     offset = -1 if head == -1 else head or (end if file == path else 0)
     encoding = ("zlib" if packed else "raw") if binary else "text"
     axis = None if channels == 1 else 0
-    return _Layout(sizes if axis is None else (channels, *sizes), axis, kind, encoding, file, offset, affine)
+    sized = "elementspacing" in fields or "elementsize" in fields
+    return _Layout(sizes if axis is None else (channels, *sizes), axis, kind, encoding, file, offset, affine, sized)
 
 
 def _header(path: Path) -> tuple[dict[str, str], int]:

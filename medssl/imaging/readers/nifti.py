@@ -162,12 +162,15 @@ def _check_spacing(path: Path) -> None:
 
 
 def _refuse_impossible(image: nib.Nifti1Image, shape: tuple[int, ...], path: Path) -> None:
-    """Compare the size that the header tells with what is allowed and with what is there.
+    """Look at the kind of voxels, and compare the size that the header tells with what is allowed and what is there.
 
     Raises:
-        ImageError: Too large, or longer than the file.
+        ImageError: Too large, or longer than the file; colours or complex numbers.
     """
     proxy: Any = image.dataobj
+    if np.dtype(proxy.dtype).kind not in "iuf":
+        what = "colours" if np.dtype(proxy.dtype).names else f"{proxy.dtype} numbers"
+        raise ImageError(f"{path}: its voxels are {what}, no intensities: save one channel", reason="not-an-image")
     voxels = math.prod(shape)
     scaled = (proxy.slope, proxy.inter) != (1, 0)  # nibabel computes scaled values in double precision
     refuse_large(voxels * (8 if scaled else int(proxy.dtype.itemsize)), path)

@@ -3,6 +3,7 @@
 import math
 import zlib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,13 @@ _DEFLATE_RATIO = 1032
 """Deflate makes no more of a byte."""
 _GREY = (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK)
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
+_ORIENTATION = 274
+_TURNED = range(2, 9)
+"""Orientations of pictures that are stored lying, upside down or mirrored."""
 
 
-def read_tiff(path: Path, indexed: bool) -> npt.NDArray[np.generic]:
-    """Read a TIFF as (C, rows, columns); tifffile unpacks some compressions and Pillow the others.
+def read_tiff(path: Path, indexed: bool) -> tuple[npt.NDArray[np.generic], tuple[str, ...]]:
+    """Read a TIFF as (C, rows, columns), with notes; tifffile unpacks some compressions and Pillow the others.
 
     Args:
         path: File.
@@ -30,22 +34,74 @@ def read_tiff(path: Path, indexed: bool) -> npt.NDArray[np.generic]:
             of one that is black and white.
 
     Raises:
-        ImageError: Too large, or its compression can only be read with fewer bits or channels.
+        ImageError: Too large, turned, with pixels in other files, or its compression can only be read with fewer bits
+            or channels.
         ValueError: Not a 2D picture, or stored in a way that is not read.
     """
     with tifffile.TiffFile(path) as file:
+        _refuse_other_files(file, path)
         series = file.series[0]
         page = series.keyframe
+        _refuse_pages(file, series, path)
         bands = 3 if page.photometric == tifffile.PHOTOMETRIC.PALETTE else 1
         refuse_large(bands * math.prod(series.shape) * np.dtype(series.dtype).itemsize, path)
         _refuse_segments(file, series)
         if _has_odd_colours(page):
-            return _by_pillow(path, series, indexed)
+            return _by_pillow(path, series, indexed), _left_out(file)
         try:
             array = series.asarray()
         except ValueError:  # a compression that tifffile leaves to imagecodecs
-            return _by_pillow(path, series, indexed)
-        return _arranged(array, series.axes, page, indexed)
+            return _by_pillow(path, series, indexed), _left_out(file)
+        return _arranged(array, series.axes, page, indexed), _left_out(file)
+
+
+def _refuse_other_files(file: tifffile.TiffFile, path: Path) -> None:
+    """Refuse a TIFF that names files with more of the image: tifffile would read whatever they name.
+
+    Raises:
+        ImageError: An OME-TIFF of several files, or a part of an NDTiff.
+    """
+    several = file.is_ndtiff
+    if file.is_ome:
+        try:
+            root = ElementTree.fromstring(file.ome_metadata or "")  # noqa: S314 (tifffile parses it as well)
+        except ElementTree.ParseError:  # tifffile leaves it aside as well
+            root = ElementTree.Element("OME")
+        places = [element for element in root.iter() if element.tag.endswith("UUID")]
+        here = {place.text for place in places if place.get("FileName") == path.name}
+        own = {root.get("UUID")} if "UUID" in root.attrib else here
+        several |= not {place.text for place in places} <= own
+    if several:
+        raise _elsewhere(path)
+
+
+def _refuse_pages(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Refuse what programs show differently, or what is not in this file.
+
+    Raises:
+        ImageError: Pages of other files, or an orientation other than upright.
+    """
+    if any(page is not None and page.parent is not file for page in series.pages):
+        raise _elsewhere(path)
+    if (turned := series.keyframe.tags.valueof(_ORIENTATION, 1)) in _TURNED:
+        raise ImageError(
+            f"{path}: its orientation is {turned}, by which some programs turn it and others do not, so that a label "
+            "may lie otherwise than the image: save it upright, with orientation 1",
+            reason="orientation",
+        )
+
+
+def _elsewhere(path: Path) -> ImageError:
+    return ImageError(
+        f"{path} takes pixels from other files, which is not read: export the image as one file", reason="detached-data"
+    )
+
+
+def _left_out(file: tifffile.TiffFile) -> tuple[str, ...]:
+    """A note where the file has other pictures than the first, which are no smaller copies of it."""
+    others = [s for s in file.series[1:] if not (s.keyframe.is_reduced or s.keyframe.is_mask)]
+    count = sum(len(series.pages) for series in others)
+    return (f"{count} more picture(s) of the file, of another size or kind, were left out",) if count else ()
 
 
 def _arranged(
@@ -54,14 +110,16 @@ def _arranged(
     """Stored numbers with these axes as (C, rows, columns)."""
     while array.ndim > 2 and array.shape[0] == 1:
         array, axes = array[0], axes[1:]
-    if axes[-1] == "S" and _alphas(page):
-        array = array[..., :-1]
+    if "S" in axes:
+        array, axes = np.moveaxis(array, axes.index("S"), -1), axes.replace("S", "") + "S"
+        count = array.shape[-1] - _alphas(page)
+        array = array[..., : min(count, 3) if page.photometric == tifffile.PHOTOMETRIC.RGB else count]
         array, axes = (array[..., 0], axes[:-1]) if array.shape[-1] == 1 else (array, axes)
     array = _stored(array) if indexed else _shown(array, page)
     if array.ndim == 2:
         return array[None]
     if array.ndim == 3 and axes[-1] == "S":
-        return np.ascontiguousarray(np.moveaxis(array[..., :3], -1, 0))
+        return np.ascontiguousarray(np.moveaxis(array, -1, 0))
     if array.ndim == 3:
         return np.ascontiguousarray(array)
     raise ValueError(f"a 2D picture is expected, got axes {axes} of {array.shape}")

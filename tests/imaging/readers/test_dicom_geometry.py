@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from medssl.imaging.errors import ImageError
 from medssl.imaging.preprocess import Preprocess, prepare_volume
 from medssl.imaging.readers.open import read_volume
+from medssl.imaging.readers.scan import scan_tree
 from medssl.imaging.volume import Volume
 
 _TILT = np.tan(np.deg2rad(15))
@@ -89,6 +90,62 @@ def test_uneven_positions_have_their_own_reason(tmp_path: Path):
     with pytest.raises(ImageError) as error:
         read_volume(write_series(tmp_path, ramp(), positions=places))
     assert error.value.reason == "uneven-spacing"
+
+
+@pytest.mark.parametrize("step", [0.009, 0.001])
+def test_small_slice_distances_are_looked_at_as_closely(tmp_path: Path, step: float):
+    """Below 0.01 mm a missing slice was within the rounding of headers, below 0.001 mm slices were at one position."""
+    places = [(0, 0, step * k) for k in range(16)]
+    folder = write_series(tmp_path, ramp(), positions=places, spacing=(step, step), SliceThickness=step)
+    np.testing.assert_allclose(read_volume(folder).geometry.spacing_mm, (step, step, step))
+    (folder / "007.dcm").unlink()
+    with pytest.raises(ImageError, match=f"{2 * step:.3f}.* mm between slices 7 and 8, {step:.3f}") as error:
+        read_volume(folder)
+    assert error.value.reason == "missing-slice"
+
+
+@pytest.mark.parametrize("apart", [0.0011, 0.1])
+@pytest.mark.parametrize("resample", [False, True])
+def test_time_points_that_lie_a_little_apart_are_not_mixed(tmp_path: Path, apart: float, resample: bool):
+    """Of 24 slices of two time points resample_irregular made 25002 slices, half of each."""
+    places = [(0, 0, 2.5 * k) for k in range(8)] + [(0, 0, 2.5 * k + apart) for k in range(8)]
+    with pytest.raises(ImageError, match="several volumes") as error:
+        read_volume(write_series(tmp_path, ramp(), positions=places), resample_irregular=resample)
+    assert error.value.reason == "several-volumes"
+    assert "resample_irregular" not in error.value.message
+
+
+def test_two_images_at_one_rounded_position_are_no_thin_volume(tmp_path: Path):
+    with pytest.raises(ImageError) as error:
+        read_volume(write_series(tmp_path, ramp(2), positions=[(0, 0, 0), (0, 0, 0.0005)]))
+    assert error.value.reason == "several-volumes"
+
+
+def test_two_slabs_far_apart_are_no_time_points(tmp_path: Path):
+    places = [(0, 0, 2.5 * k + (200 if k > 7 else 0)) for k in range(16)]
+    with pytest.raises(ImageError) as error:
+        read_volume(write_series(tmp_path, ramp(), positions=places))
+    assert error.value.reason == "missing-slice"
+
+
+def test_evened_slices_are_within_the_size_that_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    places = [(0, 0, 2.5 * k + (20000 if k > 7 else 0)) for k in range(16)]
+    folder = write_series(tmp_path, ramp(), positions=places)
+    monkeypatch.setenv("MEDSSL_MAX_IMAGE_GIB", "0.001")
+    with pytest.raises(ImageError) as error:
+        read_volume(folder, resample_irregular=True)
+    assert error.value.reason == "image-limit"
+    assert [p.reason for p in scan_tree(folder, resample_irregular=True).problems] == ["image-limit"] * 16
+
+
+def test_small_differences_of_slice_distance_that_add_up_are_refused(tmp_path: Path):
+    """Each is within the rounding of headers, but the slice in the middle would lie 0.4 of a distance beside."""
+    places = [(0, 0, k + 0.019 * max(0, k - 42)) for k in range(84)]
+    folder = write_series(tmp_path, np.repeat(ramp(1), 84, axis=0), positions=places)
+    with pytest.raises(ImageError, match="add up") as error:
+        read_volume(folder)
+    assert error.value.reason == "uneven-spacing"
+    assert read_volume(folder, resample_irregular=True).geometry.shape[2] in (84, 85)
 
 
 def test_gantry_tilt_keeps_the_full_affine_and_is_resampled_in_preprocessing(tmp_path: Path):

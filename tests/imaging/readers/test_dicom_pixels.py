@@ -55,15 +55,10 @@ def test_jpeg_baseline_is_decoded(tmp_path: Path):
     assert np.abs(read_volume(tmp_path / "0.dcm").array[0].T.astype(int) - pixels).max() <= 3
 
 
-@pytest.mark.parametrize(
-    ("syntax", "tolerance"),
-    [(gdcm.TransferSyntax.JPEGExtendedProcess2_4, 4), (gdcm.TransferSyntax.JPEGLosslessProcess14_1, 0)],
-)
-def test_jpeg_with_12_and_16_bits_is_decoded(tmp_path: Path, syntax: int, tolerance: int):
-    dataset = slice_dataset(_SMOOTH, (0, 0, 0), BitsStored=12, HighBit=11)
-    dataset.save_as(tmp_path / "plain.dcm", enforce_file_format=True)
+def _packed(path: Path, syntax: int) -> Path:
+    """The file compressed by GDCM."""
     reader = gdcm.ImageReader()
-    reader.SetFileName(str(tmp_path / "plain.dcm"))
+    reader.SetFileName(str(path))
     assert reader.Read()
     change = gdcm.ImageChangeTransferSyntax()
     change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
@@ -72,10 +67,37 @@ def test_jpeg_with_12_and_16_bits_is_decoded(tmp_path: Path, syntax: int, tolera
     writer = gdcm.ImageWriter()
     writer.SetFile(reader.GetFile())
     writer.SetImage(change.GetOutput())
-    writer.SetFileName(str(tmp_path / "packed.dcm"))
+    writer.SetFileName(str(path.with_name("packed.dcm")))
     assert writer.Write()
-    read = read_volume(tmp_path / "packed.dcm").array[0].T.astype(int)
+    return path.with_name("packed.dcm")
+
+
+@pytest.mark.parametrize(
+    ("syntax", "tolerance"),
+    [(gdcm.TransferSyntax.JPEGExtendedProcess2_4, 4), (gdcm.TransferSyntax.JPEGLosslessProcess14_1, 0)],
+)
+def test_jpeg_with_12_and_16_bits_is_decoded(tmp_path: Path, syntax: int, tolerance: int):
+    dataset = slice_dataset(_SMOOTH, (0, 0, 0), BitsStored=12, HighBit=11)
+    dataset.save_as(tmp_path / "plain.dcm", enforce_file_format=True)
+    read = read_volume(_packed(tmp_path / "plain.dcm", syntax)).array[0].T.astype(int)
     assert np.abs(read - _SMOOTH).max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    "syntax", [gdcm.TransferSyntax.JPEGLosslessProcess14_1, gdcm.TransferSyntax.JPEGLSLossless, None]
+)
+def test_a_palette_gives_colours_in_every_compression(tmp_path: Path, syntax: int | None):
+    """In JPEG and JPEG-LS its numbers were read as grey."""
+    numbers, table = (_SMOOTH % 4).astype(np.uint8), np.zeros((3, 256), np.uint16)
+    table[:, :4] = np.array([[0, 255, 0, 9], [0, 0, 255, 9], [0, 7, 0, 255]]) * 257
+    dataset = slice_dataset(numbers, (0, 0, 0), PhotometricInterpretation="PALETTE COLOR")
+    for name, colours in zip(("Red", "Green", "Blue"), table, strict=True):
+        setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [256, 0, 16])
+        setattr(dataset, f"{name}PaletteColorLookupTableData", colours.tobytes())
+    path = tmp_path / "plain.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    read = read_volume(path if syntax is None else _packed(path, syntax)).array
+    np.testing.assert_array_equal(read.transpose(0, 2, 1) >> 8, table[:, numbers] >> 8)  # GDCM keeps these of a table
 
 
 _FORGED = (

@@ -1,6 +1,7 @@
 """Headers of NRRD and MHA, palettes, zips and DICOM labels: what must not be guessed."""
 
 import struct
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -56,12 +57,66 @@ def test_nrrd_headers_that_place_nothing(tmp_path: Path, fields: str, reason: st
         ("ElementSpacing = 1 1 1\n", "no-orientation"),
         ("ElementSpacing = 0 1 1\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n", "bad-spacing"),
         ("ElementSpacing = -1 1 1\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n", "bad-spacing"),
+        ("TransformMatrix = 1 0 0 0 1 0 0 0 1\n", "bad-spacing"),
     ],
 )
 def test_mha_headers_that_place_nothing(tmp_path: Path, fields: str, reason: str):
     path = tmp_path / "a.mha"
     path.write_bytes((_MHA + fields + "ElementDataFile = LOCAL\n").encode() + _VOXELS)
     assert _reason(path) == reason
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_a_flat_image_without_a_voxel_size_is_like_a_picture(tmp_path: Path, suffix: str):
+    """It counted as 1 mm."""
+    path, nrrd = tmp_path / f"a{suffix}", suffix == ".nrrd"
+    head = "NRRD0004\ntype: short\ndimension: 2\nsizes: 10 6\nendian: little\nencoding: raw\n{}\n"
+    head = head if nrrd else "NDims = 2\nDimSize = 10 6\nElementType = MET_SHORT\n{}ElementDataFile = LOCAL\n"
+    path.write_bytes(head.format("").encode() + _VOXELS)
+    volume = read_volume(path)
+    assert not volume.source.calibrated
+    assert volume.source.notes == ("pixel size is not known, so mm and mL mean nothing",)
+    path.write_bytes(head.format("spacings: 2 3\n" if nrrd else "ElementSpacing = 2 3\n").encode() + _VOXELS)
+    assert read_volume(path).source.calibrated
+    np.testing.assert_allclose(read_volume(path).geometry.spacing_mm, (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("field", "mm"),
+    [
+        ('space units: "mm" "mm" "mm"', True),
+        ('space units: "" "???" "Millimeters"', True),
+        ('units: "mm" "mm" "mm"', True),
+        ('space units: "cm" "cm" "cm"', False),
+        ('space units: "microns" "microns" "microns"', False),
+        ('units: "mm" "mm" "um"', False),
+    ],
+)
+def test_nrrd_lengths_in_another_unit_than_mm_are_refused(tmp_path: Path, field: str, mm: bool):
+    text = f"space: LPS\nspace directions: (2,0,0) (0,1,0) (0,0,1)\n{field}\n\n"
+    path = tmp_path / "a.nrrd"
+    path.write_bytes((_NRRD + text).encode() + _VOXELS)
+    if mm:
+        np.testing.assert_allclose(read_volume(path).geometry.spacing_mm, (2, 1, 1))
+    else:
+        assert _reason(path) == "length-unit"
+
+
+def test_the_unit_of_an_axis_that_is_none_of_space_does_not_matter(tmp_path: Path):
+    text = 'space: LPS\nspace directions: none (2,0,0) (0,1,0)  (0,0,1)\nunits: "s" "mm" "mm" "mm"\n\n'
+    head = _NRRD.replace("dimension: 3", "dimension: 4").replace("5 4 3", "5 4 3 1")
+    (tmp_path / "a.nrrd").write_bytes((head + text).encode() + _VOXELS)
+    assert read_volume(tmp_path / "a.nrrd").channels == 5
+
+
+@pytest.mark.parametrize("kind", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
+def test_the_scan_leaves_out_nifti_without_intensities(tmp_path: Path, kind: object):
+    path = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), kind), np.eye(4)), path)
+    assert _reason(path) == "not-an-image"
+    scan = scan_tree(tmp_path)
+    assert not scan.images
+    assert [problem.reason for problem in scan.problems] == ["not-an-image"]
 
 
 def test_nrrd_spaces_are_told_apart(tmp_path: Path):
@@ -118,6 +173,19 @@ def test_whole_slopes_keep_whole_numbers_in_the_smallest_type(tmp_path: Path):
 def test_not_finite_positions_are_missing_positions(tmp_path: Path):
     folder = write_series(tmp_path / "s", ramp(3), ImagePositionPatient=["nan", "0", "0"])
     assert _reason(folder) == "no-orientation"
+
+
+@pytest.mark.parametrize("again", ["b", "./b", ".//b"])
+def test_a_zip_that_holds_a_name_twice_is_refused(tmp_path: Path, again: str):
+    """The later file replaced the earlier, so that a slice at the end of a series was lost unseen."""
+    folder = write_series(tmp_path / "series", ramp(4))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of zipfile, on the name
+        for k, name in enumerate(("a", "c", "b", again)):
+            file.writestr(name, (folder / f"{k:03d}.dcm").read_bytes())
+    with pytest.raises(ImageError, match=r"1 name.* more than once, for instance 'b'.*: pack it again") as error:
+        read_volume(tmp_path / "a.zip")
+    assert error.value.reason == "bad-zip"
 
 
 def test_zip_limits_damage_and_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -175,3 +175,86 @@ def test_colours_multiplied_by_their_alpha_are_divided_again(tmp_path: Path, mon
         np.testing.assert_allclose(read_volume(tmp_path / "a.tif").array, np.stack([due] * 3), atol=1)
     _as_if_compressed(monkeypatch)
     np.testing.assert_allclose(read_volume(tmp_path / "a.tif").array, np.stack([due] * 3), atol=1)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_alpha_is_dropped_however_the_channels_lie(tmp_path: Path, planar: str):
+    bands = np.stack([_GREY, 255 - _GREY, _GREY // 2, np.full_like(_GREY, 255)])
+    stored = bands if planar == "separate" else np.moveaxis(bands, 0, -1)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stored, photometric="rgb", planarconfig=planar, extrasamples=["unassalpha"])
+    np.testing.assert_array_equal(read_volume(path).array, bands[:3])
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_channels_that_are_no_colours_are_all_kept(tmp_path: Path, planar: str):
+    bands = np.stack([_GREY // k for k in range(1, 6)])
+    stored = bands if planar == "separate" else np.moveaxis(bands, 0, -1)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", planarconfig=planar, extrasamples=[0] * 4)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array, bands)
+
+
+@pytest.mark.parametrize("smaller", [False, True])
+def test_pages_of_another_size_are_left_out_and_told_unless_they_are_smaller_copies(tmp_path: Path, smaller: bool):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(_GREY)
+        file.write(_GREY[::2, ::2], subfiletype=int(smaller))
+    volume = read_volume(tmp_path / "a.tif")
+    np.testing.assert_array_equal(volume.array[0], _GREY)
+    told = [note for note in volume.source.notes if note.startswith("1 more picture(s) of the file")]
+    assert len(told) == (0 if smaller else 1)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+def test_a_tiff_that_is_to_be_turned_is_refused(tmp_path: Path, compression: str):
+    """Pillow turned it and tifffile did not, so that the compression decided; and so do programs that draw labels."""
+    path = _save(tmp_path / "a.tif", PIL.Image.fromarray(_GREY), compression, {274: 3})
+    with pytest.raises(ImageError, match=r"its orientation is 3, .*: save it upright") as refused:
+        read_volume(path)
+    assert refused.value.reason == "orientation"
+    np.testing.assert_array_equal(
+        read_volume(_save(tmp_path / "b.tif", PIL.Image.fromarray(_GREY), compression, {274: 1})).array[0], _GREY
+    )
+
+
+def _ome(path: Path, other: str, uuids: tuple[str, str]) -> Path:
+    """Two channels, of which the second is in a file of this name."""
+    planes = [
+        f'<TiffData IFD="{k if other == path.name else 0}" FirstC="{k}" PlaneCount="1">'
+        f'<UUID FileName="{name}">urn:uuid:{uuid}</UUID></TiffData>'
+        for k, (name, uuid) in enumerate(zip((path.name, other), uuids, strict=True))
+    ]
+    xml = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+        'UUID="urn:uuid:1"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="8" '
+        'SizeY="6" SizeC="2" SizeZ="1" SizeT="1"><Channel ID="c0" SamplesPerPixel="1"/><Channel ID="c1" '
+        f'SamplesPerPixel="1"/>{"".join(planes)}</Pixels></Image></OME>'
+    )
+    path.parent.mkdir(exist_ok=True)
+    with tifffile.TiffWriter(path) as file:
+        file.write(_GREY, description=xml, metadata=None)
+        file.write(255 - _GREY, metadata=None)
+    return path
+
+
+@pytest.mark.parametrize("where", ["../other.tif", "beside.tif", "absolute"])
+def test_pixels_of_other_files_are_not_read(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch):
+    """An OME-TIFF may name any file: the other was read as the second channel."""
+    for name in ("other.tif", "sub/beside.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / name, np.full((6, 8), 99, np.uint8))
+    other = str(tmp_path / "other.tif") if where == "absolute" else where
+    path = _ome(tmp_path / "sub" / "a.ome.tif", other, ("1", "2"))
+    for patched in (False, True):
+        if patched:  # whatever else makes tifffile open other files
+            monkeypatch.setattr("medssl.imaging.readers.tiff._refuse_other_files", lambda *_: None)
+        with pytest.raises(ImageError, match="takes pixels from other files") as refused:
+            read_volume(path)
+        assert refused.value.reason == "detached-data"
+
+
+def test_an_ome_tiff_of_one_file_is_read_by_whatever_name(tmp_path: Path):
+    path = _ome(tmp_path / "a.ome.tif", "a.ome.tif", ("1", "1"))
+    for name in ("a.ome.tif", "renamed.tif"):
+        path = path.rename(tmp_path / name)
+        np.testing.assert_array_equal(read_volume(path).array, [_GREY, 255 - _GREY])
