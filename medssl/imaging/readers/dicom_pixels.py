@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import iter_pixels
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
     UID,
     ImplicitVRLittleEndian,
@@ -108,7 +108,8 @@ def _stored(dataset: Dataset, path: Path) -> Iterator[npt.NDArray[np.generic]]:
 def _one_by_one(dataset: Dataset, count: int) -> Iterator[npt.NDArray[np.generic]]:
     """Frames of a file whose decoder may stay in this process: as a whole they would be the image a second time."""
     found = 0
-    for found, stored in enumerate(islice(iter_pixels(dataset), count), start=1):
+    for stored in islice(iter_pixels(dataset), count):
+        found += 1
         yield stored
     if found < count:
         raise ValueError(f"{found} frames are there, {count} are due")

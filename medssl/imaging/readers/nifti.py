@@ -36,7 +36,8 @@ def read_nifti(path: Path) -> Volume:
     shape = _shape(image, path)
     geometry = _geometry(image, shape, path)
     _refuse_impossible(image, shape, path)
-    kind = np.dtype(image.dataobj.dtype)
+    proxy: Any = image.dataobj
+    kind = np.dtype(proxy.dtype)
     if kind.kind not in "iuf":
         raise ImageError(f"{path}: voxels of type {kind} are no intensities", reason="not-an-image")
     try:
