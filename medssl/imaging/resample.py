@@ -33,7 +33,7 @@ def regrid_image(array: npt.NDArray[np.generic], source: Geometry, target: Geome
     offset = offset - low
     axes = _axis_pairs(matrix)
     if axes is None:
-        return _oblique(array.astype(np.float32, copy=False), matrix, offset, target)
+        return _oblique(array, matrix, offset, target)
     moved = np.transpose(array, (0, *(a + 1 for a in axes)))
     for axis, source_axis in enumerate(axes):
         scale, shift = float(matrix[source_axis, axis]), float(offset[source_axis])
@@ -130,7 +130,7 @@ def _most_likely(
     matrix, offset = index_map(grid, target)
     best = regrid_image((near == 0)[None], grid, target)[0]
     result = np.zeros(target.shape, dtype=np.uint8)
-    for value in np.flatnonzero(np.bincount(near.ravel())[1:]) + 1:
+    for value in np.flatnonzero(_held(near)[1:]) + 1:
         mask = near == value
         first, last = _reach(mask, matrix, offset, target.shape)
         if np.any(first >= last):
@@ -140,6 +140,14 @@ def _most_likely(
         wins = share > best[box]
         result[box][wins], best[box][wins] = value, share[wins]
     return result
+
+
+def _held(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """(256,) which values a label map holds; `bincount` takes eight bytes a voxel."""
+    held = np.zeros(256, dtype=bool)
+    for plane in label:
+        held |= np.bincount(plane.ravel(), minlength=256) > 0
+    return held
 
 
 def index_map(source: Geometry, target: Geometry) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -213,7 +221,7 @@ def _resample_axis(
 
 
 def _oblique(
-    array: _Float, matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], target: Geometry
+    array: npt.NDArray[np.generic], matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], target: Geometry
 ) -> _Float:
     """Sample through the full affine; where the target is coarser, finely first, then shrink axis by axis.
 
@@ -236,21 +244,27 @@ def _oblique(
 
 
 def _lone_axes(
-    array: _Float, matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], shape: tuple[int, ...]
-) -> tuple[_Float, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    array: npt.NDArray[np.generic],
+    matrix: npt.NDArray[np.float64],
+    offset: npt.NDArray[np.float64],
+    shape: tuple[int, ...],
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     used = np.abs(matrix) > _TOLERANCE * np.max(np.abs(matrix))
     for axis, size in enumerate(shape):
         source = int(np.argmax(used[:, axis]))
         if used[:, axis].sum() == 1 and used[source].sum() == 1:
             scale, shift = float(matrix[source, axis]), float(offset[source])
-            array = _resample_axis(array, source + 1, size, scale, shift).astype(np.float32, copy=False)
+            array = _resample_axis(array.astype(np.float32, copy=False), source + 1, size, scale, shift)
             matrix[source] = np.arange(len(shape)) == axis
             offset[source] = 0
     return array, matrix, offset
 
 
 def _affine(
-    array: _Float, matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], shape: tuple[int, ...]
+    array: npt.NDArray[np.generic],
+    matrix: npt.NDArray[np.float64],
+    offset: npt.NDArray[np.float64],
+    shape: tuple[int, ...],
 ) -> _Float:
     """Multilinear interpolation at `matrix @ t + offset`; the edge is continued outside."""
     dims = len(shape)
@@ -271,7 +285,7 @@ def _affine(
         for corner in corners:
             weight = np.prod([part[..., a] if c else 1 - part[..., a] for a, c in enumerate(corner)], axis=0)
             place = tuple(np.minimum(low[..., a] + c, limit[a] - 1) for a, c in enumerate(corner))
-            slab += weight * array[(slice(None), *place)]
+            slab += weight * array[(slice(None), *place)].astype(np.float32, copy=False)
         result[:, begin:end] = slab
     return result
 

@@ -104,12 +104,13 @@ def test_a_large_object_leaves_its_empty_frames_out_and_a_huge_one_is_refused(
     assert int(pydicom.dcmread(tmp_path / "seg.dcm").NumberOfFrames) == 2 + 3
     assert _independent(tmp_path / "seg.dcm") == _expected(mask)
     np.testing.assert_array_equal(read_label(tmp_path / "seg.dcm", volume, _LABELS).array, mask.array)
-    monkeypatch.setattr("medssl.imaging.writers.dicom_seg._MOST_BYTES", 1)
-    with pytest.raises(ImageError, match=r"binary DICOM-SEG of 5 frames .* take dicom-seg-labelmap or nifti"):
-        _write(volume, tmp_path / "huge.dcm")
     empty = Volume(np.zeros_like(mask.array), volume.geometry)
     write_dicom_seg(empty, volume, _LABELS, tmp_path / "empty.dcm", Maker("test model", "0123abcd"))
     assert not read_label(tmp_path / "empty.dcm", volume, _LABELS).array.any()
+    assert int(pydicom.dcmread(tmp_path / "empty.dcm").NumberOfFrames) == 1  # all of them may be gigabytes of nothing
+    monkeypatch.setattr("medssl.imaging.writers.dicom_seg._MOST_BYTES", 1)
+    with pytest.raises(ImageError, match=r"binary DICOM-SEG of 5 frames .* take dicom-seg-labelmap or nifti"):
+        _write(volume, tmp_path / "huge.dcm")
 
 
 def test_no_dicom_no_seg_and_no_foreign_grid(tmp_path: Path):

@@ -127,14 +127,14 @@ DECODER = Decoder()
 atexit.register(DECODER.close)
 
 
-def _answer(path: Path) -> tuple[dict[str, Any], bytes]:
+def _answer(path: Path) -> tuple[dict[str, Any], npt.NDArray[np.generic]]:
     from medssl.imaging.readers.dicom_pixels import jpeg_pixels  # noqa: PLC0415 (it imports this module)
 
     try:
         pixels = np.ascontiguousarray(jpeg_pixels(path))
     except Exception as error:  # each decoder has errors of its own
-        return {"error": " ".join(str(error).split())[:300] or type(error).__name__}, b""
-    return {"shape": pixels.shape, "dtype": pixels.dtype.str}, pixels.tobytes()
+        return {"error": " ".join(str(error).split())[:300] or type(error).__name__}, np.empty(0, np.uint8)
+    return {"shape": pixels.shape, "dtype": pixels.dtype.str}, pixels
 
 
 def _serve() -> None:
@@ -144,7 +144,8 @@ def _serve() -> None:
     os.dup2(2, 1)
     for line in sys.stdin.buffer:
         head, pixels = _answer(Path(json.loads(line)))
-        out.write(json.dumps(head).encode() + b"\n" + pixels)
+        out.write(json.dumps(head).encode() + b"\n")
+        out.write(pixels.reshape(-1).view(np.uint8).data)
         out.flush()
 
 

@@ -1,9 +1,10 @@
 """Pixels of DICOM frames as intensities: decoded, slope and intercept applied, MONOCHROME1 radiographs turned round."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,9 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
+    UID,
     ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
     JPEGExtended12Bit,
@@ -23,6 +26,7 @@ from medssl.imaging.errors import ImageError, MedsslError
 from medssl.imaging.readers.codestream import frame_size
 from medssl.imaging.readers.dicom_decoder import DECODER
 from medssl.imaging.readers.dicom_frames import UNCOMPRESSED, Frame, refuse_deflated_bomb
+from medssl.imaging.readers.plane_stack import PlaneStack, whole_kind
 
 _CODE_STREAMS = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
 _MEASURED = ("CT", "MR", "NM", "PT")
@@ -38,23 +42,25 @@ def read_frames(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.generic], list[
     Raises:
         ImageError: A file is truncated, or its compression cannot be decoded.
     """
-    decoded: dict[Path, tuple[Dataset, npt.NDArray[np.generic]]] = {}
-    planes, notes = [], []
-    for frame in frames:
-        if frame.path not in decoded:
-            decoded = {frame.path: _decode(frame.path)}  # one file at a time stays in memory
-        dataset, pixels = decoded[frame.path]
-        planes.append(_plane(pixels, dataset, frame))
-        if _is_turned(dataset):
-            notes.append("MONOCHROME1: intensities were turned round, so that high is bright")
-    return _stacked(planes), list(dict.fromkeys(notes))
+    places: dict[Path, dict[int, list[int]]] = {}
+    for place, frame in enumerate(frames):
+        places.setdefault(frame.path, {}).setdefault(frame.number or 0, []).append(place)
+    result, notes = PlaneStack(len(frames)), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's remarks on odd headers; what matters is refused or noted
+        for path, wanted in places.items():
+            dataset = _read(path)
+            for number, stored in enumerate(_stored(dataset, path)):  # each is dropped before the next is decoded
+                for place in wanted.get(number, ()):
+                    result.put(place, _plane(stored, dataset, frames[place]))
+            if _is_turned(dataset):
+                notes.append("MONOCHROME1: intensities were turned round, so that high is bright")
+    return result.array(), list(dict.fromkeys(notes))
 
 
-def _plane(pixels: npt.NDArray[np.generic], dataset: Dataset, frame: Frame) -> npt.NDArray[np.generic]:
+def _plane(plane: npt.NDArray[np.generic], dataset: Dataset, frame: Frame) -> npt.NDArray[np.generic]:
     """Intensities of one frame of a file."""
     try:
-        several = int(dataset.get("NumberOfFrames", 1) or 1) > 1
-        plane = pixels[frame.number or 0] if several else pixels
         with np.errstate(over="raise", invalid="raise"):
             values = _intensities(plane, dataset, frame)
             return _turned(values, dataset, frame) if _is_turned(dataset) else values
@@ -65,35 +71,61 @@ def _plane(pixels: npt.NDArray[np.generic], dataset: Dataset, frame: Frame) -> n
         ) from error
 
 
-def _decode(path: Path) -> tuple[Dataset, npt.NDArray[np.generic]]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's remarks on odd headers; what matters is refused or noted
-        try:
-            refuse_deflated_bomb(path)
-            dataset = pydicom.dcmread(path, force=True)
-        except (MedsslError, PermissionError):
-            raise
-        except Exception as error:  # damaged files fail in many ways
-            raise ImageError(f"{path} is damaged DICOM ({error})", reason="bad-dicom") from error
-        if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-            raise ImageError(f"{path} ends before its pixels: copy it again", reason="truncated")
-        if "TransferSyntaxUID" not in dataset.file_meta:
-            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-        try:
-            _refuse_other_size(dataset, path)
-            jpeg = dataset.file_meta.TransferSyntaxUID in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes)
-            pixels = DECODER.decode(path, _shape(dataset)) if jpeg else dataset.pixel_array
-            if str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR":
-                return dataset, apply_color_lut(pixels, dataset)
-            return dataset, pixels
-        except MedsslError:
-            raise
-        except Exception as error:  # each decoder has errors of its own
-            syntax = dataset.file_meta.TransferSyntaxUID
-            raise ImageError(
-                f"{path}: pixels cannot be decoded ({syntax.name}; {' '.join(str(error).split())[:300]})",
-                reason="truncated" if syntax in UNCOMPRESSED else "cannot-decode",
-            ) from error
+def _read(path: Path) -> Dataset:
+    """A file with its pixels as they are stored."""
+    try:
+        refuse_deflated_bomb(path)
+        dataset = pydicom.dcmread(path, force=True)
+    except (MedsslError, PermissionError):
+        raise
+    except Exception as error:  # damaged files fail in many ways
+        raise ImageError(f"{path} is damaged DICOM ({error})", reason="bad-dicom") from error
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise ImageError(f"{path} ends before its pixels: copy it again", reason="truncated")
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    return dataset
+
+
+def _stored(dataset: Dataset, path: Path) -> Iterator[npt.NDArray[np.generic]]:
+    """Stored values of each frame of a file, in its order."""
+    syntax, count = dataset.file_meta.TransferSyntaxUID, int(dataset.get("NumberOfFrames", 1) or 1)
+    palette = str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR"
+    with _decoding(path, syntax):
+        _refuse_other_size(dataset, path)
+        if syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
+            whole = DECODER.decode(path, _shape(dataset))
+        elif palette or count == 1:
+            whole = dataset.pixel_array
+        else:
+            yield from _one_by_one(dataset, count)
+            return
+        whole = apply_color_lut(whole, dataset) if palette else whole
+    yield from whole if count > 1 else (whole,)
+
+
+def _one_by_one(dataset: Dataset, count: int) -> Iterator[npt.NDArray[np.generic]]:
+    """Frames of a file whose decoder may stay in this process: as a whole they would be the image a second time."""
+    found = 0
+    for stored in islice(iter_pixels(dataset), count):
+        found += 1
+        yield stored
+    if found < count:
+        raise ValueError(f"{found} frames are there, {count} are due")
+
+
+@contextmanager
+def _decoding(path: Path, syntax: UID) -> Iterator[None]:
+    """One kind of error for all that decoders raise."""
+    try:
+        yield
+    except MedsslError:
+        raise
+    except Exception as error:  # each decoder has errors of its own
+        raise ImageError(
+            f"{path}: pixels cannot be decoded ({syntax.name}; {' '.join(str(error).split())[:300]})",
+            reason="truncated" if syntax in UNCOMPRESSED else "cannot-decode",
+        ) from error
 
 
 def _refuse_other_size(dataset: Dataset, path: Path) -> None:
@@ -165,7 +197,7 @@ def _turned(values: npt.NDArray[np.generic], dataset: Dataset, frame: Frame) -> 
     if values.dtype.kind not in "iu" or isinstance(total, float):
         return np.asarray(total - values.astype(np.float64), np.float32)
     mirrored: npt.NDArray[np.int64] = np.asarray(total - values.astype(np.int64))
-    return mirrored.astype(_whole_kind(float(mirrored.min()), float(mirrored.max())) or np.float64)
+    return mirrored.astype(whole_kind(float(mirrored.min()), float(mirrored.max())) or np.float64)
 
 
 def _intensities(plane: npt.NDArray[np.generic], dataset: Dataset, frame: Frame) -> npt.NDArray[np.generic]:
@@ -175,23 +207,5 @@ def _intensities(plane: npt.NDArray[np.generic], dataset: Dataset, frame: Frame)
         return plane
     if plane.dtype.kind in "iu" and frame.slope.is_integer() and frame.intercept.is_integer():
         whole = plane.astype(np.int64) * int(frame.slope) + int(frame.intercept)
-        return whole.astype(_whole_kind(float(whole.min()), float(whole.max())) or np.float64)
+        return whole.astype(whole_kind(float(whole.min()), float(whole.max())) or np.float64)
     return (plane.astype(np.float64) * frame.slope + frame.intercept).astype(np.float32)
-
-
-def _stacked(planes: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
-    """One array for all planes; a type is chosen over all of them, so that no later slice is cut off."""
-    kinds = {plane.dtype for plane in planes}
-    if len(kinds) == 1 and next(iter(kinds)).kind in "iu":
-        return np.stack(planes)
-    low, high = min(float(p.min()) for p in planes), max(float(p.max()) for p in planes)
-    kind = _whole_kind(low, high) if all(p.dtype.kind in "iu" for p in planes) else None
-    return np.stack([plane.astype(kind or np.float32) for plane in planes])
-
-
-def _whole_kind(low: float, high: float) -> type[np.integer[Any]] | None:
-    """The smallest of the usual integer types that holds a range."""
-    for kind in (np.int16, np.uint16, np.int32):
-        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            return kind
-    return None

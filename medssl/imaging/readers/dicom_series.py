@@ -307,11 +307,13 @@ def _evened(pixels: npt.NDArray[np.generic], found: Stack, head: Instance) -> tu
     """Linear interpolation along the slices onto even distances: the median of those found."""
     offsets, wanted = np.array(found.offsets_mm), even_offsets(found, head)
     upper = np.clip(np.searchsorted(offsets, wanted, side="right"), 1, len(offsets) - 1)
-    share = np.clip((wanted - offsets[upper - 1]) / (offsets[upper] - offsets[upper - 1]), 0, 1)[:, None, None]
-    evened = pixels[upper - 1] * (1 - share) + pixels[upper] * share
+    shares = np.clip((wanted - offsets[upper - 1]) / (offsets[upper] - offsets[upper - 1]), 0, 1)
+    evened = np.empty((len(wanted), *pixels.shape[1:]), np.float32)
+    for plane, above, share in zip(evened, upper, shares, strict=True):  # one by one: they are computed in double
+        plane[...] = pixels[above - 1] * (1 - share) + pixels[above] * share
     note = f"uneven slices were resampled to {wanted[1]:.3f} mm on request: {len(offsets)} slices became {len(wanted)}"
     stack_ = replace(found, uniform=True, offsets_mm=tuple(wanted), notes=(*found.notes, note))
-    return evened.astype(np.float32), stack_
+    return evened, stack_
 
 
 def _source(instance: Instance, frames: Sequence[Frame], notes: tuple[str, ...]) -> Source:

@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
@@ -18,6 +19,8 @@ from medssl.imaging.volume import Source, Volume
 _MAX_OFFSET = 64 << 20
 """Largest distance of the voxels from the beginning of the file; extensions lie between."""
 _BLOCK = 1 << 20
+_PART_BYTES = 32 << 20
+"""Voxels of a file that are read at a time, in double precision."""
 _FOREIGN_UNITS = {1: "metres", 3: "micrometres"}
 """Units of length by the lowest three bits of xyzt_units; 2 is mm, and any other counts as mm."""
 _TRUNCATED = "{} is truncated: it is shorter than its header says: copy it again"
@@ -33,16 +36,18 @@ def read_nifti(path: Path) -> Volume:
     shape = _shape(image, path)
     geometry = _geometry(image, shape, path)
     _refuse_impossible(image, shape, path)
+    proxy: Any = image.dataobj
+    kind = np.dtype(proxy.dtype)
+    if kind.kind not in "iuf":
+        raise ImageError(f"{path}: voxels of type {kind} are no intensities", reason="not-an-image")
     try:
-        array = _voxels(image, path).reshape(shape)
+        array = _voxels(image, shape, path)
     except PermissionError:
         raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ImageError(
             f"{path} is truncated or damaged ({error}): copy it again from its source", reason="truncated"
         ) from error
-    if array.dtype.kind not in "iuf":
-        raise ImageError(f"{path}: voxels of type {array.dtype} are no intensities", reason="not-an-image")
     return Volume(array[None], geometry, source=Source((path,), "nifti", _placed_twice(image, geometry)))
 
 
@@ -74,17 +79,32 @@ def whole_nifti_header(path: Path) -> Geometry:
     return geometry
 
 
-def _voxels(image: nib.Nifti1Image, path: Path) -> Any:
+def _voxels(image: nib.Nifti1Image, shape: tuple[int, ...], path: Path) -> npt.NDArray[np.generic]:
     """Voxels of a file; a packed one is read to its end, where its checksum is, which nibabel leaves out."""
     if not path.name.lower().endswith(".gz"):
-        return np.asanyarray(image.dataobj)
+        return _filled(image.dataobj, shape)
     with gzip.open(path) as stream:
         holder = nib.FileHolder(fileobj=stream)
         streamed: Any = type(image)
-        array = np.asanyarray(streamed.from_file_map({"header": holder, "image": holder}).dataobj)
+        array = _filled(streamed.from_file_map({"header": holder, "image": holder}).dataobj, shape)
         for _ in range(_MAX_OFFSET // _BLOCK):  # more behind the voxels is not looked at
             if not stream.read(_BLOCK):
                 break
+    return array
+
+
+def _filled(proxy: Any, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+    """Voxels of a file, in parts of some planes each: nibabel computes scaled values in double precision.
+
+    Whole numbers that are not scaled stay as they are, all others become float32.
+    """
+    scaled, kind = (proxy.slope, proxy.inter) != (1, 0), np.dtype(proxy.dtype)
+    kept = kind.newbyteorder("=") if kind.kind in "iu" and not scaled else np.dtype(np.float32)
+    array = np.empty(shape, kept, order="F")
+    step = max(_PART_BYTES // (8 * shape[0] * shape[1]), 1)
+    for begin in range(0, shape[2], step):
+        part = slice(begin, begin + step)
+        array[:, :, part] = np.asanyarray(proxy[:, :, part]).reshape(array[:, :, part].shape)
     return array
 
 

@@ -12,6 +12,8 @@ from medssl.imaging.errors import ImageError
 _SPARE = 16
 """Bytes that may follow raw voxels; more, and the header tells another image than the one that is there."""
 _BLOCK = 1 << 20
+_UNPACKED = 1 << 23
+"""Bytes unpacked at a time: a block of zeros would be a thousand times as large."""
 _TEXT = 64
 """Characters that a number may take in a text file."""
 
@@ -43,7 +45,8 @@ def unpacked_bytes(path: Path, offset: int, encoding: str, count: int, kind: np.
                     f"{path}: {there - start} bytes of voxels where the header tells {wanted}: one of them is damaged",
                     reason="bad-header",
                 )
-            return bytearray(stream.read(wanted))
+            result = bytearray(wanted)
+            return result if stream.readinto(result) == wanted else _whole(bytearray(), wanted, False, path)
         if encoding == "text":
             return _text(stream.read(count * _TEXT), count, kind, path)
         if encoding == "bzip2":
@@ -55,7 +58,7 @@ def _from_zlib(stream: BinaryIO, window: int, wanted: int, path: Path) -> bytear
     unpacker, result, rest = zlib.decompressobj(window), bytearray(), b""
     try:
         while len(result) < wanted and not unpacker.eof and (rest := unpacker.unconsumed_tail or stream.read(_BLOCK)):
-            result += unpacker.decompress(rest, wanted - len(result))
+            result += unpacker.decompress(rest, min(wanted - len(result), _UNPACKED))
         while len(result) == wanted and not unpacker.eof and (rest := unpacker.unconsumed_tail or stream.read(_BLOCK)):
             result += unpacker.decompress(rest, 1)  # nothing is left but the checksum, which is looked at here
     except zlib.error as error:
@@ -71,7 +74,7 @@ def _from_bzip2(stream: BinaryIO, wanted: int, path: Path) -> bytearray:
             if unpacker.needs_input and not block:
                 break
             # beyond the last voxel a byte is asked for: there is none, and the checksum is looked at
-            result += unpacker.decompress(block, max(wanted - len(result), 1))
+            result += unpacker.decompress(block, min(max(wanted - len(result), 1), _UNPACKED))
     except (OSError, ValueError) as error:
         raise _cut(path) from error
     return _whole(result, wanted, unpacker.eof, path)

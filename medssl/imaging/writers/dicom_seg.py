@@ -1,6 +1,7 @@
 """DICOM-SEG out: BINARY, LABELMAP or FRACTIONAL, every frame, coded, referring to the images it was made from."""
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ from medssl.imaging.writers.dicom_source import (
     reference,
     save,
 )
+from medssl.imaging.writers.seg_frames import Content, Probabilities, present, renamed, sized, sketch, without_pixels
 
 Kind = Literal["binary", "labelmap"]
 _EVERY_FRAME = 2**28
@@ -68,16 +70,18 @@ def write_dicom_seg(
     """
     datasets, further, notes = read_source(source)
     _check_grid(mask, source)
-    _check_values(mask, labels)
     ordered = sorted(labels, key=lambda label: label.value)
     numbers = [label.value for label in ordered] if kind == "labelmap" else list(range(1, len(ordered) + 1))
     table = np.zeros(256, dtype=np.uint8)
     table[[label.value for label in ordered]] = numbers
     with quiet():
-        frames = planes(table[mask.array[0]], mask.geometry, datasets)
+        held = present(planes(mask.array[0], mask.geometry, datasets))
+        _check_values(np.any(held, axis=0), labels)
+        frames = planes(mask.array[0], mask.geometry, datasets, table)
         _share_orientation(datasets, mask.geometry)
+        content = Content((frames,), frames, sketch(renamed(held, table)))
         named = "dicom-seg" if kind == "binary" else "dicom-seg-labelmap"
-        _save(frames, datasets, further, dict(zip(numbers, ordered, strict=True)), path, maker, named)
+        _save(content, datasets, further, dict(zip(numbers, ordered, strict=True)), path, maker, named)
     return (*notes, *_uncoded(labels))
 
 
@@ -103,10 +107,9 @@ def write_fractional_seg(
     with quiet():
         layers = [planes(share, shares.geometry, datasets) for share in shares.array]
         _share_orientation(datasets, shares.geometry)
-        # highdicom takes probabilities as floats and writes round(255 p): 255 * (n / 255) gives n back
-        frames = np.stack(layers, axis=-1, dtype=np.float32)
-        frames /= np.float32(255)  # in place: this is four bytes a voxel and class
-        _save(frames, datasets, further, dict(enumerate(ordered, start=1)), path, maker, "dicom-seg-fractional")
+        empty = np.zeros((len(layers[0]), 1, 1, len(layers)), np.float32)  # a frame each, whatever is in it
+        content = Content(layers, Probabilities(layers), empty)
+        _save(content, datasets, further, dict(enumerate(ordered, start=1)), path, maker, "dicom-seg-fractional")
     return (*notes, *_uncoded(labels))
 
 
@@ -152,8 +155,8 @@ def _uncoded(labels: Sequence[Label]) -> tuple[str, ...]:
     )
 
 
-def _check_values(mask: Volume, labels: Sequence[Label]) -> None:
-    foreign = sorted({int(v) for v in np.unique(mask.array)} - {0, *(label.value for label in labels)})
+def _check_values(held: npt.NDArray[np.bool_], labels: Sequence[Label]) -> None:
+    foreign = sorted(set(np.flatnonzero(held).tolist()) - {0, *(label.value for label in labels)})
     if foreign or not labels:
         raise ImageError(
             f"mask values {foreign} have no label; a DICOM-SEG needs a name for each"
@@ -164,7 +167,7 @@ def _check_values(mask: Volume, labels: Sequence[Label]) -> None:
 
 
 def _save(
-    frames: npt.NDArray[Any],
+    content: Content,
     datasets: Sequence[Dataset],
     further: Sequence[Dataset],
     labels: dict[int, Label],
@@ -172,38 +175,39 @@ def _save(
     maker: Maker,
     kind: str,
 ) -> None:
-    """Write frames (F, rows, columns) of segment numbers, or (F, rows, columns, L) of probabilities."""
+    """Write frames of segment numbers, or of the probability of each label."""
     if positions(datasets) is not None and not datasets[0].get("FrameOfReferenceUID", ""):
         raise ImageError(
             f"{kind} needs the image's frame of reference, which its files do not name; leave {kind} out of --format",
             reason="no-frame-of-reference",
         )
-    own = identity(datasets, further, maker, kind, frames)
-    every = kind != "dicom-seg" or len(labels) * frames.size // 8 <= _EVERY_FRAME
-    if not every:
-        _check_size(frames)
+    own = identity(datasets, further, maker, kind, content.said)
+    every = kind != "dicom-seg" or len(labels) * prod(content.said.shape) // 8 <= _EVERY_FRAME
+    drawn = content.sketch if every else _sparse(content)
     types = {
         "dicom-seg": SegmentationTypeValues.BINARY,
         "dicom-seg-labelmap": SegmentationTypeValues.LABELMAP,
         "dicom-seg-fractional": SegmentationTypeValues.FRACTIONAL,
     }
-    segmentation = Segmentation(
-        source_images=list(datasets),
-        pixel_array=frames,
-        segmentation_type=types[kind],
-        segment_descriptions=[_description(number, label, maker, own) for number, label in labels.items()],
-        series_instance_uid=own.uid("series"),
-        series_number=900 + list(types).index(kind),
-        sop_instance_uid=own.uid("instance"),
-        instance_number=1,
-        fractional_type=SegmentationFractionalTypeValues.PROBABILITY,
-        max_fractional_value=255,
-        content_label="SEGMENTATION",
-        content_description=RESEARCH_ONLY,
-        series_description=maker.description(),
-        omit_empty_frames=not every,
-        **maker.equipment(),
-    )
+    with sized(datasets, drawn.shape):
+        segmentation = Segmentation(
+            source_images=list(datasets),
+            pixel_array=drawn,
+            segmentation_type=types[kind],
+            segment_descriptions=[_description(number, label, maker, own) for number, label in labels.items()],
+            series_instance_uid=own.uid("series"),
+            series_number=900 + list(types).index(kind),
+            sop_instance_uid=own.uid("instance"),
+            instance_number=1,
+            fractional_type=SegmentationFractionalTypeValues.PROBABILITY,
+            max_fractional_value=255,
+            content_label="SEGMENTATION",
+            content_description=RESEARCH_ONLY,
+            series_description=maker.description(),
+            omit_empty_frames=not every,
+            **maker.equipment(),
+        )
+    fill = without_pixels(segmentation, content.layers, datasets)
     _refer(segmentation, further)
     if "ImagePositionPatient" not in datasets[0] and positions(datasets) is None:
         segmentation.PatientOrientation = datasets[0].get("PatientOrientation", "")  # due where there is no position
@@ -211,19 +215,28 @@ def _save(
         item.DimensionOrganizationUID = own.uid("dimensions")  # highdicom draws one at random
     for item, label in zip(segmentation.SegmentSequence[-len(labels) :], labels.values(), strict=True):
         item.SegmentDescription = " | ".join((label.name, f"{RESEARCH_ONLY}.", *maker.cautions))[:_DESCRIPTION]
-    save(segmentation, datasets[0], path)
+    save(segmentation, datasets[0], path, fill)
 
 
-def _check_size(frames: npt.NDArray[Any]) -> None:
-    """Refuse a binary object that is too large even without its empty frames."""
-    present = sum(int(np.count_nonzero(np.bincount(plane.ravel(), minlength=2)[1:])) for plane in frames)
-    size = present * frames[0].size // 8
+def _sparse(content: Content) -> npt.NDArray[Any]:
+    """The sketch of a binary object without its empty frames; where all are empty, the first of them stands for all.
+
+    Raises:
+        ImageError: It is too large even so.
+    """
+    drawn = content.sketch
+    if not drawn.any():
+        drawn = drawn.copy()
+        drawn[0] = 1
+    frames = sum(np.count_nonzero(np.unique(plane)) for plane in drawn)
+    size = frames * prod(content.said.shape[1:]) // 8
     if size > _MOST_BYTES:
         raise ImageError(
-            f"a binary DICOM-SEG of {present} frames would have {size / 2**30:.1f} GiB, more than "
+            f"a binary DICOM-SEG of {frames} frames would have {size / 2**30:.1f} GiB, more than "
             f"{_MOST_BYTES / 2**30:.0f} GiB: take dicom-seg-labelmap or nifti in place of dicom-seg in --format",
             reason="seg-too-large",
         )
+    return drawn
 
 
 def _refer(segmentation: Segmentation, further: Sequence[Dataset]) -> None:

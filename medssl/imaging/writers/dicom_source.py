@@ -2,12 +2,12 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,17 @@ _DATES = ("SeriesDate", "StudyDate", "ContentDate", "PatientBirthDate", "LastMen
 _TIMES = ("StudyTime", "PatientBirthTime")
 """Dates and times that a result takes from its source, the first three of them for its own date, in this order."""
 _SEXES = ("", *(sex.value for sex in PatientSexValues))
+
+
+class Stacked(Protocol):
+    """Planes that need not exist all at once; an array is such, too."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of planes, and the shape of each."""
+
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+        """One plane after the other."""
 
 
 class Headers(NamedTuple):
@@ -139,7 +150,11 @@ def read_source(source: Volume) -> Headers:
 
 
 def identity(
-    datasets: Sequence[Dataset], further: Sequence[Dataset], maker: Maker, kind: str, *content: str | npt.NDArray[Any]
+    datasets: Sequence[Dataset],
+    further: Sequence[Dataset],
+    maker: Maker,
+    kind: str,
+    *content: str | Stacked,
 ) -> Identity:
     """Identity of an object: one UID never stands for two results, of which an archive would keep the first.
 
@@ -157,7 +172,7 @@ def identity(
     return Identity((str(datasets[0].StudyInstanceUID), *instances, maker.key, kind, said))
 
 
-def _hash(content: Iterable[str | npt.NDArray[Any]]) -> str:
+def _hash(content: Iterable[str | Stacked]) -> str:
     digest = hashlib.sha256()
     for part in content:
         size = len(part) if isinstance(part, str) else part.shape
@@ -181,8 +196,15 @@ def concept(code: Code) -> CodedConcept:
     return CodedConcept(code.value, code.scheme, code.meaning)
 
 
-def save(dataset: Dataset, source: Dataset, path: Path) -> None:
-    """Write an object with the source's date instead of the clock's: written again, it is the same object."""
+def save(dataset: Dataset, source: Dataset, path: Path, fill: Callable[[BinaryIO], None] = lambda _: None) -> None:
+    """Write an object with the source's date instead of the clock's: written again, it is the same object.
+
+    Args:
+        dataset: The object.
+        source: An image that it was made from.
+        path: File to write.
+        fill: Adds to the file what is too large for the object.
+    """
     dataset.SpecificCharacterSet = "ISO_IR 192"  # names of labels and models may be in any language
     date = _own_date(source)
     for name in ("Content*", "Series*", "InstanceCreation*", "StructureSet*", "*OfSecondaryCapture"):
@@ -194,6 +216,8 @@ def save(dataset: Dataset, source: Dataset, path: Path) -> None:
             equipment.ContributionDateTime = f"{date}000000"
     with atomic_path(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
+        with temporary.open("r+b") as stream:
+            fill(stream)
 
 
 def _kind(name: str) -> str:
@@ -214,25 +238,52 @@ def reference(dataset: Dataset) -> Dataset:
     return item
 
 
-def planes(array: npt.NDArray[Any], grid: Geometry, datasets: Sequence[Dataset]) -> npt.NDArray[Any]:
-    """Planes (frames, rows, columns) of an array (*S) in the order of the source's files, or of its frames.
+class Planes:
+    """Planes of an array (*S) in the order of the source's files or frames, each copied when it is asked for.
+
+    Args:
+        array: (*S), 2D or 3D.
+        order: Number along the last axis of each plane.
+        table: What each value is replaced with, nothing where it is None.
+    """
+
+    def __init__(
+        self, array: npt.NDArray[Any], order: Sequence[int], table: npt.NDArray[np.uint8] | None = None
+    ) -> None:
+        self._array, self._order, self._table = array if array.ndim == 3 else array[..., None], order, table
+        self.shape = (len(order), self._array.shape[1], self._array.shape[0])
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+        """(rows, columns) each."""
+        for number in self._order:
+            plane = np.ascontiguousarray(self._array[:, :, number].T)
+            yield plane if self._table is None else self._table[plane]
+
+
+def planes(
+    array: npt.NDArray[Any], grid: Geometry, datasets: Sequence[Dataset], table: npt.NDArray[np.uint8] | None = None
+) -> Planes:
+    """Planes of an array (*S) in the order of the source's files, or of its frames.
 
     Raises:
         ImageError: The planes of the grid are not those of the files.
     """
-    stacked = np.ascontiguousarray(np.transpose(array if array.ndim == 3 else array[..., None], (2, 1, 0)))
+    count = array.shape[2] if array.ndim == 3 else 1
     found = positions(datasets)
-    if found is None and len(stacked) == 1 == len(datasets):
-        return stacked  # a radiograph has no place in the patient, and but one plane
+    if found is None and count == 1 == len(datasets):
+        return Planes(array, [0], table)  # a radiograph has no place in the patient, and but one plane
     index = None if found is None else grid.to_index(found * LPS)
     order = [] if index is None else [round(float(k)) for k in index[:, 2]]
-    if index is None or sorted(order) != list(range(len(stacked))) or np.abs(index - np.rint(index)).max() > _BESIDE:
+    if index is None or sorted(order) != list(range(count)) or np.abs(index - np.rint(index)).max() > _BESIDE:
         raise ImageError(
             "the planes of the image are not those of its DICOM files (it was resampled on the way in, or its planes "
             "are spread over multi-frame files), so DICOM-SEG and RTSTRUCT cannot refer to them; write NIfTI instead",
             reason="resampled-source",
         )
-    return stacked[order]
+    return Planes(array, order, table)
 
 
 def positions(datasets: Sequence[Dataset]) -> npt.NDArray[np.float64] | None:

@@ -110,7 +110,7 @@ def _planes(image: Volume, mask: Volume | None, labels: Sequence[Label], middle:
     centre = _centre(image, middle)
     sheet = PIL.Image.new("RGB", (3 * (_SIDE + 2 * _MARGIN), _SIDE + 2 * _MARGIN), _BACK)
     place = grid.to_index(centre)
-    inside, (low, high) = np.ones(image.geometry.shape, dtype=np.uint8), _ends(image.array[0])
+    inside, (low, high) = np.broadcast_to(np.uint8(1), image.geometry.shape), _ends(image.array[0])
     for number, (axes, title, letters) in enumerate(_PLANES):
         fixed = 3 - sum(axes)
         level = int(np.clip(round(float(place[fixed])), 0, grid.shape[fixed] - 1))

@@ -81,10 +81,10 @@ def write_rtstruct(mask: Volume, source: Volume, labels: Sequence[Label], path: 
     drawn = planes(mask.array[0], mask.geometry, datasets)
     own = identity(datasets, further, maker, "rtstruct", drawn)
     ordered = sorted(labels, key=lambda item: item.value)
-    shapes = [
-        [(frame, rings) for frame, plane in enumerate(drawn) for rings in outlines(plane == label.value)]
-        for label in ordered
-    ]
+    shapes: list[list[tuple[int, list[Ring]]]] = [[] for _ in ordered]
+    for frame, plane in enumerate(drawn):
+        for label, found in zip(ordered, shapes, strict=True):
+            found += [(frame, rings) for rings in outlines(plane == label.value)]
     for label, found in zip(ordered, shapes, strict=True):
         _refuse_noise(label, sum(len(rings) for _, rings in found))
     with quiet(), disable_value_validation():  # the numbers are ours; checking each takes longer than all the rest
