@@ -2,7 +2,8 @@
 
 The graph is `Conv(image, weight, bias) -> logits` in 3D with 1 input and 3 output channels: class k has the logit
 `weight[k] * x + bias[k]`, x the first channel or, where there are several, their sum. Features, where they are asked
-for, are the mean of each channel. `onnx_bytes` encodes the protobuf of onnx.proto3 field by field.
+for, are the mean of each channel. `onnx_bytes` encodes the protobuf of onnx.proto3 field by field. A wider kernel, of
+zeros around that weight, computes the same and takes its time.
 """
 
 import struct
@@ -58,14 +59,17 @@ def onnx_bytes(
     features: bool = False,
     weight: Sequence[float] = WEIGHT,
     bias: Sequence[float] = BIAS,
+    kernel: int = 1,
 ) -> bytes:
-    """ModelProto of the 1x1x1 convolution."""
-    node = _node("Conv", ("image", "weight", "bias"), output) + (_field(7, domain) if domain else b"")
-    classes, spread = len(bias), [value for value in weight for _ in range(channels)]
+    """ModelProto of the 1x1x1 convolution, or of one with a kernel so wide (odd) that does the same."""
+    same = _field(5, _field(1, "auto_pad") + _field(4, "SAME_UPPER") + _field(20, 3))
+    node = _node("Conv", ("image", "weight", "bias"), output) + same + (_field(7, domain) if domain else b"")
+    rim = (0.0,) * (kernel**3 // 2)
+    classes, spread = len(bias), [v for value in weight for _ in range(channels) for v in (*rim, value, *rim)]
     graph = (
         _field(1, node)
         + _field(2, "tiny")
-        + _field(5, _tensor("weight", spread, (classes, channels, 1, 1, 1)))
+        + _field(5, _tensor("weight", spread, (classes, channels, kernel, kernel, kernel)))
         + _field(5, _tensor("bias", bias, (classes,)))
         + _field(11, _value("image", ("batch", channels, *window)))
         + _field(12, _value(output, ("batch", classes, *window)))
