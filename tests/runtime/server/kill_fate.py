@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sqlite3
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from pynetdicom.sop_class import Comprehensive3DSRStorage, SegmentationStorage
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import sha256
 from medssl.imaging.readers.open import read_volume
+from medssl.runtime.server.secret import Secret
 
 _DUE = ("report.json", "seg.nii.gz", "image.nii.gz")
 _DUE_OF_DICOM = (*_DUE, "seg.dcm", "sr.dcm")
@@ -39,6 +40,8 @@ class Fate:
         partial: In the archive, of a part of the study.
         unaudited: Without its lines in the audit log.
         incomplete: Broken off by their sender or by a kill, and told so.
+        settled_late: Those of them that were then sent whole, over a new association that was released, too late to
+            settle it: by the order in which the server saw ends, or after the study had been quiet for `quiet_s`.
         interrupted: Jobs that a kill met at work.
         stages: What these were at.
         stored_again: Times that the archive got an object that it had.
@@ -55,6 +58,7 @@ class Fate:
     partial: list[str] = field(default_factory=list)
     unaudited: list[str] = field(default_factory=list)
     incomplete: int = 0
+    settled_late: list[str] = field(default_factory=list)
     interrupted: int = 0
     stages: dict[str, int] = field(default_factory=dict)
     stored_again: int = 0
@@ -96,19 +100,19 @@ class Archive:
         self._server.shutdown()
 
 
-def stages_at_work(data: Path) -> Counter[str]:
-    """What the jobs are at that the ledger has as running."""
+def at_work(data: Path) -> dict[tuple[str, int], str]:
+    """What the tries of jobs are at that the ledger has as running, by id and number of the try."""
     try:
-        return Counter(row[2] for row in _rows(data) if row[1] == "running")
+        return {(row[0], row[6]): row[2] for row in _rows(data) if row[1] == "running"}
     except sqlite3.OperationalError:  # it was not made yet
-        return Counter()
+        return {}
 
 
 def count(
     fate: Fate,
     data: Path,
     uploads: list[str],
-    studies: list[str],
+    studies: Mapping[str, int],
     begun: Mapping[str, frozenset[str]],
     archive: Archive,
 ) -> None:
@@ -118,7 +122,7 @@ def count(
         fate: Filled in.
         data: DATA of the server, which has stopped.
         uploads: Ids of jobs that it accepted by REST.
-        studies: That it took by C-STORE, whole.
+        studies: That it took by C-STORE, whole, with the number of associations that this took.
         begun: Studies that were sent, whole or in part, and the objects of the whole ones.
         archive: Where it stored.
     """
@@ -134,7 +138,11 @@ def count(
         results[study, kind].append(uid)
         if not begun[study] <= refers:
             fate.partial.append(f"{study}: {uid}")
-    fate.lost += [study for study in studies if (study, SegmentationStorage) not in results]
+    for study in studies:
+        if (study, SegmentationStorage) not in results:
+            told = [row[3] for row in rows if row[5] == Secret(data / "secret.key").name(study)]
+            late = studies[study] > 1 and bool(told) and set(told) == {"incomplete-study"}
+            (fate.settled_late if late else fate.lost).append(study)
     fate.doubled += [f"{study}: {uids}" for (study, _), uids in results.items() if len(uids) > 1]
     fate.stored_again = sum(times - 1 for times in archive.times.values())
     lines = [json.loads(line) for log in data.glob("audit-*.jsonl") for line in log.read_text().splitlines()]
@@ -143,7 +151,7 @@ def count(
     accepted = {line["job"] for line in lines if line["action"] == "accept"}
     ends = {line["job"]: line for line in lines if line["action"] in ("done", "fail")}
     fate.unaudited = sorted(ids - accepted | ids - set(ends))
-    for job_id, state, _, _, source in rows:
+    for job_id, state, _, _, source, *_ in rows:
         if state == "done" and job_id in ends:
             due = _DUE if source == "rest" else _DUE_OF_DICOM
             fate.broken += [f"{job_id}: {why}" for why in _complaints(data / "jobs" / job_id, due, ends[job_id])]
@@ -170,4 +178,4 @@ def _complaints(folder: Path, due: tuple[str, ...], end: Mapping[str, Any]) -> l
 def _rows(data: Path) -> list[Any]:
     """Entries of the ledger; a reader does not clear up its log, which after a kill is the next server's part."""
     with contextlib.closing(sqlite3.connect(f"file:{data / 'jobs.db'}?mode=ro", uri=True)) as database:
-        return database.execute("select id, state, stage, reason, source from medssl_jobs").fetchall()
+        return database.execute("select id, state, stage, reason, source, study, attempts from medssl_jobs").fetchall()

@@ -31,7 +31,7 @@ import numpy as np
 import pydicom
 import requests
 from dicom_phantom import slice_dataset
-from kill_fate import Archive, Fate, count, stages_at_work
+from kill_fate import Archive, Fate, at_work, count
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.sop_class import CTImageStorage
@@ -68,7 +68,7 @@ class KillRun:
         self._scan = write_scan(folder / "scan.nii.gz", (_SIDE, _SIDE, 6)).read_bytes()
         self._uploads: list[str] = []
         self._begun: dict[str, frozenset[str]] = {}
-        self._studies: list[str] = []
+        self._studies: dict[str, int] = {}
         self._number = 0
         self._stages = itertools.cycle(_STAGES)
         self._stop = threading.Event()
@@ -79,7 +79,7 @@ class KillRun:
     def run(self, kills: int, pause_s: float = 1.0) -> Fate:
         """Kill the server so often, then let it finish."""
         began = time.monotonic()
-        fate, stages = Fate(kills), Counter[str]()
+        fate, met = Fate(kills), dict[tuple[str, int], str]()
         feeders = [threading.Thread(target=work, daemon=True) for work in (self._upload, self._send)]
         for feeder in feeders:
             feeder.start()
@@ -87,7 +87,7 @@ class KillRun:
             pid = self._start()
             self._wait_moment(pid, pause_s)
             _kill(pid, whole=self._random.random() < 0.5)
-            stages += stages_at_work(self._data)
+            met |= at_work(self._data)
         self._stop.set()
         for feeder in feeders:
             feeder.join()
@@ -98,7 +98,7 @@ class KillRun:
         os.kill(pid, signal.SIGTERM)
         _gone(pid)
         count(fate, self._data, self._uploads, self._studies, self._begun, self._archive)
-        fate.stages = dict(stages)
+        fate.stages = dict(Counter(met.values()))
         fate.seconds = time.monotonic() - began
         return fate
 
@@ -135,7 +135,7 @@ class KillRun:
     def _wait_stage(self, stage: str) -> None:
         """Return once a job is there, or none comes there."""
         deadline = time.monotonic() + 20
-        while stage not in stages_at_work(self._data) and time.monotonic() < deadline:
+        while stage not in at_work(self._data).values() and time.monotonic() < deadline:
             time.sleep(0.002)
 
     def _wait_up(self, pid: int) -> None:
@@ -168,15 +168,17 @@ class KillRun:
 
     def _send(self) -> None:
         while not self._stop.wait(0.3):
-            study, slices = self._slices_of_another()
+            (study, slices), associations = self._slices_of_another(), 1
             if self._random.random() < _BREAKS_OFF:
                 self._store(slices[: self._random.randrange(1, _SLICES)], end=self._random.choice([_abort, _hang_up]))
                 if self._random.random() > _COMES_BACK:
                     continue
+                associations += 1
             while not self._store(slices, end=Association.release):
+                associations += 1
                 if self._stop.wait(0.1):
                     return
-            self._studies.append(study)
+            self._studies[study] = associations
 
     def _slices_of_another(self) -> tuple[str, list[pydicom.Dataset]]:
         """A study that was not begun yet."""

@@ -35,6 +35,6 @@ def test_results_that_are_missing_torn_or_changed_are_counted(tiny: Path, tmp_pa
     (missing / "report.json").unlink()
     (changed / "seg.nii.gz").write_bytes((changed.parent / "image.nii.gz").read_bytes())
     fate = Fate(0)
-    count(fate, tmp_path / "data", [*ids, "0" * 32], ["1.2.3"], {}, SimpleNamespace(objects={}, times={}))
+    count(fate, tmp_path / "data", [*ids, "0" * 32], {"1.2.3": 2}, {}, SimpleNamespace(objects={}, times={}))
     assert sorted(line.split(":")[0] for line in fate.broken) == sorted(ids[1:])
     assert fate.faults == {"lost": ["0" * 32, "1.2.3"], "broken": fate.broken}
