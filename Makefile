@@ -34,7 +34,7 @@ test: $(VENV)/.installed $(PAGE_IF_NPM)  ## the tests
 test-slow: $(VENV)/.installed  ## the long tests
 	$(BIN)/python -m pytest -m 'slow and not gpu'
 
-test-base: constraints.txt  ## the wheel, installed alone in a fresh environment without torch: its tests pass
+test-base: constraints.txt $(PAGE_IF_NPM)  ## the wheel, installed alone in a fresh environment without torch: its tests pass; then with what the image of the server holds
 	rm -rf .venv-base dist
 	$(PYTHON) -m venv .venv-base
 	.venv-base/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
@@ -42,6 +42,10 @@ test-base: constraints.txt  ## the wheel, installed alone in a fresh environment
 	cd .venv-base && bin/medssl --version && bin/medssl doctor
 	.venv-base/bin/python -m pip install --quiet -c constraints.txt pytest pytest-xdist hypothesis SimpleITK
 	.venv-base/bin/pytest -q -n 2 tests/test_base_install.py tests/imaging tests/runtime tests/hostile
+	.venv-base/bin/python -m pip install --quiet -c constraints.txt "$$(echo dist/medssl-*.whl)[serve,sign]"
+	cd .venv-base && bin/python -c 'import medssl.runtime.server.service, cryptography'  # else the tests would skip
+	OMP_NUM_THREADS=1 .venv-base/bin/pytest -q -n 2 tests/test_base_install.py tests/runtime/test_signature.py tests/runtime/server \
+	  $(patsubst %,--ignore tests/runtime/server/test_%.py,kill half_done results_that_return deserted_studies)  # long; make test runs them
 
 test-clinic: $(VENV)/.installed  ## the server against a real archive: Orthanc with DICOMweb, DCMTK
 	export PATH="$$PATH:/usr/sbin"; \

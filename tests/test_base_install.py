@@ -46,11 +46,23 @@ def test_configurations_and_applications_resolve_from_the_wheel(tmp_path: Path):
     assert all("site-packages" in part for part in done.stdout.split()), done.stdout
 
 
-def test_torch_is_absent_from_the_base_environment():
+@pytest.mark.parametrize("module", ["torch", "scipy"])
+def test_what_only_training_needs_is_absent_with_the_server_too(module: str):
     if ".venv-base" not in sys.prefix:
         pytest.skip("only the environment of make test-base is without torch")
-    probe = subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, check=False)
-    assert probe.returncode != 0
+    probe = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False)
+    assert "ModuleNotFoundError" in probe.stderr
+
+
+def test_the_wheel_holds_the_page_of_the_server_where_it_was_built(tmp_path: Path):
+    if ".venv-base" not in sys.prefix:
+        pytest.skip("only the environment of make test-base is made from the wheel")
+    page = "runtime/server/static/build.json"
+    if not (Path(__file__).parents[1] / "medssl" / page).exists():
+        pytest.skip("make viewer was not run: npm is not there")
+    probe = f"from pathlib import Path; import medssl; print((Path(medssl.__file__).parent / {page!r}).read_text())"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_reader_that_has_seen_enough_ends_the_command_without_an_error():

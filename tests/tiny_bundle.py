@@ -3,7 +3,8 @@
 The graph is `Conv(image, weight, bias) -> logits`, in 3D unless the window has two sizes, with 1 input and 3 output
 channels: class k has the logit `weight[k] * x + bias[k]`, x the first channel or, where there are several, their sum.
 A classification has the mean of the logits over the window. Features, where they are asked for, are the mean of each
-channel. `onnx_bytes` encodes the protobuf of onnx.proto3 field by field.
+channel. `onnx_bytes` encodes the protobuf of onnx.proto3 field by field. A wider kernel, of zeros around that weight,
+computes the same and takes its time.
 """
 
 import struct
@@ -60,15 +61,19 @@ def onnx_bytes(
     weight: Sequence[float] = WEIGHT,
     bias: Sequence[float] = BIAS,
     pooled: bool = False,
+    kernel: int = 1,
 ) -> bytes:
-    """ModelProto of the 1x1x1 convolution; `pooled` gives a classification."""
-    node = _node("Conv", ("image", "weight", "bias"), "map" if pooled else output)
+    """ModelProto of the convolution, with a kernel so wide (odd); `pooled` gives a classification."""
+    same = _field(5, _field(1, "auto_pad") + _field(4, "SAME_UPPER") + _field(20, 3))
+    node = _node("Conv", ("image", "weight", "bias"), "map" if pooled else output) + same
     node += _field(7, domain) if domain else b""
-    classes, spread = len(bias), [value for value in weight for _ in range(channels)]
+    sizes = (kernel,) * len(window)
+    rim = (0.0,) * (kernel ** len(window) // 2)
+    classes, spread = len(bias), [v for value in weight for _ in range(channels) for v in (*rim, value, *rim)]
     graph = (
         _field(1, node)
         + _field(2, "tiny")
-        + _field(5, _tensor("weight", spread, (classes, channels, *(1 for _ in window))))
+        + _field(5, _tensor("weight", spread, (classes, channels, *sizes)))
         + _field(5, _tensor("bias", bias, (classes,)))
         + _field(11, _value("image", ("batch", channels, *window)))
         + _field(12, _value(output, ("batch", classes, *(() if pooled else window))))

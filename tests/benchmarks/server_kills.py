@@ -1,4 +1,5 @@
-"""A thousand SIGKILLs of a server at random moments while studies come in and are computed: what was lost or doubled.
+"""A thousand SIGKILLs of a server at random moments while studies come in and are computed: what was lost, torn or
+doubled, and what the interrupted jobs were at.
 
 python tests/benchmarks/server_kills.py [KILLS]
 """
@@ -6,19 +7,19 @@ python tests/benchmarks/server_kills.py [KILLS]
 import json
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 _TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(_TESTS.parent), str(_TESTS), str(_TESTS / "runtime"), str(_TESTS / "runtime" / "server")]
 
 from killing import kill_run  # noqa: E402
-from tiny_bundle import write_bundle  # noqa: E402
 
 
 def main(kills: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        fate = kill_run(Path(folder), write_bundle(Path(folder) / "bundle"), kills, pause_s=0.4)
-    sys.stdout.write(json.dumps(fate, indent=2) + "\n")
+        fate = kill_run(Path(folder), kills, pause_s=0.4)
+    sys.stdout.write(json.dumps(asdict(fate), indent=2) + "\n")
 
 
 if __name__ == "__main__":

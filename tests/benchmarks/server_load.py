@@ -1,12 +1,13 @@
 """Load of a server: 64 studies queued, 2 workers, good and hostile mixed; throughput, latency, memory and cold start.
 
-    python tests/benchmarks/server_load.py [BUNDLE] [STUDIES]
+    python tests/benchmarks/server_load.py [BUNDLE] [STUDIES] [--cstore]
 
 Without BUNDLE a network of one 1x1x1 convolution is served in windows of 8x8x8, so the numbers are about what the
-server itself costs: reading 24 DICOM slices, masks, DICOM-SEG, pictures, reports. Every fourth study is bad.
+server itself costs: reading 24 DICOM slices, masks, DICOM-SEG, pictures, reports. Studies are noise of the bundle's
+modality, voxel size and channels, zipped and uploaded, or with --cstore sent by C-STORE. Every fourth study is bad.
 """
 
-import io
+import argparse
 import json
 import os
 import signal
@@ -15,53 +16,94 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 _TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(_TESTS.parent), str(_TESTS), str(_TESTS / "runtime"), str(_TESTS / "runtime" / "server")]
 
-import numpy as np  # noqa: E402
+import load_studies  # noqa: E402
 import requests  # noqa: E402
-from dicom_phantom import write_series  # noqa: E402
-from serving import COMPANION  # noqa: E402
+from pynetdicom.ae import ApplicationEntity  # noqa: E402
 from tiny_bundle import write_bundle  # noqa: E402
 
-_SHAPE = (24, 64, 64)
+from medssl.runtime.bundle import Bundle  # noqa: E402
+
+_QUIET_S = "5"
+"""A study of which an association was broken off is waited for so long, any other a tenth of it."""
 
 
-def main(bundle: Path | None, studies: int) -> None:
+def main(bundle: Path | None, studies: int, *, cstore: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         served = bundle or write_bundle(folder / "bundle")
-        uploads = [_upload(folder, number) for number in range(studies)]
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = int(probe.getsockname()[1])
+        spec = Bundle.open(served).spec
+        load_studies.check(spec)
+        ports = {"http": _free_port(), "dicom": _free_port()}
         command = [sys.executable, "-m", "medssl", "serve", str(served), "--data", str(folder / "data")]
-        command += ["--http.port", str(port), "--queue.workers", "2", "--http.requests_per_minute", "1000000"]
+        command += ["--http.port", str(ports["http"]), "--http.requests_per_minute", "1000000"]
+        command += ["--queue.workers", "2", "--queue.waiting", str(studies + 1)]
+        if cstore:
+            command += ["--dicom.listen", "true", "--dicom.port", str(ports["dicom"]), "--dicom.quiet_s", _QUIET_S]
+            command += ["--dicom.released_quiet_s", "0.5"]
+        url = f"http://127.0.0.1:{ports['http']}"
+        made = [load_studies.spoilt(load_studies.images(spec, number), number) for number in range(studies)]
+        if cstore:
+            feeds = [_sending(ports["dicom"], *study) for study in made]
+        else:
+            feeds = [_uploading(url, load_studies.zipped(datasets, kind)) for kind, datasets in made]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         began = time.monotonic()
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            url = f"http://127.0.0.1:{port}"
             _wait_up(url)
-            result = {"cold_start_s": round(time.monotonic() - began, 2), **_measure(url, uploads, process.pid)}
+            result = {"cold_start_s": round(time.monotonic() - began, 2), **_measure(url, feeds, process.pid)}
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 
-def _measure(url: str, uploads: list[bytes], pid: int) -> dict[str, Any]:
-    began, computed = time.monotonic(), _cpu_s(pid)
-    for content in uploads:
+def _uploading(url: str, content: bytes) -> Callable[[], None]:
+    def upload() -> None:
         requests.post(f"{url}/api/jobs", files=[("files", ("study.zip", content))], timeout=60).raise_for_status()
+
+    return upload
+
+
+def _sending(port: int, kind: str, datasets: list[Any]) -> Callable[[], None]:
+    """Of a bad study that could not be sent so, its sender breaks off half way."""
+    breaks_off = kind == "foreign"
+
+    def send() -> None:
+        entity = ApplicationEntity("SCANNER")
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 300
+        for uid in {dataset.SOPClassUID for dataset in datasets}:
+            entity.add_requested_context(uid)
+        association = entity.associate("127.0.0.1", port, ae_title="MEDSSL")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on the phantom's values
+            answers = [association.send_c_store(item) for item in datasets[:: 2 if breaks_off else 1]]
+        association.abort() if breaks_off else association.release()
+        status = [answer.get("Status", "none") for answer in answers]
+        if any(status):
+            raise SystemExit(f"the server did not take a study: {status}")
+
+    return send
+
+
+def _measure(url: str, feeds: list[Callable[[], None]], pid: int) -> dict[str, Any]:
+    began, computed = time.monotonic(), _cpu_s(pid)
+    for feed in feeds:
+        feed()
     uploaded = time.monotonic() - began
-    while requests.get(f"{url}/api/jobs?state=queued,running&limit=1", timeout=60).json():
+    jobs: list[dict[str, Any]] = []
+    while len(jobs) < len(feeds):  # what comes by C-STORE is a job a little later
         time.sleep(0.1)
+        jobs = requests.get(f"{url}/api/jobs?state=done,failed&limit=1000", timeout=60).json()
     seconds = time.monotonic() - began
-    jobs = requests.get(f"{url}/api/jobs?limit=1000", timeout=60).json()
     latency = sorted(job["finished"] - job["accepted"] for job in jobs)
     alone = sorted(job["finished"] - job["started"] for job in jobs if job["state"] == "done")
     reasons: dict[str, int] = {}
@@ -82,26 +124,9 @@ def _measure(url: str, uploads: list[bytes], pid: int) -> dict[str, Any]:
     }
 
 
-def _upload(folder: Path, number: int) -> bytes:
-    """A zipped study; every fourth is bad in one of four ways."""
-    path = folder / f"study{number}"
-    pixels = np.random.default_rng(number).integers(0, 30, _SHAPE).astype(np.int16)
-    write_series(path, pixels, series=f"1.2.3.{number}.1", StudyInstanceUID=f"1.2.3.{number}", **COMPANION)
-    files = {file.name: file.read_bytes() for file in path.iterdir()}
-    bad = number // 4 % 4 if number % 4 == 3 else None
-    if bad == 0:
-        files["000.dcm"] = files["000.dcm"][:-1000]
-    elif bad == 1:
-        files = {"../../out.dcm": b"x"}
-    elif bad == 2:
-        del files["010.dcm"]
-    elif bad == 3:
-        files = {"a.dcm": os.urandom(10_000)}
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _wait_up(url: str) -> None:
@@ -131,6 +156,10 @@ def _peak_mib(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
+    parser = argparse.ArgumentParser(description="Load of a server.")
+    parser.add_argument("given", nargs="*", metavar="[BUNDLE] [STUDIES]")
+    parser.add_argument("--cstore", action="store_true")
+    options = parser.parse_args()
+    given = options.given
     path = Path(given.pop(0)) if given and not given[0].isdecimal() else None
-    main(path, int(given[0]) if given else 64)
+    main(path, int(given[0]) if given else 64, cstore=options.cstore)

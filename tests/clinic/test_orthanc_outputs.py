@@ -115,17 +115,27 @@ def _predict(folder: Path, series: Path, formats: str = _FORMATS) -> Path:
     return next(p for p in out.iterdir() if p.is_dir())
 
 
-def test_every_result_is_stored_found_by_qido_and_given_back_unchanged(orthanc: _Orthanc, tmp_path: Path):
-    series = write_series(tmp_path / "series", (ramp(4) % 40).astype("int16"), **_COMPANION)
+@pytest.mark.parametrize(("study", "orientation", "step"), [
+    ("1.2.3", (1, 0, 0, 0, 1, 0), (0.0, 0.0, 2.5)),
+    ("1.2.5", (0.8, 0.6, 0.0, -0.6, 0.8, 0.0), (0.3, -0.4, -2.5)),
+], ids=["ascending", "oblique and tilted"])  # fmt: skip
+def test_every_result_is_stored_found_by_qido_and_given_back_unchanged(
+    orthanc: _Orthanc, tmp_path: Path, study: str, orientation: tuple[float, ...], step: tuple[float, ...]
+):
+    places = [tuple(k * part for part in step) for k in range(4)]
+    series = write_series(
+        tmp_path / "series", (ramp(4) % 40).astype("int16"), positions=places, orientation=orientation,
+        series=f"{study}.1", StudyInstanceUID=study, **_COMPANION,
+    )  # fmt: skip
     orthanc.store(*sorted(series.glob("*.dcm")))
     results = _predict(tmp_path, series)
     orthanc.store(*(results / name for name in _FILES))
-    found = orthanc.get("/dicom-web/studies/1.2.3/series")
+    found = orthanc.get(f"/dicom-web/studies/{study}/series")
     modalities = sorted(item["00080060"]["Value"][0] for item in found)
     assert modalities == sorted(["CT", "SEG", "SEG", "SEG", "RTSTRUCT", "SR", "OT"])
     for name in _FILES:
         own = pydicom.dcmread(results / name)
-        (instance,) = orthanc.get(f"/dicom-web/studies/1.2.3/instances?SOPInstanceUID={own.SOPInstanceUID}")
+        (instance,) = orthanc.get(f"/dicom-web/studies/{study}/instances?SOPInstanceUID={own.SOPInstanceUID}")
         assert instance["00080016"]["Value"][0] == own.SOPClassUID
         (key,) = [
             i["ID"]

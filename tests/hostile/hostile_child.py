@@ -11,13 +11,13 @@ import select
 import shutil
 import signal
 import sys
-import time
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hostile_clock import Clock
 
 import medssl.__main__ as command_line
 from medssl.imaging.errors import MedsslError
@@ -119,7 +119,7 @@ def _in_child(job: dict[str, str], pipe: int) -> None:
 
 
 def _judged(job: dict[str, str]) -> dict[str, Any]:
-    """Fork, wait, and add what the kernel measured of the child: processor seconds and peak memory."""
+    """Fork, wait, and add what the kernel measured of the child: seconds of several kinds and peak memory."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -129,21 +129,27 @@ def _judged(job: dict[str, str]) -> dict[str, Any]:
         os.dup2(sink, 2)
         _in_child(job, writer)
     os.close(writer)
-    until, text, done = time.monotonic() + float(job["seconds"]), b"", False
-    while not done and time.monotonic() < until:
+    clock, text, done = Clock(child), b"", False
+    while not done and clock.wall_s() < float(job["seconds"]):
         if select.select([reader], [], [], 0.2)[0]:
             block = os.read(reader, 1 << 16)
             text, done = text + block, not block
+        clock.look()
     os.close(reader)
     if not done:
         os.kill(child, signal.SIGKILL)
     _, status, used = os.wait4(child, 0)
+    wall_s = clock.wall_s()
     result: dict[str, Any] = json.loads(text) if text else {"outcome": "killed", "detail": f"wait status {status}"}
     if not done:
         result = {"outcome": "hung", "detail": f"over {job['seconds']} s"}
     elif os.WIFSIGNALED(status):
         result = {"outcome": "crashed", "detail": f"signal {os.WTERMSIG(status)}"}
-    return result | {"seconds": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / 1024}
+    seconds = used.ru_utime + used.ru_stime
+    blocked_s = max(0.0, wall_s - seconds - clock.waited_s())
+    return result | {
+        "seconds": seconds, "wall_s": wall_s, "blocked_s": blocked_s, "peak_mib": used.ru_maxrss / 1024
+    }  # fmt: skip
 
 
 def main() -> None:

@@ -79,6 +79,10 @@ class Desk:
             raise RefusedError(f"no model of that name is served; choose from: {known}", reason="no-model", status=404)
         return name
 
+    def bundle_sha256(self, model: str) -> str:
+        """Hash of a model's bundle; empty where it is served no longer."""
+        return self.bundles[model].sha256 if model in self.bundles else ""
+
     def cautions(self) -> list[str]:
         """What an operator should know before the first study comes."""
         options = self.options
@@ -149,7 +153,10 @@ class Desk:
         arrivals.close(folder, living)
         why = arrivals.complaint(folder, living, lost_counts=self.options.dicom.aborted == "refuse")
         if not why and earlier is not None and self._stands(earlier, folder, model):
-            self.audit.write(record["caller"], "unchanged", job=earlier.name, study=study, model=model)
+            self.audit.write(
+                record["caller"], "unchanged", job=earlier.name, study=study, model=model,
+                bundle_sha256=self.bundle_sha256(model),
+            )  # fmt: skip
             LOG.info("study %s came again without anything new: job %s stands", study, earlier.name)
             self.folders.discard(folder)
             return
@@ -174,9 +181,9 @@ class Desk:
 
     def _made(self, model: str) -> dict[str, Any]:
         """What a result follows from beside the images; where it is another, a study that comes again is done again."""
-        bundle, results = self.bundles.get(model), self.options.results
+        results = self.options.results
         return {
-            "bundle_sha256": bundle.sha256 if bundle else "",
+            "bundle_sha256": self.bundle_sha256(model),
             "medssl": version("medssl"),
             "formats": list(results.formats),
             "resample_irregular": results.resample_irregular,
@@ -208,10 +215,9 @@ class Desk:
         """The audit log comes before the ledger: after a kill in between a line is there twice, never missing."""
         if self.ledger.get(job.id) is not None or not read_record(self.folders.job(job.id)):
             return  # the second: it was removed since
-        bundle = self.bundles.get(job.model)
         self.audit.write(
             job.caller, "accept", job=job.id, study=job.study, source=job.source, model=job.model,
-            bundle_sha256=bundle.sha256 if bundle else "",
+            bundle_sha256=self.bundle_sha256(job.model),
         )  # fmt: skip
         self.ledger.add(job)
         self.metrics.accepted.labels(job.source).inc()
@@ -247,7 +253,10 @@ class Desk:
                 self.folders.discard(self.folders.job(job_id))
 
     def _give_up(self, job: Job, reason: str, message: str) -> None:
-        self.audit.write("server", "fail", job=job.id, study=job.study, model=job.model, reason=reason)
+        self.audit.write(
+            "server", "fail", job=job.id, study=job.study, model=job.model,
+            bundle_sha256=self.bundle_sha256(job.model), reason=reason,
+        )  # fmt: skip
         self.ledger.reject(job.id, reason, message)
 
     def refill(self) -> None:

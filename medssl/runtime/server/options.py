@@ -129,8 +129,9 @@ class QueueOptions:
     """Jobs, and who computes them."""
 
     url: str = ""
-    """Database of jobs, for instance `postgresql://host/medssl` where several machines serve one DATA folder; empty
-    keeps an SQLite file in DATA."""
+    """Database of jobs where several machines serve one DATA folder, for instance
+    `postgresql://host/medssl?sslmode=verify-full&sslrootcert=/etc/medssl/ca.pem`; empty keeps an SQLite file in DATA.
+    What follows the question mark is the driver's, which without `sslmode` falls back to a connection in the clear."""
 
     node: str = ""
     """Name of this machine among several that share `url`, the same at every start; empty takes the host name."""
@@ -196,7 +197,8 @@ class ResultOptions:
     bundle that classifies."""
 
     resample_irregular: bool = False
-    """Resample DICOM series with uneven slices instead of refusing them."""
+    """Resample DICOM series with uneven slices instead of refusing them. DICOM-SEG and RTSTRUCT, whose planes are those
+    of the files, are then left out, which the report says; the structured report is still stored."""
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,7 @@ class Runner:
         desk = self._desk
         now = desk.ledger.get(job.id) or job
         results = {name: sha256(path) for name, path in desk.results(job.id).items()}
-        bundle = desk.bundles.get(job.model)
         desk.audit.write(
             "server", "fail" if reason else "done", job=job.id, study=now.study, model=job.model,
-            bundle_sha256=bundle.sha256 if bundle else "", reason=reason, results=results,
+            bundle_sha256=desk.bundle_sha256(job.model), reason=reason, results=results,
         )  # fmt: skip

@@ -1,28 +1,29 @@
 """Kill a server with SIGKILL, over and over, while studies come in and are computed; then count what became of them.
 
-Senders break off too, and send again or never come back: what was not sent whole must leave nothing in the PACS.
+Senders break off too, and send again or never come back: what was not sent whole must leave nothing in the PACS. The
+network is slow enough that kills meet it at work.
 
-`python killing.py FOLDER BUNDLE KILLS PAUSE_S` writes the fate of a run as JSON. The server is the real one in a
-process of its own, forked from one that has the libraries loaded, so that a start takes as long as loading the bundle:
-that is `python killing.py` without arguments, which forks a server for each line on its input, a JSON of options, and
-writes its process id.
+`python killing.py FOLDER KILLS PAUSE_S` writes the fate of a run as JSON. The server is the real one in a process of
+its own, forked from one that has the libraries loaded, so that a start takes as long as loading the bundle: that is
+`python killing.py` without arguments, which forks a server for each line on its input, a JSON of options, and writes
+its process id.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import random
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,86 +31,46 @@ import numpy as np
 import pydicom
 import requests
 from dicom_phantom import slice_dataset
-from pynetdicom import evt
+from kill_fate import Archive, Fate, at_work, count
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.sop_class import Comprehensive3DSRStorage, CTImageStorage, SegmentationStorage
+from pynetdicom.sop_class import CTImageStorage
 from serving import COMPANION, write_scan
+from tiny_bundle import onnx_bytes, write_bundle
 
-_SLICES = 4
+_SLICES, _SIDE = 4, 24
+_KERNEL = 25
+"""Width of the network's convolution; with the windows of `_SIDE` it takes a quarter of a second for a study."""
+_AT_START, _AT_STAGE = 0.2, 0.4
+"""How often a kill comes while the server starts, and how often as soon as a job is at a certain stage."""
+_STAGES = ("reading", "predicting", "writing", "storing")
 _BREAKS_OFF, _COMES_BACK = 0.3, 0.5
 """How often a sender breaks a study off, and how often it then sends it again."""
-
-
-@dataclass
-class Fate:
-    """What became of everything that the server said it had accepted."""
-
-    kills: int
-    uploads: int = 0
-    studies: int = 0
-    lost: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
-    partial: list[str] = field(default_factory=list)
-    unaudited: list[str] = field(default_factory=list)
-    incomplete: int = 0
-    interrupted: int = 0
-    stored_again: int = 0
-    seconds: float = 0.0
-
-
-class Archive:
-    """A PACS that remembers which objects came, how often, and which images they refer to."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, tuple[str, str, frozenset[str]]] = {}
-        self.times: dict[str, int] = defaultdict(int)
-        entity = ApplicationEntity("ARCHIVE")
-        for kind in (SegmentationStorage, Comprehensive3DSRStorage):
-            entity.add_supported_context(kind)
-        self._server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._keep)])
-        self.port = int(self._server.server_address[1])
-
-    def _keep(self, event: Any) -> int:
-        dataset = event.dataset
-        if dataset.SOPClassUID == SegmentationStorage:
-            sources = list(dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence)
-        else:  # a report names the images and the segmentation
-            series = dataset.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
-            sources = [item for part in series for item in part.ReferencedSOPSequence]
-        refers = frozenset(str(item.ReferencedSOPInstanceUID) for item in sources)
-        about = (str(dataset.StudyInstanceUID), str(dataset.SOPClassUID), refers)
-        self.objects[str(dataset.SOPInstanceUID)] = about
-        self.times[str(dataset.SOPInstanceUID)] += 1
-        return 0
-
-    def close(self) -> None:
-        self._server.shutdown()
 
 
 class KillRun:
     """One server that is killed again and again.
 
     Args:
-        folder: For its data.
-        bundle: What it serves.
+        folder: For its data and its bundle.
         seed: Of the moments.
     """
 
-    def __init__(self, folder: Path, bundle: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int) -> None:
         self._random = random.Random(seed)
         self._archive = Archive()
         self._data = folder / "data"
+        bundle = write_bundle(folder / "slow", onnx_bytes(kernel=_KERNEL))
         self._ports = {"http": _free_port(), "dicom": _free_port()}
         self._settings = json.dumps(
             {"bundle": str(bundle), "data": str(self._data), "archive": self._archive.port, **self._ports}
         )
-        self._scan = write_scan(folder / "scan.nii.gz", (6, 6, 6)).read_bytes()
+        self._scan = write_scan(folder / "scan.nii.gz", (_SIDE, _SIDE, 6)).read_bytes()
         self._uploads: list[str] = []
         self._begun: dict[str, frozenset[str]] = {}
-        self._studies: list[str] = []
+        self._studies: dict[str, int] = {}
         self._number = 0
+        self._stages = itertools.cycle(_STAGES)
         self._stop = threading.Event()
         command = [sys.executable, __file__]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -118,17 +79,15 @@ class KillRun:
     def run(self, kills: int, pause_s: float = 1.0) -> Fate:
         """Kill the server so often, then let it finish."""
         began = time.monotonic()
-        fate = Fate(kills)
+        fate, met = Fate(kills), dict[tuple[str, int], str]()
         feeders = [threading.Thread(target=work, daemon=True) for work in (self._upload, self._send)]
         for feeder in feeders:
             feeder.start()
         for _ in range(kills):
             pid = self._start()
-            if self._random.random() < 0.8:  # the others are killed while they start
-                self._wait_up(pid)
-                self._wait_work()
-            time.sleep(self._random.uniform(0, pause_s))
+            self._wait_moment(pid, pause_s)
             _kill(pid, whole=self._random.random() < 0.5)
+            met |= at_work(self._data)
         self._stop.set()
         for feeder in feeders:
             feeder.join()
@@ -138,7 +97,8 @@ class KillRun:
         self._drain()
         os.kill(pid, signal.SIGTERM)
         _gone(pid)
-        self._count(fate)
+        count(fate, self._data, self._uploads, self._studies, self._begun, self._archive)
+        fate.stages = dict(Counter(met.values()))
         fate.seconds = time.monotonic() - began
         return fate
 
@@ -161,6 +121,23 @@ class KillRun:
     def _url(self, path: str) -> str:
         return f"http://127.0.0.1:{self._ports['http']}{path}"
 
+    def _wait_moment(self, pid: int, pause_s: float) -> None:
+        """Return when the server is to be killed."""
+        draw = self._random.random()
+        if draw >= _AT_START:
+            self._wait_up(pid)
+            if draw < _AT_START + _AT_STAGE:
+                self._wait_stage(next(self._stages))
+                return  # most of them take milliseconds
+            self._wait_work()
+        time.sleep(self._random.uniform(0, pause_s))
+
+    def _wait_stage(self, stage: str) -> None:
+        """Return once a job is there, or none comes there."""
+        deadline = time.monotonic() + 20
+        while stage not in at_work(self._data).values() and time.monotonic() < deadline:
+            time.sleep(0.002)
+
     def _wait_up(self, pid: int) -> None:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -181,7 +158,7 @@ class KillRun:
             time.sleep(0.01)
 
     def _upload(self) -> None:
-        while not self._stop.wait(0.3):
+        while not self._stop.wait(0.6):
             try:
                 answer = requests.post(self._url("/api/jobs"), files=[("files", ("a.nii.gz", self._scan))], timeout=20)
             except requests.RequestException:
@@ -190,23 +167,25 @@ class KillRun:
                 self._uploads.append(answer.json()["id"])
 
     def _send(self) -> None:
-        while not self._stop.wait(0.1):
-            study, slices = self._slices_of_another()
+        while not self._stop.wait(0.3):
+            (study, slices), associations = self._slices_of_another(), 1
             if self._random.random() < _BREAKS_OFF:
                 self._store(slices[: self._random.randrange(1, _SLICES)], end=self._random.choice([_abort, _hang_up]))
                 if self._random.random() > _COMES_BACK:
                     continue
+                associations += 1
             while not self._store(slices, end=Association.release):
+                associations += 1
                 if self._stop.wait(0.1):
                     return
-            self._studies.append(study)
+            self._studies[study] = associations
 
     def _slices_of_another(self) -> tuple[str, list[pydicom.Dataset]]:
         """A study that was not begun yet."""
         self._number += 1
         study = f"1.2.3.{self._number}"
         slices = [
-            slice_dataset(np.full((8, 8), 15, np.int16), (0, 0, 2.5 * k), series=f"{study}.1", number=k + 1,
+            slice_dataset(np.full((_SIDE, _SIDE), 15, np.int16), (0, 0, 2.5 * k), series=f"{study}.1", number=k + 1,
                           StudyInstanceUID=study, **COMPANION)
             for k in range(_SLICES)
         ]  # fmt: skip
@@ -241,30 +220,6 @@ class KillRun:
                 return
             time.sleep(0.5)
         raise AssertionError("the server does not finish")
-
-    def _count(self, fate: Fate) -> None:
-        with contextlib.closing(sqlite3.connect(self._data / "jobs.db")) as database:
-            rows = database.execute("select id, state, reason from medssl_jobs").fetchall()
-        ids = {row[0] for row in rows}
-        fate.uploads, fate.studies = len(self._uploads), len(self._studies)
-        fate.lost += [job_id for job_id in self._uploads if job_id not in ids]
-        fate.failed += [f"{row[0]} {row[2]}" for row in rows if row[1] == "failed" and row[2] != "incomplete-study"]
-        fate.incomplete = sum(row[2] == "incomplete-study" for row in rows)
-        fate.lost += [row[0] for row in rows if row[1] not in ("done", "failed")]
-        results = defaultdict(list)
-        for uid, (study, kind, refers) in self._archive.objects.items():
-            results[study, kind].append(uid)
-            if not self._begun[study] <= refers:
-                fate.partial.append(f"{study}: {uid}")
-        fate.lost += [study for study in self._studies if (study, SegmentationStorage) not in results]
-        fate.doubled += [f"{study}: {uids}" for (study, _), uids in results.items() if len(uids) > 1]
-        fate.stored_again = sum(times - 1 for times in self._archive.times.values())
-        lines = [json.loads(line) for log in self._data.glob("audit-*.jsonl") for line in log.read_text().splitlines()]
-        fate.interrupted = sum(line.get("interrupted", 0) for line in lines)
-        accepted = {line["job"] for line in lines if line["action"] == "accept"}
-        fate.unaudited = sorted(
-            ids - accepted | ids - {line["job"] for line in lines if line["action"] in ("done", "fail")}
-        )
 
 
 def _abort(association: Association) -> None:
@@ -328,17 +283,16 @@ def _serve(settings: dict[str, Any]) -> None:
     )
 
 
-def kill_run(folder: Path, bundle: Path, kills: int, pause_s: float) -> dict[str, Any]:
-    """Fate of a run in a process of its own, as plain data."""
-    command = [sys.executable, __file__, str(folder), str(bundle), str(kills), str(pause_s)]
+def kill_run(folder: Path, kills: int, pause_s: float) -> Fate:
+    """Fate of a run in a process of its own."""
+    command = [sys.executable, __file__, str(folder), str(kills), str(pause_s)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, check=True)
-    fate: dict[str, Any] = json.loads(done.stdout)
-    return fate
+    return Fate(**json.loads(done.stdout))
 
 
-def _main(folder: str, bundle: str, kills: str, pause_s: str) -> None:
-    run = KillRun(Path(folder), Path(bundle), seed=int(kills))
+def _main(folder: str, kills: str, pause_s: str) -> None:
+    run = KillRun(Path(folder), seed=int(kills))
     try:
         fate = run.run(int(kills), float(pause_s))
     finally:

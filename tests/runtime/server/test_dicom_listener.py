@@ -13,10 +13,11 @@ from dicom_phantom import write_series
 pytest.importorskip("pynetdicom", reason="the server needs the extra serve")
 
 from pynetdicom.sop_class import Verification
-from scanner import associate, ended_study, images, jobs_of, send
+from scanner import associate, ended_study, images, jobs_of, send, store
 from serving import COMPANION, ended, get, options_for, post, served
 
-from medssl.runtime.server.options import DicomOptions, LimitOptions
+from medssl.runtime.server.ledger import Job
+from medssl.runtime.server.options import DicomOptions, LimitOptions, QueueOptions
 
 pytestmark = pytest.mark.usefixtures("sockets_of_pynetdicom")
 
@@ -111,6 +112,27 @@ def test_without_room_the_answer_is_out_of_resources_and_nothing_is_kept(tiny: P
         assert send(service, images(tmp_path / "a", slices=2)) == [0xA700] * 2
         assert not list((service.options.data / "servers/alone/inbox").rglob("*.dcm"))
         assert 'medssl_refused_total{reason="disk-full"} 2.0' in get(service, "/metrics").text
+
+
+def test_a_full_queue_is_out_of_resources_for_new_studies_while_those_that_began_go_on(tiny: Path, tmp_path: Path):
+    first, second = (
+        images(tmp_path / uid, StudyInstanceUID=uid, series=f"{uid}.1") for uid in ("1.2.3.20", "1.2.3.21")
+    )
+    options = options_for(tiny, tmp_path / "data", queue=QueueOptions(threads=1, waiting=2))
+    with served(options) as service:
+        service.desk.ledger.add(Job("a" * 32, "s", "tiny", "rest", "local", 1.0))  # in no queue: it waits
+        association = associate(service)
+        assert store(association, first[:2]) == [0, 0]  # with it two are waiting
+        assert send(service, second) == [0xA700] * 4
+        assert store(association, first[2:]) == [0, 0]
+        association.release()
+        inbox = service.options.data / "servers" / "alone" / "inbox"
+        assert not list((inbox / service.desk.secret.name("1.2.3.21")).rglob("*.dcm"))
+        assert 'medssl_refused_total{reason="queue-full"} 4.0' in get(service, "/metrics").text
+        assert ended_study(service, "1.2.3.20")["state"] == "done"
+        assert jobs_of(service, "1.2.3.21") == []
+        assert send(service, second) == [0] * 4  # there is room again
+        assert ended_study(service, "1.2.3.21")["state"] == "done"
 
 
 def test_a_study_beyond_the_caps_is_cut_off(tiny: Path, tmp_path: Path):

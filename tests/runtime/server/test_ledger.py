@@ -1,5 +1,7 @@
 """The ledger gives a job to one worker, and none is forgotten whatever dies."""
 
+import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("peewee", reason="the server needs the extra serve")
+
+import peewee
+import yaml
 
 from medssl.imaging.errors import ConfigError
 from medssl.runtime.server.ledger import Job, Ledger, open_database
@@ -157,3 +162,29 @@ def test_results_that_the_archive_did_not_take_are_offered_again_after_ever_long
     assert waiting is not None
     assert (waiting.state, waiting.reason, waiting.attempts, waiting.finished) == ("queued", "", 0, None)
     assert [job.id for job in ledger.jobs(states=["failed"])] == ["b"], "other failures stay"
+
+
+def test_a_data_base_elsewhere_that_does_not_speak_tls_is_left_alone():
+    """The URL of the example: what it says of TLS reaches the driver."""
+    pytest.importorskip("psycopg", reason="PostgreSQL needs the extra postgres")
+    example = Path(__file__).parents[3] / "configs" / "serve" / "several_machines.yaml"
+    url = yaml.safe_load(example.read_text(encoding="utf-8"))["queue"]["url"]
+    asked: list[bytes] = []
+
+    def refuse(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            asked.append(connection.recv(8))
+            connection.sendall(b"N")  # no TLS here
+            asked.append(connection.recv(64))  # to which a careless driver says who it is
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=refuse, args=(server,))
+        thread.start()
+        database = open_database(url.replace("db.hospital.example", f"127.0.0.1:{server.getsockname()[1]}"))
+        with pytest.raises(peewee.OperationalError, match="does not support SSL"):
+            database.connect()
+        thread.join()
+    assert asked == [bytes.fromhex("0000000804d2162f"), b""]  # whether it speaks TLS, and nothing else
+    assert database.connect_params["sslmode"] == "verify-full"
+    assert database.connect_params["sslrootcert"] == "/etc/medssl/ca.pem"

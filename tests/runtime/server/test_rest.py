@@ -5,6 +5,7 @@ import json
 import socket
 import stat
 import zipfile
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,24 @@ def test_a_nifti_upload_becomes_a_mask_that_thresholds_the_image(service: Any, t
     report = json.loads(_fetch(service, job, "report.json"))
     assert report["bundle_sha256"] == get(service, "/api/models").json()[0]["bundle_sha256"]
     assert "Doe" not in json.dumps([job, report])
+
+
+def test_the_audit_log_says_by_their_hashes_which_bundle_made_which_results(service: Any, tiny: Path, tmp_path: Path):
+    scan = write_scan(tmp_path / "a.nii.gz")
+    job = ended(service, post(service, [(scan.name, scan.read_bytes())]))
+    bad = ended(service, post(service, [(scan.name, scan.read_bytes()[:100])]))
+    hashes = {item["name"]: sha256(_fetch(service, job, item["name"])).hexdigest()
+              for item in get(service, f"/api/jobs/{job['id']}/results").json()}  # fmt: skip
+    bundle = sha256((tiny / "SHA256SUMS").read_bytes()).hexdigest()
+    lines = [json.loads(line) for line in service.desk.audit.path.read_text().splitlines()]
+    told = {(line["action"], line.get("job")): line for line in lines if line["action"] != "fetch"}
+    assert told["start", None]["bundles"] == {"tiny": bundle}
+    assert told["accept", job["id"]]["bundle_sha256"] == bundle
+    done, failed = told["done", job["id"]], told["fail", bad["id"]]
+    assert (done["model"], done["bundle_sha256"], done["results"]) == ("tiny", bundle, hashes)
+    assert (failed["bundle_sha256"], failed["reason"], failed["results"]) == (bundle, bad["reason"], {})
+    fetched = {line["result"]: line["sha256"] for line in lines if line.get("job") == job["id"] and "result" in line}
+    assert fetched == hashes
 
 
 @pytest.mark.parametrize("form", ["files", "zip"])

@@ -80,7 +80,9 @@ def test_a_study_that_comes_back_with_its_results_starts_no_job(tiny: Path, tmp_
         if not restart:
             assert _send(service, [*slices, *results]) == [0] * 7
             assert [job["id"] for job in _settled(service, "1.2.3.50")] == [first["id"]]
-            assert '"action": "unchanged"' in service.desk.audit.path.read_text()
+            told = [json.loads(line) for line in service.desk.audit.path.read_text().splitlines()]
+            hashes = [line["bundle_sha256"] for line in told if line["action"] == "unchanged"]
+            assert hashes == [service.desk.bundles["tiny"].sha256]
             assert _send(service, results) == [0] * 3  # alone
             assert [job["id"] for job in _settled(service, "1.2.3.50")] == [first["id"]]
     with served(options) as service:

@@ -1,5 +1,6 @@
 """A worker that crashes, hangs or grows takes one job along, and what an operator gets wrong stops the start."""
 
+import json
 import os
 import signal
 import socket
@@ -201,6 +202,9 @@ def test_jobs_during_which_the_server_keeps_dying_are_given_up(tiny: Path, tmp_p
     with served(options) as service:
         job = get(service, f"/api/jobs/{job['id']}").json()
         assert (job["state"], job["reason"]) == ("failed", "server-died")
+        told = [json.loads(line) for line in service.desk.audit.path.read_text().splitlines()]
+        given_up = next(line for line in told if line["action"] == "fail")
+        assert given_up["bundle_sha256"] == service.desk.bundles["tiny"].sha256
 
 
 def test_data_past_its_time_is_removed_and_noted(tiny: Path, tmp_path: Path):
