@@ -60,6 +60,7 @@ def onnx_bytes(
     features: bool = False,
     weight: Sequence[float] = WEIGHT,
     bias: Sequence[float] = BIAS,
+    *,
     pooled: bool = False,
     kernel: int = 1,
 ) -> bytes:
@@ -109,7 +110,7 @@ def write_bundle(
     window, channels = entries.get("window", (8, 8, 8)), len(entries.get("channels", ("CT",)))
     pooled, outputs = entries.get("task") == "classification", len(entries.get("classes", "")) or len(BIAS)
     weight, bias = WEIGHT[:outputs], BIAS[:outputs]
-    plain = onnx_bytes(window, "", "logits", channels, gate is not None, weight, bias, pooled)
+    plain = onnx_bytes(window, "", "logits", channels, gate is not None, weight, bias, pooled=pooled)
     (folder / "model.onnx").write_bytes(plain if model is None else model)
     labels = (
         Label(1, "low", Code("10200004", "SCT", "Liver"), Code("123037004", "SCT", "Anatomical Structure")),

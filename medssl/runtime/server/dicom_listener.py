@@ -26,7 +26,7 @@ from medssl.imaging.files import sync_file, sync_folder, write_json
 from medssl.runtime.server import arrivals
 from medssl.runtime.server.certificates import server_context
 from medssl.runtime.server.desk import Desk, RefusedError
-from medssl.runtime.server.folders import LOOK_BYTES, new_id, read_record, share_file
+from medssl.runtime.server.folders import LOOK_BYTES, link_files, new_id, read_record, share_file
 from medssl.runtime.server.listening import cannot_listen
 from medssl.runtime.server.logs import LOG
 
@@ -49,6 +49,8 @@ class _Sender:
     ended: bool = False
     unmarked: bool = False
     """An object was refused, and that could not be written down."""
+    late: set[str] = field(default_factory=set)
+    """Studies that were handed in before its release, which settles what others had left of them."""
 
     def replaces(self, other: "_Sender") -> bool:
         """Whether the release of this one settles what another left: itself, or one that fell silent before it came."""
@@ -170,6 +172,8 @@ class DicomListener:
                     state.senders = {mark: s for mark, s in state.senders.items() if not sender.replaces(s)}
                     arrivals.note_release(self._folder(study), sender.caller, state.senders)
             sender.ended = True
+            for study in sender.late - self._studies.keys():
+                self._settle(study, sender)
 
     def _closed(self, event: Any) -> None:
         """Remove what came of an object whose sender is gone: pynetdicom leaves it behind."""
@@ -348,8 +352,27 @@ class DicomListener:
     def _hand_in(self, study: str) -> None:
         """Make the folder of a study a job, unless nothing of it is new; objects that come later start another."""
         with self._lock:
-            self._desk.hand_in(self._folder(study), self._studies[study].living())
+            state = self._studies[study]
+            self._desk.hand_in(self._folder(study), state.living())
+            gone = [sender for sender in state.senders.values() if sender.ended]
+            for sender in state.senders.values():
+                if not sender.ended and all(sender.replaces(other) for other in gone):
+                    sender.late.add(study)
             self._forget(study)
+
+    def _settle(self, study: str, sender: _Sender) -> None:
+        """Hand a study in again that failed as incomplete while the sender, who has released now, was still at it."""
+        earlier = self._desk.earlier(study, self._model)
+        if earlier is None or sender.unmarked or not any(arrivals.missing(earlier, [sender.mark])):
+            return
+        folder = self._folder(study)
+        self._begin(folder, study, sender.caller)
+        link_files(earlier / "input", folder / "input")
+        arrivals.note_release(folder, sender.caller, ())
+        if any(arrivals.missing(folder, ())):
+            self._desk.folders.discard(folder)
+        else:
+            self._studies[study] = _Incoming(time.monotonic())
 
 
 def _caller(event: Any) -> str:

@@ -127,6 +127,30 @@ def test_an_association_beside_the_broken_one_does_not_settle_it(slow: Any, tmp_
     _failed(slow, "1.2.3.22")
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_release_after_the_study_was_handed_in_settles_what_it_would_have_settled(
+    slow: Any, tmp_path: Path, beside: bool
+):
+    study = f"1.2.3.31.{int(beside)}"
+    slices = images(tmp_path / "a", StudyInstanceUID=study)
+    one, two = associate(slow), associate(slow) if beside else None
+    store(one, slices[:2])
+    state = slow.dicom._studies[slow.desk.secret.name(study)]
+    one.abort()
+    wait_for(lambda: not state.living())
+    two = two or associate(slow)
+    store(two, slices)
+    state.last -= 61
+    _failed(slow, study)
+    two.release()
+    wait_for(lambda: not two.is_alive())
+    if beside:  # what it brought may be its own part
+        assert slow.desk.secret.name(study) not in slow.dicom._studies
+    else:
+        _time_is_over(slow, study)
+        assert ended_study(slow, study, number=2)["state"] == "done"
+
+
 def test_the_release_of_one_sender_leaves_another_at_work(slow: Any, tmp_path: Path):
     slices = images(tmp_path / "a", StudyInstanceUID="1.2.3.26")
     one, two = associate(slow, calling="ONE"), associate(slow, calling="TWO")
