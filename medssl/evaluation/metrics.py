@@ -17,6 +17,7 @@ from monai.metrics.utils import get_surface_distance
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from medssl.imaging.errors import ImageError
+from medssl.runtime.performance.overlap import state_of
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,8 @@ class ClassScore:
 
     @property
     def state(self) -> str:
-        """`scored`, `both-empty`, `missed` (nothing predicted) or `invented` (nothing there)."""
-        if self.prediction_voxels and self.reference_voxels:
-            return "scored"
-        if self.reference_voxels:
-            return "missed"
-        return "invented" if self.prediction_voxels else "both-empty"
+        """As `state_of` says."""
+        return state_of(self.prediction_voxels, self.reference_voxels)
 
 
 def score_classes(

@@ -17,3 +17,9 @@ def serve(request: Any) -> Iterator[Serve]:
     """A server of a model repository: the one that the tests bring along, and, among the slow tests, tritonserver."""
     yield request.param
     gc.collect()  # a client that an exception held must not be collected in another thread: gevent forbids it
+
+
+@pytest.fixture
+def untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals are tried by test_verify.py; other tests of `verify` need not wait for them."""
+    monkeypatch.setattr("medssl.runtime.protocol.refusals", lambda *_: [])

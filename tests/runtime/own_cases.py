@@ -1,5 +1,6 @@
 """Cases of a hospital for `verify --cases`: images whose masks by the tiny bundle are known, and drawn references."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from complete_bundle import finish
 from tiny_bundle import write_bundle
 
+from medssl.__main__ import main
 from medssl.imaging.files import csv_text
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.preprocess import Intensity, Preprocess
@@ -63,3 +65,12 @@ def write_manifest(folder: Path, rows: Sequence[dict[str, str]]) -> Path:
     text = csv_text(names, [[row.get(name, "") for name in names] for row in rows])
     (folder / "own.csv").write_text(text, encoding="utf-8")
     return folder / "own.csv"
+
+
+def verify(bundle: Path, cases: Path, out: Path, *more: str) -> tuple[int, dict[str, Any]]:
+    """Exit code of `medssl verify --cases`, and what it wrote as JSON."""
+    out.mkdir(exist_ok=True)
+    files = ["--checklist", str(out / "pq.md"), "--json", str(out / "pq.json"), "--cases", str(cases), "--threads", "1"]
+    code = main(["verify", str(bundle), *files, *more])
+    written = out / "pq.json"
+    return code, json.loads(written.read_text())["performance"] if written.exists() else {}

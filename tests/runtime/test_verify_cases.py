@@ -5,32 +5,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from dicom_phantom import write_series
-from own_cases import INTERVALS, block, site_bundle, write_case, write_image, write_manifest
+from own_cases import INTERVALS, block, site_bundle, verify, write_case, write_image, write_manifest
 from result_objects import COMPANION
 
 from medssl.__main__ import main
 from medssl.imaging.files import sha256
 from medssl.imaging.series import SeriesRule
 
-
-@pytest.fixture(autouse=True)
-def _untried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refusals are tried by tests/runtime/test_verify.py."""
-    monkeypatch.setattr("medssl.runtime.protocol.refusals", lambda *_: [])
-
-
-def _verify(bundle: Path, cases: Path, out: Path, *more: str) -> tuple[int, dict[str, Any]]:
-    """Exit code, and what was written as JSON."""
-    out.mkdir(exist_ok=True)
-    files = ["--checklist", str(out / "pq.md"), "--json", str(out / "pq.json"), "--cases", str(cases), "--threads", "1"]
-    code = main(["verify", str(bundle), *files, *more])
-    written = out / "pq.json"
-    return code, json.loads(written.read_text())["performance"] if written.exists() else {}
+pytestmark = pytest.mark.usefixtures("untried")
 
 
 def _table(path: Path) -> list[dict[str, str]]:
@@ -69,7 +55,7 @@ def _site(folder: Path, dims: int) -> Path:
 
 
 def test_volumes_dice_and_intervals_of_each_case_are_those_drawn_by_hand(bundle: Path, dims: int, tmp_path: Path):
-    code, found = _verify(bundle, _site(tmp_path / "site", dims), tmp_path / "out")
+    code, found = verify(bundle, _site(tmp_path / "site", dims), tmp_path / "out")
     assert code == 0, "nothing was demanded"
     cases = {case["case"]: case["structures"]["low"] for case in found["cases"]}
     row, unit = (3, "mm2") if dims == 2 else (9, "ml")
@@ -100,7 +86,7 @@ def test_volumes_dice_and_intervals_of_each_case_are_those_drawn_by_hand(bundle:
 
 
 def test_what_cannot_be_compared_is_listed_with_its_reason_and_counted(bundle: Path, dims: int, tmp_path: Path):
-    code, found = _verify(bundle, _site(tmp_path / "site", dims), tmp_path / "out")
+    code, found = verify(bundle, _site(tmp_path / "site", dims), tmp_path / "out")
     assert code == 0
     reasons = {case["case"]: case["reason"] for case in found["unusable"]}
     due = {"foreign": "label-values", "bare": "no-reference", "moved": "label-grid", "cut": "truncated"}
@@ -120,7 +106,7 @@ def test_what_cannot_be_compared_is_listed_with_its_reason_and_counted(bundle: P
 def test_cases_are_predicted_as_predict_does(tmp_path: Path):
     bundle = site_bundle(tmp_path / "bundle", intervals=INTERVALS)
     write_case(tmp_path / "site", "a", block(3, 1, 6), block(3, 1, 4))
-    _, found = _verify(bundle, write_manifest(tmp_path / "site", [_row("a")]), tmp_path / "out")
+    _, found = verify(bundle, write_manifest(tmp_path / "site", [_row("a")]), tmp_path / "out")
     assert main(["predict", str(bundle), str(tmp_path / "site" / "a.nii.gz"), "--out", str(tmp_path / "p")]) == 0
     (told, _), ours = (
         json.loads((tmp_path / "p" / "a" / "report.json").read_text())["labels"],
@@ -139,10 +125,10 @@ def _row(name: str) -> dict[str, str]:
 def test_cases_that_the_bundle_may_have_learned_from_are_told(split: str, tmp_path: Path):
     row = write_case(tmp_path / "site", "a", block(3, 1, 6), block(3, 1, 4), split=split)
     cases = write_manifest(tmp_path / "site", [row])
-    _verify(site_bundle(tmp_path / "bundle"), cases, tmp_path / "out")
+    verify(site_bundle(tmp_path / "bundle"), cases, tmp_path / "out")
     assert ("of split train or val" in (tmp_path / "out" / "pq.md").read_text()) is (split == "train")
     same = site_bundle(tmp_path / "same", provenance={"manifest_sha256": sha256(cases)})
-    _verify(same, cases, tmp_path / "more")
+    verify(same, cases, tmp_path / "more")
     assert "was made from this very manifest" in (tmp_path / "more" / "pq.md").read_text()
 
 
@@ -160,7 +146,7 @@ def test_cases_that_the_bundle_may_have_learned_from_are_told(split: str, tmp_pa
 def test_what_the_site_demands_passes_or_fails_with_exit_code_2(demands: list[str], failed: int, tmp_path: Path):
     bundle = site_bundle(tmp_path / "bundle", intervals=INTERVALS, ignore_label=9)
     allowed = [] if "--accept.unusable" in demands else ["--accept.unusable", "4"]
-    code, found = _verify(bundle, _site(tmp_path / "site", 3), tmp_path / "out", *demands, *allowed)
+    code, found = verify(bundle, _site(tmp_path / "site", 3), tmp_path / "out", *demands, *allowed)
     assert [one["passed"] for one in found["demanded"]].count(False) == failed
     assert code == (2 if failed else 0)
     text = (tmp_path / "out" / "pq.md").read_text()
@@ -172,7 +158,7 @@ def test_what_the_site_demands_passes_or_fails_with_exit_code_2(demands: list[st
 def test_a_structure_that_no_case_holds_is_not_good_enough(tmp_path: Path):
     bundle = site_bundle(tmp_path / "bundle")
     row = write_case(tmp_path / "site", "a", block(3, 1, 6), block(3, 1, 6))
-    code, found = _verify(bundle, write_manifest(tmp_path / "site", [row]), tmp_path / "out", "--accept.dice", "0.5")
+    code, found = verify(bundle, write_manifest(tmp_path / "site", [row]), tmp_path / "out", "--accept.dice", "0.5")
     assert code == 2
     low, high, _ = found["demanded"]
     assert (low["passed"], high["passed"], high["found"]) == (True, False, "not defined: it is in no image")
@@ -190,7 +176,7 @@ def test_a_structure_that_no_case_holds_is_not_good_enough(tmp_path: Path):
 def test_demands_that_make_no_sense_are_refused_before_anything_is_predicted(
     more: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    code, _ = _verify(site_bundle(tmp_path / "bundle"), _site(tmp_path / "site", 3), tmp_path / "out", *more)
+    code, _ = verify(site_bundle(tmp_path / "bundle"), _site(tmp_path / "site", 3), tmp_path / "out", *more)
     assert code == 2
     assert words in " ".join(capsys.readouterr().err.split())
     assert list((tmp_path / "out").iterdir()) == []
@@ -204,15 +190,15 @@ def test_options_that_belong_together_and_files_that_are_there(tmp_path: Path, c
     assert "give --cases too" in capsys.readouterr().err
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "pq_results.csv").write_text("kept")
-    assert _verify(bundle, cases, tmp_path / "out")[0] == 2
+    assert verify(bundle, cases, tmp_path / "out")[0] == 2
     assert "pq_results.csv exists already" in capsys.readouterr().err
-    assert _verify(bundle, cases, tmp_path / "out", "--overwrite")[0] == 0
+    assert verify(bundle, cases, tmp_path / "out", "--overwrite")[0] == 0
 
 
 def test_a_folder_is_indexed_and_its_damaged_file_is_counted(tmp_path: Path):
     _site(tmp_path / "site", 3)
     (tmp_path / "site" / "own.csv").unlink()
-    code, found = _verify(site_bundle(tmp_path / "bundle", ignore_label=9), tmp_path / "site", tmp_path / "out")
+    code, found = verify(site_bundle(tmp_path / "bundle", ignore_label=9), tmp_path / "site", tmp_path / "out")
     assert code == 0
     assert {case["case"] for case in found["cases"]} == {"good", "half", "empty", "rim"}
     reasons = {Path(case["case"]).name: case["reason"] for case in found["unusable"]}
@@ -231,7 +217,7 @@ def test_references_may_be_segmentations_structure_sets_and_nifti(name: str, tmp
     formats = ["--format", "nifti,dicom-seg,rtstruct"]
     assert main(["predict", str(bundle), str(series), "--out", str(tmp_path / "site" / "drawn"), *formats]) == 0
     row = {"case": "a", "patient": "p", "image": "a", "label": f"drawn/a/{name}"}
-    code, found = _verify(bundle, write_manifest(tmp_path / "site", [row]), tmp_path / "out")
+    code, found = verify(bundle, write_manifest(tmp_path / "site", [row]), tmp_path / "out")
     assert code == 0
     assert [one["dice"] for one in found["cases"][0]["structures"].values()] == [1.0, 1.0]
 
@@ -248,7 +234,7 @@ def test_an_image_that_a_library_trips_over_takes_no_other_with_it(tmp_path: Pat
 
     rows = [write_case(tmp_path / "site", name, block(3, 1, 6), block(3, 1, 6)) for name in "ab"]
     monkeypatch.setattr(Predictor, "predict", trips)
-    _, found = _verify(site_bundle(tmp_path / "bundle"), write_manifest(tmp_path / "site", rows), tmp_path / "out")
+    _, found = verify(site_bundle(tmp_path / "bundle"), write_manifest(tmp_path / "site", rows), tmp_path / "out")
     assert [case["case"] for case in found["cases"]] == ["b"]
     assert [(case["case"], case["reason"]) for case in found["unusable"]] == [("a", "unexpected")]
 
@@ -269,7 +255,7 @@ def _verify_without_numbers(bundle: Path, cases: Path, out: Path) -> tuple[int, 
 
 def test_a_manifest_without_a_reference_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     row = write_case(tmp_path / "site", "a", block(3, 1, 6), None)
-    code, _ = _verify(site_bundle(tmp_path / "bundle"), write_manifest(tmp_path / "site", [row]), tmp_path / "out")
+    code, _ = verify(site_bundle(tmp_path / "bundle"), write_manifest(tmp_path / "site", [row]), tmp_path / "out")
     assert code == 2
     assert "none of the 1 case(s) has a reference to compare with: fill the column `label`" in capsys.readouterr().err
 
@@ -281,10 +267,10 @@ def test_a_bundle_with_rules_takes_studies_and_no_folder(tmp_path: Path, capsys:
         write_series(tmp_path / "site" / "s" / name, values, series=uid, **COMPANION, SeriesDescription=text)
     predicted = ["--out", str(tmp_path / "site" / "drawn"), "--format", "nifti"]
     assert main(["predict", str(bundle), str(tmp_path / "site" / "s"), *predicted]) == 0
-    assert _verify(bundle, tmp_path / "site", tmp_path / "out")[0] == 2
+    assert verify(bundle, tmp_path / "site", tmp_path / "out")[0] == 2
     assert "names a study's folder or zip file" in " ".join(capsys.readouterr().err.split())
     rows = [{"case": "s", "patient": "p", "image": "s", "label": "drawn/s/seg.nii.gz"}]
-    _, found = _verify(bundle, write_manifest(tmp_path / "site", rows), tmp_path / "out")
+    _, found = verify(bundle, write_manifest(tmp_path / "site", rows), tmp_path / "out")
     assert [one["dice"] for one in found["cases"][0]["structures"].values()] == [1.0, 1.0]
 
 

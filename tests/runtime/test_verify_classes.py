@@ -1,15 +1,11 @@
 """`verify --cases` of a bundle that classifies: classes called, beside the site's own."""
 
 import csv
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from own_cases import SIZE, site_bundle, write_image, write_manifest
-
-from medssl.__main__ import main
+from own_cases import SIZE, site_bundle, verify, write_image, write_manifest
 
 _POINT = {
     "class": "ill",
@@ -21,25 +17,14 @@ _POINT = {
     "measured_by": "one network",
 }
 
+pytestmark = pytest.mark.usefixtures("untried")
+
 
 def _case(folder: Path, name: str, dims: int, grey: float, reference: str, patient: str = "") -> dict[str, str]:
     """An image of one grey: the tiny bundle gives the second class the probability 1 / (1 + exp(10 - grey))."""
     folder.mkdir(exist_ok=True)
     image = write_image(folder / f"{name}.nii.gz", np.full(SIZE[dims], grey, dtype=np.float32))
     return {"case": name, "patient": patient or name, "image": image, "class": reference}
-
-
-@pytest.fixture(autouse=True)
-def _untried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refusals are tried by tests/runtime/test_verify.py."""
-    monkeypatch.setattr("medssl.runtime.protocol.refusals", lambda *_: [])
-
-
-def _verify(bundle: Path, cases: Path, out: Path, *more: str) -> tuple[int, dict[str, Any]]:
-    out.mkdir(exist_ok=True)
-    files = ["--checklist", str(out / "pq.md"), "--json", str(out / "pq.json"), "--cases", str(cases), "--threads", "1"]
-    code = main(["verify", str(bundle), *files, *more])
-    return code, json.loads((out / "pq.json").read_text())["performance"] if (out / "pq.json").exists() else {}
 
 
 def _two(folder: Path, dims: int) -> Path:
@@ -53,7 +38,7 @@ def _two(folder: Path, dims: int) -> Path:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_sensitivity_and_specificity_at_the_operating_point_have_exact_intervals(dims: int, tmp_path: Path):
     bundle = site_bundle(tmp_path / "b", dims, ("well", "ill"), operating_point=_POINT)
-    code, found = _verify(bundle, _two(tmp_path / "site", dims), tmp_path / "out")
+    code, found = verify(bundle, _two(tmp_path / "site", dims), tmp_path / "out")
     assert code == 0
     assert found["confusion"] == {"classes": ["well", "ill"], "table": [[2, 1], [1, 3]]}
     (ill,) = found["classes"]
@@ -79,7 +64,7 @@ def test_sensitivity_and_specificity_at_the_operating_point_have_exact_intervals
 )
 def test_demands_are_compared_with_what_was_measured(demand: str, passed: bool, tmp_path: Path):
     bundle = site_bundle(tmp_path / "b", 2, ("well", "ill"), operating_point=_POINT)
-    code, found = _verify(bundle, _two(tmp_path / "site", 2), tmp_path / "out", demand, "--accept.unusable", "1")
+    code, found = verify(bundle, _two(tmp_path / "site", 2), tmp_path / "out", demand, "--accept.unusable", "1")
     first, unusable = found["demanded"]
     assert (first["passed"], unusable["passed"]) == (passed, True)
     assert code == (0 if passed else 2)
@@ -91,7 +76,7 @@ def test_of_three_classes_each_is_asked_against_the_rest(tmp_path: Path):
     greys = {"low": (5, 6), "middle": (15, 25), "high": (25, 28, 15)}
     rows = [_case(site, f"{c}{n}", 3, g, c, patient=f"p{n}") for c, some in greys.items() for n, g in enumerate(some)]
     bundle = site_bundle(tmp_path / "b", 3, ("low", "middle", "high"))
-    code, found = _verify(bundle, write_manifest(site, rows), tmp_path / "out")
+    code, found = verify(bundle, write_manifest(site, rows), tmp_path / "out")
     assert code == 0
     assert found["confusion"]["table"] == [[2, 0, 0], [0, 1, 1], [0, 1, 2]]
     told = {one["class"]: (one["sensitivity"]["hits"], one["specificity"]["hits"]) for one in found["classes"]}
@@ -104,7 +89,7 @@ def test_of_three_classes_each_is_asked_against_the_rest(tmp_path: Path):
 def test_a_class_that_no_case_has_is_not_measured(tmp_path: Path):
     bundle = site_bundle(tmp_path / "b", 3, ("well", "ill"))
     cases = write_manifest(tmp_path / "site", [_case(tmp_path / "site", "a", 3, 5, "well")])
-    code, found = _verify(bundle, cases, tmp_path / "out", "--accept.sensitivity", "0.1")
+    code, found = verify(bundle, cases, tmp_path / "out", "--accept.sensitivity", "0.1")
     assert code == 2
     assert found["demanded"][0]["found"] == "not measured: no case tells it"
     assert "not measured: no image of it" in (tmp_path / "out" / "pq.md").read_text()
@@ -113,7 +98,7 @@ def test_a_class_that_no_case_has_is_not_measured(tmp_path: Path):
 def test_a_class_that_the_bundle_does_not_know_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     bundle = site_bundle(tmp_path / "b", 3, ("well", "ill"))
     rows = [_case(tmp_path / "site", "a", 3, 5, "well"), _case(tmp_path / "site", "b", 3, 5, "Ill")]
-    code, found = _verify(bundle, write_manifest(tmp_path / "site", rows), tmp_path / "out")
+    code, found = verify(bundle, write_manifest(tmp_path / "site", rows), tmp_path / "out")
     assert (code, found) == (2, {})
     told = capsys.readouterr().err
     assert "it knows well, ill" in told

@@ -8,6 +8,15 @@ import numpy as np
 from medssl.imaging.volume import Volume
 
 
+def state_of(found: int, reference: int) -> str:
+    """`scored`, `missed` (nothing found), `invented` (nothing there) or `both-empty`, by the voxels of two masks."""
+    if found and reference:
+        return "scored"
+    if reference:
+        return "missed"
+    return "invented" if found else "both-empty"
+
+
 @dataclass(frozen=True)
 class Overlap:
     """Voxels of one structure; those that do not count are left out of all three.
@@ -30,12 +39,8 @@ class Overlap:
 
     @property
     def state(self) -> str:
-        """`scored`, `both-empty`, `missed` (nothing found) or `invented` (nothing there)."""
-        if self.found and self.reference:
-            return "scored"
-        if self.reference:
-            return "missed"
-        return "invented" if self.found else "both-empty"
+        """As `state_of` says."""
+        return state_of(self.found, self.reference)
 
 
 def overlaps(
