@@ -373,6 +373,7 @@ class DicomListener:
             self._desk.folders.discard(folder)
         else:
             self._studies[study] = _Incoming(time.monotonic())
+            self._desk.arriving = len(self._studies)
 
 
 def _caller(event: Any) -> str:
