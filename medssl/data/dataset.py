@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from medssl.data.view_groups import Partner
 from medssl.imaging.errors import CacheError
 
 _TRIES = 8
+
+Evenly = Literal["cases", "patients"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class CropPlan:
         labels: Add `label` (B, *S) int64 (cases without a label get the ignore value everywhere).
         classes: Add `class_index` (B,) int64.
         foreground: Share of crops centred near a voxel of a random class of the case; the rest anywhere.
+        evenly: `cases`: an epoch has every case once. `patients`: it has every patient once, by a random one of the
+            patient's cases, so that one with many cases does not count for more.
         min_std: Crops whose standard deviation is below it are drawn again, at most 8 times: air teaches nothing.
         partner: `patient` adds `partner` (B, C, *S): the crop at the same place, relative to its size, of another case
             of the same patient. `slice` adds the crop at the same place of a neighbouring slice. Where there is none
@@ -41,6 +46,7 @@ class CropPlan:
     labels: bool = False
     classes: bool = False
     foreground: float = 0.0
+    evenly: Evenly = "cases"
     min_std: float = 0.0
     partner: Partner = "same"
     slice_axis: int | None = None
@@ -63,8 +69,8 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Map-style: `dataset[draw]` is one part of a step's batch, drawn with a generator keyed by seed and crop number.
 
     Step `s` has the crops `s * batch_size ... (s + 1) * batch_size - 1`; each is a pure function of its number, so
-    neither workers nor devices nor accumulation nor an interruption changes it. Cases come in a new random order each
-    epoch. `draw = s * parts + part`.
+    neither workers nor devices nor accumulation nor an interruption changes it. Cases (or patients) come in a new random
+    order each epoch. `draw = s * parts + part`.
 
     A batch holds `image` (n, C, *S) in the cache's dtype, `index` (n,) int64 crop numbers, `step` () int64 = `draw`,
     which keys the randomness of augmentation and masks, `patient` (n,) int64 numbers of the crops' patients, and what
@@ -85,6 +91,7 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         _check(cache, self._cases, plan)
         self._class_index = {name: number for number, name in enumerate(cache.classes)}
         self._patients = {name: number for number, name in enumerate(sorted({case.patient for case in self._cases}))}
+        self._groups = self._drawn_evenly()
         self._order = -1, np.empty(0, dtype=np.int64)  # the epoch that was asked for last, and its order of the cases
 
     @property
@@ -102,10 +109,21 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         return self._cases[self._position(number)]
 
     def _position(self, number: int) -> int:
-        epoch, place = divmod(number, len(self._cases))
+        epoch, place = divmod(number, len(self._groups))
         if self._order[0] != epoch:
-            self._order = epoch, _generator(self._plan.seed, epoch, stream=2).permutation(len(self._cases))
+            generator = _generator(self._plan.seed, epoch, stream=2)
+            groups = [self._groups[group] for group in generator.permutation(len(self._groups))]
+            self._order = epoch, np.array([group[int(generator.integers(len(group)))] for group in groups])
         return int(self._order[1][place])
+
+    def _drawn_evenly(self) -> list[list[int]]:
+        """Positions of the cases of which an epoch has one each."""
+        if self._plan.evenly == "cases":
+            return [[position] for position in range(len(self._cases))]
+        groups: dict[str, list[int]] = {}
+        for position, case in enumerate(self._cases):
+            groups.setdefault(case.patient, []).append(position)
+        return list(groups.values())
 
     def __getitem__(self, draw: int) -> dict[str, Tensor]:
         """Part `draw % parts` of step `draw // parts`."""

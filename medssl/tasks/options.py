@@ -44,6 +44,10 @@ class CropOptions:
     foreground: float = 0.33
     """Share of crops centred near a voxel of a random class of the case, so that small structures are seen."""
 
+    evenly: Literal["cases", "patients"] = "cases"
+    """`cases`: every case is drawn equally often. `patients`: every patient is, by a random one of their cases, so that
+    a patient with many cases does not count for more."""
+
     def __post_init__(self) -> None:
         problems = []
         if len(self.size) not in (2, 3) or any(n < 1 for n in self.size):
@@ -55,7 +59,7 @@ class CropOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for run.json."""
-        return {"size": list(self.size), "foreground": self.foreground}
+        return {**asdict(self), "size": list(self.size)}
 
 
 @dataclass

@@ -115,6 +115,7 @@ def build_job(tuning: Finetuning, share: Share) -> Job:
         labels=segmentation,
         classes=not segmentation,
         foreground=crops.foreground,
+        evenly=crops.evenly,
     )
     groups = parameter_groups(
         module,

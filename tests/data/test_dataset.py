@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,18 @@ def test_each_epoch_has_every_case_once_in_a_new_order(tmp_path):
     epochs = [[source.case_of(3 * epoch + i).case for i in range(3)] for epoch in range(20)]
     assert all(sorted(epoch) == ["c0", "c1", "c2"] for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 3
+
+
+def test_drawn_evenly_over_patients_an_epoch_has_every_patient_once_by_any_of_their_cases(tmp_path):
+    cache = small_cache(tmp_path, [(9, 12)] * 5, patients=["a", "b", "a", "a", "c"])
+    source = StepDataset(cache, cache.cases, CropPlan((4, 4), 3, evenly="patients"))
+    drawn = [source.case_of(number) for number in range(300)]
+    for epoch in range(100):
+        assert sorted(case.patient for case in drawn[3 * epoch : 3 * epoch + 3]) == ["a", "b", "c"]
+    times = Counter(case.case for case in drawn)
+    assert times["c1"] == times["c4"] == 100
+    assert all(20 <= times[name] <= 47 for name in ("c0", "c2", "c3"))
+    assert source.case_of(0) == drawn[0]
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.5, 20), (1.0, 40), (1 / 3, 13)])
