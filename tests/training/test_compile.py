@@ -34,10 +34,12 @@ def test_a_compiled_run_learns_what_an_eager_one_learns(train, make):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_learns_the_same_when_compiled(name: str, tmp_path: Path):
-    data = small_cache(tmp_path / "cache", [(20, 24), (24, 20), (18, 18)]).path
-    _compare(tmp_path, lambda out, **train: run(data, out, name, steps=4, lr=1e-3, **train))
+def test_every_method_learns_the_same_when_compiled(name: str, dims: int, tmp_path: Path):
+    shapes = {2: [(20, 24), (24, 20), (18, 18)], 3: [(20, 24, 18), (24, 20, 18), (18, 18, 20)]}
+    data = small_cache(tmp_path / "cache", shapes[dims]).path
+    _compare(tmp_path, lambda out, **train: run(data, out, name, dims=dims, steps=4, lr=1e-3, **train))
 
 
 @pytest.mark.filterwarnings("ignore")
