@@ -8,12 +8,14 @@ import ast
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from medssl.imaging.errors import MedsslError
+from medssl.imaging.errors import MedsslError, how_to_install
+from medssl.imaging.files import DISK_FULL
 
 _COMMANDS = Path(__file__).parent / "commands"
 _EXTRAS = {
@@ -59,7 +61,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         if error.name and error.name.split(".")[0] == "medssl":
             raise
         extra = _EXTRAS.get((error.name or "").split(".")[0], "train")
-        return _fail(verb, f"needs {error.name!r}, which the base install leaves out: pip install 'medssl[{extra}]'", 2)
+        return _fail(verb, f"needs {error.name!r}, which the base install leaves out: {how_to_install(extra)}", 2)
     except OSError as error:
         return _fail_on_file(verb, error)
     except Exception as error:  # the user gets one line; the whole trace is there on request
@@ -74,6 +76,8 @@ def _fail_on_file(verb: str, error: OSError) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     where = f" ({error.filename})" if error.filename else ""
+    if not where and error.errno in DISK_FULL:
+        where = f" (where the results go, or in the folder for temporary files, {tempfile.gettempdir()})"
     return _fail(verb, f"error (file): {error.strerror or error}{where}", 2)
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from medssl.commands.console import say
-from medssl.imaging.errors import MedsslError
+from medssl.imaging.errors import MedsslError, how_to_install
 
 POSITIONAL: tuple[str, ...] = ()
 
@@ -38,7 +38,7 @@ def doctor() -> None:
     say(
         "training: " + ", ".join(f"{name} {_version(name)}" for name in _TRAIN)
         if not missing
-        else f"training: not installed (missing {', '.join(missing)}): pip install 'medssl[train]'"
+        else f"training: not installed (missing {', '.join(missing)}): {how_to_install('train')}"
     )
     for syntax, package in _DECODERS.items():
         say(f"decoder for {syntax}: {_found(package, problems)}")

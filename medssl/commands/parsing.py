@@ -91,8 +91,9 @@ def resolve_folder(kind: str, name: Path) -> Path:
                 return candidate
     known = sorted({p.stem if kind == "configs" else p.parent.name for r in roots for p in r.rglob("*.yaml")})
     near = difflib.get_close_matches(name.stem, known)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known) or 'none'}"
-    raise ConfigError([f"{name} does not exist, and nothing of that name is built in: {hint}"])
+    named = "" if name.suffix else f": there are {', '.join(known) or 'none'}"  # whoever names a file wants no list
+    hint = f": did you mean {' or '.join(near)}?" if near else named
+    raise ConfigError([f"{name} does not exist, and nothing of that name is built in{hint}"])
 
 
 def run_verb(verb: str, argv: Sequence[str]) -> None:
@@ -310,7 +311,8 @@ def _unknown(given: dict[str, Any], hints: dict[str, Any], prefix: str) -> Itera
     for key in list(given):
         if key not in hints:
             near = difflib.get_close_matches(str(key), hints, n=1)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(sorted(hints))}"
+            known = f"; known: {', '.join(sorted(hints))}" if hints else "; there are none"
+            hint = f"; did you mean {prefix}{near[0]}?" if near else known
             yield f"option {prefix}{key} is unknown{hint}"
             del given[key]
         elif (group := _dataclass_of(hints[key])) and isinstance(given[key], dict):

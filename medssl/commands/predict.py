@@ -197,9 +197,10 @@ def _report_failures(out: Path, outcomes: Sequence[Outcome], left_out: Sequence[
         lines += [f"  - {p.path} ({p.reason}): {p.message}" for p in damaged[:_SHOWN]]
         lines += [f"  - and {len(damaged) - _SHOWN} more damaged files"] if len(damaged) > _SHOWN else []
         also = f", and {len(damaged)} damaged file(s) are part of no case" if damaged else ""
+        others = ", the others are finished" if 0 < len(failed) < len(outcomes) else ""
         raise MedsslError(
-            f"{len(failed)} of {len(outcomes)} case(s) failed{also}, the others are finished; "
-            f"see {out / 'summary.csv'}\n" + "\n".join(lines),
+            f"{len(failed)} of {len(outcomes)} case(s) failed{also}{others}; see {out / 'summary.csv'}\n"
+            + "\n".join(lines),
             reason="all-cases-failed" if len(failed) == len(outcomes) else "some-cases-failed",
         )
     say(f"done: {len(outcomes)} case(s), summary in {out / 'summary.csv'}")

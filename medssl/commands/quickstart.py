@@ -4,7 +4,7 @@ from pathlib import Path
 
 from medssl.commands import app as application
 from medssl.commands.parsing import resolve_folder, run_verb
-from medssl.imaging.errors import MedsslError
+from medssl.imaging.errors import MedsslError, how_to_install
 
 POSITIONAL: tuple[str, ...] = ()
 
@@ -22,7 +22,7 @@ def quickstart(out: Path = Path("runs/quickstart")) -> None:
         from medssl.data.demo_cohort import Cohort, write_cohort
     except ImportError as error:
         raise MedsslError(
-            f"the demo needs the training and demo extras ({error}): pip install 'medssl[train,demo]'",
+            f"the demo needs the training and demo extras ({error}): {how_to_install('train,demo')}",
             reason="missing-extra",
         ) from error
     cohort = out / "cohort"

@@ -32,5 +32,12 @@ def sign(bundle: Path, key: Path, overwrite: bool = False) -> None:
     opened = Bundle.open(bundle)
     if (opened.folder / SIGNATURE).exists() and not overwrite:
         raise ConfigError([f"{opened.folder / SIGNATURE} exists already: --overwrite replaces it"])
-    sign_folder(opened.folder, key, lambda: getpass.getpass(f"password of {key}: "))
+    sign_folder(opened.folder, key, lambda: _password(key))
     say(f"signed {opened.spec.name} ({opened.sha256[:16]}): {opened.folder / SIGNATURE}")
+
+
+def _password(key: Path) -> str:
+    try:
+        return getpass.getpass(f"password of {key}: ")
+    except EOFError as error:
+        raise ConfigError([f"key {key} has a password, and nobody is there to type it: sign at a terminal"]) from error

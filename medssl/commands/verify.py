@@ -1,6 +1,7 @@
 """Check a bundle on this machine before it is used: hashes, signature, golden case, licence, model card, own cases."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def verify(
         ManifestError: Mistakes in the manifest of the cases.
         BundleError: A check failed, the cases do not show what they must, or there is no such bundle.
     """
-    _refuse(checklist, cases, accept, [] if overwrite else _written(json, checklist, cases))
+    _refuse(checklist, cases, accept, _written(json, checklist, cases), overwrite)
     from medssl.runtime.checks import verify_bundle
 
     found = verify_bundle(bundle, public_key, threads)
@@ -79,14 +80,28 @@ def _written(json: Path | None, checklist: Path | None, cases: Path | None) -> l
     return files
 
 
-def _refuse(checklist: Path | None, cases: Path | None, accept: Criteria, written: Sequence[Path]) -> None:
-    problems = [f"{p} exists already: choose another file, or --overwrite" for p in written if p.exists()]
+def _refuse(
+    checklist: Path | None, cases: Path | None, accept: Criteria, written: Sequence[Path], overwrite: bool
+) -> None:
+    there = [path for path in written if path.exists() and not overwrite]
+    problems = [f"{path} exists already: choose another file, or --overwrite" for path in there]
+    problems += _unwritable({path.parent for path in written})
     if cases is not None and checklist is None:
         problems.append("cases are for the validation protocol: give --checklist FILE.md too")
     if cases is None and accept.demanded:
         problems.append("accept says what your own cases must show: give --cases too")
     if problems:
         raise ConfigError(problems)
+
+
+def _unwritable(folders: Iterable[Path]) -> Iterator[str]:
+    """What keeps results out of these folders: better told now than after the computing."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            yield f"{folder}: nothing can be written there ({error.strerror})"
 
 
 def _protocol(

@@ -69,8 +69,8 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Map-style: `dataset[draw]` is one part of a step's batch, drawn with a generator keyed by seed and crop number.
 
     Step `s` has the crops `s * batch_size ... (s + 1) * batch_size - 1`; each is a pure function of its number, so
-    neither workers nor devices nor accumulation nor an interruption changes it. Cases (or patients) come in a new random
-    order each epoch. `draw = s * parts + part`.
+    neither workers nor devices nor accumulation nor an interruption changes it. Cases (or patients) come in a new
+    random order each epoch. `draw = s * parts + part`.
 
     A batch holds `image` (n, C, *S) in the cache's dtype, `index` (n,) int64 crop numbers, `step` () int64 = `draw`,
     which keys the randomness of augmentation and masks, `patient` (n,) int64 numbers of the crops' patients, and what

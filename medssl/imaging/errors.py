@@ -20,6 +20,14 @@ class MedsslError(Exception):
         self.reason = reason
 
 
+def how_to_install(extra: str) -> str:
+    """How to install extras, `train` or `train,demo`.
+
+    By path: medssl is in no package index, where somebody else could take its name.
+    """
+    return f"pip install -c constraints.txt '.[{extra}]' in medssl's clone, or from a wheelhouse (docs/hospital.md)"
+
+
 class ImageError(MedsslError):
     """A file or series that cannot be used as an image, with the reason code why.
 

@@ -2,14 +2,14 @@
 
 from torch import Tensor
 
-from medssl.imaging.errors import ConfigError
+from medssl.imaging.errors import ConfigError, how_to_install
 from medssl.models.encoder import Encoder
 
 
 class TimmEncoder(Encoder):
     """A model of timm (Wightman, https://github.com/huggingface/pytorch-image-models), its feature maps fine to coarse.
 
-    Needs `timm`, which needs torchvision: `pip install 'medssl[train,timm]'` in an environment of its own.
+    Needs `timm`, which needs torchvision: `pip install '.[train,timm]'` in an environment of its own.
 
     Args:
         spatial_dims: 2.
@@ -37,7 +37,7 @@ class TimmEncoder(Encoder):
             import timm  # noqa: PLC0415 (an extra)
         except ModuleNotFoundError as error:
             raise ConfigError(
-                [f"encoder {name} needs timm ({error.name} is missing): pip install 'medssl[train,timm]'"]
+                [f"encoder {name} needs timm ({error.name} is missing): {how_to_install('train,timm')}"]
             ) from error
         if name not in timm.list_models():
             near = ", ".join(timm.list_models(f"*{name.split('_', maxsplit=1)[0]}*")[:5])

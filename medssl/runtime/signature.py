@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medssl.imaging.errors import BundleError
+from medssl.imaging.errors import BundleError, how_to_install
 from medssl.imaging.files import atomic_path
 
 SIGNATURE = "SHA256SUMS.sig"
@@ -90,6 +90,6 @@ def _library() -> tuple[Any, Any, type[Exception]]:
         from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
     except ImportError as error:
         raise BundleError(
-            "signatures need the cryptography package: pip install 'medssl[sign]'", reason="no-cryptography"
+            f"signatures need the cryptography package: {how_to_install('sign')}", reason="no-cryptography"
         ) from error
     return serialization, ed25519, InvalidSignature

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medssl.imaging.errors import BundleError, ConfigError, MedsslError
+from medssl.imaging.errors import BundleError, ConfigError, MedsslError, how_to_install
 from medssl.imaging.files import atomic_folder, write_text
 from medssl.imaging.naming import safe
 from medssl.runtime.bundle import Bundle
@@ -97,7 +97,7 @@ class TritonSession:
             import tritonclient.http as triton  # noqa: PLC0415 (an extra)
         except ModuleNotFoundError as error:
             raise ConfigError(
-                [f"endpoint {endpoint}: the client is not installed: pip install 'medssl[triton]'"]
+                [f"endpoint {endpoint}: the client is not installed: {how_to_install('triton')}"]
             ) from error
         self._triton: Any = triton
         self._endpoint, self._model, self._sha256 = endpoint, model_name(bundle.spec.name), bundle.sha256

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import nn
 
-from medssl.imaging.errors import ConfigError
+from medssl.imaging.errors import ConfigError, how_to_install
 from medssl.models.attention import SigmaLinear
 
 Adaptation = Literal["full", "lora", "bitfit"]
@@ -41,7 +41,7 @@ def adapt(encoder: nn.Module, how: Adaptation, lora: tuple[int, int, float] = (1
         from peft import LoraConfig  # noqa: PLC0415 (an extra of its own)
         from peft.tuners.lora import LoraModel  # noqa: PLC0415
     except ImportError as error:
-        raise ConfigError(["transfer.adapt lora needs the library peft: pip install 'medssl[peft]'"]) from error
+        raise ConfigError([f"transfer.adapt lora needs the library peft: {how_to_install('peft')}"]) from error
     layers = [name for name, module in encoder.named_modules() if _fits(module)]
     if not layers:
         raise ConfigError([f"transfer.adapt lora finds no layer in {type(encoder).__name__} that it can change"])

@@ -50,6 +50,7 @@ def test_a_nested_group_has_a_help_of_its_own(capsys: pytest.CaptureFixture[str]
         (["--channels", "T1,T2"], "channels = 'T1,T2': expected a list"),
         (["--workers", "many"], "workers = 'many': expected a whole number"),
         (["--config", "mr1mm"], "did you mean mr_1mm?"),
+        (["--config", "nowhere/mine.yaml"], "mine.yaml does not exist, and nothing of that name is built in"),
         (["--bogus", "1"], "known: channels, ignore_label, label_map, labels, manifest, out, preprocess, resample"),
     ],
 )

@@ -73,7 +73,7 @@ def test_a_series_lost_by_a_damaged_slice_is_told(bundle: Path, tmp_path: Path, 
     assert main(["predict", str(bundle), str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr()
     assert "left out: 4 file(s) that are part of no case (3 damaged-series, 1 truncated)" in told.out + told.err
-    assert f"1 damaged file(s) are part of no case, the others are finished; see {tmp_path / 'out'}" in told.err
+    assert f"1 damaged file(s) are part of no case; see {tmp_path / 'out'}" in told.err
     assert f"{cut} is cut" in told.err
     with (tmp_path / "out" / "summary.csv").open(newline="") as stream:
         rows = {Path(row["input"]).name: row["message"] for row in csv.DictReader(stream) if not row["case"]}

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -91,6 +92,17 @@ def test_an_encrypted_key_is_used_with_its_password(
     assert main(["sign", str(bundle), "--key", str(tmp_path / "k.pem")]) == 0
     assert main(["sign", str(bundle), "--key", str(tmp_path / "k.pem")]) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_password_that_nobody_can_type_is_one_sentence(bundle: Path, tmp_path: Path):
+    private = ed25519.Ed25519PrivateKey.generate()
+    (tmp_path / "k.pem").write_bytes(private.private_bytes(*_PEM, serialization.BestAvailableEncryption(b"open")))
+    command = [sys.executable, "-m", "medssl", "sign", str(bundle), "--key", str(tmp_path / "k.pem")]
+    ended = subprocess.run(
+        command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True
+    )
+    assert ended.returncode == 2
+    assert "nobody is there to type it" in ended.stderr
 
 
 def test_keys_of_another_kind_or_no_keys_are_refused(

@@ -133,6 +133,17 @@ def test_a_bundle_that_does_not_say_its_modality_is_told_by_the_protocol_to_refu
     assert (last.name, last.status) == ("a DICOM image of another modality", "told")
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_computed(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr("medssl.runtime.checks.verify_bundle", lambda *_: pytest.fail("this was computed"))
+    for option in ("--json", "--checklist"):
+        assert main(["verify", str(bundle), option, str(tmp_path / "file" / "x"), "--overwrite"]) == 2
+        assert f"{tmp_path / 'file'}: nothing can be written there" in capsys.readouterr().err
+    assert not list(tmp_path.glob("**/.partial*"))
+
+
 def test_a_bundle_that_is_not_there_is_an_error_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["verify", str(tmp_path / "none")]) == 2
     assert "does not exist" in capsys.readouterr().err

@@ -75,8 +75,8 @@ class Desk:
         if not name and len(self.bundles) == 1:
             return next(iter(self.bundles))
         if name not in self.bundles:
-            known = ", ".join(self.bundles)
-            raise RefusedError(f"no model of that name is served; choose from: {known}", reason="no-model", status=404)
+            wrong = "no model of that name is served" if name else "several models are served: say which model"
+            raise RefusedError(f"{wrong}; choose from: {', '.join(self.bundles)}", reason="no-model", status=404)
         return name
 
     def bundle_sha256(self, model: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import peewee
 from playhouse.db_url import connect
 
-from medssl.imaging.errors import ConfigError
+from medssl.imaging.errors import ConfigError, how_to_install
 
 State = Literal["queued", "running", "done", "failed"]
 STATES: tuple[State, ...] = ("queued", "running", "done", "failed")
@@ -68,7 +68,7 @@ def open_database(place: Path | str) -> Any:
     try:
         return connect(place)
     except (RuntimeError, peewee.ImproperlyConfigured) as error:  # neither repeats the password of the URL
-        raise ConfigError([f"queue.url: {error}; PostgreSQL needs pip install 'medssl[postgres]'"]) from error
+        raise ConfigError([f"queue.url: {error}; PostgreSQL needs {how_to_install('postgres')}"]) from error
 
 
 class Ledger:
