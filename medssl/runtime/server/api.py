@@ -17,6 +17,7 @@ from medssl.runtime.bundle import BundleSpec
 from medssl.runtime.predictor import NOT_A_DEVICE
 from medssl.runtime.server.channels import come_one_by_one, mark, said_channels
 from medssl.runtime.server.desk import Desk, RefusedError
+from medssl.runtime.server.folders import has_results
 from medssl.runtime.server.ledger import Job
 from medssl.runtime.server.upload import receive
 
@@ -60,7 +61,7 @@ class Pull(BaseModel):
 
 
 class JobView(BaseModel):
-    """A job as callers see it; times are seconds since 1970."""
+    """A job as callers see it; times are seconds since 1970, and a failed job may have `results` too."""
 
     id: str
     study: str
@@ -74,6 +75,7 @@ class JobView(BaseModel):
     finished: float | None
     reason: str
     message: str
+    results: bool
 
 
 class ResultView(BaseModel):
@@ -246,12 +248,12 @@ def _add_jobs(app: FastAPI, desk: Desk) -> None:
     def jobs(limit: Annotated[int, Query(ge=1, le=1000)] = 100, state: str = "") -> list[JobView]:
         """Jobs, newest first; `state` takes several, joined by commas."""
         states = [part for part in state.split(",") if part] or ["queued", "running", "done", "failed"]
-        return [_view(job) for job in desk.ledger.jobs(limit, states)]
+        return [_view(desk, job) for job in desk.ledger.jobs(limit, states)]
 
     @app.get("/api/jobs/{job_id}")
     def job(job_id: str) -> JobView:
         """A job."""
-        return _view(_known(desk, job_id))
+        return _view(desk, _known(desk, job_id))
 
     @app.get("/api/jobs/{job_id}/results")
     def results(job_id: str) -> list[ResultView]:
@@ -296,5 +298,6 @@ def _known(desk: Desk, job_id: str) -> Job:
     return job
 
 
-def _view(job: Job) -> JobView:
-    return JobView(**{name: getattr(job, name) for name in JobView.model_fields})
+def _view(desk: Desk, job: Job) -> JobView:
+    kept = {name: value for name, value in vars(job).items() if name in JobView.model_fields}
+    return JobView(**kept, results=has_results(desk.folders.job(job.id)))

@@ -206,6 +206,11 @@ def results_of(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in found if path.is_file() and not path.is_symlink()}
 
 
+def has_results(folder: Path) -> bool:
+    """Whether results of a job are there whole, also where the job failed after them; they appear with their report."""
+    return (folder / "results" / "report.json").is_file()
+
+
 def suffix_of(name: str) -> str:
     """Ending of an uploaded file's name that says how to read it; `.dcm` for any other."""
     return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), ".dcm")

@@ -19,6 +19,7 @@ const upload = new Upload(choose);
 let models = [];
 let jobs = [];
 let shown = "";
+let current = null;
 let timer = 0;
 let failures = 0;
 let turns = 0;
@@ -75,6 +76,7 @@ async function find(found, key) {
 
 /** Load anew only what changed: another study, another state, another one to compare with. */
 function showOpened(job, other) {
+  current = job;
   const key = job ? [job.id, job.state, other?.id].join(" ") : "";
   if (job) offerComparisons(job, other);
   if (key === shown) {
@@ -87,7 +89,7 @@ function showOpened(job, other) {
 }
 
 function offerComparisons(job, other) {
-  const choices = jobs.filter((entry) => entry.state === "done" && entry.id !== job.id);
+  const choices = jobs.filter((entry) => entry.results && entry.id !== job.id);
   const options = choices.map((entry) => [entry.id, `${titleOf(entry)} · ${entry.model} · ${clock(entry.finished)}`]);
   const select = byId("compare-with");
   const wanted = JSON.stringify(options);
@@ -142,10 +144,10 @@ function connect() {
 }
 
 async function deleteOpened() {
-  const id = address().get("job");
-  if (!(await askDelete(byId("study-title").textContent))) return;
+  const job = current;
+  if (!(await askDelete(titleOf(job), job.results && job.state !== "done"))) return;
   try {
-    await api.remove(id);
+    await api.remove(job.id);
     open("");
   } catch (error) {
     setText(byId("connection"), error.message);

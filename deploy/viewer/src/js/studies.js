@@ -64,7 +64,8 @@ export class Studies {
       job.state === "running"
         ? `${job.stage || "running"}, ${percent(job.progress ?? 0)}`
         : clock(job.finished ?? job.accepted);
-    setText(row.about, [job.model, done].filter(Boolean).join(" · "));
+    const kept = job.state === "failed" && job.results ? "has results" : "";
+    setText(row.about, [job.model, done, kept].filter(Boolean).join(" · "));
     row.bar.hidden = job.state !== "running";
     row.bar.value = job.progress ?? 0;
     row.bar.setAttribute("aria-label", `progress of ${titleOf(job)}`);
