@@ -78,3 +78,38 @@ def test_the_interface_tells_which_jobs_have_results(away: tuple[Served, dict[st
     listed: dict[str, Any] = {job["id"]: job for job in server.ask("jobs")}
     told = {name: (listed[job]["state"], listed[job]["results"]) for name, job in jobs.items()}
     assert told == {"refused": ("failed", True), "coarse": ("done", True), "cut": ("failed", False)}
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_what_is_not_to_be_used_says_so_in_the_list(
+    away: tuple[Served, dict[str, str]], browser: Browser, size: tuple[int, int]
+):
+    server, jobs = away
+    _open(browser, server, jobs["cut"], size)
+    (flagged,) = [row for row in browser.driver.find_elements(By.CSS_SELECTOR, "#studies button") if "organ" in row.text
+                  and "do not use" in row.text.lower()]  # fmt: skip
+    assert "do not use" in flagged.accessible_name.lower()
+    flagged.click()
+    browser.wait(f"{_SHOWN} && document.querySelector('#alerts .do-not-use')", 60)
+    assert "voxel-size" in browser.run("return document.querySelector('#alerts .do-not-use').innerText")
+    assert browser.run("return document.querySelector('#studies [aria-current] .state').className") == "state flagged"
+    green = "return [...document.querySelectorAll('#studies .state.done')].length"
+    assert browser.run(green) == 0
+    assert browser.run(_WIDE) <= 0
+
+
+def test_that_a_result_is_not_to_be_used_is_announced(away: tuple[Served, dict[str, str]], browser: Browser):
+    server, jobs = away
+    _open(browser, server, jobs["cut"])
+    coarse = server.fetch(f"jobs/{jobs['coarse']}/results/image.nii.gz")
+    browser.run(
+        "const files = new DataTransfer(); files.items.add(new File([new Uint8Array(arguments[0])], 'again.nii.gz'));"
+        "document.getElementById('choose-files').files = files.files;"
+        "document.getElementById('choose-files').dispatchEvent(new Event('change'))",
+        list(coarse),
+    )
+    browser.driver.find_element(By.ID, "send").click()
+    browser.wait("document.getElementById('news').textContent.includes('again.nii.gz: done, do not use')", 60)
+    browser.driver.find_element(By.ID, "delete-button").click()
+    browser.run("document.querySelector('#delete button[value=delete]').click()")
+    browser.wait("document.querySelectorAll('#studies li').length == 3")

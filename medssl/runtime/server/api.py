@@ -17,7 +17,7 @@ from medssl.runtime.bundle import BundleSpec
 from medssl.runtime.predictor import NOT_A_DEVICE
 from medssl.runtime.server.channels import come_one_by_one, mark, said_channels
 from medssl.runtime.server.desk import Desk, RefusedError
-from medssl.runtime.server.folders import has_results
+from medssl.runtime.server.folders import flags_of
 from medssl.runtime.server.ledger import Job
 from medssl.runtime.server.upload import receive
 
@@ -61,7 +61,7 @@ class Pull(BaseModel):
 
 
 class JobView(BaseModel):
-    """A job as callers see it; times are seconds since 1970, and a failed job may have `results` too."""
+    """A job as callers see it; times are seconds since 1970, `flags` are reasons not to use the results."""
 
     id: str
     study: str
@@ -76,6 +76,7 @@ class JobView(BaseModel):
     reason: str
     message: str
     results: bool
+    flags: list[str]
 
 
 class ResultView(BaseModel):
@@ -300,4 +301,5 @@ def _known(desk: Desk, job_id: str) -> Job:
 
 def _view(desk: Desk, job: Job) -> JobView:
     kept = {name: value for name, value in vars(job).items() if name in JobView.model_fields}
-    return JobView(**kept, results=has_results(desk.folders.job(job.id)))
+    flags = flags_of(desk.folders.job(job.id))
+    return JobView(**kept, results=flags is not None, flags=list(flags or ()))

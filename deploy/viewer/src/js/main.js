@@ -5,7 +5,7 @@ import { byId, fill, make, setText } from "./dom.js";
 import { clock } from "./format.js";
 import { Result } from "./result.js";
 import { showHelp } from "./shortcuts.js";
-import { ACTIVE, Studies } from "./studies.js";
+import { ACTIVE, DO_NOT_USE, Studies } from "./studies.js";
 import { titleOf } from "./titles.js";
 import { Upload } from "./upload.js";
 
@@ -90,7 +90,10 @@ function showOpened(job, other) {
 
 function offerComparisons(job, other) {
   const choices = jobs.filter((entry) => entry.results && entry.id !== job.id);
-  const options = choices.map((entry) => [entry.id, `${titleOf(entry)} · ${entry.model} · ${clock(entry.finished)}`]);
+  const options = choices.map((entry) => {
+    const said = [titleOf(entry), entry.model, clock(entry.finished), entry.flags.length && DO_NOT_USE];
+    return [entry.id, said.filter(Boolean).join(" · ")];
+  });
   const select = byId("compare-with");
   const wanted = JSON.stringify(options);
   if (select.dataset.options !== wanted) {

@@ -5,6 +5,7 @@ import { titleOf } from "./titles.js";
 
 export const ACTIVE = new Set(["queued", "running"]);
 const WORDS = { queued: "waiting", running: "running", done: "done", failed: "failed" };
+export const DO_NOT_USE = "do not use";
 
 export class Studies {
   #rows = new Map();
@@ -40,6 +41,7 @@ export class Studies {
     const row = {
       name: make("span", { class: "study" }),
       state: make("span", { class: "state" }),
+      flag: make("span", { class: "flag", hidden: true }, DO_NOT_USE),
       about: make("span", { class: "about" }),
       bar: make("progress", { max: 1, hidden: true }),
     };
@@ -48,6 +50,7 @@ export class Studies {
       { type: "button", on: { click: () => this.#open(id) } },
       row.name,
       row.state,
+      row.flag,
       row.about,
       row.bar,
     );
@@ -59,7 +62,8 @@ export class Studies {
   #update(row, job, opened) {
     setText(row.name, titleOf(job));
     setText(row.state, WORDS[job.state] ?? job.state);
-    row.state.className = `state ${job.state}`;
+    row.state.className = `state ${job.flags.length ? "flagged" : job.state}`;
+    row.flag.hidden = job.flags.length === 0;
     const done =
       job.state === "running"
         ? `${job.stage || "running"}, ${percent(job.progress ?? 0)}`
@@ -77,7 +81,10 @@ export class Studies {
   #announce(jobs) {
     const news = jobs
       .filter((job) => this.#states.size && this.#states.get(job.id) !== job.state)
-      .map((job) => `${titleOf(job)}: ${WORDS[job.state] ?? job.state}`);
+      .map((job) => {
+        const state = WORDS[job.state] ?? job.state;
+        return `${titleOf(job)}: ${job.flags.length ? `${state}, ${DO_NOT_USE}` : state}`;
+      });
     for (const job of jobs) this.#states.set(job.id, job.state);
     if (news.length) setText(byId("news"), news.slice(0, 3).join("; "));
   }
