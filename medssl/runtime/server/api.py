@@ -18,7 +18,7 @@ from medssl.runtime.predictor import NOT_A_DEVICE
 from medssl.runtime.server.channels import come_one_by_one, mark, said_channels
 from medssl.runtime.server.desk import Desk, RefusedError
 from medssl.runtime.server.folders import flags_of
-from medssl.runtime.server.ledger import Job
+from medssl.runtime.server.ledger import STATES, Job
 from medssl.runtime.server.upload import receive
 
 STATIC = Path(__file__).parent / "static"
@@ -248,8 +248,11 @@ def _add_jobs(app: FastAPI, desk: Desk) -> None:
     @app.get("/api/jobs")
     def jobs(limit: Annotated[int, Query(ge=1, le=1000)] = 100, state: str = "") -> list[JobView]:
         """Jobs, newest first; `state` takes several, joined by commas."""
-        states = [part for part in state.split(",") if part] or ["queued", "running", "done", "failed"]
-        return [_view(desk, job) for job in desk.ledger.jobs(limit, states)]
+        states = [part.strip() for part in state.split(",") if part.strip()]
+        if not set(states) <= set(STATES):
+            text = f"state takes {', '.join(STATES)}, several joined by commas"
+            raise RefusedError(text, reason="bad-request", status=422)
+        return [_view(desk, job) for job in desk.ledger.jobs(limit, states or STATES)]
 
     @app.get("/api/jobs/{job_id}")
     def job(job_id: str) -> JobView:

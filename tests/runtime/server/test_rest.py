@@ -300,6 +300,16 @@ def test_a_link_among_results_is_not_followed(tmp_path: Path):
     assert set(results_of(tmp_path)) == {"seg.nii.gz"}
 
 
+@pytest.mark.parametrize("state", ["foo", "failed,Done", "failed;done"])
+def test_a_state_that_there_is_not_is_refused_and_those_there_are_are_named(service: Any, state: str):
+    answer = get(service, f"/api/jobs?state={state}")
+    assert (answer.status_code, answer.json()["reason"]) == (422, "bad-request")
+    assert "queued, running, done, failed" in answer.json()["message"]
+    assert state not in answer.json()["message"]
+    for known in ("", "failed", "queued,running", "done, failed"):
+        assert get(service, f"/api/jobs?state={known}").status_code == 200
+
+
 def test_metrics_and_health(service: Any):
     assert get(service, "/health").json()["status"] == "ok"
     assert get(service, "/ready").json() == {"status": "ready"}
