@@ -19,6 +19,7 @@ from medssl.runtime.server.channels import come_one_by_one, mark, said_channels
 from medssl.runtime.server.desk import Desk, RefusedError
 from medssl.runtime.server.folders import flags_of
 from medssl.runtime.server.ledger import STATES, Job
+from medssl.runtime.server.refusals import RefusalView, answer_refusals
 from medssl.runtime.server.upload import receive
 
 STATIC = Path(__file__).parent / "static"
@@ -114,14 +115,9 @@ def build_api(desk: Desk) -> FastAPI:
         description=f"{NOT_A_DEVICE} A schema for clients is at /openapi.json.",
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
+        responses={"4XX": {"model": RefusalView, "description": "Refused"}},
     )
-
-    @app.exception_handler(RefusedError)
-    async def _refused(_: Request, error: RefusedError) -> JSONResponse:
-        desk.metrics.refused.labels(error.reason).inc()
-        headers = {"retry-after": "10"} if error.status == 429 else None
-        return JSONResponse({"reason": error.reason, "message": error.message}, error.status, headers)
-
+    answer_refusals(app, desk.metrics)
     _add_state(app, desk)
     _add_models(app, desk)
     _add_intake(app, desk)
