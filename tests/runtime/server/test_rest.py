@@ -344,6 +344,21 @@ def test_the_description_of_the_interface_says_how_refusals_look(service: Any):
     assert "HTTPValidationError" not in described["components"]["schemas"]
 
 
+def test_who_sends_a_study_with_a_missing_slice_is_told_who_can_have_it_resampled(service: Any, tmp_path: Path):
+    places = [(0, 0, 2.5 * k) for k in (0, 1, 3, 4)]
+    job = ended(service, post(service, files_of(_series(tmp_path / "series", positions=places))))
+    assert job["reason"] == "missing-slice"
+    assert "get the whole series, or have whoever runs this server allow" in job["message"]
+    assert "results.resample_irregular" in job["message"]
+    assert "opt in" not in job["message"]
+
+
+@pytest.mark.parametrize("folders", [(), ("DICOM/",)])
+def test_an_empty_zip_file_is_said_to_be_empty(service: Any, folders: tuple[str, ...]):
+    job = ended(service, post(service, [("study.zip", _zip(dict.fromkeys(folders, b"")))]))
+    assert (job["reason"], job["message"]) == ("empty-file", "the zip file is empty: there is no file in it")
+
+
 def test_metrics_and_health(service: Any):
     assert get(service, "/health").json()["status"] == "ok"
     assert get(service, "/ready").json() == {"status": "ready"}
