@@ -1,8 +1,9 @@
 // The opened study: its state, and where it has results pictures, numbers and files; with a second one to compare.
 import { alertsOf, failure, problem } from "./alerts.js";
 import * as api from "./api.js";
+import { confidence } from "./confidence.js";
 import { byId, fill, make, setText } from "./dom.js";
-import { bytes, clock, percent, plural } from "./format.js";
+import { bytes, clock, percent } from "./format.js";
 import { ACTIVE } from "./studies.js";
 import * as tables from "./tables.js";
 import { titleOf } from "./titles.js";
@@ -197,24 +198,6 @@ async function save(job, name) {
   } catch (error) {
     setText(byId("download-said"), error.message);
   }
-}
-
-/** How far the numbers can be trusted, as far as the bundle says. */
-function confidence(report) {
-  const said = [];
-  const { meaning, patients } = report.volume_interval ?? {};
-  if (meaning) said.push(`Interval, measured on ${plural(patients, "patient")}: ${meaning}.`);
-  if (report.calibrated !== undefined)
-    said.push(
-      report.calibrated
-        ? "Probabilities are calibrated on validation cases."
-        : "Probabilities are not calibrated: they may be too sure.",
-    );
-  if (report.gate)
-    said.push(`Distance to the training images ${report.gate.distance}; up to ${report.gate.threshold} is usual.`);
-  const point = report.operating_point;
-  if (point?.class) said.push(`${point.class} is called from ${percent(point.threshold)} on.`);
-  return said.join(" ");
 }
 
 function imageWords({ modality, format, shape, spacing_mm: spacing }) {
