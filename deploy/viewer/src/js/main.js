@@ -20,6 +20,7 @@ let models = [];
 let jobs = [];
 let shown = "";
 let current = null;
+let asked = {};
 let timer = 0;
 let failures = 0;
 let turns = 0;
@@ -36,9 +37,18 @@ function open(id, other = "") {
   else location.hash = next.toString();
 }
 
-/** Open a study because somebody asked for it; on a narrow screen the result lies below the list. */
-function choose(id) {
+/** Open a study because somebody asked for it. */
+function choose(id, byKeyboard = false) {
+  asked = { id, byKeyboard };
   open(id);
+}
+
+/**
+ * Go to the study that was asked for, once it is there; on a narrow screen it lies below the list.
+ * Who asked by keyboard goes on from its heading, not through the rest of the list, but stays where they went meanwhile.
+ */
+function arrive({ byKeyboard }) {
+  if (byKeyboard && byId("studies").contains(document.activeElement)) byId("study-title").focus();
   if (byId("result").offsetTop > innerHeight / 2) byId("result").scrollIntoView();
 }
 
@@ -79,13 +89,14 @@ function showOpened(job, other) {
   current = job;
   const key = job ? [job.id, job.state, other?.id].join(" ") : "";
   if (job) offerComparisons(job, other);
-  if (key === shown) {
-    if (job) result.update(job);
-    return;
-  }
-  shown = key;
-  if (job) result.show(job, other, models);
-  else result.close();
+  if (key !== shown) {
+    shown = key;
+    if (job) result.show(job, other, models);
+    else result.close();
+  } else if (job) result.update(job);
+  if (!job || job.id !== asked.id) return;
+  arrive(asked);
+  asked = {};
 }
 
 function offerComparisons(job, other) {

@@ -12,7 +12,7 @@ export class Studies {
   #states = new Map();
   #open;
 
-  /** `onOpen` is called with a job's id. */
+  /** `onOpen` is called with a job's id, and whether it was opened by keyboard. */
   constructor(onOpen) {
     this.#open = onOpen;
   }
@@ -47,7 +47,7 @@ export class Studies {
     };
     row.button = make(
       "button",
-      { type: "button", on: { click: () => this.#open(id) } },
+      { type: "button", on: { click: (event) => this.#open(id, event.detail === 0) } },
       row.name,
       row.state,
       row.flag,
