@@ -174,10 +174,9 @@ def test_the_page_is_used_with_the_keyboard_alone(opened: Open):
         _tab(browser)
     _focused(browser).send_keys(Keys.ENTER)
     browser.wait("!document.querySelector('#found').hidden && document.querySelector('#numbers table')")
-    for _ in range(12):
-        if _focused(browser).tag_name == "canvas":
-            break
-        _tab(browser)
+    browser.wait("document.activeElement.id == 'study-title'")
+    assert _focused(browser).aria_role == "heading"
+    _tab(browser)
     assert _focused(browser).tag_name == "canvas"
     ActionChains(browser.driver).send_keys("?").perform()
     assert browser.run("return document.getElementById('help').open")
@@ -286,3 +285,36 @@ def test_a_phone_shows_everything_in_its_width(opened: Open, clinic: Clinic):
         )
         assert 0 <= box[0] < box[1] <= PHONE[0]
         browser.run("document.getElementById(arguments[0]).close()", dialog)
+
+
+def test_a_study_that_is_opened_again_by_keyboard_has_the_focus_and_one_by_mouse_leaves_it(opened: Open):
+    browser = opened("organ")
+    row = browser.driver.find_element(By.CSS_SELECTOR, "#studies [aria-current]")
+    row.click()
+    browser.driver.execute_async_script("setTimeout(arguments[0], 500)")
+    assert _focused(browser) == row
+    row.send_keys(Keys.ENTER)
+    browser.wait("document.activeElement.id == 'study-title'")
+    browser.run("document.querySelector('#studies button').focus()")
+    _focused(browser).send_keys(Keys.SPACE)
+    browser.run("document.getElementById('model').focus()")  # before the server has answered
+    browser.wait("document.querySelector('#studies button').hasAttribute('aria-current')")
+    assert _focused(browser).get_attribute("id") == "model"
+
+
+@pytest.mark.parametrize("by_keyboard", [True, False])
+def test_on_a_phone_a_study_that_is_opened_comes_to_the_top(opened: Open, clinic: Clinic, by_keyboard: bool):
+    browser = opened("", "", *PHONE)
+    title = clinic.server.ask(f"jobs/{clinic.jobs['organ']}")["study"]
+    rows = browser.driver.find_elements(By.CSS_SELECTOR, "#studies button")
+    row = next(row for row in rows if row.text.startswith(title))
+    if by_keyboard:
+        row.send_keys(Keys.ENTER)
+    else:
+        row.click()
+    browser.wait("document.querySelector('#numbers table')")
+    assert browser.run("return document.activeElement.id == 'study-title'") == by_keyboard
+    below = "const y = (id) => document.getElementById(id).getBoundingClientRect();"
+    below += "return [y('notice').bottom, y('study-title').top, innerHeight / 2]"
+    notice, top, half = browser.run(below)
+    assert notice <= top < half

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { refusal } from "../src/js/api.js";
 import { areChannels, told } from "../src/js/channels.js";
+import { confidence } from "../src/js/confidence.js";
 import { colourOf, lookup } from "../src/js/colours.js";
 import { ONLY_FIRST, ONLY_SECOND, OTHER_LABEL, centre, difference, sameImage } from "../src/js/masks.js";
 import { bytes, clock, millilitres, percent, place, plural, sizeOf } from "../src/js/format.js";
@@ -137,11 +138,17 @@ test("a refusal says what the server says, and when to try again", () => {
   assert.match(full.message, /Try again in 10 s\. 9 jobs are waiting$/);
   assert.deepEqual([full.status, full.reason, full.wait], [429, "queue-full", 10]);
   assert.equal(refusal(500, null, null).message, "The server failed (500).");
-  assert.match(refusal(422, { detail: "model is missing" }, null).message, /model is missing/);
-  assert.match(
-    refusal(422, { detail: [{ loc: ["query", "limit"], msg: "too large" }] }, null).message,
-    /refused \(422\)/,
-  );
+  const missing = refusal(422, { reason: "bad-request", message: "model is missing" }, null);
+  assert.equal(missing.message, "The server refused (422). model is missing");
+});
+
+test("calibration is told where there is a probability that it is about, and nowhere else", () => {
+  const told = (report) => /calibrated/.test(confidence(report));
+  assert.ok(!told({ calibrated: false, labels: [{ value: 1, voxels: 5, volume_ml: 2 }] }));
+  assert.ok(!told({ calibrated: true, labels: [{ value: 1, voxels: 0, mean_probability: null }] }));
+  assert.ok(told({ calibrated: false, labels: [{ value: 1, mean_probability: 0.9 }] }));
+  assert.ok(told({ calibrated: false, probabilities: { calm: 0.6, stormy: 0.4 } }));
+  assert.ok(!told({ labels: [{ value: 1, mean_probability: 0.9 }] }));
 });
 
 test("a channel is asked for each file where files and channels are as many and can be named", () => {

@@ -230,6 +230,10 @@ def even_offsets(found: Stack, head: Instance) -> npt.NDArray[np.float64]:
     return np.arange(0, offsets[-1] + 1e-3 * step, step)
 
 
+OPT_IN = "opt in to resampling with resample_irregular"
+"""Remedy of `gap_error` for who gives the options; others say who that is."""
+
+
 def gap_error(found: Stack, where: str) -> ImageError:
     """The error for slices that are not evenly spaced."""
     distances = np.diff(found.offsets_mm)
@@ -244,7 +248,7 @@ def gap_error(found: Stack, where: str) -> ImageError:
     return ImageError(
         f"{where}: {what}: {distances[worst]:.{digits}f} mm between slices {worst + 1} and {worst + 2}, "
         f"{median:.{digits}f} mm elsewhere; "
-        "get the whole series, or opt in to resampling with resample_irregular",
+        f"get the whole series, or {OPT_IN}",
         reason="missing-slice" if missing else "uneven-spacing",
     )
 

@@ -17,7 +17,9 @@ from medssl.runtime.bundle import BundleSpec
 from medssl.runtime.predictor import NOT_A_DEVICE
 from medssl.runtime.server.channels import come_one_by_one, mark, said_channels
 from medssl.runtime.server.desk import Desk, RefusedError
-from medssl.runtime.server.ledger import Job
+from medssl.runtime.server.folders import flags_of
+from medssl.runtime.server.ledger import STATES, Job
+from medssl.runtime.server.refusals import RefusalView, answer_refusals
 from medssl.runtime.server.upload import receive
 
 STATIC = Path(__file__).parent / "static"
@@ -60,7 +62,7 @@ class Pull(BaseModel):
 
 
 class JobView(BaseModel):
-    """A job as callers see it; times are seconds since 1970."""
+    """A job as callers see it; times are seconds since 1970, `flags` are reasons not to use the results."""
 
     id: str
     study: str
@@ -74,6 +76,8 @@ class JobView(BaseModel):
     finished: float | None
     reason: str
     message: str
+    results: bool
+    flags: list[str]
 
 
 class ResultView(BaseModel):
@@ -111,14 +115,9 @@ def build_api(desk: Desk) -> FastAPI:
         description=f"{NOT_A_DEVICE} A schema for clients is at /openapi.json.",
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
+        responses={"4XX": {"model": RefusalView, "description": "Refused"}},
     )
-
-    @app.exception_handler(RefusedError)
-    async def _refused(_: Request, error: RefusedError) -> JSONResponse:
-        desk.metrics.refused.labels(error.reason).inc()
-        headers = {"retry-after": "10"} if error.status == 429 else None
-        return JSONResponse({"reason": error.reason, "message": error.message}, error.status, headers)
-
+    answer_refusals(app, desk.metrics)
     _add_state(app, desk)
     _add_models(app, desk)
     _add_intake(app, desk)
@@ -245,13 +244,16 @@ def _add_jobs(app: FastAPI, desk: Desk) -> None:
     @app.get("/api/jobs")
     def jobs(limit: Annotated[int, Query(ge=1, le=1000)] = 100, state: str = "") -> list[JobView]:
         """Jobs, newest first; `state` takes several, joined by commas."""
-        states = [part for part in state.split(",") if part] or ["queued", "running", "done", "failed"]
-        return [_view(job) for job in desk.ledger.jobs(limit, states)]
+        states = [part.strip() for part in state.split(",") if part.strip()]
+        if not set(states) <= set(STATES):
+            text = f"state takes {', '.join(STATES)}, several joined by commas"
+            raise RefusedError(text, reason="bad-request", status=422)
+        return [_view(desk, job) for job in desk.ledger.jobs(limit, states or STATES)]
 
     @app.get("/api/jobs/{job_id}")
     def job(job_id: str) -> JobView:
         """A job."""
-        return _view(_known(desk, job_id))
+        return _view(desk, _known(desk, job_id))
 
     @app.get("/api/jobs/{job_id}/results")
     def results(job_id: str) -> list[ResultView]:
@@ -296,5 +298,7 @@ def _known(desk: Desk, job_id: str) -> Job:
     return job
 
 
-def _view(job: Job) -> JobView:
-    return JobView(**{name: getattr(job, name) for name in JobView.model_fields})
+def _view(desk: Desk, job: Job) -> JobView:
+    kept = {name: value for name, value in vars(job).items() if name in JobView.model_fields}
+    flags = flags_of(desk.folders.job(job.id))
+    return JobView(**kept, results=flags is not None, flags=list(flags or ()))

@@ -18,6 +18,7 @@ import os
 import secrets
 import shutil
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -204,6 +205,26 @@ def results_of(folder: Path) -> dict[str, Path]:
     """Names and files of a job's results."""
     found = [folder / "image.nii.gz", *sorted((folder / "results").glob("*"))]
     return {path.name: path for path in found if path.is_file() and not path.is_symlink()}
+
+
+def flags_of(folder: Path) -> tuple[str, ...] | None:
+    """Codes of the flags of a job's results; None where it has none that are whole, which a failed job may have too.
+
+    They are those of the report, which all servers see and every older version wrote.
+    """
+    report = folder / "results" / "report.json"
+    try:
+        state = report.stat()
+        return _flags(report, state.st_ino, state.st_mtime_ns)
+    except (OSError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _flags(report: Path, _inode: int, _changed_ns: int) -> tuple[str, ...]:
+    """Read once, not whenever somebody lists jobs."""
+    content = json.loads(report.read_text(encoding="utf-8"))
+    return tuple(flag["code"] for flag in content.get("flags", ()))
 
 
 def suffix_of(name: str) -> str:

@@ -2,7 +2,8 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +71,8 @@ def read_input(
         cases, others = find_cases([str(source)], spec, resample_irregular=resample_irregular)
         if len(cases) != 1:
             raise ImageError(f"{len(cases)} studies or images came together: send one", reason="several-studies")
-        volume = cases[0].read()
+        with _operators_remedy():
+            volume = cases[0].read()
         left_out = [problem.reason for problem in others] + ["picture"] * len(pictures)
     notes = tuple(f"left out: {number} file(s), {reason}" for reason, number in Counter(left_out).most_common())
     return replace(volume, source=replace(volume.source, notes=(*volume.source.notes, *notes)))
@@ -134,7 +136,8 @@ def _only_image(named: list[Path], source: Path, series: str, resample_irregular
     """The image of a bundle that has no rules to choose among series."""
     field = ";".join(str(path) for path in named) if named else f"{source}#{series}" if series else str(source)
     try:
-        return read_channels(field, Path(), resample_irregular=resample_irregular)
+        with _operators_remedy():
+            return read_channels(field, Path(), resample_irregular=resample_irregular)
     except ImageError as error:
         if error.reason != "several-series":
             raise
@@ -143,6 +146,20 @@ def _only_image(named: list[Path], source: Path, series: str, resample_irregular
             "in the field `series`, or have the bundle exported with --series",
             reason=error.reason,
         ) from error
+
+
+@contextmanager
+def _operators_remedy() -> Iterator[None]:
+    """Who sends a study has no options: of uneven slices it is said who has, and which."""
+    from medssl.imaging.readers.dicom_series import OPT_IN  # noqa: PLC0415 (pydicom is slow to import)
+
+    try:
+        yield
+    except ImageError as error:
+        if OPT_IN not in error.message:
+            raise
+        remedy = "have whoever runs this server allow that such series are resampled (results.resample_irregular: true)"
+        raise ImageError(error.message.replace(OPT_IN, remedy), reason=error.reason) from error
 
 
 def _unpack(path: Path, folder: Path, limits: LimitOptions, channels: Sequence[str]) -> None:
@@ -160,6 +177,8 @@ def _unpack(path: Path, folder: Path, limits: LimitOptions, channels: Sequence[s
         keep_free=int(limits.free_disk_mb * 2**20),
         suffix_of=ending,
     )
+    if not any(folder.iterdir()):
+        raise ImageError("the zip file is empty: there is no file in it", reason="empty-file")
 
 
 def compact(volume: Volume) -> Volume:

@@ -22,6 +22,9 @@ class Metrics:
         self._registry.register(_State(counts, free_mb))
         self.accepted = Counter("medssl_jobs_accepted", "Jobs accepted", ["source"], registry=self._registry)
         self.finished = Counter("medssl_jobs_finished", "Jobs ended", ["model", "reason"], registry=self._registry)
+        self.flagged = Counter(
+            "medssl_jobs_flagged", "Jobs done, not to be used", ["model", "flag"], registry=self._registry
+        )
         self.refused = Counter("medssl_refused", "Requests and objects refused", ["reason"], registry=self._registry)
         self.instances = Counter("medssl_instances_received", "Objects received by C-STORE", registry=self._registry)
         self.waited = Histogram(

@@ -101,8 +101,14 @@ def store_results(paths: Sequence[Path], pacs: PacsOptions, caller: Caller) -> N
         except Exception as error:  # as above
             if attempt == pacs.tries - 1:
                 detail = error.message if isinstance(error, MedsslError) else _kind(error)
+                again = (
+                    f"they are offered to it again until {pacs.retry_h:g} hours after the study came"
+                    if pacs.retry_h
+                    else "they are not offered to it again (pacs.retry_h)"
+                )
                 raise MedsslError(
-                    f"the archive did not take the results ({detail}); they can be fetched here", reason="store-failed"
+                    f"the archive did not take the results ({detail}); they can be fetched here, and {again}",
+                    reason="store-failed",
                 ) from error
             time.sleep(2**attempt)
         else:

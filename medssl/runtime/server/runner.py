@@ -6,6 +6,7 @@ from pathlib import Path
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.files import sha256
 from medssl.runtime.server.desk import Desk
+from medssl.runtime.server.folders import flags_of
 from medssl.runtime.server.ledger import Job
 from medssl.runtime.server.logs import LOG
 from medssl.runtime.server.pool import OnStage, Stopped, WorkerPool
@@ -63,6 +64,8 @@ class Runner:
         if not desk.ledger.finish(job.id, reason, message):
             return  # another server took this one for dead and has the job now
         desk.metrics.finished.labels(job.model, reason).inc()
+        for flag in () if reason else flags_of(desk.folders.job(job.id)) or ():
+            desk.metrics.flagged.labels(job.model, flag).inc()
         desk.metrics.took.labels(job.model).observe(time.time() - (job.started or time.time()))
         desk.metrics.waited.observe((job.started or time.time()) - job.accepted)
         LOG.info("job %s %s", job.id, f"failed: {reason}" if reason else "done")

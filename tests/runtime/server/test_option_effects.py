@@ -84,9 +84,12 @@ def test_results_that_an_archive_did_not_take_are_offered_again_only_as_long_as_
     with served(options_for(tiny, tmp_path / "data", pacs=nobody)) as service:
         job = ended(service, post(service, files_of(series)))
         assert (job["state"], job["reason"]) == ("failed", "store-failed")
+        promise = "offered to it again until 24 hours after" if retry_h else "not offered to it again"
+        assert promise in job["message"]
         row, now = service.desk.ledger._row, time.time()
         row.update(accepted=now - 2000, finished=now - 1500).where(row.id == job["id"]).execute()
         service.desk.queue = None  # nobody takes it from the ledger
         service.desk.keep_house()
-        state = get(service, f"/api/jobs/{job['id']}").json()["state"]
-    assert state == ("queued" if retry_h else "failed")
+        job = get(service, f"/api/jobs/{job['id']}").json()
+    assert job["state"] == ("queued" if retry_h else "failed")
+    assert job["results"], "they are there while they wait to be offered, too"

@@ -300,6 +300,65 @@ def test_a_link_among_results_is_not_followed(tmp_path: Path):
     assert set(results_of(tmp_path)) == {"seg.nii.gz"}
 
 
+@pytest.mark.parametrize("state", ["foo", "failed,Done", "failed;done"])
+def test_a_state_that_there_is_not_is_refused_and_those_there_are_are_named(service: Any, state: str):
+    answer = get(service, f"/api/jobs?state={state}")
+    assert (answer.status_code, answer.json()["reason"]) == (422, "bad-request")
+    assert "queued, running, done, failed" in answer.json()["message"]
+    assert state not in answer.json()["message"]
+    for known in ("", "failed", "queued,running", "done, failed"):
+        assert get(service, f"/api/jobs?state={known}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status", "reason", "told"),
+    [
+        ("GET", "/api/jobs?limit=-1", "", 422, "bad-request", "limit must be 1 or more"),
+        ("GET", "/api/jobs?limit=1001", "", 422, "bad-request", "limit must be 1000 or less"),
+        ("GET", "/api/jobs?limit=Doe", "", 422, "bad-request", "limit must be a whole number"),
+        ("POST", "/api/dicomweb/pull", '{"model": "Doe"}', 422, "bad-request", "study_uid is missing"),
+        ("POST", "/api/dicomweb/pull", '{"study_uid": 7, "Doe": 1}', 422, "bad-request", "study_uid must be text"),
+        ("POST", "/api/dicomweb/pull", '{"Doe', 422, "bad-request", "the body is no JSON"),
+        ("POST", "/api/dicomweb/pull", '["Doe"]', 422, "bad-request", "the body is not of the form that /openapi.json"),
+        ("POST", "/api/dicomweb/pull", "", 422, "bad-request", "the body is missing"),
+        ("GET", "/api/Doe", "", 404, "not-found", "Not Found"),
+        ("PUT", "/api/jobs", "", 405, "method-not-allowed", "Method Not Allowed"),
+    ],
+)
+def test_mistakes_of_a_caller_are_told_as_other_refusals_without_what_was_sent(
+    service: Any, method: str, path: str, content: str, status: int, reason: str, told: str
+):
+    headers = {"content-type": "application/json"} if content else {}
+    answer = requests.request(method, f"{service.url}{path}", data=content, headers=headers, timeout=30)
+    assert (answer.status_code, answer.json()["reason"]) == (status, reason)
+    assert set(answer.json()) == {"reason", "message"}
+    assert answer.json()["message"].startswith(told)
+    assert "Doe" not in answer.text
+    assert f'medssl_refused_total{{reason="{reason}"}}' in get(service, "/metrics").text
+
+
+def test_the_description_of_the_interface_says_how_refusals_look(service: Any):
+    described = get(service, "/openapi.json").json()
+    answers = described["paths"]["/api/jobs"]["get"]["responses"]
+    assert set(answers) == {"200", "4XX"}
+    assert "HTTPValidationError" not in described["components"]["schemas"]
+
+
+def test_who_sends_a_study_with_a_missing_slice_is_told_who_can_have_it_resampled(service: Any, tmp_path: Path):
+    places = [(0, 0, 2.5 * k) for k in (0, 1, 3, 4)]
+    job = ended(service, post(service, files_of(_series(tmp_path / "series", positions=places))))
+    assert job["reason"] == "missing-slice"
+    assert "get the whole series, or have whoever runs this server allow" in job["message"]
+    assert "results.resample_irregular" in job["message"]
+    assert "opt in" not in job["message"]
+
+
+@pytest.mark.parametrize("folders", [(), ("DICOM/",)])
+def test_an_empty_zip_file_is_said_to_be_empty(service: Any, folders: tuple[str, ...]):
+    job = ended(service, post(service, [("study.zip", _zip(dict.fromkeys(folders, b"")))]))
+    assert (job["reason"], job["message"]) == ("empty-file", "the zip file is empty: there is no file in it")
+
+
 def test_metrics_and_health(service: Any):
     assert get(service, "/health").json()["status"] == "ok"
     assert get(service, "/ready").json() == {"status": "ready"}

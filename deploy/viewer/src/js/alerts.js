@@ -26,11 +26,12 @@ export function alertsOf(report, name = "") {
   return found;
 }
 
+/** Why a job failed; results that it has all the same did not get to the archive. */
 export function failure(job) {
   return make(
     "section",
     { class: "failure", role: "alert" },
-    make("h3", {}, "No result"),
+    make("h3", {}, job.results ? "Not stored in the archive" : "No result"),
     make("p", {}, job.message || "The server gives no message."),
     job.reason ? make("p", { class: "code" }, `reason: ${job.reason}`) : null,
   );

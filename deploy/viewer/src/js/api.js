@@ -43,13 +43,12 @@ const WORDS = {
 
 /** What a refusal says: `message` and `reason` of the body, else words for its status. */
 export function refusal(status, body, retryAfter) {
-  const detail = body?.detail ?? body;
-  const told = typeof detail === "string" ? detail : detail?.message;
+  const told = body?.message;
   const wait = Number(retryAfter) || 0;
   const known = WORDS[status] ?? (status >= 500 ? `The server failed (${status}).` : `The server refused (${status}).`);
   const later = status === 429 ? ` Try again ${wait ? `in ${wait} s` : "in a while"}.` : "";
   const said = told && told !== known ? ` ${told}` : "";
-  return new ApiError(`${known}${later}${said}`, { status, reason: detail?.reason ?? "", wait });
+  return new ApiError(`${known}${later}${said}`, { status, reason: body?.reason ?? "", wait });
 }
 
 async function request(path, options = {}) {

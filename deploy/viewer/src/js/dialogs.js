@@ -40,9 +40,13 @@ export function askToken(refused) {
   });
 }
 
-export function askDelete(study) {
+/** Ask before a study is deleted; `onlyCopies` where no archive has its results. */
+export function askDelete(study, onlyCopies) {
   const dialog = byId("delete");
   setText(byId("delete-study"), study);
+  byId("delete-only-copies").hidden = !onlyCopies;
+  // what is hidden would be read out too
+  dialog.setAttribute("aria-describedby", onlyCopies ? "delete-said delete-only-copies" : "delete-said");
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {

@@ -5,7 +5,7 @@ import { byId, fill, make, setText } from "./dom.js";
 import { clock } from "./format.js";
 import { Result } from "./result.js";
 import { showHelp } from "./shortcuts.js";
-import { ACTIVE, Studies } from "./studies.js";
+import { ACTIVE, DO_NOT_USE, Studies } from "./studies.js";
 import { titleOf } from "./titles.js";
 import { Upload } from "./upload.js";
 
@@ -19,6 +19,8 @@ const upload = new Upload(choose);
 let models = [];
 let jobs = [];
 let shown = "";
+let current = null;
+let asked = {};
 let timer = 0;
 let failures = 0;
 let turns = 0;
@@ -35,9 +37,18 @@ function open(id, other = "") {
   else location.hash = next.toString();
 }
 
-/** Open a study because somebody asked for it; on a narrow screen the result lies below the list. */
-function choose(id) {
+/** Open a study because somebody asked for it. */
+function choose(id, byKeyboard = false) {
+  asked = { id, byKeyboard };
   open(id);
+}
+
+/**
+ * Go to the study that was asked for, once it is there; on a narrow screen it lies below the list.
+ * Who asked by keyboard goes on from its heading, not through the rest of the list, but stays where they went meanwhile.
+ */
+function arrive({ byKeyboard }) {
+  if (byKeyboard && byId("studies").contains(document.activeElement)) byId("study-title").focus();
   if (byId("result").offsetTop > innerHeight / 2) byId("result").scrollIntoView();
 }
 
@@ -75,20 +86,25 @@ async function find(found, key) {
 
 /** Load anew only what changed: another study, another state, another one to compare with. */
 function showOpened(job, other) {
+  current = job;
   const key = job ? [job.id, job.state, other?.id].join(" ") : "";
   if (job) offerComparisons(job, other);
-  if (key === shown) {
-    if (job) result.update(job);
-    return;
-  }
-  shown = key;
-  if (job) result.show(job, other, models);
-  else result.close();
+  if (key !== shown) {
+    shown = key;
+    if (job) result.show(job, other, models);
+    else result.close();
+  } else if (job) result.update(job);
+  if (!job || job.id !== asked.id) return;
+  arrive(asked);
+  asked = {};
 }
 
 function offerComparisons(job, other) {
-  const choices = jobs.filter((entry) => entry.state === "done" && entry.id !== job.id);
-  const options = choices.map((entry) => [entry.id, `${titleOf(entry)} · ${entry.model} · ${clock(entry.finished)}`]);
+  const choices = jobs.filter((entry) => entry.results && entry.id !== job.id);
+  const options = choices.map((entry) => {
+    const said = [titleOf(entry), entry.model, clock(entry.finished), entry.flags.length && DO_NOT_USE];
+    return [entry.id, said.filter(Boolean).join(" · ")];
+  });
   const select = byId("compare-with");
   const wanted = JSON.stringify(options);
   if (select.dataset.options !== wanted) {
@@ -142,10 +158,10 @@ function connect() {
 }
 
 async function deleteOpened() {
-  const id = address().get("job");
-  if (!(await askDelete(byId("study-title").textContent))) return;
+  const job = current;
+  if (!(await askDelete(titleOf(job), job.results && job.state !== "done"))) return;
   try {
-    await api.remove(id);
+    await api.remove(job.id);
     open("");
   } catch (error) {
     setText(byId("connection"), error.message);

@@ -1,8 +1,9 @@
-// The opened study: its state, and when it is done pictures, numbers and files; with a second one to compare.
+// The opened study: its state, and where it has results pictures, numbers and files; with a second one to compare.
 import { alertsOf, failure, problem } from "./alerts.js";
 import * as api from "./api.js";
+import { confidence } from "./confidence.js";
 import { byId, fill, make, setText } from "./dom.js";
-import { bytes, clock, percent, plural } from "./format.js";
+import { bytes, clock, percent } from "./format.js";
 import { ACTIVE } from "./studies.js";
 import * as tables from "./tables.js";
 import { titleOf } from "./titles.js";
@@ -14,7 +15,7 @@ export class Result {
   #viewer = new Viewer((hidden) => this.#markHidden(hidden));
   #loading = new AbortController();
 
-  /** Show a job as far as it is; loads the result where it is done. */
+  /** Show a job as far as it is; loads the results where there are some, be they stored in the archive or not. */
   async show(job, other, models) {
     this.#loading.abort();
     this.#loading = new AbortController();
@@ -22,13 +23,14 @@ export class Result {
     this.#viewer.clear();
     byId("welcome").hidden = true;
     byId("opened").hidden = false;
-    byId("found").hidden = job.state !== "done";
+    const found = job.results || job.state === "done";
+    byId("found").hidden = !found;
     fill(byId("alerts"));
     fill(byId("numbers"));
     setText(byId("picture-said"), "");
     this.update(job);
     if (job.state === "failed") fill(byId("alerts"), failure(job));
-    if (job.state !== "done") return;
+    if (!found) return;
     setText(byId("picture-said"), "Loading the result …");
     try {
       const loaded = [await load(job, models, signal)];
@@ -37,7 +39,7 @@ export class Result {
     } catch (error) {
       if (error.name === "AbortError" || signal.aborted) return;
       setText(byId("picture-said"), "");
-      fill(byId("alerts"), problem(error.message));
+      byId("alerts").append(problem(error.message));
     }
   }
 
@@ -79,7 +81,7 @@ export class Result {
 
   async #draw(loaded, signal) {
     const names = loaded.length === 2 ? ["A", "B"] : [""];
-    fill(byId("alerts"), ...loaded.flatMap(({ report }, index) => alertsOf(report, names[index])));
+    byId("alerts").append(...loaded.flatMap(({ report }, index) => alertsOf(report, names[index])));
     this.#listFiles(loaded[0]);
     showProvenance(loaded[0].report);
     const drawable = loaded.every((result) => result.image);
@@ -196,24 +198,6 @@ async function save(job, name) {
   } catch (error) {
     setText(byId("download-said"), error.message);
   }
-}
-
-/** How far the numbers can be trusted, as far as the bundle says. */
-function confidence(report) {
-  const said = [];
-  const { meaning, patients } = report.volume_interval ?? {};
-  if (meaning) said.push(`Interval, measured on ${plural(patients, "patient")}: ${meaning}.`);
-  if (report.calibrated !== undefined)
-    said.push(
-      report.calibrated
-        ? "Probabilities are calibrated on validation cases."
-        : "Probabilities are not calibrated: they may be too sure.",
-    );
-  if (report.gate)
-    said.push(`Distance to the training images ${report.gate.distance}; up to ${report.gate.threshold} is usual.`);
-  const point = report.operating_point;
-  if (point?.class) said.push(`${point.class} is called from ${percent(point.threshold)} on.`);
-  return said.join(" ");
 }
 
 function imageWords({ modality, format, shape, spacing_mm: spacing }) {

@@ -5,13 +5,14 @@ import { titleOf } from "./titles.js";
 
 export const ACTIVE = new Set(["queued", "running"]);
 const WORDS = { queued: "waiting", running: "running", done: "done", failed: "failed" };
+export const DO_NOT_USE = "do not use";
 
 export class Studies {
   #rows = new Map();
   #states = new Map();
   #open;
 
-  /** `onOpen` is called with a job's id. */
+  /** `onOpen` is called with a job's id, and whether it was opened by keyboard. */
   constructor(onOpen) {
     this.#open = onOpen;
   }
@@ -40,14 +41,16 @@ export class Studies {
     const row = {
       name: make("span", { class: "study" }),
       state: make("span", { class: "state" }),
+      flag: make("span", { class: "flag", hidden: true }, DO_NOT_USE),
       about: make("span", { class: "about" }),
       bar: make("progress", { max: 1, hidden: true }),
     };
     row.button = make(
       "button",
-      { type: "button", on: { click: () => this.#open(id) } },
+      { type: "button", on: { click: (event) => this.#open(id, event.detail === 0) } },
       row.name,
       row.state,
+      row.flag,
       row.about,
       row.bar,
     );
@@ -59,12 +62,14 @@ export class Studies {
   #update(row, job, opened) {
     setText(row.name, titleOf(job));
     setText(row.state, WORDS[job.state] ?? job.state);
-    row.state.className = `state ${job.state}`;
+    row.state.className = `state ${job.flags.length ? "flagged" : job.state}`;
+    row.flag.hidden = job.flags.length === 0;
     const done =
       job.state === "running"
         ? `${job.stage || "running"}, ${percent(job.progress ?? 0)}`
         : clock(job.finished ?? job.accepted);
-    setText(row.about, [job.model, done].filter(Boolean).join(" · "));
+    const kept = job.state === "failed" && job.results ? "has results" : "";
+    setText(row.about, [job.model, done, kept].filter(Boolean).join(" · "));
     row.bar.hidden = job.state !== "running";
     row.bar.value = job.progress ?? 0;
     row.bar.setAttribute("aria-label", `progress of ${titleOf(job)}`);
@@ -76,7 +81,10 @@ export class Studies {
   #announce(jobs) {
     const news = jobs
       .filter((job) => this.#states.size && this.#states.get(job.id) !== job.state)
-      .map((job) => `${titleOf(job)}: ${WORDS[job.state] ?? job.state}`);
+      .map((job) => {
+        const state = WORDS[job.state] ?? job.state;
+        return `${titleOf(job)}: ${job.flags.length ? `${state}, ${DO_NOT_USE}` : state}`;
+      });
     for (const job of jobs) this.#states.set(job.id, job.state);
     if (news.length) setText(byId("news"), news.slice(0, 3).join("; "));
   }
