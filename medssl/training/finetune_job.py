@@ -150,14 +150,21 @@ def _task_module(tuning: Finetuning, network: Network) -> nn.Module:
     return AugmentedLabelsTask(network, joint, settings.label_augment)
 
 
-def describe(tuning: Finetuning, job: Job) -> dict[str, Any]:
-    """What run.json says of a training."""
+def identity(tuning: Finetuning) -> dict[str, Any]:
+    """What run.json says of every training of a run alike, and by what its folds belong together."""
     return {
         "verb": "finetune",
         "config": {**tuning.settings.to_json(), "data": str(tuning.cache.path.resolve())},
         "seed": tuning.settings.train.seed,
         "arithmetic": arithmetic(tuning.fabric.device, tuning.settings.train),
         "data_sha256": tuning.cache.data_sha256,
+    }
+
+
+def describe(tuning: Finetuning, job: Job) -> dict[str, Any]:
+    """What run.json says of a training."""
+    return {
+        **identity(tuning),
         "network": tuning.spec.to_json(),
         "transfer": None if job.report is None else job.report.to_json(),
         "notes": list(tuning.notes),

@@ -15,7 +15,7 @@ from medssl.training.arithmetic import arithmetic
 from medssl.training.batches import StepBatches
 from medssl.training.checkpoints import require_space
 from medssl.training.damaged_cases import DamagedCases
-from medssl.training.finetune_job import Finetuning, Job, build_job, describe, model_spec
+from medssl.training.finetune_job import Finetuning, Job, build_job, describe, identity, model_spec
 from medssl.training.loop import FitResult, Hooks, duration, fit, train_step
 from medssl.training.options import RESUMABLE
 from medssl.training.run_folder import RunFolder
@@ -24,6 +24,7 @@ from medssl.training.state import build, checkpoint_bytes
 from medssl.training.validation import MONITOR, make_validation
 
 _NO_CHOICE = {"classification": "are of one class", "segmentation": "hold no structure"}
+_RESUMABLE = frozenset({"data", *(f"train.{name}" for name in RESUMABLE)})
 _CHECKPOINTS = 4  # the old one, the new one while it is written, the best weights and the model
 
 
@@ -64,11 +65,37 @@ def _due(tuning: Finetuning, out: Path, resume: bool) -> list[tuple[Share, RunFo
         raise ConfigError([f"resume: {out} holds none of these folds: leave --resume out to start them"])
     for share, run in runs:
         run.check(resume and begun[share.name])
-    return [
+    _refuse_other_folds(tuning, out)
+    due = [
         (share, run, resume and begun[share.name])
         for share, run in runs
-        if not (begun[share.name] and run.read().get("finished"))
+        if not (begun[share.name] and _is_done(run, tuning.settings.train.steps))
     ]
+    if not due and tuning.fabric.is_global_zero:
+        sys.stderr.write(f"finetune: nothing to do: {', '.join(begun)} in {out} have done all their steps\n")
+    return due
+
+
+def _is_done(run: RunFolder, steps: int) -> bool:
+    told = run.read()
+    return bool(told.get("finished")) and int(told.get("step", 0)) >= steps
+
+
+def _refuse_other_folds(tuning: Finetuning, out: Path) -> None:
+    """Refuse options unlike those of a fold that is there, be it asked for or not: another seed deals the patients out
+    anew, so that one would be held out twice and another never.
+
+    Raises:
+        ConfigError: Every difference.
+    """
+    problems = [
+        f"out: {file.parent} is no fold of this run: {change}; all folds in a folder need the same options and data, "
+        "so use those, or another folder"
+        for file in sorted(out.glob("fold_*/run.json"))
+        for change in RunFolder(file.parent).changes(identity(tuning), _RESUMABLE)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def announce(tuning: Finetuning, job: Job, out: Path) -> None:
@@ -127,7 +154,7 @@ def rehearse(tuning: Finetuning, job: Job) -> float:
 def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResult:
     """Train one share and write its model, from the best or the last weights, also when the time is up."""
     settings, share = tuning.settings, job.share
-    run.start(describe(tuning, job), {"data", *(f"train.{name}" for name in RESUMABLE)}, resume)
+    run.start(describe(tuning, job), _RESUMABLE, resume)
     spec = model_spec(tuning, job)
     batch_size, monitor = settings.inference.batch_size, MONITOR[settings.task]
     few = looked_at(share.validation, settings.inference.cases)

@@ -54,13 +54,24 @@ class RunFolder:
         file = self.path / "run.json"
         if resume and file.exists():
             old = self.read()
-            _refuse_changes(self.path, old, description, resumable)
+            if changed := _changes(old, description, resumable):
+                raise ConfigError(
+                    [f"resume {self.path}: {line}; use the run's own value, or start a new run" for line in changed]
+                )
             kept = {name: old[name] for name in ("sessions", "damaged_cases") if name in old}
         else:
             self.check(resume)
             kept = {"sessions": []}
         kept["sessions"] = [*kept["sessions"], environment()]
         write_json(file, {"schema_version": SCHEMA_VERSION, **description, "status": "running", **kept})
+
+    def changes(self, description: Mapping[str, Any], resumable: frozenset[str] | set[str]) -> list[str]:
+        """What of a description differs from the run that is there, a clause each; arguments as `start`.
+
+        Raises:
+            CheckpointError: run.json cannot be read.
+        """
+        return _changes(self.read(), description, resumable)
 
     def check(self, resume: bool) -> None:
         """Refuse a folder that holds a run, or none to resume; writes nothing.
@@ -135,9 +146,7 @@ class RunFolder:
             Image.fromarray(pixels).save(temporary, format="png")
 
 
-def _refuse_changes(
-    path: Path, old: Mapping[str, Any], new: Mapping[str, Any], resumable: frozenset[str] | set[str]
-) -> None:
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], resumable: frozenset[str] | set[str]) -> list[str]:
     after = _flat(new.get("config", {}))
     defaults = _flat({"train": TrainOptions().to_json()})  # what an older version had, which knew no such option yet
     before = {name: value for name, value in defaults.items() if name in after} | _flat(old.get("config", {}))
@@ -149,13 +158,11 @@ def _refuse_changes(
     if old.get("data_sha256") != new.get("data_sha256"):
         changed.append("data: the cache's content differs from the one the run began with")
     files = [content.get("helpers") or {} for content in (old, new)]
-    changed += [
+    return changed + [
         f"{name}: its file is not the one the run began with"
         for name in sorted(files[0].keys() | files[1].keys())
         if files[0].get(name) != files[1].get(name)
     ]
-    if changed:
-        raise ConfigError([f"resume {path}: {line}; use the run's own value, or start a new run" for line in changed])
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

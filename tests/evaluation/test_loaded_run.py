@@ -55,6 +55,43 @@ def test_of_folds_the_ensemble_is_told_and_not_the_first_one(cache: Cache, tmp_p
     assert "patients" not in load_run(run, PredictOptions(device="cpu")).spec.provenance, "of one nobody knows"
 
 
+def test_the_pretrainings_of_all_folds_are_told(cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", cache, folds=2)
+    for fold in (0, 1):
+        _record(run / f"fold_{fold}", patients={"pretraining": [f"p{fold}"]})
+    assert load_run(run, PredictOptions(device="cpu")).pretrained_on == {"p0", "p1"}
+    _record(run / "fold_1", patients={"pretraining": None})
+    assert load_run(run, PredictOptions(device="cpu")).pretrained_on is None, "of one nobody knows"
+
+
+def _record(folder: Path, **content: object) -> None:
+    (folder / "run.json").write_text(json.dumps(content))
+
+
+def test_missing_folds_are_named(cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", cache, folds=2)
+    _record(run / "fold_0", config={"folds": 5})
+    with pytest.raises(CheckpointError, match="lacks fold_2, fold_3, fold_4 of its 5 folds") as caught:
+        load_run(run, PredictOptions(device="cpu"))
+    assert caught.value.reason == "no-model"
+    assert len(load_run(run / "fold_0", PredictOptions(device="cpu")).networks) == 1, "one alone may be asked for"
+    (run / "fold_0").rename(run / "fold_2")
+    with pytest.raises(CheckpointError, match="lacks fold_0, fold_3, fold_4 of its 5"):
+        load_run(run, PredictOptions(device="cpu"))
+
+
+@pytest.mark.parametrize("other", [{"seed": 5}, {"data_sha256": "b"}, {"config": {"folds": 2, "labels": 3}}])
+def test_folds_that_were_dealt_out_differently_make_no_ensemble(
+    cache: Cache, tmp_path: Path, other: dict[str, object]
+) -> None:
+    run = make_run(tmp_path / "run", cache, folds=2)
+    common: dict[str, object] = {"seed": 0, "data_sha256": "a", "config": {"folds": 2, "labels": 0}}
+    _record(run / "fold_0", **common)
+    _record(run / "fold_1", **{**common, **other})
+    with pytest.raises(ConfigError, match="patients may be held out twice or never"):
+        load_run(run, PredictOptions(device="cpu"))
+
+
 def test_folds_that_differ_make_no_ensemble(cache: Cache, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", cache, folds=2)
     path = run / "fold_1" / "model.json"

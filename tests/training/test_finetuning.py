@@ -331,6 +331,36 @@ def test_folds_make_one_model_each_and_go_on_where_they_stopped(
     assert sorted(name for fold in patients for name in fold) == [f"p{n}" for n in range(6)]
 
 
+@pytest.mark.parametrize("other", [{"seed": 5}, {"train__lr": 0.5}, {"labels": 5}])
+@pytest.mark.parametrize("resume", [{"resume": True}, {"fold": 1}])
+def test_folds_of_one_folder_have_the_same_options(
+    finetune: Finetune,
+    flat: Cache,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    other: dict[str, Any],
+    resume: dict[str, Any],
+) -> None:
+    """Another seed deals the patients out anew: one would be held out twice and another never."""
+    run = tmp_path / "run"
+    assert finetune(flat, run, folds=3, fold=0) == 0
+    assert finetune(flat, run, folds=3, **resume, **other) == 2
+    assert "fold_0 is no fold of this run" in capsys.readouterr().err
+    assert not (run / "fold_1").exists()
+
+
+def test_finished_folds_are_prolonged_or_that_nothing_is_due_is_said(
+    finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert finetune(flat, run, folds=2) == 0
+    capsys.readouterr()
+    assert finetune(flat, run, folds=2, resume=True) == 0
+    assert "nothing to do: fold_0, fold_1" in capsys.readouterr().err
+    assert finetune(flat, run, folds=2, train__steps=5, resume=True) == 0
+    assert [json.loads((run / f"fold_{n}" / "run.json").read_text())["step"] for n in (0, 1)] == [5, 5]
+
+
 def test_a_run_stopped_half_way_ends_with_the_same_model(finetune: Finetune, cache: Cache, tmp_path: Path) -> None:
     """Augmentation, average, optimiser and best weights go on as if nothing had happened."""
     given: dict[str, Any] = {
