@@ -25,7 +25,7 @@ from medssl.training.validation import MONITOR, make_validation
 
 _NO_CHOICE = {"classification": "are of one class", "segmentation": "hold no structure"}
 _RESUMABLE = frozenset({"data", *(f"train.{name}" for name in RESUMABLE)})
-_CHECKPOINTS = 4  # the old one, the new one while it is written, the best weights and the model
+_CHECKPOINTS = 4  # the old one, the new one while it is written, the best weights (two of them) and the model
 
 
 def run_all(tuning: Finetuning, out: Path, *, resume: bool, dry_run: bool) -> None:
@@ -167,7 +167,7 @@ def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResu
             tuning.fabric, job.module, job.source, settings.train, run, hooks=hooks, groups=job.groups, resume=resume
         )
         if hooks.monitor and result.best_step:
-            job.module.load_state_dict(load_file(run.best))
+            job.module.load_state_dict(load_file(run.best(result.best_step)))
         job.module.eval()
         job.merge()  # what is scored is what is saved
         scores: dict[str, float] = {}

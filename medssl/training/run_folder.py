@@ -32,10 +32,14 @@ class RunFolder:
         """The latest checkpoint; a new one replaces it only when it is whole on disk."""
         return self.path / "checkpoints" / "last.ckpt"
 
-    @property
-    def best(self) -> Path:
-        """Weights of the best validation."""
-        return self.path / "checkpoints" / "best.safetensors"
+    def best(self, step: int) -> Path:
+        """Weights of the best validation, at `step`: the name tells it, so that a checkpoint finds its own."""
+        return self.path / "checkpoints" / f"best-{step:07d}.safetensors"
+
+    def best_files(self) -> dict[int, Path]:
+        """Files of best weights that are there, by their step; besides the checkpoint's those that came after it."""
+        files = (self.path / "checkpoints").glob("best-*.safetensors")
+        return {int(file.stem[5:]): file for file in files if file.stem[5:].isdigit()}
 
     def start(self, description: Mapping[str, Any], resumable: frozenset[str] | set[str], resume: bool) -> None:
         """Make the folder and write run.json, or check that the run there may go on.

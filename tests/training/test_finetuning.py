@@ -273,7 +273,7 @@ def test_last_keeps_the_end_of_the_training(finetune: Finetune, flat: Cache, tmp
     assert last.validation["dice"] == pytest.approx(scores[-1])
     assert best.provenance["step"] == scores.index(max(scores)) + 1
     assert last.provenance["step"] == 6
-    assert not (tmp_path / "last" / "checkpoints" / "best.safetensors").exists()
+    assert not list((tmp_path / "last" / "checkpoints").glob("best*"))
 
 
 def test_fewer_validation_cases_in_training_and_all_of_them_at_the_end(
@@ -368,6 +368,29 @@ def test_a_run_stopped_half_way_ends_with_the_same_model(finetune: Finetune, cac
         "augment__affine_p": 1, "augment__noise_p": 1, "augment__flip_axes": [0],
     }  # fmt: skip
     _same_when_cut(finetune, cache, tmp_path, given)
+
+
+@pytest.mark.parametrize("kind", ["unet", "unet_class"])
+def test_an_unreadable_validation_case_is_named_and_costs_no_step(
+    finetune: Finetune, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    made = texture_cache if kind.endswith("class") else phantom_cache
+    cache = made(tmp_path / "cache", 2, 8)
+    given = {"train__steps": 6, "train__validate_every": 4, "crops__foreground": 0}
+    assert finetune(cache, tmp_path / "whole", kind, **given) == 0
+    case = cache.select("val")[0].case
+    file = cache.path / "cases" / case / "image.b2nd"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    capsys.readouterr()
+    assert finetune(Cache.open(cache.path), tmp_path / "run", kind, **given) == 2
+    told = capsys.readouterr().err
+    assert f"validation case(s) {case} of the cache cannot be read" in told
+    assert "checkpoint of step 4 is written" in told
+    file.write_bytes(content)
+    assert finetune(Cache.open(cache.path), tmp_path / "run", kind, **given, resume=True) == 0
+    whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 def test_a_dry_run_writes_nothing(
