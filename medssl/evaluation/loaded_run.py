@@ -10,13 +10,19 @@ import torch
 
 from medssl.data.cache import Cache
 from medssl.evaluation.options import PredictOptions
-from medssl.evaluation.run_records import patients_of, read_record, refuse_partial_folds
+from medssl.evaluation.run_records import (
+    patients_of,
+    read_record,
+    refuse_partial_folds,
+    refuse_running,
+    stopped_early,
+)
 from medssl.evaluation.seen_patients import seen_in_pretraining, seen_in_training
 from medssl.imaging.errors import ConfigError
 from medssl.models.networks import Network
 from medssl.tasks.model_file import ModelSpec, load_model, model_folders, weights_hash
 
-_OF_ONE = ("patients", "cases", "seed", "step", "steps", "finished")
+_OF_ONE = ("patients", "cases", "seed", "step", "steps", "planned_steps", "finished")
 """What a model's provenance says that is not true of an ensemble of folds."""
 
 
@@ -50,8 +56,14 @@ class LoadedRun:
         """Patients that any of the networks learned from."""
         return frozenset().union(*self.patients)
 
+    @property
+    def unfinished(self) -> list[str]:
+        """What to say where a training was stopped before its end: a sentence, or none."""
+        early = self.spec.provenance.get("unfinished")
+        return [f"{self.name}: {early}; medssl finetune --resume goes on with it."] if early else []
+
     def warnings(self, patients: Collection[str], split: str) -> list[str]:
-        """What to say where it may have met patients that it is measured on, a sentence each.
+        """What to say where it is not what it was to be, or may have met patients it is measured on, a sentence each.
 
         Args:
             patients: Those it is measured on.
@@ -59,6 +71,7 @@ class LoadedRun:
         """
         trained = self.trained_on if all(self.patients) else None
         return [
+            *self.unfinished,
             *seen_in_training(self.name, trained, self.validated_on, patients, split),
             *seen_in_pretraining(self.name, self.pretrained_on, patients, split),
         ]
@@ -68,13 +81,14 @@ def load_run(run: Path, options: PredictOptions) -> LoadedRun:
     """Load a run's model, or all its folds.
 
     Raises:
-        CheckpointError: No finished model there, a damaged one, or folds of which one is missing.
+        CheckpointError: No finished model there, a damaged one, one in training, or folds of which one is missing.
         ConfigError: Folds that do not belong together, or a device that is not there.
     """
     device = _device(options.device)
     folders = model_folders(Path(run))
     records = [read_record(folder) for folder in folders]
     refuse_partial_folds(Path(run), folders, records)
+    refuse_running(folders, records)
     loaded = [load_model(folder) for folder in folders]
     first = loaded[0][1]
     if any(_facts(spec) != _facts(first) for _, spec in loaded):
@@ -84,6 +98,8 @@ def load_run(run: Path, options: PredictOptions) -> LoadedRun:
     known = [patients_of(record) for record in records]
     patients = tuple(frozenset(of_folder.get("train") or ()) for of_folder in known)
     spec = replace(_of_all([spec for _, spec in loaded], patients), mirror_axes=mirror_axes)
+    if early := stopped_early(folders, records, [own.provenance for _, own in loaded]):
+        spec = replace(spec, provenance={**spec.provenance, "unfinished": early})
     before = [_pretrained_on(own, met.get("pretraining")) for (_, own), met in zip(loaded, known, strict=True)]
     pretrained_on = None if None in before else frozenset().union(*(one for one in before if one is not None))
     weights = tuple(weights_hash(folder) for folder in folders)

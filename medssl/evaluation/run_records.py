@@ -1,4 +1,4 @@
-"""What the run.json beside each model of a run says: whom it learned from, and whether folds belong together."""
+"""What the run.json beside each model says: whom it learned from, whether it is done, which folds belong together."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -60,6 +60,41 @@ def refuse_partial_folds(run: Path, folders: Sequence[Path], records: Sequence[R
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def refuse_running(folders: Sequence[Path], records: Sequence[Record]) -> None:
+    """Refuse a run that goes on: its model is the one that an earlier session left, and is about to be replaced.
+
+    Raises:
+        CheckpointError: It does, or was killed before it could say that it does not.
+    """
+    going = [str(folder) for folder, record in zip(folders, records, strict=True) if record.get("status") == "running"]
+    if going:
+        raise CheckpointError(
+            f"{', '.join(going)}: still in training, as run.json says, or killed in it: wait for its end, or go on "
+            "with medssl finetune --resume",
+            reason="unfinished",
+        )
+
+
+def stopped_early(folders: Sequence[Path], records: Sequence[Record], provenances: Sequence[Record]) -> str:
+    """What to say of models whose training has not done all its steps; empty where all have.
+
+    Args:
+        folders: Folders of the models.
+        records: Their run.json, which tell the steps of a run that was prolonged.
+        provenances: What their model.json say, which have to do where there is no run.json.
+    """
+    found = []
+    for folder, record, told in zip(folders, records, provenances, strict=True):
+        done = told.get("steps")
+        planned = record.get("config", {}).get("train", {}).get("steps", told.get("planned_steps"))
+        short = done is not None and planned is not None and done < planned
+        if short or told.get("finished") is False:
+            which = f" of {folder.name}" if len(folders) > 1 else ""
+            by = "" if told.get("finished", True) else " by its time limit"
+            found.append(f"the training{which} was stopped{by} at step {done} of {planned or 'more'}")
+    return "; ".join(found)
 
 
 def patients_of(record: Record) -> dict[str, list[str] | None]:

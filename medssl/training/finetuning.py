@@ -178,7 +178,8 @@ def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResu
             scores = whole(job.module, result.step)
         kept = result.best_step if hooks.monitor and result.best_step else result.step
         if run.writes:
-            provenance = {**spec.provenance, "step": kept, "steps": result.step, "finished": result.finished}
+            ended = {"steps": result.step, "planned_steps": settings.train.steps, "finished": result.finished}
+            provenance = {**spec.provenance, "step": kept, **ended}
             final = replace(spec, validation=scores, provenance=provenance)
             save_model(run.path, job.network.state_dict(), final)
             run.update(step=result.step, finished=result.finished, kept_step=kept, validation=scores)

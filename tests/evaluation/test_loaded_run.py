@@ -68,6 +68,43 @@ def _record(folder: Path, **content: object) -> None:
     (folder / "run.json").write_text(json.dumps(content))
 
 
+def _provenance(folder: Path, **told: object) -> None:
+    content = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**content, "provenance": {**content["provenance"], **told}}))
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_training_that_was_stopped_is_told(cache: Cache, tmp_path: Path, recorded: bool) -> None:
+    run = make_run(tmp_path / "run", cache)
+    _provenance(run, steps=6, planned_steps=400, finished=False)
+    if recorded:
+        _record(run, status="finished", config={"train": {"steps": 400}})
+    loaded = load_run(run, PredictOptions(device="cpu"))
+    early = "the training was stopped by its time limit at step 6 of 400"
+    assert loaded.spec.provenance["unfinished"] == early
+    assert loaded.warnings({"p"}, "test")[0] == f"run: {early}; medssl finetune --resume goes on with it."
+    _provenance(run, steps=400, planned_steps=400, finished=True)
+    assert "unfinished" not in load_run(run, PredictOptions(device="cpu")).spec.provenance
+    _record(run, status="stopped", config={"train": {"steps": 900}})
+    told = load_run(run, PredictOptions(device="cpu")).spec.provenance["unfinished"]
+    assert told == "the training was stopped at step 400 of 900", "prolonged, and not done"
+
+
+def test_of_folds_the_stopped_ones_are_told(cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", cache, folds=2)
+    _provenance(run / "fold_1", steps=6, planned_steps=9, finished=False)
+    told = load_run(run, PredictOptions(device="cpu")).spec.provenance["unfinished"]
+    assert told == "the training of fold_1 was stopped by its time limit at step 6 of 9"
+
+
+def test_a_run_in_training_is_refused(cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", cache)
+    _record(run, status="running")
+    with pytest.raises(CheckpointError, match="still in training") as caught:
+        load_run(run, PredictOptions(device="cpu"))
+    assert caught.value.reason == "unfinished"
+
+
 def test_missing_folds_are_named(cache: Cache, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", cache, folds=2)
     _record(run / "fold_0", config={"folds": 5})

@@ -393,6 +393,12 @@ def test_an_unreadable_validation_case_is_named_and_costs_no_step(
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
+def test_a_model_of_a_run_whose_time_was_up_says_so(finetune: Finetune, flat: Cache, tmp_path: Path) -> None:
+    assert finetune(flat, tmp_path / "run", train__steps=400, train__time_limit_min=1e-9) == 0
+    told = load_model(tmp_path / "run")[1].provenance
+    assert (told["steps"], told["planned_steps"], told["finished"]) == (1, 400, False)
+
+
 def test_a_dry_run_writes_nothing(
     finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
