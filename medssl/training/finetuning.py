@@ -15,7 +15,7 @@ from medssl.training.arithmetic import arithmetic
 from medssl.training.batches import StepBatches
 from medssl.training.checkpoints import require_space
 from medssl.training.damaged_cases import DamagedCases
-from medssl.training.finetune_job import Finetuning, Job, build_job, describe, identity, model_spec
+from medssl.training.finetune_job import Finetuning, Job, build_job, describe, identity, model_spec, notes
 from medssl.training.loop import FitResult, Hooks, duration, fit, train_step
 from medssl.training.options import RESUMABLE
 from medssl.training.run_folder import RunFolder
@@ -47,9 +47,12 @@ def run_all(tuning: Finetuning, out: Path, *, resume: bool, dry_run: bool) -> No
             rehearse(tuning, job)
             return
         result = train(tuning, job, run, resumes)
-        if tuning.fabric.is_global_zero:
-            end = "done" if result.finished else "time is up, go on with --resume"
-            sys.stderr.write(f"finetune: {end}: step {result.step}, {run.path / 'model.safetensors'}\n")
+        end = "done" if result.finished else "time is up, go on with --resume"
+        _say(tuning, f"{end}: step {result.step}, {run.path / 'model.safetensors'}")
+        waiting = [share.name for share, *_ in due[number + 1 :]]
+        if waiting and not result.finished:  # train.time_limit_min would count anew for each of them
+            _say(tuning, f"{', '.join(waiting)} not begun or not gone on with, go on with --resume")
+            return
 
 
 def _due(tuning: Finetuning, out: Path, resume: bool) -> list[tuple[Share, RunFolder, bool]]:
@@ -71,9 +74,14 @@ def _due(tuning: Finetuning, out: Path, resume: bool) -> list[tuple[Share, RunFo
         for share, run in runs
         if not (begun[share.name] and _is_done(run, tuning.settings.train.steps))
     ]
-    if not due and tuning.fabric.is_global_zero:
-        sys.stderr.write(f"finetune: nothing to do: {', '.join(begun)} in {out} have done all their steps\n")
+    if not due:
+        _say(tuning, f"nothing to do: {', '.join(begun)} in {out} have done all their steps")
     return due
+
+
+def _say(tuning: Finetuning, text: str) -> None:
+    if tuning.fabric.is_global_zero:
+        sys.stderr.write(f"finetune: {text}\n")
 
 
 def _is_done(run: RunFolder, steps: int) -> bool:
@@ -121,7 +129,7 @@ def announce(tuning: Finetuning, job: Job, out: Path) -> None:
         f"finetune{' ' + share.name if share.name else ''}: {settings.task} with {type(network.encoder).__name__} and "
         f"{type(network.decoder).__name__}, {weights:.2f} M weights, {tuning.spec.out_channels} classes",
         f"  start: {start}",
-        *(f"  note: {note}" for note in tuning.notes),
+        *(f"  note: {note}" for note in notes(tuning, network)),
         f"  data: {_people(share.train)} to learn from in {tuning.cache.path}, crops {size}",
         f"  validation: {_people(share.validation)}; kept: {rule}",
         f"  work: {work} crops of each case, {arithmetic(tuning.fabric.device, train)} on {where}",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from medssl.imaging.environment import environment
 from medssl.imaging.errors import CheckpointError, ConfigError
-from medssl.imaging.files import atomic_path, write_json
+from medssl.imaging.files import PARTIAL, atomic_path, write_json
 from medssl.training.options import TrainOptions
 
 SCHEMA_VERSION = 1
@@ -68,6 +68,14 @@ class RunFolder:
             kept = {"sessions": []}
         kept["sessions"] = [*kept["sessions"], environment()]
         write_json(file, {"schema_version": SCHEMA_VERSION, **description, "status": "running", **kept})
+        self._remove_halves()
+
+    def _remove_halves(self) -> None:
+        """Remove what sessions were writing when they were killed: a checkpoint of full size a time."""
+        for folder in (self.path, self.path / "checkpoints", self.path / "health"):
+            for half in folder.glob(f"{PARTIAL}*"):
+                if half.is_file():  # folders are of other commands, which may be at work
+                    half.unlink()
 
     def changes(self, description: Mapping[str, Any], resumable: frozenset[str] | set[str]) -> list[str]:
         """What of a description differs from the run that is there, a clause each; arguments as `start`.

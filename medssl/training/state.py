@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from medssl.imaging.errors import CheckpointError
-from medssl.imaging.files import atomic_path
+from medssl.models.weights import write_weights
 from medssl.training.checkpoints import write_checkpoint
 from medssl.training.ema import WeightAverage
 from medssl.training.optimizers import ParameterGroup, build_optimizer, parameter_groups
@@ -119,13 +118,14 @@ def restore(state: TrainState, content: dict[str, Any]) -> None:
 
 
 def save_best(state: TrainState, run: RunFolder) -> None:
-    """Write the module's present weights as the best ones."""
+    """Write the module's present weights as the best ones.
+
+    Raises:
+        MedsslError: No room, or no right to write.
+    """
     if run.writes:
-        weights = {
-            name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.module.state_dict().items()
-        }
-        with atomic_path(run.best(state.best_step)) as temporary:
-            save_file(weights, temporary, metadata={"step": str(state.step), "value": repr(state.best_value)})
+        told = {"step": str(state.step), "value": repr(state.best_value)}
+        write_weights(run.best(state.best_step), state.module.state_dict(), told)
 
 
 def settle_best(state: TrainState, run: RunFolder) -> None:

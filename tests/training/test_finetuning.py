@@ -399,6 +399,42 @@ def test_a_model_of_a_run_whose_time_was_up_says_so(finetune: Finetune, flat: Ca
     assert (told["steps"], told["planned_steps"], told["finished"]) == (1, 400, False)
 
 
+def test_a_time_limit_ends_the_folds(
+    finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert finetune(flat, run, folds=3, train__time_limit_min=1e-9) == 0
+    assert [path.name for path in run.iterdir()] == ["fold_0"]
+    assert "fold_1, fold_2 not begun or not gone on with, go on with --resume" in capsys.readouterr().err
+    assert finetune(flat, run, folds=3, resume=True) == 0
+    assert [json.loads((run / f"fold_{n}" / "run.json").read_text())["step"] for n in range(3)] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "accumulate", "compares"),
+    [("unet", 2, "the Dice of the loss"), ("unet", 1, ""), ("batch", 2, "the Dice of the loss, batch norm")],
+)
+def test_parts_of_a_batch_that_are_not_the_whole_are_told(
+    finetune: Finetune,
+    flat: Cache,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    accumulate: int,
+    compares: str,
+) -> None:
+    norm = {"norm": "batch"} if kind == "batch" else {}
+    encoder = Component("medssl.models.unet.ResidualUNetEncoder", {**_UNET, **norm}).to_json()
+    given = {"train__accumulate": accumulate, "train__steps": 1, "network__encoder": encoder}
+    assert finetune(flat, tmp_path / "run", **given) == 0
+    told, kept = capsys.readouterr().err, json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
+    assert bool(kept) is bool(compares)
+    for note in kept:
+        assert f"note: {note}" in told
+        assert note.startswith("a step is computed in 2 parts of 2 crops (train.accumulate 2")
+        assert f"not of the whole batch: {compares};" in note
+
+
 def test_a_dry_run_writes_nothing(
     finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,11 +4,12 @@ from functools import partial
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from toys import Toy, lines
 
-from medssl.imaging.errors import CacheError, CheckpointError, ConfigError
+from medssl.imaging.errors import CacheError, CheckpointError, ConfigError, MedsslError
+from medssl.models import weights
 from medssl.training import arithmetic, loop
 from medssl.training.checkpoints import read_checkpoint, write_checkpoint
 from medssl.training.divergence import DivergedError
@@ -149,6 +150,27 @@ def test_a_validation_that_fails_leaves_a_checkpoint(train):
     _, result, run = train(validate_every=3, hooks=_scoring(), resume=True)
     assert result.step == 6
     assert [row["step"] for row in lines(run) if "val/dice" in row] == [3, 6]
+
+
+def test_best_weights_that_find_no_room_are_told_and_not_a_bug(train, monkeypatch):
+    def fail(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(weights, "save_file", fail)
+    with pytest.raises(MedsslError, match=r"best-0000003\.safetensors could not be written .*make room") as caught:
+        train(validate_every=3, hooks=_scoring())
+    assert caught.value.reason == "weights-write"
+
+
+def test_a_session_removes_what_killed_ones_were_writing(train):
+    _, _, run = train(steps=3)
+    halves = [run / "checkpoints" / ".partial-a-last.ckpt", run / ".partial-b-run.json"]
+    for half in halves:
+        half.write_bytes(b"half")
+    (run / ".partial-c-evaluation").mkdir()
+    train(steps=4, resume=True)
+    assert not any(half.exists() for half in halves)
+    assert (run / ".partial-c-evaluation").is_dir(), "of another command, which may be at work"
 
 
 def test_validation_sees_the_averaged_weights_and_training_its_own(train):
