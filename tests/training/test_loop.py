@@ -141,12 +141,13 @@ def test_a_run_without_the_best_weights_that_it_names_is_refused(train):
         train(**given, steps=8, hooks=_scoring(), resume=True)
 
 
-def test_a_validation_that_fails_leaves_a_checkpoint(train):
+def test_a_validation_that_fails_leaves_a_checkpoint(train, tmp_path):
     def validate(module, step):
         raise CacheError("no such case", reason="bad-cache")
 
     with pytest.raises(CacheError):
         train(validate_every=3, hooks=Hooks(validate=validate))
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 3
     _, result, run = train(validate_every=3, hooks=_scoring(), resume=True)
     assert result.step == 6
     assert [row["step"] for row in lines(run) if "val/dice" in row] == [3, 6]
