@@ -72,6 +72,8 @@ def export(
     _check_variants(out, precision)
     results = _results(evaluation, run, loaded)
     _announce(loaded, cache, out, parity)
+    for sentence in loaded.unfinished:
+        say(f"WARNING: {sentence} Bundle and card say so.")
     if not card.licence.strip():
         say("the bundle states no licence, so `medssl verify` will say not to use it: give --card.licence TEXT")
     request = Request(

@@ -65,7 +65,7 @@ def finetune(
             encoder named; random weights without it.
         labels: Learn from this many labelled patients, seeded; a smaller number lies within a larger one; 0 = all.
         folds: Cross-validation over the patients of splits train and val with this many folds; 0 = none.
-        fold: One fold, from 0, or all of them one after the other.
+        fold: One fold, from 0, or all of them one after the other; folds in one folder have the same options.
         seed: Seed of patients, folds, weights, crops and augmentation; `train.seed` when left out.
         resume: Go on with the run in OUT. Only its length, time limit, workers and intervals may differ.
         dry_run: Check everything, build, do two steps, say how long it would take, write nothing.

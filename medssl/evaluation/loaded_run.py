@@ -1,6 +1,5 @@
 """A fine-tuned run, loaded to predict the cases of a cache: one network, or the ensemble of its folds."""
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +10,19 @@ import torch
 
 from medssl.data.cache import Cache
 from medssl.evaluation.options import PredictOptions
+from medssl.evaluation.run_records import (
+    patients_of,
+    read_record,
+    refuse_partial_folds,
+    refuse_running,
+    stopped_early,
+)
 from medssl.evaluation.seen_patients import seen_in_pretraining, seen_in_training
 from medssl.imaging.errors import ConfigError
 from medssl.models.networks import Network
 from medssl.tasks.model_file import ModelSpec, load_model, model_folders, weights_hash
 
-_OF_ONE = ("patients", "cases", "seed", "step", "steps", "finished")
+_OF_ONE = ("patients", "cases", "seed", "step", "steps", "planned_steps", "finished")
 """What a model's provenance says that is not true of an ensemble of folds."""
 
 
@@ -50,8 +56,14 @@ class LoadedRun:
         """Patients that any of the networks learned from."""
         return frozenset().union(*self.patients)
 
+    @property
+    def unfinished(self) -> list[str]:
+        """What to say where a training was stopped before its end: a sentence, or none."""
+        early = self.spec.provenance.get("unfinished")
+        return [f"{self.name}: {early}; medssl finetune --resume goes on with it."] if early else []
+
     def warnings(self, patients: Collection[str], split: str) -> list[str]:
-        """What to say where it may have met patients that it is measured on, a sentence each.
+        """What to say where it is not what it was to be, or may have met patients it is measured on, a sentence each.
 
         Args:
             patients: Those it is measured on.
@@ -59,6 +71,7 @@ class LoadedRun:
         """
         trained = self.trained_on if all(self.patients) else None
         return [
+            *self.unfinished,
             *seen_in_training(self.name, trained, self.validated_on, patients, split),
             *seen_in_pretraining(self.name, self.pretrained_on, patients, split),
         ]
@@ -68,21 +81,27 @@ def load_run(run: Path, options: PredictOptions) -> LoadedRun:
     """Load a run's model, or all its folds.
 
     Raises:
-        CheckpointError: No finished model there, or a damaged one.
+        CheckpointError: No finished model there, a damaged one, one in training, or folds of which one is missing.
         ConfigError: Folds that do not belong together, or a device that is not there.
     """
     device = _device(options.device)
     folders = model_folders(Path(run))
+    records = [read_record(folder) for folder in folders]
+    refuse_partial_folds(Path(run), folders, records)
+    refuse_running(folders, records)
     loaded = [load_model(folder) for folder in folders]
     first = loaded[0][1]
     if any(_facts(spec) != _facts(first) for _, spec in loaded):
         raise ConfigError([f"{run}: its folds differ in preprocessing, window or classes, so they make no ensemble"])
     mirror_axes = _mirrored(first, options.mirror)
     networks = tuple(network.to(device) for network, _ in loaded)
-    known = [_patients(folder) for folder in folders]
+    known = [patients_of(record) for record in records]
     patients = tuple(frozenset(of_folder.get("train") or ()) for of_folder in known)
     spec = replace(_of_all([spec for _, spec in loaded], patients), mirror_axes=mirror_axes)
-    pretrained_on = _pretrained_on(spec, known[0].get("pretraining"))
+    if early := stopped_early(folders, records, [own.provenance for _, own in loaded]):
+        spec = replace(spec, provenance={**spec.provenance, "unfinished": early})
+    before = [_pretrained_on(own, met.get("pretraining")) for (_, own), met in zip(loaded, known, strict=True)]
+    pretrained_on = None if None in before else frozenset().union(*(one for one in before if one is not None))
     weights = tuple(weights_hash(folder) for folder in folders)
     validated_on = frozenset(name for of_folder in known for name in of_folder.get("validation") or ())
     return LoadedRun(Path(run).resolve().name, networks, spec, patients, device, weights, pretrained_on, validated_on)
@@ -137,14 +156,6 @@ def _mirrored(spec: ModelSpec, mirror: Literal["model", "on", "off"]) -> tuple[i
     if mirror == "model":
         return spec.mirror_axes
     return tuple(range(spec.network.spatial_dims)) if mirror == "on" else ()
-
-
-def _patients(folder: Path) -> dict[str, list[str] | None]:
-    """Entry `patients` of run.json; a model that was copied without it says nothing."""
-    path = folder / "run.json"
-    if not path.is_file():
-        return {}
-    return dict(json.loads(path.read_text(encoding="utf-8")).get("patients", {}))
 
 
 def _pretrained_on(spec: ModelSpec, patients: list[str] | None) -> frozenset[str] | None:

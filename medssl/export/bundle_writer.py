@@ -37,7 +37,10 @@ from medssl.runtime.session import Session, open_session, usable_threads
 from medssl.tasks.inference import Ensemble, WithFeatures
 from medssl.tasks.model_file import ModelSpec
 
-_PROVENANCE = ("manifest_sha256", "data_sha256", "fingerprint", "patients", "cases", "seed", "step", "steps", "folds")
+_PROVENANCE = (
+    *("manifest_sha256", "data_sha256", "fingerprint", "patients", "cases"),
+    *("seed", "step", "steps", "planned_steps", "unfinished", "folds"),
+)
 _WINDOWS = 6
 
 

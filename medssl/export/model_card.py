@@ -70,6 +70,8 @@ def _data(bundle: BundleSpec) -> list[str]:
         folds = [str(fold["patients"]) for fold in known.get("folds", ()) if "patients" in fold]
         each = f", each network on those of {' or '.join(sorted(set(folds), key=int))} of them" if folds else ""
         lines.append(f"- Trained on {cases} of {known['patients']} patients{each}.")
+    if early := known.get("unfinished"):
+        lines.append(f"- **{early[0].upper()}{early[1:]}**, so it is not what it was to be.")
     begun = "weights pretrained without labels" if known.get("pretrained") else "random weights"
     lines.append(f"- Began from {begun}.")
     if bundle.modalities:

@@ -19,6 +19,10 @@ HOPELESS = DISK_FULL | {errno.EROFS}
 """Errors of the disk that meet every case, so that going on is in vain."""
 
 
+PARTIAL = ".partial-"
+"""How names of files and folders begin while they are written."""
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
@@ -38,7 +42,7 @@ def atomic_path(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix="-" + path.name, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix="-" + path.name, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -61,7 +65,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise FileExistsError(f"{path} exists already; nothing is overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".partial-", suffix="-" + path.name, dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=PARTIAL, suffix="-" + path.name, dir=path.parent))
     try:
         yield temporary
         temporary.chmod(0o777 & ~UMASK)

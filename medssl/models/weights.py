@@ -1,6 +1,7 @@
 """Encoder files: safetensors with a JSON beside it, loaded with a report and never in silence."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medssl.imaging.errors import CheckpointError
+from medssl.imaging.errors import CheckpointError, MedsslError
 from medssl.imaging.files import atomic_path, sha256, write_json
 from medssl.models.foreign_weights import is_foreign, read_foreign
 
@@ -46,6 +47,25 @@ class LoadReport:
         return {name: list(getattr(self, name)) for name in ("loaded", "adapted", "skipped", "fresh")}
 
 
+def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors from wherever they are as safetensors; the file before stays until this one is safe.
+
+    Raises:
+        MedsslError: No room, or no right to write.
+    """
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        with atomic_path(path) as temporary:
+            save_file(plain, temporary, metadata=None if metadata is None else dict(metadata))
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk with an error of its own
+        free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.exists() else 0.0
+        raise MedsslError(
+            f"the weights {path} could not be written ({error}; {free:.0f} MiB free): make room, then go on with "
+            "--resume",
+            reason="weights-write",
+        ) from error
+
+
 def save_encoder(
     path: Path, encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor] | None, meta: Mapping[str, Any]
 ) -> None:
@@ -59,9 +79,7 @@ def save_encoder(
     """
     tensors = {f"encoder.{name}": tensor for name, tensor in encoder.items()}
     tensors |= {f"decoder.{name}": tensor for name, tensor in (decoder or {}).items()}
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(plain, temporary)
+    write_weights(path, tensors)
     write_json(path.with_suffix(".json"), {"schema_version": SCHEMA_VERSION, "sha256": sha256(path), **meta})
 
 

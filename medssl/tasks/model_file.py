@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from medssl.imaging.errors import CheckpointError, MedsslError
-from medssl.imaging.files import atomic_path, sha256, write_json
+from medssl.imaging.files import sha256, write_json
 from medssl.imaging.labels import Label
 from medssl.imaging.preprocess import Preprocess
 from medssl.models.networks import Network, NetworkSpec, build_network
+from medssl.models.weights import write_weights
 from medssl.runtime.sliding_window import Activation
 
 SCHEMA_VERSION = 1
@@ -102,11 +103,12 @@ def save_model(folder: Path, weights: Mapping[str, Tensor], spec: ModelSpec) -> 
         folder: Folder of the run, or of one fold.
         weights: `state_dict` of the network that `spec.network` describes.
         spec: Everything else.
+
+    Raises:
+        MedsslError: No room, or no right to write.
     """
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     (folder / "model.json").unlink(missing_ok=True)
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(whole, temporary)
+    write_weights(folder / "model.safetensors", weights)
     content = {**spec.to_json(), "weights_sha256": sha256(folder / "model.safetensors")}
     write_json(folder / "model.json", content)
 

@@ -20,7 +20,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write nested dictionaries and lists of tensors and plain values; the file before it stays until this one is safe.
 
     Raises:
-        MedsslError: No room, or no right to write; the checkpoint before it is untouched.
+        MedsslError: No room, or no right to write; a checkpoint before it is untouched.
     """
     whole = {"schema_version": SCHEMA_VERSION, "medssl": version("medssl"), **content}
     whole["digest"] = _digest(whole)
@@ -29,9 +29,10 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
             torch.save(whole, temporary)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk with a RuntimeError
         free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.exists() else 0.0
+        there = "the one before it is whole" if path.exists() else "it was the first one, so the run begins anew"
         raise MedsslError(
-            f"the checkpoint {path} could not be written ({error}; {free:.0f} MiB free): the one before it is whole; "
-            "make room, then go on with --resume",
+            f"the checkpoint {path} could not be written ({error}; {free:.0f} MiB free): {there}; make room, then go "
+            "on with --resume",
             reason="checkpoint-write",
         ) from error
 

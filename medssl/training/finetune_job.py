@@ -15,6 +15,7 @@ from medssl.data.cache import Cache
 from medssl.data.dataset import CropPlan, StepDataset
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.files import sha256
+from medssl.models.masked import has_batch_norm
 from medssl.models.networks import Network, NetworkSpec, build_decoder, build_network
 from medssl.models.weights import LoadReport, freeze, hold_statistics, load_encoder
 from medssl.tasks.adaptation import adapt
@@ -150,17 +151,41 @@ def _task_module(tuning: Finetuning, network: Network) -> nn.Module:
     return AugmentedLabelsTask(network, joint, settings.label_augment)
 
 
-def describe(tuning: Finetuning, job: Job) -> dict[str, Any]:
-    """What run.json says of a training."""
+def notes(tuning: Finetuning, network: Network) -> list[str]:
+    """What should be known before a training starts, though nothing forbids it."""
+    found, settings = list(tuning.notes), tuning.settings
+    train, parts = settings.train, parts_of(tuning.fabric, settings.train)
+    compares = [
+        *(["the Dice of the loss"] if "dice" in settings.loss and parts > 1 else []),
+        *(["batch norm"] if train.accumulate > 1 and has_batch_norm(network) else []),
+    ]
+    if compares:
+        found.append(
+            f"a step is computed in {parts} parts of {train.batch_size // parts} crops (train.accumulate "
+            f"{train.accumulate}, {tuning.fabric.world_size} device(s)); of one part alone, not of the whole batch: "
+            f"{', '.join(compares)}; where memory allows take fewer parts"
+        )
+    return found
+
+
+def identity(tuning: Finetuning) -> dict[str, Any]:
+    """What run.json says of every training of a run alike, and by what its folds belong together."""
     return {
         "verb": "finetune",
         "config": {**tuning.settings.to_json(), "data": str(tuning.cache.path.resolve())},
         "seed": tuning.settings.train.seed,
         "arithmetic": arithmetic(tuning.fabric.device, tuning.settings.train),
         "data_sha256": tuning.cache.data_sha256,
+    }
+
+
+def describe(tuning: Finetuning, job: Job) -> dict[str, Any]:
+    """What run.json says of a training."""
+    return {
+        **identity(tuning),
         "network": tuning.spec.to_json(),
         "transfer": None if job.report is None else job.report.to_json(),
-        "notes": list(tuning.notes),
+        "notes": notes(tuning, job.network),
         "patients": {
             "train": sorted({case.patient for case in job.share.train}),
             "validation": sorted({case.patient for case in job.share.validation}),

@@ -15,7 +15,7 @@ from medssl.training.arithmetic import arithmetic
 from medssl.training.batches import StepBatches
 from medssl.training.checkpoints import require_space
 from medssl.training.damaged_cases import DamagedCases
-from medssl.training.finetune_job import Finetuning, Job, build_job, describe, model_spec
+from medssl.training.finetune_job import Finetuning, Job, build_job, describe, identity, model_spec, notes
 from medssl.training.loop import FitResult, Hooks, duration, fit, train_step
 from medssl.training.options import RESUMABLE
 from medssl.training.run_folder import RunFolder
@@ -24,7 +24,8 @@ from medssl.training.state import build, checkpoint_bytes
 from medssl.training.validation import MONITOR, make_validation
 
 _NO_CHOICE = {"classification": "are of one class", "segmentation": "hold no structure"}
-_CHECKPOINTS = 4  # the old one, the new one while it is written, the best weights and the model
+_RESUMABLE = frozenset({"data", *(f"train.{name}" for name in RESUMABLE)})
+_CHECKPOINTS = 4  # the old one, the new one while it is written, the best weights (two of them) and the model
 
 
 def run_all(tuning: Finetuning, out: Path, *, resume: bool, dry_run: bool) -> None:
@@ -46,9 +47,12 @@ def run_all(tuning: Finetuning, out: Path, *, resume: bool, dry_run: bool) -> No
             rehearse(tuning, job)
             return
         result = train(tuning, job, run, resumes)
-        if tuning.fabric.is_global_zero:
-            end = "done" if result.finished else "time is up, go on with --resume"
-            sys.stderr.write(f"finetune: {end}: step {result.step}, {run.path / 'model.safetensors'}\n")
+        end = "done" if result.finished else "time is up, go on with --resume"
+        _say(tuning, f"{end}: step {result.step}, {run.path / 'model.safetensors'}")
+        waiting = [share.name for share, *_ in due[number + 1 :]]
+        if waiting and not result.finished:  # train.time_limit_min would count anew for each of them
+            _say(tuning, f"{', '.join(waiting)} not begun or not gone on with, go on with --resume")
+            return
 
 
 def _due(tuning: Finetuning, out: Path, resume: bool) -> list[tuple[Share, RunFolder, bool]]:
@@ -64,11 +68,42 @@ def _due(tuning: Finetuning, out: Path, resume: bool) -> list[tuple[Share, RunFo
         raise ConfigError([f"resume: {out} holds none of these folds: leave --resume out to start them"])
     for share, run in runs:
         run.check(resume and begun[share.name])
-    return [
+    _refuse_other_folds(tuning, out)
+    due = [
         (share, run, resume and begun[share.name])
         for share, run in runs
-        if not (begun[share.name] and run.read().get("finished"))
+        if not (begun[share.name] and _is_done(run, tuning.settings.train.steps))
     ]
+    if not due:
+        _say(tuning, f"nothing to do: {', '.join(begun)} in {out} have done all their steps")
+    return due
+
+
+def _say(tuning: Finetuning, text: str) -> None:
+    if tuning.fabric.is_global_zero:
+        sys.stderr.write(f"finetune: {text}\n")
+
+
+def _is_done(run: RunFolder, steps: int) -> bool:
+    told = run.read()
+    return bool(told.get("finished")) and int(told.get("step", 0)) >= steps
+
+
+def _refuse_other_folds(tuning: Finetuning, out: Path) -> None:
+    """Refuse options unlike those of a fold that is there, be it asked for or not: another seed deals the patients out
+    anew, so that one would be held out twice and another never.
+
+    Raises:
+        ConfigError: Every difference.
+    """
+    problems = [
+        f"out: {file.parent} is no fold of this run: {change}; all folds in a folder need the same options and data, "
+        "so use those, or another folder"
+        for file in sorted(out.glob("fold_*/run.json"))
+        for change in RunFolder(file.parent).changes(identity(tuning), _RESUMABLE)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def announce(tuning: Finetuning, job: Job, out: Path) -> None:
@@ -94,7 +129,7 @@ def announce(tuning: Finetuning, job: Job, out: Path) -> None:
         f"finetune{' ' + share.name if share.name else ''}: {settings.task} with {type(network.encoder).__name__} and "
         f"{type(network.decoder).__name__}, {weights:.2f} M weights, {tuning.spec.out_channels} classes",
         f"  start: {start}",
-        *(f"  note: {note}" for note in tuning.notes),
+        *(f"  note: {note}" for note in notes(tuning, network)),
         f"  data: {_people(share.train)} to learn from in {tuning.cache.path}, crops {size}",
         f"  validation: {_people(share.validation)}; kept: {rule}",
         f"  work: {work} crops of each case, {arithmetic(tuning.fabric.device, train)} on {where}",
@@ -127,7 +162,7 @@ def rehearse(tuning: Finetuning, job: Job) -> float:
 def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResult:
     """Train one share and write its model, from the best or the last weights, also when the time is up."""
     settings, share = tuning.settings, job.share
-    run.start(describe(tuning, job), {"data", *(f"train.{name}" for name in RESUMABLE)}, resume)
+    run.start(describe(tuning, job), _RESUMABLE, resume)
     spec = model_spec(tuning, job)
     batch_size, monitor = settings.inference.batch_size, MONITOR[settings.task]
     few = looked_at(share.validation, settings.inference.cases)
@@ -140,7 +175,7 @@ def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResu
             tuning.fabric, job.module, job.source, settings.train, run, hooks=hooks, groups=job.groups, resume=resume
         )
         if hooks.monitor and result.best_step:
-            job.module.load_state_dict(load_file(run.best))
+            job.module.load_state_dict(load_file(run.best(result.best_step)))
         job.module.eval()
         job.merge()  # what is scored is what is saved
         scores: dict[str, float] = {}
@@ -151,7 +186,8 @@ def train(tuning: Finetuning, job: Job, run: RunFolder, resume: bool) -> FitResu
             scores = whole(job.module, result.step)
         kept = result.best_step if hooks.monitor and result.best_step else result.step
         if run.writes:
-            provenance = {**spec.provenance, "step": kept, "steps": result.step, "finished": result.finished}
+            ended = {"steps": result.step, "planned_steps": settings.train.steps, "finished": result.finished}
+            provenance = {**spec.provenance, "step": kept, **ended}
             final = replace(spec, validation=scores, provenance=provenance)
             save_model(run.path, job.network.state_dict(), final)
             run.update(step=result.step, finished=result.finished, kept_step=kept, validation=scores)

@@ -64,6 +64,13 @@ def _lines_until(text: str, step: int) -> str:
     return "".join(kept)
 
 
+def names_at(run: RunFolder, step: int) -> set[str]:
+    """What was logged at a step."""
+    path = run.path / "metrics.jsonl"
+    lines = _lines_until(path.read_text(encoding="utf-8"), step).splitlines() if path.exists() else []
+    return {name for row in map(json.loads, lines) if row["step"] == step for name in row}
+
+
 def values_of(run: RunFolder, name: str) -> list[float]:
     """What was logged under a name so far, in the order of the steps; nothing where the run is new."""
     path = run.path / "metrics.jsonl"

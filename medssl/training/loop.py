@@ -4,7 +4,7 @@ import io
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TextIO
 
@@ -13,20 +13,20 @@ from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from medssl.imaging.errors import ConfigError
+from medssl.imaging.errors import CacheError, ConfigError
 from medssl.imaging.progress import Progress
 from medssl.training.arithmetic import has_bf16
 from medssl.training.batches import Batch, StepBatches, StepSource, draws_of, seed_globally, to_network
 from medssl.training.checkpoints import read_checkpoint
 from medssl.training.damaged_cases import DamagedCases
 from medssl.training.divergence import diverged, first_bad, save_batch
-from medssl.training.journal import Journal
+from medssl.training.journal import Journal, names_at
 from medssl.training.memory import out_of_memory
 from medssl.training.optimizers import ParameterGroup, clip_each, set_rates
 from medssl.training.options import TrainOptions
 from medssl.training.run_folder import RunFolder
 from medssl.training.signals import Interrupted, StopSignals
-from medssl.training.state import TrainState, build, evaluating, restore, save, save_best
+from medssl.training.state import TrainState, build, evaluating, restore, save, save_best, settle_best
 
 _TIME_LIMIT = -1
 _ESTIMATE_AFTER = 3
@@ -41,9 +41,10 @@ class Hooks:
         augment: Pure function of a batch on the device, randomness keyed by `batch["step"]`.
         validate: `validate(module, step)`, called every `validate_every` steps and at the end, with the averaged
             weights when there are any, in eval mode, without gradient, under the run's precision; its numbers are
-            logged as `val/NAME`. In a distributed run every process calls it and must get the same numbers.
+            logged as `val/NAME`. In a distributed run every process calls it and must get the same numbers, or the same
+            CacheError, after which the run has a checkpoint of that step.
         monitor: Key of `validate`'s answer; the weights of the step with the highest value are kept as
-            `checkpoints/best.safetensors` (the first one on a tie).
+            `checkpoints/best-STEP.safetensors` (the first one on a tie).
         health: `health(module, step)`, called before the first step, every `health_every` steps and at the end, as
             `validate`; logged as `health/NAME`.
         before: Called before each step with the number of steps done: sets which layers are in training mode. It must
@@ -65,7 +66,7 @@ class FitResult:
     Args:
         step: Optimiser steps done.
         finished: All steps done; False when the time limit stopped the run, which can then be resumed.
-        best_step: Step of `checkpoints/best.safetensors`, 0 without `Hooks.monitor`.
+        best_step: Step of `checkpoints/best-STEP.safetensors`, 0 without `Hooks.monitor`.
         best_value: Value of the monitored number there.
         seconds: Time of all sessions; what a killed one did after its last checkpoint is not in it.
     """
@@ -172,6 +173,7 @@ def fit(
         Progress("train", options.steps, "step", state.step, bar) as progress,
     ):
         _first_look(state, hooks, journal)
+        _catch_up(state, options, run, hooks, journal)
         while state.step < options.steps and not stop:
             window.pending.append(train_step(state, _read(batches, hooks), options, hooks))
             if state.step - first == _ESTIMATE_AFTER:
@@ -183,9 +185,10 @@ def fit(
             if saving or _every(options.log_every, state, options):
                 _log(state, window, batches, journal)
             progress.advance(note=f"loss {window.seen[-1]['loss']:.4g}" if window.seen else "")
-            _evaluate(state, options, run, hooks, journal)
-            if saving:
+            if saving:  # before the validation, which may take long, or find a case that cannot be read
                 save(state, run)
+            if stop <= 0:  # a signal gives little time; the next session looks first
+                _evaluate(state, options, run, hooks, journal)
     if stop > 0:
         raise Interrupted(stop)
     if state.average is not None:
@@ -300,16 +303,43 @@ def _log(state: TrainState, window: _Window, batches: StepBatches, journal: Jour
     window.seen, window.began, batches.wait_s = [], time.monotonic(), 0.0
 
 
-def _evaluate(state: TrainState, options: TrainOptions, run: RunFolder, hooks: Hooks, journal: Journal) -> None:
-    if hooks.validate is not None and _every(options.validate_every, state, options):
+def _evaluate(
+    state: TrainState,
+    options: TrainOptions,
+    run: RunFolder,
+    hooks: Hooks,
+    journal: Journal,
+    done: Collection[str] = (),
+) -> None:
+    """Look at the network where that is due and not done."""
+    if "val" not in done and _every(options.validate_every, state, options):
+        _validate(state, run, hooks, journal)
+    if "health" not in done and _every(options.health_every, state, options):
+        _check_health(state, hooks, journal)
+
+
+def _validate(state: TrainState, run: RunFolder, hooks: Hooks, journal: Journal) -> None:
+    if hooks.validate is None:
+        return
+    try:
         with evaluating(state) as module:
             values = hooks.validate(module, state.step)
             if hooks.monitor and values[hooks.monitor] > state.best_value:
                 state.best_step, state.best_value = state.step, float(values[hooks.monitor])
                 save_best(state, run)
-        journal.write(state.step, {f"val/{name}": value for name, value in values.items()})
-    if _every(options.health_every, state, options):
-        _check_health(state, hooks, journal)
+    except CacheError:
+        if state.saved_step < state.step:
+            save(state, run)
+        raise
+    journal.write(state.step, {f"val/{name}": value for name, value in values.items()})
+
+
+def _catch_up(state: TrainState, options: TrainOptions, run: RunFolder, hooks: Hooks, journal: Journal) -> None:
+    """Look at the checkpoint's weights where its session ended between the checkpoint and the look."""
+    settle_best(state, run)
+    if state.step:
+        done = {name.partition("/")[0] for name in names_at(run, state.step)}
+        _evaluate(state, options, run, hooks, journal, state.fabric.broadcast(done))
 
 
 def _first_look(state: TrainState, hooks: Hooks, journal: Journal) -> None:

@@ -57,7 +57,8 @@ class TrainOptions:
 
     accumulate: int = 1
     """Compute a step's batch in this many parts, to fit memory. The gradient is that of the whole batch where the loss
-    is a mean over samples; a loss that compares samples, and batch norm, see one part at a time, which a run says."""
+    is a mean over samples; a loss that compares samples, as Dice does, and batch norm, see one part at a time, which a
+    run says."""
 
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     """Fused AdamW, SGD with momentum, or LARS with momentum 0.9 for large batches."""
@@ -130,7 +131,8 @@ class TrainOptions:
     the student, also where a method keeps its teacher."""
 
     time_limit_min: float = 0.0
-    """Stop with a checkpoint after this many minutes; 0 = no limit."""
+    """Stop with a checkpoint after this many minutes; 0 = no limit. Each fold has its own; one that is stopped is the
+    last of its call."""
 
     damaged_cases: int = 3
     """Cases of the cache that may turn out unreadable while the run goes on: each is named and counted, and the next

@@ -10,7 +10,7 @@ from PIL import Image
 
 from medssl.imaging.environment import environment
 from medssl.imaging.errors import CheckpointError, ConfigError
-from medssl.imaging.files import atomic_path, write_json
+from medssl.imaging.files import PARTIAL, atomic_path, write_json
 from medssl.training.options import TrainOptions
 
 SCHEMA_VERSION = 1
@@ -32,10 +32,14 @@ class RunFolder:
         """The latest checkpoint; a new one replaces it only when it is whole on disk."""
         return self.path / "checkpoints" / "last.ckpt"
 
-    @property
-    def best(self) -> Path:
-        """Weights of the best validation."""
-        return self.path / "checkpoints" / "best.safetensors"
+    def best(self, step: int) -> Path:
+        """Weights of the best validation, at `step`: the name tells it, so that a checkpoint finds its own."""
+        return self.path / "checkpoints" / f"best-{step:07d}.safetensors"
+
+    def best_files(self) -> dict[int, Path]:
+        """Files of best weights that are there, by their step; besides the checkpoint's those that came after it."""
+        files = (self.path / "checkpoints").glob("best-*.safetensors")
+        return {int(file.stem[5:]): file for file in files if file.stem[5:].isdigit()}
 
     def start(self, description: Mapping[str, Any], resumable: frozenset[str] | set[str], resume: bool) -> None:
         """Make the folder and write run.json, or check that the run there may go on.
@@ -54,13 +58,32 @@ class RunFolder:
         file = self.path / "run.json"
         if resume and file.exists():
             old = self.read()
-            _refuse_changes(self.path, old, description, resumable)
+            if changed := _changes(old, description, resumable):
+                raise ConfigError(
+                    [f"resume {self.path}: {line}; use the run's own value, or start a new run" for line in changed]
+                )
             kept = {name: old[name] for name in ("sessions", "damaged_cases") if name in old}
         else:
             self.check(resume)
             kept = {"sessions": []}
         kept["sessions"] = [*kept["sessions"], environment()]
         write_json(file, {"schema_version": SCHEMA_VERSION, **description, "status": "running", **kept})
+        self._remove_halves()
+
+    def _remove_halves(self) -> None:
+        """Remove what sessions were writing when they were killed: a checkpoint of full size a time."""
+        for folder in (self.path, self.path / "checkpoints", self.path / "health"):
+            for half in folder.glob(f"{PARTIAL}*"):
+                if half.is_file():  # folders are of other commands, which may be at work
+                    half.unlink()
+
+    def changes(self, description: Mapping[str, Any], resumable: frozenset[str] | set[str]) -> list[str]:
+        """What of a description differs from the run that is there, a clause each; arguments as `start`.
+
+        Raises:
+            CheckpointError: run.json cannot be read.
+        """
+        return _changes(self.read(), description, resumable)
 
     def check(self, resume: bool) -> None:
         """Refuse a folder that holds a run, or none to resume; writes nothing.
@@ -135,9 +158,7 @@ class RunFolder:
             Image.fromarray(pixels).save(temporary, format="png")
 
 
-def _refuse_changes(
-    path: Path, old: Mapping[str, Any], new: Mapping[str, Any], resumable: frozenset[str] | set[str]
-) -> None:
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], resumable: frozenset[str] | set[str]) -> list[str]:
     after = _flat(new.get("config", {}))
     defaults = _flat({"train": TrainOptions().to_json()})  # what an older version had, which knew no such option yet
     before = {name: value for name, value in defaults.items() if name in after} | _flat(old.get("config", {}))
@@ -149,13 +170,11 @@ def _refuse_changes(
     if old.get("data_sha256") != new.get("data_sha256"):
         changed.append("data: the cache's content differs from the one the run began with")
     files = [content.get("helpers") or {} for content in (old, new)]
-    changed += [
+    return changed + [
         f"{name}: its file is not the one the run began with"
         for name in sorted(files[0].keys() | files[1].keys())
         if files[0].get(name) != files[1].get(name)
     ]
-    if changed:
-        raise ConfigError([f"resume {path}: {line}; use the run's own value, or start a new run" for line in changed])
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,15 +5,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from medssl.imaging.errors import CheckpointError
-from medssl.imaging.files import atomic_path
+from medssl.models.weights import write_weights
 from medssl.training.checkpoints import write_checkpoint
 from medssl.training.ema import WeightAverage
 from medssl.training.optimizers import ParameterGroup, build_optimizer, parameter_groups
@@ -87,6 +88,9 @@ def save(state: TrainState, run: RunFolder) -> None:
         counters = {name: getattr(state, name) for name in ("step", "best_step", "best_value", "seconds")}
         average = state.average.state_dict() if state.average else {}
         write_checkpoint(run.checkpoint, {**counters, **whole, "average": average})
+        for step, file in run.best_files().items():
+            if step != state.best_step:
+                file.unlink()
     state.saved_step = state.step
     state.fabric.barrier()
 
@@ -114,13 +118,50 @@ def restore(state: TrainState, content: dict[str, Any]) -> None:
 
 
 def save_best(state: TrainState, run: RunFolder) -> None:
-    """Write the module's present weights as the best ones."""
+    """Write the module's present weights as the best ones.
+
+    Raises:
+        MedsslError: No room, or no right to write.
+    """
     if run.writes:
-        weights = {
-            name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.module.state_dict().items()
-        }
-        with atomic_path(run.best) as temporary:
-            save_file(weights, temporary, metadata={"step": str(state.step), "value": repr(state.best_value)})
+        told = {"step": str(state.step), "value": repr(state.best_value)}
+        write_weights(run.best(state.best_step), state.module.state_dict(), told)
+
+
+def settle_best(state: TrainState, run: RunFolder) -> None:
+    """Bring counters and files of the best weights in line with the checkpoint that was restored, or with a new start.
+
+    The validation at the checkpoint's own step comes after it was written: its weights count. Those of later steps are
+    of a session that was killed, which this one need not repeat to the bit when it has other `steps`; they are removed.
+
+    Raises:
+        CheckpointError: The weights that the checkpoint names are not there, or damaged.
+    """
+    if run.writes:
+        for step, file in run.best_files().items():
+            if step > state.step:
+                file.unlink()
+    own = run.best(state.step)
+    if own.is_file():
+        state.best_step, state.best_value = state.step, _value_of(own)
+    named = run.best(state.best_step)
+    if state.best_step and not named.is_file():
+        raise CheckpointError(
+            f"{named} is missing, the best weights that the checkpoint of step {state.step} names: put it back, or "
+            "start a new run",
+            reason="checkpoint-missing",
+        )
+
+
+def _value_of(best: Path) -> float:
+    try:
+        with safe_open(best, "pt") as file:
+            return float(file.metadata()["value"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{best} is damaged ({error}): delete it, and --resume validates that step again",
+            reason="checkpoint-damaged",
+        ) from error
 
 
 @contextmanager

@@ -81,6 +81,20 @@ def test_bundle_of_a_run_gives_what_the_run_gives(cache: Cache, made: tuple[Path
     assert spec.spacing_mm == {"smallest": list(SPACING_MM), "largest": list(SPACING_MM)}
 
 
+def test_a_training_that_was_stopped_is_told_in_card_and_bundle(
+    flat_cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = make_run(tmp_path / "run", flat_cache), tmp_path / "bundle"
+    content = json.loads((run / "model.json").read_text())
+    content["provenance"] |= {"steps": 6, "planned_steps": 400, "finished": False}
+    (run / "model.json").write_text(json.dumps(content))
+    export(run, out, data=flat_cache.path)
+    early = "he training was stopped by its time limit at step 6 of 400"
+    assert f"WARNING: run: t{early}" in capsys.readouterr().out
+    assert f"**T{early}**" in (out / "MODEL_CARD.md").read_text()
+    assert Bundle.open(out).spec.provenance["unfinished"] == f"t{early}"
+
+
 def test_card_tells_what_one_must_know(made: tuple[Path, Path]) -> None:
     text = (made[1] / "MODEL_CARD.md").read_text()
     for due in (

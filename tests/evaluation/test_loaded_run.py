@@ -55,6 +55,80 @@ def test_of_folds_the_ensemble_is_told_and_not_the_first_one(cache: Cache, tmp_p
     assert "patients" not in load_run(run, PredictOptions(device="cpu")).spec.provenance, "of one nobody knows"
 
 
+def test_the_pretrainings_of_all_folds_are_told(cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", cache, folds=2)
+    for fold in (0, 1):
+        _record(run / f"fold_{fold}", patients={"pretraining": [f"p{fold}"]})
+    assert load_run(run, PredictOptions(device="cpu")).pretrained_on == {"p0", "p1"}
+    _record(run / "fold_1", patients={"pretraining": None})
+    assert load_run(run, PredictOptions(device="cpu")).pretrained_on is None, "of one nobody knows"
+
+
+def _record(folder: Path, **content: object) -> None:
+    (folder / "run.json").write_text(json.dumps(content))
+
+
+def _provenance(folder: Path, **told: object) -> None:
+    content = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**content, "provenance": {**content["provenance"], **told}}))
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_training_that_was_stopped_is_told(cache: Cache, tmp_path: Path, recorded: bool) -> None:
+    run = make_run(tmp_path / "run", cache)
+    _provenance(run, steps=6, planned_steps=400, finished=False)
+    if recorded:
+        _record(run, status="finished", config={"train": {"steps": 400}})
+    loaded = load_run(run, PredictOptions(device="cpu"))
+    early = "the training was stopped by its time limit at step 6 of 400"
+    assert loaded.spec.provenance["unfinished"] == early
+    assert loaded.warnings({"p"}, "test")[0] == f"run: {early}; medssl finetune --resume goes on with it."
+    _provenance(run, steps=400, planned_steps=400, finished=True)
+    assert "unfinished" not in load_run(run, PredictOptions(device="cpu")).spec.provenance
+    _record(run, status="stopped", config={"train": {"steps": 900}})
+    told = load_run(run, PredictOptions(device="cpu")).spec.provenance["unfinished"]
+    assert told == "the training was stopped at step 400 of 900", "prolonged, and not done"
+
+
+def test_of_folds_the_stopped_ones_are_told(cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", cache, folds=2)
+    _provenance(run / "fold_1", steps=6, planned_steps=9, finished=False)
+    told = load_run(run, PredictOptions(device="cpu")).spec.provenance["unfinished"]
+    assert told == "the training of fold_1 was stopped by its time limit at step 6 of 9"
+
+
+def test_a_run_in_training_is_refused(cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", cache)
+    _record(run, status="running")
+    with pytest.raises(CheckpointError, match="still in training") as caught:
+        load_run(run, PredictOptions(device="cpu"))
+    assert caught.value.reason == "unfinished"
+
+
+def test_missing_folds_are_named(cache: Cache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", cache, folds=2)
+    _record(run / "fold_0", config={"folds": 5})
+    with pytest.raises(CheckpointError, match="lacks fold_2, fold_3, fold_4 of its 5 folds") as caught:
+        load_run(run, PredictOptions(device="cpu"))
+    assert caught.value.reason == "no-model"
+    assert len(load_run(run / "fold_0", PredictOptions(device="cpu")).networks) == 1, "one alone may be asked for"
+    (run / "fold_0").rename(run / "fold_2")
+    with pytest.raises(CheckpointError, match="lacks fold_0, fold_3, fold_4 of its 5"):
+        load_run(run, PredictOptions(device="cpu"))
+
+
+@pytest.mark.parametrize("other", [{"seed": 5}, {"data_sha256": "b"}, {"config": {"folds": 2, "labels": 3}}])
+def test_folds_that_were_dealt_out_differently_make_no_ensemble(
+    cache: Cache, tmp_path: Path, other: dict[str, object]
+) -> None:
+    run = make_run(tmp_path / "run", cache, folds=2)
+    common: dict[str, object] = {"seed": 0, "data_sha256": "a", "config": {"folds": 2, "labels": 0}}
+    _record(run / "fold_0", **common)
+    _record(run / "fold_1", **{**common, **other})
+    with pytest.raises(ConfigError, match="patients may be held out twice or never"):
+        load_run(run, PredictOptions(device="cpu"))
+
+
 def test_folds_that_differ_make_no_ensemble(cache: Cache, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", cache, folds=2)
     path = run / "fold_1" / "model.json"

@@ -107,6 +107,16 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch, error):
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_a_first_checkpoint_that_fails_claims_no_other(tmp_path, monkeypatch):
+    def fail(content, file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(MedsslError, match="it was the first one, so the run begins anew") as caught:
+        write_checkpoint(tmp_path / "last.ckpt", _CONTENT)
+    assert "is whole" not in caught.value.message
+
+
 def test_too_little_room_is_told_before_the_start(tmp_path):
     require_space(tmp_path / "not" / "there" / "yet", 1000)
     with pytest.raises(MedsslError, match=r"needs about 1048576 MiB .* MiB free") as caught:

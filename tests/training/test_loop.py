@@ -4,10 +4,12 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from toys import Toy, lines
 
-from medssl.imaging.errors import CheckpointError, ConfigError
+from medssl.imaging.errors import CacheError, CheckpointError, ConfigError, MedsslError
+from medssl.models import weights
 from medssl.training import arithmetic, loop
 from medssl.training.checkpoints import read_checkpoint, write_checkpoint
 from medssl.training.divergence import DivergedError
@@ -80,11 +82,96 @@ def test_validation_keeps_the_first_best_weights(train):
 
     module, result, run = train(hooks=Hooks(validate=validate, monitor="dice"), validate_every=2)
     assert (result.best_step, result.best_value) == (4, 0.7)
-    best = load_file(run / "checkpoints" / "best.safetensors")
+    best = load_file(run / "checkpoints" / "best-0000004.safetensors")
     kept = torch.cat([best[name].flatten() for name, _ in module.named_parameters()])
     assert torch.equal(kept, seen[4])
     assert [line["val/dice"] for line in lines(run) if "val/dice" in line] == [0.5, 0.7, 0.7]
     assert module.training
+
+
+def _scoring(scores=None, die_before=-1, die_in=-1):
+    def validate(module, step):
+        if step == die_in:
+            raise KeyboardInterrupt
+        return {"dice": (scores or {}).get(step, 1 - 1 / (step + 1))}
+
+    def before(step):
+        if step == die_before:
+            raise KeyboardInterrupt
+
+    return Hooks(validate=validate, monitor="dice", before=before)
+
+
+def test_best_weights_of_after_the_checkpoint_are_not_taken_for_its_own(train):
+    """Killed with the best of step 6 and the checkpoint of step 4, then prolonged, so that step 6 is another one."""
+    given = {"steps": 8, "checkpoint_every": 4, "validate_every": 2, "lr": 0.05}
+    scores = {2: 0.5, 4: 0.6, 6: 0.9, 8: 0.1}
+    with pytest.raises(KeyboardInterrupt):
+        train(**given, hooks=_scoring(scores, die_before=7))
+    lower = {6: 0.55, 8: 0.58, 10: 0.59, 12: 0.3}
+    _, result, run = train(**{**given, "steps": 12}, hooks=_scoring(lower), resume=True)
+    assert (result.best_step, result.best_value) == (4, 0.6)
+    (file,) = (run / "checkpoints").glob("best-*")
+    with safe_open(file, "pt") as best:
+        assert best.metadata()["step"] == "4"
+
+
+@pytest.mark.parametrize("die", [{"die_in": 4}, {"die_before": 4}, {"die_before": 6}])
+def test_a_checkpoint_comes_before_its_validation_which_counts_all_the_same(train, die):
+    given = {"steps": 8, "checkpoint_every": 4, "validate_every": 4, "lr": 0.05, "log_every": 4}
+    scores = {4: 0.6, 8: 0.5}
+    _, whole, run = train("whole", **given, hooks=_scoring(scores))
+    with pytest.raises(KeyboardInterrupt):
+        train("cut", **given, hooks=_scoring(scores, **die))
+    cut = run.with_name("cut")
+    assert read_checkpoint(cut / "checkpoints" / "last.ckpt")["step"] == 4
+    _, again, _ = train("cut", **given, hooks=_scoring(scores), resume=True)
+    assert (again.best_step, again.best_value) == (whole.best_step, whole.best_value) == (4, 0.6)
+    best, same = (load_file(path / "checkpoints" / "best-0000004.safetensors") for path in (run, cut))
+    assert all(torch.equal(best[name], same[name]) for name in best)
+    seen = [[(row["step"], row["val/dice"]) for row in lines(path) if "val/dice" in row] for path in (run, cut)]
+    assert seen[0] == seen[1] == [(4, 0.6), (8, 0.5)]
+
+
+def test_a_run_without_the_best_weights_that_it_names_is_refused(train):
+    given = {"checkpoint_every": 2, "validate_every": 2}
+    _, _, run = train(**given, hooks=_scoring({2: 0.9}))
+    (run / "checkpoints" / "best-0000002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"best-0000002\.safetensors is missing"):
+        train(**given, steps=8, hooks=_scoring(), resume=True)
+
+
+def test_a_validation_that_fails_leaves_a_checkpoint(train, tmp_path):
+    def validate(module, step):
+        raise CacheError("no such case", reason="bad-cache")
+
+    with pytest.raises(CacheError):
+        train(validate_every=3, hooks=Hooks(validate=validate))
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 3
+    _, result, run = train(validate_every=3, hooks=_scoring(), resume=True)
+    assert result.step == 6
+    assert [row["step"] for row in lines(run) if "val/dice" in row] == [3, 6]
+
+
+def test_best_weights_that_find_no_room_are_told_and_not_a_bug(train, monkeypatch):
+    def fail(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(weights, "save_file", fail)
+    with pytest.raises(MedsslError, match=r"best-0000003\.safetensors could not be written .*make room") as caught:
+        train(validate_every=3, hooks=_scoring())
+    assert caught.value.reason == "weights-write"
+
+
+def test_a_session_removes_what_killed_ones_were_writing(train):
+    _, _, run = train(steps=3)
+    halves = [run / "checkpoints" / ".partial-a-last.ckpt", run / ".partial-b-run.json"]
+    for half in halves:
+        half.write_bytes(b"half")
+    (run / ".partial-c-evaluation").mkdir()
+    train(steps=4, resume=True)
+    assert not any(half.exists() for half in halves)
+    assert (run / ".partial-c-evaluation").is_dir(), "of another command, which may be at work"
 
 
 def test_validation_sees_the_averaged_weights_and_training_its_own(train):
