@@ -162,7 +162,8 @@ def apply(variation: Variation, image: Tensor, label: Tensor | None) -> tuple[Te
 def change_intensity(v: Variation, image: Tensor) -> Tensor:
     """Noise, smoothing, brightness, contrast, resolution and gamma in nnU-Net's order; pure.
 
-    Before them come the stains and the coil's bias.
+    Before them come the stains and the coil's bias. In float32 whatever autocast says: in bf16 the same numbers would
+    give other images, and on a GPU a matrix product in bf16 could not be put back among float32 images.
     """
 
     def on(values: Tensor, rows: Tensor) -> Tensor:
@@ -182,11 +183,12 @@ def change_intensity(v: Variation, image: Tensor) -> Tensor:
         (v.coarse > 1, lambda part, rows: intensity.coarsen(part, on(v.coarse, rows))),
         (v.gamma != 1, lambda part, rows: intensity.apply_gamma(part, on(v.gamma, rows), on(v.gamma_inverted, rows))),
     )
-    for chosen, change in steps:
-        rows = chosen.nonzero()[:, 0]
-        if len(rows):
-            picked = rows.to(image.device)
-            image = image.index_copy(0, picked, change(image[picked], rows))
+    with torch.autocast(image.device.type, enabled=False):
+        for chosen, change in steps:
+            rows = chosen.nonzero()[:, 0]
+            if len(rows):
+                picked = rows.to(image.device)
+                image = image.index_copy(0, picked, change(image[picked], rows))
     return image
 
 

@@ -53,6 +53,37 @@ def test_a_sample_depends_on_seed_and_number_alone(dims: int) -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
+def test_autocast_changes_no_bit(dims: int) -> None:
+    """The health check makes views under the run's bf16 autocast, training makes them outside it."""
+    options = dataclasses.replace(_EVERYTHING, stain_p=1.0 if dims == 2 else 0.0)
+    varied = Augmentation(options, (1.0,) * dims, seed=5)
+    batch = _batch(dims, [0, 1, 2])
+    if dims == 2:
+        batch["image"] = torch.cat([batch["image"], batch["image"][:, :1]], 1)  # three colours
+    plain = varied(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = varied(batch)
+    assert within["image"].dtype == torch.float32
+    assert torch.equal(within["image"], plain["image"])
+    assert torch.equal(within["label"], plain["label"])
+
+
+@pytest.mark.parametrize("option", ["blur_p", "low_resolution_p"])
+def test_a_gpu_s_autocast_does_not_end_the_batch(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's autocast has no rule for `index_copy`, which then refuses a source of another dtype; the CPU's has one."""
+    copied = torch.Tensor.index_copy
+
+    def strict(self: torch.Tensor, dim: int, rows: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return copied(self, dim, rows, source)
+
+    monkeypatch.setattr(torch.Tensor, "index_copy", strict)
+    varied = Augmentation(AugmentOptions(**{**NO_AUGMENTATION, option: 1.0}), (1.0,) * 3, seed=5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert varied(_batch(3, [0, 1]))["image"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("dims", [2, 3])
 def test_resampling_agrees_with_affine_grid_and_grid_sample(dims: int) -> None:
     shape, generator = _SHAPES[dims], torch.Generator().manual_seed(1)
     image = torch.randn((2, 1, *shape), generator=generator)

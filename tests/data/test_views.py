@@ -97,6 +97,18 @@ def test_views_replay_and_know_neither_batch_nor_neighbours() -> None:
     assert not torch.equal(first["views_centre"][0], first["local_views_centre"][0])
 
 
+def test_views_made_under_autocast_are_those_made_without() -> None:
+    strong = ViewAugment(**{**dict.fromkeys(NO_AUGMENTATION, 1.0), "stain_p": 0.0}, rotation_deg=20.0)
+    maker = MultiView(_group(3, augments=(strong,)), _group(3, size=(6, 6, 4), augments=(strong,)), (1.0, 2.0, 0.7), 7)
+    batch = {"image": torch.randn(2, 1, *_SOURCES[3], generator=torch.Generator().manual_seed(0))}
+    batch["index"] = torch.tensor([5, 6])
+    plain = maker(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = maker(batch)
+    for name in plain:
+        assert torch.equal(within[name], plain[name]), name
+
+
 def test_the_second_view_has_its_own_variation() -> None:
     noisy = dataclasses.replace(_PLAIN, noise_p=1.0, noise_std=3.0)
     group = ViewGroup(2, (9, 7), (1.0, 1.0), 1.0, (_PLAIN, noisy))
