@@ -62,24 +62,26 @@ class Augmentation:
 
     Args:
         options: Probabilities and strengths.
-        spacing_mm: Voxel size of the crops; rotations are made in mm.
         seed: Seed of the run.
     """
 
-    def __init__(self, options: AugmentOptions, spacing_mm: Sequence[float], seed: int) -> None:
-        self._options, self._spacing_mm, self._seed = options, tuple(spacing_mm), seed
+    def __init__(self, options: AugmentOptions, seed: int) -> None:
+        self._options, self._seed = options, seed
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Vary `image` (B, C, *S) and `label` (B, *S), where there is one, of a batch with `index` (B,) numbers."""
+        """Vary `image` (B, C, *S) and `label` (B, *S), where there is one.
+
+        The batch has the samples' numbers, `index` (B,), and voxel sizes, `spacing_mm` (B, D): turns are made in mm.
+        """
         numbers = batch["index"].tolist()
-        variation = draw(self._options, numbers, self._seed, batch["image"].shape[2:], self._spacing_mm)
+        variation = draw(self._options, numbers, self._seed, batch["image"].shape[2:], batch["spacing_mm"])
         image, label = apply(variation, batch["image"], batch.get("label"))
         changed = {"image": image} if label is None else {"image": image, "label": label}
         return {**batch, **changed}
 
 
 def draw(
-    options: AugmentOptions, numbers: Sequence[int], seed: int, shape: Sequence[int], spacing_mm: Sequence[float]
+    options: AugmentOptions, numbers: Sequence[int], seed: int, shape: Sequence[int], spacing_mm: Tensor
 ) -> Variation:
     """Draw the variation of samples `numbers`; each is a function of `seed` and its own number alone.
 
@@ -88,7 +90,7 @@ def draw(
         numbers: Number of each sample in the run.
         seed: Seed of the run.
         shape: Spatial shape of the crops.
-        spacing_mm: Voxel size along each spatial axis.
+        spacing_mm: (B, D) voxel size of each sample along each spatial axis, float64.
     """
     dims = len(shape)
     bias_shape, elastic_shape = [_BIAS_POINTS] * dims, [dims, *[_ELASTIC_POINTS] * dims]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import nn
@@ -125,8 +124,7 @@ def build_job(tuning: Finetuning, share: Share) -> Job:
         settings.transfer.frozen_steps,
         settings.transfer.thaw_steps,
     )
-    spacing_mm = tuple(float(s) for s in np.median([case.spacing_mm for case in share.train], axis=0))
-    augment = Augmentation(settings.augment, spacing_mm, train.seed)
+    augment = Augmentation(settings.augment, train.seed)
     source = StepDataset(cache, share.train, plan)
     return Job(share, network, module, groups, source, augment, report, merge, partial(_settle, network, settings))
 
