@@ -167,8 +167,18 @@ class Cache:
 
     @property
     def data_sha256(self) -> str:
-        """Hash over all prepared cases and the preprocessing."""
+        """Hash over the originals of all prepared cases and the preprocessing; what label values mean is not in it."""
         return str(self._content["data_sha256"])
+
+    @property
+    def read_as(self) -> dict[str, Any]:
+        """How the originals were read, as far as `data_sha256` does not tell; for JSON."""
+        return {
+            "labels": [label.to_json() for label in self.labels],
+            "label_map": {str(old): new for old, new in self.label_map.items()},
+            "ignore_label": self.ignore_label,
+            "resample_irregular": self.resample_irregular,
+        }
 
     @property
     def manifest_sha256(self) -> str:

@@ -156,6 +156,7 @@ def describe(tuning: Finetuning, job: Job) -> dict[str, Any]:
         "seed": tuning.settings.train.seed,
         "arithmetic": arithmetic(tuning.fabric.device, tuning.settings.train),
         "data_sha256": tuning.cache.data_sha256,
+        "read_as": [tuning.cache.read_as],
         "network": tuning.spec.to_json(),
         "transfer": None if job.report is None else job.report.to_json(),
         "notes": list(tuning.notes),
