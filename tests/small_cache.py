@@ -22,10 +22,11 @@ def small_cache(
     labelled: Sequence[bool] = (),
     patients: Sequence[str] = (),
     studies: Sequence[str] = (),
+    spacings_mm: Sequence[tuple[float, ...]] = (),
     ignore_label: int | None = None,
 ) -> Cache:
     """One case a shape, named `c0`, `c1`, ..., each of its own patient unless `patients` are named, of no study
-    unless `studies` are.
+    unless `studies` are, with voxels of 1 mm unless `spacings_mm` are given.
 
     Case `n` has the value `1000 n + position` in its first channel, where `position` counts voxels, so that a crop
     tells where it came from; a label map has a box of class 1 and a corner voxel of class 2.
@@ -43,7 +44,8 @@ def small_cache(
             case=f"c{number}", patient=patients[number] if patients else f"p{number}",
             split=splits[number] if splits else "train", modality="MR",
             class_name=classes[number % len(classes)] if classes else "", site="", sex="", age="", shape=shape,
-            spacing_mm=(1.0,) * dims, has_label=has_label, image_field="", label_field="",
+            spacing_mm=spacings_mm[number] if spacings_mm else (1.0,) * dims,
+            has_label=has_label, image_field="", label_field="",
             record=Restoration(grid, grid), study=studies[number] if studies else "",
         )  # fmt: skip
         write_case(path, case, image, label if has_label else None, {})

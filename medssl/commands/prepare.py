@@ -215,13 +215,13 @@ def _run(jobs: Sequence[Job], workers: int) -> list[Problem]:
 
 
 def prepare_case(job: Job) -> Problem | None:
-    """Prepare one case, unless it is there already; returns what is wrong with it."""
+    """Prepare one case, unless it is there already and whole; returns what is wrong with it."""
     folder = job.cache / "cases" / job.row.case
     try:
         digest = source_hash(job.row, job.root, f"{job.row!r}{job.row.study}")
         if (folder / "case.json").is_file():
             known = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-            if known["extra"]["source_sha256"] == digest:
+            if known["extra"]["source_sha256"] == digest and _is_whole(folder):
                 return None
         _write(job, digest)
     except MedsslError as error:
@@ -233,6 +233,17 @@ def prepare_case(job: Job) -> Problem | None:
     except Exception as error:  # one odd file must not keep the other cases from being finished
         return _left_out(folder, "internal-error", f"{type(error).__name__}: {error}")
     return None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all that the case holds can be read."""
+    from medssl.data.checksums import check_case
+
+    try:
+        check_case(folder)
+    except Exception:  # damaged bytes make libraries raise errors of any kind
+        return False
+    return True
 
 
 def _left_out(folder: Path, reason: str, message: str) -> Problem:

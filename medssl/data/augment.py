@@ -62,24 +62,26 @@ class Augmentation:
 
     Args:
         options: Probabilities and strengths.
-        spacing_mm: Voxel size of the crops; rotations are made in mm.
         seed: Seed of the run.
     """
 
-    def __init__(self, options: AugmentOptions, spacing_mm: Sequence[float], seed: int) -> None:
-        self._options, self._spacing_mm, self._seed = options, tuple(spacing_mm), seed
+    def __init__(self, options: AugmentOptions, seed: int) -> None:
+        self._options, self._seed = options, seed
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Vary `image` (B, C, *S) and `label` (B, *S), where there is one, of a batch with `index` (B,) numbers."""
+        """Vary `image` (B, C, *S) and `label` (B, *S), where there is one.
+
+        The batch has the samples' numbers, `index` (B,), and voxel sizes, `spacing_mm` (B, D): turns are made in mm.
+        """
         numbers = batch["index"].tolist()
-        variation = draw(self._options, numbers, self._seed, batch["image"].shape[2:], self._spacing_mm)
+        variation = draw(self._options, numbers, self._seed, batch["image"].shape[2:], batch["spacing_mm"])
         image, label = apply(variation, batch["image"], batch.get("label"))
         changed = {"image": image} if label is None else {"image": image, "label": label}
         return {**batch, **changed}
 
 
 def draw(
-    options: AugmentOptions, numbers: Sequence[int], seed: int, shape: Sequence[int], spacing_mm: Sequence[float]
+    options: AugmentOptions, numbers: Sequence[int], seed: int, shape: Sequence[int], spacing_mm: Tensor
 ) -> Variation:
     """Draw the variation of samples `numbers`; each is a function of `seed` and its own number alone.
 
@@ -88,7 +90,7 @@ def draw(
         numbers: Number of each sample in the run.
         seed: Seed of the run.
         shape: Spatial shape of the crops.
-        spacing_mm: Voxel size along each spatial axis.
+        spacing_mm: (B, D) voxel size of each sample along each spatial axis, float64.
     """
     dims = len(shape)
     bias_shape, elastic_shape = [_BIAS_POINTS] * dims, [dims, *[_ELASTIC_POINTS] * dims]
@@ -162,7 +164,8 @@ def apply(variation: Variation, image: Tensor, label: Tensor | None) -> tuple[Te
 def change_intensity(v: Variation, image: Tensor) -> Tensor:
     """Noise, smoothing, brightness, contrast, resolution and gamma in nnU-Net's order; pure.
 
-    Before them come the stains and the coil's bias.
+    Before them come the stains and the coil's bias. In float32 whatever autocast says: in bf16 the same numbers would
+    give other images, and on a GPU a matrix product in bf16 could not be put back among float32 images.
     """
 
     def on(values: Tensor, rows: Tensor) -> Tensor:
@@ -182,11 +185,12 @@ def change_intensity(v: Variation, image: Tensor) -> Tensor:
         (v.coarse > 1, lambda part, rows: intensity.coarsen(part, on(v.coarse, rows))),
         (v.gamma != 1, lambda part, rows: intensity.apply_gamma(part, on(v.gamma, rows), on(v.gamma_inverted, rows))),
     )
-    for chosen, change in steps:
-        rows = chosen.nonzero()[:, 0]
-        if len(rows):
-            picked = rows.to(image.device)
-            image = image.index_copy(0, picked, change(image[picked], rows))
+    with torch.autocast(image.device.type, enabled=False):
+        for chosen, change in steps:
+            rows = chosen.nonzero()[:, 0]
+            if len(rows):
+                picked = rows.to(image.device)
+                image = image.index_copy(0, picked, change(image[picked], rows))
     return image
 
 

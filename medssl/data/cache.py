@@ -4,26 +4,26 @@ CACHE/cache.json                       what all cases share: preprocessing, labe
 CACHE/cases/CASE/image.b2nd            (C, *S) float16, or int16 where intensities are kept as they are
 CACHE/cases/CASE/label.b2nd            (*S) uint8, where the case has a label
 CACHE/cases/CASE/foreground.npz        up to 2000 voxel indices a class
-CACHE/cases/CASE/case.json             the rest; written last, so a case without it is not finished
+CACHE/cases/CASE/case.json             the rest, with checksums of the arrays; written last, so a case without it is
+                                       not finished
 """
 
 import errno
 import json
 import shutil
-import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import blosc2
 import numpy as np
 import numpy.typing as npt
 
+from medssl.data.checksums import Checksums, ChunkChecks, checksums_of, open_array
 from medssl.imaging.errors import CacheError
-from medssl.imaging.files import write_json
+from medssl.imaging.files import sync_file, sync_folder, write_json
 from medssl.imaging.labels import Label
 from medssl.imaging.preprocess import Preprocess, Restoration
 
@@ -89,6 +89,7 @@ class Cache:
     def __init__(self, path: Path, content: dict[str, Any], cases: tuple[CachedCase, ...]) -> None:
         self.path, self._content, self.cases = path, content, cases
         self._arrays: OrderedDict[Path, tuple[Any, int]] = OrderedDict()
+        self._checks = ChunkChecks()
 
     @classmethod
     def open(cls, path: Path) -> "Cache":
@@ -166,8 +167,18 @@ class Cache:
 
     @property
     def data_sha256(self) -> str:
-        """Hash over all prepared cases and the preprocessing."""
+        """Hash over the originals of all prepared cases and the preprocessing; what label values mean is not in it."""
         return str(self._content["data_sha256"])
+
+    @property
+    def read_as(self) -> dict[str, Any]:
+        """How the originals were read, as far as `data_sha256` does not tell; for JSON."""
+        return {
+            "labels": [label.to_json() for label in self.labels],
+            "label_map": {str(old): new for old, new in self.label_map.items()},
+            "ignore_label": self.ignore_label,
+            "resample_irregular": self.resample_irregular,
+        }
 
     @property
     def manifest_sha256(self) -> str:
@@ -207,10 +218,10 @@ class Cache:
         """Some voxel indices (n, d) of each class that the case holds; of voxels that nobody judged none."""
         path = self._folder(case) / "foreground.npz"
         try:
-            with np.load(path, allow_pickle=False) as points:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as points:
                 return {int(value): points[value] for value in points.files if int(value) != self.ignore_label}
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
-            raise CacheError(f"{path} is missing or damaged ({error}): prepare it again", reason="bad-cache") from error
+        except Exception as error:  # damaged bytes make numpy and zipfile raise errors of any kind
+            raise _damaged(path, error) from error
 
     def _crop(self, case: CachedCase, kind: str, start: tuple[int, ...], size: tuple[int, ...]) -> npt.NDArray[Any]:
         bounds = [(max(s, 0), min(s + n, limit), s, s + n) for s, n, limit in zip(start, size, case.shape, strict=True)]
@@ -227,23 +238,49 @@ class Cache:
         """Part of an array.
 
         Raises:
-            CacheError: The file is missing, cut or damaged (reason `bad-cache`).
+            CacheError: The file is missing, cut or damaged, or holds what no case of this cache can: voxels that are no
+                numbers, labels of no class (reason `bad-cache`).
         """
         path = self._folder(case) / f"{kind}.b2nd"
         try:
             array, size = self._array(path)
             if path.stat().st_size != size:  # reading a memory map beyond the end of its file would kill the process
                 raise OSError(f"its size changed from {size} to {path.stat().st_size} bytes")
-            return np.asarray(array[where])
-        except (OSError, RuntimeError, ValueError) as error:
+            self._checks.check(path, array, where)
+            part = np.asarray(array[where])
+            self._require_sense(part, kind)
+        except Exception as error:  # damaged bytes make blosc2 raise errors of any kind, MemoryError among them
             self._arrays.pop(path, None)
-            raise CacheError(f"{path} is missing or damaged ({error}): prepare it again", reason="bad-cache") from error
+            raise _damaged(path, error) from error
+        return part
+
+    def _require_sense(self, part: npt.NDArray[Any], kind: str) -> None:
+        """What can be told of caches without checksums too.
+
+        Raises:
+            ValueError: Voxels that are no numbers, or labels of no class.
+        """
+        if kind == "label" and part.max() >= np.argmin(self._known_labels):  # below the first gap all are known
+            known = self._known_labels[part]
+            if not known.all():
+                raise ValueError(f"label value {int(part[~known][0])} is of no class")
+        elif kind == "image" and not _finite(part):
+            raise ValueError("it holds voxels that are no numbers")
+
+    @cached_property
+    def _known_labels(self) -> npt.NDArray[np.bool_]:
+        """(257,) whether a label map may hold the value; the last one is none."""
+        known = np.zeros(257, dtype=np.bool_)
+        known[[0, *(label.value for label in self.labels)]] = True
+        if self.ignore_label is not None:
+            known[self.ignore_label] = True
+        return known
 
     def _array(self, path: Path) -> tuple[Any, int]:
         """Open array and the size of its file; the latest ones are kept, so that memory and handles stay bounded."""
         if path not in self._arrays:
             size = path.stat().st_size
-            self._arrays[path] = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1}), size
+            self._arrays[path] = open_array(path), size
             while len(self._arrays) > _OPEN_ARRAYS:
                 self._arrays.popitem(last=False)
         self._arrays.move_to_end(path)
@@ -254,7 +291,7 @@ class Cache:
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers open arrays of their own: memory maps do not travel."""
-        return {**self.__dict__, "_arrays": OrderedDict()}
+        return {**self.__dict__, "_arrays": OrderedDict(), "_checks": ChunkChecks()}
 
 
 def read_case(folder: Path) -> CachedCase:
@@ -281,13 +318,16 @@ def write_case(
     folder = cache / "cases" / case.case
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "case.json").unlink(missing_ok=True)
-    _write_array(folder / "image.b2nd", stored(image), leading=1)
+    checksums = {"image.b2nd": _write_array(folder / "image.b2nd", stored(image), leading=1)}
     points: dict[str, npt.NDArray[np.int32]] = {}
     if label is not None:
-        _write_array(folder / "label.b2nd", label, leading=0)
+        checksums["label.b2nd"] = _write_array(folder / "label.b2nd", label, leading=0)
         points = _foreground(label)
     np.savez(folder / "foreground.npz", allow_pickle=False, **points)
-    write_json(folder / "case.json", {**case.to_json(), "extra": extra})
+    for name in (*checksums, "foreground.npz"):  # else case.json could outlive a loss of power and the arrays not
+        sync_file(folder / name)
+    sync_folder(folder)
+    write_json(folder / "case.json", {**case.to_json(), "extra": {**extra, "checksums": checksums}})
 
 
 def stored(image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
@@ -304,13 +344,25 @@ def stored(image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
     return np.rint(image).astype(np.int16) if peak <= 32767 and float(image.std()) > 100 else image
 
 
-def _write_array(path: Path, array: npt.NDArray[Any], leading: int) -> None:
+def _finite(part: npt.NDArray[Any]) -> bool:
+    """Whether all values are numbers; of float16 by the bits of the exponent, six times faster than `np.isfinite`."""
+    if part.dtype == np.float16:
+        return int((part.view(np.uint16) & 0x7FFF).max()) < 0x7C00
+    return bool(np.isfinite(part).all())
+
+
+def _damaged(path: Path, error: Exception) -> CacheError:
+    told = str(error) or type(error).__name__
+    return CacheError(f"{path} is missing or damaged ({told}): prepare it again", reason="bad-cache")
+
+
+def _write_array(path: Path, array: npt.NDArray[Any], leading: int) -> Checksums:
     dims = array.ndim - leading
     chunks = array.shape[:leading] + tuple(min(_CHUNK[dims], n) for n in array.shape[leading:])
     blocks = (1,) * leading + tuple(min(_BLOCK[dims], n) for n in array.shape[leading:])
     path.unlink(missing_ok=True)
     try:
-        blosc2.asarray(
+        written = blosc2.asarray(
             np.ascontiguousarray(array),
             urlpath=str(path),
             mode="w",
@@ -322,6 +374,7 @@ def _write_array(path: Path, array: npt.NDArray[Any], leading: int) -> None:
         if shutil.disk_usage(path.parent).free < array.nbytes:
             raise OSError(errno.ENOSPC, "no space left for the cache", str(path)) from error
         raise
+    return checksums_of(written)
 
 
 def _foreground(label: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.int32]]:

@@ -33,8 +33,8 @@ class CropPlan:
             patient's cases, so that one with many cases does not count for more.
         min_std: Crops whose standard deviation is below it are drawn again, at most 8 times: air teaches nothing.
         partner: `patient` adds `partner` (B, C, *S): the crop at the same place, relative to its size, of another case
-            of the same patient. `slice` adds the crop at the same place of a neighbouring slice. Where there is none
-            it is the crop itself.
+            of the same patient, and that case's `partner_spacing_mm` (B, D). `slice` adds the crop at the same place of
+            a neighbouring slice. Where there is none it is the crop itself.
         slice_axis: Axis of 3D cases that 2D crops are slices across; None = crops have the dimension of the cases.
         slice_gap_mm: Largest distance of a neighbouring slice; the next one is always near enough.
     """
@@ -73,9 +73,10 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     random order each epoch. `draw = s * parts + part`.
 
     A batch holds `image` (n, C, *S) in the cache's dtype, `index` (n,) int64 crop numbers, `step` () int64 = `draw`,
-    which keys the randomness of augmentation and masks, `patient` (n,) int64 numbers of the crops' patients, and what
-    the plan adds. Where a case cannot be read, the next one stands in for it and `damaged` (k,) int64 holds the numbers
-    of the cases that were passed over: whoever trains must tell it.
+    which keys the randomness of augmentation and masks, `patient` (n,) int64 numbers of the crops' patients,
+    `spacing_mm` (n, D) float64 voxel sizes of the crops' cases along the crops' axes, and what the plan adds. Where a
+    case cannot be read, the next one stands in for it and `damaged` (k,) int64 holds the numbers of the cases that were
+    passed over: whoever trains must tell it.
 
     Args:
         cache: Prepared cache.
@@ -158,17 +159,15 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         generator = _generator(self._plan.seed, number, stream=1)
         start, image = self._draw(case, number, generator)
         crop = {"image": self._flat(image), "patient": np.array(self._patients[case.patient], dtype=np.int64)}
+        crop["spacing_mm"] = self._spacing_mm(case)
         if self._plan.labels:
             crop["label"] = self._flat(self._label(case, start))
         if self._plan.classes:
             crop["class_index"] = np.array(self._class_index[case.class_name], dtype=np.int64)
         if self._plan.partner != "same":
-            other = (
-                self._neighbour(case, number, start)
-                if self._plan.partner == "slice"
-                else self._of_patient(case, number, start, damaged)
-            )
-            crop["partner"] = crop["image"] if other is None else self._flat(other)
+            find = self._neighbour if self._plan.partner == "slice" else self._of_patient
+            other, whose = find(case, number, start, damaged) or (image, case)
+            crop |= {"partner": self._flat(other), "partner_spacing_mm": self._spacing_mm(whose)}
         return crop
 
     def _flat(self, array: np.ndarray) -> np.ndarray:
@@ -176,8 +175,15 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         axis = self._plan.slice_axis
         return array if axis is None else array.squeeze(axis - self._plan.case_dims)
 
-    def _neighbour(self, case: CachedCase, number: int, start: tuple[int, ...]) -> np.ndarray | None:
-        """The crop at the same place of a slice near by, above or below."""
+    def _spacing_mm(self, case: CachedCase) -> np.ndarray:
+        """Voxel size along the axes of a crop."""
+        kept = [mm for axis, mm in enumerate(case.spacing_mm) if axis != self._plan.slice_axis]
+        return np.array(kept, dtype=np.float64)
+
+    def _neighbour(
+        self, case: CachedCase, number: int, start: tuple[int, ...], _damaged: set[int]
+    ) -> tuple[np.ndarray, CachedCase] | None:
+        """The crop at the same place of a slice near by, above or below, and its case."""
         axis = self._plan.slice_axis or 0
         reach = max(1, int(self._plan.slice_gap_mm / case.spacing_mm[axis] + 1e-6))
         steps = [step for step in range(-reach, reach + 1) if step and 0 <= start[axis] + step < case.shape[axis]]
@@ -185,12 +191,12 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
             return None
         step = int(_generator(self._plan.seed, number, stream=3).choice(steps))
         place = tuple(begin + step * (n == axis) for n, begin in enumerate(start))
-        return self._cache.crop_image(case, place, self._plan.box)
+        return self._cache.crop_image(case, place, self._plan.box), case
 
     def _of_patient(
         self, case: CachedCase, number: int, start: tuple[int, ...], damaged: set[int]
-    ) -> np.ndarray | None:
-        """The crop at the same place of another case of the patient that can be read."""
+    ) -> tuple[np.ndarray, CachedCase] | None:
+        """The crop at the same place of another case of the patient that can be read, and that case."""
         others = [n for n, other in enumerate(self._cases) if other.patient == case.patient and other.case != case.case]
         for position in _generator(self._plan.seed, number, stream=3).permutation(others).astype(int).tolist():
             other = self._cases[position]
@@ -199,7 +205,7 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
                 for begin, own, n, size in zip(start, case.shape, other.shape, self._plan.box, strict=True)
             )
             try:
-                return self._cache.crop_image(other, place, self._plan.box)
+                return self._cache.crop_image(other, place, self._plan.box), other
             except CacheError as error:
                 if error.reason != "bad-cache":
                     raise

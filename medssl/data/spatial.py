@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def affine_matrices(angles_deg: Tensor, zoom: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+def affine_matrices(angles_deg: Tensor, zoom: Tensor, spacing_mm: Tensor) -> Tensor:
     """Matrices from output to input voxel offsets about the centre.
 
     The rotation is one of the body in mm, so that anisotropic voxels are not sheared.
@@ -16,12 +16,12 @@ def affine_matrices(angles_deg: Tensor, zoom: Tensor, spacing_mm: Sequence[float
     Args:
         angles_deg: (B, 3) rotations about the axes in 3D, (B, 1) in 2D, float64.
         zoom: (B, D) enlargement along each axis: 2 shows everything twice as large.
-        spacing_mm: Voxel size along each spatial axis.
+        spacing_mm: (B, D) voxel size of each sample along each spatial axis, float64.
 
     Returns:
         (B, D, D) float64.
     """
-    dims = len(spacing_mm)
+    dims = spacing_mm.shape[1]
     radians = angles_deg * (math.pi / 180)
     planes = ((1, 2), (0, 2), (0, 1)) if dims == 3 else ((0, 1),)
     rotation = torch.eye(dims, dtype=torch.float64).repeat(len(zoom), 1, 1)
@@ -30,8 +30,7 @@ def affine_matrices(angles_deg: Tensor, zoom: Tensor, spacing_mm: Sequence[float
         turn = torch.eye(dims, dtype=torch.float64).repeat(len(zoom), 1, 1)
         turn[:, a, a], turn[:, b, b], turn[:, a, b], turn[:, b, a] = cos, cos, -sin, sin
         rotation = rotation @ turn
-    spacing = torch.tensor(spacing_mm, dtype=torch.float64)
-    return rotation * (spacing / spacing[:, None]) / zoom[:, None, :]
+    return rotation * (spacing_mm[:, None, :] / spacing_mm[:, :, None]) / zoom[:, None, :]
 
 
 def sampling_grid(

@@ -15,6 +15,7 @@ from medssl.data import spatial
 from medssl.data.augment import Variation, change_intensity, draw, uniforms
 from medssl.data.view_groups import ViewGroup
 
+_OF_PARTNER = 1  # the view that is taken from the partner
 _MOST_VIEWS = 64  # views a sample; the numbers of samples are spread by it, so that no two views share their draws
 
 
@@ -47,27 +48,31 @@ class MultiView:
     Args:
         views: The views that all networks see.
         local_views: Smaller ones, or None.
-        spacing_mm: Voxel size of the source; rotations are made in mm.
         seed: Seed of the run.
     """
 
-    def __init__(self, views: ViewGroup, local_views: ViewGroup | None, spacing_mm: Sequence[float], seed: int) -> None:
+    def __init__(self, views: ViewGroup, local_views: ViewGroup | None, seed: int) -> None:
         self._groups = {"views": views} | ({} if local_views is None else {"local_views": local_views})
-        self._spacing_mm, self._seed = tuple(spacing_mm), seed
+        self._seed = seed
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add `views` (V, B, C, *size), `local_views` where asked for, and each one's box: `..._centre`, `..._side`.
 
         `views_affine` (V, B, D, D + 1) leads from the index of a voxel of a view to its place in voxels of the source,
         rotation and flips included, elastic deformation left out.
-        Where the batch has `partner` (B, C, *S), the second of the views is taken from it.
+        The batch has the samples' numbers, `index` (B,), and voxel sizes, `spacing_mm` (B, D): turns are made in mm.
+        Where it has `partner` (B, C, *S), of `partner_spacing_mm` (B, D), the second of the views is taken from it.
         """
         source, numbers = batch["image"], batch["index"].tolist()
         added: dict[str, Tensor] = {}
         first = 0
         for name, group in self._groups.items():
-            drawn = draw_views(group, numbers, first, self._seed, source.shape[2:], self._spacing_mm)
-            added[name] = make_views(drawn, source, group.size, batch.get("partner") if name == "views" else None)
+            partner = batch.get("partner") if name == "views" else None
+            spacing_mm = batch["spacing_mm"].repeat(group.count, 1, 1)
+            if partner is not None:
+                spacing_mm[_OF_PARTNER] = batch["partner_spacing_mm"]
+            drawn = draw_views(group, numbers, first, self._seed, source.shape[2:], spacing_mm)
+            added[name] = make_views(drawn, source, group.size, partner)
             added[f"{name}_centre"], added[f"{name}_side"] = drawn.centre, drawn.side
             added[f"{name}_affine"] = drawn.affine(group.size, source.shape[2:])
             first += group.count
@@ -75,7 +80,7 @@ class MultiView:
 
 
 def draw_views(
-    group: ViewGroup, numbers: Sequence[int], first: int, seed: int, source: Sequence[int], spacing_mm: Sequence[float]
+    group: ViewGroup, numbers: Sequence[int], first: int, seed: int, source: Sequence[int], spacing_mm: Tensor
 ) -> DrawnViews:
     """Draw where the views of samples `numbers` lie and how they are varied.
 
@@ -85,7 +90,7 @@ def draw_views(
         first: Number of the group's first view among all views of a sample.
         seed: Seed of the run.
         source: Spatial shape of the crop that the views are taken from.
-        spacing_mm: Its voxel size.
+        spacing_mm: (V, B, D) voxel size of what each view is taken from, float64.
     """
     dims, shape = len(source), torch.tensor(list(source), dtype=torch.float64)
     parts, centres, sides = [], [], []
@@ -95,7 +100,7 @@ def draw_views(
         side = _sides(table[:, : dims + 1], group) * shape
         moved = (table[:, dims + 1 :] - 0.5) * (shape - side)  # the box stays inside the source
         options = group.augments[min(view, len(group.augments) - 1)]
-        variation = draw(options, keys, seed, group.size, spacing_mm)
+        variation = draw(options, keys, seed, group.size, spacing_mm[view])
         scale = side / torch.tensor(list(group.size), dtype=torch.float64)  # source voxels a view's voxel
         parts.append(
             replace(
@@ -125,7 +130,7 @@ def make_views(drawn: DrawnViews, source: Tensor, size: Sequence[int], partner: 
             elastic.to(source.device) if bool(elastic.any()) else None,
             source=source.shape[2:],
         )
-        views.append(spatial.resample_image(source if partner is None or view != 1 else partner, grid))
+        views.append(spatial.resample_image(source if partner is None or view != _OF_PARTNER else partner, grid))
     flat = spatial.flip(change_intensity(variation, torch.cat(views)), variation.flips, 2)
     return flat.view(count, len(source), *flat.shape[1:])
 

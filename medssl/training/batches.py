@@ -17,6 +17,7 @@ from medssl.training.signals import ignore_in_worker
 Batch = dict[str, Tensor]
 
 _PREFETCH = 4
+_DRAWN_FROM = ("step", "index", "spacing_mm", "partner_spacing_mm")
 
 
 class StepSource(Protocol):
@@ -81,9 +82,9 @@ def draws_of(fabric: Fabric, options: TrainOptions, step: int) -> range:
 def to_network(fabric: Fabric, batch: Batch, channels_last: bool, augment: Callable[[Batch], Batch] | None) -> Batch:
     """Move a batch to the device, its image as float32, and augment it there.
 
-    `step` and `index` stay on the CPU: they seed generators there, and reading them back would wait for the device.
+    What variations are drawn from stays on the CPU, where they are drawn: reading it back would wait for the device.
     """
-    numbers: Batch = {name: batch[name] for name in ("step", "index") if name in batch}
+    numbers: Batch = {name: batch[name] for name in _DRAWN_FROM if name in batch}
     moved: Batch = fabric.to_device({name: tensor for name, tensor in batch.items() if name not in numbers})
     moved |= numbers
     moved |= {name: moved[name].float() for name in ("image", "partner") if name in moved}

@@ -54,7 +54,7 @@ class DamagedCases:
         if len(found) > self._limit:
             raise CacheError(
                 f"{len(found)} cases of the cache cannot be read: {', '.join(sorted(found))}; run medssl prepare again "
-                "(it makes anew what is damaged once the cases' folders are deleted), then resume",
+                "(it makes anew what is damaged), then resume",
                 reason="bad-cache",
             )
 

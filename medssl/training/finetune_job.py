@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import nn
@@ -126,8 +125,7 @@ def build_job(tuning: Finetuning, share: Share) -> Job:
         settings.transfer.frozen_steps,
         settings.transfer.thaw_steps,
     )
-    spacing_mm = tuple(float(s) for s in np.median([case.spacing_mm for case in share.train], axis=0))
-    augment = Augmentation(settings.augment, spacing_mm, train.seed)
+    augment = Augmentation(settings.augment, train.seed)
     source = StepDataset(cache, share.train, plan)
     return Job(share, network, module, groups, source, augment, report, merge, partial(_settle, network, settings))
 
@@ -176,6 +174,7 @@ def identity(tuning: Finetuning) -> dict[str, Any]:
         "seed": tuning.settings.train.seed,
         "arithmetic": arithmetic(tuning.fabric.device, tuning.settings.train),
         "data_sha256": tuning.cache.data_sha256,
+        "read_as": [tuning.cache.read_as],
     }
 
 

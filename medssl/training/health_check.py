@@ -28,6 +28,7 @@ _ROWS = 4
 _SHRUNK = 0.1  # share of the largest spread or rank so far under which the features are called collapsed
 _SHARP = 0.02  # entropy under which a head is told of; a number of our own
 _SPREAD = ("feature_std", "effective_rank")
+_SPACINGS = ("spacing_mm", "partner_spacing_mm")
 _CALM = 2**31  # a number that no training step reaches: masks and views of the check are its own
 
 
@@ -142,6 +143,7 @@ class HealthCheck:
         index = torch.arange(_CALM + first, _CALM + first + len(crops))
         patient = torch.cat([crop["patient"] for crop in crops]).to(self._device)
         batch = {"image": image, "step": torch.tensor(_CALM + first), "index": index, "patient": patient}
+        batch |= {name: torch.cat([crop[name] for crop in crops]) for name in _SPACINGS if name in crops[0]}
         if "partner" in crops[0]:
             batch["partner"] = torch.cat([crop["partner"].float() for crop in crops]).to(self._device)
         return batch if self._views is None else self._views(batch)

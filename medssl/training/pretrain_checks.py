@@ -186,6 +186,7 @@ def try_out(method: Method, source: Source, augment: Callable[[dict[str, Tensor]
     method.eval()
     batch = {"image": torch.zeros(2, len(source.cache.channels), *size), "step": torch.tensor(0)}
     batch |= {"index": torch.arange(2), "patient": torch.arange(2)}
+    batch["spacing_mm"] = torch.ones(2, source.spatial_dims, dtype=torch.float64)
     try:
         with torch.no_grad():
             method(augment(batch))

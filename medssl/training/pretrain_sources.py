@@ -37,13 +37,6 @@ class Source:
         return self.cache.spatial_dims if self.views.slice_axis is None else 2
 
     @property
-    def spacing_mm(self) -> tuple[float, ...]:
-        """Voxel size of what is drawn, of the first case."""
-        spacing_mm = self.cases[0].spacing_mm if self.cases else (1.0,) * self.cache.spatial_dims
-        flat = self.cache.spatial_dims == self.spatial_dims
-        return tuple(mm for axis, mm in enumerate(spacing_mm) if flat or axis != self.views.slice_axis)
-
-    @property
     def preprocess(self) -> Preprocess:
         """How the images that are drawn were prepared: of slices, in their plane."""
         axis, prepared = self.views.slice_axis, self.cache.preprocess
@@ -77,8 +70,8 @@ class Source:
     def augment(self, views: int, seed: int) -> Augmentation | MultiView:
         """How batches are varied, for a method that asks for `views` views."""
         if views == 1:
-            return Augmentation(self.views.augment, self.spacing_mm, seed)
-        return MultiView(*self.views.groups(views), self.spacing_mm, seed)
+            return Augmentation(self.views.augment, seed)
+        return MultiView(*self.views.groups(views), seed)
 
 
 def make_sources(

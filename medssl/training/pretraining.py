@@ -171,6 +171,7 @@ def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:
         "seed": job.settings.train.seed,
         "arithmetic": arithmetic(job.fabric.device, job.settings.train),
         "data_sha256": "+".join(source.cache.data_sha256 for source in job.sources),
+        "read_as": [source.cache.read_as for source in job.sources],
         "init": None if job.report is None else job.report.to_json(),
         "helpers": {helper.option: sha256(helper.file) for helper in job.method.helpers},
         "patients": {"pretraining": _patients(job)},

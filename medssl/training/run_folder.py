@@ -45,7 +45,8 @@ class RunFolder:
         """Make the folder and write run.json, or check that the run there may go on.
 
         Args:
-            description: `verb`, `config` (nested plain values), `seed`, `data_sha256` and what else is worth keeping.
+            description: `verb`, `config` (nested plain values), `seed`, `data_sha256`, `read_as` of each cache and what
+                else is worth keeping.
             resumable: Dotted names of options that a resumed run may change, for instance `train.workers`.
             resume: Go on with the run that is there; from the beginning when it has no checkpoint yet.
 
@@ -169,6 +170,14 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], resumable: frozense
     ]
     if old.get("data_sha256") != new.get("data_sha256"):
         changed.append("data: the cache's content differs from the one the run began with")
+    read = json.loads(json.dumps(new.get("read_as", [])))
+    changed += [
+        f"data: the cache was prepared with {name} {was[name]!r} when the run began, now {now[name]!r}"
+        # runs from before it was kept pass; another number of caches is told by their hash
+        for was, now in zip(old.get("read_as", read), read, strict=False)
+        for name in now
+        if was[name] != now[name]
+    ]
     files = [content.get("helpers") or {} for content in (old, new)]
     return changed + [
         f"{name}: its file is not the one the run began with"

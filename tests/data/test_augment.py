@@ -24,13 +24,14 @@ def _batch(dims: int, numbers: list[int]) -> dict[str, torch.Tensor]:
         "label": torch.randint(0, 4, (len(numbers), *shape), generator=generator),
         "index": torch.tensor(numbers),
         "step": torch.tensor(3),
+        "spacing_mm": torch.ones(len(numbers), dims, dtype=torch.float64),
     }
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_nothing_drawn_changes_nothing_bit_for_bit(dims: int) -> None:
     batch = _batch(dims, [0, 1, 2])
-    out = Augmentation(AugmentOptions(**NO_AUGMENTATION), (1.0,) * dims, seed=0)(batch)
+    out = Augmentation(AugmentOptions(**NO_AUGMENTATION), seed=0)(batch)
     assert torch.equal(out["image"], batch["image"])
     assert torch.equal(out["label"], batch["label"])
     assert out["label"].dtype == torch.int64
@@ -38,18 +39,49 @@ def test_nothing_drawn_changes_nothing_bit_for_bit(dims: int) -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_sample_depends_on_seed_and_number_alone(dims: int) -> None:
-    one = Augmentation(_EVERYTHING, (1.0,) * dims, seed=5)
+    one = Augmentation(_EVERYTHING, seed=5)
     batch = _batch(dims, [4, 9, 6])
     before = batch["image"].clone()
     whole = one(batch)
     assert torch.equal(batch["image"], before)
-    alone = one({name: batch[name][1:2] for name in ("image", "label", "index")})
+    alone = one({name: batch[name][1:2] for name in ("image", "label", "index", "spacing_mm")})
     assert torch.equal(alone["label"][0], whole["label"][1])
     torch.testing.assert_close(alone["image"][0], whole["image"][1], rtol=1e-5, atol=1e-5)
     assert torch.equal(one(batch)["image"], whole["image"])
-    other = Augmentation(_EVERYTHING, (1.0,) * dims, seed=6)(batch)
+    other = Augmentation(_EVERYTHING, seed=6)(batch)
     assert not torch.equal(other["image"], whole["image"])
     assert not torch.equal(whole["image"], before)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_autocast_changes_no_bit(dims: int) -> None:
+    """The health check makes views under the run's bf16 autocast, training makes them outside it."""
+    options = dataclasses.replace(_EVERYTHING, stain_p=1.0 if dims == 2 else 0.0)
+    varied = Augmentation(options, seed=5)
+    batch = _batch(dims, [0, 1, 2])
+    if dims == 2:
+        batch["image"] = torch.cat([batch["image"], batch["image"][:, :1]], 1)  # three colours
+    plain = varied(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = varied(batch)
+    assert within["image"].dtype == torch.float32
+    assert torch.equal(within["image"], plain["image"])
+    assert torch.equal(within["label"], plain["label"])
+
+
+@pytest.mark.parametrize("option", ["blur_p", "low_resolution_p"])
+def test_a_gpu_s_autocast_does_not_end_the_batch(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's autocast has no rule for `index_copy`, which then refuses a source of another dtype; the CPU's has one."""
+    copied = torch.Tensor.index_copy
+
+    def strict(self: torch.Tensor, dim: int, rows: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return copied(self, dim, rows, source)
+
+    monkeypatch.setattr(torch.Tensor, "index_copy", strict)
+    varied = Augmentation(AugmentOptions(**{**NO_AUGMENTATION, option: 1.0}), seed=5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert varied(_batch(3, [0, 1]))["image"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -74,7 +106,9 @@ def test_resampling_agrees_with_affine_grid_and_grid_sample(dims: int) -> None:
 
 def test_a_quarter_turn_moves_voxels_exactly() -> None:
     label = torch.arange(25).view(1, 5, 5)
-    matrix = spatial.affine_matrices(torch.tensor([[90.0]], dtype=torch.float64), torch.ones(1, 1).double(), (1.0, 1.0))
+    matrix = spatial.affine_matrices(
+        torch.tensor([[90.0]], dtype=torch.float64), torch.ones(1, 1).double(), torch.ones(1, 2).double()
+    )
     grid = spatial.sampling_grid(matrix, torch.zeros(1, 2), (5, 5))
     moved = spatial.resample_label(label, grid)
     assert torch.equal(moved[0], torch.rot90(label[0], -1))
@@ -85,7 +119,7 @@ def test_a_rotation_about_each_axis_leaves_that_axis_alone() -> None:
     for axis in range(3):
         angles = torch.zeros(1, 3, dtype=torch.float64)
         angles[0, axis] = 30.0
-        matrix = spatial.affine_matrices(angles, torch.ones(1, 1).double(), (1.0, 1.0, 1.0))[0]
+        matrix = spatial.affine_matrices(angles, torch.ones(1, 1).double(), torch.ones(1, 3).double())[0]
         unit = torch.eye(3, dtype=torch.float64)[axis]
         assert torch.allclose(matrix @ unit, unit)
         assert torch.allclose(matrix @ matrix.T, torch.eye(3, dtype=torch.float64))
@@ -93,14 +127,33 @@ def test_a_rotation_about_each_axis_leaves_that_axis_alone() -> None:
 
 def test_rotation_is_one_in_millimetres() -> None:
     """On 1 x 3 mm voxels, 3 voxels along the first axis turn into 1 voxel along the second."""
-    matrix = spatial.affine_matrices(torch.tensor([[90.0]], dtype=torch.float64), torch.ones(1, 1).double(), (1.0, 3.0))
+    matrix = spatial.affine_matrices(
+        torch.tensor([[90.0]], dtype=torch.float64), torch.ones(1, 1).double(), torch.tensor([[1.0, 3.0]]).double()
+    )
     torch.testing.assert_close(matrix[0] @ torch.tensor([3.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_each_sample_is_turned_in_its_own_millimetres(dims: int) -> None:
+    """Seen in mm a turn with a change of size has equal singular values: nothing is stretched or sheared."""
+    spacing = torch.tensor([[0.7, 0.7, 5.0], [1.0, 1.0, 1.0], [3.0, 0.5, 2.0]], dtype=torch.float64)[:, -dims:]
+    options = AugmentOptions(**{**NO_AUGMENTATION, "affine_p": 1.0}, rotation_deg=60, scale=0.25)
+    matrix = draw(options, [0, 1, 2], 3, (9,) * dims, spacing).matrix
+    sizes = torch.linalg.svdvals(spacing[:, :, None] * matrix / spacing[:, None, :])
+    torch.testing.assert_close(sizes, sizes[:, :1].expand_as(sizes))
+    assert (sizes[:, 0] - 1).abs().min() > 1e-3
+    assert (matrix - torch.diag_embed(torch.diagonal(matrix, dim1=1, dim2=2))).abs().amax((1, 2)).min() > 1e-2
+    for number in range(3):  # and neither knows of the other's
+        alone = draw(options, [number], 3, (9,) * dims, spacing[number : number + 1]).matrix
+        assert torch.equal(alone[0], matrix[number])
 
 
 def test_zoom_two_doubles_what_is_seen() -> None:
     image = torch.zeros(1, 1, 9, 9)
     image[0, 0, 3:6, 3:6] = 1
-    matrix = spatial.affine_matrices(torch.zeros(1, 1).double(), torch.tensor([[2.0, 2.0]]).double(), (1.0, 1.0))
+    matrix = spatial.affine_matrices(
+        torch.zeros(1, 1).double(), torch.tensor([[2.0, 2.0]]).double(), torch.ones(1, 2).double()
+    )
     zoomed = spatial.resample_image(image, spatial.sampling_grid(matrix, torch.zeros(1, 2), (9, 9)))[0, 0]
     assert torch.equal(zoomed[4], torch.tensor([0, 0.5, 1, 1, 1, 1, 1, 0.5, 0]))
 
@@ -142,8 +195,9 @@ def test_labels_move_with_the_image() -> None:
         **{**NO_AUGMENTATION, "affine_p": 0.7, "elastic_p": 0.9}, flip_axes=(0, 1, 2), shift=0.1, stretch=0.2
     )
     batch = {"image": ball[None, None].float(), "label": ball[None].long(), "index": torch.tensor([0])}
+    batch["spacing_mm"] = torch.ones(1, 3, dtype=torch.float64)
     for number in range(8):
-        out = Augmentation(options, (1.0, 1.0, 1.0), 0)({**batch, "index": torch.tensor([number])})
+        out = Augmentation(options, 0)({**batch, "index": torch.tensor([number])})
         inside, seen = out["label"][0] > 0, out["image"][0, 0] > 0.5
         dice = 2 * (inside & seen).sum() / (inside.sum() + seen.sum())
         assert dice > 0.999
@@ -165,7 +219,7 @@ def test_elastic_of_equal_controls_is_a_shift_and_of_a_ramp_a_zoom() -> None:
 def test_flips_are_exact_and_only_along_the_axes_allowed() -> None:
     batch = _batch(3, list(range(40)))
     options = AugmentOptions(**NO_AUGMENTATION, flip_axes=(1,))
-    out = Augmentation(options, (1.0, 1.0, 1.0), 0)(batch)
+    out = Augmentation(options, 0)(batch)
     flipped = 0
     for before, after, label, moved in zip(batch["image"], out["image"], batch["label"], out["label"], strict=True):
         if torch.equal(before, after):
@@ -223,7 +277,8 @@ def test_gamma_bends_between_the_extremes_and_keeps_mean_and_deviation() -> None
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_constant_image_stays_finite(dims: int) -> None:
     batch = {"image": torch.full((4, 1, *_SHAPES[dims]), 2.0), "index": torch.arange(4)}
-    out = Augmentation(_EVERYTHING, (1.0,) * dims, 0)(batch)["image"]
+    batch["spacing_mm"] = torch.ones(4, dims, dtype=torch.float64)
+    out = Augmentation(_EVERYTHING, 0)(batch)["image"]
     torch.testing.assert_close(out, batch["image"])
 
 
@@ -244,7 +299,7 @@ def test_bias_field_of_equal_controls_is_a_factor_above_the_lowest_value() -> No
 
 def test_probabilities_and_ranges_are_those_asked_for() -> None:
     options = AugmentOptions(shift=0.25)
-    v = draw(options, range(2000), 0, (10, 20, 40), (1.0, 1.0, 1.0))
+    v = draw(options, range(2000), 0, (10, 20, 40), torch.ones(2000, 3).double())
     for values, idle, share in (
         (v.noise, 0, options.noise_p),
         (v.blur, 0, options.blur_p),
@@ -269,19 +324,23 @@ def test_probabilities_and_ranges_are_those_asked_for() -> None:
 
 
 def test_elastic_and_stretch_have_their_own_ranges() -> None:
-    bent = draw(AugmentOptions(affine_p=0, elastic_p=0.5, elastic_voxels=3), range(500), 0, (9, 9), (1.0, 1.0))
+    bent = draw(
+        AugmentOptions(affine_p=0, elastic_p=0.5, elastic_voxels=3), range(500), 0, (9, 9), torch.ones(500, 2).double()
+    )
     assert bent.moved.double().mean() == pytest.approx(0.5, abs=0.06)
     assert torch.equal(bent.moved, bent.elastic.flatten(1).any(1))
     assert float(bent.elastic.abs().max()) == pytest.approx(3, abs=0.02)
     options = AugmentOptions(affine_p=1, rotation_deg=0, scale=0, stretch=0.5)
-    zoom = 1 / torch.diagonal(draw(options, range(500), 0, (9, 9), (1.0, 2.0)).matrix, dim1=1, dim2=2)
+    zoom = 1 / torch.diagonal(
+        draw(options, range(500), 0, (9, 9), torch.tensor([[1.0, 2.0]]).double()).matrix, dim1=1, dim2=2
+    )
     assert float(zoom.max()) == pytest.approx(1.5, abs=0.02)
     assert float(zoom.min()) == pytest.approx(1 / 1.5, abs=0.02)
     assert float(torch.corrcoef(zoom.log().T)[0, 1].abs()) < 0.15
 
 
 def test_a_variation_replays_and_is_frozen() -> None:
-    v = draw(_EVERYTHING, [3, 4], 0, _SHAPES[3], (1.0, 1.0, 1.0))
+    v = draw(_EVERYTHING, [3, 4], 0, _SHAPES[3], torch.ones(2, 3).double())
     batch = _batch(3, [3, 4])
     first, second = (apply(v, batch["image"], batch["label"]) for _ in range(2))
     assert torch.equal(first[0], second[0])

@@ -2,12 +2,13 @@ import json
 import pickle
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
 from small_cache import small_cache
 
 from medssl.commands.prepare import LabelOptions, prepare
-from medssl.data.cache import Cache, stored
+from medssl.data.cache import Cache, stored, write_case
 from medssl.imaging.errors import CacheError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
@@ -156,6 +157,125 @@ def test_damaged_newer_and_missing_caches(cache: Cache):
     opened = Cache.open(cache.path)
     with pytest.raises(CacheError, match="damaged"):
         opened.image(opened.cases[0])
+
+
+def _smooth(shape: tuple[int, ...]) -> np.ndarray:
+    """An image that compresses, so that most bytes matter."""
+    axes = np.meshgrid(*[np.linspace(0, 3, n, dtype=np.float32) for n in shape], indexing="ij")
+    return np.sin(sum(axes))[None]
+
+
+def _without_checksums(cache: Cache) -> Cache:
+    """As a cache from before they were kept."""
+    for case in cache.cases:
+        path = cache.path / "cases" / case.case / "case.json"
+        content = json.loads(path.read_text())
+        del content["extra"]["checksums"]
+        path.write_text(json.dumps(content))
+    return Cache.open(cache.path)
+
+
+@pytest.mark.parametrize("kind", ["image", "label", "foreground"])
+def test_no_flipped_bit_passes_unseen(kind: str, tmp_path: Path, rng: np.random.Generator):
+    cache = small_cache(tmp_path, [(30, 20, 20)], labelled=[True])
+    case = cache.cases[0]
+    write_case(cache.path, case, _smooth(case.shape), cache.label(case), {})
+    path = next(cache.path.glob(f"cases/c0/{kind}.*"))
+    good, refused = path.read_bytes(), 0
+
+    def read() -> list[np.ndarray]:
+        found = getattr(Cache.open(cache.path), kind)(case)
+        return [np.array(list(found)), *found.values()] if isinstance(found, dict) else [found]
+
+    whole = read()
+    for place in rng.integers(len(good), size=150):
+        bad = bytearray(good)
+        bad[place] ^= 1 << rng.integers(8)
+        path.write_bytes(bad)
+        try:
+            found = read()
+        except CacheError:
+            refused += 1
+        else:
+            assert all(np.array_equal(now, then) for now, then in zip(found, whole, strict=True)), place
+    assert refused > 30
+
+
+def test_a_crop_checks_the_chunks_that_it_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cache = small_cache(tmp_path, [(70, 70, 70)])
+    case = cache.cases[0]
+    path = cache.path / "cases" / "c0" / "case.json"
+    content = json.loads(path.read_text())
+    chunks = content["extra"]["checksums"]["image.b2nd"]["chunks"].split()
+    assert len(chunks) == 8
+    chunks[5] = "0" * 8  # the one behind (64, 0, 64)
+    content["extra"]["checksums"]["image.b2nd"]["chunks"] = " ".join(chunks)
+    path.write_text(json.dumps(content))
+    cache = Cache.open(tmp_path)
+    for start in ((0, 0, 0), (32, 32, 0), (64, 0, 32), (64, 64, 64)):
+        cache.crop_image(case, start, (4, 4, 32))
+    with pytest.raises(CacheError, match="chunk 5 is not what was written"):
+        cache.crop_image(case, (60, 10, 60), (6, 6, 6))
+    monkeypatch.setattr("zlib.crc32", None)  # what was good is not looked at again
+    cache.crop_image(case, (32, 32, 0), (4, 4, 32))
+
+
+def test_what_no_case_can_hold_is_refused_without_checksums_too(tmp_path: Path):
+    cache = small_cache(tmp_path, [(9, 9), (9, 9), (9, 9)], labelled=[True] * 3, ignore_label=200)
+    first, second, third = cache.cases
+    image = np.ones((1, *first.shape), np.float32)
+    write_case(cache.path, second, image, np.full((9, 9), 3, np.uint8), {})
+    write_case(cache.path, third, image, np.full((9, 9), 200, np.uint8), {})
+    image[0, 4, 4] = np.nan
+    array = blosc2.asarray(image.astype(np.float16), urlpath=str(tmp_path / "cases/c0/image.b2nd"), mode="w")
+    del array
+    cache = _without_checksums(cache)
+    for read in (cache.image, lambda case: cache.crop_image(case, (3, 3), (4, 4))):
+        with pytest.raises(CacheError, match=r"cases/c0/image.*no numbers") as told:
+            read(first)
+        assert told.value.reason == "bad-cache"
+    assert np.isfinite(cache.crop_image(first, (0, 0), (4, 4))).all()
+    with pytest.raises(CacheError, match=r"cases/c1/label.*label value 3 is of no class"):
+        cache.label(second)
+    assert (cache.label(third) == 200).all()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), SyntaxError("x"), AttributeError("y")])
+def test_whatever_damaged_bytes_raise_is_a_damaged_case(error: Exception, cache: Cache, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("medssl.data.cache.open_array", broken)
+    monkeypatch.setattr("numpy.load", broken)
+    for read in (cache.image, cache.foreground):
+        with pytest.raises(CacheError, match=type(error).__name__ if not str(error) else str(error)) as told:
+            read(cache.cases[0])
+        assert told.value.reason == "bad-cache"
+
+
+def test_prepare_makes_anew_what_is_damaged(cache: Cache, tmp_path: Path):
+    whole = cache.image(cache.cases[1])
+    path = cache.path / "cases" / "c1" / "image.b2nd"
+    written = {case.case: (cache.path / "cases" / case.case / "case.json").stat().st_mtime_ns for case in cache.cases}
+    bad = bytearray(path.read_bytes())
+    bad[len(bad) // 2] ^= 1
+    path.write_bytes(bad)
+    prepare(tmp_path / "m.csv", cache.path, labels=[LabelOptions("a", 1), LabelOptions("b", 2)], workers=1)
+    np.testing.assert_array_equal(Cache.open(cache.path).image(cache.cases[1]), whole)
+    for case, before in written.items():
+        assert ((cache.path / "cases" / case / "case.json").stat().st_mtime_ns != before) == (case == "c1")
+
+
+def test_arrays_are_on_the_disk_before_the_case_counts_as_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced = []
+
+    def sync(path: Path) -> None:
+        assert not (tmp_path / "cases" / "c0" / "case.json").exists()
+        synced.append(path.name)
+
+    monkeypatch.setattr("medssl.data.cache.sync_file", sync)
+    small_cache(tmp_path, [(9, 9)], labelled=[True])
+    assert sorted(synced) == ["foreground.npz", "image.b2nd", "label.b2nd"]
 
 
 def test_open_arrays_stay_bounded(cache: Cache, monkeypatch: pytest.MonkeyPatch):

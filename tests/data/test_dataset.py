@@ -39,6 +39,28 @@ def test_a_crop_is_a_piece_of_its_case_with_image_and_label_together(tmp_path, d
         assert cache.classes[batch["class_index"][sample]] == case.class_name
 
 
+def test_each_crop_brings_the_voxel_size_of_its_case(tmp_path):
+    sizes = [(0.7, 0.7, 5.0), (1.0, 1.0, 1.0), (2.0, 1.0, 3.0)]
+    cache = small_cache(tmp_path, _SHAPES[3], patients=["a", "a", "b"], spacings_mm=sizes)
+    source = StepDataset(cache, cache.cases, CropPlan((4, 4, 4), 12, partner="patient"))
+    batch = source[0]
+    assert batch["spacing_mm"].dtype == torch.float64
+    of_case = [int(source.case_of(number).case[1]) for number in range(12)]
+    assert batch["spacing_mm"].tolist() == [list(sizes[case]) for case in of_case]
+    assert batch["partner_spacing_mm"].tolist() == [list(sizes[(1, 0, 2)[case]]) for case in of_case]
+    (tmp_path / "cases" / "c1" / "image.b2nd").write_bytes(b"")  # the next case stands in for it
+    stands_in = [sizes[2] if case == 1 else sizes[case] for case in of_case]
+    batch = StepDataset(cache, cache.cases, CropPlan((4, 4, 4), 12))[0]
+    assert batch["spacing_mm"].tolist() == [list(size) for size in stands_in]
+
+
+@pytest.mark.parametrize(("axis", "kept"), [(0, [0.7, 5.0]), (1, [0.9, 5.0]), (2, [0.9, 0.7])])
+def test_a_slice_brings_the_voxel_size_in_its_plane(tmp_path, axis, kept):
+    cache = small_cache(tmp_path, [(9, 12, 8)], spacings_mm=[(0.9, 0.7, 5.0)])
+    batch = StepDataset(cache, cache.cases, CropPlan((4, 4), 2, slice_axis=axis, partner="slice"))[0]
+    assert batch["spacing_mm"].tolist() == batch["partner_spacing_mm"].tolist() == [kept, kept]
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_parts_workers_and_order_do_not_change_a_step(tmp_path, dims):
     whole = _source(tmp_path / "a", dims, seed=3)

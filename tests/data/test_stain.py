@@ -49,8 +49,8 @@ def test_white_stays_white_when_nothing_is_added_and_light_stays_within_bounds()
 def test_it_is_drawn_for_a_share_of_the_samples_within_the_strength():
     off = {**NO_AUGMENTATION, "stain_p": 0.5}
     image = _section(np.array([[0.6, 0.4, 0.2]])).expand(200, -1, -1, -1)
-    batch = {"image": image, "index": torch.arange(200)}
-    varied = Augmentation(AugmentOptions(**off, stain=0.1), (1.0, 1.0), seed=0)(batch)["image"]
+    batch = {"image": image, "index": torch.arange(200), "spacing_mm": torch.ones(200, 2, dtype=torch.float64)}
+    varied = Augmentation(AugmentOptions(**off, stain=0.1), seed=0)(batch)["image"]
     touched = (varied != image).flatten(1).any(1)
     assert 70 < int(touched.sum()) < 130
     density = -((varied + 1) / 2).log()[:, :, 0, 0].double().numpy()
@@ -62,10 +62,11 @@ def test_it_is_drawn_for_a_share_of_the_samples_within_the_strength():
 
 def test_earlier_draws_are_the_same_with_it():
     batch = {"image": torch.rand(3, 3, 6, 6, generator=torch.Generator().manual_seed(0)), "index": torch.arange(3)}
+    batch["spacing_mm"] = torch.ones(3, 2, dtype=torch.float64)
     options = AugmentOptions(affine_p=1.0, noise_p=0.0, elastic_p=1.0)
-    moved = Augmentation(options, (1.0, 1.0), seed=1)(batch)["image"]
+    moved = Augmentation(options, seed=1)(batch)["image"]
     tiny = dataclasses.replace(options, stain_p=1.0, stain=1e-9)
-    torch.testing.assert_close(Augmentation(tiny, (1.0, 1.0), seed=1)(batch)["image"], moved, atol=2e-2, rtol=0)
+    torch.testing.assert_close(Augmentation(tiny, seed=1)(batch)["image"], moved, atol=2e-2, rtol=0)
 
 
 @pytest.mark.parametrize(

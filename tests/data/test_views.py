@@ -24,11 +24,16 @@ def _ramps(shape: tuple[int, ...]) -> Tensor:
     return torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in shape], indexing="ij"))
 
 
+def _mm(count: int, dims: int) -> Tensor:
+    """Voxels of 1 mm."""
+    return torch.ones(count, dims, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_view_shows_its_box(dims: int) -> None:
     """Read from ramps: the mean coordinate is the box's centre, neighbours are a box side / size apart."""
     source, group = _SOURCES[dims], _group(dims)
-    drawn = draw_views(group, [3, 4], 0, 0, source, (1.0,) * dims)
+    drawn = draw_views(group, [3, 4], 0, 0, source, _mm(2, dims).expand(2, -1, -1))
     views = make_views(drawn, _ramps(source).expand(2, -1, *[-1] * dims), group.size)
     assert views.shape == (2, 2, dims, *group.size)
     for view in range(2):
@@ -45,7 +50,7 @@ def test_a_view_shows_its_box(dims: int) -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_boxes_lie_inside_and_have_the_sides_asked_for(dims: int) -> None:
     source, group = _SOURCES[dims], _group(dims)
-    drawn = draw_views(group, range(200), 0, 0, source, (1.0,) * dims)
+    drawn = draw_views(group, range(200), 0, 0, source, _mm(200, dims).expand(2, -1, -1))
     shape = torch.tensor(source, dtype=torch.float64)
     low, high = drawn.centre - drawn.side / 2 + 0.5, drawn.centre + drawn.side / 2 + 0.5
     assert (low > -1e-9).all()
@@ -63,7 +68,7 @@ def test_boxes_lie_inside_and_have_the_sides_asked_for(dims: int) -> None:
 def test_the_whole_box_without_aspect_is_the_image_itself() -> None:
     image = torch.randn(2, 1, 9, 7, generator=torch.Generator().manual_seed(0))
     group = ViewGroup(1, (9, 7), (1.0, 1.0), 1.0, (_PLAIN,))
-    views = make_views(draw_views(group, [0, 1], 0, 0, (9, 7), (1.0, 1.0)), image, (9, 7))
+    views = make_views(draw_views(group, [0, 1], 0, 0, (9, 7), _mm(2, 2).expand(2, -1, -1)), image, (9, 7))
     torch.testing.assert_close(views[0], image, atol=1e-5, rtol=1e-5)
 
 
@@ -71,7 +76,9 @@ def test_flips_turn_the_view_and_nothing_else() -> None:
     image = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     flipped = dataclasses.replace(_PLAIN, flip_axes=(0,))
     groups = [_group(2, augments=(options,)) for options in (_PLAIN, flipped)]
-    plain, turned = (make_views(draw_views(g, range(4), 0, 5, (16, 16), (1.0, 1.0)), image, g.size) for g in groups)
+    plain, turned = (
+        make_views(draw_views(g, range(4), 0, 5, (16, 16), _mm(4, 2).expand(2, -1, -1)), image, g.size) for g in groups
+    )
     same = (plain - turned).abs().flatten(2).amax(2) < 1e-6
     mirrored = (plain.flip(3) - turned).abs().flatten(2).amax(2) < 1e-6
     assert (same ^ mirrored).all()
@@ -83,11 +90,11 @@ def test_views_replay_and_know_neither_batch_nor_neighbours() -> None:
     strong = ViewAugment(**{**dict.fromkeys(NO_AUGMENTATION, 1.0), "stain_p": 0.0}, flip_axes=(0, 1))
     group = _group(2, augments=(strong, _PLAIN))
     local = _group(2, count=3, size=(6, 6), augments=(strong,))
-    maker = MultiView(group, local, (1.0, 1.0), 7)
+    maker = MultiView(group, local, 7)
     image = torch.randn(3, 1, 30, 40, generator=torch.Generator().manual_seed(0))
-    batch = {"image": image, "index": torch.tensor([5, 6, 7])}
+    batch = {"image": image, "index": torch.tensor([5, 6, 7]), "spacing_mm": _mm(3, 2)}
     first, again = maker(batch), maker(batch)
-    alone = maker({"image": image[1:2], "index": torch.tensor([6])})
+    alone = maker({"image": image[1:2], "index": torch.tensor([6]), "spacing_mm": _mm(1, 2)})
     assert first["views"].shape == (2, 3, 1, 12, 8)
     assert first["local_views"].shape == (3, 3, 1, 6, 6)
     assert first["local_views_centre"].shape == (3, 3, 2)
@@ -97,11 +104,23 @@ def test_views_replay_and_know_neither_batch_nor_neighbours() -> None:
     assert not torch.equal(first["views_centre"][0], first["local_views_centre"][0])
 
 
+def test_views_made_under_autocast_are_those_made_without() -> None:
+    strong = ViewAugment(**{**dict.fromkeys(NO_AUGMENTATION, 1.0), "stain_p": 0.0}, rotation_deg=20.0)
+    maker = MultiView(_group(3, augments=(strong,)), _group(3, size=(6, 6, 4), augments=(strong,)), 7)
+    batch = {"image": torch.randn(2, 1, *_SOURCES[3], generator=torch.Generator().manual_seed(0))}
+    batch |= {"index": torch.tensor([5, 6]), "spacing_mm": _mm(2, 3)}
+    plain = maker(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = maker(batch)
+    for name in plain:
+        assert torch.equal(within[name], plain[name]), name
+
+
 def test_the_second_view_has_its_own_variation() -> None:
     noisy = dataclasses.replace(_PLAIN, noise_p=1.0, noise_std=3.0)
     group = ViewGroup(2, (9, 7), (1.0, 1.0), 1.0, (_PLAIN, noisy))
     image = torch.randn(2, 1, 9, 7, generator=torch.Generator().manual_seed(0))
-    views = make_views(draw_views(group, [0, 1], 0, 0, (9, 7), (1.0, 1.0)), image, (9, 7))
+    views = make_views(draw_views(group, [0, 1], 0, 0, (9, 7), _mm(2, 2).expand(2, -1, -1)), image, (9, 7))
     torch.testing.assert_close(views[0], image, atol=1e-5, rtol=1e-5)
     assert (views[1] - image).std() > 0.1
 
@@ -119,11 +138,11 @@ def test_local_views_may_have_their_own_variation() -> None:
 
 
 def test_the_second_view_is_taken_from_the_partner() -> None:
-    maker = MultiView(_group(2, count=3), _group(2, count=1), (1.0, 1.0), 7)
+    maker = MultiView(_group(2, count=3), _group(2, count=1), 7)
     image, partner = torch.randn(2, 2, 1, 30, 40, generator=torch.Generator().manual_seed(0))
-    numbers = {"index": torch.tensor([5, 6])}
+    numbers = {"index": torch.tensor([5, 6]), "spacing_mm": _mm(2, 2)}
     own, others = maker({"image": image, **numbers}), maker({"image": partner, **numbers})
-    both = maker({"image": image, "partner": partner, **numbers})
+    both = maker({"image": image, "partner": partner, "partner_spacing_mm": _mm(2, 2), **numbers})
     for view, expected in enumerate((own, others, own)):
         assert torch.equal(both["views"][view], expected["views"][view])
     assert torch.equal(both["local_views"], own["local_views"])
@@ -133,11 +152,28 @@ def test_the_second_view_is_taken_from_the_partner() -> None:
 def test_the_affine_leads_from_a_voxel_of_a_view_to_where_it_was_taken(dims: int) -> None:
     shape = (24, 20, 22)[:dims]
     turned = dataclasses.replace(_PLAIN, affine_p=1.0, rotation_deg=20.0, scale=0.1, flip_axes=tuple(range(dims)))
-    maker = MultiView(_group(dims, extent=(0.3, 0.5), augments=(turned,)), None, (1.0, 2.0, 0.7)[:dims], 3)
-    batch = maker({"image": _ramps(shape).expand(5, *[-1] * (dims + 1)), "index": torch.arange(5)})
+    maker = MultiView(_group(dims, extent=(0.3, 0.5), augments=(turned,)), None, 3)
+    batch = {"image": _ramps(shape).expand(5, *[-1] * (dims + 1)), "index": torch.arange(5)}
+    batch = maker({**batch, "spacing_mm": _mm(5, 3)[:, :dims] * torch.tensor([1.0, 2.0, 0.7])[:dims]})
     views, affine = batch["views"], batch["views_affine"].float()
     voxels = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in views.shape[3:]], indexing="ij")).flatten(1)
     expected = affine[..., :-1] @ voxels + affine[..., -1:]
     inside = ((expected >= 0) & (expected <= torch.tensor(shape)[:, None] - 1)).all(2, keepdim=True).expand_as(expected)
     assert inside.float().mean() > 0.5
     torch.testing.assert_close(views.flatten(3)[inside], expected[inside], atol=1e-3, rtol=1e-4)
+
+
+def test_views_are_turned_in_the_millimetres_of_what_each_is_taken_from() -> None:
+    """Seen in mm a view is turned and scaled alike along all axes, whatever its neighbours' voxels are."""
+    turned = dataclasses.replace(_PLAIN, affine_p=1.0, rotation_deg=40.0, scale=0.2, flip_axes=(0, 1, 2))
+    own = torch.tensor([[0.7, 0.7, 5.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    partner = torch.tensor([[1.0, 2.0, 0.5], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    group = ViewGroup(3, (8, 8, 8), (0.5, 0.5), 1.0, (turned,))
+    maker, image = MultiView(group, group, 7), torch.randn(2, 1, 16, 16, 16)
+    batch = {"image": image, "partner": image, "index": torch.tensor([5, 6])}
+    batch = maker({**batch, "spacing_mm": own, "partner_spacing_mm": partner})
+    for name in ("views", "local_views"):
+        for view, matrix in enumerate(batch[f"{name}_affine"][..., :-1]):
+            spacing = partner if (name, view) == ("views", 1) else own
+            sizes = torch.linalg.svdvals(spacing[:, :, None] * matrix / spacing[:, None, :])
+            torch.testing.assert_close(sizes, sizes[:, :1].expand_as(sizes))

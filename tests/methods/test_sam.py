@@ -37,9 +37,10 @@ def _batch(
     dims: int = 2, channels: int = 1, samples: int = 3, size: int = 16, patients: tuple[int, ...] = (0, 1, 2)
 ) -> dict[str, Tensor]:
     turned = ViewAugment(**{**NO_AUGMENTATION, "affine_p": 1.0}, rotation_deg=10, scale=0.1)
-    maker = MultiView(ViewGroup(2, (size,) * dims, (0.6, 0.9), 1.2, (turned,)), None, (1.0,) * dims, 0)
+    maker = MultiView(ViewGroup(2, (size,) * dims, (0.6, 0.9), 1.2, (turned,)), None, 0)
     source = torch.randn(samples, channels, *[24] * dims, generator=torch.Generator().manual_seed(1))
     numbers = {"index": torch.arange(samples), "patient": torch.tensor(patients[:samples])}
+    numbers["spacing_mm"] = torch.ones(samples, dims, dtype=torch.float64)
     return maker({"image": source, **numbers, "step": torch.tensor(2)})
 
 

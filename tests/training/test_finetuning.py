@@ -244,6 +244,21 @@ def test_a_frozen_encoder_does_not_move_and_the_decoder_does(
     assert not torch.equal(decoder, torch.tensor([5.0, 6.0, 7.0]))
 
 
+def test_a_cache_with_exchanged_classes_is_not_resumed_on(
+    finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its originals, and so `data_sha256`, are the same."""
+    assert finetune(flat, tmp_path / "run", train__steps=1) == 0
+    content = json.loads((flat.path / "cache.json").read_text())
+    shutil.copytree(flat.path, tmp_path / "other")
+    write_json(tmp_path / "other" / "cache.json", {**content, "label_map": {"1": 2, "2": 1}})
+    other = Cache.open(tmp_path / "other")
+    assert other.data_sha256 == flat.data_sha256
+    assert finetune(other, tmp_path / "run", train__steps=2, resume=True) != 0
+    assert "label_map {} when the run began, now {'1': 2, '2': 1}" in capsys.readouterr().err
+    assert finetune(flat, tmp_path / "run", train__steps=2, resume=True) == 0
+
+
 def _same_when_cut(finetune: Finetune, cache: Cache, folder: Path, given: dict[str, Any]) -> None:
     assert finetune(cache, folder / "whole", **given) == 0
     assert finetune(cache, folder / "cut", **given, train__time_limit_min=1e-9) == 0

@@ -139,6 +139,28 @@ def test_resume_with_other_data_is_refused(cache, tmp_path):
         run(cache, tmp_path / "run", steps=4, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("labels", [{"value": 1, "name": "tumour"}]),
+        ("label_map", {"1": 2, "2": 1}),
+        ("ignore_label", 255),
+        ("resample_irregular", True),
+    ],
+)
+def test_resume_with_data_that_was_read_otherwise_is_refused(cache, tmp_path, name, value):
+    """The originals are the same, and so is `data_sha256`."""
+    run(cache, tmp_path / "run", steps=2)
+    content = json.loads((cache / "cache.json").read_text())
+    (cache / "cache.json").write_text(json.dumps({**content, name: value}))
+    with pytest.raises(ConfigError, match=f"data: the cache was prepared with {name} .* when the run began, now"):
+        run(cache, tmp_path / "run", steps=4, resume=True)
+    described = json.loads((tmp_path / "run" / "run.json").read_text())
+    del described["read_as"]  # as an earlier version wrote it
+    (tmp_path / "run" / "run.json").write_text(json.dumps(described))
+    run(cache, tmp_path / "run", steps=3, resume=True)
+
+
 def test_a_longer_run_goes_on_from_the_checkpoint(cache, tmp_path):
     run(cache, tmp_path / "run", steps=2)
     run(cache, tmp_path / "run", steps=5, workers=1, resume=True)

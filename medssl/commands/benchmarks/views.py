@@ -62,12 +62,13 @@ class _Ours:
             low_resolution_p=0.0,
         )
         group = ViewGroup(2, (size,) * 3, (size / images.shape[-1],) * 2, 1.0, (options,))
-        self._views, self._images, self._turn = MultiView(group, None, (1.0,) * 3, seed=0), images, 0
+        self._views, self._images, self._turn = MultiView(group, None, seed=0), images, 0
 
     def __call__(self) -> Tensor:
         self._turn += 1
         index = torch.arange(len(self._images)) + self._turn * len(self._images)
-        return self._views({"image": self._images, "index": index})["views"]
+        spacing_mm = torch.ones(len(self._images), 3, dtype=torch.float64)
+        return self._views({"image": self._images, "index": index, "spacing_mm": spacing_mm})["views"]
 
 
 class _Monai:

@@ -1,0 +1,106 @@
+"""Whether an array of the cache is still what was written: a checksum for each of its chunks, kept in case.json.
+
+A read checks the chunks that it touches, each once a process, so that what it costs follows what is read.
+"""
+
+import itertools
+import json
+import zlib
+from pathlib import Path
+from types import EllipsisType
+from typing import Any
+
+import blosc2
+import numpy as np
+import numpy.typing as npt
+
+Where = EllipsisType | tuple[slice, ...]
+Checksums = dict[str, str]
+
+
+def checksums_of(array: blosc2.NDArray) -> Checksums:
+    """For JSON: how the array is laid out, and the CRC-32 of each compressed chunk in hexadecimal, in their order."""
+    chunks = [f"{zlib.crc32(array.schunk.get_chunk(number)):08x}" for number in range(array.schunk.nchunks)]
+    return {"layout": _layout(array), "chunks": " ".join(chunks)}
+
+
+def written_checksums(folder: Path) -> dict[str, Checksums]:
+    """Those of a case's files by name; empty in caches from before they were kept."""
+    content = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+    found: dict[str, Checksums] = content["extra"].get("checksums", {})
+    return found
+
+
+def open_array(path: Path) -> blosc2.NDArray:
+    """Open an array for reading through a memory map."""
+    return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+
+
+def check_case(folder: Path) -> None:
+    """Look at all that a finished case holds; arrays without checksums are decoded instead.
+
+    Raises:
+        Exception: Of whatever kind, where something is missing or damaged.
+    """
+    checks, written = ChunkChecks(), written_checksums(folder)
+    has_label = json.loads((folder / "case.json").read_text(encoding="utf-8"))["has_label"]
+    for name in ("image.b2nd", "label.b2nd") if has_label else ("image.b2nd",):
+        array = open_array(folder / name)
+        if name in written:
+            checks.check(folder / name, array, ...)
+        else:
+            array[...]
+    stream = (folder / "foreground.npz").open("rb")  # numpy would leave a damaged one open
+    with stream, np.load(stream, allow_pickle=False) as points:  # zip has checksums of its own
+        for value in points.files:
+            points[value]
+
+
+class ChunkChecks:
+    """Checks chunks of arrays, and remembers which ones were good."""
+
+    def __init__(self) -> None:
+        self._unchecked: dict[Path, dict[int, int]] = {}
+
+    def check(self, path: Path, array: blosc2.NDArray, where: Where) -> None:
+        """Check the chunks that `where` touches; arrays without checksums pass.
+
+        Raises:
+            ValueError: The layout or a chunk is not what was written.
+        """
+        if path not in self._unchecked:
+            self._unchecked[path] = self._expected(path, array)
+        unchecked = self._unchecked[path]
+        for number in _touched(array, where) if unchecked else ():
+            if number in unchecked:
+                if zlib.crc32(array.schunk.get_chunk(number)) != unchecked[number]:
+                    raise ValueError(f"chunk {number} is not what was written")
+                del unchecked[number]
+
+    @staticmethod
+    def _expected(path: Path, array: blosc2.NDArray) -> dict[int, int]:
+        """CRC-32 of each chunk; none where none were kept."""
+        written = written_checksums(path.parent).get(path.name)
+        if written is None:
+            return {}
+        if written["layout"] != _layout(array):
+            raise ValueError(f"its layout is {_layout(array)}, it was {written['layout']}")
+        return {number: int(text, 16) for number, text in enumerate(written["chunks"].split())}
+
+
+def _layout(array: blosc2.NDArray) -> str:
+    """Type, shape, chunks and blocks: what tells how the chunks' bytes are read."""
+    shapes = (array.shape, array.chunks, array.blocks)
+    return " ".join([array.dtype.str, *("x".join(str(n) for n in shape) for shape in shapes)])
+
+
+def _touched(array: blosc2.NDArray, where: Where) -> npt.NDArray[np.int64] | range:
+    """Numbers of the chunks that a part of the array lies in."""
+    if isinstance(where, EllipsisType):
+        return range(array.schunk.nchunks)
+    grid = [-(-n // chunk) for n, chunk in zip(array.shape, array.chunks, strict=True)]
+    parts: list[Any] = []
+    for part, n, chunk in zip(where, array.shape, array.chunks, strict=True):
+        first, last, _ = part.indices(n)
+        parts.append(range(first // chunk, -(-last // chunk)))
+    return np.array([np.ravel_multi_index(place, grid) for place in itertools.product(*parts)], dtype=np.int64)
