@@ -345,9 +345,9 @@ def stored(image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
 
 
 def _finite(part: npt.NDArray[Any]) -> bool:
-    """Whether all values are numbers; of float16 by the bits of the exponent, six times faster than `np.isfinite`."""
-    if part.dtype == np.float16:
-        return int((part.view(np.uint16) & 0x7FFF).max()) < 0x7C00
+    """Whether all values are numbers; of float16 by its bits, as `np.isfinite` takes a third as long as reading it."""
+    if part.dtype == np.float16:  # the highest exponent, under either sign
+        return int(part.view(np.int16).max()) < 0x7C00 and int(part.view(np.uint16).max()) < 0xFC00
     return bool(np.isfinite(part).all())
 
 

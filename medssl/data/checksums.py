@@ -3,16 +3,14 @@
 A read checks the chunks that it touches, each once a process, so that what it costs follows what is read.
 """
 
-import itertools
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import EllipsisType
-from typing import Any
 
 import blosc2
 import numpy as np
-import numpy.typing as npt
 
 Where = EllipsisType | tuple[slice, ...]
 Checksums = dict[str, str]
@@ -94,13 +92,13 @@ def _layout(array: blosc2.NDArray) -> str:
     return " ".join([array.dtype.str, *("x".join(str(n) for n in shape) for shape in shapes)])
 
 
-def _touched(array: blosc2.NDArray, where: Where) -> npt.NDArray[np.int64] | range:
-    """Numbers of the chunks that a part of the array lies in."""
+def _touched(array: blosc2.NDArray, where: Where) -> Sequence[int]:
+    """Numbers of the chunks that a part of the array lies in, row by row."""
     if isinstance(where, EllipsisType):
         return range(array.schunk.nchunks)
-    grid = [-(-n // chunk) for n, chunk in zip(array.shape, array.chunks, strict=True)]
-    parts: list[Any] = []
+    numbers = [0]
     for part, n, chunk in zip(where, array.shape, array.chunks, strict=True):
         first, last, _ = part.indices(n)
-        parts.append(range(first // chunk, -(-last // chunk)))
-    return np.array([np.ravel_multi_index(place, grid) for place in itertools.product(*parts)], dtype=np.int64)
+        places = range(first // chunk, -(-last // chunk))
+        numbers = [number * -(-n // chunk) + place for number in numbers for place in places]
+    return numbers

@@ -220,13 +220,14 @@ def test_a_crop_checks_the_chunks_that_it_touches(tmp_path: Path, monkeypatch: p
     cache.crop_image(case, (32, 32, 0), (4, 4, 32))
 
 
-def test_what_no_case_can_hold_is_refused_without_checksums_too(tmp_path: Path):
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+def test_what_no_case_can_hold_is_refused_without_checksums_too(tmp_path: Path, value: float):
     cache = small_cache(tmp_path, [(9, 9), (9, 9), (9, 9)], labelled=[True] * 3, ignore_label=200)
     first, second, third = cache.cases
-    image = np.ones((1, *first.shape), np.float32)
+    image = np.full((1, *first.shape), -65504, np.float32)  # the lowest number of float16
     write_case(cache.path, second, image, np.full((9, 9), 3, np.uint8), {})
     write_case(cache.path, third, image, np.full((9, 9), 200, np.uint8), {})
-    image[0, 4, 4] = np.nan
+    image[0, 4, 4] = value
     array = blosc2.asarray(image.astype(np.float16), urlpath=str(tmp_path / "cases/c0/image.b2nd"), mode="w")
     del array
     cache = _without_checksums(cache)
