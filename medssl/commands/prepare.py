@@ -274,8 +274,9 @@ def _write(job: Job, digest: str) -> None:
     volume = read_channels(row.image, job.root, resample_irregular=job.resample_irregular)
     prepared = prepare_volume(volume, job.preprocess)
     label = None
-    if row.label:
-        native = read_label(job.root / row.label, volume, job.labels, job.label_map, job.ignore_label)
+    reference = job.root / row.label if row.label else None
+    if reference:
+        native = read_label(reference, volume, job.labels, job.label_map, job.ignore_label)
         label = prepare_label(native, prepared.record)
     case = CachedCase(
         case=row.case,
@@ -290,7 +291,8 @@ def _write(job: Job, digest: str) -> None:
         spacing_mm=prepared.record.prepared.spacing_mm,
         has_label=label is not None,
         image_field=";".join(str((job.root / p.strip()).resolve()) for p in row.image.split(";")),
-        label_field=str((job.root / row.label).resolve()) if row.label else "",
+        label_field=str(reference.resolve()) if reference else "",
+        label_sha256=sha256(reference) if reference and reference.is_file() else "",
         record=prepared.record,
         notes=(*volume.source.notes, *prepared.notes),
         scanner=row.scanner,

@@ -62,6 +62,8 @@ class CachedCase:
     to_scale: bool | None = None
     """Whether its voxel size is a length, in the patient or at the detector, and not 1 mm for want of one; None as
     above."""
+    label_sha256: str = ""
+    """SHA-256 of the original label's file; empty where it is a folder, and in caches from before this was kept."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for case.json."""

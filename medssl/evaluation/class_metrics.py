@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from sklearn.metrics import average_precision_score, cohen_kappa_score, roc_auc_score
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 CALIBRATION_BINS = 15
 
@@ -50,11 +48,8 @@ def quadratic_kappa(truth: _Int, shares: _Float) -> float:
 
 def calibration_error(truth: _Int, shares: _Float) -> float:
     """Expected calibration error of the highest probability over 15 even bins (Guo et al., ICML 2017)."""
-    return float(
-        multiclass_calibration_error(
-            torch.from_numpy(shares), torch.from_numpy(truth), num_classes=shares.shape[1], n_bins=CALIBRATION_BINS
-        )
-    )
+    bins = reliability(truth, shares)
+    return sum(b["cases"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / len(truth)
 
 
 def brier(truth: _Int, shares: _Float) -> float:

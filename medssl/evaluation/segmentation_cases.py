@@ -15,6 +15,7 @@ from medssl.evaluation.options import LesionOptions
 from medssl.evaluation.subgroups import groups_of
 from medssl.evaluation.summaries import CaseResult, size_unit
 from medssl.imaging.errors import CacheError, ConfigError, ImageError, MedsslError
+from medssl.imaging.files import sha256
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.preprocess import restore_label, restore_scores
 from medssl.imaging.progress import Progress
@@ -197,8 +198,15 @@ def native_reference(cache: Cache, case: CachedCase) -> Volume:
     """Original label map of a case on the grid of its image, with the cache's classes.
 
     Raises:
-        ImageError: It is not where it was, or does not fit.
+        ImageError: It is not where it was, has changed since, or does not fit.
     """
+    file = Path(case.label_field)
+    if case.label_sha256 and file.is_file() and sha256(file) != case.label_sha256:
+        raise ImageError(
+            f"{file} has changed since the cache was prepared, and networks have learned from, or were "
+            "judged by, what it was: run medssl prepare again, into another folder, and train and evaluate anew",
+            reason="changed",
+        )
     return read_label(case.label_field, _empty_like(case), cache.labels, cache.label_map or None, cache.ignore_label)
 
 

@@ -21,9 +21,9 @@ CONVENTIONS = (
     "the means, and counted as both empty.",
     "A class missed altogether, or predicted where there is none, has Dice 0 and surface Dice 0; its distance is not "
     "defined, left out of the mean distance, and counted.",
-    "Differences are paired, case by case, and of Dice alone: what one arm rightly leaves empty and the other invents "
-    "counts 1 against 0 there; what both leave empty stays out. So a difference need not be that of the means. "
-    "Distances have no such best value and are not compared in pairs.",
+    "Differences are paired, case by case, and of Dice alone: a class (or, in a mean over classes, all of them) that "
+    "one arm rightly leaves empty and the other invents counts 1 against 0 there; what both leave empty stays out. So "
+    "a difference need not be that of the means. Distances have no such best value and are not compared in pairs.",
     "Ignored voxels count nowhere; a structure whose whole boundary they hide has no distance and no surface Dice.",
     CONVENTION,
     "Intervals: 95 %, BCa bootstrap over patients; all cases of a patient are drawn together.",

@@ -6,6 +6,7 @@ a set is the rank correlation with the real fine-tuned result (`ranking`).
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,21 +16,32 @@ from sklearn.covariance import ledoit_wolf
 from medssl.imaging.errors import ConfigError
 
 _Float = npt.NDArray[np.float64]
-_ITERATIONS, _TOLERANCE, _FLOOR = 11, 1e-3, 1e-5  # of LogME, as released
+
+
+class _Search(NamedTuple):
+    """How the fixed point of LogME is looked for; `floor` keeps a residual of nothing from dividing by zero."""
+
+    iterations: int
+    tolerance: float
+    floor: float
+
+
+_RELEASED, _TO_THE_END = _Search(11, 1e-3, 1e-5), _Search(1000, 1e-8, 1e-12)
 _NOISE = 1e-6  # relative: rounding of float32 features
 
 
-def logme(features: npt.ArrayLike, labels: npt.ArrayLike, official: bool = True) -> float:
+def logme(features: npt.ArrayLike, labels: npt.ArrayLike, official: bool = False) -> float:
     """Evidence of a Bayesian linear model on the features, mean over one column a class.
 
     LogME (You et al., ICML 2021, https://arxiv.org/abs/2102.11005), by the fixed point of its extended version
-    (https://arxiv.org/abs/2110.10545).
+    (https://arxiv.org/abs/2110.10545). Deviation: the released sum counts `log alpha` for all D features, also where
+    there are only k < D singular values. That is no evidence: with fewer images than features it tells how large and
+    how many the features are. Here it is counted k times, and the fixed point is looked for to the end.
 
     Args:
         features: (N, D).
         labels: (N,).
-        official: The released sum, which with fewer singular values k than features D leaves out `(D - k) log alpha`;
-            False = the exact evidence.
+        official: The released sum and its 11 steps instead.
 
     Raises:
         ConfigError: Features that are not finite or do not vary, shapes that do not fit, or one class only.
@@ -39,7 +51,7 @@ def logme(features: npt.ArrayLike, labels: npt.ArrayLike, official: bool = True)
     kept = singular > singular.max() * max(values.shape) * np.finfo(np.float64).eps
     left, variance = left[:, kept], singular[kept] ** 2
     columns = (classes[:, None] == np.unique(classes)).astype(np.float64)
-    return float(np.mean([_evidence(left, variance, y, values.shape[1], official) for y in columns.T]))
+    return float(np.mean([_evidence(left, variance, y, values.shape[1] if official else None) for y in columns.T]))
 
 
 def h_score(features: npt.ArrayLike, labels: npt.ArrayLike, shrink: bool = False) -> float:
@@ -143,26 +155,25 @@ def ranking(scores: Sequence[float], results: Sequence[float]) -> float:
     return float(weightedtau(scores, results)[0])
 
 
-def _evidence(left: _Float, variance: _Float, target: _Float, width: int, official: bool) -> float:
+def _evidence(left: _Float, variance: _Float, target: _Float, released_width: int | None) -> float:
+    search = _TO_THE_END if released_width is None else _RELEASED
     count = len(target)
     along = left.T @ target
     residual = float(target @ target - along @ along)
     alpha = beta = 1.0
     ratio = alpha / beta
-    for _ in range(_ITERATIONS):
+    for _ in range(search.iterations):
         ratio = alpha / beta
         gamma = float((variance / (variance + ratio)).sum())
         weights = float((variance * along**2 / (ratio + variance) ** 2).sum())
         error = float((along**2 / (1 + variance / ratio) ** 2).sum()) + residual
-        alpha, beta = gamma / (weights + _FLOOR), (count - gamma) / (error + _FLOOR)
-        if abs(alpha / beta - ratio) / ratio <= _TOLERANCE:
+        alpha, beta = gamma / (weights + search.floor), (count - gamma) / (error + search.floor)
+        if abs(alpha / beta - ratio) / ratio <= search.tolerance:
             break
-    unseen = 0.0 if official else (width - len(variance)) * math.log(alpha)
     terms = (
-        width * math.log(alpha)
+        (released_width or len(variance)) * math.log(alpha)
         + count * math.log(beta)
         - float(np.log(alpha + beta * variance).sum())
-        - unseen
         - beta * error
         - alpha * weights
         - count * math.log(2 * math.pi)

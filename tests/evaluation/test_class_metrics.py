@@ -32,6 +32,14 @@ def test_calibration_error_of_one_bin_and_of_a_calibrated_model():
     assert bins == [{"confidence": pytest.approx(0.8), "accuracy": pytest.approx(0.3), "cases": 10}]
 
 
+def test_certain_answers_are_in_the_last_bin_of_fifteen():
+    """A hundred at exactly 1, of which 90 are right, and a hundred at 0.95, all right: 0.025 in one bin."""
+    sure = np.array([1.0] * 100 + [0.95] * 100)
+    shares = np.stack([1 - sure, sure], axis=1)
+    truth = np.array([1] * 90 + [0] * 10 + [1] * 100)
+    assert calibration_error(truth, shares) == pytest.approx(0.025, abs=1e-6)
+
+
 def test_calibration_error_is_the_mean_distance_over_bins():
     rng = np.random.default_rng(0)
     shares = rng.dirichlet([1, 1, 1], 200)

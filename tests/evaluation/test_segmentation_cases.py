@@ -135,6 +135,16 @@ def test_a_case_whose_files_are_gone_fails_alone(cache: Cache, tmp_path: Path) -
     assert outcome.results["empty"][0].scores["class_1"].state == "missed"
 
 
+def test_a_reference_that_was_changed_since_is_no_reference(cache: Cache, tmp_path: Path) -> None:
+    case = labelled_cases(cache, "test")[0]
+    other = labelled_cases(cache, "test")[1]
+    changed = replace(case, label_field=other.label_field)
+    outcome = evaluate_cases(cache, [changed, other], {"empty": lambda image: np.zeros(image.shape[1:], np.uint8)})
+    assert [(failure.case, failure.reason) for failure in outcome.failures] == [(case.case, "changed")]
+    before = replace(changed, label_sha256="")  # of a cache from before this was kept
+    assert evaluate_cases(cache, [before], {"empty": lambda image: np.zeros(image.shape[1:], np.uint8)}).failures == []
+
+
 def test_native_image_is_the_original(cache: Cache) -> None:
     case = labelled_cases(cache, "test")[0]
     image = native_image(cache, case)

@@ -15,7 +15,7 @@ _LABELS = np.arange(12) % 3
 
 
 def test_golden_numbers():
-    assert logme(_FEATURES, _LABELS) == pytest.approx(-0.83511084, abs=1e-6)
+    assert logme(_FEATURES, _LABELS, official=True) == pytest.approx(-0.83511084, abs=1e-6)
     assert h_score(_FEATURES, _LABELS) == pytest.approx(1.06739930, abs=1e-6)
 
 
@@ -46,10 +46,20 @@ def test_exact_evidence_is_that_of_the_gaussian_it_stands_for():
         beta = len(target) / ((vectors.T @ target) ** 2 / spread).sum(1)  # the best one, in closed form
         found = -0.5 * (len(target) * np.log(2 * math.pi / beta) + np.log(spread).sum(1) + len(target))
         best.append(found.max() / len(target))
-    assert logme(features, labels, official=False) == pytest.approx(np.mean(best), abs=1e-3)
+    assert logme(features, labels) == pytest.approx(np.mean(best), abs=1e-5)
     wider = np.pad(features, ((0, 0), (0, 5)))
-    assert logme(wider, labels, official=False) == pytest.approx(logme(features, labels))
-    assert logme(wider, labels) != pytest.approx(logme(features, labels), abs=1e-3)
+    assert logme(wider, labels) == pytest.approx(logme(features, labels))
+    assert logme(wider, labels, official=True) != pytest.approx(logme(features, labels, official=True), abs=1e-3)
+
+
+@pytest.mark.parametrize("score", ["logme", "ped_logme"])
+def test_with_fewer_images_than_features_neither_their_size_nor_their_number_counts(score):
+    rng = np.random.default_rng(0)
+    labels, noise = np.arange(40) % 2, rng.normal(size=(40, 512))
+    plain, large, few = (SCORES[score](features, labels) for features in (noise, 100 * noise, noise[:, :256]))
+    assert large == pytest.approx(plain, abs=1e-3)
+    assert few == pytest.approx(plain, abs=0.02)
+    assert SCORES[score](noise + 0.5 * labels[:, None], labels) > plain + 0.2
 
 
 def test_h_score_does_not_change_under_invertible_maps_and_has_its_bounds():

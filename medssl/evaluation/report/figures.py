@@ -1,12 +1,14 @@
 """Figures of reports: small, so that their text stays legible on a phone."""
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rcParams
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333")
@@ -16,7 +18,10 @@ MARKERS = "os^Dv*PX"
 LINES = ("-", "--", "-.", ":")
 """Markers and lines stand beside the colours, so that no figure says anything by colour alone."""
 
-_WIDTH_IN = 4.8
+_WIDTH_IN, _WIDTH_LETTERS, _LINE_IN = 4.8, 60, 0.19
+_LONGEST = 44
+"""Letters of a name that are shown: its begin and its end."""
+rcParams["text.parse_math"] = False  # a name may hold a dollar sign
 
 
 class Style(NamedTuple):
@@ -88,13 +93,13 @@ def interval_figure(rows: Sequence[tuple[str, str, Mapping[str, Any]]], xlabel: 
             axes.plot([low, high], [place, place], color=styles[name].colour, linewidth=3, alpha=0.5)
         axes.plot(estimate, place, styles[name].marker, color=styles[name].colour, markersize=7)
     groups = {group: [n for n, row in enumerate(rows) if row[0] == group] for group, _, _ in rows}
-    axes.set_yticks([float(np.mean(places)) for places in groups.values()], list(groups))
+    _name_rows(axes, [float(np.mean(places)) for places in groups.values()], groups)
     if len(names) > 1:
         handles = [
             Line2D([], [], marker=style.marker, linestyle="", color=style.colour, label=name)
             for name, style in styles.items()
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+        _legend(figure, handles)
     axes.invert_yaxis()
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
@@ -124,7 +129,7 @@ def case_figure(values: Mapping[str, Sequence[float]], ylabel: str, floor: float
                 alpha=0.7,
             )
             axes.plot([place - 0.28, place + 0.28], [np.median(finite)] * 2, color="0.15", linewidth=1.5)
-    axes.set_xticks(range(len(values)), list(values), rotation=0 if len(values) < 5 else 30)
+    _name_columns(axes, values)
     axes.set_xlim(-0.6, len(values) - 0.4)
     axes.set_ylabel(ylabel)
     if floor is not None:
@@ -155,7 +160,7 @@ def label_figure(points: Sequence[Mapping[str, Any]], ylabel: str) -> Figure:
     axes.set_xticks(range(len(points)), [str(point["labels"]) for point in points])
     axes.set_xlabel("labelled patients")
     axes.set_ylabel(ylabel)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    _legend(figure, axes.get_legend_handles_labels()[0])
     return figure
 
 
@@ -200,12 +205,12 @@ def ranking_figure(rows: Sequence[tuple[str, Mapping[str, Mapping[str, Any]]]], 
                 axes.plot([interval["low"], interval["high"]], [place + shift] * 2, color=colour, alpha=0.5)
             axes.plot(interval["estimate"], place + shift, marker, color=colour, markersize=5)
         axes.plot([], [], marker, color=colour, label=name)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    _name_rows(axes, range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="y", color="0.93")
     axes.set_axisbelow(True)
     axes.set_xlabel(xlabel)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    _legend(figure, axes.get_legend_handles_labels()[0])
     return figure
 
 
@@ -225,7 +230,7 @@ def map_figure(points: Mapping[str, Sequence[Sequence[float]]], xlabel: str = ""
     axes.set_ylabel(ylabel)
     axes.set_xticks([])
     axes.set_yticks([])
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    _legend(figure, axes.get_legend_handles_labels()[0])
     return figure
 
 
@@ -238,8 +243,8 @@ def confusion_figure(counts: Sequence[Sequence[int]], names: Sequence[str]) -> F
     for row, column in np.ndindex(*table.shape):
         colour = "white" if share[row, column] > 0.6 else "0.15"
         axes.text(column, row, f"{table[row, column]:.0f}", ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(names)), list(names), rotation=0 if len(names) < 5 else 30)
-    axes.set_yticks(range(len(names)), list(names))
+    _name_columns(axes, names)
+    _name_rows(axes, range(len(names)), names)
     axes.set_xlabel("prediction")
     axes.set_ylabel("reference")
     return figure
@@ -261,6 +266,41 @@ def reliability_figure(bins: Sequence[Mapping[str, float]]) -> Figure:
     axes.set_xlabel("confidence")
     axes.set_ylabel("share of right answers")
     return figure
+
+
+def _legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """A legend above the axes, in as many columns as its names leave room for, three at most."""
+    names = [_shown(str(handle.get_label())) for handle in handles]
+    columns = min(max(_WIDTH_LETTERS // (max(map(len, names), default=0) + 6), 1), 3)
+    _grow(figure, -(-len(names) // columns) - 1)
+    figure.legend(handles, names, loc="outside upper center", ncols=columns, frameon=False)
+
+
+def _name_columns(axes: Axes, names: Collection[str]) -> None:
+    """Names below the axes, upright or, of many, slanting."""
+    few = len(names) < 5
+    lines = [textwrap.wrap(_shown(name), 14 if few else 24) for name in names]
+    axes.set_xticks(range(len(names)), ["\n".join(each) for each in lines], rotation=0 if few else 30)
+    _grow(axes.figure, max(len(each) for each in lines) - 1)
+
+
+def _name_rows(axes: Axes, places: Iterable[float], names: Iterable[str]) -> None:
+    """Names left of the axes."""
+    lines = [textwrap.wrap(_shown(name), 22) for name in names]
+    axes.set_yticks(list(places), ["\n".join(each) for each in lines])
+    _grow(axes.figure, sum(len(each) - 1 for each in lines))
+
+
+def _grow(figure: Figure | SubFigure, lines: int) -> None:
+    """Make room for lines of text."""
+    if isinstance(figure, Figure):
+        figure.set_figheight(figure.get_figheight() + _LINE_IN * max(lines, 0))
+
+
+def _shown(name: str) -> str:
+    """A name; of a very long one the begin and the end."""
+    half = _LONGEST // 2
+    return name if len(name) <= _LONGEST else f"{name[:half].rstrip()} ... {name[-half:].lstrip()}"
 
 
 def _styles(names: Sequence[str]) -> dict[str, Style]:

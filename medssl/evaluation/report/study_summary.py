@@ -25,9 +25,10 @@ CONVENTIONS = (
     "Over seeds: Student's t of the seeds' differences; it says what another fine-tuning on these test patients would "
     "give. Over seeds and patients: its half-width and that over the patients (jackknife), added in squares; it says "
     "what other test patients would give as well.",
-    "Differences of Dice are paired, case by case: a case that one arm rightly leaves empty and the other invents a "
-    "structure in counts 1 against 0; where both leave it empty the pair stays out. So a difference need not be that "
-    "of the means. Difference, intervals and p rest on the same pairs; ranks count empty cases alike, over all arms.",
+    "Differences of Dice are paired, case by case: where one arm rightly leaves a class (or, in a mean over classes, "
+    "all of them) empty and the other invents it, the pair is 1 against 0; what both leave empty stays out. So a "
+    "difference need not be that of the means. Difference, intervals and p rest on the same pairs; ranks count empty "
+    "cases alike, over all arms.",
     "p: whole patients change sides, all their seeds together, and the difference, a mean over seeds, is measured "
     "anew; corrected over all comparisons of the study together: arms and pairs of them, numbers of labelled patients, "
     "gains per doubling (Holm). "

@@ -213,7 +213,7 @@ class KillRun:
         """Return once no study is coming in and no job is waiting, twice: one may be on its way from here to there."""
         deadline, quiet = time.monotonic() + 60 + 10 * len(self._uploads), 0
         while time.monotonic() < deadline:
-            coming = list(self._data.glob("servers/*/inbox/*"))
+            coming = list(self._data.glob("servers/*/inbox/*/input/*.dcm"))  # of others every object was refused
             jobs = requests.get(self._url("/api/jobs?state=queued,running"), timeout=60).json()
             quiet = 0 if jobs or coming else quiet + 1
             if quiet == 2:
