@@ -10,6 +10,7 @@ import pytest
 import torch
 from phantoms import phantom_cache, texture_cache
 from safetensors.torch import load_file
+from smallest_encoders import UNET, VIT
 
 from medssl.__main__ import main
 from medssl.commands.parsing import parse_verb
@@ -30,45 +31,9 @@ from medssl.training.loop import launch
 from medssl.training.options import TrainOptions
 
 _CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "finetune").glob("*.yaml"))
-_UNET = {"features": [4, 8, 8], "blocks": [0, 1, 1]}
 _UNET_DECODER = {"class_path": "medssl.models.decoders.UNetDecoder"}
-_VIT = {"width": 24, "depth": 2, "heads": 2, "patch_size": 4}
 
 Finetune = Callable[..., int]
-
-
-@pytest.fixture(scope="module", params=[2, 3])
-def cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return phantom_cache(tmp_path_factory.mktemp("cache"), request.param, 8)
-
-
-@pytest.fixture(scope="module")
-def flat(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return phantom_cache(tmp_path_factory.mktemp("flat"), 2, 8)
-
-
-@pytest.fixture
-def finetune() -> Finetune:
-    """`finetune(cache, out, kind, **options)` through the command line; names with __ for a dot."""
-
-    def run(cache: Cache, out: Path, kind: str = "unet", **options: Any) -> int:
-        encoder = {
-            "unet": Component("medssl.models.unet.ResidualUNetEncoder", _UNET),
-            "vit": Component("medssl.models.vit.ViT", _VIT),
-        }[kind.removesuffix("_class")]
-        given = {
-            "network__encoder": encoder.to_json(),
-            **({"network__decoder": {"class_path": "medssl.models.decoders.UNETRDecoder"}} if kind == "vit" else {}),
-            "crops__size": [16] * cache.spatial_dims,
-            "train__steps": 3,
-            "train__accelerator": "cpu",
-            **({"task": "classification", "loss": "ce"} if kind.endswith("class") else {}),
-            **options,
-        }
-        argv = [f"--{name.replace('__', '.')}={json.dumps(value, default=str)}" for name, value in given.items()]
-        return main(["finetune", f"--data={cache.path}", f"--out={out}", *argv])
-
-    return run
 
 
 def _metrics(run: Path) -> list[dict[str, float]]:
@@ -132,7 +97,7 @@ def _encoder_file(
     folder: Path, dims: int, channels: tuple[str, ...] = ("T1",), norm: str = "instance", **meta: Any
 ) -> Path:
     torch.manual_seed(99)
-    component = Component("medssl.models.unet.ResidualUNetEncoder", {**_UNET, "norm": norm})
+    component = Component("medssl.models.unet.ResidualUNetEncoder", {**UNET, "norm": norm})
     encoder = build_encoder(component, dims, len(channels))
     arguments = {**component.init_args, "spatial_dims": dims, "in_channels": len(channels)}  # as pretraining writes it
     described = {"encoder": Component(component.class_path, arguments).to_json(), "channels": list(channels), **meta}
@@ -203,8 +168,8 @@ def test_few_weights_are_trained_and_the_model_is_a_plain_one(
 @pytest.mark.parametrize("kind", ["unet", "vit"])
 def test_the_learning_rate_falls_from_layer_to_layer_of_the_encoder_alone(flat: Cache, kind: str) -> None:
     encoder, decoder = {
-        "unet": (Component("medssl.models.unet.ResidualUNetEncoder", _UNET), "UNetDecoder"),
-        "vit": (Component("medssl.models.vit.ViT", _VIT), "UNETRDecoder"),
+        "unet": (Component("medssl.models.unet.ResidualUNetEncoder", UNET), "UNetDecoder"),
+        "vit": (Component("medssl.models.vit.ViT", VIT), "UNETRDecoder"),
     }[kind]
     network = NetworkOptions(encoder, Component(f"medssl.models.decoders.{decoder}"))
     train = TrainOptions(accelerator="cpu", layer_decay=0.5)
@@ -330,52 +295,6 @@ def test_validation_cases_of_one_class_choose_nothing(
     assert ("auroc" in load_model(tmp_path / "run")[1].validation) is bool(cases), "all cases are scored at the end"
 
 
-def test_folds_make_one_model_each_and_go_on_where_they_stopped(
-    finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    assert finetune(flat, run, folds=3, fold=1) == 0
-    assert [p.name for p in model_folders(run)] == ["fold_1"]
-    assert finetune(flat, run, folds=3) == 2
-    assert "already holds a run" in capsys.readouterr().err
-    before = (run / "fold_1" / "model.safetensors").stat().st_mtime_ns
-    assert finetune(flat, run, folds=3, resume=True) == 0
-    assert [p.name for p in model_folders(run)] == ["fold_0", "fold_1", "fold_2"]
-    assert (run / "fold_1" / "model.safetensors").stat().st_mtime_ns == before
-    patients = [json.loads((p / "run.json").read_text())["patients"]["validation"] for p in model_folders(run)]
-    assert sorted(name for fold in patients for name in fold) == [f"p{n}" for n in range(6)]
-
-
-@pytest.mark.parametrize("other", [{"seed": 5}, {"train__lr": 0.5}, {"labels": 5}])
-@pytest.mark.parametrize("resume", [{"resume": True}, {"fold": 1}])
-def test_folds_of_one_folder_have_the_same_options(
-    finetune: Finetune,
-    flat: Cache,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    other: dict[str, Any],
-    resume: dict[str, Any],
-) -> None:
-    """Another seed deals the patients out anew: one would be held out twice and another never."""
-    run = tmp_path / "run"
-    assert finetune(flat, run, folds=3, fold=0) == 0
-    assert finetune(flat, run, folds=3, **resume, **other) == 2
-    assert "fold_0 is no fold of this run" in capsys.readouterr().err
-    assert not (run / "fold_1").exists()
-
-
-def test_finished_folds_are_prolonged_or_that_nothing_is_due_is_said(
-    finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    assert finetune(flat, run, folds=2) == 0
-    capsys.readouterr()
-    assert finetune(flat, run, folds=2, resume=True) == 0
-    assert "nothing to do: fold_0, fold_1" in capsys.readouterr().err
-    assert finetune(flat, run, folds=2, train__steps=5, resume=True) == 0
-    assert [json.loads((run / f"fold_{n}" / "run.json").read_text())["step"] for n in (0, 1)] == [5, 5]
-
-
 def test_a_run_stopped_half_way_ends_with_the_same_model(finetune: Finetune, cache: Cache, tmp_path: Path) -> None:
     """Augmentation, average, optimiser and best weights go on as if nothing had happened."""
     given: dict[str, Any] = {
@@ -383,71 +302,6 @@ def test_a_run_stopped_half_way_ends_with_the_same_model(finetune: Finetune, cac
         "augment__affine_p": 1, "augment__noise_p": 1, "augment__flip_axes": [0],
     }  # fmt: skip
     _same_when_cut(finetune, cache, tmp_path, given)
-
-
-@pytest.mark.parametrize("kind", ["unet", "unet_class"])
-def test_an_unreadable_validation_case_is_named_and_costs_no_step(
-    finetune: Finetune, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
-) -> None:
-    made = texture_cache if kind.endswith("class") else phantom_cache
-    cache = made(tmp_path / "cache", 2, 8)
-    given = {"train__steps": 6, "train__validate_every": 4, "crops__foreground": 0}
-    assert finetune(cache, tmp_path / "whole", kind, **given) == 0
-    case = cache.select("val")[0].case
-    file = cache.path / "cases" / case / "image.b2nd"
-    content = file.read_bytes()
-    file.write_bytes(content[: len(content) // 2])
-    capsys.readouterr()
-    assert finetune(Cache.open(cache.path), tmp_path / "run", kind, **given) == 2
-    told = capsys.readouterr().err
-    assert f"validation case(s) {case} of the cache cannot be read" in told
-    assert "checkpoint of step 4 is written" in told
-    file.write_bytes(content)
-    assert finetune(Cache.open(cache.path), tmp_path / "run", kind, **given, resume=True) == 0
-    whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run"))
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
-
-
-def test_a_model_of_a_run_whose_time_was_up_says_so(finetune: Finetune, flat: Cache, tmp_path: Path) -> None:
-    assert finetune(flat, tmp_path / "run", train__steps=400, train__time_limit_min=1e-9) == 0
-    told = load_model(tmp_path / "run")[1].provenance
-    assert (told["steps"], told["planned_steps"], told["finished"]) == (1, 400, False)
-
-
-def test_a_time_limit_ends_the_folds(
-    finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    assert finetune(flat, run, folds=3, train__time_limit_min=1e-9) == 0
-    assert [path.name for path in run.iterdir()] == ["fold_0"]
-    assert "fold_1, fold_2 not begun or not gone on with, go on with --resume" in capsys.readouterr().err
-    assert finetune(flat, run, folds=3, resume=True) == 0
-    assert [json.loads((run / f"fold_{n}" / "run.json").read_text())["step"] for n in range(3)] == [3, 3, 3]
-
-
-@pytest.mark.parametrize(
-    ("kind", "accumulate", "compares"),
-    [("unet", 2, "the Dice of the loss"), ("unet", 1, ""), ("batch", 2, "the Dice of the loss, batch norm")],
-)
-def test_parts_of_a_batch_that_are_not_the_whole_are_told(
-    finetune: Finetune,
-    flat: Cache,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    kind: str,
-    accumulate: int,
-    compares: str,
-) -> None:
-    norm = {"norm": "batch"} if kind == "batch" else {}
-    encoder = Component("medssl.models.unet.ResidualUNetEncoder", {**_UNET, **norm}).to_json()
-    given = {"train__accumulate": accumulate, "train__steps": 1, "network__encoder": encoder}
-    assert finetune(flat, tmp_path / "run", **given) == 0
-    told, kept = capsys.readouterr().err, json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
-    assert bool(kept) is bool(compares)
-    for note in kept:
-        assert f"note: {note}" in told
-        assert note.startswith("a step is computed in 2 parts of 2 crops (train.accumulate 2")
-        assert f"not of the whole batch: {compares};" in note
 
 
 def test_a_dry_run_writes_nothing(
@@ -514,7 +368,7 @@ def test_an_encoder_file_that_does_not_fit_is_refused(
     assert f"pretrained on {other}D" in capsys.readouterr().err
     assert finetune(cache, tmp_path / "run", "vit", init=_encoder_file(tmp_path, cache.spatial_dims)) == 2
     assert "leave network.encoder out" in capsys.readouterr().err
-    batch = Component("medssl.models.unet.ResidualUNetEncoder", {**_UNET, "norm": "batch"}).to_json()
+    batch = Component("medssl.models.unet.ResidualUNetEncoder", {**UNET, "norm": "batch"}).to_json()
     given = {"init": _encoder_file(tmp_path, cache.spatial_dims), "network__encoder": batch}
     assert finetune(cache, tmp_path / "run", **given) == 2
     assert "was pretrained with norm instance, here batch" in capsys.readouterr().err
@@ -528,7 +382,7 @@ def test_an_encoder_file_that_does_not_fit_is_refused(
 def test_an_nnunet_checkpoint_is_taken_with_the_encoder_named(
     finetune: Finetune, cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unet = Component("medssl.models.unet.ResidualUNetEncoder", {**_UNET, "blocks": [1, 1, 1], "shortcut": "pooled"})
+    unet = Component("medssl.models.unet.ResidualUNetEncoder", {**UNET, "blocks": [1, 1, 1], "shortcut": "pooled"})
     encoder = build_encoder(unet, cache.spatial_dims, 1)
     state = layout_of(encoder, "nnunet", (16,) * cache.spatial_dims).there(encoder.state_dict())
     path = tmp_path / "nnssl.pth"
