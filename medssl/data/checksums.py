@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import EllipsisType
+from typing import Any
 
 import blosc2
 import numpy as np
@@ -22,11 +23,13 @@ def checksums_of(array: blosc2.NDArray) -> Checksums:
     return {"layout": _layout(array), "chunks": " ".join(chunks)}
 
 
-def written_checksums(folder: Path) -> dict[str, Checksums]:
+def _told(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "case.json").read_text(encoding="utf-8")))
+
+
+def _checksums_in(told: dict[str, Any]) -> dict[str, Checksums]:
     """Those of a case's files by name; empty in caches from before they were kept."""
-    content = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-    found: dict[str, Checksums] = content["extra"].get("checksums", {})
-    return found
+    return dict(told["extra"].get("checksums", {}))
 
 
 def open_array(path: Path) -> blosc2.NDArray:
@@ -40,9 +43,9 @@ def check_case(folder: Path) -> None:
     Raises:
         Exception: Of whatever kind, where something is missing or damaged.
     """
-    checks, written = ChunkChecks(), written_checksums(folder)
-    has_label = json.loads((folder / "case.json").read_text(encoding="utf-8"))["has_label"]
-    for name in ("image.b2nd", "label.b2nd") if has_label else ("image.b2nd",):
+    checks, told = ChunkChecks(), _told(folder)
+    written = _checksums_in(told)
+    for name in ("image.b2nd", "label.b2nd") if told["has_label"] else ("image.b2nd",):
         array = open_array(folder / name)
         if name in written:
             checks.check(folder / name, array, ...)
@@ -78,7 +81,7 @@ class ChunkChecks:
     @staticmethod
     def _expected(path: Path, array: blosc2.NDArray) -> dict[int, int]:
         """CRC-32 of each chunk; none where none were kept."""
-        written = written_checksums(path.parent).get(path.name)
+        written = _checksums_in(_told(path.parent)).get(path.name)
         if written is None:
             return {}
         if written["layout"] != _layout(array):

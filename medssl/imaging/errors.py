@@ -20,14 +20,6 @@ class MedsslError(Exception):
         self.reason = reason
 
 
-def how_to_install(extra: str) -> str:
-    """How to install extras, `train` or `train,demo`.
-
-    By path: medssl is in no package index, where somebody else could take its name.
-    """
-    return f"pip install -c constraints.txt '.[{extra}]' in medssl's clone, or from a wheelhouse (docs/hospital.md)"
-
-
 class ImageError(MedsslError):
     """A file or series that cannot be used as an image, with the reason code why.
 
@@ -91,3 +83,11 @@ def _without(message: str, cause: BaseException) -> str:
         elif text:  # a word or number, which the message may have for another reason
             message = message.replace(f"({kind}: {text})", f"({kind})").replace(f"({text})", f"({kind})")
     return message
+
+
+def how_to_install(extra: str) -> str:
+    """How to install extras, `train` or `train,demo`.
+
+    By path: medssl is in no package index, where somebody else could take its name.
+    """
+    return f"pip install -c constraints.txt '.[{extra}]' in medssl's clone, or from a wheelhouse (docs/hospital.md)"

@@ -11,6 +11,7 @@ from PIL import Image
 from medssl.imaging.environment import environment
 from medssl.imaging.errors import CheckpointError, ConfigError
 from medssl.imaging.files import PARTIAL, atomic_path, write_json
+from medssl.tasks.options import CropOptions
 from medssl.training.options import TrainOptions
 
 SCHEMA_VERSION = 1
@@ -161,7 +162,7 @@ class RunFolder:
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any], resumable: frozenset[str] | set[str]) -> list[str]:
     after = _flat(new.get("config", {}))
-    defaults = _flat({"train": TrainOptions().to_json()})  # what an older version had, which knew no such option yet
+    defaults = _flat({"train": TrainOptions().to_json(), "crops": CropOptions().to_json()})  # of versions without them
     before = {name: value for name, value in defaults.items() if name in after} | _flat(old.get("config", {}))
     changed = [
         f"{name}: the run has {before.get(name, 'nothing')!r}, now {after.get(name, 'nothing')!r}"

@@ -55,11 +55,19 @@ def test_exact_evidence_is_that_of_the_gaussian_it_stands_for():
 @pytest.mark.parametrize("score", ["logme", "ped_logme"])
 def test_with_fewer_images_than_features_neither_their_size_nor_their_number_counts(score):
     rng = np.random.default_rng(0)
-    labels, noise = np.arange(40) % 2, rng.normal(size=(40, 512))
-    plain, large, few = (SCORES[score](features, labels) for features in (noise, 100 * noise, noise[:, :256]))
+    labels, noise = np.arange(40) % 2, rng.normal(size=(40, 256))
+    plain, large, few = (SCORES[score](features, labels) for features in (noise, 10 * noise, noise[:, :128]))
     assert large == pytest.approx(plain, abs=1e-3)
     assert few == pytest.approx(plain, abs=0.02)
     assert SCORES[score](noise + 0.5 * labels[:, None], labels) > plain + 0.2
+
+
+def test_the_released_sum_takes_size_for_information():
+    """Why it is not what is reported; the numbers of CHANGELOG."""
+    labels, noise = np.arange(40) % 2, np.random.default_rng(0).normal(size=(40, 256))
+    kinds = (noise, 10 * noise, noise + 0.5 * labels[:, None])
+    assert [logme(f, labels, official=True) for f in kinds] == pytest.approx([15.3, 27.8, 18.2], abs=0.1)
+    assert [logme(f, labels) for f in kinds] == pytest.approx([-1.07, -1.07, -0.65], abs=0.01)
 
 
 def test_h_score_does_not_change_under_invertible_maps_and_has_its_bounds():

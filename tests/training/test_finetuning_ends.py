@@ -64,6 +64,19 @@ def test_finished_folds_are_prolonged_or_that_nothing_is_due_is_said(
     assert [json.loads((run / f"fold_{n}" / "run.json").read_text())["step"] for n in (0, 1)] == [5, 5]
 
 
+def test_a_run_of_before_cases_could_be_drawn_evenly_over_patients_goes_on_and_not_otherwise(
+    finetune: Finetune, flat: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert finetune(flat, run) == 0
+    told = json.loads((run / "run.json").read_text())
+    assert told["config"]["crops"].pop("evenly") == "cases"
+    (run / "run.json").write_text(json.dumps(told))
+    assert finetune(flat, run, train__steps=4, resume=True, crops__evenly="patients") == 2
+    assert "crops.evenly: the run has 'cases', now 'patients'" in capsys.readouterr().err
+    assert finetune(flat, run, train__steps=4, resume=True) == 0
+
+
 @pytest.mark.parametrize("kind", ["unet", "unet_class"])
 def test_an_unreadable_validation_case_is_named_and_costs_no_step(
     finetune: Finetune, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
