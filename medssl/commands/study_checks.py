@@ -1,6 +1,7 @@
 """What is wrong with a label-fraction study, told before anything is run, and with the folder and data it is given."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import write_json
 
 if TYPE_CHECKING:
-    from medssl.data.cache import Cache
+    from medssl.data.cache import Cache, CachedCase
 
 _DECIDED = {
     "finetune": ("data", "out", "init", "labels", "folds", "fold", "seed", "resume", "dry_run"),
@@ -123,6 +124,16 @@ def _without_answers(study: StudyPlan, cache: "Cache") -> Iterator[str]:
         classes = {case.class_name for case in cases}
         if study.task == "classification" and len(classes) == 1:
             yield f"split {split} has cases of {classes.pop()} alone, so {so} there: prepare with another"
+        if study.unit == "patients" and (torn := _of_several_classes(cases)):
+            yield f"unit patients: cases of {', '.join(torn)} (split {split}) are of several classes: count cases"
+
+
+def _of_several_classes(cases: "Sequence[CachedCase]") -> list[str]:
+    """Patients whose cases are not of one class."""
+    of_patient: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        of_patient[case.patient].add(case.class_name)
+    return [patient for patient, classes in of_patient.items() if len(classes) > 1]
 
 
 def _wrong_options(study: StudyPlan, arm: ArmPlan) -> Iterator[str]:

@@ -49,6 +49,7 @@ def write_study(
     from medssl.evaluation.report.study import study_sections
     from medssl.evaluation.report.study_markdown import study_markdown
     from medssl.evaluation.study_table import compare_arms
+    from medssl.training.shares import labelled
 
     order = [arm.name for arm in study.arms]
     finished = sorted(
@@ -67,7 +68,8 @@ def write_study(
         "app": study.app,
         "data_sha256": cache.data_sha256,
         "split": study.split,
-        "cases": len(rows[0].cases),
+        "cases": len(labelled(cache, study.task, (study.split,))),
+        "unit": study.unit,
         "patients": len(set(rows[0].patients)),
         "validation": _validation(study, cache, finished),
         **compared,

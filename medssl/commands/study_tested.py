@@ -76,14 +76,14 @@ def forget_evaluations(run: Tuned) -> None:
 
 
 def read_tested(run: Tuned, split: str) -> "NetworkScores":
-    """What an evaluated network said of every case of a split.
+    """What an evaluated network said of every case of a split, or of every patient where the plan counts patients.
 
     Raises:
         CheckpointError: Its results are missing or damaged.
     """
     import numpy as np
 
-    from medssl.evaluation.study_scores import NetworkScores
+    from medssl.evaluation.study_scores import NetworkScores, of_patients
 
     path = _folder(run, split) / "cases.csv"
     try:
@@ -105,7 +105,7 @@ def read_tested(run: Tuned, split: str) -> "NetworkScores":
     if run.plan.class_order:
         columns = [f"probability_{name}" for name in run.plan.class_order]
         names = list(run.plan.class_order)
-    return NetworkScores(
+    tested = NetworkScores(
         run.arm.name,
         run.labels,
         run.seed,
@@ -114,6 +114,7 @@ def read_tested(run: Tuned, split: str) -> "NetworkScores":
         np.array([[float(row[column]) for column in columns] for row in rows]),
         np.array([names.index(row["class"]) for row in rows]),
     )
+    return of_patients(tested) if run.plan.unit == "patients" else tested
 
 
 def _told(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ _FOLDER_NAME = "is also a folder's name: letters, digits, blanks, - and _ only"
 T = TypeVar("T", str, int)
 
 Metric = Literal["dice", "auroc", "balanced_accuracy", "quadratic_kappa"]
+Unit = Literal["cases", "patients"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,9 @@ class StudyPlan:
     metric: Metric
     """What is compared: mean Dice of the cases, or a number of all cases' class probabilities."""
 
+    unit: Unit = "cases"
+    """What counts once in a number of class probabilities: a case, or a patient with the mean of its cases'."""
+
     finetune: Overrides = field(default_factory=Overrides)
     """Options of `medssl finetune` for every arm; `config` names a configuration to start from."""
 
@@ -151,6 +155,8 @@ class StudyPlan:
             problems.append("metric quadratic_kappa needs class_order")
         if self.metric == "dice" and self.class_order:
             problems.append("class_order is for classes, metric dice has none: leave it out")
+        if self.metric == "dice" and self.unit == "patients":
+            problems.append("unit patients is for class probabilities, metric dice has none: leave it out")
         problems += self._wrong_pairs(names)
         for arm in self.arms:
             problems += [f"arms: {arm.name} {problem}" for problem in self._wrong(arm)]

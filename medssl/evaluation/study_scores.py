@@ -38,6 +38,15 @@ class NetworkScores:
     truth: npt.NDArray[np.int64] | None = None
 
 
+def of_patients(tested: NetworkScores) -> NetworkScores:
+    """The same with one answer a patient: the mean of the probabilities of its cases, whose class is one."""
+    names, first, number = np.unique(tested.patients, return_index=True, return_inverse=True)
+    patients = tuple(str(name) for name in names)
+    values = np.stack([tested.values[number == n].mean(0) for n in range(len(names))])
+    truth = None if tested.truth is None else tested.truth[first]
+    return replace(tested, cases=patients, patients=patients, values=values, truth=truth)
+
+
 Measure = Callable[[NetworkScores, npt.NDArray[np.int64]], float]
 Pairs = Sequence[tuple[NetworkScores, NetworkScores]]
 

@@ -194,6 +194,7 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path, capsys: pyt
     finetune |= {"crops": {"size": [16, 16], "foreground": 0}, "train": {"steps": 2, "batch_size": 2}}
     arms = [{"name": "from scratch"}, {"name": "wide", "finetune": {"train": {"weight_decay": 0.1, "steps": 3}}}]
     changes = {"metric": "quadratic_kappa", "class_order": ["well", "ill"], "labels": [2], "arms": arms}
+    changes |= {"unit": "patients"}
     prepared = {"preprocess": {"spatial_dims": 2}}
     plan = _plan(tmp_path, finetune=finetune, prepare=prepared, **{**changes, "class_order": ["well", "sick"]})
     (tmp_path / "app" / "prepare.py").write_text(_PREPARE.format(", dims=2, classes=('ill', 'well')"))
@@ -215,6 +216,11 @@ def test_classes_are_compared_by_their_probabilities(tmp_path: Path, capsys: pyt
     assert "Arms learned with unlike budgets" in (tmp_path / "out" / "report.html").read_text()
     assert "quadratic kappa on validation patients" in (tmp_path / "out" / "report.html").read_text()
     assert results["points"][0]["differences"]["wide"]["over_seeds_and_patients"]["clusters"] == 2
+    assert (results["unit"], results["cases"], results["patients"]) == ("patients", 4, 2)
+    assert (
+        "on 2 patients, each by the mean probabilities of its cases (4 in all)"
+        in (tmp_path / "out" / "table.md").read_text()
+    )
     assert any("fewer than 6 patients in split test: ill 1, well 1." in text for text in results["warnings"])
     scored = results["transferability"]["points"][0]["arms"]
     assert scored["from scratch"] == scored["wide"], "the same random weights"

@@ -15,14 +15,22 @@ from medssl.models.component import Overrides
 _SPLITS = ("train", "train", "train", "val", "val", "test", "test")
 
 
-def _problems(root: Path, splits: tuple[str, ...], classes: tuple[str, ...], metric: str = "auroc", **given: object):
-    """What is told of a study of these cases, each of a patient of its own."""
+def _problems(
+    root: Path,
+    splits: tuple[str, ...],
+    classes: tuple[str, ...],
+    metric: str = "auroc",
+    patients: tuple[str, ...] = (),
+    **given: object,
+):
+    """What is told of a study of these cases, each of a patient of its own unless patients are named."""
     (root / "prepare.py").touch()
     (root / "app.yaml").write_text(yaml.safe_dump({"name": "tiny", "prepare": {}}))
     arms = [ArmPlan("scratch"), ArmPlan("other")]
     plan = StudyPlan(str(root), arms, "scratch", metric=metric, **{"labels": [2], **given})  # type: ignore[arg-type]
     labelled = [split == "train" for split in splits] if metric == "dice" else ()
-    small_cache(cache_of(plan, root / "out"), [(8, 8)] * len(splits), splits=splits, classes=classes, labelled=labelled)
+    path, shapes = cache_of(plan, root / "out"), [(8, 8)] * len(splits)
+    small_cache(path, shapes, splits=splits, classes=classes, labelled=labelled, patients=patients)
     with pytest.raises(ConfigError) as error:
         check_cases(plan, root / "out", 3)
     return error.value.problems
@@ -45,3 +53,9 @@ def test_one_class_to_test_on_or_to_choose_by(tmp_path: Path, trials: list[Overr
     chosen = [t for t in told if t.startswith("split val has cases of c alone, so no trial can be chosen there")]
     assert len(told) == 1 + len(chosen)
     assert len(chosen) == bool(trials), "without trials nothing is chosen"
+
+
+def test_a_patient_of_two_classes_cannot_count_once(tmp_path: Path):
+    splits, patients = (*_SPLITS, "test"), ("p", "q", "r", "s", "t", "u", "u", "v")
+    told = _problems(tmp_path, splits, ("a", "b") * 4, patients=patients, unit="patients")
+    assert told == ("unit patients: cases of u (split test) are of several classes: count cases",)

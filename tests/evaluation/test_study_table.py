@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from medssl.evaluation.report.study import study_sections
 from medssl.evaluation.report.study_markdown import study_markdown
 from medssl.evaluation.study_plan import Metric
-from medssl.evaluation.study_scores import NetworkScores, measure_of
+from medssl.evaluation.study_scores import NetworkScores, measure_of, of_patients
 from medssl.evaluation.study_table import compare_arms
 from medssl.imaging.errors import ConfigError
 
@@ -117,6 +117,21 @@ def test_a_number_of_all_cases_is_tested_by_swaps_of_patients():
         assert found["ours"]["verdict"] == "better"
         assert found["alike"]["p_value"] > 0.05
         assert found["alike"]["verdict"] == "no difference shown"
+
+
+def test_a_patient_with_many_images_counts_once():
+    """Of three ill patients one, with eight of ten images, is mistaken for the well ones."""
+    patients = ("u",) * 8 + ("v", "w", "x", "y")
+    ill = np.array([0.1] * 7 + [0.3] + [0.9, 0.8, 0.2, 0.4])
+    truth = np.array([1] * 10 + [0, 0])
+    tested = NetworkScores("ours", 4, 0, tuple("abcdefghijkl"), patients, np.stack([1 - ill, ill], 1), truth)
+    once = of_patients(tested)
+    assert once.cases == once.patients == ("u", "v", "w", "x", "y")
+    np.testing.assert_allclose(once.values[0], [1 - 0.125, 0.125])
+    assert once.truth is not None
+    assert once.truth.tolist() == [1, 1, 1, 0, 0]
+    assert measure_of("auroc")(tested, np.arange(12)) == pytest.approx((4 + 1) / 20)
+    assert measure_of("auroc")(once, np.arange(5)) == pytest.approx(4 / 6)
 
 
 @pytest.mark.parametrize("metric", ["auroc", "balanced_accuracy", "quadratic_kappa"])

@@ -5,7 +5,7 @@ from typing import Any
 
 from medssl.evaluation.rankings import NOT_SHOWN
 from medssl.evaluation.report.results import interval_text, labelled_patients
-from medssl.evaluation.report.study_summary import METRICS, number_text
+from medssl.evaluation.report.study_summary import METRICS, number_text, tested_on
 
 
 def study_markdown(results: Mapping[str, Any]) -> str:
@@ -20,9 +20,9 @@ def study_markdown(results: Mapping[str, Any]) -> str:
     rows = [(arm, *(_arm_cell(point, arm) for point in results["points"])) for arm in arms]
     seeds = max(len(found["seeds"]) for point in results["points"] for found in point["arms"].values())
     about = (
-        f"{metric[0].upper()}{metric[1:]} on {results['cases']} cases of {results['patients']} patients (split "
-        f"{results['split']}), mean of up to {seeds} seeds; after it the difference to {reference}, its 95 % interval "
-        "over seeds and patients, and what it shows after correction over all comparisons of the study (–: nothing)."
+        f"{metric[0].upper()}{metric[1:]} on {tested_on(results)} (split {results['split']}), mean of up to {seeds} "
+        f"seeds; after it the difference to {reference}, its 95 % interval over seeds and "
+        "patients, and what it shows after correction over all comparisons of the study (–: nothing)."
     )
     parts = [_table(("arm", *(labelled_patients(number) for number in numbers)), rows), about]
     if results["pairs"]:

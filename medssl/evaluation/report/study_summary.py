@@ -85,7 +85,7 @@ def summary_section(results: Mapping[str, Any], left_out: Sequence[Table]) -> Se
         (
             REVIEWER,
             (
-                f"Tested on {results['cases']} cases of {results['patients']} patients, split {results['split']}; "
+                f"Tested on {tested_on(results)}, split {results['split']}; "
                 f"data {results['data_sha256'][:12]} (SHA-256).",
                 "Every run is listed, failed ones included; ranks are "
                 + ("below the curves." if ranking else "not given: they need several arms and pairs."),
@@ -155,3 +155,11 @@ def _mean(arm: Mapping[str, Any], difference: Mapping[str, Any]) -> str:
 def number_text(value: float | None) -> str:
     """A number of a metric; a dash where there is none."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def tested_on(results: Mapping[str, Any]) -> str:
+    """How many cases of how many patients a study's numbers come from, and what counts once in them."""
+    cases, patients = results["cases"], results["patients"]
+    if results.get("unit") == "patients":  # results of before there was a choice count cases
+        return f"{patients} patients, each by the mean probabilities of its cases ({cases} in all)"
+    return f"{cases} cases of {patients} patients"
