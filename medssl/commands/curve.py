@@ -30,7 +30,7 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
         out: Folder of the study.
         arms: Only these, out of the plan, and its reference; what earlier calls did of the others stays in the results.
         seeds: Only so many; 0 = as the plan says.
-        jobs: Fine-tunings at a time, each with its share of the processors.
+        jobs: Pretrainings, and then fine-tunings, at a time, each with its share of the processors.
 
     Raises:
         ConfigError: Every mistake in the plan, before anything is run, and in how it fits the data, before anything is
@@ -47,7 +47,7 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     given = given_encoders([arm for arm in study.arms if arm.name in asked or arm.name in left], data)
     for sentence in check_seen(study, out, given):
         say(f"curve: {sentence}")
-    encoders = _with_left(study, pretrain_arms(study, chosen, data, out, number), left)
+    encoders = _with_left(study, pretrain_arms(study, chosen, data, out, number, jobs), left)
     unknown = check_seen(study, out, encoders.files)  # by data of their own, too, such as those of `also`
     here = [arm for arm in study.arms if arm.name in asked or arm.name in encoders.files]
     tried = _done(trials_of(study, here, encoders, out), asked, jobs, "trial ")

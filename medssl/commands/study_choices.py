@@ -11,6 +11,7 @@ from typing import Any
 
 from medssl.commands.console import say
 from medssl.commands.keys import key_of
+from medssl.commands.study_jobs import ran_at_a_time
 from medssl.commands.study_runs import Encoders
 from medssl.commands.study_tuned import Done, Tuned
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
@@ -103,16 +104,25 @@ def told_of(encoder: Path) -> dict[str, Any]:
     return {"provenance": {}, **json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))}
 
 
+def hours_of(encoder: Path) -> float | None:
+    """Device-hours of a pretraining, counted as if alone on all processors it were as many times faster as ran beside.
+
+    None where the description does not tell.
+    """
+    hours = told_of(encoder)["provenance"].get("device_hours")
+    return None if hours is None else float(hours) / (ran_at_a_time(encoder.parent) or 1)
+
+
 def _longer(done: Done, encoders: Sequence[Path]) -> int:
     """Steps of an arm that spends a pretraining's time as well, the mean of them where there are several.
 
     The time of a step is the fastest that its trial had, and counted as if a trial alone on all processors were as many
-    times faster as trials ran side by side: the arm rather gets more than its due.
+    times faster as trials ran side by side, as the pretraining's is: the arm rather gets more than its due.
     """
     key = key_of([encoder.parent.name for encoder in encoders])
     record = done.run.folder.with_name(f"{done.run.folder.name}-longer-{key}.json")
     if not record.is_file():
-        hours = fmean(float(told_of(encoder)["provenance"]["device_hours"]) for encoder in encoders)
+        hours = fmean(hours for encoder in encoders if (hours := hours_of(encoder)) is not None)
         steps = int(done.run.train["steps"]) + round(3600 * hours * done.jobs / done.seconds_a_step)
         about = {"steps": steps, "pretraining_hours": hours, "seconds_a_step": done.seconds_a_step, "jobs": done.jobs}
         write_json(record, about)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.commands.curve_transfer import transferability
-from medssl.commands.study_choices import told_of
+from medssl.commands.study_choices import hours_of, told_of
 from medssl.commands.study_runs import Encoders, caches_of
 from medssl.commands.study_tested import read_tested, validation_cases
 from medssl.commands.study_tuned import Done, cache_of
@@ -143,7 +143,7 @@ def _budgets(finished: Sequence[Done]) -> dict[str, Any]:
 
 def _pretraining(encoders: Sequence[Path]) -> dict[str, Any]:
     told = told_of(encoders[0])
-    hours = [found for encoder in encoders if (found := told_of(encoder)["provenance"].get("device_hours")) is not None]
+    hours = [found for encoder in encoders if (found := hours_of(encoder)) is not None]
     return {
         "method": told.get("method", {}).get("class_path", "").rpartition(".")[2],
         **{name: told["provenance"].get(name) for name in ("cases", "steps", "crop")},

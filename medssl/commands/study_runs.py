@@ -19,6 +19,7 @@ from medssl.commands.keys import key_of
 from medssl.commands.parsing import resolve_folder, run_verb
 from medssl.commands.side_by_side import side_by_side
 from medssl.commands.study_images import images_cache, prepare_images
+from medssl.commands.study_jobs import keep_jobs, ran_at_a_time
 from medssl.commands.study_tested import (
     evaluate_network,
     forget_evaluations,
@@ -30,7 +31,7 @@ from medssl.commands.study_tuned import Done, Tuned, cache_of, prepare_options
 from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import ConfigError, MedsslError, in_words
-from medssl.imaging.files import write_json, write_text
+from medssl.imaging.files import write_text
 from medssl.training.options import TrainOptions
 
 
@@ -70,7 +71,31 @@ def prepare_study(plan: StudyPlan, data: Path, out: Path) -> None:
     run_stage("prepare", [str(manifest), "--config", str(config), "--out", str(cache)])
 
 
-def pretrain_arms(plan: StudyPlan, arms: Sequence[ArmPlan], data: Path, out: Path, number: int) -> Encoders:
+@dataclass(frozen=True)
+class Pretraining:
+    """A pretraining of the study.
+
+    Args:
+        arm: Name of the arm.
+        options: Options of `medssl pretrain`.
+        cache: What it learns from.
+        folder: Its run folder, with a key of options and cache.
+    """
+
+    arm: str
+    options: Mapping[str, Any]
+    cache: Path
+    folder: Path
+
+    @property
+    def encoder(self) -> Path:
+        """Encoder file that it writes."""
+        return self.folder / "encoder.safetensors"
+
+
+def pretrain_arms(
+    plan: StudyPlan, arms: Sequence[ArmPlan], data: Path, out: Path, number: int, jobs: int = 1
+) -> Encoders:
     """Pretrain every arm that is pretrained; one that fails is told, and the others go on.
 
     Args:
@@ -79,14 +104,17 @@ def pretrain_arms(plan: StudyPlan, arms: Sequence[ArmPlan], data: Path, out: Pat
         data: Folder of the data.
         out: Folder of the study.
         number: Pretrainings of each arm.
+        jobs: Pretrainings at a time.
     """
-    files, whys = {}, {}
-    for arm in arms:
-        try:
-            files[arm.name] = pretrain_arm(plan, arm, data, out, number)
-        except Exception as error:  # whatever it is, the other arms can still be compared
-            whys[arm.name] = _why(error)
-            say(f"curve: {arm.name}: its pretraining failed: {whys[arm.name]}")
+    whys = dict(_prepare_sets(plan, arms, data, out))
+    wanted = [one for arm in arms if arm.name not in whys for one in _pretrainings(plan, arm, out, number)]
+    missing = [one for one in wanted if not is_finished(one.encoder)]
+    logs = [one.folder.with_name(f"{one.folder.name}.log") for one in missing]
+    jobs = max(1, min(jobs, len(missing)))
+    for done, (one, why) in enumerate(side_by_side(partial(_pretrain, jobs=jobs), missing, logs, jobs), start=1):
+        say(f"curve: pretraining {done} of {len(missing)}: {one.arm}{f': failed: {why}' if why else ''}")
+        whys |= {one.arm: why} if why else {}
+    files = {arm.name: _encoder_files(plan, arm, data, out, number) for arm in arms if arm.name not in whys}
     failed = {name: f"its pretraining failed: {why}" for name, why in whys.items()}
     for arm in arms:
         if arm.longer_as in whys:
@@ -96,31 +124,22 @@ def pretrain_arms(plan: StudyPlan, arms: Sequence[ArmPlan], data: Path, out: Pat
     return Encoders({name: own for name, own in files.items() if name not in failed}, failed)
 
 
-def pretrain_arm(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path, number: int) -> tuple[Path, ...]:
-    """Encoder files that an arm's seeds start from in turn, made if they are not there; none from random weights.
-
-    Args:
-        plan: The study.
-        arm: The arm; with `init` it has one file, whatever their number.
-        data: Folder of the data.
-        out: Folder of the study.
-        number: Pretrainings.
-
-    Raises:
-        MedsslError: One was not possible, diverged, or its time was up before its last step.
-    """
-    if arm.images and arm.pretrain.options:
-        images = next(images for images in plan.image_sets if images.name == arm.images)
-        prepare_images(images, prepare_options(plan), cache_of(plan, out), data, out)
-    for options, cache, folder in _pretrainings(plan, arm, out, number):
-        _pretrain(arm, options, cache, folder)
-    return _encoder_files(plan, arm, data, out, number)
+def _prepare_sets(plan: StudyPlan, arms: Sequence[ArmPlan], data: Path, out: Path) -> Iterator[tuple[str, str]]:
+    """Prepare the sets of images that arms are pretrained on; arms whose set cannot be, and why."""
+    for arm in arms:
+        if arm.images and arm.pretrain.options:
+            images = next(images for images in plan.image_sets if images.name == arm.images)
+            try:
+                prepare_images(images, prepare_options(plan), cache_of(plan, out), data, out)
+            except Exception as error:  # whatever it is, the other arms can still be compared
+                yield arm.name, _why(error)
+                say(f"curve: {arm.name}: its images could not be prepared: {_why(error)}")
 
 
 def left_encoders(
     plan: StudyPlan, arms: Sequence[ArmPlan], data: Path, out: Path, number: int
 ) -> dict[str, tuple[Path, ...]]:
-    """As `pretrain_arm`, of arms that earlier calls have pretrained; the others are missing, and nothing is run."""
+    """Encoder files that the seeds of arms start from in turn, of arms that earlier calls have pretrained."""
     found = {}
     for arm in arms:
         with suppress(ConfigError):  # options that cannot be read have left nothing, and are not asked for
@@ -131,13 +150,14 @@ def left_encoders(
 
 
 def _encoder_files(plan: StudyPlan, arm: ArmPlan, data: Path, out: Path, number: int) -> tuple[Path, ...]:
+    """Files that an arm's seeds start from in turn; one with `init`, none from random weights."""
     if arm.init:
         return (data / arm.init,)  # an absolute path stays what it is
-    return tuple(folder / "encoder.safetensors" for _, _, folder in _pretrainings(plan, arm, out, number))
+    return tuple(one.encoder for one in _pretrainings(plan, arm, out, number))
 
 
-def _pretrainings(plan: StudyPlan, arm: ArmPlan, out: Path, number: int) -> list[tuple[dict[str, Any], Path, Path]]:
-    """Options, cache and folder of each pretraining of an arm."""
+def _pretrainings(plan: StudyPlan, arm: ArmPlan, out: Path, number: int) -> list[Pretraining]:
+    """Each pretraining of an arm."""
     if not arm.pretrain.options:
         return []
     options, cache = with_config(arm.pretrain.options), cache_of(plan, out)
@@ -148,19 +168,22 @@ def _pretrainings(plan: StudyPlan, arm: ArmPlan, out: Path, number: int) -> list
     more = [merged(options, {"train": {"seed": first + one}}) for one in range(1, number)]
     name, place = arm.name.replace(" ", "_"), str(cache.relative_to(out))
     every = [options, *more]  # the first has the key it has alone
-    return [(own, cache, out / "pretrain" / f"{name}-{key_of([own, place])}") for own in every]
+    return [Pretraining(arm.name, own, cache, out / "pretrain" / f"{name}-{key_of([own, place])}") for own in every]
 
 
-def _pretrain(arm: ArmPlan, options: dict[str, Any], cache: Path, folder: Path) -> None:
-    encoder = folder / "encoder.safetensors"
-    if is_finished(encoder):
-        return
-    _refuse_diverged(folder)
-    config = folder.with_name(f"{folder.name}.yaml")
-    write_text(config, yaml.safe_dump(options))
-    resume = ["--resume"] if (folder / "run.json").is_file() else []
-    run_verb("pretrain", ["--config", str(config), "--data", str(cache), "--out", str(folder), *resume])
-    refuse_unfinished(encoder, f"pretraining of {arm.name}")
+def _pretrain(one: Pretraining, jobs: int) -> str:
+    """Pretrain, or go on with it; returns why that failed, nothing where it did not."""
+    config = one.folder.with_name(f"{one.folder.name}.yaml")
+    try:
+        _refuse_diverged(one.folder)
+        keep_jobs(one.folder, jobs)
+        write_text(config, yaml.safe_dump(dict(one.options)))
+        resume = ["--resume"] if (one.folder / "run.json").is_file() else []
+        run_verb("pretrain", ["--config", str(config), "--data", str(one.cache), "--out", str(one.folder), *resume])
+        refuse_unfinished(one.encoder, f"pretraining of {one.arm}")
+    except Exception as error:  # whatever it is, the other arms can still be compared
+        return _why(error)
+    return ""
 
 
 def done_runs(runs: Sequence[Tuned], jobs: int) -> Iterator[Done]:
@@ -196,13 +219,11 @@ def _do(run: Tuned, jobs: int) -> Done:
 
 def _finetune(run: Tuned, jobs: int) -> int:
     """Fine-tune, or go on with it; returns how many ran at a time, at most, while it did."""
-    record = run.folder.with_name(f"{run.folder.name}-jobs.json")
-    before = int(json.loads(record.read_text(encoding="utf-8"))["jobs"]) if record.is_file() else 0
     model = run.folder / "model.safetensors"
     if is_finished(model):
-        return before or jobs
+        return ran_at_a_time(run.folder) or jobs
     _refuse_diverged(run.folder)
-    write_json(record, {"jobs": max(before, jobs)})
+    most = keep_jobs(run.folder, jobs)
     forget_evaluations(run)  # of weights from before the last step
     config = run.folder.with_name(f"{run.folder.name}.yaml")
     write_text(config, yaml.safe_dump(run.options))
@@ -212,7 +233,7 @@ def _finetune(run: Tuned, jobs: int) -> int:
     arguments += ["--resume"] if (run.folder / "run.json").is_file() else []
     run_verb("finetune", arguments)
     refuse_unfinished(model, run.about)
-    return max(before, jobs)
+    return most
 
 
 def _refuse_diverged(folder: Path) -> None:

@@ -85,7 +85,7 @@ def read_tested(run: Tuned, split: str) -> "NetworkScores":
 
     from medssl.evaluation.study_scores import NetworkScores, of_patients
 
-    path = _folder(run, split) / "cases.csv"
+    path, start = _folder(run, split) / "cases.csv", str(run.init or "")
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             rows = sorted(csv.DictReader(stream), key=lambda row: row["case"])
@@ -99,7 +99,7 @@ def read_tested(run: Tuned, split: str) -> "NetworkScores":
             by_case[row["case"], row["patient"]] += [float(row["dice"])] if row["dice"] else []
         values = [sum(found) / len(found) if found else math.nan for found in by_case.values()]
         cases, patients = zip(*by_case, strict=True)
-        return NetworkScores(run.arm.name, run.labels, run.seed, cases, patients, np.array(values))
+        return NetworkScores(run.arm.name, run.labels, run.seed, cases, patients, np.array(values), start=start)
     columns = [name for name in rows[0] if name.startswith("probability_")]
     names = [name.removeprefix("probability_") for name in columns]
     if run.plan.class_order:
@@ -113,6 +113,7 @@ def read_tested(run: Tuned, split: str) -> "NetworkScores":
         tuple(row["patient"] for row in rows),
         np.array([[float(row[column]) for column in columns] for row in rows]),
         np.array([names.index(row["class"]) for row in rows]),
+        start,
     )
     return of_patients(tested) if run.plan.unit == "patients" else tested
 

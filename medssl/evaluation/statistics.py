@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, stats
 
 _BLOCK = 500
+_LEAST_P = 1e-12
 
 
 @dataclass(frozen=True)
@@ -138,17 +139,32 @@ def statistic_interval(
     return Interval(estimate, float(low), float(high), method, len(clusters), len(members), confidence)
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean with Student's t interval: for the differences of paired seeds."""
+def t_interval(values: Sequence[float], confidence: float = 0.95, groups: Sequence[Hashable] = ()) -> Interval:
+    """Mean with Student's t interval: for the differences of paired seeds.
+
+    Args:
+        values: One a seed.
+        confidence: Share of such intervals that hold the true number.
+        groups: What each value belongs to, where those of one group are not independent, for instance of one
+            pretraining: the groups' sums of deviations make the variance, and their number the degrees of freedom.
+    """
     array = np.asarray(values, dtype=np.float64)
     n = len(array)
     if not n:
         return Interval(math.nan, math.nan, math.nan, "none: no values", 0, 0, confidence)
     mean = float(array.mean())
-    if n < 2:
-        return Interval(mean, math.nan, math.nan, "none: one value", n, n, confidence)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, mean - half, mean + half, "Student's t", n, n, confidence)
+    members = _members(groups or range(n))
+    count = len(members)
+    if count < 2:
+        return Interval(mean, math.nan, math.nan, "none: one value", n, count, confidence)
+    half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * _error_of_mean(array, members)
+    return Interval(mean, mean - half, mean + half, "Student's t", n, count, confidence)
+
+
+def _error_of_mean(values: npt.NDArray[np.float64], members: Sequence[npt.NDArray[np.int64]]) -> float:
+    """Standard error of the mean of values in groups; the plain one where each is a group of its own."""
+    shares, count = [(values[m] - values.mean()).sum() / len(values) for m in members], len(members)
+    return math.sqrt(count / (count - 1) * sum(share**2 for share in shares))
 
 
 def welch_interval(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -192,7 +208,8 @@ def crossed_interval(
     statistic: Callable[[npt.NDArray[np.int64]], Sequence[float]],
     clusters: Sequence[Hashable],
     confidence: float = 0.95,
-) -> Interval:
+    groups: Sequence[Hashable] = (),
+) -> tuple[Interval, float]:
     """Mean over seeds of a number of a set of cases, with an interval for other seeds and other patients at once.
 
     The half-widths of Student's t over the seeds and over the patients (variance by the jackknife) add in squares
@@ -203,21 +220,38 @@ def crossed_interval(
         statistic: Takes positions of cases, gives the number of each seed.
         clusters: Patient of each case.
         confidence: Share of such intervals that hold the true number.
+        groups: Of the seeds, as in `t_interval`.
+
+    Returns:
+        The interval, and p: 1 minus the confidence at which it would end at 0; NaN without an interval.
     """
-    members, whole = _members(clusters), np.arange(len(clusters))
-    seeds = t_interval(statistic(whole), confidence)
+    members, found = _members(clusters), statistic(np.arange(len(clusters)))
+    seeds = t_interval(found, confidence, groups)
     nothing = replace(seeds, low=math.nan, high=math.nan, n=len(clusters), clusters=len(members))
-    if seeds.n < 2 or len(members) < 2:
-        return replace(nothing, method="none: fewer than two seeds or patients")
+    if seeds.clusters < 2 or len(members) < 2:
+        return replace(nothing, method="none: fewer than two seeds or patients"), math.nan
     left_out = _without_each(statistic, members, len(clusters))
     if not np.isfinite(left_out).all():
-        return replace(nothing, method="none: without one of the patients the number is not defined")
-    n = len(members)
-    error = math.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
-    half = math.hypot(seeds.high - seeds.estimate, float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error)
-    return replace(
-        nothing, low=seeds.estimate - half, high=seeds.estimate + half, method="Student's t over seeds and patients"
+        return replace(nothing, method="none: without one of the patients the number is not defined"), math.nan
+    n, m = len(members), seeds.clusters
+    of_patients = math.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
+    of_seeds = _error_of_mean(np.asarray(found), _members(groups or range(len(found))))
+
+    def half(level: float) -> float:
+        return math.hypot(stats.t.isf(level / 2, m - 1) * of_seeds, stats.t.isf(level / 2, n - 1) * of_patients)
+
+    width = half(1 - confidence)
+    interval = replace(
+        nothing, low=seeds.estimate - width, high=seeds.estimate + width, method="Student's t over seeds and patients"
     )
+    return interval, _level_of(half, abs(seeds.estimate))
+
+
+def _level_of(half: Callable[[float], float], distance: float) -> float:
+    """The level at which a half-width, which shrinks from one level to the next, is a distance; `_LEAST_P` at least."""
+    if half(_LEAST_P) <= distance:
+        return _LEAST_P if distance else 1.0
+    return float(optimize.brentq(lambda level: half(level) - distance, _LEAST_P, 1.0))
 
 
 def _without_each(

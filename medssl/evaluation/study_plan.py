@@ -92,9 +92,6 @@ class StudyPlan:
     metric: Metric
     """What is compared: mean Dice of the cases, or a number of all cases' class probabilities."""
 
-    unit: Unit = "cases"
-    """What counts once in a number of class probabilities: a case, or a patient with the mean of its cases'."""
-
     finetune: Overrides = field(default_factory=Overrides)
     """Options of `medssl finetune` for every arm; `config` names a configuration to start from."""
 
@@ -126,6 +123,9 @@ class StudyPlan:
 
     class_order: tuple[str, ...] = ()
     """Classes from the least to the most, for `quadratic_kappa`."""
+
+    unit: Unit = "cases"
+    """What counts once in a number of class probabilities: a case, or a patient with the mean of its cases'."""
 
     pairs: list[tuple[str, str]] = field(default_factory=list)
     """Further pairs of arms that are compared, the first with the second, for instance a pretrained arm with one that

@@ -27,6 +27,7 @@ class NetworkScores:
         patients: Patient of each.
         values: (n,) Dice of each case, or (n, K) class probabilities.
         truth: (n,) class numbers, for probabilities.
+        start: What it started from, where other seeds of its arm start from something else; else "".
     """
 
     arm: str
@@ -36,6 +37,7 @@ class NetworkScores:
     patients: tuple[str, ...]
     values: npt.NDArray[np.float64]
     truth: npt.NDArray[np.int64] | None = None
+    start: str = ""
 
 
 def of_patients(tested: NetworkScores) -> NetworkScores:
@@ -87,16 +89,26 @@ def difference(by_seed: Mapping[int, Pairs], metric: Metric, weights: Sequence[f
             for of_seed in pairs
         ]
 
-    found = of_seeds(np.arange(len(counted)))
+    found, groups = of_seeds(np.arange(len(counted))), _groups(pairs)
+    patients = [every[0][0].patients[n] for n in counted]
+    interval, p_value = crossed_interval(of_seeds, patients, groups=groups)
     test = _test(every, found, metric, np.tile(weights, len(pairs)))
     return {
         "seeds": seeds,
         "seed_differences": [plain(value) for value in found],
-        "over_seeds": t_interval(found).to_json(),
-        "over_seeds_and_patients": crossed_interval(of_seeds, [every[0][0].patients[n] for n in counted]).to_json(),
+        "over_seeds": t_interval(found, groups=groups).to_json(),
+        "over_seeds_and_patients": interval.to_json(),
+        "p_value_seeds_and_patients": plain(p_value),
         "p_value": test.p_value,
         "smallest_p_value": plain(test.smallest),
     }
+
+
+def _groups(of_seeds: Sequence[Pairs]) -> list[tuple[str, ...]]:
+    """What the networks of each seed started from, of arms whose seeds differ in it; () where no arm's do."""
+    starts = [tuple(tested.start for tested in pairs[0]) for pairs in of_seeds]
+    several = [column for column in (0, 1) if len({start[column] for start in starts}) > 1]
+    return [tuple(start[column] for column in several) for start in starts] if several else []
 
 
 def comparable(tested: Sequence[NetworkScores], metric: Metric) -> list[NetworkScores]:

@@ -91,11 +91,11 @@ def _pair(
 def _judge(differences: Sequence[dict[str, Any]], of_slopes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Correct p-values over all comparisons, give each its verdict; how many there are, and what could be shown at all.
 
-    A verdict needs both: an interval over seeds and patients that leaves 0 out, and a corrected p-value below 0.05. Of
-    two slopes the smaller one holds better.
+    Corrected is the larger of two p-values: that of the swaps of patients, which knows nothing of other seeds, and that
+    of the interval over seeds and patients. Of two slopes the smaller one holds better.
     """
     every = [*differences, *of_slopes]
-    for found, p_value in zip(every, holm([found["p_value"] for found in every]), strict=True):
+    for found, p_value in zip(every, holm([_larger(found) for found in every]), strict=True):
         low, high = (_number(found["over_seeds_and_patients"][end]) for end in ("low", "high"))
         found["p_value"], found["p_value_corrected"] = plain(found["p_value"]), plain(p_value)
         found["verdict"] = told_tested(low, high, p_value)
@@ -103,6 +103,12 @@ def _judge(differences: Sequence[dict[str, Any]], of_slopes: Sequence[dict[str, 
         found["verdict"] = {"better": HOLDS_WORSE, "worse": HOLDS_BETTER}.get(found["verdict"], NOT_SHOWN)
     least = [found["smallest_p_value"] for found in every if found["smallest_p_value"] is not None]
     return {"comparisons": len(least), "smallest_p_value_corrected": min(holm(least), default=None)}
+
+
+def _larger(found: Mapping[str, Any]) -> float:
+    """The larger p-value of a comparison; NaN where one is missing."""
+    both = (found["p_value"], _number(found["p_value_seeds_and_patients"]))
+    return math.nan if any(map(math.isnan, both)) else max(both)
 
 
 def _alone(by_seed: Mapping[int, NetworkScores], measure: Measure) -> dict[str, Any]:

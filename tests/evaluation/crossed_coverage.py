@@ -26,7 +26,7 @@ def coverage(seeds: int, patients: int, seed_effect: float, patient_effect: str,
     """Share of the intervals that hold the true mean, 0."""
     held = 0
     for ours in _studies(seeds, patients, seed_effect, patient_effect, studies):
-        interval = crossed_interval(lambda drawn, all_of=ours: all_of[:, drawn].mean(1).tolist(), range(patients))
+        interval, _ = crossed_interval(lambda drawn, all_of=ours: all_of[:, drawn].mean(1).tolist(), range(patients))
         held += interval.low <= 0 <= interval.high
     return held / studies
 

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from crossed_coverage import PATIENT_EFFECTS, coverage
 from scipy import stats
@@ -108,6 +109,16 @@ def test_t_interval_closed_form() -> None:
     assert math.isnan(t_interval([]).estimate)
 
 
+def test_values_of_one_group_are_one_to_student_s_t() -> None:
+    values = [1.0, 2.0, 6.0, 3.0, 4.0, 8.0]
+    assert t_interval(values, groups="abcdef") == t_interval(values)
+    got = t_interval(values, groups="abcabc")
+    half = 4.3026527 * np.std([2.0, 3.0, 7.0], ddof=1) / math.sqrt(3)
+    assert (got.low, got.high) == (pytest.approx(4 - half), pytest.approx(4 + half))
+    assert (got.n, got.clusters) == (6, 3)
+    assert math.isnan(t_interval(values, groups="aaaaaa").low)
+
+
 @pytest.mark.parametrize("patient_effect", PATIENT_EFFECTS)
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_the_interval_over_seeds_and_patients_covers_what_it_says(seeds: int, patient_effect: str) -> None:
@@ -117,15 +128,28 @@ def test_the_interval_over_seeds_and_patients_covers_what_it_says(seeds: int, pa
 
 def test_over_seeds_and_patients_closed_form_and_where_there_is_none() -> None:
     values = np.array([[1.0, 2.0, 3.0, 6.0], [2.0, 2.0, 4.0, 8.0]])
-    got = crossed_interval(lambda drawn: values[:, drawn].mean(1).tolist(), "abcd")
+    got, _ = crossed_interval(lambda drawn: values[:, drawn].mean(1).tolist(), "abcd")
     of_seeds, of_patients = 12.7062047 * 0.5, 3.1824463 * values.mean(0).std(ddof=1) / 2
     assert got.estimate == 3.5
     assert (3.5 - got.low, got.high - 3.5) == (pytest.approx(math.hypot(of_seeds, of_patients)),) * 2
     assert (got.n, got.clusters) == (4, 4)
-    for one in (crossed_interval(lambda drawn: [0.5], "abcd"), crossed_interval(lambda drawn: [0.5, 0.7], "aaaa")):
+    for one, _ in (crossed_interval(lambda drawn: [0.5], "abcd"), crossed_interval(lambda drawn: [0.5, 0.7], "aaaa")):
         assert math.isnan(one.low)
         assert one.method == "none: fewer than two seeds or patients"
-    assert math.isnan(crossed_interval(lambda drawn: [], "").estimate)
+    assert math.isnan(crossed_interval(lambda drawn: [], "")[0].estimate)
+
+
+def test_p_of_the_interval_over_seeds_and_patients_is_where_it_ends_at_nothing() -> None:
+    values = np.array([[0.1, 0.2, 0.3, 0.6], [0.2, 0.2, 0.4, 0.8], [0.3, 0.4, 0.2, 0.9], [0.4, 0.3, 0.1, 0.8]])
+
+    def of_seeds(drawn: npt.NDArray[np.int64]) -> list[float]:
+        return [float(mean) for mean in values[:, drawn].mean(1)]
+
+    for groups in ("", "abab"):
+        _, p_value = crossed_interval(of_seeds, "abcd", groups=groups)
+        assert crossed_interval(of_seeds, "abcd", 1 - p_value, groups)[0].low == pytest.approx(0, abs=1e-9)
+    assert crossed_interval(lambda drawn: [0.5, 0.5], "abcd")[1] < 1e-6, "all seeds and patients gain alike"
+    assert crossed_interval(lambda drawn: [0.0, 0.0], "abcd")[1] == 1
 
 
 def test_p_of_two_means_is_welch_s_and_agrees_with_its_interval(rng: np.random.Generator) -> None:

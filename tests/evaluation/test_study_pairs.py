@@ -49,16 +49,17 @@ def test_pairs_are_compared_as_arms_with_the_reference_and_corrected_together():
 
 
 def test_the_slopes_of_a_pair_are_compared_over_seeds_and_patients():
-    """Seeds of spark gain 0.01, 0.02 and 0.03 with every doubling, of simclr 0.06 each."""
-    slopes = {"spark": (0.01, 0.02, 0.03), "simclr": (0.06,) * 3}
+    """Seeds of spark gain 0.018, 0.02 and 0.022 with every doubling, of simclr 0.06 each."""
+    slopes = {"spark": (0.018, 0.02, 0.022), "simclr": (0.06,) * 3}
     rows = _rows(dict.fromkeys(("scratch", "spark", "simclr"), 0.0), slopes)
     slope = compare_arms(rows, "scratch", "dice", [("spark", "simclr")])["pairs"][0]["slope"]
     assert (slope["labels"], slope["seeds"]) == ([1, 4, 16], [0, 1, 2])
-    assert slope["seed_differences"] == pytest.approx([-0.05, -0.04, -0.03])
-    half = stats.t.ppf(0.975, 2) * 0.01 / np.sqrt(3)
+    assert slope["seed_differences"] == pytest.approx([-0.042, -0.04, -0.038])
+    half = stats.t.ppf(0.975, 2) * 0.002 / np.sqrt(3)
     assert slope["over_seeds"]["high"] == pytest.approx(-0.04 + half)
     assert slope["over_seeds_and_patients"]["high"] == pytest.approx(-0.04 + half), "all patients gain alike"
     assert slope["p_value"] == pytest.approx(2 / 2**10)
+    assert slope["p_value_seeds_and_patients"] == pytest.approx(2 * stats.t.sf(0.04 / 0.002 * np.sqrt(3), 2))
     assert slope["verdict"] == "holds better"
     turned = compare_arms(rows, "scratch", "dice", [("simclr", "spark")])["pairs"][0]["slope"]
     assert (turned["verdict"], turned["p_value"]) == ("holds worse", slope["p_value"])

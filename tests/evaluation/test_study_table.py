@@ -134,6 +134,25 @@ def test_a_patient_with_many_images_counts_once():
     assert measure_of("auroc")(once, np.arange(5)) == pytest.approx(4 / 6)
 
 
+def test_seeds_that_share_a_pretraining_count_as_one():
+    """Six seeds of three pretrainings, whose gains are 0.02, 0.05 and 0.08: over seeds clear, over pretrainings not."""
+    rng = np.random.default_rng(0)
+    theirs = rng.uniform(0.5, 0.7, (6, 20))
+    ours = theirs + np.array([0.02, 0.05, 0.08] * 2)[:, None] + rng.normal(0, 0.001, (6, 20))
+    alone = _arms_of(ours, theirs)
+    shared = [replace(row, start=f"{row.seed % 3}" if row.arm == "ours" else "") for row in alone]
+    fixed = [replace(row, start="given" if row.arm == "ours" else "") for row in alone]
+    by_seed, by_pretraining, by_file = (
+        compare_arms(rows, "scratch", "dice")["points"][0]["differences"]["ours"] for rows in (alone, shared, fixed)
+    )
+    assert (by_seed["verdict"], by_pretraining["verdict"]) == ("better", "no difference shown")
+    assert (by_seed["over_seeds"]["clusters"], by_pretraining["over_seeds"]["clusters"]) == (6, 3)
+    half = stats.t.ppf(0.975, 2) * 0.03 / np.sqrt(3)
+    low = by_pretraining["over_seeds_and_patients"]["low"]
+    assert low == pytest.approx(0.05 - half, abs=0.002)
+    assert by_file == by_seed, "an encoder that is given is what it is"
+
+
 @pytest.mark.parametrize("metric", ["auroc", "balanced_accuracy", "quadratic_kappa"])
 def test_two_rare_patients_show_no_difference_whatever_they_are_told(metric: Metric):
     """All others are answered alike: p cannot be below 0.5, and the report names the comparison."""
@@ -407,7 +426,7 @@ def test_the_report_says_how_far_intervals_speak_for_other_pretrainings():
     compared = compare_arms(_rows(0.05, noise=0.01), "scratch", "dice")
     for given, said in (
         ({"ours": once}, ["One pretraining an arm: what another one would give is in no interval."]),
-        ({"ours": {**once, "pretrainings": 3}}, ["hold what another pretraining would give"]),
+        ({"ours": {**once, "pretrainings": 3}}, ["hold what other pretrainings would give"]),
         ({"ours": {**once, "pretrainings": 3}, "again": once}, ["ours 3.", "One pretraining an arm (again): what"]),
         ({}, []),
     ):

@@ -46,8 +46,8 @@ def pretrainings_say(results: Mapping[str, Any]) -> list[str]:
     if more:
         said.append(
             f"Pretrainings, each with a seed of its own: {', '.join(more)}. A seed starts from that of its number, and "
-            "from the first again where there are fewer, so that intervals over seeds hold what another pretraining "
-            "would give; seeds that share one are counted as if they did not."
+            "from the first again where there are fewer; intervals of differences hold what other pretrainings would "
+            "give, and count seeds that share one as one: of two or three pretrainings they are wide."
         )
     if once:
         which = f" ({', '.join(once)})" if more else ""

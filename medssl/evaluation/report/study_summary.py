@@ -29,14 +29,12 @@ CONVENTIONS = (
     "all of them) empty and the other invents it, the pair is 1 against 0; what both leave empty stays out. So a "
     "difference need not be that of the means. Difference, intervals and p rest on the same pairs; ranks count empty "
     "cases alike, over all arms.",
-    "p: whole patients change sides, all their seeds together, and the difference, a mean over seeds, is measured "
-    "anew; corrected over all comparisons of the study together: arms and pairs of them, numbers of labelled patients, "
-    "gains per doubling (Holm). "
-    "Patients whom both arms answer alike make it no smaller.",
-    "Better or worse is said where the 95 % interval over seeds and patients leaves 0 out and the corrected p is below "
-    f"{LEVEL}; else no difference is shown, which is not the same as none being there. The interval is not corrected: "
-    "where trainings of one arm differ so much that their mean is as uncertain as that over test patients, or more, "
-    "chance alone says better or worse more often than in one study of twenty (docs/evaluation.md has how often).",
+    "p: the larger of two. Of the one, whole patients change sides, all their seeds together, and the difference, a "
+    "mean over seeds, is measured anew; patients whom both arms answer alike make it no smaller. The other is that at "
+    "which the interval over seeds and patients would end at 0. Corrected over all comparisons of the study together: "
+    "arms and pairs of them, numbers of labelled patients, gains per doubling (Holm).",
+    f"Better or worse is said where the corrected p is below {LEVEL}; else no difference is shown, which is not the "
+    "same as none being there. The 95 % intervals are not corrected.",
 )
 
 
