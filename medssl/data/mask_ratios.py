@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medssl.data.masking import MaskKind, draw_mask
+from medssl.data.masking import MaskKind, any_mask
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def masks_of_ratios(kind: MaskKind, grid: Sequence[int], ratios: Tensor, generat
     masks = torch.zeros(len(ratios), *grid, dtype=torch.bool)
     for mask, ratio in zip(masks, ratios.tolist(), strict=True):
         if ratio > 0:
-            mask.copy_(draw_mask(kind, grid, 1, ratio, generator)[0])
+            mask.copy_(any_mask(kind, grid, 1, ratio, generator)[0])
     return masks
 
 

@@ -2,13 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from medssl.imaging.errors import ConfigError
+
 Colour = Literal["red", "blue", "green", "purple"]
-MaskKind = Literal["random", "block"] | Colour
+Coloured = Colour | tuple[Colour, float] | tuple[Colour, float, float]
+MaskKind = Literal["random", "block"] | Coloured
+"""A colour alone has the filters of `SIGMAS`; else their widths follow it."""
 
 SIGMAS: dict[str, tuple[float, ...]] = {"red": (1.5,), "blue": (1.0,), "green": (0.6, 1.8), "purple": (0.6, 1.8)}
 """Filters of coloured masks in cells: choices of this project, the paper's are not known."""
@@ -44,12 +49,36 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 
 def draw_mask(kind: MaskKind, grid: Sequence[int], batch: int, ratio: float, generator: torch.Generator) -> Tensor:
+    """As `any_mask`, and something is left to learn from.
+
+    Raises:
+        ConfigError: The ratio hides every cell.
+    """
+    if hidden_count(math.prod(grid), ratio) == math.prod(grid):
+        cells = " x ".join(str(n) for n in grid)
+        told = f"a mask of {ratio:g} hides all {math.prod(grid)} patches or blocks of a crop ({cells})"
+        raise ConfigError([f"{told}, nothing is left to learn from: take smaller ones, larger crops or a lower ratio"])
+    return any_mask(kind, grid, batch, ratio, generator)
+
+
+def any_mask(kind: MaskKind, grid: Sequence[int], batch: int, ratio: float, generator: torch.Generator) -> Tensor:
     """(B, *grid) bool, True = hidden, the same number in each sample, from the generator that `kind` names."""
     if kind == "random":
         return random_mask(grid, batch, ratio, generator)
     if kind == "block":
         return block_mask(grid, batch, ratio, generator)
-    return noise_mask(grid, batch, ratio, generator, kind, SIGMAS[kind])
+    colour, sigmas = (kind, SIGMAS[kind]) if isinstance(kind, str) else (kind[0], kind[1:])
+    return noise_mask(grid, batch, ratio, generator, colour, sigmas)
+
+
+def wrong_mask(kind: MaskKind) -> list[str]:
+    """A sentence where a colour comes with widths that are not as many as it has filters, positive and rising."""
+    if isinstance(kind, str):
+        return []
+    colour, *sigmas = kind
+    if len(sigmas) == len(SIGMAS[colour]) and all(low < high for low, high in pairwise([0.0, *sigmas])):
+        return []
+    return [f"mask {colour} has {len(SIGMAS[colour])} filter(s), whose widths must rise from above 0, got {sigmas}"]
 
 
 def visible_and_hidden(mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,8 +102,10 @@ class Method(nn.Module, ABC):
     def encoder(self) -> nn.Module:
         """The plain encoder that is kept after pretraining."""
 
-    def misfits(self, together: int) -> list[str]:
-        """What is wrong where this many samples are computed together, over all devices; nothing by default."""
+    def misfits(self, together: int, spatial_dims: int) -> list[str]:
+        """What is wrong where this many samples of a dimension are computed together, over all devices; nothing by
+        default.
+        """
         return []
 
     def notes(self, cases: int) -> list[str]:
@@ -211,6 +213,25 @@ def whole_batches(queue: int, batch_size: int) -> list[str]:
     """A sentence where a queue is no whole number of batches."""
     fits = queue % batch_size == 0
     return [] if fits else [f"queue {queue} must be a whole number of batches of {batch_size} (train.batch_size)"]
+
+
+def unbalanced(prototypes: int, batch: int, queue: int | None, kind: str = "samples") -> list[str]:
+    """A sentence where so few vectors are balanced over prototypes that which one a vector gets is arbitrary.
+
+    Args:
+        prototypes: Number of prototypes.
+        batch: Vectors that are computed together.
+        queue: Earlier vectors beside them; None where the method keeps none of this kind.
+        kind: What the vectors are of.
+    """
+    vectors = batch + (queue or 0)
+    if 4 * vectors >= prototypes:
+        return []
+    where, longer = ("a batch", "") if queue is None else ("a batch and queue", "a longer queue, ")
+    return [
+        f"{prototypes} prototypes need {where} of {-(-prototypes // 4)} {kind} that are balanced together, got "
+        f"{vectors}: take {longer}fewer prototypes, a larger batch, or fewer parts (train.accumulate)"
+    ]
 
 
 def require(problems: list[str]) -> None:

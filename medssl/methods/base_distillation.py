@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medssl.data.mask_ratios import HiddenTokens, masks_of_ratios
-from medssl.data.masking import MaskKind, step_generator
+from medssl.data.masking import MaskKind, step_generator, wrong_mask
 from medssl.losses.distillation import (
     across_views,
     centred_softmax,
@@ -49,8 +49,8 @@ def wrong_numbers(temperatures: tuple[float, ...], schedule: Schedule, centre_mo
 def wrong_masks(head: Heads, masks: Masks) -> list[str]:
     """A sentence for each number of heads and masks out of range."""
     *widths, patches = head
-    _, masked, low, high = masks
-    problems = share(masked=masked)
+    kind, masked, low, high = masks
+    problems = share(masked=masked) + wrong_mask(kind)
     if min(widths) < 1 or patches < 0:
         problems.append(f"head needs positive numbers, of which the last one may be 0, got {head}")
     if not 0 < low <= high < 1:

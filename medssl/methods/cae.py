@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
-from medssl.data.masking import MaskKind, draw_mask, step_generator, visible_and_hidden
+from medssl.data.masking import MaskKind, draw_mask, step_generator, visible_and_hidden, wrong_mask
 from medssl.losses.reconstruction import denormalise_patches, normalise_patches, token_mse
 from medssl.methods.base import Batch, Method, MethodCard, expect, not_negative, positive, ratio, require
 from medssl.models.attention import TransformerBlock
@@ -54,7 +54,7 @@ class CAE(Method):
         super().__init__()
         vit = expect(encoder, ViT, "cae", "for CNNs use spark")
         problems = ratio(mask_ratio=mask_ratio) + not_negative(alignment=alignment, variance_floor=variance_floor)
-        require(problems + positive(regressor_blocks=depths[0], decoder_blocks=depths[1]))
+        require(problems + wrong_mask(mask) + positive(regressor_blocks=depths[0], decoder_blocks=depths[1]))
         self._vit, self.seed, self.mask_ratio, self.mask = vit, seed, mask_ratio, mask
         self.alignment, self.variance_floor = alignment, variance_floor
         self.regressor = LatentRegressor(vit.width, vit.heads, depths[0])

@@ -11,7 +11,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from medssl.data.masking import random_mask, step_generator, visible_and_hidden
+from medssl.data.masking import draw_mask, step_generator, visible_and_hidden
 from medssl.imaging.errors import ConfigError
 from medssl.losses.reconstruction import normalise_patches, token_mse
 from medssl.methods.base import Batch, Method, MethodCard, expect, not_negative, ratio, require
@@ -89,7 +89,7 @@ class CroCo(Method):
     def _draw(self, image: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Numbers of visible (B, n) and hidden (B, m) patches of the first image."""
         grid = self._vit.grid(image.shape[2:])
-        mask = random_mask(grid, image.shape[0], self.mask_ratio, step_generator(self.seed, step))
+        mask = draw_mask("random", grid, image.shape[0], self.mask_ratio, step_generator(self.seed, step))
         visible, hidden = (part.to(image.device) for part in visible_and_hidden(mask))
         return visible, hidden
 

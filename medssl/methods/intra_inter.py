@@ -1,9 +1,9 @@
 """Joint image-volume clustering: images and slices are clustered, then whole volumes, with one 2D encoder.
 
 Nguyen et al., "Joint Self-Supervised Image-Volume Representation Learning with Intra-Inter Contrastive Clustering",
-AAAI 2023, https://arxiv.org/abs/2212.01893. Deviations: one run in place of three; clusters are balanced over the batch
-(SwAV, one of the paper's two) at both levels; volumes are centred over the batch; attention is plain and looks across
-slices.
+AAAI 2023, https://arxiv.org/abs/2212.01893. Deviations: one run in place of three, so that steps of images train the 2D
+encoder in all stages; clusters are balanced over the batch (SwAV, one of the paper's two) at both levels; volumes are
+centred over the batch; attention is plain and looks across slices.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,18 @@ from torch import Tensor, nn
 from medssl.data.masking import random_mask, step_generator
 from medssl.losses.distillation import across_views, balanced
 from medssl.losses.gather import gather
-from medssl.methods.base import Batch, Method, MethodCard, expect, not_negative, positive, ratio, require, share
+from medssl.methods.base import (
+    Batch,
+    Method,
+    MethodCard,
+    expect,
+    not_negative,
+    positive,
+    ratio,
+    require,
+    share,
+    unbalanced,
+)
 from medssl.models.batch_norm import BatchNorm
 from medssl.models.momentum import KeyQueue
 from medssl.models.projectors import Projector, Prototypes
@@ -28,7 +39,8 @@ class IntraInter(Method):
     """Swapped prediction of balanced clusters: of images always, and of volumes in three stages.
 
     A step of images clusters them. A step of volumes clusters some of their slices at first; then it predicts hidden
-    slices from the others while the 2D encoder stands still; then it clusters whole volumes and trains everything.
+    slices from the others and leaves the 2D encoder to the images; then it clusters whole volumes and trains
+    everything.
 
     Args:
         encoder: A `SliceEncoder`.
@@ -104,6 +116,16 @@ class IntraInter(Method):
         else:
             name, loss = "inter_3d", self._inter(first, second)
         return {"loss": loss, name: loss.detach()}
+
+    def misfits(self, together: int, spatial_dims: int) -> list[str]:
+        """Too few images, slices or volumes to balance."""
+        images, volumes = (len(p.weight) for p in (self.image_prototypes, self.volume_prototypes))
+        if spatial_dims == 2:
+            return unbalanced(images, together, None, "images")
+        masked, inter, _ = self.stages
+        queue = len(cast(KeyQueue, self.queues[0]).keys) if self.queues else 0
+        problems = unbalanced(images, together * self.slices, None, "slices") if masked > 0 else []
+        return problems + (unbalanced(volumes, together, queue, "volumes") if inter < 1 else [])
 
     def before_step(self, step: int) -> None:
         """Hold prototypes still when their stage has just begun."""

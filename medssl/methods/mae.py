@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from medssl.data.masking import MaskKind, draw_mask, step_generator, visible_and_hidden
+from medssl.data.masking import MaskKind, draw_mask, step_generator, visible_and_hidden, wrong_mask
 from medssl.losses.reconstruction import denormalise_patches, masked_token_mse, normalise_patches, token_mse
 from medssl.methods.base import Batch, Method, MethodCard, expect, not_negative, ratio, require
 from medssl.models.positions import patchify, pick, with_hidden
@@ -27,7 +27,8 @@ class MAE(Method):
         seed: Seed of the masks.
         mask_ratio: Share of patches hidden.
         mask: Which: `random`, in boxes (`block`), or by filtered noise as in ColorMAE (Hinojosa et al., ECCV 2024,
-            https://arxiv.org/abs/2407.13036), where `green` was best.
+            https://arxiv.org/abs/2407.13036), where `green` was best; `[green, 0.6, 1.8]` gives the widths of its
+            filters in patches, `[red, 1.5]` that of the one filter that red and blue have.
         decoder: Width, blocks and attention heads of the decoder.
         variance_floor: Target patches get mean 0 and variance 1; this is added to their variance (1e-6 in the paper;
             higher spares constant patches). None: the voxels are the target as they are.
@@ -53,7 +54,8 @@ class MAE(Method):
     ) -> None:
         super().__init__()
         vit = expect(encoder, ViT, "mae", "for CNNs use spark")
-        require(ratio(mask_ratio=mask_ratio) + not_negative(min_patch_std=min_patch_std or 0))
+        problems = not_negative(min_patch_std=min_patch_std or 0, variance_floor=variance_floor or 0)
+        require(ratio(mask_ratio=mask_ratio) + wrong_mask(mask) + problems)
         self._vit, self.seed, self.mask_ratio, self.mask = vit, seed, mask_ratio, mask
         self.variance_floor = variance_floor
         self.min_patch_std = min_patch_std

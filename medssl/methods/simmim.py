@@ -7,14 +7,13 @@ Deviations: 2D and 3D; NeRF-MAE hides each window by chance, here each sample hi
 density is the body here, voxels above a threshold.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from medssl.data.masking import hidden_count, random_mask, step_generator
+from medssl.data.masking import draw_mask, step_generator
 from medssl.imaging.errors import ConfigError
 from medssl.losses.reconstruction import local_statistics, masked_l1, masked_token_mse
 from medssl.methods.base import Batch, Method, MethodCard, expect, not_negative, ratio, require
@@ -120,10 +119,8 @@ class SimMIM(Method):
         if any(n % b for n, b in zip(shape, self.block, strict=True)):
             raise ConfigError([f"crop of {shape} does not divide into blocks of {self.block}"])
         grid = [n // b for n, b in zip(shape, self.block, strict=True)]
-        if hidden_count(math.prod(grid), self.mask_ratio) == math.prod(grid):
-            hides = f"mask_ratio {self.mask_ratio} hides all {math.prod(grid)} blocks of {self.block}"
-            raise ConfigError([f"{hides} of a crop of {shape}: use smaller blocks or larger crops"])
-        return random_mask(grid, image.shape[0], self.mask_ratio, step_generator(self.seed, step)).to(image.device)
+        mask = draw_mask("random", grid, image.shape[0], self.mask_ratio, step_generator(self.seed, step))
+        return mask.to(image.device)
 
     def _predict(self, image: Tensor, blocks: Tensor) -> Tensor:
         """(B, outputs, *S); the decoder may look at the image, so hidden voxels are 0 there too."""

@@ -15,14 +15,16 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from medssl.data.masking import random_mask, step_generator
+from medssl.data.masking import draw_mask, step_generator
 from medssl.imaging.errors import ConfigError
 from medssl.losses.reconstruction import masked_token_mse, normalise_patches
-from medssl.methods.base import Batch, Method, MethodCard, expect, ratio, require
+from medssl.methods.base import Batch, Method, MethodCard, expect, not_negative, ratio, require
 from medssl.models.decoders import LightDecoder, UNetDecoder, without_head
 from medssl.models.masked import Densify, HiddenBlocks
 from medssl.models.positions import patchify, unpatchify
 from medssl.models.unet import ResidualUNetEncoder
+
+_FLOOR = 1e-6  # under the variance of a target block
 
 
 @final
@@ -36,7 +38,7 @@ class SparK(Method):
         block: Side of a block in voxels, one number or one an axis.
         sparse: Masked statistics in the encoder; False feeds zeros for hidden voxels to the dense network.
         normalise_target: Each target block gets mean 0 and variance 1 (SparK); False targets the voxels (3D recipe).
-        variance_floor: Added to the variance of a target block.
+        variance_floor: Added to the variance of a target block, with `normalise_target` alone; None = 1e-6.
         decoder: `unet`: the decoder of segmentation with skips, whose weights fine-tuning can take over (3D recipe);
             `light`: SparK's own, thrown away.
 
@@ -55,22 +57,24 @@ class SparK(Method):
         block: int | Sequence[int] = 8,
         sparse: bool = True,
         normalise_target: bool = False,
-        variance_floor: float = 1e-6,
+        variance_floor: float | None = None,
         decoder: Literal["light", "unet"] = "unet",
     ) -> None:
         super().__init__()
         unet = expect(encoder, ResidualUNetEncoder, "spark", "for a ViT use mae")
-        problems = ratio(mask_ratio=mask_ratio)
+        problems = ratio(mask_ratio=mask_ratio) + not_negative(variance_floor=variance_floor or 0)
+        if variance_floor is not None and not normalise_target:
+            problems.append(f"variance_floor {variance_floor:g} does nothing without normalise_target: leave it out")
         if decoder not in ("light", "unet"):
             problems.append(f"decoder must be light or unet, got {decoder!r}")
         require(problems)
         self._encoder, self.seed, self.mask_ratio, self.sparse = unet, seed, mask_ratio, sparse
         self.block = tuple([block] * unet.spatial_dims if isinstance(block, int) else block)
-        self.normalise_target, self.variance_floor = normalise_target, variance_floor
+        self.normalise_target = normalise_target
+        self.variance_floor = _FLOOR if variance_floor is None else variance_floor
         light = decoder == "light"
-        self.decoder: nn.Module = (
-            LightDecoder(unet, unet.in_channels) if light else UNetDecoder(unet, unet.in_channels, norm=unet.norm)
-        )
+        kind = LightDecoder if light else UNetDecoder
+        self.decoder: nn.Module = kind(unet, unet.in_channels, norm=unet.norm)
         self.first = 1 if light else 0  # finest level the decoder reads
         strides, widths = unet.strides[self.first :], unet.feature_channels[self.first :]
         holes = [all(b % s == 0 for b, s in zip(self.block, stride, strict=True)) for stride in strides]
@@ -112,7 +116,8 @@ class SparK(Method):
         if any(n % b for n, b in zip(image.shape[2:], self.block, strict=True)):
             raise ConfigError([f"crop of {tuple(image.shape[2:])} does not divide into blocks of {self.block}"])
         grid = [n // b for n, b in zip(image.shape[2:], self.block, strict=True)]
-        return random_mask(grid, image.shape[0], self.mask_ratio, step_generator(self.seed, step)).to(image.device)
+        mask = draw_mask("random", grid, image.shape[0], self.mask_ratio, step_generator(self.seed, step))
+        return mask.to(image.device)
 
     def _predict(self, image: Tensor, cells: Tensor) -> Tensor:
         blocks = HiddenBlocks(cells, self.block)

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 
 from medssl.losses.distillation import across_views, balanced
 from medssl.losses.gather import gather
-from medssl.methods.base import Batch, MethodCard, SiameseMethod, not_negative, positive, require, share, whole_batches
+from medssl.methods.base import (
+    Batch,
+    MethodCard,
+    SiameseMethod,
+    not_negative,
+    positive,
+    require,
+    share,
+    unbalanced,
+    whole_batches,
+)
 from medssl.models.encoder import Encoder
 from medssl.models.momentum import KeyQueue
 from medssl.models.projectors import Branch, Projector, Prototypes
@@ -81,16 +91,10 @@ class SwAV(SiameseMethod):
         ]
         return {"loss": across_views(targets, scores, self.temperature)}
 
-    def misfits(self, together: int) -> list[str]:
+    def misfits(self, together: int, spatial_dims: int) -> list[str]:
         """Too few vectors to balance."""
-        prototypes, _ = self.prototypes.weight.shape
-        vectors = together + (len(cast(KeyQueue, self.queues[0]).keys) if self.queues else 0)
-        if 4 * vectors >= prototypes:
-            return []
-        return [
-            f"{prototypes} prototypes need a batch and queue of {prototypes // 4} samples that are balanced together, "
-            f"got {vectors}: take a longer queue, fewer prototypes, or fewer parts (train.accumulate)"
-        ]
+        queue = len(cast(KeyQueue, self.queues[0]).keys) if self.queues else 0
+        return unbalanced(len(self.prototypes.weight), together, queue)
 
     def before_step(self, step: int) -> None:
         """Hold the prototypes still at first."""

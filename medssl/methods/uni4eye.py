@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from medssl.data.masking import MaskKind, draw_mask, step_generator, visible_and_hidden
+from medssl.data.masking import MaskKind, draw_mask, step_generator, visible_and_hidden, wrong_mask
 from medssl.losses.gradients import sobel_magnitude
 from medssl.losses.reconstruction import denormalise_patches, normalise_patches, token_mse
 from medssl.methods.base import Batch, Method, MethodCard, expect, not_negative, ratio, require
@@ -57,10 +57,10 @@ class Uni4Eye(Method):
     ) -> None:
         super().__init__()
         self._encoder = expect(encoder, UnifiedViT, "uni4eye", "it has an embedding of patches for 2D and one for 3D")
-        problems = ratio(mask_ratio=mask_ratio) + not_negative(image=weights[0], gradient=weights[1])
+        problems = not_negative(image=weights[0], gradient=weights[1], variance_floor=variance_floor or 0)
         if sum(weights) <= 0:
             problems.append(f"weights must not both be 0, got {weights}")
-        require(problems)
+        require(problems + ratio(mask_ratio=mask_ratio) + wrong_mask(mask))
         self.seed, self.mask_ratio, self.mask = seed, mask_ratio, mask
         self.weights, self.variance_floor = weights, variance_floor
         self.decoders = nn.ModuleDict({name: TokenDecoder(self._encoder.width, decoder, 0) for name in _TARGETS})

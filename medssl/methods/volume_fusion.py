@@ -1,9 +1,9 @@
 """Volume Fusion: two scans are mixed region by region, and the network segments the regions by their mixing ratio.
 
 Wang et al., "MIS-FM: 3D Medical Image Segmentation using Foundation Models Pretrained on a Large-Scale Unannotated
-Dataset", 2023, https://arxiv.org/abs/2306.16925. Deviations: each crop of a batch is fused with the next one, where the
-authors fuse the halves of a double batch; Dice is the mean over the classes without the first; AdamW unless the run
-says otherwise; the network is any encoder with the decoder that suits it.
+Dataset", 2023, https://arxiv.org/abs/2306.16925. Deviations: each crop of a batch is fused with the one before it,
+where the authors fuse the halves of a double batch; Dice is the mean over the classes without the first; AdamW unless
+the run says otherwise; the network is any encoder with the decoder that suits it.
 """
 
 from typing import final
@@ -36,6 +36,7 @@ class VolumeFusion(DenseMethod):
 
     card = MethodCard("Wang et al., 2023", "https://arxiv.org/abs/2306.16925", "anatomical")
     least_batch = 2
+    over_batch = True
 
     def __init__(
         self,

@@ -227,7 +227,12 @@ def too_few(method: Method, sources: Sequence[Source], train: TrainOptions) -> N
     Raises:
         ConfigError: They are.
     """
-    if problems := [p for source in sources for p in method.misfits(source.batch_size // train.accumulate)]:
+    problems = [
+        problem
+        for source in sources
+        for problem in method.misfits(source.batch_size // train.accumulate, source.spatial_dims)
+    ]
+    if problems:
         raise ConfigError(problems)
 
 

@@ -6,7 +6,17 @@ from fractions import Fraction
 import pytest
 import torch
 
-from medssl.data.masking import block_mask, draw_mask, hidden_count, random_mask, step_generator
+from medssl.data.masking import (
+    SIGMAS,
+    any_mask,
+    block_mask,
+    draw_mask,
+    hidden_count,
+    random_mask,
+    step_generator,
+    wrong_mask,
+)
+from medssl.imaging.errors import ConfigError
 
 
 @pytest.mark.parametrize(("cells", "ratio", "hidden"), [(512, 0.75, 384), (196, 0.75, 147), (49, 0.6, 30), (8, 0.6, 5)])
@@ -55,6 +65,32 @@ def test_every_kind_hides_the_same_number_and_replays(kind, grid, ratio):
     assert mask.flatten(1).sum(1).tolist() == [hidden_count(math.prod(grid), ratio)] * 6
     assert torch.equal(mask, draw_mask(kind, grid, 6, ratio, step_generator(3, 4)))
     assert len({tuple(row.flatten().tolist()) for row in mask}) == 6
+
+
+@pytest.mark.parametrize("kind", ["random", "block", "red", ("green", 0.5, 1.0)])
+def test_a_mask_that_leaves_nothing_is_refused(kind):
+    told = r"a mask of 0.9 hides all 8 patches or blocks of a crop \(2 x 2 x 2\)"
+    with pytest.raises(ConfigError, match=told):
+        draw_mask(kind, (2, 2, 2), 2, 0.9, step_generator(0, 0))
+    assert any_mask(kind, (2, 2, 2), 2, 0.9, step_generator(0, 0)).all()
+    assert (~draw_mask(kind, (2, 2, 2), 2, 0.875, step_generator(0, 0))).flatten(1).sum(1).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("colour", list(SIGMAS))
+def test_filters_of_a_colour_can_be_chosen(colour):
+    drawn = [
+        draw_mask(kind, (32, 32), 2, 0.5, step_generator(0, 0))
+        for kind in (colour, [colour, *SIGMAS[colour]], [colour, *(2 * sigma for sigma in SIGMAS[colour])])
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert wrong_mask((colour, *SIGMAS[colour])) == []
+
+
+@pytest.mark.parametrize("kind", [("red", 0.0), ("red", 0.6, 1.8), ("green", 0.6), ("purple", 1.8, 0.6)])
+def test_filters_that_do_not_suit_the_colour_are_told(kind):
+    (told,) = wrong_mask(kind)
+    assert told.startswith(f"mask {kind[0]} has {len(SIGMAS[kind[0]])} filter(s), whose widths must rise from above 0")
 
 
 def _bands(kind, grid):

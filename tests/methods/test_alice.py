@@ -13,7 +13,6 @@ from torch import Tensor
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.preprocess import Preprocess
 from medssl.losses.distillation import centred_softmax
-from medssl.methods import alice
 from medssl.methods.alice import Alice
 from medssl.methods.sam import SAM
 from medssl.models.resnet import ResNet
@@ -81,12 +80,29 @@ def test_the_loss_is_that_of_summaries_across_and_of_places_within_views_and_of_
     torch.testing.assert_close(found["loss"], summary + place + 10 * error)
 
 
+def test_all_voxels_count_where_the_code_of_the_authors_is_asked_for() -> None:
+    method, batch = _method(recon_region="all", weights=(1.0, 2.0, 5.0)).eval(), _batch()
+    pairs, _ = method._pairs(batch)
+    seen = method.student.describe(pairs * ~method._hidden(6, 2, pairs.device))
+    found = method(batch)
+    torch.testing.assert_close(found["reconstruction"], (seen.image - pairs).square().mean())
+    terms = found["summary_loss"] + 2 * found["place_loss"] + 5 * found["reconstruction"]
+    torch.testing.assert_close(found["loss"], terms)
+    assert not torch.isclose(found["reconstruction"], _method().eval()(batch)["reconstruction"])
+
+
+def test_without_a_matcher_nothing_is_said_to_be_matched_and_a_note_says_how_pairs_are_made(tmp_path: Path) -> None:
+    plain, matched = _method(), _method(matcher=str(_sam_run(tmp_path / "sam")))
+    assert "matched" not in plain(_batch())
+    assert 0 <= matched(_batch())["matched"] <= 1
+    (note,) = plain.notes(10)
+    assert "paired by where they lie in the source crops" in note
+    assert matched.notes(10) == []
+
+
 @pytest.mark.parametrize(("weights", "learns"), [((1.0, 0.0, 10.0), False), ((0.0, 1.0, 0.0), True)])
-def test_the_alignment_learns_from_places_alone(
-    weights: tuple[float, ...], learns: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(alice, "_WEIGHTS", weights)
-    method = _method()
+def test_the_alignment_learns_from_places_alone(weights: tuple[float, ...], learns: bool) -> None:
+    method = _method(weights=weights)
     method(_batch())["loss"].backward()
     assert any(bool(p.grad.any()) for p in method.alignment.parameters()) == learns
     assert all(p.grad is None for p in method.teacher.parameters())
@@ -148,7 +164,8 @@ def test_the_matcher_finds_the_same_place_in_a_moved_patient(tmp_path: Path, dim
         found = []
         for step in range(5):
             pairs, sure = method._pairs({"image": image, "step": torch.tensor(step), "patient": torch.arange(2)})
-            assert sure.all()
+            assert (sure is None) == (method is plain)
+            assert sure is None or sure.all()
             for own, other in zip(pairs[:2], pairs[2:], strict=True):
                 shifts = itertools.product((-1, 0, 1), repeat=dims)
                 found.append(any(torch.equal(own.roll(shift, axes)[inner], other[inner]) for shift in shifts))
@@ -182,6 +199,8 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         _method(crop=(16,), mask=("column", 1.5, 0), head=(16, 8, 20, False))
     assert len(caught.value.problems) == 4
+    with pytest.raises(ConfigError, match=r"place_loss must be 0 or more.*\n?.*recon_region must be masked or all"):
+        _method(weights=(1.0, -1.0, 10.0), recon_region="hidden")
     with pytest.raises(ConfigError, match="does not divide into blocks of 5"):
         _method(mask=("block", 0.75, 5))
     with pytest.raises(ConfigError, match="2D images of 2 channel"):

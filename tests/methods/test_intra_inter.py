@@ -2,10 +2,12 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+import yaml
 from fixed_batch import learn
 from torch import Tensor
 
@@ -137,7 +139,7 @@ def test_without_structure_the_loss_is_the_log_of_the_number_of_prototypes() -> 
     assert method(_batch(3))["loss"].item() == pytest.approx(math.log(5), rel=1e-5)
 
 
-def test_the_2d_encoder_stands_still_while_slices_are_predicted() -> None:
+def test_volumes_leave_the_2d_encoder_alone_while_slices_are_predicted() -> None:
     method = _method()
     before = copy.deepcopy(method.encoder.slices.state_dict())
     optimizer = torch.optim.AdamW(method.parameters(), 0.1)
@@ -273,6 +275,27 @@ def test_numbers_that_do_not_fit_are_told_together(extra: dict, words: list[str]
         _method(**extra)
     told = "\n".join(caught.value.problems)
     assert all(word in told for word in words)
+
+
+def test_too_few_vectors_for_the_prototypes_are_told() -> None:
+    method = _method(head=(8, 8, 64), volumes=(40, 6), slices=4)
+    assert method.misfits(16, 2) == method.misfits(4, 3) == []
+    (images,) = method.misfits(15, 2)
+    assert images.startswith("64 prototypes need a batch of 16 images that are balanced together, got 15: take fewer")
+    slices, volumes = method.misfits(3, 3)
+    assert slices.startswith("64 prototypes need a batch of 16 slices that are balanced together, got 12")
+    assert volumes.startswith("40 prototypes need a batch and queue of 10 volumes that are balanced together, got 9")
+    late = _method(head=(8, 8, 64), volumes=(40, 6), stages=(0.0, 1.0, 0.0))
+    assert late.misfits(1, 3) == []
+
+
+@pytest.mark.parametrize("name", ["intra_inter_resnet_mixed", "intra_inter_resnet_mixed_gpu"])
+def test_shipped_configurations_have_enough_vectors(name: str) -> None:
+    path = Path(__file__).parents[2] / "configs" / "pretrain" / f"{name}.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    method = _method(**config["method"]["init_args"])
+    assert method.misfits(config["train"]["batch_size"], 2) == []
+    assert method.misfits(config["also"]["batch_size"], 3) == []
 
 
 def test_needs_an_encoder_of_slices() -> None:

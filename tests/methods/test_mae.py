@@ -181,6 +181,8 @@ def test_panel_shows_visible_voxels_unchanged(dims: int):
     [
         ({"mask_ratio": 0.0}, "mask_ratio"),
         ({"mask_ratio": 1.0}, "mask_ratio"),
+        ({"mask": ("green", 1.8, 0.6)}, "mask green has 2 filter"),
+        ({"variance_floor": -1e-3}, "variance_floor must be 0 or more"),
         ({"decoder": (20, 2, 3)}, "width 20 must be divisible by heads 3"),
         ({"decoder": (4, 2, 2)}, "a width of 6 or more"),
         ({"decoder": (12, 2, 0)}, "1 head or more"),
@@ -216,3 +218,10 @@ def test_flat_patches_do_not_count_where_asked(dims: int):
     empty["loss"].backward()
     with pytest.raises(ConfigError, match="min_patch_std"):
         _mae(dims, min_patch_std=-1)
+
+
+def test_the_filters_of_a_coloured_mask_are_an_option():
+    usual, batch = _mae(mask="green"), _batch()
+    masks = [_mask(_mae(mask=["green", *sigmas]), batch) for sigmas in ((0.6, 1.8), (0.3, 0.9))]
+    assert torch.equal(masks[0], _mask(usual, batch))
+    assert not torch.equal(masks[1], masks[0])

@@ -241,7 +241,7 @@ def test_wrong_numbers_are_told(given: dict[str, Any], part: str) -> None:
 def test_crops_that_do_not_fit_are_told() -> None:
     with pytest.raises(ConfigError, match="does not divide into blocks"):
         _method(block=6)(_batch())
-    with pytest.raises(ConfigError, match="hides all 1 blocks"):
+    with pytest.raises(ConfigError, match="hides all 1 patches or blocks"):
         _method(block=16)(_batch())
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from medssl.imaging.errors import ConfigError
 from medssl.methods.spark import SparK
 from medssl.models.decoders import UNetDecoder
-from medssl.models.masked import HiddenBlocks
+from medssl.models.masked import HiddenBlocks, Norm
 from medssl.models.positions import patchify, unpatchify
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
@@ -131,6 +131,13 @@ def test_blocks_smaller_than_the_last_stride():
     assert all(p.grad is not None for p in method.parameters())
 
 
+@pytest.mark.parametrize("norm", ["instance", "batch", "group"])
+def test_the_light_decoder_has_the_norm_of_the_encoder(norm: str):
+    method = SparK(_encoder(2, norm=norm), block=4, decoder="light")
+    kinds = {part.kind for part in method.modules() if isinstance(part, Norm)}
+    assert kinds == {norm}
+
+
 def test_anisotropic_blocks_and_strides():
     torch.manual_seed(0)
     encoder = ResidualUNetEncoder(3, 1, (4, 8, 16), (0, 1, 1), strides=[1, (2, 2, 1), 2])
@@ -185,7 +192,13 @@ def test_perfect_prediction_is_shown_as_the_image(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("extra", "word"), [({"mask_ratio": 1.5}, "mask_ratio"), ({"decoder": "heavy"}, "decoder must be")]
+    ("extra", "word"),
+    [
+        ({"mask_ratio": 1.5}, "mask_ratio"),
+        ({"decoder": "heavy"}, "decoder must be"),
+        ({"normalise_target": True, "variance_floor": -1e-6}, "variance_floor must be 0 or more"),
+        ({"variance_floor": 1e-6}, "variance_floor 1e-06 does nothing without normalise_target"),
+    ],
 )
 def test_numbers_that_do_not_fit(extra: dict, word: str):
     with pytest.raises(ConfigError, match=word):

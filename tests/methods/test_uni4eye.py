@@ -138,6 +138,8 @@ def test_the_panel_shows_a_perfect_prediction_as_the_input(dims: int, floor: flo
     ("extra", "word"),
     [
         ({"mask_ratio": 1.0}, "mask_ratio"),
+        ({"mask": ("red", 0.6, 1.8)}, "mask red has 1 filter"),
+        ({"variance_floor": -1e-6}, "variance_floor must be 0 or more"),
         ({"weights": (-1.0, 1.0)}, "image must be 0 or more"),
         ({"weights": (0.0, 0.0)}, "not both be 0"),
         ({"decoder": (20, 2, 3)}, "width 20 must be divisible by heads 3"),
@@ -146,6 +148,11 @@ def test_the_panel_shows_a_perfect_prediction_as_the_input(dims: int, floor: flo
 def test_numbers_that_do_not_fit(extra: dict, word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         _method(**extra)
+
+
+def test_a_mask_that_hides_everything_is_refused() -> None:
+    with pytest.raises(ConfigError, match="hides all 16 patches"):
+        _method(mask_ratio=0.95)(_batch(2))
 
 
 def test_needs_an_encoder_of_both_dimensions() -> None:

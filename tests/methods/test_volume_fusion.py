@@ -71,6 +71,15 @@ def test_the_loss_is_cross_entropy_and_dice_of_the_classes() -> None:
     assert found["accuracy"].item() == pytest.approx(right.item())
 
 
+def test_parts_of_a_batch_are_not_the_batch() -> None:
+    """Dice is over the part, and a part's crops are fused with one another."""
+    method, batch = _method().eval(), _batch()
+    image = torch.cat([batch["image"], batch["image"][:1] + 1])
+    parts = [method({**batch, "image": part})["loss"] for part in image.chunk(2)]
+    assert not torch.isclose(torch.stack(parts).mean(), method({**batch, "image": image})["loss"])
+    assert method.over_batch
+
+
 @pytest.mark.parametrize("levels", [2, 4])
 def test_a_network_without_opinion_costs_the_logarithm_of_the_classes(levels: int) -> None:
     method, batch = _method(levels=levels), _batch()

@@ -1,6 +1,7 @@
 """What a run says of its parts before it starts."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +54,8 @@ def test_notes_are_told_before_the_first_step(tmp_path: Path, capsys: pytest.Cap
     [
         ("simclr.SimCLR", 2, "the loss of SimCLR"),
         ("byol.BYOL", 2, "batch norm of BYOL"),
+        ("volume_fusion.VolumeFusion", 2, "the loss of VolumeFusion"),
+        ("alice.Alice", 2, "the loss of Alice"),
         ("simclr.SimCLR", 1, ""),
         ("dino.DINO", 2, ""),  # a mean over samples, and a centre that takes in all parts
     ],
@@ -67,6 +70,26 @@ def test_parts_of_a_batch_that_are_not_the_whole_are_told(
         assert f"note: train.accumulate 2: {compares} compares the samples of one part, 2 of 4" in told
     else:
         assert "train.accumulate" not in told
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("mae.MAE", {"mask_ratio": 0.95}),
+        ("cae.CAE", {"mask_ratio": 0.95}),
+        ("croco.CroCo", {"mask_ratio": 0.95}),
+        ("simmim.SimMIM", {"mask_ratio": 0.95}),
+        ("spark.SparK", {"mask_ratio": 0.95}),
+        ("alice.Alice", {"mask": ["block", 0.95, 4]}),
+    ],
+)
+def test_a_mask_that_hides_everything_is_refused_before_the_run(
+    name: str, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    cache = small_cache(tmp_path / "cache", [(20, 24), (24, 20), (18, 18)]).path
+    with pytest.raises(ConfigError, match=r"a mask of 0\.95 hides all (16|9) patches or blocks of a crop"):
+        run(cache, tmp_path / "run", name, steps=1, arguments=arguments)
+    assert not (tmp_path / "run").exists()
 
 
 def test_balanced_parts_are_counted_without_the_rest_of_the_batch(tmp_path: Path) -> None:
