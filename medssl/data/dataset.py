@@ -153,7 +153,8 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
                 if error.reason != "bad-cache":
                     raise
                 damaged.add(position)
-        raise CacheError(f"{self._cache.path}: no case can be read any more: prepare it again", reason="bad-cache")
+        whose = f"no case of splits {sorted({case.split for case in self._cases})}"
+        raise CacheError(f"{self._cache.path}: {whose} can be read any more: prepare it again", reason="bad-cache")
 
     def _crop(self, case: CachedCase, number: int, damaged: set[int]) -> dict[str, np.ndarray]:
         generator = _generator(self._plan.seed, number, stream=1)

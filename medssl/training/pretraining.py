@@ -1,7 +1,7 @@
 """Compose a pretraining run: cache, crops, method, loop, encoder file."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -178,10 +178,10 @@ def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:
     }
     resumable = {"data", "also.data", "method.init_args.steps", *(f"train.{name}" for name in RESUMABLE)}
     run.start(description, resumable, resume)
-    health = _health(job, run)
     with run.session():
-        names = [name for source in job.sources for name in _case_names(job, source)]
-        hooks = Hooks(DamagedCases(names, job.settings.train.damaged_cases, run), job.augment, health=health)
+        damaged = DamagedCases(_case_names(job), job.settings.train.damaged_cases, run)
+        health = _health(job, run, damaged)
+        hooks = Hooks(damaged, job.augment, health=health)
         result = fit(job.fabric, job.method, job.batches(), job.settings.train, run, hooks=hooks, resume=resume)
         if run.writes:
             write_encoders(job, run, result)
@@ -203,8 +203,12 @@ def _patients(job: Pretraining) -> list[str] | None:
     return sorted(known)
 
 
-def _health(job: Pretraining, run: RunFolder) -> Callable[[nn.Module, int], dict[str, float]]:
-    """The run's health check; of two sources, one each."""
+def _health(job: Pretraining, run: RunFolder, damaged: DamagedCases) -> Callable[[nn.Module, int], dict[str, float]]:
+    """The run's health check; of two sources, one each. Cases that it cannot read are told.
+
+    Raises:
+        CacheError: More of them than allowed, or all.
+    """
     train, checks = job.settings.train, []
     for source in job.sources:
         # methods of one view are judged on crops as they are
@@ -212,6 +216,8 @@ def _health(job: Pretraining, run: RunFolder) -> Callable[[nn.Module, int], dict
         plan = source.dataset(parts_of(job.fabric, train), train.seed).plan
         suffix = f"_{source.spatial_dims}d" if len(job.sources) > 1 else ""
         checks.append(HealthCheck(source.cache, source.cases, plan, run, job.fabric.device, views, suffix))
+        damaged.note(_named(job, source, checks[-1].damaged))
+    damaged.tell(job.fabric)
 
     def look(module: nn.Module, step: int) -> dict[str, float]:
         return {name: value for check in checks for name, value in check(module, step).items()}
@@ -219,7 +225,14 @@ def _health(job: Pretraining, run: RunFolder) -> Callable[[nn.Module, int], dict
     return look
 
 
-def _case_names(job: Pretraining, source: Source) -> list[str]:
-    """Names of the cases; of two sources with the cache in front, as names may be in both."""
+def _case_names(job: Pretraining) -> list[str]:
+    """Names of the cases that are learned from, in the order in which batches count them, then of all in the caches."""
+    learned = [(source, source.cases) for source in job.sources]
+    cases = learned + [(source, source.cache.cases) for source in job.sources]
+    return [name for source, some in cases for name in _named(job, source, [case.case for case in some])]
+
+
+def _named(job: Pretraining, source: Source, cases: Sequence[str]) -> list[str]:
+    """Names of a source's cases; of two sources with the cache in front, as names may be in both."""
     front = f"{source.cache.path.name}/" if len(job.sources) > 1 else ""
-    return [f"{front}{case.case}" for case in source.cases]
+    return [f"{front}{case}" for case in cases]

@@ -161,7 +161,7 @@ def test_damaged_cases_of_either_cache_are_named(
         path.write_bytes(path.read_bytes()[:100])
     run(*caches, tmp_path / "run", "uni4eye")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["damaged_cases"] == ["deep/c0", "flat/c1"]
-    assert "case(s) flat/c1 of the cache" in capsys.readouterr().err
+    assert "case(s) deep/c0, flat/c1 of the cache" in capsys.readouterr().err
     with pytest.raises(CacheError, match="2 cases of the cache cannot be read: deep/c0, flat/c1"):
         run(*caches, tmp_path / "other", "uni4eye", damaged_cases=1)
 
