@@ -24,7 +24,8 @@ class ViewOptions:
     """Crop size in voxels, one number a spatial axis, in the axis order of the prepared arrays."""
 
     min_std: float = 0.1
-    """Crops with a smaller standard deviation (air) are drawn again, up to 8 times; in units of the prepared images."""
+    """Crops with a smaller standard deviation (air) are drawn again, up to 8 times, unless they are centred on a
+    structure; in units of the prepared images."""
 
     foreground: float = 0.0
     """Share of crops centred on a voxel of a labelled structure, of cases that have a label map; labels are not
