@@ -63,8 +63,8 @@ def contradictions(method: Component, sources: Sequence[Source], train: TrainOpt
     problems = [problem for source in sources for problem in (*_wrong_crops(source), *_uneven(source, parts))]
     problems += _wrong_pair(sources, train, parts > train.accumulate)
     for source in sources:
-        views = source.views
-        for augment in filter(None, (views.augment, views.second, views.local_augment)):
+        problems += _missing_axes(source)
+        for augment in source.views.augments.values():
             problems += augment.misfits(len(source.cache.channels), source.cache.preprocess.intensity)
     kind = resolve(method.class_path)
     if not issubclass(kind, Method):
@@ -113,6 +113,16 @@ def _wrong_pair(sources: Sequence[Source], train: TrainOptions, several: bool) -
 
 def _uneven(source: Source, parts: int) -> list[str]:
     if source.batch_size % parts == 0:
+def _missing_axes(source: Source) -> list[str]:
+    """A sentence for each way of varying views that mirrors along an axis that they do not have."""
+    return [
+        f"{source.group}views.{option}.flip_axes {list(augment.flip_axes)} names an axis that {source.spatial_dims}D "
+        f"images lack: their axes are {', '.join(map(str, range(source.spatial_dims)))}"
+        for option, augment in source.views.augments.items()
+        if max(augment.flip_axes, default=0) >= source.spatial_dims
+    ]
+
+
         return []
     return [
         f"{source.batch_option} {source.batch_size} must divide by devices x nodes x accumulate = {parts}: every "
@@ -157,12 +167,11 @@ def _moved_places(name: str, views: ViewOptions, group: str) -> list[str]:
             f"{group}views.partner {views.partner}: {name} learns that places of both views are one, and other images "
             "have them elsewhere; leave it at same"
         )
-    named = (("augment", views.augment), ("second", views.second), ("local_augment", views.local_augment))
     return problems + [
         f"{group}views.{option}.elastic_p {augment.elastic_p:g}: {name} is not told where elastic changes move a "
         "place; leave it at 0"
-        for option, augment in named
-        if augment is not None and augment.elastic_p
+        for option, augment in views.augments.items()
+        if augment.elastic_p
     ]
 
 

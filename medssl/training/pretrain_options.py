@@ -113,6 +113,12 @@ class ViewOptions:
         """What is read from the cache for each sample."""
         return self.source or self.size
 
+    @property
+    def augments(self) -> dict[str, ViewAugment]:
+        """How views are varied, where that is given, by the names of the options."""
+        given = {"augment": self.augment, "second": self.second, "local_augment": self.local_augment}
+        return {name: augment for name, augment in given.items() if augment is not None}
+
     def groups(self, views: int) -> tuple[ViewGroup, ViewGroup | None]:
         """The views of a method that asks for `views` of them, and the local ones."""
         augments = (self.augment,) if self.second is None else (self.augment, self.second)
