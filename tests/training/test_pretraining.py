@@ -130,7 +130,8 @@ def test_resume_tells_every_difference(cache, tmp_path):
 def test_a_run_from_before_an_option_goes_on_with_its_default(cache, tmp_path):
     run(cache, tmp_path / "run", steps=2)
     content = json.loads((tmp_path / "run" / "run.json").read_text())
-    del content["config"]["train"]["momentum"]
+    del content["config"]["train"]["momentum"], content["config"]["views"]["partner"]
+    del content["config"]["views"]["augment"]["stain_p"]
     (tmp_path / "run" / "run.json").write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=r"train.momentum: the run has 0.99, now 0.9"):
         run(cache, tmp_path / "run", steps=4, momentum=0.9, resume=True)
@@ -219,7 +220,6 @@ def test_what_contradicts_the_data_is_refused(cache, tmp_path):
         run(cache, tmp_path / "run", size=(8, 8, 8))
 
 
-def test_a_disk_without_room_is_told_before_the_start(cache, tmp_path, monkeypatch):
 @pytest.mark.parametrize("slice_axis", [None, 2])
 def test_an_axis_that_the_images_lack_cannot_be_mirrored(tmp_path, slice_axis):
     flat = small_cache(tmp_path / "flat", _SIZES[2] if slice_axis is None else _SIZES[3])
@@ -240,6 +240,7 @@ def test_an_axis_that_the_images_lack_cannot_be_mirrored(tmp_path, slice_axis):
     ]
 
 
+def test_a_disk_without_room_is_told_before_the_start(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(MedsslError, match="make room or choose another --out"):
         run(cache, tmp_path / "run")
