@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from medssl.imaging.errors import ConfigError
+from medssl.imaging.errors import CheckpointError, ConfigError
 from medssl.methods.base import Method
 from medssl.models.component import Component, resolve
 from medssl.models.encoder import Encoder
@@ -31,11 +31,13 @@ class Problems:
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """Take in the mistakes that the block refuses; what follows in the block is left out."""
+        """Take in the mistakes and files that the block refuses; what follows in the block is left out."""
         try:
             yield
         except ConfigError as error:
             self._found += error.problems
+        except CheckpointError as error:
+            self._found.append(error.message)
 
     def add(self, found: Sequence[str]) -> None:
         """Take in sentences."""

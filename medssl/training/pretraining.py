@@ -55,8 +55,8 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric, other: Cache | No
         other: The second cache, where the settings ask for one.
 
     Raises:
-        ConfigError: Options that contradict the data, one another or the classes' own rules, all at once.
-        CheckpointError: The encoder file to start from cannot be used.
+        ConfigError: Options that contradict the data, one another or the classes' own rules, and files that cannot be
+            used, all at once.
     """
     train = settings.train
     sources = make_sources(cache, settings.views, train, settings.also, other)
@@ -68,7 +68,8 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric, other: Cache | No
         settings = settings.fitted_to(sources)
         torch.manual_seed(train.seed)
         encoder = build_component("encoder", settings.encoder)
-        if settings.init is not None:  # before the method is built: teachers start as copies of the encoder
+    if encoder is not None and settings.init is not None:
+        with problems.collected():  # before the method is built: teachers start as copies of the encoder
             report = _start_from(settings.init, encoder, settings.encoder)
     if encoder is not None:
         with problems.collected():
@@ -104,8 +105,12 @@ def _start_from(init: Path, encoder: nn.Module, described: Component) -> LoadRep
         then = Component.from_json(read_encoder(init)[1]["encoder"])
         if unlike := list(unlike_arguments(then, described)):
             raise ConfigError([f"init {init} {difference}" for difference in unlike])
-    if isinstance(encoder, MixedEncoder):
-        encoder = encoder.plain(int(read_encoder(init)[1]["encoder"]["init_args"]["spatial_dims"]))
+        if isinstance(encoder, MixedEncoder):
+            encoder = encoder.plain(int(then.init_args["spatial_dims"]))
+    elif isinstance(encoder, MixedEncoder) and init.is_file():
+        theirs = f"init {init} has no {init.stem}.json beside it, so it is another library's"
+        kind = type(encoder).__name__
+        raise ConfigError([f"{theirs}: {kind} takes only encoder files of a pretraining run, with their .json"])
     return load_encoder(nn.ModuleDict({"encoder": encoder}), init, decoder=False)
 
 

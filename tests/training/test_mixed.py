@@ -192,6 +192,16 @@ def test_an_encoder_file_of_one_dimension_is_a_start(caches: tuple[Path, Path], 
         assert not [key for key in moved if "running" not in key]
 
 
+def test_another_library_s_file_is_no_start_of_a_mixed_encoder(caches: tuple[Path, Path], tmp_path: Path) -> None:
+    init = tmp_path / "monai.pt"
+    with pytest.raises(ConfigError, match=r"monai\.pt does not exist"):
+        run(*caches, tmp_path / "run", "uni4eye", init=init)
+    torch.save({"vit.norm.weight": torch.ones(4)}, init)
+    with pytest.raises(ConfigError, match=r"it is another library's: UnifiedViT takes only encoder files") as caught:
+        run(*caches, tmp_path / "run", "uni4eye", size=(8, 8, 40), init=init)
+    assert "also.views.size (8, 8, 40) is larger than every case" in caught.value.message
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "method", "accumulate"),
