@@ -113,8 +113,6 @@ def _wrong_pair(sources: Sequence[Source], train: TrainOptions, several: bool) -
     return problems
 
 
-def _uneven(source: Source, parts: int) -> list[str]:
-    if source.batch_size % parts == 0:
 def _missing_axes(source: Source) -> list[str]:
     """A sentence for each way of varying views that mirrors along an axis that they do not have."""
     return [
@@ -125,6 +123,8 @@ def _missing_axes(source: Source) -> list[str]:
     ]
 
 
+def _uneven(source: Source, parts: int) -> list[str]:
+    if source.batch_size % parts == 0:
         return []
     return [
         f"{source.batch_option} {source.batch_size} must divide by devices x nodes x accumulate = {parts}: every "
@@ -233,13 +233,27 @@ def split_teachers(method: Method, train: TrainOptions) -> list[str]:
 
 
 def too_few(method: Method, sources: Sequence[Source], train: TrainOptions) -> None:
-    """Refuse parts of a batch that are too small for the method's arguments.
+    """Refuse parts of a batch that are too small for the method's arguments, and cases of too few patients.
 
     Raises:
         ConfigError: They are.
     """
-    if problems := [p for source in sources for p in method.misfits(source.batch_size // train.accumulate)]:
+    problems = [p for source in sources for p in method.misfits(source.batch_size // train.accumulate)]
+    problems += [p for source in sources for p in _lone_patient(method, source)]
+    if problems:
         raise ConfigError(problems)
+
+
+def _lone_patient(method: Method, source: Source) -> list[str]:
+    """A sentence where samples would have to be told apart from those of patients that there are not."""
+    patients = {case.patient for case in source.cases}
+    if not 0 < len(patients) < method.least_patients:
+        return []
+    cases = f"all {len(source.cases)} case(s) of splits {list(source.views.splits)} in {source.cache.path}"
+    return [
+        f"method: {type(method).__name__} contrasts samples with those of other patients, and {cases} are of one: this "
+        "loss would be 0 throughout; take more patients, or set method.init_args.same_patient"
+    ]
 
 
 def notes(method: Method, sources: Sequence[Source], train: TrainOptions) -> list[str]:
