@@ -49,9 +49,9 @@ def pretrain(
         dry_run: Check everything, measure a few steps, say what the run would need, write nothing.
 
     Raises:
-        ConfigError: Every mistake in the options.
+        ConfigError: Every mistake in the options, an encoder to start from that cannot be used among them.
         CacheError: The cache cannot be used.
-        CheckpointError: The checkpoint to resume from, or the encoder to start from, cannot be used.
+        CheckpointError: The checkpoint to resume from cannot be used.
         MedsslError: No room on the disk, or a loss that is no number.
     """
     from medssl.data.cache import Cache

@@ -28,10 +28,12 @@ class CropPlan:
         seed: Seed of the run.
         labels: Add `label` (B, *S) int64 (cases without a label get the ignore value everywhere).
         classes: Add `class_index` (B,) int64.
-        foreground: Share of crops centred near a voxel of a random class of the case; the rest anywhere.
+        foreground: Share of crops centred near a voxel of a random class of the case; the rest anywhere, and those of
+            cases that have no such voxel.
         evenly: `cases`: an epoch has every case once. `patients`: it has every patient once, by a random one of the
             patient's cases, so that one with many cases does not count for more.
-        min_std: Crops whose standard deviation is below it are drawn again, at most 8 times: air teaches nothing.
+        min_std: Crops whose standard deviation is below it are drawn again, at most 8 times: air teaches nothing. Those
+            that are centred near a voxel of a class stay.
         partner: `patient` adds `partner` (B, C, *S): the crop at the same place, relative to its size, of another case
             of the same patient, and that case's `partner_spacing_mm` (B, D). `slice` adds the crop at the same place of
             a neighbouring slice. Where there is none it is the crop itself.
@@ -153,7 +155,8 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
                 if error.reason != "bad-cache":
                     raise
                 damaged.add(position)
-        raise CacheError(f"{self._cache.path}: no case can be read any more: prepare it again", reason="bad-cache")
+        whose = f"no case of splits {sorted({case.split for case in self._cases})}"
+        raise CacheError(f"{self._cache.path}: {whose} can be read any more: prepare it again", reason="bad-cache")
 
     def _crop(self, case: CachedCase, number: int, damaged: set[int]) -> dict[str, np.ndarray]:
         generator = _generator(self._plan.seed, number, stream=1)
@@ -216,9 +219,9 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         self, case: CachedCase, number: int, generator: np.random.Generator
     ) -> tuple[tuple[int, ...], np.ndarray]:
         best: tuple[float, tuple[int, ...], np.ndarray] | None = None
-        centred = due(number, self._plan.foreground)
+        wanted = due(number, self._plan.foreground)
         for _ in range(_TRIES):
-            start = self._start(case, centred, generator)
+            start, centred = self._start(case, wanted, generator)
             image = self._cache.crop_image(case, start, self._plan.box)
             if self._plan.min_std <= 0 or centred:
                 return start, image
@@ -231,22 +234,24 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
             raise CacheError(f"no crop of case {case.case!r} could be drawn", reason="crop")
         return best[1], best[2]
 
-    def _start(self, case: CachedCase, centred: bool, generator: np.random.Generator) -> tuple[int, ...]:
-        voxels = self._cache.foreground(case) if centred and case.has_label else {}
+    def _start(self, case: CachedCase, centre: bool, generator: np.random.Generator) -> tuple[tuple[int, ...], bool]:
+        """First voxel of a crop, and whether it is centred on a structure: a case may have none."""
+        voxels = self._cache.foreground(case) if centre and case.has_label else {}
         present = [value for value in sorted(voxels) if len(voxels[value])]
         if present:
             points = voxels[present[int(generator.integers(len(present)))]]
-            centre = points[int(generator.integers(len(points)))]
-            wanted = [int(c) - size // 2 for c, size in zip(centre, self._plan.box, strict=True)]
+            middle = points[int(generator.integers(len(points)))]
+            wanted = [int(c) - size // 2 for c, size in zip(middle, self._plan.box, strict=True)]
         else:
             wanted = [
                 int(generator.integers(max(n - size, 0) + 1))
                 for n, size in zip(case.shape, self._plan.box, strict=True)
             ]
-        return tuple(
+        start = tuple(
             min(max(begin, 0), n - size) if n >= size else (n - size) // 2
             for begin, n, size in zip(wanted, case.shape, self._plan.box, strict=True)
         )
+        return start, bool(present)
 
     def _label(self, case: CachedCase, start: tuple[int, ...]) -> np.ndarray:
         if case.has_label:

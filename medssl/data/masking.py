@@ -129,8 +129,8 @@ def block_mask(grid: Sequence[int], batch: int, ratio: float, generator: torch.G
     """Hide boxes until the same number of cells is hidden in each sample.
 
     BEiT, Bao et al., ICLR 2022, https://arxiv.org/abs/2106.08254, in N dimensions: a box has between `smallest` and all
-    missing cells and a log-uniform factor for each axis (in 2D the paper draws one for the ratio of both); what no box
-    fits into is filled with single cells, so the count is exact.
+    missing cells and sides as `box_sides` draws them, and spans no axis of three cells or more (in the paper none);
+    what no box fits into is filled with single cells, so the count is exact.
 
     Args:
         grid: Cells an axis.
@@ -146,6 +146,20 @@ def block_mask(grid: Sequence[int], batch: int, ratio: float, generator: torch.G
     return torch.stack([_boxes(grid, wanted, generator, smallest) for _ in range(batch)])
 
 
+def box_sides(volume: float, uniform: Tensor) -> Tensor:
+    """(D,) sides of a box of about `volume` cells.
+
+    Args:
+        volume: Cells.
+        uniform: (D,) float64 in [0, 1). In 2D the first decides the ratio of the sides, log-uniform between 0.3 and
+            1 / 0.3, as in the paper; in 3D each decides an axis' factor, whose ratios lie in this range.
+    """
+    factors = (2 * uniform - 1) * math.log(_ASPECT) / 2
+    factors = torch.stack([factors[0], -factors[0]]) if len(uniform) == 2 else factors - factors.mean()
+    side: float = volume ** (1 / len(uniform))  # of a cube
+    return (side * factors.exp()).round().long().clamp(min=1)
+
+
 def _lowest(values: Tensor, ratio: float) -> Tensor:
     """(B, N) bool: True where a sample's values (B, N) are lowest, the same number in each sample."""
     order = values.argsort(1)[:, : hidden_count(values.shape[1], ratio)]
@@ -154,15 +168,14 @@ def _lowest(values: Tensor, ratio: float) -> Tensor:
 
 def _boxes(grid: Sequence[int], wanted: int, generator: torch.Generator, smallest: int) -> Tensor:
     hidden, misses = torch.zeros(*grid, dtype=torch.bool), 0
+    longest = torch.tensor([cells - 1 if cells > 2 else cells for cells in grid])
     while misses < _TRIES and (missing := wanted - int(hidden.sum())) > 0:
         draw = torch.rand(1 + 2 * len(grid), generator=generator, dtype=torch.float64)
         volume = min(smallest, missing) + float(draw[0]) * max(missing - smallest, 0)
-        aspects = ((2 * draw[1 : 1 + len(grid)] - 1) * math.log(_ASPECT) / 2).exp()
-        sides = (volume ** (1 / len(grid)) * aspects / aspects.log().mean().exp()).round().long().clamp(min=1)
-        room = torch.tensor(list(grid)) - sides
-        begin = (draw[1 + len(grid) :] * (room + 1)).long()
+        sides = box_sides(volume, draw[1 : 1 + len(grid)])
+        begin = (draw[1 + len(grid) :] * (torch.tensor(list(grid)) - sides + 1)).long()
         box = tuple(slice(int(b), int(b + s)) for b, s in zip(begin, sides, strict=True))
-        fresh = 0 if bool((room < 0).any()) else int((~hidden[box]).sum())
+        fresh = 0 if bool((sides > longest).any()) else int((~hidden[box]).sum())
         if 0 < fresh <= missing:
             hidden[box], misses = True, 0
         else:

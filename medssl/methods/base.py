@@ -90,6 +90,9 @@ class Method(nn.Module, ABC):
     least_batch: ClassVar[int] = 1
     """Samples that must be computed together: 2 where the loss or a batch norm compares samples."""
 
+    least_patients: int = 1
+    """Patients that there must be: 2 where samples are contrasted with those of other patients alone."""
+
     over_batch: bool = False
     """Whether the loss compares the samples that are computed together, so that a step in parts (`train.accumulate`) is
     not that of the whole batch."""

@@ -26,7 +26,7 @@ class SimCLR(SiameseMethod):
         hidden: Width of the projector's hidden layer.
         width: Width of the embedding that the loss sees.
         same_patient: Whether other samples of one's own patient are negatives. Crops of one scan often show the same
-            anatomy, so they are left out unless asked for (the paper has no patients).
+            anatomy, so they are left out unless asked for (the paper has no patients); then one patient is not enough.
 
     Raises:
         ConfigError: A temperature that is not positive.
@@ -47,6 +47,7 @@ class SimCLR(SiameseMethod):
         super().__init__()
         require(positive(temperature=temperature))
         self.temperature, self.same_patient = temperature, same_patient
+        self.least_patients = 1 if same_patient else 2
         self.student = Branch(encoder, Projector([encoder.feature_channels[-1], hidden, width]))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

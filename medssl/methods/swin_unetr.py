@@ -75,6 +75,7 @@ class SwinUNETRPretraining(Method):
         self._encoder, self.seed, self.corner = encoder, seed, descriptor == "corner"
         self.most, self.sides = most, (shortest, longest)
         self.temperature, self.same_patient = temperature, same_patient
+        self.least_patients = 1 if same_patient else 2
         features = encoder.feature_channels[-1]
         self.compass, self.projector = nn.Linear(features, 4), nn.Linear(features, width)
         self.painter = BottleneckDecoder(encoder, encoder.in_channels)

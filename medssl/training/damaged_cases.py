@@ -1,7 +1,7 @@
 """Cases that cannot be read while a run goes on: named, counted, passed over up to a limit."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from lightning.fabric import Fabric
@@ -15,7 +15,7 @@ class DamagedCases:
     """Takes note of what the data source passed over.
 
     Args:
-        names: Names of the cases, in the order of the source's numbers.
+        names: Names of the cases, in the order of the source's numbers, and behind them of those that others read.
         limit: How many are allowed, in all processes together.
         run: Where `damaged_cases` of run.json lists them; those of earlier sessions count as well.
     """
@@ -28,6 +28,10 @@ class DamagedCases:
     def take(self, parts: Sequence[dict[str, Tensor]]) -> None:
         """Take `damaged` out of a step's batches, and note it."""
         self._met |= {n for part in parts for n in part.pop("damaged", Tensor()).long().tolist()}
+
+    def note(self, names: Iterable[str]) -> None:
+        """Note cases that others than the source could not read, such as the health check."""
+        self._met |= {self._names.index(name) for name in names}
 
     def tell(self, fabric: Fabric) -> None:
         """Name what was met since, by whatever process; all processes must call it at the same step.

@@ -41,6 +41,9 @@ class HealthCheck:
     looked at here, never learned from. Test cases are never touched. Features are those of the encoder that is trained:
     of the student, also where a method keeps the teacher that follows it.
 
+    Attributes:
+        damaged: Names of the cases that could not be read; the crops are of the others. Whoever trains must tell it.
+
     Args:
         cache: Prepared cache.
         cases: Cases that are learned from.
@@ -49,6 +52,9 @@ class HealthCheck:
         device: Where to compute.
         views: Makes the views of a batch, for methods with several; their draws are the check's own.
         suffix: Of the names of numbers and pictures, where a run has a check for each dimension.
+
+    Raises:
+        CacheError: None of the cases to look at can be read.
     """
 
     def __init__(
@@ -67,15 +73,12 @@ class HealthCheck:
         held = [case for case in cache.cases if case.split == "val"] or list(cases)
         labelled = [case for case in held if case.has_label]
         self._classed = bool(cache.classes) and all(case.class_name in cache.classes for case in held)
-        self._cases = labelled if labelled and not self._classed else held
-        count = min(_CROPS, max(2 * len(self._cases), 16))
+        looked_at = labelled if labelled and not self._classed else held
         self._values = [label.value for label in cache.labels] if labelled and not self._classed else []
         fixed = replace(plan, batch_size=1, parts=1, labels=bool(self._values), classes=self._classed, foreground=0.0)
-        source = StepDataset(cache, self._cases, fixed)
-        drawn = {number: source[number] for number in range(count)}
-        kept = [number for number, crop in drawn.items() if "damaged" not in crop]  # training tells of such cases
-        self._crops = [drawn[number] for number in kept]
-        self._patients = [source.case_of(number).patient for number in kept]
+        source, self._crops = _draw(cache, looked_at, fixed, min(_CROPS, max(2 * len(looked_at), 16)))
+        self._patients = [source.case_of(number).patient for number in range(len(self._crops))]
+        self.damaged = tuple(sorted({case.case for case in looked_at} - {case.case for case in source.cases}))
 
     def __call__(self, module: nn.Module, step: int) -> dict[str, float]:
         """Numbers of this step; the panel goes to `health/`."""
@@ -159,6 +162,22 @@ class HealthCheck:
             present = shares > shares.median(0).values  # any at all, where most crops have none
             return {"presence_auroc": presence_auroc(features, present, self._patients)}
         return {}
+
+
+def _draw(
+    cache: Cache, cases: Sequence[CachedCase], plan: CropPlan, count: int
+) -> tuple[StepDataset, list[dict[str, Tensor]]]:
+    """The first `count` crops of those cases that can be read, and where they come from.
+
+    Raises:
+        CacheError: No case can be read.
+    """
+    source = StepDataset(cache, cases, plan)
+    crops = [source[number] for number in range(count)]
+    damaged = {number for crop in crops for number in crop.get("damaged", Tensor()).long().tolist()}
+    if not damaged:
+        return source, crops
+    return _draw(cache, [case for number, case in enumerate(cases) if number not in damaged], plan, count)
 
 
 def _largest_so_far(run: RunFolder, suffix: str) -> dict[str, float]:

@@ -135,8 +135,9 @@ class TrainOptions:
     last of its call."""
 
     damaged_cases: int = 3
-    """Cases of the cache that may turn out unreadable while the run goes on: each is named and counted, and the next
-    case stands in for it. One more ends the run."""
+    """Cases of the cache that may turn out unreadable while the run goes on: each is named and counted, and another
+    case stands in for it; in pretraining those of split val that the health check looks at count as well. One more
+    ends the run."""
 
     devices: int | Literal["auto"] = 1
     """Devices on each node, or auto for all that are there."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from medssl.imaging.errors import ConfigError
+from medssl.imaging.errors import CheckpointError, ConfigError
 from medssl.methods.base import Method
 from medssl.models.component import Component, resolve
 from medssl.models.encoder import Encoder
@@ -31,11 +31,13 @@ class Problems:
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """Take in the mistakes that the block refuses; what follows in the block is left out."""
+        """Take in the mistakes and files that the block refuses; what follows in the block is left out."""
         try:
             yield
         except ConfigError as error:
             self._found += error.problems
+        except CheckpointError as error:
+            self._found.append(error.message)
 
     def add(self, found: Sequence[str]) -> None:
         """Take in sentences."""
@@ -63,8 +65,8 @@ def contradictions(method: Component, sources: Sequence[Source], train: TrainOpt
     problems = [problem for source in sources for problem in (*_wrong_crops(source), *_uneven(source, parts))]
     problems += _wrong_pair(sources, train, parts > train.accumulate)
     for source in sources:
-        views = source.views
-        for augment in filter(None, (views.augment, views.second, views.local_augment)):
+        problems += _missing_axes(source)
+        for augment in source.views.augments.values():
             problems += augment.misfits(len(source.cache.channels), source.cache.preprocess.intensity)
     kind = resolve(method.class_path)
     if not issubclass(kind, Method):
@@ -109,6 +111,16 @@ def _wrong_pair(sources: Sequence[Source], train: TrainOptions, several: bool) -
             f"weights of one dimension have no gradient; got {train.strategy}"
         )
     return problems
+
+
+def _missing_axes(source: Source) -> list[str]:
+    """A sentence for each way of varying views that mirrors along an axis that they do not have."""
+    return [
+        f"{source.group}views.{option}.flip_axes {list(augment.flip_axes)} names an axis that {source.spatial_dims}D "
+        f"images lack: their axes are {', '.join(map(str, range(source.spatial_dims)))}"
+        for option, augment in source.views.augments.items()
+        if max(augment.flip_axes, default=0) >= source.spatial_dims
+    ]
 
 
 def _uneven(source: Source, parts: int) -> list[str]:
@@ -157,12 +169,11 @@ def _moved_places(name: str, views: ViewOptions, group: str) -> list[str]:
             f"{group}views.partner {views.partner}: {name} learns that places of both views are one, and other images "
             "have them elsewhere; leave it at same"
         )
-    named = (("augment", views.augment), ("second", views.second), ("local_augment", views.local_augment))
     return problems + [
         f"{group}views.{option}.elastic_p {augment.elastic_p:g}: {name} is not told where elastic changes move a "
         "place; leave it at 0"
-        for option, augment in named
-        if augment is not None and augment.elastic_p
+        for option, augment in views.augments.items()
+        if augment.elastic_p
     ]
 
 
@@ -222,7 +233,7 @@ def split_teachers(method: Method, train: TrainOptions) -> list[str]:
 
 
 def too_few(method: Method, sources: Sequence[Source], train: TrainOptions) -> None:
-    """Refuse parts of a batch that are too small for the method's arguments.
+    """Refuse parts of a batch that are too small for the method's arguments, and cases of too few patients.
 
     Raises:
         ConfigError: They are.
@@ -232,8 +243,21 @@ def too_few(method: Method, sources: Sequence[Source], train: TrainOptions) -> N
         for source in sources
         for problem in method.misfits(source.batch_size // train.accumulate, source.spatial_dims)
     ]
+    problems += [p for source in sources for p in _lone_patient(method, source)]
     if problems:
         raise ConfigError(problems)
+
+
+def _lone_patient(method: Method, source: Source) -> list[str]:
+    """A sentence where samples would have to be told apart from those of patients that there are not."""
+    patients = {case.patient for case in source.cases}
+    if not 0 < len(patients) < method.least_patients:
+        return []
+    cases = f"all {len(source.cases)} case(s) of splits {list(source.views.splits)} in {source.cache.path}"
+    return [
+        f"method: {type(method).__name__} contrasts samples with those of other patients, and {cases} are of one: this "
+        "loss would be 0 throughout; take more patients, or set method.init_args.same_patient"
+    ]
 
 
 def notes(method: Method, sources: Sequence[Source], train: TrainOptions) -> list[str]:

@@ -24,7 +24,8 @@ class ViewOptions:
     """Crop size in voxels, one number a spatial axis, in the axis order of the prepared arrays."""
 
     min_std: float = 0.1
-    """Crops with a smaller standard deviation (air) are drawn again, up to 8 times; in units of the prepared images."""
+    """Crops with a smaller standard deviation (air) are drawn again, up to 8 times, unless they are centred on a
+    structure; in units of the prepared images."""
 
     foreground: float = 0.0
     """Share of crops centred on a voxel of a labelled structure, of cases that have a label map; labels are not
@@ -111,6 +112,12 @@ class ViewOptions:
     def crop(self) -> tuple[int, ...]:
         """What is read from the cache for each sample."""
         return self.source or self.size
+
+    @property
+    def augments(self) -> dict[str, ViewAugment]:
+        """How views are varied, where that is given, by the names of the options."""
+        given = {"augment": self.augment, "second": self.second, "local_augment": self.local_augment}
+        return {name: augment for name, augment in given.items() if augment is not None}
 
     def groups(self, views: int) -> tuple[ViewGroup, ViewGroup | None]:
         """The views of a method that asks for `views` of them, and the local ones."""

@@ -1,7 +1,7 @@
 """Compose a pretraining run: cache, crops, method, loop, encoder file."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -55,8 +55,8 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric, other: Cache | No
         other: The second cache, where the settings ask for one.
 
     Raises:
-        ConfigError: Options that contradict the data, one another or the classes' own rules, all at once.
-        CheckpointError: The encoder file to start from cannot be used.
+        ConfigError: Options that contradict the data, one another or the classes' own rules, and files that cannot be
+            used, all at once.
     """
     train = settings.train
     sources = make_sources(cache, settings.views, train, settings.also, other)
@@ -68,7 +68,8 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric, other: Cache | No
         settings = settings.fitted_to(sources)
         torch.manual_seed(train.seed)
         encoder = build_component("encoder", settings.encoder)
-        if settings.init is not None:  # before the method is built: teachers start as copies of the encoder
+    if encoder is not None and settings.init is not None:
+        with problems.collected():  # before the method is built: teachers start as copies of the encoder
             report = _start_from(settings.init, encoder, settings.encoder)
     if encoder is not None:
         with problems.collected():
@@ -104,8 +105,12 @@ def _start_from(init: Path, encoder: nn.Module, described: Component) -> LoadRep
         then = Component.from_json(read_encoder(init)[1]["encoder"])
         if unlike := list(unlike_arguments(then, described)):
             raise ConfigError([f"init {init} {difference}" for difference in unlike])
-    if isinstance(encoder, MixedEncoder):
-        encoder = encoder.plain(int(read_encoder(init)[1]["encoder"]["init_args"]["spatial_dims"]))
+        if isinstance(encoder, MixedEncoder):
+            encoder = encoder.plain(int(then.init_args["spatial_dims"]))
+    elif isinstance(encoder, MixedEncoder) and init.is_file():
+        theirs = f"init {init} has no {init.stem}.json beside it, so it is another library's"
+        kind = type(encoder).__name__
+        raise ConfigError([f"{theirs}: {kind} takes only encoder files of a pretraining run, with their .json"])
     return load_encoder(nn.ModuleDict({"encoder": encoder}), init, decoder=False)
 
 
@@ -178,10 +183,10 @@ def train(job: Pretraining, run: RunFolder, resume: bool) -> FitResult:
     }
     resumable = {"data", "also.data", "method.init_args.steps", *(f"train.{name}" for name in RESUMABLE)}
     run.start(description, resumable, resume)
-    health = _health(job, run)
     with run.session():
-        names = [name for source in job.sources for name in _case_names(job, source)]
-        hooks = Hooks(DamagedCases(names, job.settings.train.damaged_cases, run), job.augment, health=health)
+        damaged = DamagedCases(_case_names(job), job.settings.train.damaged_cases, run)
+        health = _health(job, run, damaged)
+        hooks = Hooks(damaged, job.augment, health=health)
         result = fit(job.fabric, job.method, job.batches(), job.settings.train, run, hooks=hooks, resume=resume)
         if run.writes:
             write_encoders(job, run, result)
@@ -203,8 +208,12 @@ def _patients(job: Pretraining) -> list[str] | None:
     return sorted(known)
 
 
-def _health(job: Pretraining, run: RunFolder) -> Callable[[nn.Module, int], dict[str, float]]:
-    """The run's health check; of two sources, one each."""
+def _health(job: Pretraining, run: RunFolder, damaged: DamagedCases) -> Callable[[nn.Module, int], dict[str, float]]:
+    """The run's health check; of two sources, one each. Cases that it cannot read are told.
+
+    Raises:
+        CacheError: More of them than allowed, or all.
+    """
     train, checks = job.settings.train, []
     for source in job.sources:
         # methods of one view are judged on crops as they are
@@ -212,6 +221,8 @@ def _health(job: Pretraining, run: RunFolder) -> Callable[[nn.Module, int], dict
         plan = source.dataset(parts_of(job.fabric, train), train.seed).plan
         suffix = f"_{source.spatial_dims}d" if len(job.sources) > 1 else ""
         checks.append(HealthCheck(source.cache, source.cases, plan, run, job.fabric.device, views, suffix))
+        damaged.note(_named(job, source, checks[-1].damaged))
+    damaged.tell(job.fabric)
 
     def look(module: nn.Module, step: int) -> dict[str, float]:
         return {name: value for check in checks for name, value in check(module, step).items()}
@@ -219,7 +230,14 @@ def _health(job: Pretraining, run: RunFolder) -> Callable[[nn.Module, int], dict
     return look
 
 
-def _case_names(job: Pretraining, source: Source) -> list[str]:
-    """Names of the cases; of two sources with the cache in front, as names may be in both."""
+def _case_names(job: Pretraining) -> list[str]:
+    """Names of the cases that are learned from, in the order in which batches count them, then of all in the caches."""
+    learned = [(source, source.cases) for source in job.sources]
+    cases = learned + [(source, source.cache.cases) for source in job.sources]
+    return [name for source, some in cases for name in _named(job, source, [case.case for case in some])]
+
+
+def _named(job: Pretraining, source: Source, cases: Sequence[str]) -> list[str]:
+    """Names of a source's cases; of two sources with the cache in front, as names may be in both."""
     front = f"{source.cache.path.name}/" if len(job.sources) > 1 else ""
-    return [f"{front}{case.case}" for case in source.cases]
+    return [f"{front}{case}" for case in cases]

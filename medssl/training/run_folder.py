@@ -11,8 +11,7 @@ from PIL import Image
 from medssl.imaging.environment import environment
 from medssl.imaging.errors import CheckpointError, ConfigError
 from medssl.imaging.files import PARTIAL, atomic_path, write_json
-from medssl.tasks.options import CropOptions
-from medssl.training.options import TrainOptions
+from medssl.training.differences import differences
 
 SCHEMA_VERSION = 1
 
@@ -60,7 +59,7 @@ class RunFolder:
         file = self.path / "run.json"
         if resume and file.exists():
             old = self.read()
-            if changed := _changes(old, description, resumable):
+            if changed := differences(old, description, resumable):
                 raise ConfigError(
                     [f"resume {self.path}: {line}; use the run's own value, or start a new run" for line in changed]
                 )
@@ -85,7 +84,7 @@ class RunFolder:
         Raises:
             CheckpointError: run.json cannot be read.
         """
-        return _changes(self.read(), description, resumable)
+        return differences(self.read(), description, resumable)
 
     def check(self, resume: bool) -> None:
         """Refuse a folder that holds a run, or none to resume; writes nothing.
@@ -158,42 +157,6 @@ class RunFolder:
             return
         with atomic_path(self.path / "health" / f"{name}.png") as temporary:
             Image.fromarray(pixels).save(temporary, format="png")
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any], resumable: frozenset[str] | set[str]) -> list[str]:
-    after = _flat(new.get("config", {}))
-    defaults = _flat({"train": TrainOptions().to_json(), "crops": CropOptions().to_json()})  # of versions without them
-    before = {name: value for name, value in defaults.items() if name in after} | _flat(old.get("config", {}))
-    changed = [
-        f"{name}: the run has {before.get(name, 'nothing')!r}, now {after.get(name, 'nothing')!r}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and name not in resumable
-    ]
-    if old.get("data_sha256") != new.get("data_sha256"):
-        changed.append("data: the cache's content differs from the one the run began with")
-    read = json.loads(json.dumps(new.get("read_as", [])))
-    changed += [
-        f"data: the cache was prepared with {name} {was[name]!r} when the run began, now {now[name]!r}"
-        # runs from before it was kept pass; another number of caches is told by their hash
-        for was, now in zip(old.get("read_as", read), read, strict=False)
-        for name in now
-        if was[name] != now[name]
-    ]
-    files = [content.get("helpers") or {} for content in (old, new)]
-    return changed + [
-        f"{name}: its file is not the one the run began with"
-        for name in sorted(files[0].keys() | files[1].keys())
-        if files[0].get(name) != files[1].get(name)
-    ]
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, Mapping) or not content:
-        return {prefix: json.loads(json.dumps(content, default=str))}
-    found: dict[str, Any] = {}
-    for name, value in content.items():
-        found.update(_flat(value, f"{prefix}.{name}" if prefix else str(name)))
-    return found
 
 
 def encoder_patients(encoder: Path | None) -> list[str] | None:

@@ -28,6 +28,8 @@ def _settings(path: Path) -> Settings:
 def test_every_configuration_fits_the_verb_and_builds_its_network(path):
     settings = _settings(path)
     settings.check()
+    for varied in settings.views.augments.values():
+        assert set(varied.flip_axes) <= set(range(len(settings.views.size)))
     facts = {"spatial_dims": len(settings.views.size), "in_channels": 2, "image_size": list(settings.views.size)}
     encoder = build_component("encoder", completed("encoder", settings.encoder, facts))
     run = {"seed": 0, "steps": settings.train.steps, "batch_size": settings.train.batch_size}

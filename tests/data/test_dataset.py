@@ -5,6 +5,7 @@ import pytest
 import torch
 from small_cache import small_cache
 
+from medssl.data.cache import write_case
 from medssl.data.dataset import CropPlan, StepDataset
 from medssl.imaging.errors import CacheError
 
@@ -135,13 +136,31 @@ def test_flat_crops_are_drawn_again(tmp_path):
     cache = small_cache(tmp_path, [(40, 4)])
     image = np.zeros((1, 40, 4), np.float32)
     image[:, 20:] = np.random.default_rng(0).normal(size=(20, 4))
-    from medssl.data.cache import write_case
-
     write_case(tmp_path, cache.cases[0], image, None, {})
     plans = [CropPlan((4, 4), 40, min_std=low) for low in (0.0, 0.5)]
     flat = [int((StepDataset(cache, cache.cases, p)[0]["image"].float().std((1, 2, 3)) < 0.5).sum()) for p in plans]
     assert flat[0] > 12
     assert flat[1] <= 2
+
+
+def test_flat_crops_that_are_centred_on_a_structure_stay_and_those_of_cases_without_one_are_drawn_again(tmp_path):
+    cache = small_cache(tmp_path, [(40, 4)] * 3, labelled=[True, False, True])
+    image = np.zeros((1, 40, 4), np.float32)
+    image[:, 20:] = np.random.default_rng(0).normal(size=(20, 4))
+    box = np.zeros((40, 4), np.uint8)
+    box[8:12] = 1  # where the image is flat
+    for case, label in zip(cache.cases, (box, None, np.zeros_like(box)), strict=True):
+        write_case(tmp_path, case, image, label, {})
+    flat = {}
+    for low in (0.0, 0.5):
+        source = StepDataset(cache, cache.cases, CropPlan((4, 4), 120, foreground=1.0, min_std=low))
+        cases = np.array([source.case_of(number).case for number in range(120)])
+        alike = source[0]["image"].float().std((1, 2, 3)).numpy() < 0.5
+        flat[low] = {name: int(alike[cases == name].sum()) for name in ("c0", "c1", "c2")}
+    assert flat[0.0]["c0"] == flat[0.5]["c0"] == 40
+    for name in ("c1", "c2"):
+        assert flat[0.0][name] > 12
+        assert flat[0.5][name] <= 2
 
 
 def test_a_case_without_label_counts_as_ignored(tmp_path):

@@ -10,6 +10,7 @@ from medssl.data.masking import (
     SIGMAS,
     any_mask,
     block_mask,
+    box_sides,
     draw_mask,
     hidden_count,
     random_mask,
@@ -131,3 +132,45 @@ def test_blocks_are_boxes():
     pairs = (spread[:, 1:] == spread[:, :-1]).double().mean()
     scattered = random_mask((32, 32), 8, 0.4, step_generator(0, 0)).double()
     assert pairs > (scattered[:, 1:] == scattered[:, :-1]).double().mean() + 0.2
+
+
+def test_the_ratio_of_a_box_in_2d_is_drawn_at_once_and_log_uniformly():
+    draws = torch.linspace(0, 1, 101, dtype=torch.float64)
+    for other in (0.0, 0.5, 1.0):
+        sides = torch.stack([box_sides(1e12, torch.tensor([draw, other], dtype=torch.float64)) for draw in draws])
+        ratio = sides[:, 0] / sides[:, 1].double()
+        torch.testing.assert_close(ratio.log(), (2 * draws - 1) * math.log(1 / 0.3), atol=1e-5, rtol=0)
+        torch.testing.assert_close(sides.prod(1).double(), torch.full((101,), 1e12).double(), atol=0, rtol=1e-5)
+
+
+def test_each_axis_of_a_box_in_3d_has_a_factor_of_its_own():
+    ends = torch.cartesian_prod(*[torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)] * 3)
+    for draws in ends:
+        sides = box_sides(1e15, draws).double()
+        assert float(sides.prod()) == pytest.approx(1e15, rel=1e-4)
+        wanted = (draws[0] - draws[1]) * math.log(1 / 0.3)
+        assert float((sides[0] / sides[1]).log()) == pytest.approx(float(wanted), abs=1e-4)
+
+
+@pytest.mark.parametrize("grid", [(3, 12), (4, 12), (3, 5, 6), (7, 3, 8)])
+def test_no_box_spans_an_axis(grid):
+    """Masks of one box alone fill all between their first and last cells."""
+    alone = spanning = 0
+    for seed in range(400):
+        mask = block_mask(grid, 1, 12 / math.prod(grid), step_generator(seed, 0), smallest=12)[0]
+        cells = mask.nonzero()
+        sides = cells.max(0).values - cells.min(0).values + 1
+        if int(sides.prod()) == len(cells):
+            alone += 1
+            spanning += any(side == n for side, n in zip(sides.tolist(), grid, strict=True))
+    assert alone > 150
+    assert spanning <= 1  # two boxes side by side may look like one
+
+
+@pytest.mark.parametrize("grid", [(1, 8, 8), (2, 8, 8), (2, 2, 2), (1, 9)])
+def test_axes_of_one_or_two_cells_may_be_spanned(grid):
+    def near(mask):
+        return sum(int((mask.narrow(a, 1, n - 1) & mask.narrow(a, 0, n - 1)).sum()) for a, n in enumerate(grid, 1))
+
+    blocks = block_mask(grid, 200, 0.4, step_generator(0, 0))
+    assert near(blocks) > 1.1 * near(random_mask(grid, 200, 0.4, step_generator(0, 0)))

@@ -14,8 +14,10 @@ from small_cache import small_cache
 from medssl.commands.pretrain import pretrain
 from medssl.data.cache import Cache
 from medssl.data.dataset import CropPlan, StepDataset
+from medssl.data.view_groups import Partner
 from medssl.imaging.errors import CacheError
 from medssl.models.component import Component
+from medssl.training.health_check import HealthCheck
 from medssl.training.options import TrainOptions
 from medssl.training.pretrain_options import ViewOptions
 
@@ -80,8 +82,40 @@ def test_too_many_end_the_run_with_their_names(tmp_path: Path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["damaged_cases"] == ["c0", "c3"]
     for case in ("c1", "c2"):
         _damage(cache, case)
-    with pytest.raises(CacheError, match="no case can be read"):
+    with pytest.raises(CacheError, match=r"no case of splits \['train'\] can be read"):
         _run(cache, tmp_path / "other")
+
+
+def test_cases_that_are_only_looked_at_are_named_and_count_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    splits = ["train"] * 3 + ["val"] * 3
+    cache = small_cache(tmp_path / "cache", [(40, 40)] * 6, splits=splits)
+    _damage(cache, "c4")
+    _run(cache, tmp_path / "run")
+    assert capsys.readouterr().err.count("case(s) c4 of the cache cannot be read") == 1
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["damaged_cases"] == ["c4"]
+    _damage(cache, "c5")
+    with pytest.raises(CacheError, match="2 cases of the cache cannot be read: c4, c5"):
+        _run(cache, tmp_path / "other", damaged_cases=1)
+    told = json.loads((tmp_path / "other" / "run.json").read_text())
+    assert (told["status"], told["damaged_cases"]) == ("failed", ["c4", "c5"])
+    _damage(cache, "c3")
+    with pytest.raises(CacheError, match=r"no case of splits \['val'\] can be read"):
+        _run(cache, tmp_path / "third")
+
+
+@pytest.mark.parametrize("partner", ["same", "patient"])
+def test_the_health_check_has_as_many_crops_of_the_cases_that_can_be_read(tmp_path: Path, partner: Partner):
+    cache = small_cache(tmp_path, [(30, 30)] * 4, splits=["val"] * 4, patients=["a", "a", "b", "b"])
+    plan = CropPlan((16, 16), 2, partner=partner)
+    for damaged in ([], ["c1"], ["c1", "c3"]):
+        for case in damaged[-1:]:
+            _damage(cache, case)
+        check = HealthCheck(Cache.open(tmp_path), cache.cases, plan, None, torch.device("cpu"))
+        assert list(check.damaged) == damaged
+        assert len(check._crops) == 16
+        shown = {float(crop["image"].min()) // 1000 for crop in check._crops}
+        assert shown == {0, 1, 2, 3} - {int(case[1]) for case in damaged}
+        assert [crop["image"].min() // 2000 for crop in check._crops] == ["ab".index(p) for p in check._patients]
 
 
 def test_a_resumed_run_counts_those_of_its_earlier_sessions(tmp_path: Path):

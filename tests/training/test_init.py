@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from small_cache import small_cache
 
 from medssl.commands.pretrain import pretrain
-from medssl.imaging.errors import CheckpointError, ConfigError
+from medssl.imaging.errors import ConfigError
 from medssl.imaging.files import sha256
 from medssl.models.component import Component
 from medssl.models.layouts import layout_of
@@ -63,11 +63,24 @@ def test_a_run_that_goes_on_must_go_on_from_the_same_encoder(cache: Path, first:
 def test_an_encoder_that_does_not_fit_is_refused_before_anything_is_written(
     cache: Path, first: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match="does not fit this encoder"):
+    with pytest.raises(ConfigError, match="does not fit this encoder"):
         run(cache, tmp_path / "second", encoder={"width": 6}, init=first)
-    with pytest.raises(CheckpointError, match="does not exist"):
-        run(cache, tmp_path / "second", init=tmp_path / "none.safetensors")
+    first.write_bytes(first.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match="was cut or edited"):
+        run(cache, tmp_path / "second", init=first)
     assert not (tmp_path / "second").exists()
+
+
+def test_an_encoder_that_cannot_be_used_is_told_with_all_other_reasons(cache: Path, tmp_path: Path) -> None:
+    method = Component("medssl.methods.simclr.SimCLR", {"temperature": 0.0})
+    vit = Component("medssl.models.vit.ViT", {"patch_size": 8, "width": 12, "depth": 1, "heads": 2})
+    train, init = TrainOptions(steps=2, batch_size=4, accelerator="cpu"), tmp_path / "none.safetensors"
+    with pytest.raises(ConfigError) as caught:
+        pretrain(cache, tmp_path / "run", method, vit, ViewOptions((48, 64)), train, init=init)
+    larger, missing, wrong = caught.value.problems
+    assert "views.size (48, 64) is larger than every case along axis 1" in larger
+    assert missing == f"{init} does not exist"
+    assert "temperature must be positive" in wrong
 
 
 def _train(data: Path, out: Path, size: int, momentum: float, init: Path | None, heads: int = 2) -> Path:

@@ -161,7 +161,7 @@ def test_damaged_cases_of_either_cache_are_named(
         path.write_bytes(path.read_bytes()[:100])
     run(*caches, tmp_path / "run", "uni4eye")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["damaged_cases"] == ["deep/c0", "flat/c1"]
-    assert "case(s) flat/c1 of the cache" in capsys.readouterr().err
+    assert "case(s) deep/c0, flat/c1 of the cache" in capsys.readouterr().err
     with pytest.raises(CacheError, match="2 cases of the cache cannot be read: deep/c0, flat/c1"):
         run(*caches, tmp_path / "other", "uni4eye", damaged_cases=1)
 
@@ -190,6 +190,16 @@ def test_an_encoder_file_of_one_dimension_is_a_start(caches: tuple[Path, Path], 
         before, after = load_file(init), load_file(tmp_path / f"from{dims}" / init.name)
         moved = [key for key, tensor in before.items() if not torch.allclose(tensor, after[key], atol=1e-6)]
         assert not [key for key in moved if "running" not in key]
+
+
+def test_another_library_s_file_is_no_start_of_a_mixed_encoder(caches: tuple[Path, Path], tmp_path: Path) -> None:
+    init = tmp_path / "monai.pt"
+    with pytest.raises(ConfigError, match=r"monai\.pt does not exist"):
+        run(*caches, tmp_path / "run", "uni4eye", init=init)
+    torch.save({"vit.norm.weight": torch.ones(4)}, init)
+    with pytest.raises(ConfigError, match=r"it is another library's: UnifiedViT takes only encoder files") as caught:
+        run(*caches, tmp_path / "run", "uni4eye", size=(8, 8, 40), init=init)
+    assert "also.views.size (8, 8, 40) is larger than every case" in caught.value.message
 
 
 @pytest.mark.integration

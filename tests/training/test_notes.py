@@ -120,3 +120,13 @@ def test_the_crop_is_judged_where_the_method_could_not_be_built(tmp_path: Path) 
         pretrain(cache.path, tmp_path / "run", method, encoder, ViewOptions((12, 12)), TrainOptions(accelerator="cpu"))
     assert "queue 6 must be a whole number of batches of 4" in caught.value.message
     assert "image of (12, 12) does not divide into patches of (8, 8)" in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["simclr.SimCLR", "swin_unetr.SwinUNETRPretraining"])
+def test_one_patient_has_nobody_to_be_told_apart_from(name: str, tmp_path: Path) -> None:
+    cache = small_cache(tmp_path / "cache", [(20, 24), (24, 20), (18, 18)], patients=["a"] * 3).path
+    with pytest.raises(ConfigError, match=r"all 3 case\(s\) of splits \['train', ''\] in .* are of one") as caught:
+        run(cache, tmp_path / "run", name, accumulate=4)
+    assert "leaves fewer than 2 samples at a time" in caught.value.message
+    assert not (tmp_path / "run").exists()
+    run(cache, tmp_path / "run", name, arguments={"same_patient": True}, steps=1)

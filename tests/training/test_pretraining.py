@@ -8,11 +8,17 @@ from pretrain_toy import run
 from small_cache import small_cache
 from toys import ToyEncoder, lines
 
+from medssl.data.augment_options import ViewAugment
 from medssl.imaging.errors import CacheError, CheckpointError, ConfigError, MedsslError
 from medssl.imaging.preprocess import Preprocess
+from medssl.models.component import Component
 from medssl.models.weights import read_encoder
 from medssl.training import checkpoints
 from medssl.training.divergence import DivergedError
+from medssl.training.options import TrainOptions
+from medssl.training.pretrain_checks import contradictions
+from medssl.training.pretrain_options import SecondData, SecondViewOptions, ViewOptions
+from medssl.training.pretrain_sources import make_sources
 from medssl.training.run_folder import encoder_patients
 
 _SIZES = {2: [(12, 14), (16, 10), (11, 11)], 3: [(10, 12, 9), (9, 9, 9)]}
@@ -124,7 +130,8 @@ def test_resume_tells_every_difference(cache, tmp_path):
 def test_a_run_from_before_an_option_goes_on_with_its_default(cache, tmp_path):
     run(cache, tmp_path / "run", steps=2)
     content = json.loads((tmp_path / "run" / "run.json").read_text())
-    del content["config"]["train"]["momentum"]
+    del content["config"]["train"]["momentum"], content["config"]["views"]["partner"]
+    del content["config"]["views"]["augment"]["stain_p"]
     (tmp_path / "run" / "run.json").write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=r"train.momentum: the run has 0.99, now 0.9"):
         run(cache, tmp_path / "run", steps=4, momentum=0.9, resume=True)
@@ -211,6 +218,26 @@ def test_what_contradicts_the_data_is_refused(cache, tmp_path):
         run(cache, tmp_path / "run", encoder={"in_channels": 3})
     with pytest.raises(ConfigError, match="needs 2 numbers"):
         run(cache, tmp_path / "run", size=(8, 8, 8))
+
+
+@pytest.mark.parametrize("slice_axis", [None, 2])
+def test_an_axis_that_the_images_lack_cannot_be_mirrored(tmp_path, slice_axis):
+    flat = small_cache(tmp_path / "flat", _SIZES[2] if slice_axis is None else _SIZES[3])
+    deep = small_cache(tmp_path / "deep", _SIZES[3])
+    method, train = Component("medssl.methods.dino.DINO"), TrainOptions(batch_size=4)
+
+    def told(*axes):
+        varied = ViewAugment(flip_axes=axes)
+        given = {"augment": varied, "second": varied, "local_views": 1, "local_augment": varied}
+        views = ViewOptions((8, 8), slice_axis=slice_axis, **given)
+        also = SecondData(deep.path, SecondViewOptions((8, 8, 8), augment=varied))
+        found = contradictions(method, make_sources(flat, views, train, also, deep), train, 1)
+        return [problem for problem in found if "flip_axes" in problem]
+
+    assert told() == told(0, 1) == []
+    assert [line.split(" names ")[0] for line in told(0, 2)] == [
+        f"views.{option}.flip_axes [0, 2]" for option in ("augment", "second", "local_augment")
+    ]
 
 
 def test_a_disk_without_room_is_told_before_the_start(cache, tmp_path, monkeypatch):
