@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from medssl.commands.console import say
+from medssl.imaging.errors import ConfigError
 from medssl.imaging.files import write_json
 
 if TYPE_CHECKING:
@@ -14,7 +15,10 @@ POSITIONAL = ("what",)
 
 
 def bench(
-    what: Literal["step", "data", "views", "predict", "all"], json: Path | None = None, folder: Path | None = None
+    what: Literal["step", "data", "views", "predict", "all"],
+    json: Path | None = None,
+    folder: Path | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> None:
     """Run medssl and a peer in turns in one run and print both and their ratio; above 1 is in medssl's favour.
 
@@ -25,7 +29,15 @@ def bench(
             sample), `predict` (sliding window, memory, start-up), `all`.
         json: File for the results: a list of name, unit, ours, peer, peer_name, ratio.
         folder: For `data`: a folder with CT volumes in NIfTI, enlarged for the measurement; generated ones without it.
+        device: For `views`: where they are made; the others are measured on the CPU alone.
+
+    Raises:
+        ConfigError: The device is not here, or nothing is measured on it.
     """
+    if device != "cpu" and what != "views":
+        raise ConfigError(
+            [f"device is {device}, on which {what} is not measured: medssl bench views --device {device}"]
+        )
     found: list[Comparison] = []
     if what in ("step", "all"):
         from medssl.commands.benchmarks import step
@@ -41,7 +53,7 @@ def bench(
         from medssl.commands.benchmarks import views
 
         say("bench views: two views of 96^3 of each of 8 samples in turns, about a minute")
-        found += views.run()
+        found += views.run(device=device)
     if what in ("predict", "all"):
         from medssl.commands.benchmarks import predict
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medssl.imaging.errors import CheckpointError, ConfigError
 from medssl.models.encoder import Encoder, PatchEncoder
 from medssl.models.layouts import LIBRARIES, Layout, fitting_size, layout_of
+from medssl.models.positions import are_sincos
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _WRAPPERS = ("state_dict", "network_weights", "model_state_dict", "model", "module", "teacher", "student")
@@ -37,12 +38,16 @@ class ForeignWeights:
         tensors: By the encoder's own names.
         channels: Channels of the images that it was trained on.
         unused: Names in the file that have no place in the encoder.
+        fresh: Names of the encoder that the file may lack, and lacks.
+        notes: Why features differ from those of the module that the file was written from.
     """
 
     library: str
     tensors: dict[str, Tensor]
     channels: int
     unused: tuple[str, ...]
+    fresh: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def is_foreign(path: Path) -> bool:
@@ -60,7 +65,7 @@ def read_foreign(path: Path, encoder: nn.Module) -> ForeignWeights:
     Raises:
         CheckpointError: The file cannot be read, or no library's names in it cover the encoder, with what is missing.
     """
-    found = _tensors(_content(path), path)
+    content = _tensors(_content(path), path)
     if not isinstance(encoder, Encoder):
         raise CheckpointError(f"{type(encoder).__name__} takes no weights of other libraries", reason="foreign")
     told: list[str] = []
@@ -70,6 +75,7 @@ def read_foreign(path: Path, encoder: nn.Module) -> ForeignWeights:
         except ConfigError as error:
             told += error.problems
             continue
+        found = _under_own_names(layout, content)
         prefixes = _prefixes(layout, found)
         missing = _missing(layout, found, prefixes[0])
         if not missing:
@@ -78,16 +84,16 @@ def read_foreign(path: Path, encoder: nn.Module) -> ForeignWeights:
             if problems:
                 whose = f"{path}, in the names of {library}, does not fit {type(encoder).__name__}"
                 raise CheckpointError(f"{whose}: {'; '.join(problems)}", reason="encoder-mismatch")
-            return _taken(library, layout, found, prefixes)
+            return _taken(library, layout, found, prefixes, encoder)
         told.append(f"{library}: {len(missing)} of {len(layout.needed)} tensors are not there, first {missing[0]}")
-    if set(found) & {f"encoder.{name}" for name in encoder.state_dict()}:
+    if set(content) & {f"encoder.{name}" for name in encoder.state_dict()}:
         raise CheckpointError(
             f"{path.with_suffix('.json')} does not exist: an encoder is a .safetensors file with its .json",
             reason="no-encoder",
         )
     raise CheckpointError(
-        f"{path} does not fit {type(encoder).__name__} ({'; '.join(dict.fromkeys(told))}); it holds {len(found)} "
-        f"tensors, first {', '.join(list(found)[:3])}. Name the encoder with the numbers that the file was made with",
+        f"{path} does not fit {type(encoder).__name__} ({'; '.join(dict.fromkeys(told))}); it holds {len(content)} "
+        f"tensors, first {', '.join(list(content)[:3])}. Name the encoder with the numbers that the file was made with",
         reason="encoder-mismatch",
     )
 
@@ -122,6 +128,16 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     raise CheckpointError(f"{path} holds no tensors under names", reason="bad-encoder")
 
 
+def _under_own_names(layout: Layout, content: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with the module's own names, where the file is a sibling's."""
+    renamed = dict(content)
+    for alias, own in layout.aliases:
+        for name in content:
+            if f".{name}".endswith(f".{alias}"):
+                renamed[name.removesuffix(alias) + own] = renamed.pop(name)
+    return renamed
+
+
 def _prefixes(layout: Layout, found: Mapping[str, Tensor]) -> list[str]:
     """What may stand before the layout's names in the file, the one with the fewest missing names first."""
     first = layout.needed[0]
@@ -151,7 +167,8 @@ def _more(layout: Layout, found: Mapping[str, Tensor], prefix: str) -> Iterator[
 def _torn(layout: Layout, found: Mapping[str, Tensor], prefixes: Sequence[str]) -> Iterator[str]:
     """What to say of two encoders of which neither comes first: a student and a teacher under names of one length."""
     alike = [other for other in _whole(layout, found, prefixes) if len(other) == len(prefixes[0])]
-    unlike = [p for p in alike if any(not _same(found[p + n], found[prefixes[0] + n]) for n in layout.needed)]
+    names = [*layout.needed, *layout.spare]
+    unlike = [p for p in alike if any(not _same(found.get(p + n), found.get(prefixes[0] + n)) for n in names)]
     if unlike:
         yield (
             f"it holds two encoders of different weights, below {prefixes[0]!r} and {unlike[0]!r}. Save the tensors "
@@ -170,7 +187,7 @@ def _other_patches(layout: Layout, found: Mapping[str, Tensor], prefix: str, enc
 
 def _first_kernel(layout: Layout, found: Mapping[str, Tensor], prefix: str) -> Tensor:
     """Weights (E, C, *kernel) of the layer that sees the image."""
-    tensors = [found[prefix + entry.theirs] for entry in layout.entries]
+    tensors = [found[prefix + name] for name in layout.needed]
     return next((tensor for tensor in tensors if tensor.ndim > 3), tensors[0])
 
 
@@ -178,17 +195,38 @@ def _whole(layout: Layout, found: Mapping[str, Tensor], prefixes: Sequence[str])
     return [prefix for prefix in prefixes if not _missing(layout, found, prefix)]
 
 
-def _taken(library: str, layout: Layout, found: Mapping[str, Tensor], prefixes: Sequence[str]) -> ForeignWeights:
+def _taken(
+    library: str, layout: Layout, found: Mapping[str, Tensor], prefixes: Sequence[str], encoder: Encoder
+) -> ForeignWeights:
     """Weights under the first prefix; those under another that are the same (nnU-Net's decoder holds the encoder)."""
     prefix, whole = prefixes[0], _whole(layout, found, prefixes)
-    own = layout.back(
-        {name[len(prefix) :]: tensor.float() for name, tensor in found.items() if name.startswith(prefix)}
-    )
+    inside = {name[len(prefix) :]: tensor for name, tensor in found.items() if name.startswith(prefix)}
+    own = layout.back({name: tensor.float() for name, tensor in inside.items()})
     places = {other + name: prefix + name for other in reversed(whole) for name in layout.known}
     used = {name for name, place in places.items() if name in found and _same(found[name], found.get(place))}
-    channels = _first_kernel(layout, found, prefix).shape[1]
-    return ForeignWeights(library, own, channels, tuple(name for name in found if name not in used))
+    return ForeignWeights(
+        library,
+        own,
+        _first_kernel(layout, found, prefix).shape[1],
+        tuple(name for name in found if name not in used),
+        tuple(name for name in layout.names if name not in own),
+        tuple(_differences(layout, inside, encoder)),
+    )
 
 
-def _same(one: Tensor, other: Tensor | None) -> bool:
-    return one is other or (other is not None and torch.equal(one, other))
+def _differences(layout: Layout, inside: Mapping[str, Tensor], encoder: Encoder) -> Iterator[str]:
+    """What to say of a file whose module computes other features with the same weights."""
+    until = "so features differ from those of the file's network until they are trained on"
+    for name in set(layout.fresh) - set(inside):
+        yield f"no {name} in the file: the class token here starts fresh and all patches see it, {until}"
+    if not layout.positions:
+        return
+    table = inside.get(layout.positions)
+    if table is None:
+        yield f"no {layout.positions} in the file: fixed positions are added here, {until}"
+    elif not are_sincos(table.reshape(-1, table.shape[-1]), encoder.spatial_dims):
+        yield f"{layout.positions} of the file, learned or made otherwise, left out: positions here are fixed, {until}"
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(one, other))

@@ -5,7 +5,7 @@ reason. The tests load each into the library's own module and compare.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -59,6 +59,10 @@ class Layout:
         joined: Tensors here that are several there, one after the other along axis 1: each with its length.
         stacked: Tensors there that are several here, one after the other along axis 0, each of the same length.
         shifts: Biases there that are none here, with the running mean of the batch norm behind, which takes them in.
+        implied: Tensors that the other module may be built without, with those that it then computes as with.
+        fresh: Tensors that it may be built without, too; what they hold starts fresh here, and features differ.
+        aliases: Names that a sibling of the module has for some of its tensors, with the module's own.
+        positions: Its table (1, N, E) of added positions, which are fixed here; empty = it adds none.
     """
 
     entries: tuple[Entry, ...]
@@ -70,6 +74,10 @@ class Layout:
     joined: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()
     stacked: tuple[tuple[str, tuple[str, ...]], ...] = ()
     shifts: tuple[tuple[str, str], ...] = ()
+    implied: dict[str, Tensor] = field(default_factory=dict)
+    fresh: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
+    positions: str = ""
 
     def there(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of the encoder under the other module's names."""
@@ -82,7 +90,8 @@ class Layout:
 
     def back(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """All tensors of the other module that have a place here, under the encoder's names."""
-        own = {entry.ours: entry.back(state[entry.theirs]) for entry in self.entries}
+        state, absent = self.implied | state, set(self.fresh) - set(state)
+        own = {entry.ours: entry.back(state[entry.theirs]) for entry in self.entries if entry.theirs not in absent}
         own |= {ours: torch.cat([state[theirs] for theirs, _ in parts], dim=1) for ours, parts in self.joined}
         for theirs, names in self.stacked:
             own |= dict(zip(names, torch.tensor_split(state[theirs], len(names)), strict=True))
@@ -98,12 +107,19 @@ class Layout:
     @property
     def needed(self) -> list[str]:
         """Names there without which the encoder is not whole."""
-        return list(dict.fromkeys(theirs for places in self.names.values() for theirs in places))
+        named = dict.fromkeys(theirs for places in self.names.values() for theirs in places)
+        return [theirs for theirs in named if theirs not in self.implied and theirs not in self.fresh]
+
+    @property
+    def spare(self) -> list[str]:
+        """Names there that have a place here and may be missing."""
+        return [*self.implied, *self.fresh]
 
     @property
     def known(self) -> set[str]:
         """Names there that have a place here, or that change nothing."""
-        return {*self.needed, *self.idle, *(further for further, _ in self.twice), *(bias for bias, _ in self.shifts)}
+        further = [*(name for name, _ in self.twice), *(bias for bias, _ in self.shifts)]
+        return {*self.needed, *self.spare, *self.idle, *further}
 
 
 def layout_of(encoder: nn.Module, library: Library, size: Sequence[int]) -> Layout:
@@ -173,6 +189,11 @@ def _plain(vit: ViT, registers: bool) -> list[str | bool]:
     ]
 
 
+def _unbiased(vit: ViT) -> dict[str, Tensor]:
+    """What biases of queries, keys and values are where there are none (`qkv_bias=False`, MONAI's default)."""
+    return {f"blocks.{n}.attn.qkv.bias": torch.zeros(3 * vit.width) for n in range(len(vit.blocks))}
+
+
 def _vit_in_monai(vit: ViT, size: Sequence[int]) -> Layout:
     _refuse(_plain(vit, registers=False))
     names = [("norm1", "norm1"), ("norm2", "norm2"), ("qkv", "attn.qkv"), ("proj", "attn.out_proj")]
@@ -189,13 +210,23 @@ def _vit_in_monai(vit: ViT, size: Sequence[int]) -> Layout:
         "for part in module.modules():\n"
         "    if isinstance(part, torch.nn.LayerNorm):\n        part.eps = 1e-6\n"
     )
-    positions = sincos_positions(vit.grid(size), vit.width)[None]
-    extra = {"patch_embedding.position_embeddings": positions}
+    positions = "patch_embedding.position_embeddings"
+    extra = {positions: sincos_positions(vit.grid(size), vit.width)[None]}
     for n in range(len(vit.blocks)):  # MONAI keeps the norm of an attention that is not there
         extra |= {f"blocks.{n}.norm_cross_attn.weight": torch.ones(vit.width)}
         extra |= {f"blocks.{n}.norm_cross_attn.bias": torch.zeros(vit.width)}
     features = "features = module(image)[0][:, 1:].mean(1)"
-    return Layout(tuple(entries), extra, build, features, idle=tuple(n for n in extra if "cross_attn" in n))
+    return Layout(
+        tuple(entries),
+        extra,
+        build,
+        features,
+        idle=tuple(name for name in extra if name != positions),
+        implied=_unbiased(vit),
+        fresh=("cls_token",),
+        aliases=tuple((f"blocks.{len(vit.blocks)}.{part}", f"norm.{part}") for part in ("weight", "bias")),
+        positions=positions,  # aliases: MaskedAutoEncoderViT has its norm behind the blocks, in one list
+    )
 
 
 def _vit_in_timm(vit: ViT, size: Sequence[int]) -> Layout:
@@ -209,7 +240,8 @@ def _vit_in_timm(vit: ViT, size: Sequence[int]) -> Layout:
     for n in range(len(vit.blocks)):
         entries += _pairs(f"blocks.{n}.", f"blocks.{n}.", names, ("weight", "bias"))
     entries += _pairs("", "", (("norm", "norm"),), ("weight", "bias"))
-    tokens = (("cls_token", 1), ("reg_token", registers)) if registers else (("cls_token", 1),)
+    joined = (("tokens", (("cls_token", 1), ("reg_token", registers))),) if registers else ()
+    entries += [] if registers else [Entry("tokens", "cls_token")]
     extra = {"pos_embed": sincos_positions(vit.grid(size), vit.width)[None]}
     build = (
         "from timm.models.vision_transformer import VisionTransformer\n"
@@ -217,7 +249,16 @@ def _vit_in_timm(vit: ViT, size: Sequence[int]) -> Layout:
         f"depth={len(vit.blocks)}, num_heads={vit.heads}, reg_tokens={registers}, no_embed_class=True)\n"
     )
     features = f"features = module.forward_features(image)[:, {1 + registers}:].mean(1)"
-    return Layout(tuple(entries), extra, build, features, joined=(("tokens", tokens),))
+    return Layout(
+        tuple(entries),
+        extra,
+        build,
+        features,
+        joined=joined,
+        implied=_unbiased(vit),
+        fresh=() if registers else ("cls_token",),
+        positions="pos_embed",
+    )
 
 
 def _expansion(resnet: ResNet) -> int:

@@ -59,6 +59,22 @@ def sincos_positions(grid: Sequence[int], width: int) -> Tensor:
     return torch.from_numpy(_position_table(tuple(grid), width).copy())
 
 
+def are_sincos(table: Tensor, dims: int) -> bool:
+    """Whether positions (N, E) are the fixed ones of a grid of `dims` axes, whichever it is.
+
+    Rows of zeros are none: what some add to tokens that have no place.
+    """
+    table = table[table.any(1)]
+    part = 2 * (table.shape[1] // (2 * dims))
+    parts = table[:, : dims * part].reshape(len(table), dims, part)  # (N, D, E / D)
+    repeats = (parts == parts[:1]).all(-1).sum(0)  # patches that lie at the start of an axis
+    grid = [len(table) // max(int(count), 1) for count in repeats]
+    rounding = 1e-4 if table.element_size() >= 4 else 1e-2
+    return math.prod(grid) == len(table) > 0 and torch.allclose(
+        table.float(), sincos_positions(grid, table.shape[1]), rtol=0, atol=rounding
+    )
+
+
 @lru_cache(maxsize=64)
 def _position_table(grid: tuple[int, ...], width: int) -> npt.NDArray[np.float32]:
     """Kept between steps as numpy: a tensor made while a graph is traced for export must not outlive the trace."""

@@ -3,13 +3,15 @@
 from torch import Tensor
 
 from medssl.imaging.errors import ConfigError, how_to_install
+from medssl.models.batch_norm import convert_batch_norms, several_processes
 from medssl.models.encoder import Encoder
 
 
 class TimmEncoder(Encoder):
     """A model of timm (Wightman, https://github.com/huggingface/pytorch-image-models), its feature maps fine to coarse.
 
-    Needs `timm`, which needs torchvision: `pip install '.[train,timm]'` in an environment of its own.
+    Needs `timm`, which needs torchvision: `pip install '.[train,timm]'` in an environment of its own. Batch norms take
+    the statistics of the batch of all processes (`convert_batch_norms`).
 
     Args:
         spatial_dims: 2.
@@ -19,7 +21,8 @@ class TimmEncoder(Encoder):
         image_size: Voxels of the crops, for models that keep positions; the run's crops where it is left out.
 
     Raises:
-        ConfigError: 3D images, timm is not installed, or has no such model, or one without feature maps.
+        ConfigError: 3D images, timm is not installed, or has no such model, or one without feature maps; of several
+            processes, a model with other layers that keep statistics.
     """
 
     def __init__(
@@ -48,6 +51,13 @@ class TimmEncoder(Encoder):
             self.model = timm.create_model(name, **given, **sized)
         except (RuntimeError, TypeError, AttributeError, ValueError) as error:
             raise ConfigError([f"timm's {name} gives no feature maps: {error}"]) from error
+        if (left := convert_batch_norms(self.model)) and several_processes():
+            raise ConfigError(
+                [
+                    f"timm's {name} has layers that would take statistics of the batch of each device alone "
+                    f"({len(left)}, first {left[0]}): run it on one device, or choose another model"
+                ]
+            )
         self.spatial_dims, self.in_channels = 2, in_channels
         self.feature_channels = tuple(self.model.feature_info.channels())
         self.strides = tuple((step, step) for step in self.model.feature_info.reduction())

@@ -27,12 +27,14 @@ class LoadReport:
         adapted: Fitted to another number of input channels, with how.
         skipped: In the file, not in the network.
         fresh: In the network, not in the file: they keep their random start.
+        notes: Why features differ from those of the network that the file is of, though all is loaded.
     """
 
     loaded: tuple[str, ...]
     adapted: tuple[str, ...]
     skipped: tuple[str, ...]
     fresh: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
@@ -44,7 +46,7 @@ class LoadReport:
 
     def to_json(self) -> dict[str, list[str]]:
         """Plain dictionary for run.json."""
-        return {name: list(getattr(self, name)) for name in ("loaded", "adapted", "skipped", "fresh")}
+        return {name: list(getattr(self, name)) for name in ("loaded", "adapted", "skipped", "fresh", "notes")}
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -129,10 +131,17 @@ def load_encoder(network: nn.Module, path: Path, decoder: bool = True) -> LoadRe
         CheckpointError: The file cannot be used, or an encoder tensor that should load did not.
     """
     loaded, adapted, skipped = {}, {}, []
+    notes: tuple[str, ...] = ()
+    lacking: set[str] = set()
+    advice = "use the architecture it was pretrained with (encoder.json beside it)"
     if is_foreign(path):
         found = read_foreign(path, cast(nn.Module, network.encoder))
         tensors = {f"encoder.{name}": tensor for name, tensor in found.tensors.items()}
         channels, skipped = found.channels, [f"{found.library}: {name}" for name in found.unused]
+        notes, lacking = found.notes, {f"encoder.{name}" for name in found.fresh}
+        advice = (
+            "name the encoder with the numbers that the file was made with; hidden layers of a ViT are 4 x its width"
+        )
     else:
         tensors, meta = read_encoder(path)
         channels = len(meta.get("channels", ()))
@@ -149,15 +158,14 @@ def load_encoder(network: nn.Module, path: Path, decoder: bool = True) -> LoadRe
         else:
             skipped.append(f"{name} {tuple(tensor.shape)} != {tuple(state[name].shape)}")
     fresh = tuple(name for name in state if name not in loaded and name not in adapted)
-    lost = [name for name in (*skipped, *fresh) if name.startswith("encoder.")]
+    lost = [name for name in (*skipped, *fresh) if name.startswith("encoder.") and name not in lacking]
     if lost:
         raise CheckpointError(
-            f"{path} does not fit this encoder: {len(lost)} tensor(s) found no place, first {lost[0]}; "
-            "use the architecture it was pretrained with (encoder.json beside it)",
+            f"{path} does not fit this encoder: {len(lost)} tensor(s) found no place, first {lost[0]}; {advice}",
             reason="encoder-mismatch",
         )
     network.load_state_dict({**loaded, **adapted}, strict=False)
-    return LoadReport(tuple(loaded), tuple(adapted), tuple(skipped), fresh)
+    return LoadReport(tuple(loaded), tuple(adapted), tuple(skipped), fresh, notes)
 
 
 def _other_channels(tensor: Tensor, wanted: Tensor, before: int, after: int) -> Tensor | None:

@@ -137,7 +137,7 @@ def announce(job: Pretraining, out: Path) -> None:
         f"of which {kept:.2f} M are kept\n"
         f"  start: {'random weights' if job.report is None else f'{job.settings.init}: {job.report}'}\n"
     )
-    for note in notes(job.method, job.sources, train):
+    for note in [*(job.report.notes if job.report else ()), *notes(job.method, job.sources, train)]:
         sys.stderr.write(f"  note: {note}\n")
     for source in job.sources:
         axis = source.views.slice_axis

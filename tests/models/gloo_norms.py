@@ -4,8 +4,41 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from medssl.models.batch_norm import convert_batch_norms
 from medssl.models.masked import Norm
 from medssl.models.projectors import DINOHead, Projector
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """As timm's: an activation behind the norm, in the same layer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.PReLU()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalise and activate."""
+        out: Tensor = self.act(self.drop(super().forward(image)))
+        return out
+
+
+def of_another_library() -> nn.Module:
+    """Layers of torch and of timm's kind, in images and in vectors."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False),
+        BatchNormAct2d(4),
+        nn.Conv2d(4, 3, 3),
+        nn.BatchNorm2d(3, momentum=None),
+        nn.Flatten(),
+        nn.Linear(12, 6),
+        nn.BatchNorm1d(6, affine=False, track_running_stats=False),
+    )
+
+
+def _converted() -> nn.Module:
+    network = of_another_library()
+    convert_batch_norms(network)
+    return network
 
 
 def networks() -> dict[str, nn.Module]:
@@ -15,6 +48,7 @@ def networks() -> dict[str, nn.Module]:
         "projector": nn.Sequential(nn.Flatten(), Projector([16, 8, 6], last_norm="fixed")),
         "dino head": nn.Sequential(nn.Flatten(), DINOHead(16, 8, 6, 10, norm=True)),
         "encoder": nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), Norm(4, "batch"), nn.ReLU(), nn.Flatten()),
+        "another library's": _converted(),
     }
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from medssl.models.positions import patchify, pick, sincos_positions, unpatchify
+from medssl.models.positions import are_sincos, patchify, pick, sincos_positions, unpatchify
 
 _CASES = [((8, 6), (4, 2), 1), ((8, 6), (2, 3), 4), ((4, 6, 8), (2, 3, 4), 1), ((4, 4, 6), (2, 4, 3), 2)]
 
@@ -40,6 +40,20 @@ def test_positions_follow_the_formula(grid, width):
 def test_width_that_does_not_divide_is_filled_with_zeros():
     assert (sincos_positions((2, 2, 2), 512)[:, 510:] == 0).all()
     assert (sincos_positions((2, 2, 2), 192)[0] != 0).sum() == 96  # cosines of 0
+
+
+@pytest.mark.parametrize("grid", [(3, 4), (1, 6), (1, 1), (2, 3, 4), (1, 1, 5), (40, 3, 1)])
+def test_fixed_positions_are_known_whatever_their_grid_is(grid):
+    table = sincos_positions(grid, 28)
+    assert are_sincos(table, len(grid))
+    assert are_sincos(table.bfloat16(), len(grid))
+    assert not are_sincos(torch.full_like(table, torch.nan), len(grid))
+    assert not are_sincos(torch.zeros_like(table), len(grid))
+    moved = table.clone()
+    moved[-1, 0] += 0.01
+    assert not are_sincos(moved, len(grid))
+    if table.shape[0] > 1:
+        assert not are_sincos(table.roll(1, 0), len(grid))
 
 
 def test_table_cannot_be_changed_through_a_result():

@@ -5,6 +5,8 @@ import torch
 
 from medssl.imaging.errors import ConfigError
 from medssl.methods.simclr import SimCLR
+from medssl.models import timm_encoder
+from medssl.models.batch_norm import BatchNorm
 from medssl.models.decoders import UNetDecoder
 from medssl.models.timm_encoder import TimmEncoder
 
@@ -45,3 +47,29 @@ def test_a_model_by_name_has_a_pyramid_trains_and_segments(name: str) -> None:
     ].backward()
     if "vit" not in name:
         assert UNetDecoder(encoder, 3)(image, maps).shape == (2, 3, 64, 64)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "densenet121"])
+def test_batch_norms_are_over_all_processes_and_compute_the_same_in_one(name: str) -> None:
+    timm = pytest.importorskip("timm", reason="timm is tested by make test-peers")
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, in_chans=1, features_only=True)
+    encoder = TimmEncoder(2, 1, name)
+    assert encoder.model.state_dict().keys() == theirs.state_dict().keys()
+    encoder.model.load_state_dict(theirs.state_dict())
+    norms = [part for part in encoder.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(type(part) is BatchNorm for part in norms)
+    image = torch.randn(2, 1, 64, 64)
+    for mode in (True, False):
+        for one, other in zip(encoder.train(mode)(image), theirs.train(mode)(image), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_model_with_other_statistics_is_refused_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("timm", reason="timm is tested by make test-peers")
+    monkeypatch.setattr(timm_encoder, "convert_batch_norms", lambda module: ["stem.norm"])
+    TimmEncoder(2, 1, "resnet18")
+    monkeypatch.setattr(timm_encoder, "several_processes", lambda: True)
+    with pytest.raises(ConfigError, match=r"each device alone \(1, first stem\.norm\)"):
+        TimmEncoder(2, 1, "resnet18")

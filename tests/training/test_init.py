@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.networks.nets import ViT as ViTOfMonai
 from pretrain_toy import run
 from safetensors.torch import load_file
 from small_cache import small_cache
@@ -116,3 +117,19 @@ def test_a_run_starts_from_a_monai_checkpoint(cache: Path, tmp_path: Path) -> No
         assert torch.equal(kept[f"encoder.{name}"], tensor), name
     report = json.loads((tmp_path / "run" / "run.json").read_text())["init"]
     assert report["skipped"] == ["monai: vit.patch_embedding.position_embeddings"]  # fixed here
+
+
+def test_what_a_monai_checkpoint_of_its_defaults_lacks_is_told(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = ViTOfMonai(1, [16, 16], 8, 12, 48, 1, 2, spatial_dims=2)
+    torch.save(module.state_dict(), tmp_path / "monai.pt")
+    _train(cache, tmp_path / "run", 16, 1.0, tmp_path / "monai.pt")
+    told = capsys.readouterr().err
+    report = json.loads((tmp_path / "run" / "run.json").read_text())["init"]
+    assert report["fresh"] == ["encoder.tokens"]
+    assert [note.split(": ")[0] for note in report["notes"]] == [
+        "no cls_token in the file",
+        "patch_embedding.position_embeddings of the file, learned or made otherwise, left out",
+    ]
+    assert all(f"  note: {note}\n" in told for note in report["notes"])

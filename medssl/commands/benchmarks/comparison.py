@@ -32,19 +32,27 @@ class Comparison:
         return asdict(self)
 
 
-def median_seconds(programs: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, float]:
+def median_seconds(
+    programs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 2,
+    settle: Callable[[], object] = lambda: None,
+) -> dict[str, float]:
     """Median time of each program; they take turns, so that a busy machine slows all of them alike.
 
     Args:
         programs: Name to what is timed.
         rounds: How often each one is timed.
         warmup: Turns before that are not counted.
+        settle: Waits, before and at the end of each timing, for what a device still has to compute.
     """
     times: dict[str, list[float]] = {name: [] for name in programs}
     for turn in range(warmup + rounds):
         for name, program in programs.items():
+            settle()
             start = time.perf_counter()
             program()
+            settle()
             if turn >= warmup:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
