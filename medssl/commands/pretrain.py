@@ -29,7 +29,9 @@ def pretrain(
     """Pretrain an encoder on images without labels; writes OUT/encoder.safetensors and OUT/encoder.json.
 
     Methods that learn from 2D and 3D images in one run take a second cache with --also.data, and write an encoder for
-    each: OUT/encoder_2d.safetensors and OUT/encoder_3d.safetensors.
+    each: OUT/encoder_2d.safetensors and OUT/encoder_3d.safetensors. Of methods with a student and a teacher
+    encoder.safetensors is the one that the method's page names, and OUT/encoder_teacher.safetensors or
+    OUT/encoder_student.safetensors the other.
 
     OUT also gets run.json, metrics.jsonl, TensorBoard logs in tb/, checkpoints/, and a picture of reconstructions in
     health/ at each look at the run's health. Ctrl-C, SIGTERM and SLURM's SIGUSR1 stop the run with a checkpoint.

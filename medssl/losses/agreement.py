@@ -1,6 +1,6 @@
 """Losses that pull two views together without negatives, and those that keep dimensions from collapsing.
 
-All are computed in float32.
+All are computed in float32, or in float64 where that is what comes in.
 """
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor
 
 from medssl.losses.gather import gather_with_gradient, rank
-from medssl.losses.precision import without_autocast
+from medssl.losses.precision import full, without_autocast
 
 
 def cosine_distance(prediction: Tensor, target: Tensor) -> Tensor:
@@ -16,7 +16,7 @@ def cosine_distance(prediction: Tensor, target: Tensor) -> Tensor:
 
     BYOL, Grill et al., NeurIPS 2020, https://arxiv.org/abs/2006.07733.
     """
-    return (2 - 2 * F.cosine_similarity(prediction.float(), target.detach().float(), dim=1)).mean()
+    return (2 - 2 * F.cosine_similarity(full(prediction), full(target.detach()), dim=1)).mean()
 
 
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
 
     SimSiam, Chen and He, CVPR 2021, https://arxiv.org/abs/2011.10566.
     """
-    return -F.cosine_similarity(prediction.float(), target.detach().float(), dim=1).mean()
+    return -F.cosine_similarity(full(prediction), full(target.detach()), dim=1).mean()
 
 
 @without_autocast
@@ -43,7 +43,7 @@ def barlow_twins(first: Tensor, second: Tensor, off_diagonal: float, eps: float 
     Returns:
         () sum of both terms, and () the mean of the diagonal, detached, for the log.
     """
-    views = [_standardised(gather_with_gradient(view.float()), eps) for view in (first, second)]
+    views = [_standardised(gather_with_gradient(full(view)), eps) for view in (first, second)]
     correlation = views[0].T @ views[1] / len(views[0])
     diagonal = correlation.diagonal()
     on = (1 - diagonal).square().sum()
@@ -63,7 +63,7 @@ def vicreg_terms(first: Tensor, second: Tensor, eps: float = 1e-4) -> tuple[Tens
         second: (B, E).
         eps: Added to the variance before the root, so that its gradient is finite.
     """
-    first, second = first.float(), second.float()
+    first, second = full(first), full(second)
     invariance = F.mse_loss(first, second)
     variance = covariance = first.new_zeros(())
     for view in (gather_with_gradient(first), gather_with_gradient(second)):
@@ -85,7 +85,7 @@ def koleo(features: Tensor, eps: float = 1e-8) -> Tensor:
         features: (B, E), B at least 2.
         eps: Added to each coordinate's difference and to the distance.
     """
-    unit = F.normalize(features.float(), dim=1)
+    unit = F.normalize(full(features), dim=1)
     others = gather_with_gradient(unit)
     with torch.no_grad(), torch.autocast(unit.device.type, enabled=False):  # bf16 confuses near neighbours
         itself = torch.arange(len(unit), device=unit.device)[:, None] + rank() * len(unit)

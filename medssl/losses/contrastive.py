@@ -1,6 +1,7 @@
 """Losses in which each embedding must find its partner among others.
 
-All are computed in float32. Rows are normalised here, so embeddings may have any length.
+All are computed in float32, or in float64 where that is what comes in. Rows are normalised here, so embeddings may have
+any length.
 """
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor
 
 from medssl.losses.gather import gather, gather_with_gradient, rank
-from medssl.losses.precision import without_autocast
+from medssl.losses.precision import full, without_autocast
 
 
 @without_autocast
@@ -55,7 +56,7 @@ def queue_info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float
     """
     query, key = _unit(query), _unit(key.detach())
     positive = (query * key).sum(1, keepdim=True)
-    logits = torch.cat([positive, query @ queue.float().T], dim=1) / temperature
+    logits = torch.cat([positive, query @ queue.to(query).T], dim=1) / temperature
     return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device))
 
 
@@ -77,4 +78,4 @@ def batch_info_nce(query: Tensor, key: Tensor, temperature: float) -> Tensor:
 
 
 def _unit(embedding: Tensor) -> Tensor:
-    return F.normalize(embedding.float(), dim=1)
+    return F.normalize(full(embedding), dim=1)

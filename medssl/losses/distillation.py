@@ -1,6 +1,6 @@
 """Losses between a teacher's and a student's distributions over prototypes, and how the teacher's is balanced.
 
-All are computed in float32.
+All are computed in float32, or in float64 where that is what comes in.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medssl.losses.gather import max_over_processes, rank, sum_over_processes, world_size
+from medssl.losses.precision import full
 
 _TINY = 1e-38  # rows of padding, and prototypes that underflow, sum to 0
 
@@ -29,7 +30,7 @@ def sinkhorn(scores: Tensor, temperature: float, rounds: int = 3, counted: Tenso
     Returns:
         (B, K).
     """
-    scaled = scores.float() / temperature
+    scaled = full(scores) / temperature
     if counted is not None:
         scaled = scaled.masked_fill(~counted[:, None], -torch.inf)
     weight = torch.ones(len(scores), device=scores.device) if counted is None else counted.float()
@@ -65,7 +66,7 @@ def balanced(
 
 def soft_cross_entropy(target: Tensor, logits: Tensor, temperature: float) -> Tensor:
     """`-sum target log softmax(logits / temperature)`: (..., K) twice, to (...); the target gets no gradient."""
-    return -(target.detach().float() * (logits.float() / temperature).log_softmax(-1)).sum(-1)
+    return -(full(target.detach()) * (full(logits) / temperature).log_softmax(-1)).sum(-1)
 
 
 def across_views(targets: Sequence[Tensor], students: Sequence[Tensor], temperature: float) -> Tensor:
@@ -97,7 +98,7 @@ def over_hidden_tokens(target: Tensor, logits: Tensor, temperature: float, sampl
         samples: How many samples there are.
     """
     terms = soft_cross_entropy(target, logits, temperature)
-    count = torch.zeros(samples, device=terms.device).index_add_(0, sample, torch.ones_like(terms))
+    count = terms.new_zeros(samples).index_add_(0, sample, torch.ones_like(terms))
     return (terms / count[sample]).sum() / samples
 
 
@@ -123,7 +124,7 @@ def centred_softmax(logits: Tensor, centre: Tensor, temperature: float) -> Tenso
     Caron et al., ICCV 2021, https://arxiv.org/abs/2104.14294: the centre keeps one prototype from winning everywhere,
     the low temperature keeps the target from being uniform.
     """
-    return ((logits.float() - centre) / temperature).softmax(-1)
+    return ((full(logits) - centre) / temperature).softmax(-1)
 
 
 @torch.no_grad()

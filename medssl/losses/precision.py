@@ -1,4 +1,4 @@
-"""Losses are computed in float32, also where the network is not."""
+"""Losses are computed in float32, also where the network is not; float64 stays what it is."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -9,6 +9,11 @@ from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def full(values: Tensor) -> Tensor:
+    """The values in float32, or as they are in float64."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def without_autocast(loss: Callable[P, R]) -> Callable[P, R]:

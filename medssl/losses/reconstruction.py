@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor
 
+from medssl.losses.precision import full
+
 
 def normalise_patches(patches: Tensor, variance_floor: float = 1e-6) -> Tensor:
     """Each token to mean 0 and variance 1 (unbiased), as MAE and SparK target it.
@@ -47,7 +49,7 @@ def local_statistics(image: Tensor, window: int, variance_floor: float = 1e-6) -
 
 def token_mse(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error: over each token, then over all tokens given. (B, n, P) twice, to ()."""
-    return (prediction.float() - target.float()).square().mean(-1).mean()
+    return (full(prediction) - full(target)).square().mean(-1).mean()
 
 
 def masked_token_mse(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
@@ -59,7 +61,7 @@ def masked_token_mse(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tens
         hidden: (B, N) bool, True = hidden = counts.
     """
     weight = hidden.to(torch.float32)
-    error = (prediction.float() - target.float()).square().mean(-1)
+    error = (full(prediction) - full(target)).square().mean(-1)
     return (error * weight).sum() / weight.sum().clamp(min=1)
 
 
@@ -72,7 +74,7 @@ def masked_l1(prediction: Tensor, target: Tensor, counted: Tensor) -> Tensor:
         counted: (B, N, P) bool.
     """
     weight = counted.to(torch.float32)
-    return ((prediction.float() - target.float()).abs() * weight).sum() / weight.sum().clamp(min=1)
+    return ((full(prediction) - full(target)).abs() * weight).sum() / weight.sum().clamp(min=1)
 
 
 def _box_mean(image: Tensor, window: int) -> Tensor:
@@ -93,5 +95,5 @@ def latent_regression(predicted: Tensor, wanted: Tensor) -> Tensor:
         predicted: (..., E).
         wanted: (..., E); no gradient goes there.
     """
-    target = F.layer_norm(wanted.detach().float(), wanted.shape[-1:])
-    return F.smooth_l1_loss(predicted.float(), target)
+    target = F.layer_norm(full(wanted.detach()), wanted.shape[-1:])
+    return F.smooth_l1_loss(full(predicted), target)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -11,6 +11,7 @@ from medssl.imaging.errors import ConfigError
 from medssl.imaging.preprocess import Preprocess
 from medssl.models.decoders import without_head
 from medssl.models.encoder import Encoder
+from medssl.models.momentum import Teacher
 from medssl.models.networks import Network
 from medssl.models.projectors import Branch
 
@@ -137,6 +138,10 @@ class Method(nn.Module, ABC):
         """Weights that load `strict=True` into the plain encoder."""
         return self.encoder.state_dict()
 
+    def other_encoder(self) -> dict[str, dict[str, Tensor]]:
+        """Of a student and its teacher, the one that `encoder_state_dict` is not of: weights, under its name."""
+        return {}
+
 
 class SiameseMethod(Method):
     """A method that compares embeddings of views; abstract.
@@ -153,6 +158,11 @@ class SiameseMethod(Method):
     def encoder(self) -> Encoder:
         """The encoder of the student."""
         return self.student.encoder
+
+    def other_encoder(self) -> dict[str, dict[str, Tensor]]:
+        """That of the teacher, where there is one."""
+        teacher = getattr(self, "teacher", None)
+        return {"teacher": cast(Branch, teacher.network).encoder.state_dict()} if isinstance(teacher, Teacher) else {}
 
 
 class DenseMethod(Method):

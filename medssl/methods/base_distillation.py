@@ -94,6 +94,10 @@ class DistillingMethod(SiameseMethod):
         """The teacher's encoder: its frozen features are the better ones (as the authors release it)."""
         return cast(Branch, self.teacher.network).encoder.state_dict()
 
+    def other_encoder(self) -> dict[str, dict[str, Tensor]]:
+        """That of the student."""
+        return {"student": self.encoder.state_dict()}
+
     def trouble(self, logs: dict[str, float]) -> str:
         """Whether the teacher finds all prototypes equally likely, or one of them the likeliest, whatever it sees."""
         counts = [len(h.prototypes.weight) for h in self.student.modules() if isinstance(h, DINOHead)]

@@ -1,8 +1,9 @@
 """DINOv2: DINO and iBOT with heads of their own, balanced by Sinkhorn-Knopp, and features that keep their distance.
 
 Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024, https://arxiv.org/abs/2304.07193.
-Deviations: 2D and 3D; masks hide exactly the drawn ratio; views of one size share a pass, those of different sizes do
-not; neighbours are looked for in the batch of all processes; schedules follow the share of the run that is done.
+Deviations: 2D and 3D; masks hide exactly the drawn ratio; all views share a pass, in which attention is computed for
+each size on its own; patches of local views have the lowest positions of global ones (`ViT`); neighbours are looked for
+in the batch of all processes; schedules follow the share of the run that is done.
 """
 
 from typing import Literal, final

@@ -75,6 +75,10 @@ class IJEPA(Method):
         """The teacher's encoder, as the authors evaluate it."""
         return self.teacher.network.state_dict()
 
+    def other_encoder(self) -> dict[str, dict[str, Tensor]]:
+        """That of the context."""
+        return {"student": self._vit.state_dict()}
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: smooth L1 between predicted and normalised features of the blocks."""
         image = batch["image"]

@@ -7,7 +7,7 @@ starts as a copy of the student; batch norms of the projector have scale, shift 
 """
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import Literal, cast, final
 
 import torch
 from torch import Tensor
@@ -80,6 +80,10 @@ class VoCo(Method):
     def encoder(self) -> Encoder:
         """The encoder of the student."""
         return self.student.encoder
+
+    def other_encoder(self) -> dict[str, dict[str, Tensor]]:
+        """That of the teacher."""
+        return {"teacher": cast(PyramidBranch, self.teacher.network).encoder.state_dict()}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: `overlap`, the mean of both pairings of student and teacher, plus `alike`, of the base crops."""

@@ -20,9 +20,10 @@ def cosine_momentum(start: float, step: int, steps: int) -> float:
 class Teacher(nn.Module):
     """Exponential moving average of a student; never trained by gradient.
 
-    Weights are averaged; buffers (statistics of batch norm) are those of the teacher's own passes, as in the authors'
-    codes of MoCo v3, BYOL and DINO. It skips and drops nothing by chance (stochastic depth, dropout): what it says of
-    an image is what the student must learn, not a draw.
+    Weights are averaged; buffers are not, as in the authors' codes of MoCo v3, BYOL and DINO: the teacher's batch norms
+    standardise by the batch that it sees, and their running statistics, which an encoder file of it holds, are those of
+    its own passes. It skips and drops nothing by chance (stochastic depth, dropout): what it says of an image is what
+    the student must learn, not a draw.
 
     Args:
         student: What is followed; the teacher starts as its copy.

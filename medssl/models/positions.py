@@ -54,7 +54,8 @@ def with_hidden(
 def sincos_positions(grid: Sequence[int], width: int) -> Tensor:
     """Fixed positions (N, width): the width is split over the axes; what does not divide stays 0 at the end.
 
-    MAE (He et al., CVPR 2022, arXiv 2111.06377) in N dimensions; frequencies 10000^(-k / (width of an axis / 2)).
+    MAE (He et al., CVPR 2022, arXiv 2111.06377) in N dimensions; frequencies 10000^(-k / (width of an axis / 2)). A
+    patch's position is its number along each axis of this grid: another grid has others of the same sequence.
     """
     return torch.from_numpy(_position_table(tuple(grid), width).copy())
 

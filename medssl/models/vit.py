@@ -27,8 +27,11 @@ SIZES: dict[str, tuple[int, int, int]] = {
 class ViT(PatchEncoder):
     """Vision transformer with a class token, and with sine-cosine or rotary positions.
 
-    Deviations from the paper: positions are fixed in N dimensions (as in MAE), so nothing is interpolated when the grid
-    changes; the pyramid for dense tasks has the patch grid at four depths, as UNETR uses it.
+    Deviations from the paper: positions are fixed in N dimensions (as in MAE) and count the patches of an image's own
+    grid from 0, so nothing is interpolated when the grid changes. A smaller image has the positions of a larger one's
+    lowest corner, local views beside global ones as well, where the papers interpolate one table and a view of any size
+    spans all positions; the far patches of a larger image have positions that were not trained. The pyramid for dense
+    tasks has the patch grid at four depths, as UNETR uses it.
 
     Args:
         spatial_dims: 2 or 3.

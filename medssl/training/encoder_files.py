@@ -21,7 +21,8 @@ def encoder_names(job: Pretraining) -> dict[int, str]:
 def write_encoders(job: Pretraining, run: RunFolder, result: FitResult) -> None:
     """Write the encoder, and the decoder where the method keeps one, as safetensors with a description beside it.
 
-    Of a mixed run, the plain encoder of each dimension.
+    Of a mixed run, the plain encoder of each dimension. Of a student and its teacher the other one gets a file as well,
+    `encoder_teacher.safetensors` or `encoder_student.safetensors`.
     """
     decoder = getattr(job.method, "decoder_state_dict", None)
     weights, described = job.method.encoder_state_dict(), job.settings.encoder
@@ -33,6 +34,8 @@ def write_encoders(job: Pretraining, run: RunFolder, result: FitResult) -> None:
         meta = {"encoder": described.to_json(), **_described(job, source, run, result)}
         path = run.path / encoder_names(job)[source.spatial_dims]
         save_encoder(path, weights, decoder() if decoder else None, meta)
+        for name, other in job.method.other_encoder().items():
+            save_encoder(path.with_stem(f"{path.stem}_{name}"), other, None, {**meta, "of": name})
 
 
 def _described(job: Pretraining, source: Source, run: RunFolder, result: FitResult) -> dict[str, Any]:

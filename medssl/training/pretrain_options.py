@@ -58,7 +58,8 @@ class ViewOptions:
 
     extent: tuple[float, float] = (0.5, 1.0)
     """Lowest and highest side of a view's box, relative to the source's side; the box is resized to `size`. Papers give
-    shares of the area: 0.2 to 1 there is 0.45 to 1 here, 0.08 is 0.28, and in 3D the same side is meant."""
+    shares of the area: 0.2 to 1 there is 0.45 to 1 here, 0.08 is 0.28, and in 3D the same side is meant. Sides are
+    drawn evenly, where papers draw areas evenly: of one range, views here are smaller on average."""
 
     aspect: float = 1.33
     """Largest ratio of a side of a view's box to its mean side."""

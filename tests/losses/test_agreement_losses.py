@@ -8,19 +8,19 @@ from medssl.losses.agreement import barlow_twins, cosine_distance, koleo, negati
 
 
 def test_the_golden_numbers() -> None:
-    assert float(cosine_distance(X, Y)) == pytest.approx(0.23039119, abs=1e-6)
-    assert float((negative_cosine(X, Y) + negative_cosine(Y, X)) / 2) == pytest.approx(-0.88480440, abs=1e-6)
+    assert float(cosine_distance(X, Y)) == pytest.approx(0.23039119, abs=1e-8)
+    assert float((negative_cosine(X, Y) + negative_cosine(Y, X)) / 2) == pytest.approx(-0.88480440, abs=1e-8)
     loss, _ = barlow_twins(X, Y, 0.0051)
     on, _ = barlow_twins(X, Y, 0.0)
-    assert float(on) == pytest.approx(2.01483052, abs=2e-6)
-    assert float(loss) == pytest.approx(2.03954969, abs=2e-6)
-    assert float(barlow_twins(X, Y, 1.0)[0] - on) == pytest.approx(4.84689651, abs=5e-6)
+    assert float(on) == pytest.approx(2.01483052, abs=1e-8)
+    assert float(loss) == pytest.approx(2.03954969, abs=1e-8)
+    assert float(barlow_twins(X, Y, 1.0)[0] - on) == pytest.approx(4.84689651, abs=1e-8)
     invariance, variance, covariance = vicreg_terms(X, Y)
-    assert float(invariance) == pytest.approx(0.11854744, abs=1e-6)
-    assert float(variance) == pytest.approx(0.27704740, abs=1e-6)
-    assert float(covariance) == pytest.approx(1.34720584, abs=1e-6)
-    assert float(25 * invariance + 25 * variance + covariance) == pytest.approx(11.23707686, abs=1e-5)
-    assert float(koleo(X)) == pytest.approx(1.31458861, abs=1e-6)
+    assert float(invariance) == pytest.approx(0.11854744, abs=1e-8)
+    assert float(variance) == pytest.approx(0.27704740, abs=1e-8)
+    assert float(covariance) == pytest.approx(1.34720584, abs=1e-8)
+    assert float(25 * invariance + 25 * variance + covariance) == pytest.approx(11.23707686, abs=1e-8)
+    assert float(koleo(X)) == pytest.approx(1.31458861, abs=1e-8)
 
 
 def test_cosines_know_no_length_and_targets_no_gradient() -> None:

@@ -24,15 +24,15 @@ def test_golden_number():
     """Tokens sin(2 + 6 i + j), prediction sin(2.3 + 6 i + j), mask 1 0 1 1; an independent float64 computation."""
     target, prediction = normalise_patches(_sines(4, 6, 2.0), 1e-6), _sines(4, 6, 2.3)
     hidden = torch.tensor([[True, False, True, True]])
-    assert masked_token_mse(prediction, target, hidden).item() == pytest.approx(0.10822899, abs=1e-6)
-    assert token_mse(prediction[hidden], target[hidden]).item() == pytest.approx(0.10822899, abs=1e-6)
+    assert masked_token_mse(prediction, target, hidden).item() == pytest.approx(0.10822899, abs=1e-8)
+    assert token_mse(prediction[hidden], target[hidden]).item() == pytest.approx(0.10822899, abs=1e-8)
 
 
 def test_golden_number_of_latents_and_no_gradient_to_what_is_wanted():
     wanted, predicted = (_sines(4, 6, offset).requires_grad_() for offset in (2.0, 2.3))
     loss = latent_regression(predicted, wanted)
     loss.backward()
-    assert loss.item() == pytest.approx(0.08065265, abs=1e-6)
+    assert loss.item() == pytest.approx(0.08065265, abs=1e-8)
     assert wanted.grad is None
     assert predicted.grad is not None
 

@@ -174,17 +174,20 @@ def test_bf16_gives_a_finite_loss_and_gradient(kind: type[Method]) -> None:
     assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize(("step", "left"), [(1, 1.0), (51, 0.5), (101, 0.0)])
 @pytest.mark.parametrize("kind", _TAUGHT)
-def test_the_teacher_follows_exactly_and_gets_no_gradient(kind: type[Method]) -> None:
+def test_the_teacher_follows_exactly_and_gets_no_gradient(kind: type[Method], step: int, left: float) -> None:
+    """Of 100 steps; `left` is the share of the way to a momentum of 1 that is not yet gone, half a cosine."""
     method: Any = _method(kind)
+    momentum = method.momentum if kind is MoCoV2 else 1 - left * (1 - method.momentum)
     start = [p.clone() for p in method.teacher.parameters()]
     method(_batch())["loss"].backward()
     with torch.no_grad():
         for parameter in method.student.parameters():
             parameter.add_(0.5)
-    method.after_step(1)
+    method.after_step(step)
     for own, old, live in zip(method.teacher.parameters(), start, method.student.parameters(), strict=True):
-        torch.testing.assert_close(own, method.momentum * old + (1 - method.momentum) * live)
+        torch.testing.assert_close(own, momentum * old + (1 - momentum) * live)
         assert own.grad is None
     names = [name for name, _ in method.teacher.named_parameters()]
     assert not any("predictor" in name for name in names)
