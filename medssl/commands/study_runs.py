@@ -29,7 +29,7 @@ from medssl.commands.study_tested import (
 from medssl.commands.study_tuned import Done, Tuned, cache_of, prepare_options
 from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
-from medssl.imaging.errors import ConfigError, MedsslError, in_words
+from medssl.imaging.errors import ConfigError, MedsslError, message_of
 from medssl.imaging.files import write_json, write_text
 from medssl.training.options import TrainOptions
 
@@ -85,7 +85,7 @@ def pretrain_arms(plan: StudyPlan, arms: Sequence[ArmPlan], data: Path, out: Pat
         try:
             files[arm.name] = pretrain_arm(plan, arm, data, out, number)
         except Exception as error:  # whatever it is, the other arms can still be compared
-            whys[arm.name] = _why(error)
+            whys[arm.name] = message_of(error)
             say(f"curve: {arm.name}: its pretraining failed: {whys[arm.name]}")
     failed = {name: f"its pretraining failed: {why}" for name, why in whys.items()}
     for arm in arms:
@@ -190,7 +190,7 @@ def _do(run: Tuned, jobs: int) -> Done:
         lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         rates = [float(row["steps_per_s"]) for row in map(json.loads, lines) if "steps_per_s" in row]
     except Exception as error:  # of memory, of the disk: whatever it is, the other networks can still be compared
-        return Done(run, math.nan, math.nan, _why(error), jobs)
+        return Done(run, math.nan, math.nan, message_of(error), jobs)
     return Done(run, score, 1 / max(rates) if rates else math.nan, jobs=beside)
 
 
@@ -230,7 +230,3 @@ def _refuse_diverged(folder: Path) -> None:
         raise MedsslError(
             f"{message}. It is not tried again: change its options, or remove {folder}", reason="diverged"
         )
-
-
-def _why(error: Exception) -> str:
-    return error.message if isinstance(error, MedsslError) else in_words(error)
