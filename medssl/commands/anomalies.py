@@ -70,21 +70,21 @@ def anomalies(
         own = [patients[row] for row in rows]
         others = Neighbours(table, rows.tolist()).of(table.vectors[rows], neighbours, own)
         doubts = label_doubts(table, rows, others, folds, seed)
-    wrong = [] if doubts is None else _doubted(table, doubts, near)
-    odd = _outliers(table, far, near, outlier)
+    doubted, wrong = (0, []) if doubts is None else _doubted(table, doubts, near, top)
+    outliers, odd = _outliers(table, far, near, outlier, top)
     for note in notes:
         say(f"anomalies: {note}")
     with atomic_folder(out) as temporary:
-        write_text(temporary / "candidates.csv", csv_text(_HEADER, [c for _, c in (*wrong[:top], *odd[:top])]))
+        write_text(temporary / "candidates.csv", csv_text(_HEADER, [c for _, c in (*wrong, *odd)]))
         write_text(temporary / "scores.csv", _scores(table, far, doubts))
         for name, found in (("mislabelled", wrong), ("outliers", odd)):
-            _sheet(table, found[:top], near, temporary / f"{name}.png", name)
+            _sheet(table, found, near, temporary / f"{name}.png", name)
         about = {
             "rows": len(table),
             "patients": len(set(patients)),
             "judged": len(rows),
-            "mislabelled": len(wrong),
-            "outliers": len(odd),
+            "mislabelled": doubted,
+            "outliers": outliers,
             "options": {"neighbours": neighbours, "folds": folds, "outlier": outlier, "top": top, "seed": seed},
             "notes": notes,
             "features": [str(folder) for folder in features],
@@ -92,7 +92,7 @@ def anomalies(
             "median_outlier_score": float(np.median(far)),
         }
         write_json(temporary / "anomalies.json", about)
-    say(f"anomalies: {len(wrong)} classes to look at again and {len(odd)} outliers among {len(table)} rows")
+    say(f"anomalies: {doubted} classes to look at again and {outliers} outliers among {len(table)} rows")
     if wrong or odd:
         say(f"anomalies: of each {top} at most, the most suspicious, are in {out / 'candidates.csv'}, with pictures")
 
@@ -111,12 +111,18 @@ def _check(out: Path, neighbours: int, folds: int, outlier: float, top: int) -> 
 Line = tuple[int, list[object]]
 
 
-def _doubted(table: "FeatureTable", doubts: "Doubts", near: "Sequence[Sequence[Neighbour]]") -> list[Line]:
-    """Row and line of the table of each, doubted by both first."""
+def _doubted(
+    table: "FeatureTable", doubts: "Doubts", near: "Sequence[Sequence[Neighbour]]", top: int
+) -> tuple[int, list[Line]]:
+    """How many rows are doubted; row and line of the table of the first of them, doubted by both before others."""
+    import numpy as np
+
+    neighbours, probes, scores = doubts.by_neighbours, doubts.by_probe, doubts.scores
+    signs = (neighbours >= 0).astype(int) + (probes >= 0)
+    order = np.lexsort((-scores, -signs))[: np.count_nonzero(signs)]
     found = []
-    signs = zip(doubts.by_neighbours, doubts.by_probe, doubts.scores, strict=True)
-    for place, (neighbour, probe, score) in enumerate(signs):
-        row, own = int(doubts.rows[place]), doubts.given[place]
+    for place in order[:top]:
+        row, own, neighbour, probe = int(doubts.rows[place]), doubts.given[place], neighbours[place], probes[place]
         reasons = []
         if probe >= 0:
             sure, self_sure = doubts.probe[place, probe], doubts.probe[place, own]
@@ -126,18 +132,19 @@ def _doubted(table: "FeatureTable", doubts: "Doubts", near: "Sequence[Sequence[N
             reasons.append(
                 f"neighbours: {doubts.classes[neighbour]} {share:.2f}, own class {own_share:.2f}, by likeness"
             )
-        if reasons:
-            suggested = doubts.classes[probe if probe >= 0 else neighbour]
-            line = _line("mislabelled", table, row, suggested, score, "; ".join(reasons), near)
-            found.append((-len(reasons), -float(score), (row, line)))
-    return [line for _, _, line in sorted(found, key=lambda f: f[:2])]
+        suggested = doubts.classes[probe if probe >= 0 else neighbour]
+        found.append((row, _line("mislabelled", table, row, suggested, scores[place], "; ".join(reasons), near)))
+    return len(order), found
 
 
-def _outliers(table: "FeatureTable", far: "Numbers", near: "Sequence[Sequence[Neighbour]]", least: float) -> list[Line]:
+def _outliers(
+    table: "FeatureTable", far: "Numbers", near: "Sequence[Sequence[Neighbour]]", least: float, top: int
+) -> tuple[int, list[Line]]:
+    """How many rows are outliers; row and line of the table of the farthest."""
     rows = sorted((n for n, score in enumerate(far) if score > least), key=lambda n: -far[n])
-    return [
+    return len(rows), [
         (row, _line("outlier", table, row, "", far[row], f"far from its {len(near[row])} neighbours", near))
-        for row in rows
+        for row in rows[:top]
     ]
 
 

@@ -15,7 +15,7 @@ from medssl.commands.parsing import read_yaml, run_verb
 from medssl.commands.probing import auroc_of_probes
 from medssl.commands.side_by_side import side_by_side
 from medssl.evaluation.benchmark_plan import BenchmarkPlan, MethodPlan, SetPlan, merged
-from medssl.imaging.errors import MedsslError
+from medssl.imaging.errors import message_of
 from medssl.imaging.files import write_text
 
 if TYPE_CHECKING:
@@ -131,9 +131,9 @@ def _judge(run: Run) -> "list[Judged]":
     try:
         _pretrain(run)
         return [_probe(run, images) for images in run.sets]
-    except MedsslError as error:
-        method, why = run.method, error.message
-        return [Judged(s.name, method.name, method.family, {}, run.seed, run.key, {}, 0.0, why) for s in run.sets]
+    except Exception as error:  # of memory, of the disk, of a method: whatever it is, the others can still be compared
+        method, failed = run.method, message_of(error)
+        return [Judged(s.name, method.name, method.family, {}, run.seed, run.key, {}, 0.0, failed) for s in run.sets]
 
 
 def _pretrain(run: Run) -> None:

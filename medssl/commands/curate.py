@@ -1,43 +1,23 @@
 """Choose images before pretraining: without near-duplicates, without useless ones, or like a target set."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.commands.curate_images import Image, embed, held, look, picture_of, taken_apart
+from medssl.commands.curate_likeness import Left, nothing_compared, refuse_too_many, unlike
 from medssl.data.curate_options import CoresetOptions, LikenessOptions, QualityOptions
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import atomic_folder, csv_text, write_json, write_text
 from medssl.imaging.manifest import Manifest
-
-if TYPE_CHECKING:
-    from medssl.data.curate import Dropped
-    from medssl.data.likeness import Likeness
+from medssl.imaging.naming import some
 
 POSITIONAL: tuple[str, ...] = ("manifest",)
 
 _SHOWN = 100  # images on the sheet
 _LIKENESS, _QUALITY, _CORESET = LikenessOptions(), QualityOptions(), CoresetOptions()
-
-
-@dataclass(frozen=True)
-class Left:
-    """An image that is not kept.
-
-    Args:
-        image: Which.
-        reason: Why.
-        like: The kept image that it is like; None for other reasons.
-        value: How alike; None for other reasons.
-    """
-
-    image: Image
-    reason: str
-    like: Image | None = None
-    value: float | None = None
 
 
 def curate(
@@ -61,7 +41,8 @@ def curate(
     Args:
         manifest: Manifest made by `medssl index`.
         out: Folder of the results; must not exist.
-        slices: Take volumes apart into the slices across this axis of the file (0, 1, 2), each a 2D image.
+        slices: Take volumes, also those of the target, apart into the slices across this axis of the file (0, 1, 2),
+            each a 2D image.
         likeness: Which images are too much like another one.
         quality: Which are left out whatever they are like.
         coreset: What is taken of them because it is like the target set.
@@ -78,21 +59,21 @@ def curate(
     """
     _check(out, slices, likeness, coreset, encoder, target)
     listed = Manifest.read(manifest)
-    goal, unused, warnings = (None, 0, []) if target is None else _goal(target)
+    goal, unused, warnings = ([], 0, []) if target is None else _goal(target, slices)
     images, broken = taken_apart(listed, slices)
     count = len(images) + len(broken)
     unlabelled = 0 if slices is None else sum(bool(row.label) for row in listed.rows)
     always = [image for image in images if held(image)]
     asked = [image for image in images if not held(image)]
+    refuse_too_many(asked, likeness)
     useful, useless = look(asked, quality, likeness.rule, workers)
     left = [Left(image, reason) for image, reason in (*((image, "unreadable") for image in broken), *useless)]
-    warnings += _nothing_compared(useful, likeness)
-    kept, alike = _unlike(useful, likeness, encoder)
+    warnings += nothing_compared(useful, likeness)
+    kept, alike = unlike(useful, likeness, encoder)
     left += alike
-    if coreset.budget and encoder is not None and goal is not None:
-        apart, unread = taken_apart(goal, slices)
-        kept, unlike = _coreset(kept, [*apart, *unread], coreset, encoder)
-        left += unlike
+    if coreset.budget and encoder is not None:
+        kept, others = _coreset(kept, goal, coreset, encoder)
+        left += others
     chosen = sorted([*always, *kept], key=lambda image: image.number)
     if not chosen:
         raise MedsslError(f"nothing of {count} images would be left: see the options", reason="nothing-left")
@@ -143,72 +124,13 @@ def _check(
         raise ConfigError(problems)
 
 
-def _unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | None) -> tuple[list[Image], list[Left]]:
-    """Images that are unlike one another, and those that are too much like one of them."""
-    from medssl.data.curate import every_nth
-    from medssl.data.near_duplicates import CosineSearch, distinct
+def _goal(target: Path, slices: int | None) -> tuple[list[Image], int, list[str]]:
+    """Images to be like, how many cases were left out, warnings: what is measured on must choose nothing.
 
-    groups = _groups(images, options)
-    if options.rule == "none" or not images:
-        return list(images), []
-    if options.rule == "every_n":
-        taken = set(every_nth(groups, options.every))
-        rest = [Left(image, f"not one of every {options.every}") for n, image in enumerate(images) if n not in taken]
-        return [images[n] for n in sorted(taken)], rest
-    if options.rule == "embedding":
-        kept, dropped = distinct(CosineSearch(embed(images, encoder), options.least), groups)
-    else:
-        kept, dropped = _by_channels(images, groups, options)
-    left = [Left(images[d.item], f"like another ({options.rule})", images[d.like], abs(d.likeness)) for d in dropped]
-    return [images[n] for n in kept], left
-
-
-def _by_channels(
-    images: Sequence[Image], groups: Sequence[str], options: LikenessOptions
-) -> "tuple[list[int], list[Dropped]]":
-    """Which are kept and which dropped: two images are as alike as in the channel in which they are least so.
-
-    An image of fewer channels than others is compared by its last one where it has none.
-    """
-    import numpy as np
-
-    from medssl.data.curate import exemplars
-    from medssl.data.likeness import by_bits, by_information, by_structure, least_alike
-    from medssl.data.near_duplicates import HashSearch, distinct
-
-    most = max(len(image.code) for image in images)
-    codes = np.stack([image.code[[min(c, len(image.code) - 1) for c in range(most)]] for image in images])
-    if options.rule == "dhash" and most == 1:
-        return distinct(HashSearch(codes[:, 0], -options.least), groups)
-    measures: dict[str, Callable[[Any], Likeness]] = {
-        "dhash": by_bits, "ssim": by_structure, "mutual_information": by_information,
-    }  # fmt: skip
-    measure = measures[options.rule]
-    return exemplars(least_alike([measure(codes[:, c]) for c in range(most)]), groups, options.least)
-
-
-def _groups(images: Sequence[Image], options: LikenessOptions) -> list[str]:
-    return [{"volume": image.volume, "patient": image.row.patient, "set": ""}[options.scope] for image in images]
-
-
-def _nothing_compared(images: Sequence[Image], options: LikenessOptions) -> list[str]:
-    """The warning that the rule had no two images to compare."""
-    if options.rule == "none" or len(images) < 2 or len(set(_groups(images, options))) < len(images):
-        return []
-    wider = "patient or set" if options.scope == "volume" else "set"
-    warning = (
-        f"no two of {len(images)} images are of one {options.scope}, so that likeness.rule {options.rule} left none "
-        f"out: choose likeness.scope {wider}, or likeness.rule none"
-    )
-    say(f"WARNING: {warning}")
-    return [warning]
-
-
-def _goal(target: Path) -> tuple[Manifest, int, list[str]]:
-    """Cases of the target set to be like, how many were left out, warnings: what is measured on must choose nothing.
+    Volumes are taken apart as those of the open set are; 2D images of a target are compared with their slices.
 
     Raises:
-        ConfigError: None is left, or cases that `medssl prepare` may still draw for val and test.
+        ConfigError: None is left, or cases that `medssl prepare` may still draw for val and test, or unreadable ones.
     """
     listed = Manifest.read(target)
     warnings = _without_splits(listed, target)
@@ -220,7 +142,12 @@ def _goal(target: Path) -> tuple[Manifest, int, list[str]]:
         )
     if unused:
         say(f"curate: {unused} of {len(listed.rows)} cases of {target} are of split val or test and are not looked at")
-    return replace(listed, rows=tuple(rows)), unused, warnings
+    images, unread = taken_apart(replace(listed, rows=tuple(rows)), slices, flat_stay=True)
+    if unread:
+        raise ConfigError(
+            [f"target {target}: {some([image.row.case for image in unread])} cannot be read: mend or leave them out"]
+        )
+    return images, unused, warnings
 
 
 def _without_splits(listed: Manifest, target: Path) -> list[str]:

@@ -46,8 +46,13 @@ class Image:
     code: Any = None
 
 
-def taken_apart(listed: Manifest, axis: int | None) -> tuple[list[Image], list[Image]]:
+def taken_apart(listed: Manifest, axis: int | None, flat_stay: bool = False) -> tuple[list[Image], list[Image]]:
     """The images of a manifest, or the slices of its volumes across an axis, one 2D image each, without label maps.
+
+    Args:
+        listed: The manifest.
+        axis: Of the files; None leaves volumes whole.
+        flat_stay: 2D images stay as they are beside the slices; else they are refused.
 
     Returns:
         These, and the volumes that cannot be read and so not be taken apart.
@@ -71,6 +76,9 @@ def taken_apart(listed: Manifest, axis: int | None) -> tuple[list[Image], list[I
                 unreadable.append(Image(len(found) + len(unreadable), row, row.case, listed.root))
                 continue
             if len(shape) != 3:
+                if flat_stay:
+                    found.append(Image(len(found) + len(unreadable), row, _volume_of(row), listed.root))
+                    continue
                 raise ConfigError([f"slices {axis}: case {row.case!r} is a 2D image: leave --slices out"])
             for k in range(shape[axis]):
                 field = ";".join(f"{part}#slice={axis}:{k}" for part in parts)
@@ -118,35 +126,62 @@ def _parts(images: Sequence[Image]) -> list[list[Image]]:
 
 def _look(images: Sequence[Image], quality: QualityOptions, rule: Rule) -> list[tuple[Image, str]]:
     """Each image with what the rule compares, or with why it is of no use."""
-    found = []
-    for image in images:
-        channels = _channels(image)
-        reason = "unreadable" if channels is None else _useless(image.row, channels, quality)
-        found.append((image if channels is None or reason else replace(image, code=_code(channels, rule)), reason))
+    found: list[tuple[Image, str]] = []
+    for _, of_one in groupby(images, key=_files):
+        ends: list[tuple[float, float]] = []
+        for image in of_one:
+            try:
+                volume = _volume(image)
+                ends = ends or _ends(image, volume)
+            except ImageError:
+                found.append((image, "unreadable"))
+                continue
+            channels = _planes(image, volume)
+            reason = _useless(image.row, channels, ends, quality)
+            found.append((image if reason else replace(image, code=_code(channels, rule)), reason))
     return found
+
+
+def _files(image: Image) -> tuple[str, ...]:
+    """Files of an image; slices of one volume have the same."""
+    return tuple(split_slice(part.strip())[0] for part in image.row.image.split(";"))
+
+
+def _ends(image: Image, volume: "Volume") -> list[tuple[float, float]]:
+    """What is dark and bright in each channel: the ends of a 2D image, robust ends of the whole of a volume.
+
+    A slice of air has no ends of its own but noise: between these almost every pixel would be bright.
+    """
+    from medssl.imaging.intensities import robust_ends
+    from medssl.imaging.readers.open import whole_volumes
+
+    parts = [part.strip() for part in image.row.image.split(";")]
+    wholes = whole_volumes([image.root / part for part in parts]) if _is_slice(image) else [volume]
+    channels = [channel for whole in wholes for channel in whole.array]
+    return [robust_ends(c) if c.ndim == 3 else (float(c.min()), float(c.max())) for c in channels]
 
 
 def picture_of(image: Image) -> "npt.NDArray[np.float32] | None":
     """The image's first channel (H, W) that is not constant; None where it cannot be read."""
-    channels = _channels(image)
-    if channels is None:
+    try:
+        channels = _planes(image, _volume(image))
+    except ImageError:
         return None
     return next((channel for channel in channels if channel.min() < channel.max()), channels[0])
 
 
-def _channels(image: Image) -> "list[npt.NDArray[np.float32]] | None":
-    """The image's channels, (H, W) each, of a volume the middle slice; None where it cannot be read.
+def _planes(image: Image, volume: "Volume") -> "list[npt.NDArray[np.float32]]":
+    """The image's channels, (H, W) each, of a volume the middle slice.
 
     Slices of volumes, whose first axis runs across, are laid as pictures are: rows down, the second axis up.
     """
     import numpy as np
 
-    try:
-        array = _volume(image).array
-    except ImageError:
-        return None
-    of_volume = bool(split_slice(image.row.image.split(";")[0])[1])
-    return [np.asarray(laid_plane(channel, of_volume), dtype=np.float32) for channel in array]
+    return [np.asarray(laid_plane(channel, _is_slice(image)), dtype=np.float32) for channel in volume.array]
+
+
+def _is_slice(image: Image) -> bool:
+    return bool(split_slice(image.row.image.split(";")[0])[1])
 
 
 def embed(images: Sequence[Image], encoder: Path | None) -> "npt.NDArray[np.float32]":
@@ -182,21 +217,26 @@ def _volume(image: Image) -> "Volume":
     return read_channels(image.row.image, image.root)
 
 
-def _useless(row: Row, channels: "Sequence[npt.NDArray[np.float32]]", quality: QualityOptions) -> str:
+def _useless(
+    row: Row,
+    channels: "Sequence[npt.NDArray[np.float32]]",
+    ends: Sequence[tuple[float, float]],
+    quality: QualityOptions,
+) -> str:
     """Why an image is of no use; empty where one of its channels is."""
-    telling = [channel for channel in channels if channel.min() < channel.max()]
+    telling = [one for one in zip(channels, ends, strict=True) if one[0].min() < one[0].max()]
     if not telling:
         return "constant"
     if quality.modality and row.modality and row.modality != quality.modality:
         return f"modality {row.modality}"
-    reasons = [_empty_or_cut(channel, quality) for channel in telling]
+    reasons = [_empty_or_cut(channel, own, quality) for channel, own in telling]
     return reasons[0] if all(reasons) else ""
 
 
-def _empty_or_cut(picture: "npt.NDArray[np.float32]", quality: QualityOptions) -> str:
+def _empty_or_cut(picture: "npt.NDArray[np.float32]", ends: tuple[float, float], quality: QualityOptions) -> str:
     import numpy as np
 
-    low, high = float(picture.min()), float(picture.max())
+    low, high = ends
     bright = picture > low + 0.1 * (high - low)
     if float(bright.mean()) < quality.foreground:
         return "almost empty"
@@ -208,10 +248,11 @@ def _code(channels: "Sequence[npt.NDArray[np.float32]]", rule: Rule) -> Any:
     """(C, ...), what the rule compares of each channel."""
     import numpy as np
 
-    from medssl.data.likeness import difference_hash, rescaled
+    from medssl.data.likeness import difference_hash, grey_levels, rescaled
 
     if rule == "dhash":
         return np.stack([difference_hash(channel) for channel in channels])
-    if rule in ("ssim", "mutual_information"):
-        return np.stack([rescaled(channel, _SIDE, _SIDE) for channel in channels])
-    return None
+    if rule not in ("ssim", "mutual_information"):
+        return None
+    small = np.stack([rescaled(channel, _SIDE, _SIDE) for channel in channels])
+    return small if rule == "ssim" else grey_levels(small)

@@ -14,7 +14,7 @@ from medssl.commands.console import say
 from medssl.commands.side_by_side import in_workers
 from medssl.imaging.environment import command
 from medssl.imaging.errors import CacheError, ConfigError, MedsslError
-from medssl.imaging.files import HOPELESS, sha256, write_json
+from medssl.imaging.files import HOPELESS, known_sha256, sha256, write_json
 from medssl.imaging.labels import Code, Label
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.naming import split_field
@@ -260,7 +260,7 @@ def source_hash(row: Row, root: Path, about: str) -> str:
             for file in _files(path):
                 digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())
         elif path.is_file():
-            digest.update(sha256(path).encode())
+            digest.update(known_sha256(path).encode())
     return digest.hexdigest()
 
 

@@ -30,7 +30,7 @@ from medssl.commands.study_tested import (
 from medssl.commands.study_tuned import Done, Tuned, cache_of, prepare_options
 from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
-from medssl.imaging.errors import ConfigError, MedsslError, in_words
+from medssl.imaging.errors import ConfigError, MedsslError, message_of
 from medssl.imaging.files import write_text
 from medssl.training.options import TrainOptions
 
@@ -132,8 +132,8 @@ def _prepare_sets(plan: StudyPlan, arms: Sequence[ArmPlan], data: Path, out: Pat
             try:
                 prepare_images(images, prepare_options(plan), cache_of(plan, out), data, out)
             except Exception as error:  # whatever it is, the other arms can still be compared
-                yield arm.name, _why(error)
-                say(f"curve: {arm.name}: its images could not be prepared: {_why(error)}")
+                yield arm.name, message_of(error)
+                say(f"curve: {arm.name}: its images could not be prepared: {message_of(error)}")
 
 
 def left_encoders(
@@ -182,7 +182,7 @@ def _pretrain(one: Pretraining, jobs: int) -> str:
         run_verb("pretrain", ["--config", str(config), "--data", str(one.cache), "--out", str(one.folder), *resume])
         refuse_unfinished(one.encoder, f"pretraining of {one.arm}")
     except Exception as error:  # whatever it is, the other arms can still be compared
-        return _why(error)
+        return message_of(error)
     return ""
 
 
@@ -213,7 +213,7 @@ def _do(run: Tuned, jobs: int) -> Done:
         lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         rates = [float(row["steps_per_s"]) for row in map(json.loads, lines) if "steps_per_s" in row]
     except Exception as error:  # of memory, of the disk: whatever it is, the other networks can still be compared
-        return Done(run, math.nan, math.nan, _why(error), jobs)
+        return Done(run, math.nan, math.nan, message_of(error), jobs)
     return Done(run, score, 1 / max(rates) if rates else math.nan, jobs=beside)
 
 
@@ -251,7 +251,3 @@ def _refuse_diverged(folder: Path) -> None:
         raise MedsslError(
             f"{message}. It is not tried again: change its options, or remove {folder}", reason="diverged"
         )
-
-
-def _why(error: Exception) -> str:
-    return error.message if isinstance(error, MedsslError) else in_words(error)

@@ -1,7 +1,7 @@
 """What a label-fraction study trains: a network of an arm, with its options and its folder."""
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from medssl.commands.keys import key_of
 from medssl.commands.parsing import resolve_folder
 from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
-from medssl.imaging.files import sha256
+from medssl.imaging.files import known_sha256
 from medssl.training.options import TrainOptions
 
 
@@ -66,7 +66,7 @@ class Tuned:
         """What it starts from: a pretraining of the study by its folder, which has a key; a file by its content."""
         if self.init is None:
             return ""
-        return _content(self.init, self.init.stat().st_mtime_ns) if self.arm.init else self.init.parent.name
+        return known_sha256(self.init) if self.arm.init else self.init.parent.name
 
     @property
     def about(self) -> str:
@@ -107,9 +107,3 @@ def prepare_options(plan: StudyPlan) -> dict[str, Any]:
     """
     application = read_application(resolve_folder("apps", Path(plan.app)), "")
     return merged(application.stages.get("prepare", {}), plan.prepare.options)
-
-
-@cache
-def _content(file: Path, changed: int) -> str:
-    """SHA-256 of a file that was last changed then; read once, however many runs start from it."""
-    return sha256(file)

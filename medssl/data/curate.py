@@ -1,6 +1,7 @@
 """Which images to keep before pretraining: no near-duplicates, and of an open set what is like a target set."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,27 +30,38 @@ class Dropped:
     likeness: float
 
 
-def exemplars(likeness: Likeness, groups: Sequence[str], threshold: float) -> tuple[list[int], list[Dropped]]:
+def members(groups: Sequence[str]) -> dict[str, list[int]]:
+    """Each group to the numbers of its images, groups by their first one."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for number, name in enumerate(groups):
+        found[name].append(number)
+    return found
+
+
+def exemplars(
+    measure: Callable[[Rows], Likeness], groups: Sequence[str], threshold: float
+) -> tuple[list[int], list[Dropped]]:
     """Keep the first image of each group that is left, drop all that are as alike to it as `threshold` or more, repeat.
 
     The greedy rule of "Less is More" (Wolf et al. 2024, https://arxiv.org/abs/2410.14524): with minus the Hamming
     distance of hashes and threshold -6 it is the published Hash-6 (`near_duplicates.distinct` finds it faster).
 
     Args:
-        likeness: Of the images.
+        measure: Numbers of the images of a group to their likeness, in which these are counted from 0; asked for one
+            group at a time, so that what it makes of the images need never be there for all.
         groups: Group of each image, for instance its volume; images of two groups are never compared.
         threshold: Of likeness.
     """
     kept: list[int] = []
     dropped: list[Dropped] = []
-    for name in dict.fromkeys(groups):
-        left = np.array([n for n, group in enumerate(groups) if group == name], dtype=np.int64)
+    for own in members(groups).values():
+        likeness, left = measure(np.array(own, dtype=np.int64)), np.arange(len(own))
         while len(left):
             first, others = int(left[0]), left[1:]
-            kept.append(first)
+            kept.append(own[first])
             found = likeness(first, others) if len(others) else np.empty(0)
             alike = found >= threshold
-            dropped += [Dropped(int(o), first, float(f)) for o, f in zip(others[alike], found[alike], strict=True)]
+            dropped += [Dropped(own[o], own[first], float(f)) for o, f in zip(others[alike], found[alike], strict=True)]
             left = others[~alike]
     return sorted(kept), sorted(dropped, key=lambda d: d.item)
 

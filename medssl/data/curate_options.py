@@ -10,6 +10,9 @@ Rule = Literal["none", "every_n", "dhash", "ssim", "mutual_information", "embedd
 THRESHOLDS = {"dhash": 6.0, "ssim": 0.9, "mutual_information": 0.6, "embedding": 0.98}
 """Published for dhash (Hash-6); the others are choices of this project, to be set by looking at the sheet."""
 
+MOST_IN_PAIRS = 10_000
+"""Images of one group of which ssim and mutual information compare one pair after another."""
+
 
 @dataclass
 class LikenessOptions:
@@ -58,7 +61,8 @@ class QualityOptions:
     """
 
     foreground: float = 0.05
-    """Least share of pixels above a tenth of the way from the darkest to the brightest: emptier images go."""
+    """Least share of pixels above a tenth of the way from dark to bright: emptier images go. These are the darkest and
+    brightest pixel of a 2D image; of slices the 0.5th and 99.5th percentile of the whole volume, since air is noise."""
 
     border: float = 0.0
     """Largest share of the outer frame that may be foreground: what is cut off by the field of view goes."""

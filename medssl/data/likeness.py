@@ -60,11 +60,16 @@ def by_structure(images: Array) -> Likeness:
     return likeness
 
 
-def by_information(images: Array) -> Likeness:
-    """Normalised mutual information of intensities in 64 even bins, of images (N, H, W) with values from 0 to 1."""
-    levels = np.minimum((images * _MUTUAL_BINS).astype(np.int64), _MUTUAL_BINS - 1).reshape(len(images), -1)
+def grey_levels(images: Array) -> npt.NDArray[np.uint8]:
+    """Which of 64 even bins each value from 0 to 1 is in."""
+    return np.minimum((images * _MUTUAL_BINS).astype(np.uint8), _MUTUAL_BINS - 1)
+
+
+def by_information(levels: npt.NDArray[np.uint8]) -> Likeness:
+    """Normalised mutual information of the grey levels of images (N, H, W)."""
+    flat = levels.reshape(len(levels), -1)
     return lambda item, others: np.array(
-        [normalized_mutual_info_score(levels[item], levels[other]) for other in others], dtype=np.float64
+        [normalized_mutual_info_score(flat[item], flat[other]) for other in others], dtype=np.float64
     )
 
 

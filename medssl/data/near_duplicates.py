@@ -6,7 +6,6 @@ with the images and never with their pairs.
 
 import math
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from medssl.data.curate import Dropped, Rows
+from medssl.data.curate import Dropped, Rows, members
 from medssl.data.likeness import HASH_BITS, Array, unit_rows
 
 _BLOCK = 1024
@@ -92,12 +91,9 @@ def distinct(search: NearSearch, groups: Sequence[str]) -> tuple[list[int], list
         search: Of the images.
         groups: Group of each image; images of two groups are never compared.
     """
-    members: dict[str, list[int]] = defaultdict(list)
-    for number, name in enumerate(groups):
-        members[name].append(number)
     kept: list[int] = []
     dropped: list[Dropped] = []
-    for own in members.values():
+    for own in members(groups).values():
         with _threads(1 if len(own) <= _BLOCK else None):
             exemplars, others = _distinct(search, np.array(own, dtype=np.int64))
         kept += exemplars.tolist()

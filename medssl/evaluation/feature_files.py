@@ -9,6 +9,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class FeatureTable:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Name of each row: its case, or CASE#SLICE."""
         return tuple(f"{c}#{s}" if s else c for c, s in zip(self.columns["case"], self.columns["slice"], strict=True))

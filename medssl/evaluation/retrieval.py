@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from medssl.data.likeness import unit_rows
 from medssl.data.near_duplicates import nearest
 from medssl.evaluation.feature_files import Array, FeatureTable
 
 _ASKED = 4096  # at once, so that memory stays bounded
+_GROWTH = 4  # of how many are asked for, where too many of those found are left out
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Neighbours:
         self._deviation = np.maximum(table.vectors.std(0, dtype=np.float64), 1e-6)
         self._rows = np.arange(len(table)) if rows is None else np.asarray(rows, dtype=np.int64)
         self._known = self._scaled(table.vectors[self._rows])
-        self._patients = [table.columns["patient"][row] for row in self._rows]
-        self._most = Counter(self._patients)
+        patients = [table.columns["patient"][row] for row in self._rows]
+        self._most, self._codes = Counter(patients), {name: n for n, name in enumerate(dict.fromkeys(patients))}
+        self._owners = np.array([self._codes[name] for name in patients], dtype=np.int64)
 
     def _scaled(self, vectors: Array) -> Array:
         centred = vectors - self._mean
@@ -63,21 +66,37 @@ class Neighbours:
             patients: Of each vector, whose rows are left out; nobody's when left out.
             own: Row that each vector is, which is left out; -1 for none.
         """
-        asked = self._scaled(vectors)
-        more = max((self._most[patient] for patient in patients), default=0) + bool(own)
-        found: list[list[Neighbour]] = []
-        for first in range(0, len(asked), _ASKED):
-            found_here, places = nearest(self._known, asked[first : first + _ASKED], count + more, self._distances)
-            for number, (values, near) in enumerate(zip(found_here, places, strict=True), first):
-                left_out = patients[number] if patients else None
-                itself = own[number] if own else -1
-                kept = [
-                    Neighbour(int(self._rows[place]), float(value))
-                    for value, place in zip(values, near, strict=True)
-                    if self._patients[place] != left_out and self._rows[place] != itself
-                ]
-                found.append(sorted(kept, key=lambda n: (-n.likeness, n.row))[:count])
+        asked, nobody = self._scaled(vectors), np.full(len(vectors), -1)
+        owners = np.array([self._codes.get(patient, -1) for patient in patients]) if patients else nobody
+        itself = np.asarray(own) if own else nobody
+        most = min(len(self._known), count + max((self._most[patient] for patient in patients), default=0) + bool(own))
+        found: list[list[Neighbour]] = [[] for _ in asked]
+        left, wanted = np.arange(len(asked)), min(most, count + 1)
+        while len(left):
+            again = [left[:0]]
+            for first in range(0, len(left), _ASKED):
+                rows = left[first : first + _ASKED]
+                values, places = nearest(self._known, asked[rows], wanted, self._distances)
+                allowed = self._owners[places] != owners[rows, None]
+                allowed &= self._rows[places] != itself[rows, None]
+                settled = _settled(values, allowed, count) | (wanted == most)
+                for n in np.flatnonzero(settled):
+                    found[rows[n]] = self._first(values[n, allowed[n]], places[n, allowed[n]], count)
+                again.append(rows[~settled])
+            left, wanted = np.concatenate(again), min(most, wanted * _GROWTH)
         return found
+
+    def _first(self, values: Array, places: npt.NDArray[np.int64], count: int) -> list[Neighbour]:
+        """The nearest of these, those that are equally near by their rows."""
+        rows = self._rows[places]
+        return [Neighbour(int(rows[n]), float(values[n])) for n in np.lexsort((rows, -values))[:count]]
+
+
+def _settled(values: Array, allowed: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
+    """Of which rows (n, k) enough neighbours are found: what comes after is less like them than the last one."""
+    number = allowed.cumsum(1)
+    last = np.take_along_axis(values, (number >= count).argmax(1)[:, None], 1)[:, 0]
+    return (number[:, -1] >= count) & (values[:, -1] < last)
 
 
 def agreement(values: Sequence[str], found: Sequence[Sequence[Neighbour]]) -> float:

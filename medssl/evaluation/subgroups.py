@@ -50,7 +50,7 @@ def by_group(
     groups: Sequence[Mapping[str, str]],
     patients: Sequence[str],
     measure: Measure,
-    of_classes: Callable[[npt.NDArray[np.int64]], Mapping[str, Mapping[str, Interval]]] | None = None,
+    of_classes: Callable[[npt.NDArray[np.int64]], Mapping[str, Mapping[str, Any]]] | None = None,
     answers: Sequence[int] = (),
 ) -> dict[str, list[dict[str, Any]]]:
     """Numbers of every part; an attribute that is the same for all cases makes no parts.
@@ -59,7 +59,7 @@ def by_group(
         groups: Attribute to value, of each case.
         patients: Patient of each case.
         measure: Positions of cases to their numbers.
-        of_classes: Positions of cases to the numbers of each class, where classes have their own.
+        of_classes: Positions of cases to what is told of each class, JSON-able, where classes have their own.
         answers: Class of each case, of a classification.
 
     Returns:
@@ -74,7 +74,7 @@ def by_group(
             found[attribute] = [_part(name, of_part, patients, measure, answers) for name, of_part in places]
             if of_classes is not None:
                 for part, (_, of_part) in zip(found[attribute], places, strict=True):
-                    part["classes"] = {label: _json(numbers) for label, numbers in of_classes(of_part).items()}
+                    part["classes"] = dict(of_classes(of_part))
     return found
 
 

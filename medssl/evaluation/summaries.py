@@ -109,8 +109,8 @@ def summarise(results: Sequence[CaseResult], resamples: int = 1000) -> dict[str,
         found = [results[position] for position in part]
         return {"mean_dice": mean_interval([r.mean_dice for r in found], [r.patient for r in found])}
 
-    def of_classes(part: npt.NDArray[np.int64]) -> dict[str, dict[str, Interval]]:
-        return {name: _class_intervals([results[position] for position in part], name) for name in names}
+    def of_classes(part: npt.NDArray[np.int64]) -> dict[str, dict[str, Any]]:
+        return {name: _class_numbers([results[position] for position in part], name) for name in names}
 
     return {
         "cases": len(results),
@@ -128,24 +128,26 @@ def summarise(results: Sequence[CaseResult], resamples: int = 1000) -> dict[str,
 
 
 def _class_summary(results: Sequence[CaseResult], name: str, patients: Sequence[str]) -> dict[str, Any]:
-    scores = [result.scores[name] for result in results]
-    states = [score.state for score in scores]
     predicted = [r.scores[name].prediction_voxels * r.voxel_size for r in results]
     reference = [r.scores[name].reference_voxels * r.voxel_size for r in results]
     return {
-        **{metric: interval.to_json() for metric, interval in _class_intervals(results, name).items()},
-        "distance_not_defined": sum(math.isinf(score.hd95_mm) for score in scores),
-        **{state.replace("-", "_"): states.count(state) for state in ("scored", "both-empty", "missed", "invented")},
+        **_class_numbers(results, name),
         "size_difference": _agreement(np.subtract(predicted, reference).tolist(), patients),
         "mean_reference_size": float(np.nanmean(reference)),
     }
 
 
-def _class_intervals(results: Sequence[CaseResult], name: str) -> dict[str, Interval]:
-    patients = [result.patient for result in results]
+def _class_numbers(results: Sequence[CaseResult], name: str) -> dict[str, Any]:
+    """Means of a class with intervals over patients, and how many cases are in none of them or not in the distance."""
+    patients, scores = [result.patient for result in results], [result.scores[name] for result in results]
+    states = [score.state for score in scores]
     return {
-        metric: mean_interval([getattr(result.scores[name], metric) for result in results], patients)
-        for metric in ("dice", "hd95_mm", "nsd")
+        **{
+            metric: mean_interval([getattr(score, metric) for score in scores], patients).to_json()
+            for metric in ("dice", "hd95_mm", "nsd")
+        },
+        "distance_not_defined": sum(math.isinf(score.hd95_mm) for score in scores),
+        **{state.replace("-", "_"): states.count(state) for state in ("scored", "both-empty", "missed", "invented")},
     }
 
 

@@ -63,6 +63,11 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
+def message_of(error: BaseException) -> str:
+    """What went wrong: the message of an error of medssl, kind and text of any other."""
+    return error.message if isinstance(error, MedsslError) else in_words(error)
+
+
 def unquoted(error: MedsslError) -> str:
     """Message of an error without the text of the library's error behind it, which may quote a patient's header."""
     message, cause = error.message, error.__cause__

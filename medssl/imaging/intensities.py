@@ -8,6 +8,8 @@ import numpy.typing as npt
 from medssl.imaging.errors import ImageError
 
 _Float = npt.NDArray[np.float32]
+_MOST_VALUES = 1_000_000
+"""Values of which `robust_ends` are taken."""
 
 
 def normalise(array: _Float, kind: str, ends: Sequence[tuple[float, float]]) -> None:
@@ -25,6 +27,13 @@ def normalise(array: _Float, kind: str, ends: Sequence[tuple[float, float]]) -> 
             np.clip(values, 0, 1, out=values)
             np.multiply(values, 2, out=values)
             np.subtract(values, 1, out=values)
+
+
+def robust_ends(values: npt.NDArray[np.generic]) -> tuple[float, float]:
+    """The 0.5th and 99.5th percentile, of evenly spread values where there are many."""
+    step = int(np.ceil((values.size / _MOST_VALUES) ** (1 / values.ndim)))
+    low, high = np.percentile(values[(slice(None, None, max(step, 1)),) * values.ndim].astype(np.float32), [0.5, 99.5])
+    return float(low), float(high)
 
 
 class Spread:

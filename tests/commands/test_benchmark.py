@@ -18,10 +18,12 @@ from report_checks import check_page, check_results
 from small_cache import small_cache
 
 from medssl.__main__ import main
-from medssl.commands.comparison import joint_embedding, runs_of
+from medssl.commands import comparison
+from medssl.commands.comparison import joint_embedding, judged, runs_of
 from medssl.commands.parsing import parse_verb, read_options, resolve_folder
 from medssl.data.cache import Cache
 from medssl.evaluation.benchmark_plan import BenchmarkPlan, MethodPlan, SetPlan, merged
+from medssl.evaluation.benchmark_table import Judged
 from medssl.training.loop import launch
 from medssl.training.pretraining import Settings, assemble
 
@@ -101,6 +103,26 @@ def assert_validation_is_told(results: dict[str, Any], out: Path) -> None:
         told = [float(line["auroc_val"]) for line in csv.DictReader(stream) if line["auroc_val"]]
     assert told == [value for row in rows for value in row["val"].values()]
     assert all(set(row["val"]) == set(row["probes"]) for row in rows)
+
+
+def test_an_error_of_a_method_ends_its_own_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever it is: of memory, of a library, of a method that somebody added."""
+
+    def pretrain(verb: str, arguments: list[str]) -> None:
+        if "/spark/" in arguments[-1]:
+            raise RuntimeError("mat1 and mat2 shapes\ncannot be multiplied")
+
+    def probe(run: comparison.Run, images: SetPlan) -> Judged:
+        return Judged(images.name, run.method.name, run.method.family, _CNN, run.seed, run.key, {"knn": 0.5}, 0.0)
+
+    monkeypatch.setattr(comparison, "run_verb", pretrain)
+    monkeypatch.setattr(comparison, "refuse_unfinished", lambda *told: None)
+    monkeypatch.setattr(comparison, "_probe", probe)
+    plan = read_options(BenchmarkPlan, _plan(tmp_path / "plan.yaml"))
+    found = [one for _, one in judged(runs_of(plan, tmp_path / "out", ("spark", "simclr"), (), 1), jobs=1)]
+    (broken,), (whole,) = found
+    assert broken.failed == "RuntimeError: mat1 and mat2 shapes cannot be multiplied"
+    assert (broken.method, broken.probes, whole.method, whole.failed) == ("spark", {}, "simclr", "")
 
 
 @pytest.mark.integration

@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from medssl.__main__ import main
-from medssl.commands import curate_images
+from medssl.commands import curate as verb
+from medssl.commands import curate_images, curate_likeness
 from medssl.data.cache import Cache
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
+from medssl.imaging.readers.open import read_volume
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
 
@@ -157,7 +159,24 @@ def test_the_other_rules(rule: str, tmp_path: Path):
     assert ("a0_again" in kept) == (rule == "none")
 
 
+@pytest.mark.parametrize("rule", ["ssim", "mutual_information"])
+def test_too_many_pairs_are_refused_before_an_image_is_looked_at(
+    rule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    manifest, looked = _pictures(tmp_path / "data"), []
+    monkeypatch.setattr(curate_likeness, "MOST_IN_PAIRS", 6)
+    monkeypatch.setattr(verb, "look", lambda images, *more: looked.append(len(images)) or (list(images)[:0], []))
+    assert _curate(manifest, tmp_path / "out", "--likeness.rule", rule, "--likeness.scope", "set") == 2
+    told = capsys.readouterr().err
+    assert f"{rule} compares one pair after another, and 15 images are of one set: up to 105 pairs" in told
+    assert "choose likeness.rule dhash or embedding" in told
+    assert looked == []
+    assert _curate(manifest, tmp_path / "out", "--likeness.rule", rule, "--likeness.scope", "patient") == 0
+    assert looked == [15]
+
+
 def _volumes(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(1)
     rows = []
     for name in "uv":
@@ -182,6 +201,28 @@ def test_volumes_are_taken_apart_and_the_slices_can_be_prepared(tmp_path: Path):
     assert main(["prepare", str(out / "manifest.csv"), "--out", str(tmp_path / "cache"), *arguments]) == 0
     cache = Cache.open(tmp_path / "cache")
     assert {case.shape for case in cache.cases} == {(12, 15)}, "rows and columns, as viewers show them"
+
+
+@pytest.mark.parametrize(("air", "organ", "noise"), [(-1000, 40, 15), (12, 400, 6)], ids=["CT", "MR"])
+def test_slices_of_air_are_empty_and_those_of_organs_stay(air: int, organ: int, noise: int, tmp_path: Path):
+    """Between its own darkest and brightest pixel noise is bright all over; a picture has no others."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:30, :_COLUMNS]
+    array = rng.normal(air, noise, (30, _COLUMNS, 12))
+    array[..., 3:9] += (organ - air) * ((y - 15) ** 2 + (x - 12) ** 2 < 40)[..., None]
+    array[14, 12, 4] = 50 * organ  # a clip of metal
+    grid = Geometry(np.diag([0.8, 0.8, 5.0, 1.0]), array.shape)
+    write_nifti(Volume(array[None].astype(np.float32), grid), tmp_path / "v.nii.gz")
+    grey = 128 + 100 * rng.normal(size=(30, _COLUMNS)).clip(-1, 1)
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "p.png")
+    Manifest.from_rows([Row("v", "v", "v.nii.gz")], tmp_path).write(tmp_path / "volume.csv")
+    Manifest.from_rows([Row("p", "p", "p.png")], tmp_path).write(tmp_path / "picture.csv")
+    more = ["--likeness.rule", "none", "--quality.border", "0.3"]
+    assert _curate(tmp_path / "volume.csv", tmp_path / "out", "--slices", "2", *more) == 0
+    empty = {f"v_s{k:04d}": "almost empty" for k in (0, 1, 2, 9, 10, 11)}
+    assert {name: row["reason"] for name, row in _left(tmp_path / "out").items()} == empty
+    assert _curate(tmp_path / "picture.csv", tmp_path / "whole", *more[:2]) == 0
+    assert _left(tmp_path / "whole") == {}
 
 
 def test_slices_that_are_listed_belong_to_their_volume(tmp_path: Path):
@@ -214,6 +255,44 @@ def test_a_coreset_of_nothing_is_nothing(tmp_path: Path, capsys: pytest.CaptureF
     assert _curate(manifest, tmp_path / "out", *more) == 0
     assert "no image is left to take a coreset of" in capsys.readouterr().out
     assert [row.case for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows] == ["answered"]
+
+
+def _bars(images: list[curate_images.Image], encoder: Path) -> np.ndarray:
+    """Histograms of pictures in place of an encoder's features."""
+    pictures = [curate_images.picture_of(image) for image in images]
+    return np.stack([np.histogram(picture, 24, (0, 255))[0] for picture in pictures]).astype(np.float32)
+
+
+def test_pictures_choose_slices_of_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The target is a copy of one slice as a picture, and a volume of which each slice is a copy of another one."""
+    manifest = _volumes(tmp_path / "pool")
+    volumes = [read_volume(manifest.parent / f"{name}.nii.gz").array[0] for name in "uv"]
+    folder = tmp_path / "target"
+    folder.mkdir()
+    Image.fromarray(volumes[0][..., 4].astype(np.uint8)).save(folder / "flat.png")
+    whole = np.repeat(volumes[1][None, ..., 8:9], 3, axis=-1)
+    write_nifti(Volume(whole, Geometry(np.eye(4), whole.shape[1:])), folder / "whole.nii.gz")
+    rows = [Row("flat", "f", "flat.png", split="train"), Row("whole", "w", "whole.nii.gz", split="train")]
+    monkeypatch.setattr(verb, "embed", _bars)
+    (tmp_path / "encoder.safetensors").touch()
+    more = ["--slices", "2", "--encoder", str(tmp_path / "encoder.safetensors"), "--target", str(folder / "target.csv")]
+    for name, given, chosen in (("a", rows[:1], ["u_s0004"]), ("b", rows, ["u_s0004", "v_s0008"])):
+        Manifest.from_rows(given, folder).write(folder / "target.csv")
+        assert _curate(manifest, tmp_path / name, *more, "--coreset.budget", str(len(chosen))) == 0
+        assert [row.case for row in Manifest.read(tmp_path / name / "manifest.csv").rows] == chosen
+
+
+def test_a_target_that_cannot_be_read_is_told_before_the_open_set_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    manifest = _volumes(tmp_path)
+    (tmp_path / "broken.nii.gz").write_bytes(b"broken")
+    Manifest.from_rows([Row("t", "t", "broken.nii.gz", split="train")], tmp_path).write(tmp_path / "target.csv")
+    (tmp_path / "encoder.safetensors").touch()
+    monkeypatch.setattr(verb, "look", lambda *given: pytest.fail("the open set is looked at"))
+    more = ["--encoder", str(tmp_path / "encoder.safetensors"), "--target", str(tmp_path / "target.csv")]
+    assert _curate(manifest, tmp_path / "out", "--slices", "2", *more, "--coreset.budget", "2") == 2
+    assert "target.csv: t cannot be read" in capsys.readouterr().err
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,7 @@ from medssl.__main__ import main
 from medssl.commands import prepare as verb
 from medssl.commands.prepare import prepare
 from medssl.data.cache import Cache
+from medssl.imaging import files
 from medssl.imaging.errors import CacheError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.index import index_tree
@@ -226,3 +227,16 @@ def test_mistakes_of_the_command_line_end_with_code_2(tmp_path: Path, capsys: py
     assert main(["prepare", str(manifest), "--out", str(tmp_path / "cache"), "--config", str(config)]) == 2
     assert "spacing" in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_file_of_many_slices_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row(f"v_{k}", "p", f"v.nii.gz#slice=2:{k}") for k in range(_SHAPE[2])]
+    _scan(tmp_path / "v.nii.gz", np.random.default_rng(0))
+    hashed, sha256 = [], files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+    first = {verb.source_hash(row, tmp_path, "") for row in rows}
+    assert hashed == ["v.nii.gz"]
+    assert len(first) == 1, "what tells slices apart is in the text"
+    _scan(tmp_path / "v.nii.gz", np.random.default_rng(1))
+    assert {verb.source_hash(row, tmp_path, "") for row in rows} != first
+    assert len(hashed) == 2, "a file that changed is read again"

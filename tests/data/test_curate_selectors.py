@@ -1,11 +1,22 @@
 """Selectors: what the published rule promises, likeness by hand, and a coreset that takes what was planted."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from slow_likeness import by_cosine
 
-from medssl.data.curate import coreset, every_nth, exemplars
-from medssl.data.likeness import by_bits, by_information, by_structure, difference_hash, least_alike, rescaled
+from medssl.data.curate import Rows, coreset, every_nth, exemplars
+from medssl.data.likeness import (
+    Likeness,
+    by_bits,
+    by_information,
+    by_structure,
+    difference_hash,
+    grey_levels,
+    least_alike,
+    rescaled,
+)
 
 
 def _images(count: int, seed: int = 0) -> np.ndarray:
@@ -14,6 +25,10 @@ def _images(count: int, seed: int = 0) -> np.ndarray:
 
 def _hashes(images: np.ndarray) -> np.ndarray:
     return np.stack([difference_hash(image) for image in images])
+
+
+def _bits(hashes: np.ndarray) -> Callable[[Rows], Likeness]:
+    return lambda own: by_bits(hashes[own])
 
 
 def test_a_hash_does_not_see_a_shift_of_intensity_but_a_mirror():
@@ -39,7 +54,7 @@ def test_the_kept_are_unlike_and_the_dropped_are_like_a_kept_one():
     hashes = np.packbits(np.repeat(rng.integers(0, 2, (12, 64)), 8, axis=0) ^ (rng.random((96, 64)) < 0.04), axis=1)
     groups = [f"v{n // 24}" for n in range(96)]
     likeness = by_bits(hashes)
-    kept, dropped = exemplars(likeness, groups, -6)
+    kept, dropped = exemplars(_bits(hashes), groups, -6)
     assert sorted([*kept, *(d.item for d in dropped)]) == list(range(96))
     assert len(kept) < 40
     for group in set(groups):
@@ -50,23 +65,65 @@ def test_the_kept_are_unlike_and_the_dropped_are_like_a_kept_one():
         assert drop.like in kept
         assert groups[drop.like] == groups[drop.item]
         assert drop.likeness >= -6
-    assert exemplars(likeness, groups, -6) == (kept, dropped)
+    assert exemplars(_bits(hashes), groups, -6) == (kept, dropped)
+
+
+def _whole_set(
+    likeness: Likeness, groups: list[str], threshold: float
+) -> tuple[list[int], list[tuple[int, int, float]]]:
+    """The same rule with likeness of all images at once."""
+    kept, dropped = [], []
+    for name in sorted(set(groups)):
+        left = [n for n, group in enumerate(groups) if group == name]
+        while left:
+            first, *others = left
+            kept.append(first)
+            found = likeness(first, np.array(others)) if others else []
+            dropped += [(n, first, float(f)) for n, f in zip(others, found, strict=True) if f >= threshold]
+            left = [n for n, f in zip(others, found, strict=True) if f < threshold]
+    return sorted(kept), sorted(dropped)
+
+
+@pytest.mark.parametrize(("rule", "threshold"), [("ssim", 0.5), ("mutual information", 0.7), ("dhash", -20)])
+def test_likeness_of_one_group_at_a_time_finds_the_same(rule: str, threshold: float):
+    rng = np.random.default_rng(3)
+    images = np.repeat(_images(8), 4, axis=0) + rng.choice([0.02, 0.5, 2.0], (32, 1, 1)) * _images(32, 4)
+    small = np.stack([rescaled(image, 32, 32) for image in images[rng.permutation(32)]])
+    groups = [f"v{n}" for n in rng.integers(0, 3, 32)]
+    codes = {"ssim": small, "mutual information": grey_levels(small), "dhash": _hashes(small)}[rule]
+    measure = {"ssim": by_structure, "mutual information": by_information, "dhash": by_bits}[rule]
+    sizes = []
+
+    def of_group(own: Rows) -> Likeness:
+        sizes.append(len(own))
+        return measure(codes[own])
+
+    kept, dropped = exemplars(of_group, groups, threshold)
+    assert (kept, [(d.item, d.like, d.likeness) for d in dropped]) == _whole_set(measure(codes), groups, threshold)
+    assert 3 < len(kept) < 32
+    assert sorted(sizes) == sorted(groups.count(name) for name in set(groups))
+
+
+def test_grey_levels_are_even_bins_of_a_byte():
+    levels = grey_levels(np.array([0, 0.9 / 64, 1 / 64, 0.5, 63 / 64, 1], np.float32))
+    assert levels.tolist() == [0, 0, 1, 32, 63, 63]
+    assert levels.dtype == np.uint8
 
 
 def test_limits_of_the_threshold():
     hashes, groups = _hashes(_images(10)), ["a"] * 4 + ["b"] * 6
-    assert exemplars(by_bits(hashes), groups, 1)[0] == list(range(10))  # nothing is more alike than the same
-    assert exemplars(by_bits(hashes), groups, -64)[0] == [0, 4]
+    assert exemplars(_bits(hashes), groups, 1)[0] == list(range(10))  # nothing is more alike than the same
+    assert exemplars(_bits(hashes), groups, -64)[0] == [0, 4]
     same = np.repeat(hashes[:1], 5, axis=0)
-    assert exemplars(by_bits(same), ["a"] * 5, 0)[0] == [0]
-    counts = [len(exemplars(by_bits(_hashes(_images(60, s))), ["a"] * 60, t)[0]) for s in range(5) for t in (-20, -30)]
+    assert exemplars(_bits(same), ["a"] * 5, 0)[0] == [0]
+    counts = [len(exemplars(_bits(_hashes(_images(60, s))), ["a"] * 60, t)[0]) for s in range(5) for t in (-20, -30)]
     assert np.mean(counts[::2]) > np.mean(counts[1::2])
 
 
 def test_order_of_volumes_does_not_matter():
     hashes = _hashes(_images(20))
-    kept, _ = exemplars(by_bits(hashes), ["a"] * 10 + ["b"] * 10, -24)
-    swapped, _ = exemplars(by_bits(np.concatenate([hashes[10:], hashes[:10]])), ["b"] * 10 + ["a"] * 10, -24)
+    kept, _ = exemplars(_bits(hashes), ["a"] * 10 + ["b"] * 10, -24)
+    swapped, _ = exemplars(_bits(np.concatenate([hashes[10:], hashes[:10]])), ["b"] * 10 + ["a"] * 10, -24)
     assert sorted((n + 10) % 20 for n in swapped) == kept
 
 
@@ -74,7 +131,7 @@ def test_order_of_volumes_does_not_matter():
 def test_an_image_is_most_like_itself(measure):
     images = np.stack([rescaled(image, 32, 32) for image in _images(4)])
     images = np.concatenate([images, (images[:1] + 0.02 * _images(1, 5)[:, :1, :1]).clip(0, 1), 1 - images[:1]])
-    found = measure(images)(0, np.arange(6))
+    found = measure(grey_levels(images) if measure is by_information else images)(0, np.arange(6))
     assert found[0] == pytest.approx(1, abs=1e-5)
     assert found.argmax() == 0
     assert found[4] > found[1:4].max()

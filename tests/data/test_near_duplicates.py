@@ -25,7 +25,7 @@ def _groups(count: int, many: int) -> list[str]:
 @pytest.mark.parametrize("many", [1, 7])
 def test_hashes_are_dropped_as_by_the_plain_rule(most: int, many: int, monkeypatch: pytest.MonkeyPatch):
     hashes, groups = _hashes(60, 9, 0.05, seed=most), _groups(540, many)
-    wanted = exemplars(by_bits(hashes), groups, -most)
+    wanted = exemplars(lambda own: by_bits(hashes[own]), groups, -most)
     assert len(wanted[0]) < 540 or most == 0
     assert distinct(HashSearch(hashes, most), groups) == wanted
     monkeypatch.setattr(near_duplicates, "_BLOCK", 7)
@@ -37,7 +37,7 @@ def test_embeddings_are_dropped_as_by_the_plain_rule(least: float, monkeypatch: 
     rng = np.random.default_rng(3)
     vectors = np.repeat(rng.normal(size=(50, 12)), 8, axis=0) + 0.1 * rng.normal(size=(400, 12))
     vectors, groups = rng.permutation(vectors).astype(np.float32), _groups(400, 3)
-    kept, dropped = exemplars(by_cosine(vectors), groups, least)
+    kept, dropped = exemplars(lambda own: by_cosine(vectors[own]), groups, least)
     for block in (1024, 11):
         monkeypatch.setattr(near_duplicates, "_BLOCK", block)
         found, others = distinct(CosineSearch(vectors, least), groups)

@@ -1,9 +1,15 @@
 """Mislabel and outlier candidates: what was planted is found, and what cannot be judged is said."""
 
+import csv
+import json
+from pathlib import Path
+
 import feature_tables
 import numpy as np
 import pytest
 
+from medssl.__main__ import main
+from medssl.commands import anomalies as verb
 from medssl.evaluation import anomalies
 from medssl.evaluation.anomalies import Doubts, judged_rows, label_doubts, outlier_scores
 from medssl.evaluation.retrieval import Neighbour, Neighbours
@@ -137,3 +143,32 @@ def test_the_strange_ones_are_outliers_though_they_lie_in_a_common_direction():
 
 def test_copies_are_no_outliers():
     assert outlier_scores([[Neighbour(0, -0.0)]] * 4).tolist() == [0, 0, 0, 0]
+
+
+def test_lines_are_made_of_what_is_listed_and_all_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    vectors, classes, patients = _clumps()
+    given = [classes[n - 2] if n % 12 == 5 else name for n, name in enumerate(classes)]
+    vectors[::40] *= 30
+    features = feature_tables.folder(tmp_path / "features", vectors, class_=given, patient=patients)
+    made, line = [], verb._line
+    monkeypatch.setattr(verb, "_line", lambda *told: made.append(told[0]) or line(*told))
+    found, counted = [], []
+    for top in ("50", "2"):
+        assert main(["anomalies", str(features), "--out", str(tmp_path / top), "--top", top]) == 0
+        with (tmp_path / top / "candidates.csv").open(newline="") as stream:
+            found.append(list(csv.DictReader(stream)))
+        about = json.loads((tmp_path / top / "anomalies.json").read_text())
+        counted.append([about[kind] for kind in ("mislabelled", "outliers")])
+    many = [[row for row in found[0] if row["kind"] == kind] for kind in ("mislabelled", "outlier")]
+    assert counted == [[len(own) for own in many]] * 2
+    assert min(counted[0]) > 2
+    assert found[1] == [*many[0][:2], *many[1][:2]]
+    assert len(made) == len(found[0]) + 4
+    scores = [(row["reason"].count(": "), float(row["score"])) for row in many[0]]
+    assert scores == sorted(scores, reverse=True), "doubted by both first"
+
+
+def test_names_of_rows_are_made_once():
+    table = feature_tables.table(np.eye(2), slice_=["", "3"])
+    assert table.names == ("c0", "c1#3")
+    assert table.names is table.names

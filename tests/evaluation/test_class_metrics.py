@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import brier_score_loss
+from torchmetrics.classification import MulticlassCalibrationError
 
 from medssl.evaluation.class_metrics import METRICS, brier, calibration_error, quadratic_kappa, reliability
 
@@ -46,6 +48,18 @@ def test_calibration_error_is_the_mean_distance_over_bins():
     truth = rng.integers(0, 3, 200)
     by_bin = sum(b["cases"] * abs(b["confidence"] - b["accuracy"]) for b in reliability(truth, shares)) / 200
     assert calibration_error(truth, shares) == pytest.approx(by_bin, abs=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_calibration_error_is_that_of_torchmetrics_where_nothing_is_certain(classes: int):
+    rng = np.random.default_rng(classes)
+    shares = rng.dirichlet([0.4] * classes, 500).clip(1e-4, 1 - 1e-4)
+    truth = np.where(rng.random(500) < 0.6, shares.argmax(1), rng.integers(0, classes, 500))
+    theirs = MulticlassCalibrationError(classes, n_bins=15, norm="l1")(
+        torch.from_numpy(shares), torch.from_numpy(truth)
+    )
+    assert calibration_error(truth, shares) == pytest.approx(float(theirs), abs=1e-5)
+    assert float(theirs) > 0.05
 
 
 def test_brier_has_the_scale_it_says():

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 
 from medssl.evaluation.metrics import score_classes
 from medssl.imaging.errors import ImageError
@@ -63,6 +63,22 @@ def test_surface_metrics_equal_monai_summaries(rng: np.random.Generator) -> None
     expected = compute_hausdorff_distance(*tensors, percentile=95, spacing=list(spacing))
     assert score.hd95_mm == pytest.approx(float(expected), rel=1e-5)
     assert score.nsd == pytest.approx(float(compute_surface_dice(*tensors, [1.5], spacing=list(spacing))))
+
+
+@pytest.mark.parametrize("shape", [(14, 15), (9, 8, 7)])
+def test_dice_is_that_of_monai(rng: np.random.Generator, shape: tuple[int, ...]) -> None:
+    """Class 3 is missed, class 4 is in neither, which MONAI leaves out as well."""
+    reference = rng.integers(0, 4, shape).astype(np.uint8)
+    prediction = np.where(rng.random(shape) < 0.7, reference, 1).astype(np.uint8)
+    prediction[prediction == 3] = 0
+    one_hot = [
+        torch.from_numpy(np.stack([m == k for k in range(5)])[None].astype(np.float32)) for m in (prediction, reference)
+    ]
+    theirs = compute_dice(*one_hot, include_background=False)[0]
+    ours = score_classes(prediction, reference, [1, 2, 3, 4], (1.0,) * len(shape))
+    assert [one.dice for one in ours.values()] == pytest.approx(theirs.tolist(), nan_ok=True)
+    assert ours[3].dice == 0
+    assert math.isnan(ours[4].dice)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

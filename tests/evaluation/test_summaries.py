@@ -55,6 +55,21 @@ def test_parts_of_the_cases_have_the_numbers_of_every_class() -> None:
         ("b", "north *", "1", "0.250"), ("b", "south *", "0", "–"),
     ]  # fmt: skip
     assert "the fewest patients in whom one counts are 0." in table.caption
+    assert [row[-1] for row in table.rows] == ["–", "–", "1 both empty", "1 both empty"]
+
+
+def test_a_part_tells_the_structures_that_its_distance_leaves_out() -> None:
+    """The mean distance of south is that of one case: of the other two the model missed the structure."""
+    results = [replace(_result(n, n, 0.8), groups={"site": "north" if n < "3" else "south"}) for n in "12345"]
+    for place in (3, 4):
+        lost = {**results[place].scores, "a": ClassScore(0.0, math.inf, 0.0, 0, 100)}
+        results[place] = replace(results[place], scores=lost)
+    north, south = summarise(results)["subgroups"]["site"]
+    assert north["classes"]["a"]["hd95_mm"]["estimate"] == south["classes"]["a"]["hd95_mm"]["estimate"] == 1.0
+    assert [south["classes"]["a"][name] for name in ("scored", "missed", "distance_not_defined")] == [1, 2, 2]
+    table = subgroup_section({"site": [north, south]}).tables[1]
+    assert table.header[-1] == "not counted"
+    assert [row[-1] for row in table.rows[:2]] == ["–", "2 missed, 2 without a distance"]
 
 
 def test_rows_leave_undefined_cells_empty() -> None:

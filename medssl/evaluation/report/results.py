@@ -251,8 +251,8 @@ def _class_parts(attribute: str, parts: Sequence[Mapping[str, Any]], length: str
             found = part["classes"][name]
             people.append(found["dice"]["clusters"])
             group = f"{part['group']} *" if people[-1] < FEW else part["group"]
-            rows.append((name, group, str(people[-1]), *(interval_text(found[n]) for n in ("dice", "hd95_mm", "nsd"))))
-    header = ("class", attribute, "patients with it", "Dice", f"HD95 {length}", "surface Dice")
+            rows.append((name, group, str(people[-1]), *_agreement_cells(found)))
+    header = ("class", attribute, "patients with it", "Dice", f"HD95 {length}", "surface Dice", "not counted")
     caption = f"Every class by {attribute}; the fewest patients in whom one counts are {min(people)}. {few}"
     return Table(header, tuple(rows), caption)
 

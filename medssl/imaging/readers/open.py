@@ -32,9 +32,8 @@ def read_volume(path: Path | str, *, resample_irregular: bool = False) -> Volume
     Raises:
         ImageError: Missing, unreadable, ambiguous or implausible, with a reason code.
     """
-    image, place = split_slice(path)
-    if place:
-        return _slice(_whole(image, resample_irregular, _state(split_field(image)[0])), image, place)
+    if split_slice(path)[1]:
+        return _of_wholes([path], resample_irregular)[0]
     file, series = split_field(path)
     if not file.exists():
         raise ImageError(f"{file} does not exist", reason="no-such-file")
@@ -60,10 +59,38 @@ def _planes(array: npt.NDArray[np.generic]) -> Iterator[npt.NDArray[np.generic]]
     return iter(np.moveaxis(array, int(np.argmax(np.abs(array.strides))), 0))
 
 
+def whole_volumes(paths: Sequence[Path | str], *, resample_irregular: bool = False) -> list[Volume]:
+    """The volumes of a case that slices are of, each decoded once while slices of this case are read one after another.
+
+    Args:
+        paths: The case's channels, as for `read_volume`; one that is no slice is read as it is.
+        resample_irregular: As for `read_volume`.
+
+    Raises:
+        ImageError: As `read_volume`.
+    """
+    split = [split_slice(path) for path in paths]
+    sliced = {image: _state(split_field(image)[0]) for image, place in split if place}
+    held = _held(tuple(sliced.items()), resample_irregular)
+    for image in sliced:
+        if image not in held:
+            held[image] = read_volume(image, resample_irregular=resample_irregular)
+    return [
+        held[image] if place else read_volume(image, resample_irregular=resample_irregular) for image, place in split
+    ]
+
+
 @lru_cache(maxsize=1)
-def _whole(image: str, resample_irregular: bool, state: object) -> Volume:
-    """A volume whose slices are read one after the other; read again where its files have changed."""
-    return read_volume(image, resample_irregular=resample_irregular)
+def _held(case: object, resample_irregular: bool) -> dict[str, Volume]:
+    """Where the volumes of one case are kept; another case, or one whose files have changed, takes their place."""
+    return {}
+
+
+def _of_wholes(paths: Sequence[Path | str], resample_irregular: bool) -> list[Volume]:
+    """The images themselves: slices of their volumes, and the others as they are."""
+    wholes = whole_volumes(paths, resample_irregular=resample_irregular)
+    split = [split_slice(path) for path in paths]
+    return [_slice(whole, *one) if one[1] else whole for whole, one in zip(wholes, split, strict=True)]
 
 
 def _state(path: Path) -> tuple[tuple[str, int, int], ...]:
@@ -119,7 +146,7 @@ def read_channels(field: str, root: Path, *, resample_irregular: bool = False) -
     parts = [part.strip() for part in field.split(";") if part.strip()]
     if not parts:
         raise ImageError("no image is named", reason="no-such-file")
-    volumes = [read_volume(root / part, resample_irregular=resample_irregular) for part in parts]
+    volumes = _of_wholes([root / part for part in parts], resample_irregular)
     first = volumes[0]
     refuse_several((v.source.person for v in volumes), f"the channels {', '.join(parts)}")
     for part, volume in zip(parts, volumes, strict=True):

@@ -12,6 +12,7 @@ import PIL.ImageFont
 
 from medssl.imaging.files import atomic_path
 from medssl.imaging.geometry import Geometry
+from medssl.imaging.intensities import robust_ends
 from medssl.imaging.labels import Label
 from medssl.imaging.resample import regrid_image, regrid_label
 from medssl.imaging.volume import Volume
@@ -28,8 +29,6 @@ PALETTE = (
 _SIDE = 320
 _MARGIN = 18
 _OPACITY = 0.45
-_MOST_VALUES = 1_000_000
-"""Values of which the range of greys is taken."""
 _SMOOTH = PIL.Image.Resampling.BILINEAR  # bicubic rings at the border of the mask, in a colour of its own
 _BACK, _TEXT = (0, 0, 0), (235, 235, 235)
 _PLANES = (((0, 1), "axial", "RLAP"), ((0, 2), "coronal", "RLSI"), ((1, 2), "sagittal", "APSI"))
@@ -82,7 +81,7 @@ def overlay_picture(
 
 def _flat(image: Volume, mask: Volume | None, labels: Sequence[Label]) -> PIL.Image.Image:
     array = image.array[:3] if image.channels >= 3 else image.array[:1].repeat(3, axis=0)
-    grey = np.stack([_grey(channel, *_ends(channel)) for channel in array], axis=-1)
+    grey = np.stack([_grey(channel, *robust_ends(channel)) for channel in array], axis=-1)
     painted = _painted(grey, None if mask is None else mask.array[0], labels)
     shown, spacing_mm = _upright_plane(painted, image.geometry)
     size = np.array([shown.shape[1] * spacing_mm[1], shown.shape[0] * spacing_mm[0]])
@@ -110,7 +109,7 @@ def _planes(image: Volume, mask: Volume | None, labels: Sequence[Label], middle:
     centre = _centre(image, middle)
     sheet = PIL.Image.new("RGB", (3 * (_SIDE + 2 * _MARGIN), _SIDE + 2 * _MARGIN), _BACK)
     place = grid.to_index(centre)
-    inside, (low, high) = np.broadcast_to(np.uint8(1), image.geometry.shape), _ends(image.array[0])
+    inside, (low, high) = np.broadcast_to(np.uint8(1), image.geometry.shape), robust_ends(image.array[0])
     for number, (axes, title, letters) in enumerate(_PLANES):
         fixed = 3 - sum(axes)
         level = int(np.clip(round(float(place[fixed])), 0, grid.shape[fixed] - 1))
@@ -158,13 +157,6 @@ def _middle(array: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
         sums[1] += found.sum(axis=1)
         sums[2] += found.sum(axis=0)
     return np.array([np.arange(len(total)) @ total / total.sum() for total in sums])
-
-
-def _ends(values: npt.NDArray[np.generic]) -> tuple[float, float]:
-    """The 0.5th and 99.5th percentile, of evenly spread values where there are many."""
-    step = int(np.ceil((values.size / _MOST_VALUES) ** (1 / values.ndim)))
-    low, high = np.percentile(values[(slice(None, None, max(step, 1)),) * values.ndim].astype(np.float32), [0.5, 99.5])
-    return float(low), float(high)
 
 
 def _grey(values: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:

@@ -9,7 +9,8 @@ from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.naming import split_field, split_slice
-from medssl.imaging.readers.open import read_volume
+from medssl.imaging.readers import open as opened
+from medssl.imaging.readers.open import read_channels, read_volume
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
 
@@ -42,6 +43,23 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path):
     _volume(tmp_path / "v.nii.gz", seed=1)
     assert first is not None
     assert not np.array_equal(read_volume(f"{tmp_path / 'v.nii.gz'}#slice=2:1").array, first.array)
+
+
+def test_channels_of_slices_are_decoded_once_a_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    names = [f"{case}{channel}.nii.gz" for case in "uv" for channel in "ab"]
+    for name in names:
+        _volume(tmp_path / name)
+    read, decode = [], opened._read
+    monkeypatch.setattr(opened, "_read", lambda file, *more: read.append(file.name) or decode(file, *more))
+    for case in "uv":
+        for k in range(7):
+            field = f"{case}a.nii.gz#slice=2:{k}; {case}b.nii.gz#slice=2:{k}; {case}a.nii.gz#slice=2:{k}"
+            found = read_channels(field, tmp_path).array
+            assert found.shape == (3, 5, 6)
+        assert np.array_equal(found[0], found[2])
+    assert read == names
+    read_channels("ua.nii.gz#slice=2:0", tmp_path)
+    assert read == [*names, names[0]], "one case is held at a time"
 
 
 @pytest.mark.parametrize("place", ["3:0", "2:7", "2:-1", "x", "2"])
