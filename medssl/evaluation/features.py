@@ -33,22 +33,24 @@ class Features:
     blocks: dict[str, Tensor] = field(default_factory=dict)
 
 
-def calibrate(encoder: Encoder, images: Tensor, seed: int = 0) -> None:
+def calibrate(encoder: Encoder, images: Tensor, rows: Tensor | None = None, seed: int = 0) -> None:
     """Let batch norm see the images, so that a random encoder is not judged by statistics that it never met.
 
     Nothing changes in an encoder without such statistics. Leaves the encoder in eval mode.
 
     Args:
         encoder: Its buffers change.
-        images: (N, C, *S) of the training split.
+        images: (N, C, *S).
+        rows: Numbers of those of the training split; all when left out.
         seed: Seed of the batches.
     """
+    seen = torch.arange(len(images)) if rows is None else rows
     generator = torch.Generator().manual_seed(seed)
     if any(name.endswith("running_var") for name, _ in encoder.named_buffers()):
         encoder.train()
         with torch.no_grad():
             for _ in range(_UPDATES):
-                encoder(images[torch.randperm(len(images), generator=generator)[:_BATCH]])
+                encoder(images[seen[torch.randperm(len(seen), generator=generator)[:_BATCH]]])
     encoder.eval()
 
 
