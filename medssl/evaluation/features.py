@@ -22,7 +22,7 @@ class Features:
     Args:
         pooled: Kind of pooling to (N, E): `mean` and `peak` (mean and maximum) of the deepest map, `levels` (means of
             all maps) and, where the encoder has a token for it, `summary`.
-        tokens: (N, T, E) cells of the deepest map, or the images of a bag.
+        tokens: (N, T, E) cells of the deepest map, at most 5 x 5 or 3 x 3 x 3 (averages), or the images of a bag.
         there: (N, T) which of them are there, where bags differ in size.
         blocks: More kinds of pooling, for linear probes alone: class tokens of a transformer's last blocks.
     """

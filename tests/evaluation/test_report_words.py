@@ -237,7 +237,7 @@ def test_a_comparison_with_one_seed_shows_nothing_and_says_so(tmp_path: Path) ->
     assert list(sections) == ["Summary", "chest_xray", "hippocampus", "Failures", "Every run"]
     assert "One seed only" in sections["Summary"].warnings[0]
     assert "0 of 3 methods are shown" in sections["Summary"].text[0]
-    assert "after correction" not in sections["Summary"].text[0]
+    assert "corrected" not in sections["Summary"].text[0]
     assert sections["Failures"].tables[0].rows[0][:3] == ("vicreg", "chest_xray", "0")
     assert "could not be prepared" in sections["Summary"].warnings[1]
     assert sections["Failures"].tables[1].rows == (("odd", "no image", "unreadable"),)
@@ -258,13 +258,15 @@ def test_a_comparison_tells_what_stays_after_correction_and_what_neighbours_do_n
     ]
     summary, table, *_ = benchmark_sections({**head("benchmark"), **_compared(runs, random)}, {})
     assert summary.text[0].startswith(
-        "xray: 2 of 3 methods are shown to learn more than random weights (simclr, mae), 1 of them after correction "
-        "over 6 differences (simclr). In part: moco_v2: yes, kNN not shown."
+        "xray: 1 (simclr) of 3 methods are shown to learn more than random weights, corrected over 6 differences; each "
+        "for itself, 2 (simclr, mae) are. In part: moco_v2: yes, kNN not shown."
     )
     verdicts = {row[0]: row[-3] for row in table.tables[0].rows}
     assert verdicts == {"simclr": "yes *", "moco_v2": "yes, kNN not shown", "mae": "yes"}
     assert [cell.endswith(" *") for cell in table.tables[0].rows[1][1:3]] == [False, True]
     assert any("Holm's correction over all methods and probes" in note for note in summary.notes)
+    assert any("say nothing about other patients" in note for note in summary.notes)
+    assert any("(3D: 3 x 3 x 3) are averaged" in note for note in summary.notes)
 
 
 def test_an_encoder_that_one_with_random_weights_reaches_is_not_called_better() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from medssl.evaluation.encoder_tests import ENCODER_TEST
 from medssl.evaluation.frozen_arms import RANDOM
+from medssl.evaluation.probes import ATTENTION
 from medssl.evaluation.report.feature_map import feature_map_section
 from medssl.evaluation.report.figures import interval_figure, shot_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
@@ -28,6 +29,7 @@ PROBES = {
 }
 CONVENTIONS = (
     "AUROC: mean over the questions; of two classes the second is asked for, of more each against the rest.",
+    ATTENTION,
     "Every option of a probe was chosen on split val; split test was read once, by the option chosen.",
     "Random weights: the same architecture before any training, batch-norm statistics measured on the same images.",
     "Intervals: 95 %, percentile bootstrap over the patients of split test; differences are paired over them.",
