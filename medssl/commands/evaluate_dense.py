@@ -140,6 +140,7 @@ def _landmarks(
     import numpy as np
 
     from medssl.evaluation import landmarks as found
+    from medssl.evaluation.encoder_tests import told_corrected
 
     cases = [case for case in cache.cases if case.split in ("train", "test")]
     places = (
@@ -161,6 +162,15 @@ def _landmarks(
     errors = {arm: np.concatenate(parts) for arm, parts in each.items()}
     patients = [case.patient for case in queries]
     within = options.within_mm
+    compared = told_corrected(
+        {
+            "differences": {
+                arm: found.median_difference(errors[own], theirs, patients, resamples)
+                for arm, theirs in each.items()
+                if arm != own
+            }
+        }
+    )
     return {
         "landmarks": list(names),
         "templates": [case.case for case in templates],
@@ -172,12 +182,8 @@ def _landmarks(
             }
             for arm, e in errors.items()
         },
-        "differences": {
-            arm: found.median_difference(errors[own], theirs, patients, resamples)
-            for arm, theirs in errors.items()
-            if arm != own
-        },
-        "warnings": warnings,
+        **compared,
+        "warnings": [*warnings, *compared["warnings"]],
     }, set(patients)
 
 
@@ -203,6 +209,7 @@ def _prompts(
     arms: Arms, own: str, cache: "Cache", options: FrozenOptions, resamples: int
 ) -> tuple[dict[str, Any], set[str]]:
     from medssl.evaluation import prompts
+    from medssl.evaluation.encoder_tests import told_corrected
     from medssl.evaluation.segmentation_cases import labelled_cases
 
     splits = [labelled_cases(cache, split) for split in ("val", "test")]
@@ -219,8 +226,13 @@ def _prompts(
     return {
         "cases": len(splits[1]),
         "arms": {arm: prompts.summarise_prompts(runs) for arm, runs in found.items()},
-        "differences": {arm: prompts.prompt_difference(found[own], runs) for arm, runs in found.items() if arm != own},
-        "warnings": [],
+        **told_corrected(
+            {
+                "differences": {
+                    arm: prompts.prompt_difference(found[own][0], runs) for arm, runs in found.items() if arm != own
+                }
+            }
+        ),
     }, {case.patient for case in splits[1]}
 
 

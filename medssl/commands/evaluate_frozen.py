@@ -79,7 +79,7 @@ def evaluate_encoders(
         judge_encoder(random_encoder(component, dims, cache.channels, seed), data, options)
         for seed in range(options.random_seeds)
     ]
-    own = names[0]
+    own, compared = names[0], _compared(arms, names[0], data, resamples)
     results = {
         **head,
         "target": options.target,
@@ -96,9 +96,10 @@ def evaluate_encoders(
         },
         "arm": own,
         "encoders": {name: described(path, meta) for name, path, meta in zip(names, files, metas, strict=True)},
-        **_compared(arms, own, data, resamples),
+        **compared,
         "feature_map": arms[own][0].feature_map,
         "warnings": [
+            *compared["warnings"],
             *seen_warnings(names, files, {data.patients[int(row)] for row in data.rows("test")}),
             *encoder_warnings(names, metas, cache, options.slice_axis),
             *_warnings(cache, data, options.target),
@@ -115,16 +116,16 @@ def evaluate_encoders(
 
 def _compared(arms: dict[str, "list[Frozen]"], own: str, data: "ProbeData", resamples: int) -> dict[str, Any]:
     """Numbers of every arm, and the differences to each other one, by probes and by prototypes."""
+    from medssl.evaluation.encoder_tests import told_corrected
     from medssl.evaluation.frozen_arms import differences, shot_differences, summarise_arm
 
-    others = {name: found for name, found in arms.items() if name != own}
-    return {
-        "arms": {name: summarise_arm(found, data, resamples) for name, found in arms.items()},
-        "differences": {name: differences(arms[own], found, data, resamples) for name, found in others.items()},
-        "shot_differences": {
-            name: shot_differences(arms[own], found, data, resamples) for name, found in others.items()
-        },
+    others, ours = {name: found for name, found in arms.items() if name != own}, arms[own][0]
+    compared = {
+        "differences": {name: differences(ours, found, data, resamples) for name, found in others.items()},
+        "shot_differences": {name: shot_differences(ours, found, data, resamples) for name, found in others.items()},
     }
+    summaries = {name: summarise_arm(found, data, resamples) for name, found in arms.items()}
+    return {"arms": summaries, **told_corrected(compared)}
 
 
 def check_encoders(
@@ -235,16 +236,23 @@ def seen_warnings(names: Sequence[str], files: Sequence[Path], patients: Collect
 
 
 def _rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """A line an arm, number of labels and probe; of the other arms with what the judged encoder differs by."""
     return [
         {
             "arm": name, "labels": labels, "probe": probe, "auroc": entry["auroc"]["estimate"],
             "low": entry["auroc"]["low"], "high": entry["auroc"]["high"], "val": entry["val"],
             "each": " ".join(str(value) for value in entry["each"]),
+            **({} if name == results["arm"] else _difference(results["differences"][name][labels][probe])),
         }
         for name, arm in results["arms"].items()
         for labels, probes in arm["probes"].items()
         for probe, entry in probes.items()
     ]  # fmt: skip
+
+
+def _difference(found: dict[str, Any]) -> dict[str, Any]:
+    ends = {"difference": found["estimate"], "difference_low": found["low"], "difference_high": found["high"]}
+    return {**ends, **{key: found[key] for key in ("p_value", "p_value_corrected", "verdict")}}
 
 
 def _tell(results: dict[str, Any], out: Path) -> None:

@@ -1,6 +1,6 @@
 """Images that are asked about together: slices of a volume for a 2D encoder, images of a study, slide or patient."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from medssl.data.cache import Cache, CachedCase
 from medssl.evaluation.features import Features
-from medssl.evaluation.probe_data import ProbeData, check_questions, class_questions, middle_crop
+from medssl.evaluation.probe_data import ProbeData, check_questions, class_questions, middle_crop, room_for
 from medssl.evaluation.probes import ProbeResult, Scores, best_option, standardised
 from medssl.imaging.errors import CacheError, ConfigError
 
@@ -37,8 +37,8 @@ def read_bags(cache: Cache, size: Sequence[int], bags: Bags, slice_axis: int = 2
 
     Raises:
         ConfigError: Sizes that do not fit the cache.
-        CacheError: A split without cases, cases without a study, a bag with cases of several classes, or one class
-            only.
+        CacheError: A split without cases, cases without a study, a bag with cases of several classes, one class
+            only, or too little memory.
     """
     dims = 2 if bags == "slices" else cache.spatial_dims
     if len(size) != dims or (bags == "slices" and cache.spatial_dims != 3):
@@ -56,7 +56,6 @@ def read_bags(cache: Cache, size: Sequence[int], bags: Bags, slice_axis: int = 2
     for case in cases:
         owner = {"slices": (case.case,), "study": (case.patient, case.study), "patient": (case.patient,)}[bags]
         groups.setdefault(owner, []).append(case)
-    images: list[npt.NDArray[np.float32]] = []
     owners: list[int] = []
     for number, (owner, group) in enumerate(groups.items()):
         if len({case.class_name for case in group}) > 1:
@@ -65,17 +64,21 @@ def read_bags(cache: Cache, size: Sequence[int], bags: Bags, slice_axis: int = 2
                 reason="several-classes",
             )
         for case in group:
-            if bags == "slices":
-                middle = partial(middle_crop, cache, case)
-                parts = list(spread_slices(middle, case.shape[slice_axis], size, slice_axis, slices).values())
-            else:
-                parts = [middle_crop(cache, case, size)]
-            images += parts
-            owners += [number] * len(parts)
+            owners += [number] * (len(_spread(case.shape[slice_axis], slices)) if bags == "slices" else 1)
+
+    def shown(case: CachedCase) -> Iterable[npt.NDArray[np.float32]]:
+        if bags != "slices":
+            return [middle_crop(cache, case, size)]
+        middle = partial(middle_crop, cache, case)
+        return spread_slices(middle, case.shape[slice_axis], size, slice_axis, slices).values()
+
+    images = room_for(len(owners), cache, size)
+    for place, image in enumerate(image for group in groups.values() for case in group for image in shown(case)):
+        images[place] = image
     firsts = [group[0] for group in groups.values()]
     names = class_questions(cache)
     data = ProbeData(
-        torch.from_numpy(np.array(images)),
+        torch.from_numpy(images),
         torch.tensor([[case.class_name == name for name in names] for case in firsts], dtype=torch.bool),
         names,
         tuple(case.split for case in firsts),
@@ -171,5 +174,9 @@ def spread_slices(
         most: At most so many.
     """
     block = np.moveaxis(middle([*size[:axis], long, *size[axis:]]), axis + 1, 0)  # (slices, C, *size)
-    picked = np.unique(np.linspace(0, long - 1, min(most, long)).round().astype(int))
-    return {int(number): block[number] for number in picked}
+    return {int(number): block[number] for number in _spread(long, most)}
+
+
+def _spread(long: int, most: int) -> npt.NDArray[np.int64]:
+    """Numbers of slices, evenly spaced from the first to the last."""
+    return np.unique(np.linspace(0, long - 1, min(most, long)).round().astype(np.int64))

@@ -22,7 +22,7 @@ class Features:
     Args:
         pooled: Kind of pooling to (N, E): `mean` and `peak` (mean and maximum) of the deepest map, `levels` (means of
             all maps) and, where the encoder has a token for it, `summary`.
-        tokens: (N, T, E) cells of the deepest map, or the images of a bag.
+        tokens: (N, T, E) cells of the deepest map, at most 5 x 5 or 3 x 3 x 3 (averages), or the images of a bag.
         there: (N, T) which of them are there, where bags differ in size.
         blocks: More kinds of pooling, for linear probes alone: class tokens of a transformer's last blocks.
     """
@@ -33,22 +33,24 @@ class Features:
     blocks: dict[str, Tensor] = field(default_factory=dict)
 
 
-def calibrate(encoder: Encoder, images: Tensor, seed: int = 0) -> None:
+def calibrate(encoder: Encoder, images: Tensor, rows: Tensor | None = None, seed: int = 0) -> None:
     """Let batch norm see the images, so that a random encoder is not judged by statistics that it never met.
 
     Nothing changes in an encoder without such statistics. Leaves the encoder in eval mode.
 
     Args:
         encoder: Its buffers change.
-        images: (N, C, *S) of the training split.
+        images: (N, C, *S).
+        rows: Numbers of those of the training split; all when left out.
         seed: Seed of the batches.
     """
+    seen = torch.arange(len(images)) if rows is None else rows
     generator = torch.Generator().manual_seed(seed)
     if any(name.endswith("running_var") for name, _ in encoder.named_buffers()):
         encoder.train()
         with torch.no_grad():
             for _ in range(_UPDATES):
-                encoder(images[torch.randperm(len(images), generator=generator)[:_BATCH]])
+                encoder(images[seen[torch.randperm(len(seen), generator=generator)[:_BATCH]]])
     encoder.eval()
 
 

@@ -80,7 +80,7 @@ def frozen_features(encoder: Encoder, data: ProbeData, blocks: Sequence[int] = (
     Raises:
         MedsslError: Features that are no numbers.
     """
-    calibrate(encoder, data.images_of("train"))
+    calibrate(encoder, data.images, data.images_in("train"))
     features = extract(encoder, data.images, data.bags, blocks)
     refuse_nan(features.pooled.values())
     return features

@@ -1,7 +1,7 @@
 """Frozen encoders beside one another: every probe, with intervals over patients and paired differences."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from medssl.evaluation.bags import bag_probe
+from medssl.evaluation.encoder_tests import Compared
 from medssl.evaluation.feature_map import principal_map
 from medssl.evaluation.features import Features
 from medssl.evaluation.few_shot import Shot, few_shot_curve, multilabel_neighbours, shot_interval
@@ -19,6 +20,7 @@ from medssl.evaluation.options import FrozenOptions
 from medssl.evaluation.probe_data import ProbeData, draw_labelled
 from medssl.evaluation.probes import ProbeResult, Scores, attentive_probe, best_option, knn_probe, linear_probe
 from medssl.evaluation.statistics import Interval, statistic_interval
+from medssl.evaluation.swap_tests import SwapTest, swap_scores
 from medssl.evaluation.transferability import SCORES
 from medssl.imaging.errors import ConfigError
 from medssl.models.encoder import Encoder
@@ -103,30 +105,35 @@ def summarise_arm(found: Sequence[Frozen], data: ProbeData, resamples: int) -> d
 
 
 def differences(
-    ours: Sequence[Frozen], theirs: Sequence[Frozen], data: ProbeData, resamples: int
-) -> dict[str, dict[str, dict[str, Any]]]:
+    ours: Frozen, theirs: Sequence[Frozen], data: ProbeData, resamples: int
+) -> dict[str, dict[str, Compared]]:
     """Number of labels to probe to the paired difference of AUROC, ours minus theirs, over the same patients."""
+
+    def compared(first: ProbeResult, others: Sequence[ProbeResult]) -> Compared:
+        area, *areas = (_auroc(found, data) for found in (first, *others))
+        return Compared(area, areas, _interval([first], others, data, resamples), _swapped(first.scores, others, data))
+
     return {
-        str(labels): {
-            name: _interval(
-                [f.probes[labels][name] for f in ours], [f.probes[labels][name] for f in theirs], data, resamples
-            ).to_json()
-            for name in probes
-        }
-        for labels, probes in ours[0].probes.items()
+        str(labels): {name: compared(found, [f.probes[labels][name] for f in theirs]) for name, found in probes.items()}
+        for labels, probes in ours.probes.items()
     }
 
 
-def shot_differences(
-    ours: Sequence[Frozen], theirs: Sequence[Frozen], data: ProbeData, resamples: int
-) -> dict[str, dict[str, Any]]:
+def shot_differences(ours: Frozen, theirs: Sequence[Frozen], data: ProbeData, resamples: int) -> dict[str, Compared]:
     """Images a class to the paired difference of the prototypes' AUROC, ours minus theirs, over the same patients."""
-    return {
-        str(shot.shots): shot_interval(
-            [f.shots[n] for f in ours], [f.shots[n] for f in theirs], data, resamples
-        ).to_json()
-        for n, shot in enumerate(ours[0].shots)
-    }
+
+    def compared(first: Shot, others: Sequence[Shot]) -> Compared:
+        interval = shot_interval([first], others, data, resamples)
+        return Compared(first.test, [shot.test for shot in others], interval, _swapped(first.scores, others, data))
+
+    return {str(shot.shots): compared(shot, [f.shots[n] for f in theirs]) for n, shot in enumerate(ours.shots)}
+
+
+def _swapped(ours: Iterable[Scores], theirs: Sequence[ProbeResult] | Sequence[Shot], data: ProbeData) -> SwapTest:
+    """Patients of split test swapped in all draws and beside all encoders together."""
+    rows = data.rows("test")
+    pairs = [pair for other in theirs for pair in zip(ours, other.scores, strict=True)]
+    return swap_scores(data.targets[rows].numpy(), pairs, [data.patients[int(row)] for row in rows])
 
 
 def _probes(features: Features, data: ProbeData, draws: Sequence[Tensor]) -> dict[str, ProbeResult]:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from medssl.data.cache import Cache, CachedCase
+from medssl.evaluation.encoder_tests import Compared
 from medssl.evaluation.statistics import statistic_interval
+from medssl.evaluation.swap_tests import swap_medians
 from medssl.imaging.errors import CacheError, ConfigError
 from medssl.models.anatomy import AnatomyMaps, find_points
 
@@ -152,11 +154,21 @@ def summarise_errors(
     return {**told(errors), "landmarks": {name: told(errors[..., [k]]) for k, name in enumerate(names)}}
 
 
-def median_difference(ours: Errors, theirs: Errors, patients: Sequence[str], resamples: int) -> dict[str, Any]:
-    """Difference of the median errors, ours minus theirs, over the same cases; negative: ours are nearer."""
-    return statistic_interval(
-        lambda drawn: median_mm(ours[:, drawn]) - median_mm(theirs[:, drawn]), patients, resamples=resamples
-    ).to_json()
+def median_difference(ours: Errors, theirs: Sequence[Errors], patients: Sequence[str], resamples: int) -> Compared:
+    """Difference of the median errors, ours minus theirs, over the same cases; negative: ours are nearer.
+
+    Args:
+        ours: Of a network.
+        theirs: Of others, whose errors count together.
+        patients: Of the cases.
+        resamples: Bootstrap resamples, and swaps.
+    """
+    others = np.concatenate(theirs)
+    interval = statistic_interval(
+        lambda drawn: median_mm(ours[:, drawn]) - median_mm(others[:, drawn]), patients, resamples=resamples
+    )
+    test = swap_medians(ours, others, patients, resamples)
+    return Compared(known_median(ours), [known_median(part) for part in theirs], interval, test, smaller=True)
 
 
 def median_mm(errors: Errors) -> float:

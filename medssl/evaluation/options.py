@@ -120,7 +120,7 @@ class MeasureOptions:
     resamples: int = 1000
     """Bootstrap resamples of the intervals of classification, single lesions, probes of an encoder and landmarks; those
     of means and their differences (Dice, structures from one patch) use 5000 always. Also swaps of patients in the
-    paired tests of two classifiers."""
+    paired tests of two classifiers and of landmarks."""
 
     def __post_init__(self) -> None:
         problems = []

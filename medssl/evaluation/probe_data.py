@@ -1,11 +1,13 @@
 """Images and targets that frozen features are judged on, from a prepared cache."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ _TRIES = 50
 _LEAST = 2
 """Images with either answer that a draw has at least."""
 _SPLITS = ("train", "val", "test")
+_SPARE = 0.9  # share of the free memory that images may take
 
 Target = Literal["class", "structures"]
 
@@ -63,10 +66,29 @@ class ProbeData:
         """Whether each image is of exactly one of several classes."""
         return self.targets.shape[1] > 1 and bool((self.targets.sum(1) == 1).all())
 
-    def images_of(self, split: str) -> Tensor:
-        """Images of a split."""
+    def images_in(self, split: str) -> Tensor:
+        """Which of `images` are of a split, by number: whoever takes them all at once copies them."""
         rows = self.rows(split)
-        return self.images[rows if self.bags is None else torch.isin(self.bags, rows)]
+        return rows if self.bags is None else torch.isin(self.bags, rows).nonzero()[:, 0]
+
+
+def room_for(count: int, cache: Cache, size: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Room for (count, C, *size) that are to be read, once.
+
+    Raises:
+        CacheError: The machine has not so much memory free; how much it takes, and what to do.
+    """
+    shape = (count, len(cache.channels), *size)
+    need, free = np.dtype(np.float32).itemsize * math.prod(shape), int(psutil.virtual_memory().available)
+    if need > _SPARE * free:
+        raise CacheError(
+            f"{cache.path}: {count} images of {' x '.join(map(str, shape[1:]))} (channels, voxels) take "
+            f"{need / 2**30:.3g} GiB of memory at once, and {free / 2**30:.3g} GiB are free: take a smaller size, "
+            "fewer crops or slices of a case, or a manifest with fewer cases; or let medssl embed make the features, "
+            "which reads a few images at a time",
+            reason="out-of-memory",
+        )
+    return np.empty(shape, np.float32)
 
 
 def read_probe_data(cache: Cache, size: Sequence[int], target: Target, crops: int = 1, seed: int = 0) -> ProbeData:
@@ -84,24 +106,21 @@ def read_probe_data(cache: Cache, size: Sequence[int], target: Target, crops: in
         seed: Seed of the crops.
 
     Raises:
-        CacheError: A split has no such case, or a question has one answer only.
+        CacheError: A split has no such case, a question has one answer only, or there is too little memory.
     """
     cases = [case for case in cache.cases if case.split in ("train", "val", "test") and _usable(cache, case, target)]
-    rng = np.random.default_rng(seed)
-    images, answers, kept = [], [], []
-    for case in cases:
-        for _ in range(crops if target == "structures" else 1):
-            start = _start(case, size, rng if target == "structures" else None)
-            images.append(cache.crop_image(case, start, tuple(size)).astype(np.float32))
-            answers.append(_answer(cache, case, start, size, target))
-            kept.append(case)
+    kept = [case for case in cases for _ in range(crops if target == "structures" else 1)]
+    images, answers = room_for(len(kept), cache, size), []
+    rng = np.random.default_rng(seed) if target == "structures" else None
+    for number, case in enumerate(kept):
+        start = _start(case, size, rng)
+        images[number] = cache.crop_image(case, start, tuple(size))
+        answers.append(_answer(cache, case, start, size, target))
     splits, patients = tuple(case.split for case in kept), tuple(case.patient for case in kept)
     names = class_questions(cache) if target == "class" else tuple(label.name for label in cache.labels)
     values = np.array(answers, dtype=np.float64).reshape(len(answers), len(names))
     middle = np.median(values[[split == "train" for split in splits]], axis=0) if target == "structures" else 0.5
-    data = ProbeData(
-        torch.from_numpy(np.array(images)), torch.from_numpy(values > middle), tuple(names), splits, patients
-    )
+    data = ProbeData(torch.from_numpy(images), torch.from_numpy(values > middle), tuple(names), splits, patients)
     check_questions(cache, data, target)
     return data
 

@@ -21,6 +21,12 @@ from medssl.evaluation.probe_data import ProbeData
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse strengths C of the linear probe's penalty, on standardised features."""
 
+ATTENTION = (
+    "Attentive probe: one learned query over the cells of the last map; maps larger than 5 x 5 cells (3D: 3 x 3 x 3) "
+    "are averaged to so many before attention."
+)
+"""What readers of its numbers must know."""
+
 RATES = ((1e-3, 0.1), (3e-3, 1.0))
 """Learning rates and weight decays of the attentive probe."""
 
@@ -156,7 +162,8 @@ def attentive_scores(
     """One learned query attends to the cells (N, T, E) of the deepest map, then a linear layer.
 
     As in the context autoencoder's evaluation (Chen et al., 2022, https://arxiv.org/abs/2202.03026), which is fair to
-    methods whose features are not meant to be averaged.
+    methods whose features are not meant to be averaged. Deviation: maps larger than 5 x 5 (3D: 3 x 3 x 3) cells come
+    averaged to so many.
 
     Args:
         tokens: (N, T, E), standardised here over the images of split train.

@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from medssl.data.cache import Cache, CachedCase
+from medssl.evaluation.encoder_tests import Compared
 from medssl.evaluation.frozen import refuse_nan
 from medssl.evaluation.statistics import mean_interval, paired_difference
+from medssl.evaluation.swap_tests import swap_means
 from medssl.imaging.errors import CacheError
 from medssl.models.anatomy import centred_directions, filled_up
 from medssl.models.encoder import Encoder
@@ -140,10 +142,14 @@ def summarise_prompts(runs: Sequence[tuple[PromptScores, PromptScores]]) -> dict
 
 
 def prompt_difference(
-    ours: Sequence[tuple[PromptScores, PromptScores]], theirs: Sequence[tuple[PromptScores, PromptScores]]
-) -> dict[str, Any]:
-    """Paired difference of Dice, ours minus theirs; JSON-able."""
-    return paired_difference(chosen_dice(ours).tolist(), chosen_dice(theirs).tolist(), ours[0][1].patients).to_json()
+    ours: tuple[PromptScores, PromptScores], theirs: Sequence[tuple[PromptScores, PromptScores]]
+) -> Compared:
+    """Paired difference of Dice, ours minus theirs, over the same patients."""
+    (own, *each), patients = (chosen_dice([run]) for run in (ours, *theirs)), ours[1].patients
+    mean = np.mean(each, axis=0)
+    difference = paired_difference(own.tolist(), mean.tolist(), patients)
+    test = swap_means((own - mean).tolist(), patients)
+    return Compared(float(own.mean()), [float(dice.mean()) for dice in each], difference, test)
 
 
 def chosen_dice(runs: Sequence[tuple[PromptScores, PromptScores]]) -> _Float:

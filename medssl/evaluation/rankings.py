@@ -113,18 +113,20 @@ def told_tested(low: float, high: float, p_value: float) -> str:
     return told(low, high) if p_value < LEVEL else NOT_SHOWN
 
 
-def told_beside(ours: float, theirs: Sequence[float], low: float, high: float) -> str:
-    """As `told`, but only where ours lies on that side of every one of theirs as well.
+def told_beside(ours: float, theirs: Sequence[float], low: float, high: float, p_value: float) -> str:
+    """As `told_tested`, but only where ours lies on that side of every one of theirs as well.
 
-    The interval is over patients alone; how much encoders differ that differ by their random weights is not in it.
+    Interval and test are over patients alone; how much encoders differ that differ by their random weights is in
+    neither.
 
     Args:
         ours: What is compared.
         theirs: Each of those whose mean the interval compares with; NaN is left out.
         low: Lower end of the interval of the difference, ours minus theirs.
         high: Upper end.
+        p_value: As in `told_tested`.
     """
-    verdict = told(low, high)
+    verdict = told_tested(low, high, p_value)
     known = [value for value in theirs if math.isfinite(value)]
     holds = {"better": all(ours > value for value in known), "worse": all(ours < value for value in known)}
     return verdict if holds.get(verdict, True) else NOT_SHOWN

@@ -21,6 +21,7 @@ _OF_ANSWERS = ("balanced_accuracy", "accuracy", "quadratic_kappa")  # numbers th
 
 _EXACT = 14  # patients up to which every swap is tried
 _DRAWS = 9999  # swaps, where there are more patients: p can still be small among a hundred comparisons
+_ENDS: tuple[Literal["left", "right"], ...] = ("left", "right")  # of ties, which count half
 _ELEMENTS = 2_000_000  # answers in memory at a time
 
 PAIRED_TEST = (
@@ -112,16 +113,85 @@ def swap_answers(
     called = [(a.argmax(1)[:, None], b.argmax(1)[:, None]) for a, b in shares] if metric in _OF_ANSWERS else shares
     unlike = np.any([(ours != theirs).any(1) for ours, theirs in called], axis=0)
     answers = [_on_one_scale(a, b, ~unlike) for a, b in called] if metric in _OF_ORDER else called
-    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(np.array(clusters)[unlike].tolist()))}
-    position = np.array([numbers.get(cluster, len(numbers)) for cluster in clusters])
+    patients, position = _who_differ(clusters, unlike)
 
     def difference(swapped: _Bool) -> _Float:
-        never = np.zeros((len(swapped), 1), dtype=bool)
-        cases = np.hstack([swapped, never])[:, position, None]
+        cases = _of_cases(swapped, position)[:, :, None]
         each = [measure(truth, np.where(cases, b, a)) - measure(truth, np.where(cases, a, b)) for a, b in answers]
         return np.asarray(np.average(each, axis=0) if not len(weights) else np.asarray(weights) @ each)
 
-    return _test(difference, len(numbers), draws, answers[0][0].size)
+    return _test(difference, patients, draws, answers[0][0].size)
+
+
+def swap_scores(
+    answers: _Bool, scores: Sequence[tuple[_Float, _Float]], clusters: Sequence[Hashable], draws: int = _DRAWS
+) -> SwapTest:
+    """Test that two arms differ in AUROC, mean over questions and over pairs of scores on whatever scale.
+
+    Each column of an arm is brought to median 0 and quartiles 1 apart. What two cases of unlike answer add to the
+    difference is, whichever of them changes sides, a sum of what each adds; so every swap is measured, exactly, by
+    what its patients add, without a rank anew.
+
+    Args:
+        answers: (n, Q), a column a question; one with a single answer is left out.
+        scores: Of each draw and encoder those of both arms, (n, Q).
+        clusters: Patient of each case.
+        draws: Swaps, where not all are tried.
+
+    Returns:
+        NaN where no question has both answers.
+    """
+    asked = np.flatnonzero(answers.any(0) & ~answers.all(0))
+    added = [_added(answers[:, k], ours[:, k], theirs[:, k]) for ours, theirs in scores for k in asked]
+    return swap_means(np.mean(added, axis=0).tolist() if added else [math.nan] * len(answers), clusters, draws)
+
+
+def _added(answers: _Bool, ours: _Float, theirs: _Float) -> _Float:
+    """(n,) what each case adds to the difference of two AUROCs; swapped it takes that away instead."""
+    first, second = _scaled(ours), _scaled(theirs)
+    found = np.empty(len(answers))
+    for side, sign in ((answers, 1), (~answers, -1)):
+        others = np.sort(np.concatenate([first[~side], second[~side]]))
+        ends = [np.searchsorted(others, first[side], end) - np.searchsorted(others, second[side], end) for end in _ENDS]
+        found[side] = sign * np.sum(ends, axis=0)
+    return np.asarray(found / (4 * answers.sum() * (~answers).sum()))
+
+
+def swap_medians(ours: _Float, theirs: _Float, clusters: Sequence[Hashable], draws: int = _DRAWS) -> SwapTest:
+    """Test that two arms differ in the median of all their numbers, measured anew for every swap.
+
+    Args:
+        ours: (runs, n, ...), NaN where there is none; so in both arms.
+        theirs: (k runs, n, ...), each k-th of them beside ours.
+        clusters: Patient of each of the n cases.
+        draws: Swaps, where not all are tried.
+
+    Returns:
+        NaN with no finite number.
+    """
+    first = np.tile(ours, (len(theirs) // len(ours), *[1] * (ours.ndim - 1)))
+    known = np.isfinite(first) & np.isfinite(theirs)
+    if not known.any():
+        return SwapTest(math.nan, math.nan)
+    a, b, case = first[known], theirs[known], np.nonzero(known)[1]
+    patients, position = _who_differ(clusters, np.isin(np.arange(len(clusters)), case[a != b]))
+
+    def difference(swapped: _Bool) -> _Float:
+        moved = _of_cases(swapped, position)[:, case]
+        return np.asarray(np.median(np.where(moved, b, a), axis=1) - np.median(np.where(moved, a, b), axis=1))
+
+    return _test(difference, patients, draws, len(a))
+
+
+def _who_differ(clusters: Sequence[Hashable], unlike: _Bool) -> tuple[int, _Int]:
+    """How many patients have a case that the arms answer differently, and which of them each case is of, or none: n."""
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(np.array(clusters)[unlike].tolist()))}
+    return len(numbers), np.array([numbers.get(cluster, len(numbers)) for cluster in clusters])
+
+
+def _of_cases(swapped: _Bool, position: _Int) -> _Bool:
+    """(swaps, n) whether a case changes sides, of patients who do, as `_who_differ` numbers them."""
+    return np.asarray(np.hstack([swapped, np.zeros((len(swapped), 1), dtype=bool)])[:, position])
 
 
 def _on_one_scale(ours: _Float, theirs: _Float, alike: _Bool) -> tuple[_Float, _Float]:
@@ -129,12 +199,16 @@ def _on_one_scale(ours: _Float, theirs: _Float, alike: _Bool) -> tuple[_Float, _
     scaled = []
     for shares in (ours, theirs):
         within = np.clip(shares, _EPS, 1 - _EPS)
-        logits = np.log(within) - np.log1p(-within)
-        low, middle, high = np.quantile(logits, [0.25, 0.5, 0.75], axis=0)
-        scaled.append((logits - middle) / np.where(high - low > _EPS, high - low, 1.0))
+        scaled.append(_scaled(np.log(within) - np.log1p(-within)))
     between = (scaled[0] + scaled[1]) / 2
     first, second = (np.where(alike[:, None], between, one) for one in scaled)
     return first, second
+
+
+def _scaled(scores: _Float) -> _Float:
+    """Scores of each column with median 0 and quartiles 1 apart: few patients, however far off, hardly move others."""
+    low, middle, high = np.quantile(scores, [0.25, 0.5, 0.75], axis=0)
+    return np.asarray((scores - middle) / np.where(high - low > _EPS, high - low, 1.0))
 
 
 def smallest_p_value(patients: int, draws: int) -> float:

@@ -67,6 +67,9 @@ def test_landmarks_by_a_run_of_sam_and_by_a_plain_encoder(
     assert found["arms"]["same relative place"]["median_mm"]["estimate"] == pytest.approx(0, abs=1e-6)
     own = found["arms"]["sam"]["median_mm"]["estimate"]
     assert found["differences"]["same relative place"]["estimate"] == pytest.approx(own)
+    assert found["comparisons"] == len(found["differences"]) == 3
+    assert {one["verdict"] for one in found["differences"].values()} == {"no difference shown"}, "of three patients"
+    assert found["warnings"][0].startswith("3 of 3 comparisons cannot show a difference")
     assert capsys.readouterr().out.count("sam reaches a median error in mm of") == 3
     check_page(browser, tmp_path / "out" / "report.html")
     table = tmp_path / "points.csv"
@@ -92,6 +95,9 @@ def test_structures_from_one_patch(cache: Cache, tmp_path: Path, capsys: pytest.
     assert "reaches a Dice of" in capsys.readouterr().out
     numbers = {row["number"]: row["estimate"] for row in read_csv(tmp_path / "out" / "results.csv")}
     assert float(numbers["arms.run.dice"]) == arm["dice"]["estimate"]
+    p_values = {row["number"]: row["p_value_corrected"] for row in read_csv(tmp_path / "out" / "results.csv")}
+    assert float(p_values["differences.random weights"]) == found["differences"]["random weights"]["p_value_corrected"]
+    assert "p corrected" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.integration

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser
-from report_checks import check_page, check_results
+from report_checks import check_page, check_results, read_csv
 from small_cache import small_cache
 from small_encoder import small_encoder
 
@@ -75,6 +75,29 @@ def test_two_encoders_beside_random_weights(
     assert ", ".join(f"{value:.3f}" for value in untrained["each"]) in page
     assert page.count("data:image/png;base64,") == 3
     check_page(browser, out / "report.html")
+
+
+@pytest.mark.integration
+def test_verdicts_are_tested_and_corrected_over_all_comparisons_of_the_report(cache: Cache, tmp_path: Path):
+    run, out = small_encoder(tmp_path / "run"), tmp_path / "out"
+    assert _evaluate(run, cache, out, "--frozen.labels=[8, 0]", "--frozen.random_seeds=1") == 0
+    results = check_results(out / "results.json")
+    shown = results["differences"]["random weights"]
+    every = [one for probes in shown.values() for one in probes.values()]
+    every += results["shot_differences"]["random weights"].values()
+    assert results["comparisons"] == len(every) == 2 * 3 + 3
+    assert all(one["p_value_corrected"] >= one["p_value"] >= one["smallest_p_value"] for one in every)
+    assert {one["verdict"] for one in every} == {"no difference shown"}, "there are six patients"
+    told = "9 of 9 comparisons cannot show a difference"
+    assert results["warnings"][0].startswith(told)
+    page = (out / "report.html").read_text()
+    assert told in page
+    assert page.count(">p corrected<") == 2, "a column of both tables"
+    rows = read_csv(out / "results.csv")
+    assert {row["verdict"] for row in rows} == {"", "no difference shown"}
+    line = next(row for row in rows if (row["arm"], row["labels"], row["probe"]) == ("random weights", "0", "linear"))
+    for column, entry in (("difference", "estimate"), ("p_value", "p_value"), ("p_value_corrected",) * 2):
+        assert float(line[column]) == shown["0"]["linear"][entry]
 
 
 @pytest.mark.integration

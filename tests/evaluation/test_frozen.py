@@ -1,6 +1,8 @@
 """Frozen features: what is read of a cache, how it is pooled, and that the encoder's weights stay as they are."""
 
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,9 +10,10 @@ from small_cache import small_cache
 from small_networks import small_encoder
 
 from medssl.evaluation import frozen
+from medssl.evaluation.bags import read_bags
 from medssl.evaluation.features import Features, calibrate, extract
 from medssl.evaluation.frozen import pretrained_encoder, random_encoder
-from medssl.evaluation.probe_data import read_probe_data
+from medssl.evaluation.probe_data import ProbeData, read_probe_data
 from medssl.evaluation.probes import ProbeResult
 from medssl.imaging.errors import CacheError
 from medssl.models.component import Component
@@ -105,6 +108,39 @@ def test_batch_norm_meets_the_images_and_no_weight_moves():
             with torch.no_grad():
                 own = encoder(images)[0]
             torch.testing.assert_close(out, own, atol=0.05, rtol=0.05)
+
+
+def test_batch_norm_meets_the_training_images_without_a_copy_of_them():
+    images = torch.randn(40, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    rows = torch.arange(0, 40, 2)
+    first, second = (ResNet(2, 1, depth=10, width=4, small=True) for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    calibrate(first, images[rows])
+    calibrate(second, images, rows)
+    assert all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers(), strict=True))
+
+
+@pytest.mark.parametrize("bags", [False, True])
+def test_images_are_in_memory_once_and_refused_where_there_is_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bags: bool
+):
+    splits = ("train",) * 12 + ("val",) * 6 + ("test",) * 6
+    cache = small_cache(tmp_path, [(128, 128)] * 24, splits=splits, classes=("a", "b"))
+
+    def read() -> ProbeData:
+        return read_bags(cache, (128, 128), "patient") if bags else read_probe_data(cache, (128, 128), "class")
+
+    tracemalloc.start()
+    images = read().images
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * images.nbytes
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=images.nbytes))
+    with pytest.raises(
+        CacheError, match=r"24 images of 1 x 128 x 128 .* take 0\.00146 GiB .* a smaller size.*medssl embed"
+    ) as error:
+        read()
+    assert error.value.reason == "out-of-memory"
 
 
 def test_classes_are_asked_of_the_middle_of_each_case(tmp_path: Path):

@@ -11,6 +11,7 @@ from small_cache import small_cache
 from torch import Tensor
 
 from medssl.data.cache import Cache, CachedCase
+from medssl.evaluation.encoder_tests import told_corrected
 from medssl.evaluation.landmarks import (
     choose_templates,
     landmark_errors,
@@ -127,10 +128,22 @@ def test_numbers_and_intervals_over_patients() -> None:
     assert found["landmarks"]["a"]["within_5_mm"]["estimate"] == 1
     assert found["landmarks"]["b"]["median_mm"]["estimate"] == 12
     assert found["median_mm"]["clusters"] == 2
-    nearer = median_difference(errors, errors + 1.5, ("p", "q", "q"), 100)
-    assert (nearer["estimate"], nearer["low"], nearer["high"]) == pytest.approx((-1.5, -1.5, -1.5))
+    nearer = median_difference(errors, [errors + 1.5], ("p", "q", "q"), 100)
+    interval = nearer.difference
+    assert (interval.estimate, interval.low, interval.high) == pytest.approx((-1.5, -1.5, -1.5))
+    assert (nearer.ours, nearer.theirs) == (4, [5.5])
     nothing = summarise_errors(np.full((1, 2, 1), math.nan), ("a",), ("p", "q"), (2.0,), 100)
     assert nothing["median_mm"]["estimate"] is None
+
+
+@pytest.mark.parametrize(("nearer", "verdict"), [(12, "better"), (2, "no difference shown")])
+def test_nearer_is_said_where_many_patients_are(nearer: int, verdict: str) -> None:
+    patients = [f"p{n}" for n in range(12)]
+    far = np.random.default_rng(0).uniform(8, 9, (2, 12, 3))
+    ours = far - 5 * (np.arange(12) < nearer)[:, None]
+    found = told_corrected({"random": median_difference(ours, [far, far], patients, 200)})["random"]
+    assert found["verdict"] == verdict
+    assert found["p_value"] == found["smallest_p_value"] == 2 / 2**nearer
 
 
 def test_a_table_is_read_and_everything_wrong_in_it_is_told(cache: Cache, tmp_path: Path) -> None:

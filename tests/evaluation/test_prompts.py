@@ -9,6 +9,7 @@ from small_cache import small_cache
 from small_networks import small_encoder
 from torch import Tensor
 
+from medssl.evaluation.encoder_tests import told_corrected
 from medssl.evaluation.prompts import (
     THRESHOLDS,
     PromptScores,
@@ -95,9 +96,24 @@ def test_map_and_threshold_are_chosen_on_val_alone() -> None:
     assert found["oracle"]["estimate"] == pytest.approx((0.6 + 0.4 + 0.3) / 3)
     assert found["chosen"] == [{"map": 1, "threshold": THRESHOLDS[1]}]
     other = [(_scores([[[0.9, 0.1], [0.2, 0.3]]], ("v",)), test)]
-    assert prompt_difference([(val, test)], other)["estimate"] == pytest.approx(0.3 - 1.1 / 3)
+    found = prompt_difference((val, test), [other[0], other[0]])
+    assert found.difference.estimate == pytest.approx(0.3 - 1.1 / 3)
+    assert (found.ours, found.theirs) == (pytest.approx(0.3), pytest.approx([1.1 / 3] * 2))
     both = summarise_prompts([(val, test), other[0]])
     assert both["dice"]["estimate"] == pytest.approx((0.3 + 1.1 / 3) / 2)
+
+
+@pytest.mark.parametrize(("gained", "verdict"), [(12, "better"), (2, "no difference shown")])
+def test_a_gain_is_shown_by_the_patients_who_have_it(gained: int, verdict: str) -> None:
+    """Of two patients with a large gain the interval leaves 0 out, where all others are answered alike."""
+    patients = tuple(f"p{n}" for n in range(12))
+    val = _scores([[[0.9]]], ("v",))
+    worse = np.linspace(0.3, 0.5, 12)
+    better = worse + 0.3 * (np.arange(12) < gained)
+    ours, theirs = ((val, _scores(dice[:, None, None].tolist(), patients)) for dice in (better, worse))
+    found = told_corrected({"differences": {"random": prompt_difference(ours, [theirs])}})["differences"]["random"]
+    assert found["verdict"] == verdict
+    assert found["p_value"] == found["smallest_p_value"] == 2 / 2**gained
 
 
 def test_features_that_are_no_numbers_are_refused() -> None:

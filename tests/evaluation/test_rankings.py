@@ -50,20 +50,22 @@ def test_an_interval_in_words():
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "low", "high", "verdict"),
+    ("ours", "theirs", "low", "high", "p_value", "verdict"),
     [
-        (0.7, [0.6, 0.65, 0.69], 0.01, 0.1, "better"),
-        (0.7, [0.55, 0.6, 0.71], 0.01, 0.1, "no difference shown"),
-        (0.7, [0.5, 0.6, 0.69], -0.01, 0.2, "no difference shown"),
-        (0.5, [0.6, 0.51], -0.1, -0.01, "worse"),
-        (0.5, [0.6, 0.49, 0.62], -0.1, -0.01, "no difference shown"),
-        (0.7, [0.6, math.nan], 0.01, 0.1, "better"),
+        (0.7, [0.6, 0.65, 0.69], 0.01, 0.1, 0.04, "better"),
+        (0.7, [0.6, 0.65, 0.69], 0.01, 0.1, 0.05, "no difference shown"),
+        (0.7, [0.6, 0.65, 0.69], 0.01, 0.1, math.nan, "no difference shown"),
+        (0.7, [0.55, 0.6, 0.71], 0.01, 0.1, 0.01, "no difference shown"),
+        (0.7, [0.5, 0.6, 0.69], -0.01, 0.2, 0.01, "no difference shown"),
+        (0.5, [0.6, 0.51], -0.1, -0.01, 0.01, "worse"),
+        (0.5, [0.6, 0.49, 0.62], -0.1, -0.01, 0.01, "no difference shown"),
+        (0.7, [0.6, math.nan], 0.01, 0.1, 0.01, "better"),
     ],
 )
 def test_one_encoder_is_better_than_others_only_where_it_is_than_each(
-    ours: float, theirs: list[float], low: float, high: float, verdict: str
+    ours: float, theirs: list[float], low: float, high: float, p_value: float, verdict: str
 ) -> None:
-    assert told_beside(ours, theirs, low, high) == verdict
+    assert told_beside(ours, theirs, low, high, p_value) == verdict
 
 
 def test_random_weights_that_differ_are_less_often_told_from_one_more():

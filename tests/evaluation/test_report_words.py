@@ -1,6 +1,7 @@
 """What a report says in words, lists as failures, and gives as CSV."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from report_checks import check_results
 
 from medssl.evaluation.benchmark_table import Judged, RandomWeights, compare
+from medssl.evaluation.encoder_tests import Compared
 from medssl.evaluation.feature_map import principal_map
 from medssl.evaluation.probe_data import ProbeData
 from medssl.evaluation.provenance import origins
@@ -19,7 +21,14 @@ from medssl.evaluation.report.failures import classification_failures, segmentat
 from medssl.evaluation.report.feature_map import feature_map_section
 from medssl.evaluation.report.page import Table
 from medssl.evaluation.report.results import head, interval_rows, size_text, subgroup_section
-from medssl.evaluation.report.summary import classification_summary, encoder_verdict, segmentation_summary
+from medssl.evaluation.report.summary import (
+    classification_summary,
+    encoder_cells,
+    encoder_words,
+    segmentation_summary,
+)
+from medssl.evaluation.statistics import Interval
+from medssl.evaluation.swap_tests import SwapTest
 from medssl.imaging.problems import Problem, write_problems
 
 _EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence" / "methods_small" / "results.json"
@@ -228,7 +237,7 @@ def test_a_comparison_with_one_seed_shows_nothing_and_says_so(tmp_path: Path) ->
     assert list(sections) == ["Summary", "chest_xray", "hippocampus", "Failures", "Every run"]
     assert "One seed only" in sections["Summary"].warnings[0]
     assert "0 of 3 methods are shown" in sections["Summary"].text[0]
-    assert "after correction" not in sections["Summary"].text[0]
+    assert "corrected" not in sections["Summary"].text[0]
     assert sections["Failures"].tables[0].rows[0][:3] == ("vicreg", "chest_xray", "0")
     assert "could not be prepared" in sections["Summary"].warnings[1]
     assert sections["Failures"].tables[1].rows == (("odd", "no image", "unreadable"),)
@@ -249,21 +258,35 @@ def test_a_comparison_tells_what_stays_after_correction_and_what_neighbours_do_n
     ]
     summary, table, *_ = benchmark_sections({**head("benchmark"), **_compared(runs, random)}, {})
     assert summary.text[0].startswith(
-        "xray: 2 of 3 methods are shown to learn more than random weights (simclr, mae), 1 of them after correction "
-        "over 6 differences (simclr). In part: moco_v2: yes, kNN not shown."
+        "xray: 1 (simclr) of 3 methods are shown to learn more than random weights, corrected over 6 differences; each "
+        "for itself, 2 (simclr, mae) are. In part: moco_v2: yes, kNN not shown."
     )
     verdicts = {row[0]: row[-3] for row in table.tables[0].rows}
     assert verdicts == {"simclr": "yes *", "moco_v2": "yes, kNN not shown", "mae": "yes"}
     assert [cell.endswith(" *") for cell in table.tables[0].rows[1][1:3]] == [False, True]
     assert any("Holm's correction over all methods and probes" in note for note in summary.notes)
+    assert any("say nothing about other patients" in note for note in summary.notes)
+    assert any("(3D: 3 x 3 x 3) are averaged" in note for note in summary.notes)
 
 
 def test_an_encoder_that_one_with_random_weights_reaches_is_not_called_better() -> None:
-    difference = _interval(0.1, 0.05, 0.15)
-    assert encoder_verdict(0.7, [0.55, 0.6, 0.65], difference) == "better"
-    assert encoder_verdict(0.7, [0.4, 0.68, 0.72], difference) == "no difference shown: one of 3 encoders reaches 0.720"
-    assert encoder_verdict(0.7, [0.6], difference) == "better"
-    assert encoder_verdict(4.0, [5.0, 6.0], _interval(-1.5, -2.0, -1.0), smaller=True) == "better"
-    error = encoder_verdict(4.0, [3.5, 7.5], _interval(-1.5, -2.0, -1.0), smaller=True)
-    assert error == "no difference shown: one of 2 encoders reaches 3.500"
-    assert encoder_verdict(None, [None], _interval(0.1)) == "no difference shown"
+    def cells(ours: float, theirs: list[float], ends: tuple[float, float], p_value: float = 0.01) -> tuple[str, ...]:
+        interval = Interval(sum(ends) / 2, *ends, "m", 9, 9)
+        found = Compared(ours, theirs, interval, SwapTest(0.005, 0.001), smaller=ours > 1).to_json(p_value)
+        return encoder_cells(found, theirs, smaller=ours > 1)
+
+    gain, nearer = (0.05, 0.15), (-2.0, -1.0)
+    shown = "+0.100 (+0.050\u00a0to\u00a0+0.150)"
+    assert cells(0.7, [0.55, 0.6, 0.65], gain) == (shown, "0.005", "0.010", "better")
+    assert cells(0.7, [0.55, 0.6, 0.65], gain, 0.06) == (shown, "0.005", "0.060", "no difference shown")
+    assert cells(0.7, [0.4, 0.68, 0.72], gain)[3] == "no difference shown: one of 3 encoders reaches 0.720"
+    assert cells(0.7, [0.4, 0.68, 0.72], gain, 0.06)[3] == "no difference shown"
+    assert cells(4.0, [5.0, 6.0], nearer)[3] == "better"
+    assert cells(4.0, [3.5, 7.5], nearer)[3] == "no difference shown: one of 2 encoders reaches 3.500"
+
+
+def test_encoders_without_a_number_show_nothing() -> None:
+    interval = Interval(math.nan, math.nan, math.nan, "none", 0, 0)
+    found = Compared(None, [None], interval, SwapTest(math.nan, math.nan)).to_json(math.nan)
+    assert (found["p_value"], found["p_value_corrected"], found["estimate"]) == (None, None, None)
+    assert encoder_words(found, [None]) == "difference –, corrected p –: no difference shown"

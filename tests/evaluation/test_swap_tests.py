@@ -7,9 +7,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import special, stats
+from sklearn.metrics import roc_auc_score
 
 from medssl.evaluation import class_metrics
-from medssl.evaluation.swap_tests import _MEASURES, ClassNumber, smallest_p_value, swap_answers, swap_means
+from medssl.evaluation.statistics import statistic_interval
+from medssl.evaluation.swap_tests import (
+    _MEASURES,
+    ClassNumber,
+    smallest_p_value,
+    swap_answers,
+    swap_means,
+    swap_medians,
+    swap_scores,
+)
 
 _NUMBERS: tuple[ClassNumber, ...] = (
     "auroc", "balanced_accuracy", "quadratic_kappa", "accuracy", "brier", "average_precision", "calibration_error",
@@ -149,3 +159,80 @@ def test_swaps_of_few_rare_patients_err_no_more_often_than_they_say(metric: Clas
         ]
         wrong += swap_answers(metric, truth, pairs, range(24), 200).p_value <= 0.05  # type: ignore[arg-type]
     assert wrong / 200 <= 0.095
+
+
+def test_every_swap_of_scores_by_hand():
+    """Two questions, two draws beside two encoders, scores on other scales with ties."""
+    rng = np.random.default_rng(3)
+    answers = rng.random((12, 2)) < 0.5
+    patients = np.arange(12) // 2
+    scores = [(rng.integers(0, 6, (12, 2)) * 10.0 - 7, rng.integers(0, 5, (12, 2)) / 5) for _ in range(4)]
+    scaled = [
+        tuple((one - np.median(one, axis=0)) / stats.iqr(one, axis=0) for one in (ours, theirs))
+        for ours, theirs in scores
+    ]
+    differences = []
+    for pattern in product((False, True), repeat=6):
+        moved = np.array(pattern)[patients][:, None]
+        each = [
+            roc_auc_score(answers, np.where(moved, b, a)) - roc_auc_score(answers, np.where(moved, a, b))
+            for a, b in scaled
+        ]
+        differences.append(abs(np.mean(each)))
+    number = np.mean([roc_auc_score(answers, a) - roc_auc_score(answers, b) for a, b in scores])
+    assert differences[0] == pytest.approx(abs(number)), "without a swap it is the number itself"
+    wanted = np.mean(np.array(differences) >= differences[0] - 1e-9)
+    assert 0 < wanted < 1
+    assert swap_scores(answers, scores, patients.tolist()).p_value == pytest.approx(wanted)
+
+
+def test_a_clear_gain_of_scores_is_found_and_two_rare_patients_show_nothing():
+    rng = np.random.default_rng(0)
+    answers = (np.arange(40) % 2 == 1)[:, None]
+    good, noise = answers + rng.normal(0, 0.5, (40, 1)), rng.normal(size=(40, 1))
+    assert swap_scores(answers, [(100 * good, noise)] * 3, range(40)).p_value < 0.001
+    rare = (np.arange(40) < 2)[:, None]
+    found = swap_scores(rare, [(noise + 9 * rare, noise - 9 * rare)], range(40))
+    assert (found.p_value, found.smallest) == (0.5, 0.5)
+    ends = statistic_interval(
+        lambda drawn: (
+            roc_auc_score(rare[drawn], (noise + 9 * rare)[drawn])
+            - roc_auc_score(rare[drawn], (noise - 9 * rare)[drawn])
+            if rare[drawn].any()
+            else math.nan
+        ),
+        range(40),
+    )
+    assert ends.low > 0.5, "the interval alone would say better"
+    assert math.isnan(swap_scores(np.ones((4, 1), bool), [(noise[:4], noise[4:8])], range(4)).p_value)
+
+
+def test_swaps_of_scores_of_few_rare_patients_err_no_more_often_than_they_say():
+    """Encoders that are alike, 200 times, 4 of 24 patients of the second class; the binomial error is 1.5 %."""
+    rng = np.random.default_rng(1)
+    answers = (np.arange(24) < 4)[:, None]
+    wrong = 0
+    for _ in range(200):
+        arms = rng.normal(size=(2, 24, 1)) + answers
+        pairs = [tuple(arms + rng.normal(size=(2, 24, 1))) for _ in range(2)]
+        wrong += swap_scores(answers, pairs, range(24), 200).p_value <= 0.05  # type: ignore[arg-type]
+    assert wrong / 200 <= 0.095
+
+
+def test_every_swap_of_medians_by_hand():
+    """One run beside two, a case without a number; patient 1 has two cases."""
+    rng = np.random.default_rng(5)
+    ours, theirs = rng.uniform(size=(1, 5, 2)), rng.uniform(size=(2, 5, 2)) + 0.2
+    ours[0, 2, 1] = theirs[:, 2, 1] = math.nan
+    patients, both = np.array([0, 1, 1, 2, 3]), np.concatenate([ours, ours])
+    differences = []
+    for pattern in product((False, True), repeat=4):
+        moved = np.array(pattern)[patients][None, :, None]
+        first, second = np.where(moved, theirs, both), np.where(moved, both, theirs)
+        differences.append(abs(np.nanmedian(first) - np.nanmedian(second)))
+    wanted = np.mean(np.array(differences) >= differences[0] - 1e-9)
+    found = swap_medians(ours, theirs, patients.tolist())
+    assert 0 < wanted < 1
+    assert (found.p_value, found.smallest) == (wanted, 2 / 2**4)
+    assert swap_medians(ours, np.concatenate([ours, ours]), patients.tolist()).p_value == 1
+    assert math.isnan(swap_medians(ours * math.nan, theirs, patients.tolist()).p_value)

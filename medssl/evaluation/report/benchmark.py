@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.evaluation.benchmark_table import READ_SO, encoder_name
+from medssl.evaluation.probes import ATTENTION
 from medssl.evaluation.rankings import LEVEL
 from medssl.evaluation.report.failures import not_prepared
 from medssl.evaluation.report.figures import ranking_figure
@@ -15,10 +16,11 @@ from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER
 
 CONVENTIONS = (
     "AUROC on split test, mean over the questions; options of a probe were chosen on split val.",
+    ATTENTION,
     "Difference: mean over the seeds minus the mean of the same architecture with random weights, which has seeds of "
     "its own; same images, labels and grids.",
-    "Intervals: Welch's t over the seeds of both, for these images: what other images would give is not in them. With "
-    "one seed there is none, and nothing is shown.",
+    "Intervals: Welch's t over the seeds of both, on test images that stay: they say nothing about other patients or "
+    "images. With one seed there is none, and nothing is shown.",
     *READ_SO,
 )
 
@@ -84,15 +86,17 @@ def _set_words(name: str, found: Sequence[Mapping[str, Any]]) -> str:
     partly = [f"{c['method']}: {c['verdict']}" for c in found if "kNN" in c["verdict"]]
     compared = sum(probe["p_value"] is not None for c in found for probe in c["probes"].values())
     best = max((c for c in found if "linear" in c["probes"]), key=_linear, default=None)
-    words = f"{name}: {len(learned)} of {len(found)} methods are shown to learn more than random weights"
-    words += f" ({', '.join(learned)})" if learned else ""
-    words += f", {len(sure)} of them after correction over {compared} differences" if compared else ""
-    words += f" ({', '.join(sure)})." if 0 < len(sure) < len(learned) else "."
+    words = f"{name}: {_counted(sure)} of {len(found)} methods are shown to learn more than random weights"
+    words += f", corrected over {compared} differences; each for itself, {_counted(learned)} are." if compared else "."
     words += f" In part: {'; '.join(partly)}." if partly else ""
     if best is None:
         return words
     gain = interval_text(best["probes"]["linear"]["difference"], signed=True)
     return f"{words} The highest linear AUROC is {best['method']}'s, {_linear(best):.3f}: {gain} over random weights."
+
+
+def _counted(methods: Sequence[str]) -> str:
+    return f"{len(methods)} ({', '.join(methods)})" if methods else "0"
 
 
 def _linear(comparison: Mapping[str, Any]) -> float:

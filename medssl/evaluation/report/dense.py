@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from medssl.evaluation.encoder_tests import ENCODER_TEST
 from medssl.evaluation.report.figures import interval_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
 from medssl.evaluation.report.results import each_text, interval_text
-from medssl.evaluation.report.summary import encoder_verdict, trained_once
+from medssl.evaluation.report.summary import encoder_cells, encoder_words, trained_once
 
-_RANDOM = (
-    "Random weights: the same architecture before any training. Better than they: the interval of the difference to "
-    "their mean says so, and each of them is worse; chance alone puts one encoder before N others once in N + 1 times."
-)
+_RANDOM = "Random weights: the same architecture before any training."
 LANDMARKS = (
     "A landmark of a template (a case of split train) is looked for in each case of split test; the error is the "
     "distance in mm to where it is. Answers lie on the encoder's grid, which alone costs up to half a step.",
@@ -19,6 +17,7 @@ LANDMARKS = (
     _RANDOM,
     "Intervals: 95 %, percentile bootstrap over the patients of split test; the templates stay. The difference of two "
     "medians is paired over them.",
+    *ENCODER_TEST,
 )
 PROMPTS = (
     "One patch of each structure of each case, that of the voxel next to its centre, is given; what has similar "
@@ -28,6 +27,7 @@ PROMPTS = (
     "Structures smaller than a cell of the coarsest last map of the encoders compared are left out, and counted.",
     _RANDOM,
     "Intervals: 95 %, BCa bootstrap over the patients of split test; differences are paired.",
+    *ENCODER_TEST,
 )
 
 
@@ -44,7 +44,7 @@ def dense_sections(results: Mapping[str, Any]) -> list[Section]:
         warnings=tuple(results["warnings"]),
         notes=notes,
     )
-    return [summary, table(results)]
+    return [summary, table(results), _differences(results)]
 
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
@@ -56,11 +56,21 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
         theirs = results["arms"][other]
         found.append(
             f"{results['arm']} reaches {told_as} {interval_text(ours[number])}, {other} "
-            f"{interval_text(theirs[number])}: difference {interval_text(difference, signed=True)}, "
-            f"{encoder_verdict(ours['each'][0], theirs['each'], difference, smaller=landmarks)}."
+            f"{interval_text(theirs[number])}: {encoder_words(difference, theirs['each'], smaller=landmarks)}."
             + trained_once((results["arm"], other), dict.fromkeys(results["encoders"], 1), "benchmark")
         )
     return found
+
+
+def _differences(results: Mapping[str, Any]) -> Section:
+    landmarks = results["task"] == "landmarks"
+    rows = tuple(
+        (f"{results['arm']} − {other}", *encoder_cells(found, results["arms"][other]["each"], smaller=landmarks))
+        for other, found in results["differences"].items()
+    )
+    header = ("difference", "median error, mm" if landmarks else "Dice", "p", "p corrected", "says")
+    caption = f"Paired over the patients of split test. p is corrected over all {results['comparisons']} comparisons."
+    return Section("Differences", tables=(Table(header, rows, caption),))
 
 
 def _landmarks(results: Mapping[str, Any]) -> Section:

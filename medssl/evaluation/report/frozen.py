@@ -4,12 +4,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medssl.evaluation.encoder_tests import ENCODER_TEST
 from medssl.evaluation.frozen_arms import RANDOM
+from medssl.evaluation.probes import ATTENTION
 from medssl.evaluation.report.feature_map import feature_map_section
 from medssl.evaluation.report.figures import interval_figure, shot_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
 from medssl.evaluation.report.results import each_text, interval_text
-from medssl.evaluation.report.summary import CLINICIAN, ENGINEER, REVIEWER, encoder_verdict, trained_once
+from medssl.evaluation.report.summary import (
+    CLINICIAN,
+    ENGINEER,
+    REVIEWER,
+    encoder_cells,
+    encoder_words,
+    trained_once,
+)
 
 PROBES = {
     "knn": "kNN",
@@ -20,16 +29,17 @@ PROBES = {
 }
 CONVENTIONS = (
     "AUROC: mean over the questions; of two classes the second is asked for, of more each against the rest.",
+    ATTENTION,
     "Every option of a probe was chosen on split val; split test was read once, by the option chosen.",
     "Random weights: the same architecture before any training, batch-norm statistics measured on the same images.",
-    "Intervals: 95 %, percentile bootstrap over the patients of split test; differences are paired over them. How much "
-    "another training or other random weights would change is not in them.",
-    "Better than random weights: the interval of the difference lies above 0, and the AUROC above that of each encoder "
-    "with random weights. Chance alone puts one encoder above N others once in N + 1 times: frozen.random_seeds.",
-    "Verdicts are not corrected for the number of probes, labels, shots and encoders: of many comparisons some say "
-    "better or worse by chance alone.",
+    "Intervals: 95 %, percentile bootstrap over the patients of split test; differences are paired over them.",
+    *ENCODER_TEST,
+    "For p the scores of either encoder are brought to median 0 and quartiles 1 apart; their order stays.",
     "Transferability scores use the answers of split train alone; what they are worth is not known for one encoder.",
 )
+
+_TESTED = ("AUROC", "p", "p corrected", "says")
+_PAIRED = "Paired over the patients of split test"
 
 
 def frozen_sections(results: Mapping[str, Any], pictures: Sequence[tuple[Path, str]] = ()) -> list[Section]:
@@ -59,17 +69,17 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
             )
             found.append(
                 f"With {_labels(labels)} labelled images a linear probe on {results['arm']} reaches AUROC "
-                f"{interval_text(ours)}, on {other} {interval_text(theirs)}: difference "
-                f"{interval_text(probes['linear'], signed=True)}, {_verdict(results, other, labels, 'linear')}."
+                f"{interval_text(ours)}, on {other} {interval_text(theirs)}: "
+                f"{encoder_words(probes['linear'], _each(results, other, labels, 'linear'))}."
             )
         found.append(trained_once((results["arm"], other), dict.fromkeys(results["encoders"], 1), "benchmark").strip())
     return found
 
 
-def _verdict(results: Mapping[str, Any], other: str, labels: str, probe: str) -> str:
-    """What a difference says; of random weights with each of them in view."""
-    ours, theirs = (results["arms"][arm]["probes"][labels][probe]["each"] for arm in (results["arm"], other))
-    return encoder_verdict(ours[0], theirs, results["differences"][other][labels][probe])
+def _each(results: Mapping[str, Any], arm: str, labels: str, probe: str) -> list[float | None]:
+    """AUROC of each encoder of an arm."""
+    each: list[float | None] = results["arms"][arm]["probes"][labels][probe]["each"]
+    return each
 
 
 def _summary(results: Mapping[str, Any]) -> Section:
@@ -122,16 +132,13 @@ def _probes(results: Mapping[str, Any]) -> Section:
         (
             f"{results['arm']} − {other}",
             f"{PROBES[probe]}, {_labels(labels)}",
-            interval_text(i, signed=True),
-            _verdict(results, other, labels, probe),
+            *encoder_cells(found, _each(results, other, labels, probe)),
         )
         for other, by_labels in results["differences"].items()
         for labels, probes in by_labels.items()
-        for probe, i in probes.items()
+        for probe, found in probes.items()
     )
-    differences = Table(
-        ("difference", "probe, labels", "AUROC", "says"), lines, "Paired over the patients of split test."
-    )
+    differences = Table(("difference", "probe, labels", *_TESTED), lines, f"{_PAIRED}.{_corrected(results)}")
     intervals = [(group, name, entry["auroc"]) for group, name, entry in rows]
     picture = figure_picture(
         interval_figure(intervals, "AUROC"), "AUROC on split test with 95 % intervals over patients."
@@ -162,14 +169,9 @@ def _shots(results: Mapping[str, Any]) -> Section:
     episodes, own = next(iter(curves.values()))[0]["episodes"], results["arm"]
     each = {(name, str(shot["shots"])): shot["each"] for name, shots in curves.items() for shot in shots}
     lines = tuple(
-        (
-            f"{own} − {other}",
-            shots,
-            interval_text(difference, signed=True),
-            encoder_verdict(each[own, shots][0], each[other, shots], difference),
-        )
+        (f"{own} − {other}", shots, *encoder_cells(found, each[other, shots]))
         for other, by_shots in results["shot_differences"].items()
-        for shots, difference in by_shots.items()
+        for shots, found in by_shots.items()
     )
     caption = f"Mean AUROC over {episodes} draws of so many images a class"
     tables = (
@@ -179,9 +181,9 @@ def _shots(results: Mapping[str, Any]) -> Section:
             f"{caption}, with intervals over patients; standard deviation over the draws.",
         ),
         Table(
-            ("difference", "images a class", "AUROC", "says"),
+            ("difference", "images a class", *_TESTED),
             lines,
-            "Paired over the patients; the draws are the same.",
+            f"{_PAIRED}; the draws are the same.{_corrected(results)}",
         ),
     )
     picture = figure_picture(shot_figure(curves), f"{caption}, and its standard deviation over them.")
@@ -202,6 +204,10 @@ def _transferability(results: Mapping[str, Any]) -> Section:
         "Higher is better; – where the features are the same for all images.",
     )
     return Section("Transferability", tables=(table,))
+
+
+def _corrected(results: Mapping[str, Any]) -> str:
+    return f" p is corrected over all {results['comparisons']} comparisons of this report."
 
 
 def _labels(labels: str) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medssl.evaluation.rankings import LEVEL, NOT_SHOWN, told, told_beside
+from medssl.evaluation.rankings import LEVEL, NOT_SHOWN, told_tested
 from medssl.evaluation.report.page import Section
 from medssl.evaluation.report.results import interval_text, length_unit, p_text, size_text
 
@@ -143,24 +143,29 @@ def trained_once(arms: Sequence[str], networks: Mapping[str, int], verb: str = "
     return f" This is one training of {whose}; another seed may differ (medssl {verb})."
 
 
-def encoder_verdict(
-    ours: float | None, theirs: Sequence[float | None], difference: Mapping[str, Any], smaller: bool = False
-) -> str:
-    """What a difference of encoders says, those with random weights looked at one by one as well (`told_beside`).
+def encoder_words(found: Mapping[str, Any], theirs: Sequence[float | None], smaller: bool = False) -> str:
+    """A difference of encoders with its corrected p and what it says, in a sentence's end."""
+    difference, _, p_value, verdict = encoder_cells(found, theirs, smaller)
+    return f"difference {difference}, corrected p {p_value}: {verdict}"
+
+
+def encoder_cells(
+    found: Mapping[str, Any], theirs: Sequence[float | None], smaller: bool = False
+) -> tuple[str, str, str, str]:
+    """A difference of encoders with its interval, p, corrected p and what it says, with what speaks against it.
 
     Args:
-        ours: Number of the encoder that is judged; null where there is none.
-        theirs: Those of the encoders that it is compared with.
-        difference: Interval of ours minus their mean, over patients.
+        found: The difference, as results.json has it.
+        theirs: Numbers of those that the encoder is compared with, one by one.
         smaller: Whether less is better.
     """
-    sign = -1 if smaller else 1
-    low, high = sorted(math.nan if difference[end] is None else sign * difference[end] for end in ("low", "high"))
+    sign, verdict, p_value = -1 if smaller else 1, found["verdict"], found["p_value_corrected"]
+    low, high = sorted(math.nan if found[end] is None else sign * found[end] for end in ("low", "high"))
     known = [sign * value for value in theirs if value is not None]
-    verdict = told(low, high) if ours is None else told_beside(sign * ours, known, low, high)
-    if verdict == told(low, high):
-        return verdict
-    return f"{verdict}: one of {len(theirs)} encoders reaches {sign * (max(known) if low > 0 else min(known)):.3f}"
+    if verdict == NOT_SHOWN != told_tested(low, high, math.nan if p_value is None else p_value):
+        reached = sign * (max(known) if low > 0 else min(known))
+        verdict = f"{verdict}: one of {len(theirs)} encoders reaches {reached:.3f}"
+    return interval_text(found, signed=True), p_text(found["p_value"]), p_text(p_value), verdict
 
 
 def _structure_words(label: str, found: Mapping[str, Any], unit: str, length: str) -> str:
