@@ -56,7 +56,7 @@ class MAE(Method):
         require(ratio(mask_ratio=mask_ratio) + not_negative(min_patch_std=min_patch_std or 0))
         self._vit, self.seed, self.mask_ratio, self.mask = vit, seed, mask_ratio, mask
         self.variance_floor = variance_floor
-        self.min_patch_std = min_patch_std
+        self.min_patch_std, self.over_batch = min_patch_std, min_patch_std is not None
         self.decoder = TokenDecoder(vit.width, decoder, vit.patch_embed.in_features)
 
     @property

@@ -57,8 +57,8 @@ class TrainOptions:
 
     accumulate: int = 1
     """Compute a step's batch in this many parts, to fit memory. The gradient is that of the whole batch where the loss
-    is a mean over samples; a loss that compares samples, as Dice does, and batch norm, see one part at a time, which a
-    run says."""
+    is a mean over samples; a loss that compares samples, as Dice does, or counts what it finds in them, and batch norm,
+    see one part at a time, which a run says."""
 
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     """Fused AdamW, SGD with momentum, or LARS with momentum 0.9 for large batches."""
