@@ -112,17 +112,28 @@ def build_optimizer(groups: Sequence[ParameterGroup], options: TrainOptions) -> 
         return LARS([{**part, "adapt": g.decay} for part, g in zip(content, groups, strict=True)], lr=options.lr)
     if options.optimizer == "sgd":
         momentum, nesterov = options.momentum, options.nesterov
-        sgd = torch.optim.SGD(content, lr=options.lr, momentum=momentum, nesterov=nesterov, fused=True)
-        for parameter in (p for g in groups for p in g.parameters):  # fused steps want all of them from the start on,
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(
-                parameter
-            )  # and some weights have no gradient yet
-        return sgd
+        return torch.optim.SGD(content, lr=options.lr, momentum=momentum, nesterov=nesterov, fused=True)
     return torch.optim.AdamW(content, lr=options.lr, betas=(0.9, options.beta2), fused=True)
 
 
-def rate_at(step: int, options: TrainOptions) -> float:
-    """Share of the peak learning rate at a step counted from 0; a pure function, so there is no state to resume."""
+def start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Set the momentum of SGD to 0, once the strategy has split the weights: its parts are as large as theirs.
+
+    Fused steps want all of it from the start on, and some weights have no gradient yet.
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def rate_at(step: int, options: TrainOptions, steady: bool = False) -> float:
+    """Share of the peak learning rate at a step counted from 0; a pure function, so there is no state to resume.
+
+    Args:
+        step: Steps done.
+        options: The schedule.
+        steady: Do not fall after the warm-up.
+    """
     if step < options.warmup_steps:
         return (step + 1) / options.warmup_steps
     share = (step - options.warmup_steps) / max(options.steps - options.warmup_steps, 1)

@@ -17,10 +17,10 @@ from medssl.imaging.errors import CheckpointError
 from medssl.models.weights import write_weights
 from medssl.training.checkpoints import write_checkpoint
 from medssl.training.ema import WeightAverage
-from medssl.training.optimizers import ParameterGroup, build_optimizer, parameter_groups
+from medssl.training.optimizers import ParameterGroup, build_optimizer, parameter_groups, start_momentum
 from medssl.training.options import TrainOptions
 from medssl.training.run_folder import RunFolder
-from medssl.training.sharding import load_whole_state, whole_state, whole_weights
+from medssl.training.sharding import load_whole_state, make_whole, whole_state, whole_weights
 
 
 @dataclass
@@ -77,6 +77,7 @@ def build(
     optimizer = build_optimizer(groups, options)
     wrapped, stepper = fabric.setup(module, optimizer)
     module.train()
+    start_momentum(optimizer)
     average = WeightAverage(module, options.ema_decay) if options.ema_decay else None
     return TrainState(fabric, module, wrapped, optimizer, stepper, groups, average)
 
@@ -182,6 +183,13 @@ def evaluating(state: TrainState) -> Iterator[nn.Module]:
 
 
 def checkpoint_bytes(module: nn.Module, options: TrainOptions) -> int:
+def finish(state: TrainState) -> None:
+    """Give the module the weights that the run ends with: averaged where there is an average, whole on each device."""
+    if state.average is not None:
+        state.average.install()
+    make_whole(state.fabric, _inner(state))
+
+
     """Size of a checkpoint: weights, moments, average, buffers."""
     weights: int = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
     fixed: int = sum(t.numel() * t.element_size() for t in module.state_dict().values())
