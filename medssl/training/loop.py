@@ -152,7 +152,7 @@ def fit(
         options: Length, optimiser, house-keeping.
         run: Started run folder.
         hooks: What the task adds.
-        groups: Parameters with their rates; by default `parameter_groups(module, options.layer_decay)`.
+        groups: Parameters with their rates; by default those of `parameter_groups` with the options' rates.
         resume: Go on from the run's checkpoint.
 
     Raises:
@@ -294,7 +294,11 @@ def _log(state: TrainState, window: _Window, batches: StepBatches, journal: Jour
         state.step,
         {
             **means,
-            "lr": max(float(group["lr"]) for group in state.optimizer.param_groups),
+            "lr": max(
+                float(now["lr"])
+                for now, group in zip(state.optimizer.param_groups, state.groups, strict=True)
+                if not group.steady
+            ),
             "steps_per_s": count / max(elapsed, 1e-9),
             "data_wait": batches.wait_s / max(elapsed, 1e-9),
         },

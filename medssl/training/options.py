@@ -30,6 +30,7 @@ _FROM_ONE = (
 )
 _FROM_ZERO = (
     "warmup_steps",
+    "undecayed_lr",
     "weight_decay",
     "clip_norm",
     "clip_each",
@@ -72,6 +73,10 @@ class TrainOptions:
 
     lr: float = 1e-3
     """Peak learning rate."""
+
+    undecayed_lr: float = 0.0
+    """Peak learning rate of what weight decay spares: biases, norms, tokens and position embeddings; 0 = `lr`. The
+    authors of Barlow Twins give them 0.0048 where the rest has 0.2."""
 
     warmup_steps: int = 0
     """Steps of linear warm-up to the peak."""
@@ -193,6 +198,11 @@ class TrainOptions:
             ),
         ]
         return [f"train.{name} {rule}, got {getattr(self, name)}" for name, holds, rule in rules if not holds]
+
+    @property
+    def undecayed_scale(self) -> float:
+        """Learning rate of what weight decay spares, relative to `lr`."""
+        return self.undecayed_lr / self.lr if self.undecayed_lr else 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for run.json."""

@@ -73,11 +73,12 @@ def build(
     if options.compile:
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs eagerly instead of ending the run
         module.compile()
-    groups = parameter_groups(module, options.layer_decay) if groups is None else groups
+    if groups is None:
+        groups = parameter_groups(module, options.layer_decay, undecayed_scale=options.undecayed_scale)
     optimizer = build_optimizer(groups, options)
     wrapped, stepper = fabric.setup(module, optimizer)
-    module.train()
     start_momentum(optimizer)
+    module.train()
     average = WeightAverage(module, options.ema_decay) if options.ema_decay else None
     return TrainState(fabric, module, wrapped, optimizer, stepper, groups, average)
 
@@ -182,7 +183,6 @@ def evaluating(state: TrainState) -> Iterator[nn.Module]:
                 module.training = training
 
 
-def checkpoint_bytes(module: nn.Module, options: TrainOptions) -> int:
 def finish(state: TrainState) -> None:
     """Give the module the weights that the run ends with: averaged where there is an average, whole on each device."""
     if state.average is not None:
@@ -190,6 +190,7 @@ def finish(state: TrainState) -> None:
     make_whole(state.fabric, _inner(state))
 
 
+def checkpoint_bytes(module: nn.Module, options: TrainOptions) -> int:
     """Size of a checkpoint: weights, moments, average, buffers."""
     weights: int = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
     fixed: int = sum(t.numel() * t.element_size() for t in module.state_dict().values())
