@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor
 
+from medssl.losses.gather import sum_over_processes, world_size
 from medssl.losses.precision import full
 
 
@@ -53,7 +54,9 @@ def token_mse(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def masked_token_mse(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
-    """Mean squared error over hidden tokens of the whole batch; 0 where none is hidden.
+    """Mean squared error over hidden tokens of the batch of all processes; 0 where none is hidden.
+
+    Each process has its own count, and their gradients, averaged as DDP does, are those of that mean.
 
     Args:
         prediction: (B, N, P).
@@ -62,11 +65,11 @@ def masked_token_mse(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tens
     """
     weight = hidden.to(torch.float32)
     error = (full(prediction) - full(target)).square().mean(-1)
-    return (error * weight).sum() / weight.sum().clamp(min=1)
+    return (error * weight).sum() / _counted(weight)
 
 
 def masked_l1(prediction: Tensor, target: Tensor, counted: Tensor) -> Tensor:
-    """Mean absolute error over the numbers that count, of the whole batch; 0 where none does.
+    """Mean absolute error over the numbers that count, of the batch of all processes; 0 where none does.
 
     Args:
         prediction: (B, N, P).
@@ -74,7 +77,12 @@ def masked_l1(prediction: Tensor, target: Tensor, counted: Tensor) -> Tensor:
         counted: (B, N, P) bool.
     """
     weight = counted.to(torch.float32)
-    return ((full(prediction) - full(target)).abs() * weight).sum() / weight.sum().clamp(min=1)
+    return ((full(prediction) - full(target)).abs() * weight).sum() / _counted(weight)
+
+
+def _counted(weight: Tensor) -> Tensor:
+    """How much counts, of all processes, for each of these."""
+    return sum_over_processes(weight.sum()).clamp(min=1) / world_size()
 
 
 def _box_mean(image: Tensor, window: int) -> Tensor:

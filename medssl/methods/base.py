@@ -95,8 +95,11 @@ class Method(nn.Module, ABC):
     """Patients that there must be: 2 where samples are contrasted with those of other patients alone."""
 
     over_batch: bool = False
-    """Whether the loss compares the samples that are computed together, so that a step in parts (`train.accumulate`) is
-    not that of the whole batch."""
+    """Whether the loss compares the samples that are computed together, or is a mean over what happens to count in
+    them, so that a step in parts (`train.accumulate`) is not that of the whole batch."""
+
+    steady_rates: tuple[str, ...] = ()
+    """How the names of those parameters begin whose learning rate stays at its peak once it is warmed up."""
 
     helpers: tuple[HelperRun, ...] = ()
     """Other runs that it asks; their hashes and patients are part of the record."""

@@ -58,7 +58,7 @@ class MAE(Method):
         require(ratio(mask_ratio=mask_ratio) + wrong_mask(mask) + problems)
         self._vit, self.seed, self.mask_ratio, self.mask = vit, seed, mask_ratio, mask
         self.variance_floor = variance_floor
-        self.min_patch_std = min_patch_std
+        self.min_patch_std, self.over_batch = min_patch_std, min_patch_std is not None
         self.decoder = TokenDecoder(vit.width, decoder, vit.patch_embed.in_features)
 
     @property

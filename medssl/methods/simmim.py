@@ -75,6 +75,7 @@ class SimMIM(Method):
         require(problems)
         self._encoder, self.seed, self.mask_ratio = patches, seed, mask_ratio
         self.local_norm, self.foreground, self.linear = local_norm, foreground, decoder == "linear"
+        self.over_batch = foreground is not None
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.zeros(1, 1, patches.width), std=0.02))
         outputs = patches.in_channels + (foreground is not None)
         self.decoder = LinearDecoder(patches, outputs) if self.linear else decoder_for(patches, outputs)

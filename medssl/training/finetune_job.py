@@ -124,6 +124,7 @@ def build_job(tuning: Finetuning, share: Share) -> Job:
         settings.transfer.encoder_lr,
         settings.transfer.frozen_steps,
         settings.transfer.thaw_steps,
+        train.undecayed_scale,
     )
     augment = Augmentation(settings.augment, train.seed)
     source = StepDataset(cache, share.train, plan)

@@ -26,7 +26,7 @@ from medssl.training.optimizers import ParameterGroup, clip_each, set_rates
 from medssl.training.options import TrainOptions
 from medssl.training.run_folder import RunFolder
 from medssl.training.signals import Interrupted, StopSignals
-from medssl.training.state import TrainState, build, evaluating, restore, save, save_best, settle_best
+from medssl.training.state import TrainState, build, evaluating, finish, restore, save, save_best, settle_best
 
 _TIME_LIMIT = -1
 _ESTIMATE_AFTER = 3
@@ -142,8 +142,8 @@ def fit(
     `module(batch)` returns `loss` () and detached scalars to log; the batch also holds `progress` (), the share of the
     steps done. When the module has them, `module.before_step(step)` is called with the gradients of each optimiser
     step, counted from 0, and `module.after_step(step)` after it, counted from 1. After `fit` the module has the
-    averaged weights when there are any. Before each forward the global random generators are seeded from the run's
-    seed and the batch's number, so that dropout too repeats itself in a resumed run.
+    averaged weights when there are any, whole on each device. Before each forward the global random generators are
+    seeded from the run's seed and the batch's number, so that dropout too repeats itself in a resumed run.
 
     Args:
         fabric: From `launch`.
@@ -152,7 +152,7 @@ def fit(
         options: Length, optimiser, house-keeping.
         run: Started run folder.
         hooks: What the task adds.
-        groups: Parameters with their rates; by default `parameter_groups(module, options.layer_decay)`.
+        groups: Parameters with their rates; by default those of `parameter_groups` with the options' rates.
         resume: Go on from the run's checkpoint.
 
     Raises:
@@ -191,8 +191,7 @@ def fit(
                 _evaluate(state, options, run, hooks, journal)
     if stop > 0:
         raise Interrupted(stop)
-    if state.average is not None:
-        state.average.install()
+    finish(state)
     return FitResult(state.step, state.step >= options.steps, state.best_step, state.best_value, state.seconds)
 
 
@@ -295,7 +294,11 @@ def _log(state: TrainState, window: _Window, batches: StepBatches, journal: Jour
         state.step,
         {
             **means,
-            "lr": max(float(group["lr"]) for group in state.optimizer.param_groups),
+            "lr": max(
+                float(now["lr"])
+                for now, group in zip(state.optimizer.param_groups, state.groups, strict=True)
+                if not group.steady
+            ),
             "steps_per_s": count / max(elapsed, 1e-9),
             "data_wait": batches.wait_s / max(elapsed, 1e-9),
         },

@@ -27,6 +27,7 @@ class ParameterGroup:
         decay: Whether weight decay applies.
         frozen_steps: First steps in which the learning rate is zero.
         thaw_steps: After them it begins at a tenth and doubles every so many steps; 0 = it is all there at once.
+        steady: Whether the learning rate stays at its peak once it is warmed up.
     """
 
     names: list[str] = field(default_factory=list)
@@ -35,6 +36,7 @@ class ParameterGroup:
     decay: bool = True
     frozen_steps: int = 0
     thaw_steps: int = 0
+    steady: bool = False
 
     def rate_at(self, step: int) -> float:
         """Learning rate relative to the run's at a step counted from 0."""
@@ -52,12 +54,14 @@ def parameter_groups(
     encoder_scale: float = 1.0,
     frozen_steps: int = 0,
     thaw_steps: int = 0,
+    undecayed_scale: float = 1.0,
 ) -> list[ParameterGroup]:
     """Group the trainable parameters by layer and by whether they are decayed.
 
     Biases, norms (at most one axis), tokens and position embeddings are never decayed. Layer `l` of the `L` layers of
     the encoder gets `encoder_scale * layer_decay ** (L - l)`; everything else the full rate (BEiT, Bao et al. 2022,
-    https://arxiv.org/abs/2106.08254).
+    https://arxiv.org/abs/2106.08254). Names that begin as one of the module's `steady_rates`, where it has any, keep
+    their rate to the end.
 
     Args:
         module: Module to train.
@@ -66,6 +70,7 @@ def parameter_groups(
         encoder_scale: Learning rate of the encoder's last layer relative to the rest.
         frozen_steps: Steps during which the encoder does not move.
         thaw_steps: Steps after which its learning rate, a tenth of its own at first, doubles; 0 = its own at once.
+        undecayed_scale: Learning rate of what is not decayed relative to that of its neighbours.
     """
     prefix = _encoder_prefix(module) if encoder is None else encoder
     depth = {
@@ -74,7 +79,8 @@ def parameter_groups(
         if prefix and name.startswith(prefix)
     }
     top = max((d for d in depth.values() if d is not None), default=-1) + 2
-    groups: dict[tuple[float, bool, tuple[int, int]], ParameterGroup] = {}
+    kept = getattr(module, "steady_rates", ())
+    groups: dict[tuple[float, bool, tuple[int, int], bool], ParameterGroup] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -84,7 +90,8 @@ def parameter_groups(
             scale = encoder_scale * layer_decay ** (top - (top if layer is None else layer + 1))
             frozen = (frozen_steps, thaw_steps)
         decay = parameter.ndim > 1 and not _SPARED.search(name)
-        group = groups.setdefault((scale, decay, frozen), ParameterGroup([], [], scale, decay, *frozen))
+        scale, steady = scale if decay else scale * undecayed_scale, name.startswith(kept)
+        group = groups.setdefault((scale, decay, frozen, steady), ParameterGroup([], [], scale, decay, *frozen, steady))
         group.names.append(name)
         group.parameters.append(parameter)
     return list(groups.values())
@@ -112,21 +119,32 @@ def build_optimizer(groups: Sequence[ParameterGroup], options: TrainOptions) -> 
         return LARS([{**part, "adapt": g.decay} for part, g in zip(content, groups, strict=True)], lr=options.lr)
     if options.optimizer == "sgd":
         momentum, nesterov = options.momentum, options.nesterov
-        sgd = torch.optim.SGD(content, lr=options.lr, momentum=momentum, nesterov=nesterov, fused=True)
-        for parameter in (p for g in groups for p in g.parameters):  # fused steps want all of them from the start on,
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(
-                parameter
-            )  # and some weights have no gradient yet
-        return sgd
+        return torch.optim.SGD(content, lr=options.lr, momentum=momentum, nesterov=nesterov, fused=True)
     return torch.optim.AdamW(content, lr=options.lr, betas=(0.9, options.beta2), fused=True)
 
 
-def rate_at(step: int, options: TrainOptions) -> float:
-    """Share of the peak learning rate at a step counted from 0; a pure function, so there is no state to resume."""
+def start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Set the momentum of SGD to 0, once the strategy has split the weights: its parts are as large as theirs.
+
+    Fused steps want all of it from the start on, and some weights have no gradient yet.
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def rate_at(step: int, options: TrainOptions, steady: bool = False) -> float:
+    """Share of the peak learning rate at a step counted from 0; a pure function, so there is no state to resume.
+
+    Args:
+        step: Steps done.
+        options: The schedule.
+        steady: Do not fall after the warm-up.
+    """
     if step < options.warmup_steps:
         return (step + 1) / options.warmup_steps
     share = (step - options.warmup_steps) / max(options.steps - options.warmup_steps, 1)
-    if options.schedule == "constant":
+    if steady or options.schedule == "constant":
         return 1.0
     falling = 0.5 * (1 + math.cos(math.pi * share)) if options.schedule == "cosine" else (1 - share) ** 0.9
     return options.final_lr + (1 - options.final_lr) * falling
@@ -144,9 +162,9 @@ def set_rates(
     optimizer: torch.optim.Optimizer, groups: Sequence[ParameterGroup], step: int, options: TrainOptions
 ) -> None:
     """Set each group's learning rate and weight decay for a step."""
-    rate, decay = options.lr * rate_at(step, options), decay_at(step, options)
+    decay = decay_at(step, options)
     for target, group in zip(_groups(optimizer), groups, strict=True):
-        target["lr"] = rate * group.rate_at(step)
+        target["lr"] = options.lr * rate_at(step, options, group.steady) * group.rate_at(step)
         target["weight_decay"] = decay if group.decay else 0.0
 
 

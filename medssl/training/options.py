@@ -30,6 +30,7 @@ _FROM_ONE = (
 )
 _FROM_ZERO = (
     "warmup_steps",
+    "undecayed_lr",
     "weight_decay",
     "clip_norm",
     "clip_each",
@@ -57,8 +58,8 @@ class TrainOptions:
 
     accumulate: int = 1
     """Compute a step's batch in this many parts, to fit memory. The gradient is that of the whole batch where the loss
-    is a mean over samples; a loss that compares samples, as Dice does, and batch norm, see one part at a time, which a
-    run says."""
+    is a mean over samples; a loss that compares samples, as Dice does, or counts what it finds in them, and batch norm,
+    see one part at a time, which a run says."""
 
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     """Fused AdamW, SGD with momentum, or LARS with momentum 0.9 for large batches."""
@@ -72,6 +73,10 @@ class TrainOptions:
 
     lr: float = 1e-3
     """Peak learning rate."""
+
+    undecayed_lr: float = 0.0
+    """Peak learning rate of what weight decay spares: biases, norms, tokens and position embeddings; 0 = `lr`. The
+    authors of Barlow Twins give them 0.0048 where the rest has 0.2."""
 
     warmup_steps: int = 0
     """Steps of linear warm-up to the peak."""
@@ -194,6 +199,11 @@ class TrainOptions:
             ),
         ]
         return [f"train.{name} {rule}, got {getattr(self, name)}" for name, holds, rule in rules if not holds]
+
+    @property
+    def undecayed_scale(self) -> float:
+        """Learning rate of what weight decay spares, relative to `lr`."""
+        return self.undecayed_lr / self.lr if self.undecayed_lr else 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for run.json."""

@@ -263,11 +263,11 @@ def _lone_patient(method: Method, source: Source) -> list[str]:
 def notes(method: Method, sources: Sequence[Source], train: TrainOptions) -> list[str]:
     """What should be known before a run starts, though nothing forbids it."""
     found = method.notes(sum(len(source.cases) for source in sources))
-    name, parts, compares = type(method).__name__, train.accumulate, "the loss" if method.over_batch else "batch norm"
+    name, parts, what = type(method).__name__, train.accumulate, "the loss" if method.over_batch else "batch norm"
     if parts > 1 and (method.over_batch or has_batch_norm(method)):
         sizes = " and ".join(f"{source.batch_size // parts} of {source.batch_size}" for source in sources)
         found.append(
-            f"train.accumulate {parts}: {compares} of {name} compares the samples of one part, {sizes}, "
+            f"train.accumulate {parts}: {what} of {name} is over the samples of one part, {sizes}, "
             "so the step is not that of the whole batch; where memory allows take fewer parts, or more devices"
         )
     return found

@@ -21,7 +21,7 @@ def whole_state(fabric: Fabric, module: nn.Module, optimizer: torch.optim.Optimi
     """`module` and `optimizer` state; in a sharded run every process must call it, and the first gets the whole."""
     if not is_sharded(fabric):
         return {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
-    weights, moments = get_state_dict(module, optimizer, options=_OPTIONS)
+    weights, moments = get_state_dict(module, optimizer, options=_options(fabric))
     return {"module": weights, "optimizer": moments}
 
 
@@ -34,7 +34,11 @@ def load_whole_state(
         optimizer.load_state_dict(state["optimizer"])
         return
     set_state_dict(
-        module, optimizer, model_state_dict=state["module"], optim_state_dict=state["optimizer"], options=_OPTIONS
+        module,
+        optimizer,
+        model_state_dict=state["module"],
+        optim_state_dict=state["optimizer"],
+        options=_options(fabric),
     )
 
 
@@ -48,4 +52,21 @@ def whole_weights(fabric: Fabric, module: nn.Module) -> Iterator[None]:
         yield
 
 
-_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
+def make_whole(fabric: Fabric, module: nn.Module) -> None:
+    """Give every device all weights for good, once training is over; every process must call it.
+
+    Without it a parameter is, outside forward and `whole_weights`, a slice of it or nothing.
+    """
+    if not is_sharded(fabric):
+        return
+    with whole_weights(fabric, module):
+        whole = [parameter.detach().clone() for parameter in module.parameters()]
+    for parameter, weights in zip(module.parameters(), whole, strict=True):
+        parameter.data = weights
+
+
+def _options(fabric: Fabric) -> StateDictOptions:
+    """The first process gets it all, on its CPU; in a run on CPUs every process, since torch has nothing to move there
+    and would free the weights while they are copied.
+    """
+    return StateDictOptions(full_state_dict=True, cpu_offload=fabric.device.type != "cpu")

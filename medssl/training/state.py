@@ -17,10 +17,10 @@ from medssl.imaging.errors import CheckpointError
 from medssl.models.weights import write_weights
 from medssl.training.checkpoints import write_checkpoint
 from medssl.training.ema import WeightAverage
-from medssl.training.optimizers import ParameterGroup, build_optimizer, parameter_groups
+from medssl.training.optimizers import ParameterGroup, build_optimizer, parameter_groups, start_momentum
 from medssl.training.options import TrainOptions
 from medssl.training.run_folder import RunFolder
-from medssl.training.sharding import load_whole_state, whole_state, whole_weights
+from medssl.training.sharding import load_whole_state, make_whole, whole_state, whole_weights
 
 
 @dataclass
@@ -73,9 +73,11 @@ def build(
     if options.compile:
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs eagerly instead of ending the run
         module.compile()
-    groups = parameter_groups(module, options.layer_decay) if groups is None else groups
+    if groups is None:
+        groups = parameter_groups(module, options.layer_decay, undecayed_scale=options.undecayed_scale)
     optimizer = build_optimizer(groups, options)
     wrapped, stepper = fabric.setup(module, optimizer)
+    start_momentum(optimizer)
     module.train()
     average = WeightAverage(module, options.ema_decay) if options.ema_decay else None
     return TrainState(fabric, module, wrapped, optimizer, stepper, groups, average)
@@ -179,6 +181,13 @@ def evaluating(state: TrainState) -> Iterator[nn.Module]:
         finally:
             for module, training in modes.items():
                 module.training = training
+
+
+def finish(state: TrainState) -> None:
+    """Give the module the weights that the run ends with: averaged where there is an average, whole on each device."""
+    if state.average is not None:
+        state.average.install()
+    make_whole(state.fabric, _inner(state))
 
 
 def checkpoint_bytes(module: nn.Module, options: TrainOptions) -> int:

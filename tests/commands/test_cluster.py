@@ -94,6 +94,17 @@ def test_slurm_starts_and_requeues_when_the_time_is_up(plan: dict[str, str], tmp
     assert _script("slurm.sbatch", plan, tmp_path / "run").returncode == 2
 
 
+@pytest.mark.parametrize("script", ["slurm.sbatch", "slurm_seeds.sbatch"])
+def test_srun_gets_the_cores_that_were_asked_for(script: str, plan: dict[str, str], tmp_path: Path):
+    """Slurm 22.05 and later tell srun of them in this way alone; sbatch sets the other one where a script asks."""
+    (tmp_path / "bin" / "srun").write_text(f'#!/bin/sh\necho "${{SRUN_CPUS_PER_TASK-none}}" > "{tmp_path}/cores"\n')
+    plan |= {"SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_ARRAY_TASK_ID": "3"}
+    for asked, found in (({"SLURM_CPUS_PER_TASK": "8"}, "8\n"), ({}, "none\n")):
+        done = _script(script, plan | asked, tmp_path / "run")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "cores").read_text() == found
+
+
 @pytest.mark.integration
 def test_an_array_gives_each_seed_a_folder(plan: dict[str, str], tmp_path: Path):
     (tmp_path / "bin" / "srun").write_text('#!/bin/sh\nexec "$@"\n')

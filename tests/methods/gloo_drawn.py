@@ -16,6 +16,8 @@ from medssl.data.mask_ratios import HiddenTokens
 from medssl.losses.gather import sum_over_processes, world_size
 from medssl.methods.dinov2 import DINOv2
 from medssl.methods.ibot import IBOT
+from medssl.methods.mae import MAE
+from medssl.methods.simmim import SimMIM
 from medssl.methods.sit import SiT
 from medssl.methods.swin_unetr import SwinUNETRPretraining
 
@@ -32,11 +34,10 @@ def _masked(method: Any, rows: slice) -> Any:
 
 
 def _sit(rows: slice) -> Any:
-    """All samples have one mask: the reconstruction is the mean over a process's own corrupted voxels."""
     method = SiT(small_vit(registers=1), steps=100, head=(16, 8), weights=(1.0, 0.5))
     clean, drawn, turns = method._draw(view_batch()["views"], 3)
     number = torch.arange(len(clean[0][rows]))
-    own = [Corruption(d.mask[:1].expand_as(d.mask)[rows], number, d.shift[rows], d.seeds[rows]) for d in drawn]
+    own = [Corruption(d.mask[rows], number, d.shift[rows], d.seeds[rows]) for d in drawn]
     views, turned = [view[rows] for view in clean], turns.unflatten(0, (2, -1))[:, rows].flatten()
     method._draw = lambda *_: (views, own, turned)  # type: ignore[method-assign]
     return method
@@ -50,6 +51,22 @@ def _swin_unetr(rows: slice) -> Any:
     return method
 
 
+def _mae(rows: slice) -> Any:
+    """Patches that do not count are another number in each half."""
+    method = MAE(small_vit(), decoder=(12, 1, 2), min_patch_std=1.2)
+    own = tuple(part[rows] for part in method._draw(view_batch()["image"], 3))
+    method._draw = lambda *_: own  # type: ignore[method-assign,assignment,return-value]
+    return method
+
+
+def _simmim(rows: slice) -> Any:
+    """The body is larger in one half."""
+    method = SimMIM(small_encoder("swin", 2), block=4, foreground=2.2)
+    own = method._draw(view_batch()["image"], 3)[rows]
+    method._draw = lambda *_: own  # type: ignore[method-assign]
+    return method
+
+
 _TOKENS: dict[str, Any] = {"steps": 100, "head": (16, 8, 12, 10)}
 KINDS: dict[str, Callable[[slice], Any]] = {
     "dinov2_sinkhorn": lambda rows: _masked(DINOv2(small_vit(), **_TOKENS, spread=("sinkhorn", 0.1)), rows),
@@ -57,6 +74,8 @@ KINDS: dict[str, Callable[[slice], Any]] = {
     "ibot": lambda rows: _masked(IBOT(small_vit(), **_TOKENS), rows),
     "sit": _sit,
     "swin_unetr": _swin_unetr,
+    "mae": _mae,
+    "simmim": _simmim,
 }
 
 

@@ -172,7 +172,7 @@ def test_the_learning_rate_falls_from_layer_to_layer_of_the_encoder_alone(flat: 
         "vit": (Component("medssl.models.vit.ViT", VIT), "UNETRDecoder"),
     }[kind]
     network = NetworkOptions(encoder, Component(f"medssl.models.decoders.{decoder}"))
-    train = TrainOptions(accelerator="cpu", layer_decay=0.5)
+    train = TrainOptions(accelerator="cpu", layer_decay=0.5, lr=0.01, undecayed_lr=0.005)
     parts = (CropOptions((16, 16)), TransferOptions(encoder_lr=0.1), AugmentOptions(), InferenceOptions(), train)
     settings = Settings("segmentation", "ce", network, *parts, SubsetOptions())
     tuning = assemble(settings, flat, launch(train))
@@ -182,6 +182,7 @@ def test_the_learning_rate_falls_from_layer_to_layer_of_the_encoder_alone(flat: 
         "vit": ("patch_embed.weight", "blocks.0.qkv.weight", "blocks.1.qkv.weight"),
     }[kind]
     assert scales["network.decoder.head.weight"] == 1
+    assert scales["network.decoder.head.bias"] == 0.5
     assert scales[f"network.encoder.{middle}"] == scales[f"network.encoder.{last}"] / 2
     assert scales[f"network.encoder.{first}"] < scales[f"network.encoder.{middle}"] < 0.1
 

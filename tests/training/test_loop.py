@@ -48,6 +48,15 @@ def test_a_line_holds_the_means_since_the_last_line(train):
     assert list((third / "tb").glob("events*"))
 
 
+def test_the_rate_of_a_line_is_that_of_the_schedule_where_some_weights_keep_theirs(train):
+    module = Toy()
+    module.steady_rates = ("head.",)
+    _, _, run = train(make=lambda: module, steps=4, lr=0.1, log_every=1)
+    assert [line["lr"] for line in lines(run)] == pytest.approx(
+        [0.1, 0.05 + 0.05 * 0.5**0.5, 0.05, 0.05 - 0.05 * 0.5**0.5]
+    )
+
+
 def test_clipping_bounds_the_first_update_of_sgd(train):
     torch.manual_seed(3)
     before = Toy()

@@ -50,24 +50,33 @@ def test_notes_are_told_before_the_first_step(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(
-    ("name", "accumulate", "compares"),
+    ("name", "accumulate", "arguments", "what"),
     [
-        ("simclr.SimCLR", 2, "the loss of SimCLR"),
-        ("byol.BYOL", 2, "batch norm of BYOL"),
-        ("volume_fusion.VolumeFusion", 2, "the loss of VolumeFusion"),
-        ("alice.Alice", 2, "the loss of Alice"),
-        ("simclr.SimCLR", 1, ""),
-        ("dino.DINO", 2, ""),  # a mean over samples, and a centre that takes in all parts
+        ("simclr.SimCLR", 2, {}, "the loss of SimCLR"),
+        ("byol.BYOL", 2, {}, "batch norm of BYOL"),
+        ("simclr.SimCLR", 1, {}, ""),
+        ("dino.DINO", 2, {}, ""),  # a mean over samples, and a centre that takes in all parts
+        ("mae.MAE", 2, {}, ""),
+        ("mae.MAE", 2, {"min_patch_std": 0.1}, "the loss of MAE"),
+        ("simmim.SimMIM", 2, {}, ""),
+        ("simmim.SimMIM", 2, {"foreground": 0.0}, "the loss of SimMIM"),
+        ("volume_fusion.VolumeFusion", 2, {}, "the loss of VolumeFusion"),
+        ("alice.Alice", 2, {}, "the loss of Alice"),
     ],
 )
 def test_parts_of_a_batch_that_are_not_the_whole_are_told(
-    name: str, accumulate: int, compares: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    accumulate: int,
+    arguments: dict[str, Any],
+    what: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     cache = small_cache(tmp_path / "cache", [(20, 24), (24, 20), (18, 18)]).path
-    run(cache, tmp_path / "run", name, steps=1, accumulate=accumulate)
+    run(cache, tmp_path / "run", name, steps=1, accumulate=accumulate, arguments=arguments)
     told = capsys.readouterr().err
-    if compares:
-        assert f"note: train.accumulate 2: {compares} compares the samples of one part, 2 of 4" in told
+    if what:
+        assert f"note: train.accumulate 2: {what} is over the samples of one part, 2 of 4" in told
     else:
         assert "train.accumulate" not in told
 

@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,10 +8,13 @@ from torch import nn
 
 from medssl.imaging.errors import ConfigError
 from medssl.methods.cae import CAE
+from medssl.methods.simsiam import SimSiam
 from medssl.models.vit import ViT
 from medssl.training.ema import WeightAverage
+from medssl.training.loop import launch
 from medssl.training.optimizers import build_optimizer, clip_each, decay_at, parameter_groups, rate_at, set_rates
 from medssl.training.options import TrainOptions
+from medssl.training.state import build
 
 
 class _Encoder(nn.Module):
@@ -55,6 +59,39 @@ def test_the_query_of_hidden_patches_is_a_token_and_that_of_attention_a_weight()
     decay = {name: group.decay for group in parameter_groups(method) for name in group.names}
     assert not decay["regressor.query"]
     assert decay["regressor.blocks.0.cross.query.weight"]
+
+
+def test_what_is_not_decayed_can_have_a_rate_of_its_own_on_the_same_schedule():
+    options = TrainOptions(lr=0.2, undecayed_lr=0.0048, steps=110, warmup_steps=10, final_lr=0.001)
+    groups = parameter_groups(_Network(), layer_decay=0.5, undecayed_scale=options.undecayed_scale)
+    optimizer = build_optimizer(groups, options)
+    for step, share in ((0, 0.1), (10, 1.0), (110, 0.001)):
+        set_rates(optimizer, groups, step, options)
+        rates = {name: g["lr"] for g, own in zip(optimizer.param_groups, groups, strict=True) for name in own.names}
+        assert rates["decoder.weight"] == pytest.approx(0.2 * share)
+        assert rates["decoder.bias"] == rates["encoder.norm.weight"] == pytest.approx(0.0048 * share)
+        assert rates["encoder.blocks.1.weight"] == pytest.approx(0.05 * share)
+        assert rates["encoder.blocks.1.bias"] == pytest.approx(0.0012 * share)
+    assert TrainOptions(lr=0.2).undecayed_scale == 1
+    state = build(launch(TrainOptions(accelerator="cpu")), _Network(), replace(options, accelerator="cpu"))
+    assert sorted(group["lr"] for group in state.optimizer.param_groups) == pytest.approx([0.0048, 0.2])
+    with pytest.raises(ConfigError, match="undecayed_lr must be 0 or more"):
+        TrainOptions(undecayed_lr=-0.1)
+
+
+def test_the_predictor_of_simsiam_can_keep_its_rate_to_the_end():
+    options = TrainOptions(lr=0.1, steps=20, warmup_steps=10)
+    for kept in (True, False):
+        vit = ViT(2, 1, patch_size=4, width=12, depth=1, heads=2)
+        method = SimSiam(vit, hidden=8, bottleneck=4, fix_predictor_lr=kept)
+        groups = parameter_groups(method)
+        optimizer = build_optimizer(groups, options)
+        for step, rest, predictor in ((4, 0.05, 0.05), (10, 0.1, 0.1), (15, 0.05, 0.1), (20, 0.0, 0.1)):
+            set_rates(optimizer, groups, step, options)
+            for group, own in zip(optimizer.param_groups, groups, strict=True):
+                for name in own.names:
+                    steady = kept and name.startswith("predictor.")
+                    assert group["lr"] == pytest.approx(predictor if steady else rest), name
 
 
 def test_a_frozen_start_moves_only_the_rest():

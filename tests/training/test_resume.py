@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import time
 import pretrain_toy
 import pytest
 import torch
+from gloo import as_torchrun
 from safetensors.torch import load_file
 from small_cache import small_cache
 from toys import lines
@@ -117,20 +117,11 @@ def test_a_signal_leaves_a_checkpoint_and_an_exit_code(processes, cache, tmp_pat
     assert json.loads((out / "run.json").read_text())["status"] == "stopped"
 
 
-def _as_torchrun(rank):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
-    return {name: str(value) for name, value in (ranks | place).items()}
-
-
 def test_two_processes_train_as_one_does(processes, cache, tmp_path):
     """Two gloo processes share each batch; the crops, masks and gradient are those of one process in two parts."""
     one, two = tmp_path / "one", tmp_path / "two"
     _finish(_start(processes, cache, one, steps=6, accumulate=2))
-    first = _as_torchrun(0)
+    first = as_torchrun(0)
     ranks = [
         _start(processes, cache, two, {**first, "RANK": rank, "LOCAL_RANK": rank}, steps=6, devices=2, strategy="ddp")
         for rank in ("0", "1")
