@@ -112,7 +112,8 @@ def pretrain_arms(
     logs = [one.folder.with_name(f"{one.folder.name}.log") for one in missing]
     jobs = max(1, min(jobs, len(missing)))
     for done, (one, why) in enumerate(side_by_side(partial(_pretrain, jobs=jobs), missing, logs, jobs), start=1):
-        say(f"curve: pretraining {done} of {len(missing)}: {one.arm}{f': failed: {why}' if why else ''}")
+        ended = f"{one.arm}: its pretraining failed: {why}" if why else one.arm
+        say(f"curve: pretraining {done} of {len(missing)}: {ended}")
         whys |= {one.arm: why} if why else {}
     files = {arm.name: _encoder_files(plan, arm, data, out, number) for arm in arms if arm.name not in whys}
     failed = {name: f"its pretraining failed: {why}" for name, why in whys.items()}

@@ -50,11 +50,11 @@ def test_small_configurations_train_and_are_fine_tuned_in_either_dimension(
     options = ["--train.steps", "4", "--train.warmup_steps", "1", "--views.min_std", "0", "--also.views.min_std", "0"]
     options += [
         "--also.batch_size",
-        "2",
+        "4",
         "--train.log_every",
         "2",
         "--train.batch_size",
-        "4",
+        "16",
         "--out",
         str(tmp_path / "run"),
     ]

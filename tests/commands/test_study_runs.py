@@ -16,7 +16,7 @@ from small_cache import small_cache
 from medssl.commands import study_runs
 from medssl.commands.comparison import with_config
 from medssl.commands.keys import key_of
-from medssl.commands.study_choices import Choice, _longer, choose, trials_of
+from medssl.commands.study_choices import Choice, _longer, choose, hours_of, told_of, trials_of
 from medssl.commands.study_runs import Encoders, done_runs, pretrain_arms
 from medssl.commands.study_tested import read_tested
 from medssl.commands.study_tuned import Done, Tuned, cache_of
@@ -264,3 +264,15 @@ def test_a_training_that_diverged_is_not_tried_again(tmp_path: Path, monkeypatch
     (folder / "run.json").write_text(json.dumps({**diverged, "error": "RuntimeError: out of memory"}))
     pretrain_arms(plan, plan.arms, tmp_path, out, 1)
     assert asked == ["pretrain"], "what the machine refused may do another time"
+
+
+@pytest.mark.integration
+def test_pretrainings_side_by_side_count_as_so_many_times_faster(tmp_path: Path):
+    whole, out = _plan(tmp_path), tmp_path / "out"
+    plan = replace(whole, arms=[whole.arms[0], ArmPlan("spark", Overrides(PRETRAIN))])
+    first, second = pretrain_arms(plan, plan.arms, tmp_path, out, 2, jobs=2).files["spark"]
+    for file in (first, second):
+        assert hours_of(file) == told_of(file)["provenance"]["device_hours"] / 2
+        assert "pretrain: done" in file.parent.with_name(f"{file.parent.name}.log").read_text()
+    assert pretrain_arms(plan, plan.arms, tmp_path, out, 2, jobs=1).files["spark"] == (first, second)
+    assert hours_of(first) == told_of(first)["provenance"]["device_hours"] / 2, "as it ran"
