@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from medssl.imaging.errors import ConfigError
-from medssl.imaging.files import atomic_path
 from medssl.models.component import Component
 from medssl.models.layouts import Layout, Library, layout_of
 from medssl.models.networks import rebuild_encoder
-from medssl.models.weights import read_encoder
+from medssl.models.weights import read_encoder, write_weights
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,7 @@ def write_foreign_encoder(run: Path, library: Library, size: Sequence[int], out:
     Raises:
         CheckpointError: The run cannot be used.
         ConfigError: The library has no module that computes the same, or the size does not fit.
+        MedsslError: No room, or no right to write.
     """
     tensors, meta = read_encoder(_file_of(run))
     described, dims = Component.from_json(meta["encoder"]), int(meta["preprocess"]["spatial_dims"])
@@ -55,8 +53,7 @@ def write_foreign_encoder(run: Path, library: Library, size: Sequence[int], out:
     if len(voxels) != dims or min(voxels) < 1:
         raise ConfigError([f"size needs {dims} positive numbers, got {list(voxels)}"])
     layout = layout_of(encoder, library, voxels)
-    with atomic_path(out) as temporary:
-        save_file({name: t.contiguous().clone() for name, t in layout.there(own).items()}, temporary, _about(meta))
+    write_weights(out, layout.there(own), _about(meta))
     return ForeignEncoder(
         {ours: " + ".join(theirs) for ours, theirs in layout.names.items()},
         tuple(layout.extra),

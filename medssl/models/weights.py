@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medssl.imaging.errors import CheckpointError, MedsslError
 from medssl.imaging.files import atomic_path, sha256, write_json
+from medssl.models.component import Component
 from medssl.models.foreign_weights import is_foreign, read_foreign
 
 SCHEMA_VERSION = 1
@@ -62,8 +63,8 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     except (OSError, SafetensorError) as error:  # safetensors tells of a full disk with an error of its own
         free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.exists() else 0.0
         raise MedsslError(
-            f"the weights {path} could not be written ({error}; {free:.0f} MiB free): make room, then go on with "
-            "--resume",
+            f"the weights {path} could not be written ({error}; {free:.0f} MiB free): make room, then "
+            "call the command again, a run with --resume",
             reason="weights-write",
         ) from error
 
@@ -111,6 +112,10 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path} was cut or edited: its hash is not the one in {beside.name}", reason="hash-mismatch"
         )
+    try:
+        Component.from_json(meta["encoder"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{beside} does not describe an encoder ({error!r})", reason="bad-encoder") from error
     try:
         return load_file(path), meta
     except (SafetensorError, OSError) as error:

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from medssl.imaging.errors import MedsslError
-from medssl.imaging.files import atomic_path
+from medssl.models.weights import write_weights
 from medssl.training.run_folder import RunFolder
 
 
@@ -25,15 +24,17 @@ def first_bad(rows: Sequence[Mapping[str, float]]) -> tuple[int, str, float] | N
 
 
 def save_batch(run: RunFolder, step: int, parts: list[dict[str, Tensor]], rank: int) -> str:
-    """Write a step's batch, as the network got it, to `diverged/`; returns the path."""
+    """Write a step's batch, as the network got it, to `diverged/`; returns the path, or why there is none."""
     target = run.path / "diverged" / f"step-{step:07d}-rank-{rank}.safetensors"
     tensors = {
-        (name if len(parts) == 1 else f"part_{number}.{name}"): tensor.detach().to("cpu").contiguous()
+        (name if len(parts) == 1 else f"part_{number}.{name}"): tensor
         for number, part in enumerate(parts)
         for name, tensor in part.items()
     }
-    with atomic_path(target) as temporary:
-        save_file(tensors, temporary, metadata={"step": str(step)})
+    try:
+        write_weights(target, tensors, metadata={"step": str(step)})
+    except MedsslError as error:
+        return f"no file ({error.message})"
     return str(target)
 
 

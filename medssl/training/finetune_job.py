@@ -23,7 +23,7 @@ from medssl.tasks.label_augmentation import AugmentedLabelsTask
 from medssl.tasks.model_file import ModelSpec
 from medssl.tasks.segmentation import SegmentationTask
 from medssl.training.arithmetic import arithmetic
-from medssl.training.finetune_settings import Settings, network_spec, transfer_notes
+from medssl.training.finetune_settings import Settings, data_problems, network_spec, transfer_notes
 from medssl.training.loop import parts_of
 from medssl.training.optimizers import ParameterGroup, parameter_groups
 from medssl.training.run_folder import encoder_patients
@@ -62,7 +62,6 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Finetuning:
 
     Raises:
         ConfigError: Options that contradict one another or the data.
-        CheckpointError: The encoder file cannot be used.
     """
     parts = parts_of(fabric, settings.train)
     problems = list(settings.problems())
@@ -79,7 +78,9 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric) -> Finetuning:
         shares = make_shares(cache, settings.task, settings.subset)
     except ConfigError as error:
         problems += error.problems
-    if sound:
+    if not sound:
+        problems += data_problems(settings, cache)
+    else:
         try:
             spec = network_spec(settings, cache)
         except ConfigError as error:

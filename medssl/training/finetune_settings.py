@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from medssl.data.augment_options import AugmentOptions
 from medssl.data.cache import Cache
-from medssl.imaging.errors import ConfigError
+from medssl.imaging.errors import CheckpointError, ConfigError
 from medssl.models.component import Component, unlike_arguments
 from medssl.models.foreign_weights import is_foreign
 from medssl.models.networks import NetworkSpec, build_network, output_strides
@@ -138,35 +138,16 @@ def network_spec(settings: Settings, cache: Cache) -> NetworkSpec:
 
     Raises:
         ConfigError: All mistakes at once.
-        CheckpointError: The encoder file cannot be used.
     """
-    problems = []
-    dims, channels = cache.spatial_dims, len(cache.channels)
-    if len(settings.crops.size) != dims:
-        problems.append(f"crops.size {settings.crops.size} needs {dims} numbers: {cache.path} is {dims}D")
-    if settings.task == "segmentation" and not cache.labels:
-        problems.append(
-            f"data {cache.path} has no label classes: give them to medssl prepare, or use --task classification"
-        )
-    if settings.task == "classification" and len(cache.classes) < 2:
-        problems.append(
-            f"data {cache.path} has {len(cache.classes)} image classes, 2 are needed: fill the manifest's column class"
-        )
-    meta: dict[str, Any] = {}
-    if settings.init is not None and is_foreign(settings.init):
-        if settings.network.encoder is None:
-            problems.append(f"init {settings.init} does not say what it is: name network.encoder with its numbers")
-    elif settings.init is not None:
-        _, meta = read_encoder(settings.init)
-        problems += _misfits(meta, settings, dims, channels)
+    problems = list(data_problems(settings, cache))
     if problems:
         raise ConfigError(problems)
-    found = settings.network.encoder or Component.from_json(meta["encoder"])
+    found = settings.network.encoder or Component.from_json(read_encoder(cast(Path, settings.init))[1]["encoder"])
     arguments = {name: value for name, value in found.init_args.items() if name not in _FACTS}
     spec = NetworkSpec(
         task=settings.task,
-        spatial_dims=dims,
-        in_channels=channels,
+        spatial_dims=cache.spatial_dims,
+        in_channels=len(cache.channels),
         out_channels=1 + max(label.value for label in cache.labels)
         if settings.task == "segmentation"
         else len(cache.classes),
@@ -177,13 +158,34 @@ def network_spec(settings: Settings, cache: Cache) -> NetworkSpec:
     return spec
 
 
+def data_problems(settings: Settings, cache: Cache) -> Iterator[str]:
+    """What of the options, or of the encoder file, does not fit the data; needs no sound network."""
+    dims, channels = cache.spatial_dims, len(cache.channels)
+    if len(settings.crops.size) != dims:
+        yield f"crops.size {settings.crops.size} needs {dims} numbers: {cache.path} is {dims}D"
+    if settings.task == "segmentation" and not cache.labels:
+        yield f"data {cache.path} has no label classes: give them to medssl prepare, or use --task classification"
+    if settings.task == "classification" and len(cache.classes) < 2:
+        yield (
+            f"data {cache.path} has {len(cache.classes)} image classes, 2 are needed: fill the manifest's column class"
+        )
+    if settings.init is None or not settings.init.is_file():
+        return
+    if is_foreign(settings.init):
+        if settings.network.encoder is None:
+            yield f"init {settings.init} does not say what it is: name network.encoder with its numbers"
+        return
+    try:
+        _, meta = read_encoder(settings.init)
+    except CheckpointError as error:
+        yield error.message
+    else:
+        yield from _misfits(meta, settings, dims, channels)
+
+
 def _misfits(meta: dict[str, Any], settings: Settings, dims: int, channels: int) -> Iterator[str]:
     """What speaks against the encoder file before its weights are looked at."""
-    try:
-        encoder = Component.from_json(meta["encoder"])
-    except (KeyError, TypeError) as error:
-        yield f"init {settings.init}: its .json does not describe an encoder ({error!r})"
-        return
+    encoder = Component.from_json(meta["encoder"])
     own = encoder.init_args.get("spatial_dims", dims)
     if own != dims:
         yield f"init {settings.init} was pretrained on {own}D images, the data is {dims}D: pretrain on {dims}D images"

@@ -25,7 +25,8 @@ def _network(kind: str, dims: int = 2, channels: int = 1, classes: int = 3, **ex
 def _save(path: Path, network: Network, channels: int = 1, decoder: bool = True) -> Path:
     file = path / "encoder.safetensors"
     own = {k: v for k, v in network.decoder.state_dict().items() if not k.startswith("head.")} if decoder else None
-    save_encoder(file, network.encoder.state_dict(), own, {"channels": [f"c{n}" for n in range(channels)]})
+    meta = {"encoder": _UNET.to_json(), "channels": [f"c{n}" for n in range(channels)]}
+    save_encoder(file, network.encoder.state_dict(), own, meta)
     return file
 
 
@@ -91,6 +92,12 @@ def test_another_architecture_is_refused_and_nothing_is_changed(kind: str, extra
         (lambda f: f.with_suffix(".json").write_text("{"), "bad-encoder"),
         (lambda f: f.with_suffix(".json").write_text("[]"), "bad-encoder"),
         (lambda f: f.with_suffix(".json").write_bytes(b"\xff\xfe"), "bad-encoder"),
+        (
+            lambda f: f.with_suffix(".json").write_text(
+                f.with_suffix(".json").read_text().replace('"encoder":', '"e":')
+            ),
+            "bad-encoder",
+        ),
     ],
 )
 def test_damaged_files_are_refused(damage, reason: str, tmp_path: Path):

@@ -80,6 +80,15 @@ def test_an_infinite_voxel_stops_the_run_and_its_batch_is_kept(train, tmp_path, 
     assert all(torch.isfinite(tensor).all() for tensor in saved["module"].values())
 
 
+def test_a_diverged_batch_that_finds_no_room_does_not_hide_why_the_run_ended(train, monkeypatch):
+    def fail(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(weights, "save_file", fail)
+    with pytest.raises(DivergedError, match=r"step 4 .*no file \(.*No space left.*make room"):
+        train(bad=13)
+
+
 def test_validation_keeps_the_first_best_weights(train):
     seen = {}
 
