@@ -65,6 +65,7 @@ class Alice(DistillingMethod):
     )
     views = 1
     local_views = False
+    cuts_crops = True
     over_batch = True
 
     def __init__(  # noqa: PLR0913 (what the paper and its code have as an option)
@@ -120,6 +121,10 @@ class Alice(DistillingMethod):
         if self.matcher is not None:
             self.matcher.eval()
         return self
+
+    def seen(self, batch: Batch) -> tuple[int, ...]:
+        """The size of its own crops."""
+        return self.crop
 
     def notes(self, cases: int) -> list[str]:
         """Without a matcher, what is taken for the same place."""

@@ -84,6 +84,9 @@ class Method(nn.Module, ABC):
     places: ClassVar[bool] = False
     """Whether it is told which places of the views are one, `views_affine`: both views must show one crop."""
 
+    cuts_crops: ClassVar[bool] = False
+    """Whether the networks see crops that it cuts out of `image` itself."""
+
     mixed: ClassVar[bool] = False
     """Whether it learns from 2D and 3D images in one run; its encoder is a `MixedEncoder`, and each batch is of one
     dimension."""
@@ -108,6 +111,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def encoder(self) -> nn.Module:
         """The plain encoder that is kept after pretraining."""
+
+    def seen(self, batch: Batch) -> tuple[int, ...]:
+        """Spatial shape of what the encoder sees in training: of the views, or of `image`."""
+        return tuple(batch["views"].shape[3:] if self.views > 1 else batch["image"].shape[2:])
 
     def misfits(self, together: int, spatial_dims: int) -> list[str]:
         """What is wrong where this many samples of a dimension are computed together, over all devices; nothing by

@@ -48,6 +48,7 @@ class VoCo(Method):
     """
 
     card = MethodCard("Wu et al., CVPR 2024", "https://arxiv.org/abs/2402.17300", "anatomical")
+    cuts_crops = True
 
     def __init__(
         self,
@@ -84,6 +85,10 @@ class VoCo(Method):
     def other_encoder(self) -> dict[str, dict[str, Tensor]]:
         """That of the teacher."""
         return {"teacher": cast(PyramidBranch, self.teacher.network).encoder.state_dict()}
+
+    def seen(self, batch: Batch) -> tuple[int, ...]:
+        """The size of a base crop."""
+        return tuple(n // cells for n, cells in zip(batch["image"].shape[2:], self.grid, strict=True))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: `overlap`, the mean of both pairings of student and teacher, plus `alike`, of the base crops."""

@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medssl.data.cache import Cache, CachedCase
 from medssl.data.dataset import CropPlan, StepDataset
@@ -39,7 +40,8 @@ class HealthCheck:
     none: loss with fixed masks, spread of the features, and, where the cache has classes or label maps, how well the
     frozen features tell them: the class, or which structures a crop holds more of than most crops. Labels are only
     looked at here, never learned from. Test cases are never touched. Features are those of the encoder that is trained:
-    of the student, also where a method keeps the teacher that follows it.
+    of the student, also where a method keeps the teacher that follows it; of the middle of each crop, as large as what
+    that encoder sees in training.
 
     Attributes:
         damaged: Names of the cases that could not be read; the crops are of the others. Whoever trains must tell it.
@@ -93,9 +95,10 @@ class HealthCheck:
         }
         found = {"loss": logs["loss"]}
         embed = cast(Callable[[Tensor], Tensor], module.encoder.embed)
+        size = module.seen(batches[0])
         with watched_attention(module.encoder) as attention:
-            features = torch.cat([embed(b["image"]).float().cpu() for b in batches])
-        found |= feature_spread(features) | attention_spread(attention) | self._probe(features)
+            features = torch.cat([embed(_as_seen(b["image"], size)).float().cpu() for b in batches])
+        found |= feature_spread(features) | attention_spread(attention) | self._probe(features, size)
         self._warn(found, module.trouble(logs), step)
         columns = self._columns(module, batches[0])
         if columns and self._run is not None:
@@ -151,17 +154,32 @@ class HealthCheck:
             batch["partner"] = torch.cat([crop["partner"].float() for crop in crops]).to(self._device)
         return batch if self._views is None else self._views(batch)
 
-    def _probe(self, features: Tensor) -> dict[str, float]:
+    def _probe(self, features: Tensor, size: Sequence[int]) -> dict[str, float]:
         if self._classed:
             classes = [int(crop["class_index"][0]) for crop in self._crops]
             return {"knn_balanced_accuracy": knn_accuracy(features, classes, self._patients)}
         if self._values:
-            shares = torch.stack(
-                [torch.stack([(c["label"] == v).float().mean() for v in self._values]) for c in self._crops]
-            )
+            labels = [_middle(crop["label"], size) for crop in self._crops]
+            shares = torch.stack([torch.stack([(map_ == v).float().mean() for v in self._values]) for map_ in labels])
             present = shares > shares.median(0).values  # any at all, where most crops have none
             return {"presence_auroc": presence_auroc(features, present, self._patients)}
         return {}
+
+
+def _middle(tensor: Tensor, size: Sequence[int]) -> Tensor:
+    """The middle of (..., *S), of `size` along axes that are longer."""
+    for axis, wanted in enumerate(size, start=tensor.ndim - len(size)):
+        spare = max(tensor.shape[axis] - wanted, 0)
+        tensor = tensor.narrow(axis, spare // 2, tensor.shape[axis] - spare)
+    return tensor
+
+
+def _as_seen(image: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The middle of crops (B, C, *S) as (B, C, *size); enlarged, as views are, where crops are smaller."""
+    middle = _middle(image, size)
+    if middle.shape[2:] == size:
+        return middle
+    return functional.interpolate(middle, size, mode=("bilinear", "trilinear")[len(size) - 2], align_corners=True)
 
 
 def _draw(

@@ -16,6 +16,7 @@ from medssl.models.swin import SwinV2
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.unified_vit import UnifiedViT
 from medssl.models.vit import ViT
+from medssl.training import health_check
 from medssl.training.health import (
     attention_spread,
     auroc,
@@ -174,3 +175,61 @@ def test_health_is_looked_at_before_the_first_step(tmp_path: Path) -> None:
     pretrain(cache.path, tmp_path / "run", method, encoder, ViewOptions((8, 8), min_std=0), train)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "health/feature_std" in line] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "encoder"),
+    [
+        ("simsiam.SimSiam", {"hidden": 8, "bottleneck": 4}, "swin"),
+        ("dino.DINO", {"head": [8, 8, 12], "schedule": [0.9, 0.1, 0.2]}, "vit"),
+        ("voco.VoCo", {"grid": [2, 2], "head": [8, 8]}, "vit"),
+        ("alice.Alice", {"crop": [16, 16], "mask": ["block", 0.5, 4], "head": [8, 8, 8, False]}, "swin"),
+    ],
+)
+def test_health_looks_at_what_the_encoder_sees_where_its_source_is_of_another_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, arguments: dict, encoder: str
+) -> None:
+    """Crops of 20 voxels do not divide by its stride, 8; views, and crops of the method's own, do."""
+    kinds = {
+        "swin": Component(
+            "medssl.models.swin.SwinV2", {"patch_size": 4, "width": 8, "stages": [[1, 2], [1, 2]], "window": 2}
+        ),
+        "vit": Component("medssl.models.vit.ViT", {"patch_size": 8, "width": 12, "depth": 1, "heads": 2}),
+    }
+    seen: list[tuple[int, ...]] = []
+    original = health_check._as_seen
+
+    def watched(image: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+        found = original(image, size)
+        seen.append(tuple(found.shape[2:]))
+        return found
+
+    monkeypatch.setattr(health_check, "_as_seen", watched)
+    sizes = {"voco.VoCo": (32, 32), "alice.Alice": (20, 20)}
+    views = {"size": sizes[method]} if method in sizes else {"size": (16, 16), "source": (20, 20)}
+    cache = small_cache(tmp_path / "cache", [(36, 36)] * 4, splits=["train"] * 4, labelled=[True] * 4)
+    train = TrainOptions(steps=1, batch_size=4, accelerator="cpu")
+    learner = Component(f"medssl.methods.{method}", arguments)
+    pretrain(cache.path, tmp_path / "run", learner, kinds[encoder], ViewOptions(**views, min_std=0), train)
+    assert set(seen) == {(16, 16)}
+
+
+def test_the_middle_is_cut_and_what_is_too_small_enlarged() -> None:
+    image = torch.arange(36.0).view(1, 1, 6, 6)
+    torch.testing.assert_close(health_check._as_seen(image, (2, 4)), image[:, :, 2:4, 1:5])
+    torch.testing.assert_close(health_check._as_seen(image, (6, 6)), image)
+    larger = health_check._as_seen(image, (6, 11))
+    torch.testing.assert_close(larger[0, 0, 0], torch.arange(11) / 2)
+    assert health_check._as_seen(torch.zeros(1, 1, 4, 8, 8), (8, 8, 6)).shape[2:] == (8, 8, 6)
+
+
+def test_structures_are_looked_for_where_the_features_are_of(tmp_path: Path) -> None:
+    """Every other crop holds class 1, in a corner: of the middle nothing tells crops apart."""
+    cache = small_cache(tmp_path / "cache", [(12, 12)] * 4, labelled=[True] * 4)
+    check = HealthCheck(cache, cache.cases, CropPlan((12, 12), 2), None, torch.device("cpu"))
+    for number, crop in enumerate(check._crops):
+        crop["label"] = torch.zeros(1, 12, 12)
+        crop["label"][0, 0, 0] = number // 4 % 2
+    features = torch.randn(len(check._crops), 4, generator=torch.Generator().manual_seed(0))
+    assert not np.isnan(check._probe(features, (12, 12))["presence_auroc"])
+    assert np.isnan(check._probe(features, (8, 8))["presence_auroc"])
