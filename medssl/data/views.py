@@ -110,7 +110,7 @@ def draw_views(
                 moved=torch.ones_like(variation.moved),
             )
         )
-        centres.append(moved + (shape - 1) / 2)
+        centres.append(parts[-1].shift + (shape - 1) / 2)
         sides.append(side)
     names = Variation.__dataclass_fields__
     joined = Variation(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})

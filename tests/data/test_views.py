@@ -65,6 +65,17 @@ def test_boxes_lie_inside_and_have_the_sides_asked_for(dims: int) -> None:
     assert (drawn.centre[0] - drawn.centre[1]).abs().min() > 0  # the two views are drawn apart
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_shifted_view_has_its_box_where_its_middle_lies(dims: int) -> None:
+    moving = dataclasses.replace(_PLAIN, affine_p=1.0, shift=0.4, rotation_deg=20.0)
+    group, source = _group(dims, augments=(moving,)), _SOURCES[dims]
+    maker = MultiView(group, None, 3)
+    made = maker({"image": torch.zeros(4, 1, *source), "index": torch.arange(4), "spacing_mm": _mm(4, dims)})
+    middle = torch.tensor([*group.size, 3.0], dtype=torch.float64).sub(1) / 2
+    middle[-1] = 1
+    torch.testing.assert_close(made["views_centre"], made["views_affine"] @ middle)
+
+
 def test_the_whole_box_without_aspect_is_the_image_itself() -> None:
     image = torch.randn(2, 1, 9, 7, generator=torch.Generator().manual_seed(0))
     group = ViewGroup(1, (9, 7), (1.0, 1.0), 1.0, (_PLAIN,))
