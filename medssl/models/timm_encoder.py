@@ -1,5 +1,10 @@
 """Any 2D model of timm by name, as an encoder."""
 
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
 from torch import Tensor
 
 from medssl.imaging.errors import ConfigError, how_to_install
@@ -18,7 +23,8 @@ class TimmEncoder(Encoder):
         in_channels: Channels of the image.
         name: Name of the model, for instance `resnet18` or `convnext_tiny`.
         pretrained: Start from the weights that timm downloads for it; they have licences of their own.
-        image_size: Voxels of the crops, for models that keep positions; the run's crops where it is left out.
+        image_size: Voxels of the crops, for models that keep positions; the run's crops where it is left out. Of
+            timm's, ViT, DeiT, EVA and Swin also see images of other sizes; others that keep positions do not.
 
     Raises:
         ConfigError: 3D images, timm is not installed, or has no such model, or one without feature maps; of several
@@ -45,11 +51,10 @@ class TimmEncoder(Encoder):
         if name not in timm.list_models():
             near = ", ".join(timm.list_models(f"*{name.split('_', maxsplit=1)[0]}*")[:5])
             raise ConfigError([f"timm has no model {name!r}{f'; near: {near}' if near else ''}"])
-        given = {"in_chans": in_channels, "features_only": True, "pretrained": pretrained}
-        sized = {"img_size": tuple(image_size)} if image_size is not None and _keeps_positions(name) else {}
+        create = partial(timm.create_model, name, in_chans=in_channels, features_only=True, pretrained=pretrained)
         try:
-            self.model = timm.create_model(name, **given, **sized)
-        except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+            self.model = _of_any_size(create, {} if image_size is None else {"img_size": tuple(image_size)})
+        except (RuntimeError, TypeError, AttributeError, ValueError, AssertionError) as error:
             raise ConfigError([f"timm's {name} gives no feature maps: {error}"]) from error
         if (left := convert_batch_norms(self.model)) and several_processes():
             raise ConfigError(
@@ -64,11 +69,8 @@ class TimmEncoder(Encoder):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Feature maps (B, F, *S / stride), fine to coarse."""
-        maps = self.model(image)
-        return [
-            part if part.shape[1] == channels else part.movedim(-1, 1)  # some of timm's have their channels last
-            for part, channels in zip(maps, self.feature_channels, strict=True)
-        ]
+        last = self.model.output_fmt == "NHWC"
+        return [part.movedim(-1, 1) if last else part for part in self.model(image)]
 
     def embed(self, image: Tensor) -> Tensor:
         """Mean of the coarsest map: (B, F)."""
@@ -79,5 +81,9 @@ class TimmEncoder(Encoder):
         return {f"model.{name}": depth for depth, (name, _) in enumerate(self.model.named_children())}
 
 
-def _keeps_positions(name: str) -> bool:
-    return any(part in name for part in ("vit", "deit", "swin", "beit", "eva"))
+def _of_any_size(create: Callable[..., Any], sized: dict[str, Any]) -> Any:
+    """The model, where it can be had for images of any size, else for one size, else without being told a size."""
+    for ways in ({"dynamic_img_size": True, **sized}, {"strict_img_size": False, **sized}, sized):
+        with suppress(TypeError):  # it has no such argument
+            return create(**ways)
+    return create()

@@ -30,7 +30,15 @@ def test_without_timm_the_message_says_what_to_install() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "convnext_atto", "efficientnet_b0", "swinv2_tiny_window8_256", "vit_tiny_patch16_224"]
+    "name",
+    [
+        "resnet18",
+        "convnext_atto",
+        "efficientnet_b0",
+        "efficientvit_b0",
+        "swinv2_tiny_window8_256",
+        "vit_tiny_patch16_224",
+    ],
 )
 def test_a_model_by_name_has_a_pyramid_trains_and_segments(name: str) -> None:
     pytest.importorskip("timm", reason="timm is tested by make test-peers")
@@ -47,6 +55,31 @@ def test_a_model_by_name_has_a_pyramid_trains_and_segments(name: str) -> None:
     ].backward()
     if "vit" not in name:
         assert UNetDecoder(encoder, 3)(image, maps).shape == (2, 3, 64, 64)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "vit_tiny_patch16_224"])
+def test_transformers_see_views_of_other_sizes(name: str) -> None:
+    pytest.importorskip("timm", reason="timm is tested by make test-peers")
+    encoder = TimmEncoder(2, 1, name, image_size=[64, 64])
+    for size in ((64, 64), (32, 32), (80, 96)):
+        assert encoder.embed(torch.randn(2, 1, *size)).shape == (2, encoder.feature_channels[-1])
+
+
+def test_channels_come_first_where_maps_are_as_high_as_they_have_channels() -> None:
+    pytest.importorskip("timm", reason="timm is tested by make test-peers")
+    encoder = TimmEncoder(2, 1, "swinv2_tiny_window8_256", image_size=[384, 384]).eval()
+    image = torch.randn(1, 1, 384, 384)
+    with torch.no_grad():
+        found, theirs = encoder(image)[0], encoder.model(image)[0]
+    assert found.shape == theirs.shape == (1, 96, 96, 96)
+    assert torch.equal(found, theirs.movedim(-1, 1))
+
+
+def test_a_model_of_one_size_says_so() -> None:
+    pytest.importorskip("timm", reason="timm is tested by make test-peers")
+    encoder = TimmEncoder(2, 1, "beit_base_patch16_224", image_size=[64, 64])
+    with pytest.raises(AssertionError, match="64"):
+        encoder.embed(torch.randn(1, 1, 32, 32))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "densenet121"])
