@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from medssl.imaging.errors import CheckpointError, ConfigError
 from medssl.methods.base import Method
 from medssl.models.component import Component, resolve
-from medssl.models.encoder import Encoder
+from medssl.models.encoder import Encoder, MixedEncoder
 from medssl.models.masked import has_batch_norm
 from medssl.models.momentum import Teacher
 from medssl.training.options import TrainOptions
 from medssl.training.pretrain_options import ViewOptions
 from medssl.training.pretrain_sources import Source
 
+_NO_CASES = "no cases to train on: prepare cases with split train, or name their split in views.splits"
 _UNUSED_WEIGHTS = "ddp_find_unused_parameters_true"
 
 
@@ -63,6 +64,7 @@ def contradictions(method: Component, sources: Sequence[Source], train: TrainOpt
         parts: Parts that a step's batch is computed in, over all devices.
     """
     problems = [problem for source in sources for problem in (*_wrong_crops(source), *_uneven(source, parts))]
+    problems += [f"{source.cache.path}: {_NO_CASES}" for source in sources if not source.cases]
     problems += _wrong_pair(sources, train, parts > train.accumulate)
     for source in sources:
         problems += _missing_axes(source)
@@ -201,25 +203,24 @@ def try_out(method: Method, source: Source, augment: Callable[[dict[str, Tensor]
     try:
         with torch.no_grad():
             method(augment(batch))
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, AssertionError) as error:
         raise _cannot(f"{type(method).__name__} on {type(method.encoder).__name__}", source, error) from error
 
 
-def try_encoder(encoder: nn.Module, method: Component, sources: Sequence[Source]) -> None:
-    """Let the encoder of a method that could not be built see an empty crop, where it would see the views as they are.
+def try_encoder(encoder: nn.Module, method: Component, source: Source) -> None:
+    """Let the encoder of a method that could not be built see an empty crop, where it would see crops of `views.size`.
 
     Raises:
         ConfigError: It cannot compute crops of this size.
     """
-    if getattr(resolve(method.class_path), "views", 1) < 2 or not isinstance(encoder, Encoder):
+    if getattr(resolve(method.class_path), "cuts_crops", False) or not isinstance(encoder, Encoder | MixedEncoder):
         return
-    for source in sources:
-        image = torch.zeros(1, len(source.cache.channels), *source.views.size)
-        try:
-            with torch.no_grad():
-                encoder.eval().embed(image)
-        except (ValueError, RuntimeError) as error:
-            raise _cannot(type(encoder).__name__, source, error) from error
+    image = torch.zeros(1, len(source.cache.channels), *source.views.size)
+    try:
+        with torch.no_grad():
+            encoder.eval().embed(image)
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise _cannot(type(encoder).__name__, source, error) from error
 
 
 def split_teachers(method: Method, train: TrainOptions) -> list[str]:
@@ -295,6 +296,8 @@ def _wrong_crops(source: Source) -> list[str]:
                 f"{name} {views.crop} is larger than every case along axis {axis}, where the longest has {longest} "
                 "voxels: the rest of every crop would be padding; use smaller crops"
             )
+    if not source.cases:
+        return problems
     if views.partner == "patient" and len({case.patient for case in source.cases}) == len(source.cases):
         problems.append(
             f"{group}views.partner patient: every patient in splits {list(views.splits)} of {cache.path} has one case; "

@@ -74,10 +74,11 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric, other: Cache | No
     if encoder is not None:
         with problems.collected():
             method = build_component("method", settings.method, encoder)
+    sized = [source for source in sources if len(source.views.size) == source.spatial_dims]
     if method is None:
-        if encoder is not None:
+        for source in sized if encoder is not None else ():
             with problems.collected():
-                try_encoder(encoder, settings.method, sources)
+                try_encoder(encoder, settings.method, source)
         problems.refuse()
     problems.add(split_teachers(method, train))
     with problems.collected():
@@ -85,9 +86,9 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric, other: Cache | No
     augments = {source.spatial_dims: source.augment(method.views, train.seed) for source in sources}
     for source in sources:
         problems.add(unlike_helpers(method, source))
-        if len(source.views.size) == source.spatial_dims:
-            with problems.collected():
-                try_out(method, source, augments[source.spatial_dims])
+    for source in sized:
+        with problems.collected():
+            try_out(method, source, augments[source.spatial_dims])
     problems.refuse()
     job = Pretraining(settings, sources, fabric, method, augments, report)
     job.batches()

@@ -8,10 +8,12 @@ from pretrain_toy import run
 from small_cache import small_cache
 from toys import ToyEncoder, lines
 
+from medssl.commands.pretrain import pretrain
 from medssl.data.augment_options import ViewAugment
-from medssl.imaging.errors import CacheError, CheckpointError, ConfigError, MedsslError
+from medssl.imaging.errors import CheckpointError, ConfigError, MedsslError
 from medssl.imaging.preprocess import Preprocess
 from medssl.models.component import Component
+from medssl.models.resnet import ResNet
 from medssl.models.weights import read_encoder
 from medssl.training import checkpoints
 from medssl.training.divergence import DivergedError
@@ -72,8 +74,36 @@ def test_test_cases_are_never_read(tmp_path):
     shutil.rmtree(data.path / "cases" / "c1" / "image.b2nd", ignore_errors=True)
     (data.path / "cases" / "c1" / "image.b2nd").unlink(missing_ok=True)
     run(data.path, tmp_path / "run", steps=3)
-    with pytest.raises(CacheError, match="no cases to train on"):
+    with pytest.raises(ConfigError, match="no cases to train on"):
         run(small_cache(tmp_path / "other", _SIZES[2], splits=["test"] * 3).path, tmp_path / "run2")
+
+
+def test_no_cases_and_crops_that_do_not_divide_are_told_with_wrong_arguments(tmp_path):
+    data = small_cache(tmp_path / "cache", _SIZES[2], splits=["test"] * 3)
+    vit = Component("medssl.models.vit.ViT", {"patch_size": 8, "width": 12, "depth": 1, "heads": 2})
+    views, train = ViewOptions((10, 10), foreground=0.5), TrainOptions(batch_size=4, accelerator="cpu")
+    for name, arguments in (("mae.MAE", {"mask_ratio": 1.5}), ("simclr.SimCLR", {"temperature": 0.0})):
+        with pytest.raises(ConfigError) as caught:
+            pretrain(data.path, tmp_path / "run", Component(f"medssl.methods.{name}", arguments), vit, views, train)
+        empty, argument, size = caught.value.problems
+        assert "no cases to train on" in empty
+        assert next(iter(arguments)) in argument
+        assert "(10, 10) does not divide into patches of (8, 8)" in size
+
+
+@pytest.mark.parametrize(("temperature", "told"), [(0.1, 1), (0.0, 2)])
+def test_an_encoder_that_asserts_another_size_is_told(cache, tmp_path, monkeypatch, temperature, told):
+    """As timm's do, whose method could be built or not."""
+
+    def refuse(self, image):
+        raise AssertionError("Input height (8) doesn't match model (16).")
+
+    monkeypatch.setattr(ResNet, "forward", refuse)
+    method = Component("medssl.methods.simclr.SimCLR", {"temperature": temperature, "hidden": 8, "width": 8})
+    encoder = Component("medssl.models.resnet.ResNet", {"depth": 10, "width": 4})
+    with pytest.raises(ConfigError, match=r"cannot compute crops of \(8, 8\) \(Input height") as caught:
+        pretrain(cache, tmp_path / "run", method, encoder, ViewOptions((8, 8)), TrainOptions(batch_size=4))
+    assert len(caught.value.problems) == told
 
 
 def test_the_patients_that_an_encoder_knows_are_told_from_run_to_run(tmp_path):
