@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from small_cache import small_cache
 
 from medssl.commands.parsing import parse_verb
+from medssl.training.pretrain_checks import contradictions
+from medssl.training.pretrain_sources import make_sources
 
 _CLUSTER = Path(__file__).parents[2] / "configs" / "cluster"
 _CONFIG = {
@@ -67,6 +69,16 @@ def test_the_strategies_go_with_the_gpu_configurations(config: str, strategy: st
     given = parse_verb("pretrain", ["--config", config, "--config", strategy, "--data", "c", "--out", "o"])
     assert given["train"].strategy == strategy
     assert given["train"].devices == "auto"
+
+
+@pytest.mark.parametrize("config", ["uni4eye_vit_mixed_gpu", "intra_inter_resnet_mixed_gpu"])
+@pytest.mark.parametrize(("strategy", "refused"), [("ddp", True), ("ddp_mixed", False)])
+def test_mixed_configurations_have_a_strategy_of_their_own(config: str, strategy: str, refused: bool, tmp_path: Path):
+    flat, deep = small_cache(tmp_path / "flat", [(240, 240)]), small_cache(tmp_path / "deep", [(8, 8, 8)])
+    given = parse_verb("pretrain", ["--config", config, "--config", strategy, "--data", "c", "--out", "o"])
+    sources = make_sources(flat, given["views"], given["train"], given["also"], deep)
+    told = contradictions(given["method"], sources, given["train"], 4)
+    assert any("train.strategy must be" in problem for problem in told) == refused
 
 
 @pytest.mark.integration
