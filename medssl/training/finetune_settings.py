@@ -143,7 +143,7 @@ def network_spec(settings: Settings, cache: Cache) -> NetworkSpec:
     if problems:
         raise ConfigError(problems)
     found = settings.network.encoder or Component.from_json(read_encoder(cast(Path, settings.init))[1]["encoder"])
-    arguments = {name: value for name, value in found.init_args.items() if name not in _FACTS}
+    arguments = {name: value for name, value in found.init_args.items() if name not in ("spatial_dims", "in_channels")}
     spec = NetworkSpec(
         task=settings.task,
         spatial_dims=cache.spatial_dims,
