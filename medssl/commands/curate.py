@@ -8,11 +8,11 @@ from pathlib import Path
 from medssl.commands.console import say
 from medssl.commands.curate_images import Image, embed, held, look, picture_of, taken_apart
 from medssl.commands.curate_likeness import Left, nothing_compared, refuse_too_many, unlike
+from medssl.commands.curate_target import Target, read_target
 from medssl.data.curate_options import CoresetOptions, LikenessOptions, QualityOptions
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import atomic_folder, csv_text, write_json, write_text
 from medssl.imaging.manifest import Manifest
-from medssl.imaging.naming import some
 
 POSITIONAL: tuple[str, ...] = ("manifest",)
 
@@ -52,14 +52,13 @@ def curate(
         workers: Processes that read images.
 
     Raises:
-        ConfigError: Options that contradict one another, or a target set of val and test images alone, or of labelled
-            images without splits.
+        ConfigError: Options that contradict one another, or a target set that cannot be used.
         ManifestError: A manifest that cannot be used.
         MedsslError: Nothing would be left.
     """
     _check(out, slices, likeness, coreset, encoder, target)
     listed = Manifest.read(manifest)
-    goal, unused, warnings = ([], 0, []) if target is None else _goal(target, slices)
+    goal = Target() if target is None else read_target(target, slices, quality, workers)
     images, broken = taken_apart(listed, slices)
     count = len(images) + len(broken)
     unlabelled = 0 if slices is None else sum(bool(row.label) for row in listed.rows)
@@ -68,11 +67,11 @@ def curate(
     refuse_too_many(asked, likeness)
     useful, useless = look(asked, quality, likeness.rule, workers)
     left = [Left(image, reason) for image, reason in (*((image, "unreadable") for image in broken), *useless)]
-    warnings += nothing_compared(useful, likeness)
+    warnings = [*goal.warnings, *nothing_compared(useful, likeness)]
     kept, alike = unlike(useful, likeness, encoder)
     left += alike
     if coreset.budget and encoder is not None:
-        kept, others = _coreset(kept, goal, coreset, encoder)
+        kept, others = _coreset(kept, goal.images, coreset, encoder)
         left += others
     chosen = sorted([*always, *kept], key=lambda image: image.number)
     if not chosen:
@@ -88,7 +87,8 @@ def curate(
             "kept": len(chosen),
             "kept_always": len(always),
             "left_out": dict(counts),
-            "target_left_out": unused,
+            "target_left_out": goal.unused,
+            "target_useless": goal.useless,
             "warnings": warnings,
             "label_maps_left_out": unlabelled,
             "options": {
@@ -122,53 +122,6 @@ def _check(
         problems.append("coreset.budget and --target belong together: how many images, and like which")
     if problems:
         raise ConfigError(problems)
-
-
-def _goal(target: Path, slices: int | None) -> tuple[list[Image], int, list[str]]:
-    """Images to be like, how many cases were left out, warnings: what is measured on must choose nothing.
-
-    Volumes are taken apart as those of the open set are; 2D images of a target are compared with their slices.
-
-    Raises:
-        ConfigError: None is left, or cases that `medssl prepare` may still draw for val and test, or unreadable ones.
-    """
-    listed = Manifest.read(target)
-    warnings = _without_splits(listed, target)
-    rows = [row for row in listed.rows if row.split not in ("val", "test")]
-    unused = len(listed.rows) - len(rows)
-    if not rows:
-        raise ConfigError(
-            [f"target {target} has {unused} case(s), all of split val or test, which choose nothing: give others"]
-        )
-    if unused:
-        say(f"curate: {unused} of {len(listed.rows)} cases of {target} are of split val or test and are not looked at")
-    images, unread = taken_apart(replace(listed, rows=tuple(rows)), slices, flat_stay=True)
-    if unread:
-        raise ConfigError(
-            [f"target {target}: {some([image.row.case for image in unread])} cannot be read: mend or leave them out"]
-        )
-    return images, unused, warnings
-
-
-def _without_splits(listed: Manifest, target: Path) -> list[str]:
-    """The warning that no case has a split; where cases are labelled, of which splits are drawn, it is a refusal."""
-    if any(row.split for row in listed.rows):
-        return []  # prepare draws none then
-    how = "write train, val and test into its column split first, the same for all cases of a patient"
-    if labelled := sum(bool(row.label or row.class_name) for row in listed.rows):
-        raise ConfigError(
-            [
-                f"target {target} has {labelled} labelled case(s) and no splits: medssl prepare draws val and test "
-                f"from them later, and these would have chosen what is learned from: {how} (train for all, if nothing "
-                "is ever measured on them)"
-            ]
-        )
-    warning = (
-        f"no case of target {target} has a split, so all {len(listed.rows)} choose the images: those that are labelled "
-        f"later and come into split val or test will have chosen what is learned from; if any may, {how}"
-    )
-    say(f"WARNING: {warning}")
-    return [warning]
 
 
 def _coreset(

@@ -1,0 +1,71 @@
+"""`medssl curate` by the features of a real encoder: what it cannot embed is left out by name and told."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_encoder import small_encoder
+
+from medssl.__main__ import main
+from medssl.commands import curate_target
+from medssl.imaging.geometry import Geometry
+from medssl.imaging.manifest import Manifest, Row
+from medssl.imaging.preprocess import Preprocess
+from medssl.imaging.volume import Volume
+from medssl.imaging.writers.nifti import write_nifti
+
+
+def _volume(path: Path, slices: int, seed: int, air: int = 0) -> Row:
+    """A volume of noise, of which the last slices are air of one value; all of split train."""
+    array = np.random.default_rng(seed).uniform(0, 200, (16, 14, slices)).astype(np.float32)
+    array[..., slices - air :] = 7
+    write_nifti(Volume(array[None], Geometry(np.diag([0.8, 0.8, 5.0, 1.0]), array.shape), "CT"), path)
+    return Row(path.name[0], path.name[0], path.name, split="train")
+
+
+def _manifest(folder: Path, name: str, rows: list[Row]) -> Path:
+    Manifest.from_rows(rows, folder).write(folder / f"{name}.csv")
+    return folder / f"{name}.csv"
+
+
+def _encoder(folder: Path) -> list[str]:
+    made = small_encoder(folder / "run", preprocess=Preprocess(spatial_dims=2).to_json())
+    return ["--encoder", str(made / "encoder.safetensors")]
+
+
+def test_a_target_s_slices_of_air_choose_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Air that was cut from the image has one value, which no encoder is shown."""
+    pool = _manifest(tmp_path, "pool", [_volume(tmp_path / "u.nii.gz", 4, seed=0)])
+    target = _manifest(tmp_path, "target", [_volume(tmp_path / "t.nii.gz", 5, seed=1, air=2)])
+    more = ["--slices", "2", "--likeness.rule", "none", "--coreset.budget", "2", "--target", str(target)]
+    assert main(["curate", str(pool), "--out", str(tmp_path / "out"), *more, *_encoder(tmp_path)]) == 0
+    assert len(Manifest.read(tmp_path / "out" / "manifest.csv").rows) == 2
+    assert json.loads((tmp_path / "out" / "curation.json").read_text())["target_useless"] == {"constant": 2}
+    assert f"2 of 5 images of {target} choose nothing: 2 constant" in capsys.readouterr().out
+
+
+def test_a_target_of_air_alone_is_told_before_the_open_set_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    pool = _manifest(tmp_path, "pool", [_volume(tmp_path / "u.nii.gz", 4, seed=0)])
+    target = _manifest(tmp_path, "target", [_volume(tmp_path / "t.nii.gz", 3, seed=1, air=3)])
+    monkeypatch.setattr("medssl.commands.curate.look", lambda *given: pytest.fail("the open set is looked at"))
+    more = ["--slices", "2", "--coreset.budget", "2", "--target", str(target), *_encoder(tmp_path)]
+    assert main(["curate", str(pool), "--out", str(tmp_path / "out"), *more]) == 2
+    assert "none of its 3 images is of use (3 constant)" in capsys.readouterr().err
+
+
+def test_a_sparse_target_is_looked_at_as_the_open_set_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The share of foreground that is asked for is the open set's; its modality and its frame are not."""
+    asked = []
+    look = curate_target.look
+    monkeypatch.setattr(
+        curate_target, "look", lambda images, quality, *more: asked.append(quality) or look(images, quality, *more)
+    )
+    pool = _manifest(tmp_path, "pool", [_volume(tmp_path / "u.nii.gz", 4, seed=0)])
+    target = _manifest(tmp_path, "target", [_volume(tmp_path / "t.nii.gz", 3, seed=1)])
+    more = ["--slices", "2", "--likeness.rule", "none", "--coreset.budget", "2", "--target", str(target)]
+    more += ["--quality.foreground", "0.01", "--quality.border", "1", "--quality.modality", "CT"]
+    assert main(["curate", str(pool), "--out", str(tmp_path / "out"), *more, *_encoder(tmp_path)]) == 0
+    assert [(one.foreground, one.border, one.modality) for one in asked] == [(0.01, 0, "")]
