@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medssl.commands.console import say
 from medssl.commands.curate_images import Image, embed, held, look, picture_of, taken_apart
@@ -13,6 +14,10 @@ from medssl.data.curate_options import CoresetOptions, LikenessOptions, QualityO
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import atomic_folder, csv_text, write_json, write_text
 from medssl.imaging.manifest import Manifest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 POSITIONAL: tuple[str, ...] = ("manifest",)
 
@@ -58,7 +63,7 @@ def curate(
     """
     _check(out, slices, likeness, coreset, encoder, target)
     listed = Manifest.read(manifest)
-    goal = Target() if target is None else read_target(target, slices, quality, workers)
+    goal = Target() if target is None else read_target(target, slices, quality, encoder, workers)
     images, broken = taken_apart(listed, slices)
     count = len(images) + len(broken)
     unlabelled = 0 if slices is None else sum(bool(row.label) for row in listed.rows)
@@ -70,8 +75,8 @@ def curate(
     warnings = [*goal.warnings, *nothing_compared(useful, likeness)]
     kept, alike = unlike(useful, likeness, encoder)
     left += alike
-    if coreset.budget and encoder is not None:
-        kept, others = _coreset(kept, goal.images, coreset, encoder)
+    if goal.vectors is not None:
+        kept, others = _coreset(kept, goal.vectors, coreset, encoder)
         left += others
     chosen = sorted([*always, *kept], key=lambda image: image.number)
     if not chosen:
@@ -125,18 +130,20 @@ def _check(
 
 
 def _coreset(
-    images: Sequence[Image], goal: Sequence[Image], options: CoresetOptions, encoder: Path
+    images: Sequence[Image], goal: "npt.NDArray[np.float32]", options: CoresetOptions, encoder: Path | None
 ) -> tuple[list[Image], list[Left]]:
     from medssl.data.curate import coreset
 
+    vectors, images, odd = embed(images, encoder)
+    left = [Left(image, reason) for image, reason in odd]
     if not images:
         say("curate: no image is left to take a coreset of")
-        return [], []
-    taken, utilities = coreset(embed(goal, encoder), embed(images, encoder), options.budget, options.stop, options.seed)
+        return [], left
+    taken, utilities = coreset(goal, vectors, options.budget, options.stop, options.seed)
     ends = f"{utilities[0]:.3f} to {utilities[-1]:.3f}"
     say(f"curate: coreset of {len(taken)} images in {len(utilities)} rounds, cosine {ends}")
     inside = set(taken)
-    left = [Left(image, "less like the target") for n, image in enumerate(images) if n not in inside]
+    left += [Left(image, "less like the target") for n, image in enumerate(images) if n not in inside]
     return [images[n] for n in taken], left
 
 

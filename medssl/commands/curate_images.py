@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medssl.commands.console import say
 from medssl.commands.side_by_side import in_workers
 from medssl.data.curate_options import QualityOptions, Rule
 from medssl.evaluation.options import EmbedOptions
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from medssl.evaluation.embedding import Embedder, Shown
     from medssl.imaging.volume import Volume
 
 _SIDE = 64  # of pictures that ssim and mutual information compare
@@ -184,12 +186,16 @@ def _is_slice(image: Image) -> bool:
     return bool(split_slice(image.row.image.split(";")[0])[1])
 
 
-def embed(images: Sequence[Image], encoder: Path | None) -> "npt.NDArray[np.float32]":
-    """(N, E) features of images, prepared as those that the encoder was pretrained on; the middle of each.
+def embed(
+    images: Sequence[Image], encoder: Path | None
+) -> "tuple[npt.NDArray[np.float32], list[Image], list[tuple[Image, str]]]":
+    """Features of images, prepared as those that the encoder was pretrained on; the middle of each.
+
+    Returns:
+        (N, E), the N images, and those that cannot be embedded, with the reason.
 
     Raises:
         ConfigError: An encoder that does not say how its images were prepared, or is for others.
-        ImageError: An image that cannot be read.
     """
     import numpy as np
 
@@ -202,13 +208,31 @@ def embed(images: Sequence[Image], encoder: Path | None) -> "npt.NDArray[np.floa
     if not meta.get("preprocess"):
         raise ConfigError([f"{encoder} does not say how its images were prepared"])
     embedder = Embedder(encoder, Preprocess.from_json(meta["preprocess"]), meta["channels"], EmbedOptions())
-    found = []
+    vectors: list[npt.NDArray[np.float32]] = []
+    kept: list[Image] = []
+    odd: list[tuple[Image, ImageError]] = []
     with Progress("embed", len(images), "image") as progress:
         for first in range(0, len(images), _BATCH):
-            part = images[first : first + _BATCH]
-            found.append(embedder.features([embedder.shown(_volume(i)) for i in part], [i.row.case for i in part]))
-            progress.advance(len(part))
-    return np.concatenate(found)
+            seen = [(image, _shown(image, embedder)) for image in images[first : first + _BATCH]]
+            odd += [(image, one) for image, one in seen if isinstance(one, ImageError)]
+            good = [(image, one) for image, one in seen if not isinstance(one, ImageError)]
+            if good:
+                vectors.append(embedder.features([one for _, one in good], [image.row.case for image, _ in good]))
+            kept += [image for image, _ in good]
+            progress.advance(len(seen))
+    for image, error in odd[:1]:
+        more = f"{len(odd)} of {len(images)} images cannot be embedded and are left out"
+        say(f"curate: {more}; the first, {image.row.case!r}: {error.message}")
+    left = [(image, f"not embedded ({error.reason})") for image, error in odd]
+    return np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32), kept, left
+
+
+def _shown(image: Image, embedder: "Embedder") -> "Shown | ImageError":
+    """What the encoder sees of an image, or why it cannot."""
+    try:
+        return embedder.shown(_volume(image))
+    except ImageError as error:
+        return error
 
 
 def _volume(image: Image) -> "Volume":

@@ -4,13 +4,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medssl.commands.console import say
-from medssl.commands.curate_images import Image, look, taken_apart
+from medssl.commands.curate_images import embed, look, taken_apart
 from medssl.data.curate_options import QualityOptions
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.manifest import Manifest
 from medssl.imaging.naming import some
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -18,20 +23,22 @@ class Target:
     """What is to be like, and what of a target set is not.
 
     Args:
-        images: Those to be like.
+        vectors: (N, E) features to be like; None where there is no target set.
         unused: Cases of split val or test, which must choose nothing.
         useless: Images that tell nothing, counted by the reason.
         warnings: What else may be wrong.
     """
 
-    images: Sequence[Image] = ()
+    vectors: "npt.NDArray[np.float32] | None" = None
     unused: int = 0
     useless: dict[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
 
-def read_target(target: Path, slices: int | None, quality: QualityOptions, workers: int) -> Target:
-    """The images of a target set, looked at as those of the open set are, but for `modality` and `border`.
+def read_target(
+    target: Path, slices: int | None, quality: QualityOptions, encoder: Path | None, workers: int
+) -> Target:
+    """What a target set is like, its images looked at as those of the open set are, but for `modality` and `border`.
 
     Volumes are taken apart as those of the open set are; 2D images of a target are compared with their slices.
 
@@ -39,10 +46,12 @@ def read_target(target: Path, slices: int | None, quality: QualityOptions, worke
         target: Its manifest.
         slices: Axis across which volumes are taken apart.
         quality: Which images tell nothing; such choose nothing.
+        encoder: Encoder file.
         workers: Processes that read images.
 
     Raises:
-        ConfigError: None is left, or cases that `medssl prepare` may still draw for val and test, or unreadable ones.
+        ConfigError: None is left, or cases that `medssl prepare` may still draw for val and test, or unreadable ones;
+            an encoder that cannot be used for them.
     """
     listed = Manifest.read(target)
     warnings = _without_splits(listed, target)
@@ -61,13 +70,15 @@ def read_target(target: Path, slices: int | None, quality: QualityOptions, worke
         raise ConfigError(
             [f"target {target}: {some([image.row.case for image in unread])} cannot be read: mend or leave them out"]
         )
+    vectors, useful, odd = embed(useful, encoder)
+    others += odd
     useless = dict(Counter(reason for _, reason in others))
     why = ", ".join(f"{count} {reason}" for reason, count in useless.items())
     if not useful:
         raise ConfigError([f"target {target}: none of its {len(images)} images is of use ({why}): give others"])
     if useless:
         say(f"curate: {len(others)} of {len(images)} images of {target} choose nothing: {why}")
-    return Target(useful, unused, useless, warnings)
+    return Target(vectors, unused, useless, warnings)
 
 
 def _without_splits(listed: Manifest, target: Path) -> list[str]:

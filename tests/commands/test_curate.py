@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_encoder import small_encoder
 
 from medssl.__main__ import main
 from medssl.commands import curate as verb
-from medssl.commands import curate_images, curate_likeness
+from medssl.commands import curate_images, curate_likeness, curate_target
 from medssl.data.cache import Cache
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
+from medssl.imaging.preprocess import Preprocess
 from medssl.imaging.readers.open import read_volume
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
@@ -250,17 +252,17 @@ def test_a_coreset_of_nothing_is_nothing(tmp_path: Path, capsys: pytest.CaptureF
     Manifest.from_rows(rows, manifest.parent).write(manifest)
     target = manifest.parent / "target.csv"
     Manifest.from_rows([Row("t", "t", "images/a0.png", split="train")], manifest.parent).write(target)
-    (tmp_path / "encoder.safetensors").touch()
-    more = ["--encoder", str(tmp_path / "encoder.safetensors"), "--target", str(target), "--coreset.budget", "2"]
+    made = small_encoder(tmp_path / "run", preprocess=Preprocess(spatial_dims=2).to_json())
+    more = ["--encoder", str(made / "encoder.safetensors"), "--target", str(target), "--coreset.budget", "2"]
     assert _curate(manifest, tmp_path / "out", *more) == 0
     assert "no image is left to take a coreset of" in capsys.readouterr().out
     assert [row.case for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows] == ["answered"]
 
 
-def _bars(images: list[curate_images.Image], encoder: Path) -> np.ndarray:
+def _bars(images: list[curate_images.Image], encoder: Path) -> tuple[np.ndarray, list, list]:
     """Histograms of pictures in place of an encoder's features."""
     pictures = [curate_images.picture_of(image) for image in images]
-    return np.stack([np.histogram(picture, 24, (0, 255))[0] for picture in pictures]).astype(np.float32)
+    return np.stack([np.histogram(picture, 24, (0, 255))[0] for picture in pictures]).astype(np.float32), images, []
 
 
 def test_pictures_choose_slices_of_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -273,7 +275,8 @@ def test_pictures_choose_slices_of_volumes(tmp_path: Path, monkeypatch: pytest.M
     whole = np.repeat(volumes[1][None, ..., 8:9], 3, axis=-1)
     write_nifti(Volume(whole, Geometry(np.eye(4), whole.shape[1:])), folder / "whole.nii.gz")
     rows = [Row("flat", "f", "flat.png", split="train"), Row("whole", "w", "whole.nii.gz", split="train")]
-    monkeypatch.setattr(verb, "embed", _bars)
+    for module in (verb, curate_target):
+        monkeypatch.setattr(module, "embed", _bars)
     (tmp_path / "encoder.safetensors").touch()
     more = ["--slices", "2", "--encoder", str(tmp_path / "encoder.safetensors"), "--target", str(folder / "target.csv")]
     for name, given, chosen in (("a", rows[:1], ["u_s0004"]), ("b", rows, ["u_s0004", "v_s0008"])):

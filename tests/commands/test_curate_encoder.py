@@ -1,10 +1,12 @@
 """`medssl curate` by the features of a real encoder: what it cannot embed is left out by name and told."""
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_encoder import small_encoder
 
 from medssl.__main__ import main
@@ -69,3 +71,58 @@ def test_a_sparse_target_is_looked_at_as_the_open_set_is(tmp_path: Path, monkeyp
     more += ["--quality.foreground", "0.01", "--quality.border", "1", "--quality.modality", "CT"]
     assert main(["curate", str(pool), "--out", str(tmp_path / "out"), *more, *_encoder(tmp_path)]) == 0
     assert [(one.foreground, one.border, one.modality) for one in asked] == [(0.01, 0, "")]
+
+
+def _pictures(folder: Path) -> list[Row]:
+    """Three grey pictures, one in colour and one of which a channel of three has one value."""
+    rng = np.random.default_rng(0)
+    shapes = {"grey": (16, 16), "more": (16, 16), "last": (16, 16), "colour": (16, 16, 3), "flat": (16, 16, 3)}
+    for name, shape in shapes.items():
+        array = rng.uniform(0, 250, shape).astype(np.uint8)
+        if name == "flat":
+            array[..., 0] = 3
+        Image.fromarray(array).save(folder / f"{name}.png")
+    return [Row(name, name, f"{name}.png", split="train") for name in shapes]
+
+
+_ODD = {"colour": "not embedded (channels)", "flat": "not embedded (constant-image)"}
+
+
+@pytest.mark.parametrize("way", ["rule", "coreset"])
+def test_what_cannot_be_embedded_is_left_out_by_name(way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = _pictures(tmp_path)
+    pool, target = _manifest(tmp_path, "pool", rows), _manifest(tmp_path, "target", rows[:1])
+    more = ["--likeness.rule", "embedding", "--likeness.scope", "set", "--likeness.threshold", "1"]
+    if way == "coreset":
+        more = ["--likeness.rule", "none", "--coreset.budget", "9", "--target", str(target)]
+    assert main(["curate", str(pool), "--out", str(tmp_path / "out"), *more, *_encoder(tmp_path)]) == 0
+    assert [row.case for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows] == ["grey", "more", "last"]
+    with (tmp_path / "out" / "left_out.csv").open(newline="") as stream:
+        assert {row["case"]: row["reason"] for row in csv.DictReader(stream)} == _ODD
+    told = (
+        "2 of 5 images cannot be embedded and are left out; the first, 'colour': 3 channel(s) where the encoder takes 1"
+    )
+    assert told in capsys.readouterr().out
+
+
+def test_a_target_of_other_channels_is_told_before_the_open_set_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    rows = _pictures(tmp_path)
+    pool, target = _manifest(tmp_path, "pool", rows), _manifest(tmp_path, "target", rows[3:])
+    monkeypatch.setattr("medssl.commands.curate.look", lambda *given: pytest.fail("the open set is looked at"))
+    more = ["--coreset.budget", "2", "--target", str(target), *_encoder(tmp_path)]
+    assert main(["curate", str(pool), "--out", str(tmp_path / "out"), *more]) == 2
+    why = ", ".join(f"1 {reason}" for reason in _ODD.values())
+    assert f"none of its 2 images is of use ({why})" in capsys.readouterr().err
+
+
+def test_a_query_of_other_channels_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows, (_, encoder) = _pictures(tmp_path), _encoder(tmp_path)
+    cache, features = tmp_path / "cache", tmp_path / "features"
+    arguments = ["--preprocess.spatial_dims", "2", "--workers", "1"]
+    manifest = _manifest(tmp_path, "pool", rows[:3])
+    assert main(["prepare", str(manifest), "--out", str(cache), *arguments]) == 0
+    assert main(["embed", encoder, "--data", str(cache), "--out", str(features)]) == 0
+    assert main(["search", str(features), "--query", str(tmp_path / "colour.png")]) == 2
+    assert f"{tmp_path / 'colour.png'}: 3 channel(s) where the encoder takes 1" in capsys.readouterr().err
