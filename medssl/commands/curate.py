@@ -125,8 +125,26 @@ def _check(
         problems.append("likeness.rule embedding and coreset.budget need --encoder, an encoder.safetensors")
     if bool(coreset.budget) != (target is not None):
         problems.append("coreset.budget and --target belong together: how many images, and like which")
+    problems += _idle(likeness, coreset, encoder, target)
     if problems:
         raise ConfigError(problems)
+
+
+def _idle(likeness: LikenessOptions, coreset: CoresetOptions, encoder: Path | None, target: Path | None) -> list[str]:
+    """Options that would do nothing, a sentence each; those that are as they are by default are taken for not given."""
+    rule, wanted = likeness.rule, bool(coreset.budget or target)
+    threshold = likeness.threshold is not None and rule in ("none", "every_n")
+    wrong = {
+        f"likeness.every is for likeness.rule every_n, and it is {rule}": likeness.every != _LIKENESS.every
+        and rule != "every_n",
+        f"likeness.threshold does nothing with likeness.rule {rule}": threshold,
+        "likeness.scope does nothing with likeness.rule none": likeness.scope != _LIKENESS.scope and rule == "none",
+        "coreset.stop and coreset.seed do nothing without coreset.budget": not wanted and coreset != _CORESET,
+        "encoder is for likeness.rule embedding and for coreset.budget": encoder is not None
+        and rule != "embedding"
+        and not wanted,
+    }
+    return [f"{words}: leave it out" for words, given in wrong.items() if given]
 
 
 def _coreset(

@@ -152,8 +152,9 @@ def test_where_nothing_is_compared_it_is_told(
 @pytest.mark.parametrize("rule", ["ssim", "mutual_information", "every_n", "none"])
 def test_the_other_rules(rule: str, tmp_path: Path):
     manifest = _pictures(tmp_path / "data")
-    more = [] if rule != "every_n" else ["--likeness.every", "2"]
-    assert _curate(manifest, tmp_path / "out", "--likeness.rule", rule, "--likeness.scope", "set", *more) == 0
+    more = {"every_n": ["--likeness.every", "2", "--likeness.scope", "set"], "none": []}
+    more = more.get(rule, ["--likeness.scope", "set"])
+    assert _curate(manifest, tmp_path / "out", "--likeness.rule", rule, *more) == 0
     kept = {row.case for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows}
     assert kept >= {"a0", "answered", "tested"}
     if rule in ("ssim", "mutual_information"):
@@ -398,6 +399,19 @@ def test_mistakes_are_told_together(tmp_path: Path, capsys: pytest.CaptureFixtur
     told = capsys.readouterr().err
     assert "must lie in [0, 64]" in told
     assert "likeness.every" in told
+    for given, words in (
+        (["--likeness.every", "2"], ["likeness.every is for likeness.rule every_n, and it is dhash"]),
+        (
+            ["--likeness.rule", "every_n", "--likeness.threshold", "0.5", "--encoder", str(manifest)],
+            ["likeness.threshold does nothing with likeness.rule every_n", "encoder is for likeness.rule embedding"],
+        ),
+        (["--likeness.rule", "none", "--likeness.scope", "set"], ["likeness.scope does nothing with"]),
+        (["--coreset.seed", "3", "--slices", "4"], ["coreset.seed do nothing without", "slices must be"]),
+    ):  # fmt: skip
+        assert _curate(manifest, tmp_path / "new", *given) == 2
+        told = capsys.readouterr().err
+        assert all(word in told for word in words)
+        assert f"{len(words)} mistake(s)" in told
     rows = [row for row in Manifest.read(manifest).rows if row.case == "empty"]
     Manifest.from_rows(rows, manifest.parent).write(manifest)
     assert _curate(manifest, tmp_path / "new") == 2
