@@ -41,7 +41,7 @@ def curate(
     Pictures are compared as they are stored, without a window, in all their channels; of a volume, unless it is taken
     apart, the middle slice is. Images with a label or a class and those of splits val and test are always kept; slices
     have no label map, so those of a volume that has one are looked at as any other. OUT gets manifest.csv (for `medssl
-    prepare`), left_out.csv, left_out.png (the first hundred) and curation.json.
+    prepare`), left_out.csv, left_out.png (up to a hundred pictures, evenly picked) and curation.json.
 
     Args:
         manifest: Manifest made by `medssl index`.
@@ -75,8 +75,9 @@ def curate(
     warnings = [*goal.warnings, *nothing_compared(useful, likeness)]
     kept, alike = unlike(useful, likeness, encoder)
     left += alike
+    curve: list[float] = []
     if goal.vectors is not None:
-        kept, others = _coreset(kept, goal.vectors, coreset, encoder)
+        kept, others, curve = _coreset(kept, goal.vectors, coreset, encoder)
         left += others
     chosen = sorted([*always, *kept], key=lambda image: image.number)
     if not chosen:
@@ -94,6 +95,7 @@ def curate(
             "left_out": dict(counts),
             "target_left_out": goal.unused,
             "target_useless": goal.useless,
+            "similarity_curve": curve,
             "warnings": warnings,
             "label_maps_left_out": unlabelled,
             "options": {
@@ -149,20 +151,21 @@ def _idle(likeness: LikenessOptions, coreset: CoresetOptions, encoder: Path | No
 
 def _coreset(
     images: Sequence[Image], goal: "npt.NDArray[np.float32]", options: CoresetOptions, encoder: Path | None
-) -> tuple[list[Image], list[Left]]:
+) -> tuple[list[Image], list[Left], list[float]]:
+    """Images that are taken, those that are not, and the mean cosine of each round."""
     from medssl.data.curate import coreset
 
     vectors, images, odd = embed(images, encoder)
     left = [Left(image, reason) for image, reason in odd]
     if not images:
         say("curate: no image is left to take a coreset of")
-        return [], left
+        return [], left, []
     taken, utilities = coreset(goal, vectors, options.budget, options.stop, options.seed)
     ends = f"{utilities[0]:.3f} to {utilities[-1]:.3f}"
     say(f"curate: coreset of {len(taken)} images in {len(utilities)} rounds, cosine {ends}")
     inside = set(taken)
     left += [Left(image, "less like the target") for n, image in enumerate(images) if n not in inside]
-    return [images[n] for n in taken], left
+    return [images[n] for n in taken], left, utilities
 
 
 def _absolute(image: Image, column: str) -> str:
@@ -187,8 +190,8 @@ def _sheet(left: Sequence[Left], path: Path) -> None:
     """Evenly picked images that were left out; each beside the one that it is like, where there is one."""
     from medssl.imaging.writers.sheet import write_sheet
 
-    pictures = []
-    for entry in left[:: max(1, -(-2 * len(left) // _SHOWN))]:
+    pictures, known = [], [entry for entry in left if entry.reason != "unreadable"]
+    for entry in known[:: max(1, -(-2 * len(known) // _SHOWN))]:
         image = picture_of(entry.image)
         if image is None:
             continue

@@ -1,6 +1,7 @@
 """The images that `medssl curate` looks at: slices of volumes, their pictures, and their features."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -62,8 +63,6 @@ def taken_apart(listed: Manifest, axis: int | None, flat_stay: bool = False) -> 
     Raises:
         ConfigError: A 2D image that is to be taken apart.
     """
-    from medssl.imaging.readers.open import read_volume
-
     if axis is None:
         return [Image(n, row, _volume_of(row), listed.root) for n, row in enumerate(listed.rows)], []
     found: list[Image] = []
@@ -73,7 +72,7 @@ def taken_apart(listed: Manifest, axis: int | None, flat_stay: bool = False) -> 
             progress.advance()
             parts = [part.strip() for part in row.image.split(";")]
             try:
-                shape = read_volume(listed.root / parts[0]).geometry.shape
+                shape = _shape(listed.root / parts[0])
             except ImageError:
                 unreadable.append(Image(len(found) + len(unreadable), row, row.case, listed.root))
                 continue
@@ -87,6 +86,21 @@ def taken_apart(listed: Manifest, axis: int | None, flat_stay: bool = False) -> 
                 own = replace(row, case=f"{row.case}_s{k:04d}", image=field, label="")
                 found.append(Image(len(found) + len(unreadable), own, row.case, listed.root))
     return found, unreadable
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    """Shape of an image; that of a NIfTI file stands in its header, which tells whether it is whole.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    from medssl.imaging.readers.nifti import whole_nifti_header
+    from medssl.imaging.readers.open import read_volume
+
+    if path.is_file() and path.name.lower().endswith((".nii", ".nii.gz")):
+        with suppress(PermissionError):  # of which read_volume says more
+            return whole_nifti_header(path).shape
+    return read_volume(path).geometry.shape
 
 
 def _volume_of(row: Row) -> str:
@@ -131,12 +145,14 @@ def _look(images: Sequence[Image], quality: QualityOptions, rule: Rule) -> list[
     found: list[tuple[Image, str]] = []
     for _, of_one in groupby(images, key=_files):
         ends: list[tuple[float, float]] = []
-        for image in of_one:
+        group = iter(list(of_one))
+        for image in group:
             try:
                 volume = _volume(image)
                 ends = ends or _ends(image, volume)
-            except ImageError:
-                found.append((image, "unreadable"))
+            except ImageError as error:
+                others = () if error.reason == "no-such-slice" else group  # a damaged volume is read once
+                found += [(one, "unreadable") for one in (image, *others)]
                 continue
             channels = _planes(image, volume)
             reason = _useless(image.row, channels, ends, quality)

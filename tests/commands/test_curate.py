@@ -17,6 +17,8 @@ from medssl.data.cache import Cache
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.preprocess import Preprocess
+from medssl.imaging.readers import open as opened
+from medssl.imaging.readers.nifti import read_nifti
 from medssl.imaging.readers.open import read_volume
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
@@ -245,6 +247,21 @@ def test_a_volume_that_cannot_be_read_is_left_out(tmp_path: Path):
     assert {row.case[0] for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows} == {"v"}
     assert _left(tmp_path / "out")["u"]["reason"] == "unreadable"
     assert json.loads((tmp_path / "out" / "curation.json").read_text())["images"] == 13
+
+
+def test_a_volume_s_shape_is_read_from_its_header_and_a_damaged_one_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The first volume's voxels are no numbers, which its header does not tell."""
+    manifest = _volumes(tmp_path)
+    whole = read_volume(tmp_path / "u.nii.gz")
+    write_nifti(replace(whole, array=np.full_like(whole.array, np.nan)), tmp_path / "u.nii.gz")
+    read = []
+    monkeypatch.setattr(opened, "read_nifti", lambda path: read.append(path.name) or read_nifti(path))
+    assert _curate(manifest, tmp_path / "out", "--slices", "2", "--workers", "0") == 0
+    assert read == ["u.nii.gz", "v.nii.gz"]
+    left = {name: row["reason"] for name, row in _left(tmp_path / "out").items() if name[0] == "u"}
+    assert left == {f"u_s{k:04d}": "unreadable" for k in range(12)}
 
 
 def test_a_coreset_of_nothing_is_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -43,7 +43,11 @@ def test_a_target_s_slices_of_air_choose_nothing(tmp_path: Path, capsys: pytest.
     more = ["--slices", "2", "--likeness.rule", "none", "--coreset.budget", "2", "--target", str(target)]
     assert main(["curate", str(pool), "--out", str(tmp_path / "out"), *more, *_encoder(tmp_path)]) == 0
     assert len(Manifest.read(tmp_path / "out" / "manifest.csv").rows) == 2
-    assert json.loads((tmp_path / "out" / "curation.json").read_text())["target_useless"] == {"constant": 2}
+    about = json.loads((tmp_path / "out" / "curation.json").read_text())
+    assert about["target_useless"] == {"constant": 2}
+    assert about["similarity_curve"] == sorted(about["similarity_curve"], reverse=True)
+    assert all(-1 <= cosine <= 1 for cosine in about["similarity_curve"])
+    assert about["similarity_curve"]
     assert f"2 of 5 images of {target} choose nothing: 2 constant" in capsys.readouterr().out
 
 
