@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.commands.comparison import joint_embedding, judged, runs_of
-from medssl.commands.comparison_sets import cache_of, prepare_set, same_data
+from medssl.commands.comparison_sets import cache_of, not_measured, prepare_set, same_data
 from medssl.commands.console import say
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.probing import RandomRun, measured, random_runs
@@ -71,14 +71,17 @@ def benchmark(
     for images in wanted.all_sets:
         if images in due:
             prepare_set(images, data, out, hashes[images.name])
+    warnings = [text for images in wanted.all_sets for text in not_measured(images, out)]
+    for warning in warnings:
+        say(f"WARNING: {warning}")
     random = _with(random, beside, jobs)
     for number, (run, found) in enumerate(judged(missing, jobs), start=1):
         rows = _in_order([*rows, *found], wanted)
         failed = [f"failed: {row.failed}" for row in found[:1] if row.failed]
         say(f"benchmark: {number} of {len(missing)}: {': '.join([run.about, *(failed or [_on_val(found)])])}")
-        _write(out, rows, random, joint, told)
+        _write(out, rows, random, joint, told, warnings)
     random = _with(random, _without(random_runs(wanted, caches, rows), random), jobs)
-    results = _write(out, rows, random, joint, told)
+    results = _write(out, rows, random, joint, told, warnings)
     about = f"Methods of {plan.name}, frozen features beside random weights."
     write_report(out, benchmark_sections(results, caches), "Comparison of methods", about, results["environment"])
     say(f"benchmark: {out / 'report.html'}, {out / 'table.md'}, {out / 'results.json'}")
@@ -167,6 +170,7 @@ def _write(
     random: "Sequence[RandomWeights]",
     joint: Collection[str],
     data_sha256: dict[str, str],
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
     from medssl.evaluation.benchmark_table import compare, encoder_name, markdown
     from medssl.evaluation.report.results import head
@@ -175,6 +179,7 @@ def _write(
     results = {
         **head("benchmark"),
         "data_sha256": data_sha256,
+        "warnings": list(warnings),
         "comparisons": [c.to_json() for c in comparisons],
         "runs": [asdict(row) for row in rows],
         "random": [asdict(entry) for entry in random],

@@ -74,6 +74,16 @@ def prepare_set(images: SetPlan, data: Path, out: Path, data_sha256: str) -> Non
     run_stage("prepare", [*arguments, "--config", str(folder / "prepare.yaml")])
 
 
+def not_measured(images: SetPlan, out: Path) -> list[str]:
+    """What to say of cases of a prepared set that are in no number, split by split; nothing where it is not there."""
+    from medssl.data.cache import Cache
+    from medssl.evaluation.probe_data import not_probed
+
+    if not cache_of(images, out).is_dir():
+        return []
+    return [f"{images.name}: {text}" for text in not_probed(Cache.open(cache_of(images, out)), images.target)]
+
+
 def _record(images: SetPlan, out: Path) -> Path:
     """What tells which images a set was prepared from."""
     return set_folder(images, out) / "data.json"

@@ -4,15 +4,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medssl.commands.console import say
 from medssl.commands.curate_images import Image, embed, held, look, picture_of, taken_apart
 from medssl.commands.curate_likeness import Left, nothing_compared, refuse_too_many, unlike
+from medssl.commands.curate_target import Target, read_target
 from medssl.data.curate_options import CoresetOptions, LikenessOptions, QualityOptions
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import atomic_folder, csv_text, write_json, write_text
 from medssl.imaging.manifest import Manifest
-from medssl.imaging.naming import some
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 POSITIONAL: tuple[str, ...] = ("manifest",)
 
@@ -36,7 +41,7 @@ def curate(
     Pictures are compared as they are stored, without a window, in all their channels; of a volume, unless it is taken
     apart, the middle slice is. Images with a label or a class and those of splits val and test are always kept; slices
     have no label map, so those of a volume that has one are looked at as any other. OUT gets manifest.csv (for `medssl
-    prepare`), left_out.csv, left_out.png (the first hundred) and curation.json.
+    prepare`), left_out.csv, left_out.png (up to a hundred pictures, evenly picked) and curation.json.
 
     Args:
         manifest: Manifest made by `medssl index`.
@@ -52,14 +57,13 @@ def curate(
         workers: Processes that read images.
 
     Raises:
-        ConfigError: Options that contradict one another, or a target set of val and test images alone, or of labelled
-            images without splits.
+        ConfigError: Options that contradict one another, or a target set that cannot be used.
         ManifestError: A manifest that cannot be used.
         MedsslError: Nothing would be left.
     """
     _check(out, slices, likeness, coreset, encoder, target)
     listed = Manifest.read(manifest)
-    goal, unused, warnings = ([], 0, []) if target is None else _goal(target, slices)
+    goal = Target() if target is None else read_target(target, slices, quality, encoder, workers)
     images, broken = taken_apart(listed, slices)
     count = len(images) + len(broken)
     unlabelled = 0 if slices is None else sum(bool(row.label) for row in listed.rows)
@@ -68,11 +72,12 @@ def curate(
     refuse_too_many(asked, likeness)
     useful, useless = look(asked, quality, likeness.rule, workers)
     left = [Left(image, reason) for image, reason in (*((image, "unreadable") for image in broken), *useless)]
-    warnings += nothing_compared(useful, likeness)
+    warnings = [*goal.warnings, *nothing_compared(useful, likeness)]
     kept, alike = unlike(useful, likeness, encoder)
     left += alike
-    if coreset.budget and encoder is not None:
-        kept, others = _coreset(kept, goal, coreset, encoder)
+    curve: list[float] = []
+    if goal.vectors is not None:
+        kept, others, curve = _coreset(kept, goal.vectors, coreset, encoder)
         left += others
     chosen = sorted([*always, *kept], key=lambda image: image.number)
     if not chosen:
@@ -88,7 +93,9 @@ def curate(
             "kept": len(chosen),
             "kept_always": len(always),
             "left_out": dict(counts),
-            "target_left_out": unused,
+            "target_left_out": goal.unused,
+            "target_useless": goal.useless,
+            "similarity_curve": curve,
             "warnings": warnings,
             "label_maps_left_out": unlabelled,
             "options": {
@@ -120,71 +127,45 @@ def _check(
         problems.append("likeness.rule embedding and coreset.budget need --encoder, an encoder.safetensors")
     if bool(coreset.budget) != (target is not None):
         problems.append("coreset.budget and --target belong together: how many images, and like which")
+    problems += _idle(likeness, coreset, encoder, target)
     if problems:
         raise ConfigError(problems)
 
 
-def _goal(target: Path, slices: int | None) -> tuple[list[Image], int, list[str]]:
-    """Images to be like, how many cases were left out, warnings: what is measured on must choose nothing.
-
-    Volumes are taken apart as those of the open set are; 2D images of a target are compared with their slices.
-
-    Raises:
-        ConfigError: None is left, or cases that `medssl prepare` may still draw for val and test, or unreadable ones.
-    """
-    listed = Manifest.read(target)
-    warnings = _without_splits(listed, target)
-    rows = [row for row in listed.rows if row.split not in ("val", "test")]
-    unused = len(listed.rows) - len(rows)
-    if not rows:
-        raise ConfigError(
-            [f"target {target} has {unused} case(s), all of split val or test, which choose nothing: give others"]
-        )
-    if unused:
-        say(f"curate: {unused} of {len(listed.rows)} cases of {target} are of split val or test and are not looked at")
-    images, unread = taken_apart(replace(listed, rows=tuple(rows)), slices, flat_stay=True)
-    if unread:
-        raise ConfigError(
-            [f"target {target}: {some([image.row.case for image in unread])} cannot be read: mend or leave them out"]
-        )
-    return images, unused, warnings
-
-
-def _without_splits(listed: Manifest, target: Path) -> list[str]:
-    """The warning that no case has a split; where cases are labelled, of which splits are drawn, it is a refusal."""
-    if any(row.split for row in listed.rows):
-        return []  # prepare draws none then
-    how = "write train, val and test into its column split first, the same for all cases of a patient"
-    if labelled := sum(bool(row.label or row.class_name) for row in listed.rows):
-        raise ConfigError(
-            [
-                f"target {target} has {labelled} labelled case(s) and no splits: medssl prepare draws val and test "
-                f"from them later, and these would have chosen what is learned from: {how} (train for all, if nothing "
-                "is ever measured on them)"
-            ]
-        )
-    warning = (
-        f"no case of target {target} has a split, so all {len(listed.rows)} choose the images: those that are labelled "
-        f"later and come into split val or test will have chosen what is learned from; if any may, {how}"
-    )
-    say(f"WARNING: {warning}")
-    return [warning]
+def _idle(likeness: LikenessOptions, coreset: CoresetOptions, encoder: Path | None, target: Path | None) -> list[str]:
+    """Options that would do nothing, a sentence each; those that are as they are by default are taken for not given."""
+    rule, wanted = likeness.rule, bool(coreset.budget or target)
+    threshold = likeness.threshold is not None and rule in ("none", "every_n")
+    wrong = {
+        f"likeness.every is for likeness.rule every_n, and it is {rule}": likeness.every != _LIKENESS.every
+        and rule != "every_n",
+        f"likeness.threshold does nothing with likeness.rule {rule}": threshold,
+        "likeness.scope does nothing with likeness.rule none": likeness.scope != _LIKENESS.scope and rule == "none",
+        "coreset.stop and coreset.seed do nothing without coreset.budget": not wanted and coreset != _CORESET,
+        "encoder is for likeness.rule embedding and for coreset.budget": encoder is not None
+        and rule != "embedding"
+        and not wanted,
+    }
+    return [f"{words}: leave it out" for words, given in wrong.items() if given]
 
 
 def _coreset(
-    images: Sequence[Image], goal: Sequence[Image], options: CoresetOptions, encoder: Path
-) -> tuple[list[Image], list[Left]]:
+    images: Sequence[Image], goal: "npt.NDArray[np.float32]", options: CoresetOptions, encoder: Path | None
+) -> tuple[list[Image], list[Left], list[float]]:
+    """Images that are taken, those that are not, and the mean cosine of each round."""
     from medssl.data.curate import coreset
 
+    vectors, images, odd = embed(images, encoder)
+    left = [Left(image, reason) for image, reason in odd]
     if not images:
         say("curate: no image is left to take a coreset of")
-        return [], []
-    taken, utilities = coreset(embed(goal, encoder), embed(images, encoder), options.budget, options.stop, options.seed)
+        return [], left, []
+    taken, utilities = coreset(goal, vectors, options.budget, options.stop, options.seed)
     ends = f"{utilities[0]:.3f} to {utilities[-1]:.3f}"
     say(f"curate: coreset of {len(taken)} images in {len(utilities)} rounds, cosine {ends}")
     inside = set(taken)
-    left = [Left(image, "less like the target") for n, image in enumerate(images) if n not in inside]
-    return [images[n] for n in taken], left
+    left += [Left(image, "less like the target") for n, image in enumerate(images) if n not in inside]
+    return [images[n] for n in taken], left, utilities
 
 
 def _absolute(image: Image, column: str) -> str:
@@ -209,8 +190,8 @@ def _sheet(left: Sequence[Left], path: Path) -> None:
     """Evenly picked images that were left out; each beside the one that it is like, where there is one."""
     from medssl.imaging.writers.sheet import write_sheet
 
-    pictures = []
-    for entry in left[:: max(1, -(-2 * len(left) // _SHOWN))]:
+    pictures, known = [], [entry for entry in left if entry.reason != "unreadable"]
+    for entry in known[:: max(1, -(-2 * len(known) // _SHOWN))]:
         image = picture_of(entry.image)
         if image is None:
             continue

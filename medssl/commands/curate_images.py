@@ -1,12 +1,14 @@
 """The images that `medssl curate` looks at: slices of volumes, their pictures, and their features."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medssl.commands.console import say
 from medssl.commands.side_by_side import in_workers
 from medssl.data.curate_options import QualityOptions, Rule
 from medssl.evaluation.options import EmbedOptions
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from medssl.evaluation.embedding import Embedder, Shown
     from medssl.imaging.volume import Volume
 
 _SIDE = 64  # of pictures that ssim and mutual information compare
@@ -60,8 +63,6 @@ def taken_apart(listed: Manifest, axis: int | None, flat_stay: bool = False) -> 
     Raises:
         ConfigError: A 2D image that is to be taken apart.
     """
-    from medssl.imaging.readers.open import read_volume
-
     if axis is None:
         return [Image(n, row, _volume_of(row), listed.root) for n, row in enumerate(listed.rows)], []
     found: list[Image] = []
@@ -71,7 +72,7 @@ def taken_apart(listed: Manifest, axis: int | None, flat_stay: bool = False) -> 
             progress.advance()
             parts = [part.strip() for part in row.image.split(";")]
             try:
-                shape = read_volume(listed.root / parts[0]).geometry.shape
+                shape = _shape(listed.root / parts[0])
             except ImageError:
                 unreadable.append(Image(len(found) + len(unreadable), row, row.case, listed.root))
                 continue
@@ -85,6 +86,21 @@ def taken_apart(listed: Manifest, axis: int | None, flat_stay: bool = False) -> 
                 own = replace(row, case=f"{row.case}_s{k:04d}", image=field, label="")
                 found.append(Image(len(found) + len(unreadable), own, row.case, listed.root))
     return found, unreadable
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    """Shape of an image; that of a NIfTI file stands in its header, which tells whether it is whole.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    from medssl.imaging.readers.nifti import whole_nifti_header
+    from medssl.imaging.readers.open import read_volume
+
+    if path.is_file() and path.name.lower().endswith((".nii", ".nii.gz")):
+        with suppress(PermissionError):  # of which read_volume says more
+            return whole_nifti_header(path).shape
+    return read_volume(path).geometry.shape
 
 
 def _volume_of(row: Row) -> str:
@@ -129,12 +145,14 @@ def _look(images: Sequence[Image], quality: QualityOptions, rule: Rule) -> list[
     found: list[tuple[Image, str]] = []
     for _, of_one in groupby(images, key=_files):
         ends: list[tuple[float, float]] = []
-        for image in of_one:
+        group = iter(list(of_one))
+        for image in group:
             try:
                 volume = _volume(image)
                 ends = ends or _ends(image, volume)
-            except ImageError:
-                found.append((image, "unreadable"))
+            except ImageError as error:
+                others = () if error.reason == "no-such-slice" else group  # a damaged volume is read once
+                found += [(one, "unreadable") for one in (image, *others)]
                 continue
             channels = _planes(image, volume)
             reason = _useless(image.row, channels, ends, quality)
@@ -184,12 +202,16 @@ def _is_slice(image: Image) -> bool:
     return bool(split_slice(image.row.image.split(";")[0])[1])
 
 
-def embed(images: Sequence[Image], encoder: Path | None) -> "npt.NDArray[np.float32]":
-    """(N, E) features of images, prepared as those that the encoder was pretrained on; the middle of each.
+def embed(
+    images: Sequence[Image], encoder: Path | None
+) -> "tuple[npt.NDArray[np.float32], list[Image], list[tuple[Image, str]]]":
+    """Features of images, prepared as those that the encoder was pretrained on; the middle of each.
+
+    Returns:
+        (N, E), the N images, and those that cannot be embedded, with the reason.
 
     Raises:
         ConfigError: An encoder that does not say how its images were prepared, or is for others.
-        ImageError: An image that cannot be read.
     """
     import numpy as np
 
@@ -202,13 +224,31 @@ def embed(images: Sequence[Image], encoder: Path | None) -> "npt.NDArray[np.floa
     if not meta.get("preprocess"):
         raise ConfigError([f"{encoder} does not say how its images were prepared"])
     embedder = Embedder(encoder, Preprocess.from_json(meta["preprocess"]), meta["channels"], EmbedOptions())
-    found = []
+    vectors: list[npt.NDArray[np.float32]] = []
+    kept: list[Image] = []
+    odd: list[tuple[Image, ImageError]] = []
     with Progress("embed", len(images), "image") as progress:
         for first in range(0, len(images), _BATCH):
-            part = images[first : first + _BATCH]
-            found.append(embedder.features([embedder.shown(_volume(i)) for i in part], [i.row.case for i in part]))
-            progress.advance(len(part))
-    return np.concatenate(found)
+            seen = [(image, _shown(image, embedder)) for image in images[first : first + _BATCH]]
+            odd += [(image, one) for image, one in seen if isinstance(one, ImageError)]
+            good = [(image, one) for image, one in seen if not isinstance(one, ImageError)]
+            if good:
+                vectors.append(embedder.features([one for _, one in good], [image.row.case for image, _ in good]))
+            kept += [image for image, _ in good]
+            progress.advance(len(seen))
+    for image, error in odd[:1]:
+        more = f"{len(odd)} of {len(images)} images cannot be embedded and are left out"
+        say(f"curate: {more}; the first, {image.row.case!r}: {error.message}")
+    left = [(image, f"not embedded ({error.reason})") for image, error in odd]
+    return np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32), kept, left
+
+
+def _shown(image: Image, embedder: "Embedder") -> "Shown | ImageError":
+    """What the encoder sees of an image, or why it cannot."""
+    try:
+        return embedder.shown(_volume(image))
+    except ImageError as error:
+        return error
 
 
 def _volume(image: Image) -> "Volume":

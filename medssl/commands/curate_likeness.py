@@ -38,18 +38,24 @@ def unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | No
     from medssl.data.curate import every_nth
     from medssl.data.near_duplicates import CosineSearch, distinct
 
-    groups = _groups(images, options)
     if options.rule == "none" or not images:
         return list(images), []
+    left: list[Left] = []
+    if options.rule == "embedding":
+        vectors, images, odd = embed(images, encoder)
+        left = [Left(image, reason) for image, reason in odd]
+        if not images:
+            return [], left
+    groups = _groups(images, options)
     if options.rule == "every_n":
         taken = set(every_nth(groups, options.every))
         rest = [Left(image, f"not one of every {options.every}") for n, image in enumerate(images) if n not in taken]
         return [images[n] for n in sorted(taken)], rest
     if options.rule == "embedding":
-        kept, dropped = distinct(CosineSearch(embed(images, encoder), options.least), groups)
+        kept, dropped = distinct(CosineSearch(vectors, options.least), groups)
     else:
         kept, dropped = _by_channels(images, groups, options)
-    left = [Left(images[d.item], f"like another ({options.rule})", images[d.like], abs(d.likeness)) for d in dropped]
+    left += [Left(images[d.item], f"like another ({options.rule})", images[d.like], abs(d.likeness)) for d in dropped]
     return [images[n] for n in kept], left
 
 

@@ -8,6 +8,7 @@ from medssl.commands.console import say
 from medssl.commands.evaluate_frozen import encoder_file, encoder_names, encoder_warnings
 from medssl.evaluation.options import EmbedOptions
 from medssl.imaging.errors import CacheError, ConfigError
+from medssl.imaging.naming import some
 from medssl.imaging.progress import Progress
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def embed(
         raise CacheError(f"{data} has no cases", reason="no-cases")
     embedder = Embedder(file, cache.preprocess, cache.channels, embed)
     warnings = encoder_warnings(encoder_names([file]), [read_encoder(file)[1]], cache, embed.slice_axis)
+    warnings += _not_prepared(cache)
     source = {
         "cache": str(cache.path.resolve()), "data_sha256": cache.data_sha256, "classes": list(cache.classes),
         "warnings": warnings,
@@ -73,6 +75,17 @@ def embed(
             cases = cache.cases[number * shard : (number + 1) * shard]
             _write(part(out, number), embedder, cache, cases, batch_size, about, progress)
     say(f"embed: features of {len(cache.cases)} cases in {out}; next: medssl anomalies {out} --out FOLDER")
+
+
+def _not_prepared(cache: "Cache") -> list[str]:
+    """The warning that some cases have no features."""
+    lost = [case for split in ("train", "val", "test", "") for case in cache.not_prepared(split)]
+    if not lost:
+        return []
+    return [
+        f"{len(lost)} case(s) could not be prepared and have no features ({some(lost)}): such scans are often the "
+        f"harder ones. Why stands in {cache.path / 'problems.csv'}."
+    ]
 
 
 def _write(

@@ -141,6 +141,7 @@ def _landmarks(
 
     from medssl.evaluation import landmarks as found
     from medssl.evaluation.encoder_tests import told_corrected
+    from medssl.evaluation.segmentation_cases import left_out
 
     cases = [case for case in cache.cases if case.split in ("train", "test")]
     places = (
@@ -153,7 +154,7 @@ def _landmarks(
     queries = [c for c in cases if c.split == "test" and set(names) & set(places.get(c.case, ()))]
     if not queries:
         raise CacheError(f"no case of split test has a landmark of {list(names)}", reason="no-landmarks")
-    warnings = _without_size(queries)
+    warnings = [*left_out(cache, "test", queries, "landmark that is looked for"), *_without_size(queries)]
     each = {
         arm: [found.landmark_errors(_embedder(make()), cache, templates, queries, places) for make in networks]
         for arm, networks in arms.items()
@@ -210,10 +211,10 @@ def _prompts(
 ) -> tuple[dict[str, Any], set[str]]:
     from medssl.evaluation import prompts
     from medssl.evaluation.encoder_tests import told_corrected
-    from medssl.evaluation.segmentation_cases import labelled_cases
+    from medssl.evaluation.segmentation_cases import labelled_cases, left_out
 
-    splits = [labelled_cases(cache, split) for split in ("val", "test")]
-
+    named = {split: labelled_cases(cache, split) for split in ("val", "test")}
+    splits = list(named.values())
     encoders: dict[str, list[Encoder]] = {arm: [make().encoder for make in own] for arm, own in arms.items()}  # type: ignore[misc]
     # one for all arms, so that they are asked for the same structures
     smallest = max(math.prod(encoder.strides[-1]) for found in encoders.values() for encoder in found)
@@ -223,16 +224,19 @@ def _prompts(
         return val, test
 
     found = {arm: [scored(encoder) for encoder in own] for arm, own in encoders.items()}
+    compared = told_corrected(
+        {
+            "differences": {
+                arm: prompts.prompt_difference(found[own][0], runs) for arm, runs in found.items() if arm != own
+            }
+        }
+    )
+    lacking = [text for split, cases in named.items() for text in left_out(cache, split, cases, "label map")]
     return {
         "cases": len(splits[1]),
         "arms": {arm: prompts.summarise_prompts(runs) for arm, runs in found.items()},
-        **told_corrected(
-            {
-                "differences": {
-                    arm: prompts.prompt_difference(found[own][0], runs) for arm, runs in found.items() if arm != own
-                }
-            }
-        ),
+        **compared,
+        "warnings": [*lacking, *compared["warnings"]],
     }, {case.patient for case in splits[1]}
 
 

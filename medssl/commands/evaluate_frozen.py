@@ -184,14 +184,11 @@ def described(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warnings(cache: "Cache", data: "ProbeData", target: str) -> list[str]:
-    from medssl.evaluation.segmentation_cases import left_out
+    from medssl.evaluation.probe_data import not_probed
     from medssl.evaluation.subgroups import few_patients
 
-    found = []
-    kind = "label map" if target == "structures" else "class"
-    usable = [case for case in cache.cases if (case.has_label if target == "structures" else case.class_name)]
+    found = not_probed(cache, "structures" if target == "structures" else "class")
     for split in ("train", "val", "test"):
-        found += left_out(cache, split, [case for case in usable if case.split == split], kind)
         found += few_patients(split, {data.patients[int(row)] for row in data.rows(split)})
     return found
 

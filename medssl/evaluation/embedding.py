@@ -16,7 +16,7 @@ from medssl.evaluation.features import extract
 from medssl.evaluation.frozen import encoder_problems, pretrained_encoder, slice_axis
 from medssl.evaluation.options import EmbedOptions
 from medssl.evaluation.probe_data import middle_crop
-from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.errors import ConfigError, ImageError, MedsslError
 from medssl.imaging.files import sha256
 from medssl.imaging.preprocess import Preprocess, prepare_volume
 from medssl.imaging.volume import Volume
@@ -78,9 +78,11 @@ class Embedder:
         """What the encoder sees of an image that is not prepared.
 
         Raises:
-            ImageError: It cannot be prepared.
+            ImageError: It cannot be prepared, or has another number of channels than the encoder takes.
         """
-        array = prepare_volume(volume, self.preprocess).array
+        array, wanted = prepare_volume(volume, self.preprocess).array, len(self.about["channels"])
+        if len(array) != wanted:
+            raise ImageError(f"{len(array)} channel(s) where the encoder takes {wanted}", reason="channels")
         return self._shown(partial(_middle, array), array.shape[1:])
 
     def rows(self, shown: Shown) -> list[int | None]:

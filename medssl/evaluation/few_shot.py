@@ -11,8 +11,9 @@ from torch import Tensor
 
 from medssl.evaluation.features import Features
 from medssl.evaluation.probe_data import ProbeData
-from medssl.evaluation.probes import Scores, centred_units, mean_auroc
+from medssl.evaluation.probes import Scores, centred_units, mean_auroc, nearest
 from medssl.evaluation.statistics import Interval, statistic_interval
+from medssl.evaluation.weighted_auroc import mean_area
 
 _NEIGHBOURS, _SMOOTHING = 10, 1.0  # of ML-kNN
 
@@ -98,36 +99,23 @@ def shot_interval(ours: Sequence[Shot], theirs: Sequence[Shot], data: ProbeData,
     """
     rows = data.rows("test")
     answers = data.targets[rows].numpy()
-    tables = []
-    for column in range(answers.shape[1]):
-        with_it, without = np.flatnonzero(answers[:, column]), np.flatnonzero(~answers[:, column])
-        share = _shares([s.scores[..., column] for s in ours], with_it, without)
-        if theirs:
-            share = share - _shares([s.scores[..., column] for s in theirs], with_it, without)
-        if len(with_it) and len(without):
-            tables.append((with_it, without, share))
+    asked = [answers[:, column] for column in range(answers.shape[1])]
+    areas = [
+        [
+            mean_area(np.concatenate([shot.scores[..., column] for shot in found]), own)
+            for found in (ours, theirs)
+            if found
+        ]
+        for column, own in enumerate(asked)
+        if own.any() and not own.all()
+    ]
 
     def statistic(drawn: npt.NDArray[np.int64]) -> float:
         times = np.bincount(drawn, minlength=len(answers)).astype(np.float64)
-        pairs = [(times[with_it], times[without], share) for with_it, without, share in tables]
-        if not pairs or not all(a.any() and b.any() for a, b, _ in pairs):  # a mean over fewer is another number
-            return math.nan
-        return float(np.mean([a @ share @ b / (a.sum() * b.sum()) for a, b, share in pairs]))
+        found = [first(times) - sum(other(times) for other in others) for first, *others in areas]
+        return float(np.mean(found)) if found else math.nan  # NaN of one: a mean over fewer is another number
 
     return statistic_interval(statistic, [data.patients[int(row)] for row in rows], resamples=resamples)
-
-
-def _shares(scores: Sequence[Scores], with_it: npt.NDArray[np.int64], without: npt.NDArray[np.int64]) -> Scores:
-    """(P, N) share of encoders and episodes in which an image with the answer is ahead of one without, ties half.
-
-    The AUROC of any patients, drawn any number of times, is a mean over this table.
-    """
-    episodes = [of_episode for found in scores for of_episode in found]
-    wins = np.zeros((len(with_it), len(without)))
-    for of_episode in episodes:
-        ahead, behind = of_episode[with_it][:, None], of_episode[without]
-        wins += 0.5 * (ahead > behind) + 0.5 * (ahead >= behind)
-    return wins / len(episodes)
 
 
 def multilabel_neighbours(
@@ -150,9 +138,8 @@ def multilabel_neighbours(
     units = centred_units(vectors, known)
     answers = data.targets[known]
     k = min(neighbours, len(known) - 1)
-    own = units[known] @ units[known].T
-    counts = answers[own.fill_diagonal_(-torch.inf).topk(k, dim=1).indices].sum(1)  # (m, K) neighbours with the answer
-    seen = answers[(units[asked] @ units[known].T).topk(k, dim=1).indices].sum(1)  # (n, K)
+    counts = answers[nearest(units, known, known, k)[1]].sum(1)  # (m, K) neighbours with the answer
+    seen = answers[nearest(units, asked, known, k)[1]].sum(1)  # (n, K)
     prior = (_SMOOTHING + answers.sum(0)) / (2 * _SMOOTHING + len(known))
     columns = []
     for column in range(answers.shape[1]):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medssl.data.cache import Cache, CachedCase
+from medssl.evaluation.segmentation_cases import left_out
 from medssl.imaging.errors import CacheError
 
 _TRIES = 50
@@ -123,6 +124,13 @@ def read_probe_data(cache: Cache, size: Sequence[int], target: Target, crops: in
     data = ProbeData(torch.from_numpy(images), torch.from_numpy(values > middle), tuple(names), splits, patients)
     check_questions(cache, data, target)
     return data
+
+
+def not_probed(cache: Cache, target: Target) -> list[str]:
+    """What to say of cases that no probe is asked about, split by split: without an answer, or not prepared."""
+    usable = [case for case in cache.cases if _usable(cache, case, target)]
+    kind = "class" if target == "class" else "label map"
+    return [text for split in _SPLITS for text in left_out(cache, split, [c for c in usable if c.split == split], kind)]
 
 
 def class_questions(cache: Cache) -> tuple[str, ...]:

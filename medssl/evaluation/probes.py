@@ -31,6 +31,7 @@ RATES = ((1e-3, 0.1), (3e-3, 1.0))
 """Learning rates and weight decays of the attentive probe."""
 
 _NEIGHBOURS, TEMPERATURE = 20, 0.07
+_BLOCK = 1024  # images whose neighbours are sought at once
 _STEPS = 100  # of the attentive probe, on all images at once
 _HEADS = 4
 
@@ -134,9 +135,9 @@ def knn_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor) -
         (n, K).
     """
     centred = centred_units(vectors, known)
-    near = (centred[asked] @ centred[known].T).topk(min(_NEIGHBOURS, len(known)), dim=1)
-    weights = (near.values / TEMPERATURE).softmax(1)  # (n, k)
-    votes = data.targets[known].float()[near.indices]  # (n, k, K)
+    cosines, places = nearest(centred, asked, known, min(_NEIGHBOURS, len(known)))
+    weights = (cosines / TEMPERATURE).softmax(1)  # (n, k)
+    votes = data.targets[known].float()[places]  # (n, k, K)
     scores: Scores = (weights[..., None] * votes).sum(1).double().numpy()
     return scores
 
@@ -144,6 +145,24 @@ def knn_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor) -
 def centred_units(vectors: Tensor, known: Tensor) -> Tensor:
     """(N, E) vectors of length 1, from the mean of the images `known`."""
     return nn.functional.normalize(vectors - vectors[known].mean(0), dim=1)
+
+
+def nearest(units: Tensor, asked: Tensor, known: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Cosines (n, k) of the nearest known images and their places in `known`; no image is its own neighbour.
+
+    A block of the images asked about at a time, so that memory does not grow with all pairs.
+
+    Args:
+        units: (N, E) of length 1.
+        asked: Images (n) whose neighbours are sought.
+        known: Images (m) that may be neighbours.
+        k: How many.
+    """
+    found = []
+    for block in asked.split(_BLOCK):
+        cosines = units[block] @ units[known].T
+        found.append(cosines.masked_fill_(block[:, None] == known, -torch.inf).topk(k, dim=1))
+    return torch.cat([near.values for near in found]), torch.cat([near.indices for near in found])
 
 
 def linear_scores(vectors: Tensor, data: ProbeData, known: Tensor, asked: Tensor, penalty: float) -> Scores:

@@ -2,7 +2,10 @@
 
 The protocol of MMC (Wu et al., 2023, https://arxiv.org/abs/2308.11448): cosine to the patch that holds a given point of
 a structure, above a threshold that is one for all. Deviations: features are centred by the image's own mean; the map of
-the encoder and the threshold are chosen on split val; the point is the structure's voxel next to its centre.
+the encoder and the threshold are chosen on split val; the point is the structure's voxel next to its centre;
+Dice in place of the Jaccard index. Left out: the score at the resolution of the patches (voxels of the interpolated
+cosine are judged), and the protocol's second metric, the cosines among the patches of one object against those between
+objects (overlap of both histograms, d').
 """
 
 from collections.abc import Callable, Sequence

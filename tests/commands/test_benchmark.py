@@ -20,10 +20,12 @@ from small_cache import small_cache
 from medssl.__main__ import main
 from medssl.commands import comparison
 from medssl.commands.comparison import joint_embedding, judged, runs_of
+from medssl.commands.comparison_sets import cache_of, not_measured
 from medssl.commands.parsing import parse_verb, read_options, resolve_folder
 from medssl.data.cache import Cache
 from medssl.evaluation.benchmark_plan import BenchmarkPlan, MethodPlan, SetPlan, merged
 from medssl.evaluation.benchmark_table import Judged
+from medssl.evaluation.probe_data import not_probed
 from medssl.training.loop import launch
 from medssl.training.pretraining import Settings, assemble
 
@@ -47,6 +49,13 @@ def _pictures(folder: Path) -> None:
             Image.fromarray(array).save(folder / "pictures" / f"p{number}.png")
             writer.writerow([f"p{number}", f"w{number}", ill, ("train", "val", "test")[number // 2 % 3], 0])
         writer.writerow(["missing", "w99", 1, "train", 1])
+
+
+def _without_class(folder: Path) -> None:
+    """One more picture of split test, of which nobody says what it is."""
+    shutil.copy(folder / "pictures" / "p0.png", folder / "pictures" / "unknown.png")
+    with (folder / "table.csv").open("a", newline="") as stream:
+        csv.writer(stream).writerow(["unknown", "w98", "", "test", 0])
 
 
 def _volumes(folder: Path) -> None:
@@ -125,9 +134,25 @@ def test_an_error_of_a_method_ends_its_own_run_alone(tmp_path: Path, monkeypatch
     assert (broken.method, broken.probes, whole.method, whole.failed) == ("spark", {}, "simclr", "")
 
 
+def test_cases_of_a_set_that_are_in_no_number_are_told(tmp_path: Path):
+    images = read_options(BenchmarkPlan, _plan(tmp_path / "plan.yaml")).sets[0]
+    assert not_measured(images, tmp_path / "out") == [], "nothing is prepared yet"
+    path = cache_of(images, tmp_path / "out")
+    small_cache(path, [(8, 8)] * 6, splits=("train", "val", "test") * 2, classes=("0", "1", "0", "1", "", "1"))
+    content = json.loads((path / "cache.json").read_text())
+    (path / "cache.json").write_text(json.dumps({**content, "not_prepared": {"cut": "test"}}))
+    unanswered, broken = not_measured(images, tmp_path / "out")
+    assert unanswered.startswith("pictures: 1 of 2 cases of split val have no class and are in no number (c4)")
+    assert broken.startswith("pictures: 1 case(s) of split test could not be prepared and are in no number (cut)")
+    labelled = small_cache(tmp_path / "labels", [(8, 8)] * 2, splits=("val", "test"), labelled=(True, False))
+    (told,) = not_probed(labelled, "structures")
+    assert told.startswith("1 of 1 cases of split test have no label map")
+
+
 @pytest.mark.integration
 def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]):
     _pictures(tmp_path / "data")
+    _without_class(tmp_path / "data")
     plan, out = _plan(tmp_path / "plan.yaml"), tmp_path / "out"
     assert _run(plan, "--data", tmp_path / "data", "--out", out, "--methods", "[simclr]") == 0
     first = _encoders(out, "simclr")
@@ -141,6 +166,8 @@ def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, browser: Brows
         ("broken", ""),
     ]
     assert "must divide by train.accumulate" in results["comparisons"][2]["failures"][0]
+    (warning,) = results["warnings"]
+    assert warning.startswith("pictures: 1 of 13 cases of split test have no class and are in no number (unknown)")
     assert len(results["runs"]) == 6
     assert {run["seed"] for run in results["runs"]} == {0, 1}
     assert [entry["seed"] for entry in results["random"]] == [0, 1, 2], "both methods have the same encoder"
@@ -163,7 +190,9 @@ def test_a_comparison_ends_in_a_table_and_resumes(tmp_path: Path, browser: Brows
     for row in [*results["runs"][:4], results["random"][0]]:
         numbers = ", ".join(f"{name} {value:.3f}" for name, value in row["val"].items())
         assert f", seed {row['seed']}: AUROC on split val: {numbers}\n" in said
+    assert said.count(f"WARNING: {warning}\n") == 2, "once a call"
     page = (out / "report.html").read_text()
+    assert warning in page
     assert page.count("data:image/png;base64,") == 1
     assert page.count("must divide by train.accumulate") == 2, "each failed run is told"
     check_page(browser, out / "report.html")

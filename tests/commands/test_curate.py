@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_encoder import small_encoder
 
 from medssl.__main__ import main
 from medssl.commands import curate as verb
-from medssl.commands import curate_images, curate_likeness
+from medssl.commands import curate_images, curate_likeness, curate_target
 from medssl.data.cache import Cache
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
+from medssl.imaging.preprocess import Preprocess
+from medssl.imaging.readers import open as opened
+from medssl.imaging.readers.nifti import read_nifti
 from medssl.imaging.readers.open import read_volume
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
@@ -150,8 +154,9 @@ def test_where_nothing_is_compared_it_is_told(
 @pytest.mark.parametrize("rule", ["ssim", "mutual_information", "every_n", "none"])
 def test_the_other_rules(rule: str, tmp_path: Path):
     manifest = _pictures(tmp_path / "data")
-    more = [] if rule != "every_n" else ["--likeness.every", "2"]
-    assert _curate(manifest, tmp_path / "out", "--likeness.rule", rule, "--likeness.scope", "set", *more) == 0
+    more = {"every_n": ["--likeness.every", "2", "--likeness.scope", "set"], "none": []}
+    more = more.get(rule, ["--likeness.scope", "set"])
+    assert _curate(manifest, tmp_path / "out", "--likeness.rule", rule, *more) == 0
     kept = {row.case for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows}
     assert kept >= {"a0", "answered", "tested"}
     if rule in ("ssim", "mutual_information"):
@@ -244,23 +249,38 @@ def test_a_volume_that_cannot_be_read_is_left_out(tmp_path: Path):
     assert json.loads((tmp_path / "out" / "curation.json").read_text())["images"] == 13
 
 
+def test_a_volume_s_shape_is_read_from_its_header_and_a_damaged_one_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The first volume's voxels are no numbers, which its header does not tell."""
+    manifest = _volumes(tmp_path)
+    whole = read_volume(tmp_path / "u.nii.gz")
+    write_nifti(replace(whole, array=np.full_like(whole.array, np.nan)), tmp_path / "u.nii.gz")
+    read = []
+    monkeypatch.setattr(opened, "read_nifti", lambda path: read.append(path.name) or read_nifti(path))
+    assert _curate(manifest, tmp_path / "out", "--slices", "2", "--workers", "0") == 0
+    assert read == ["u.nii.gz", "v.nii.gz"]
+    left = {name: row["reason"] for name, row in _left(tmp_path / "out").items() if name[0] == "u"}
+    assert left == {f"u_s{k:04d}": "unreadable" for k in range(12)}
+
+
 def test_a_coreset_of_nothing_is_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     manifest = _pictures(tmp_path / "data")
     rows = [row for row in Manifest.read(manifest).rows if row.case in ("empty", "answered")]
     Manifest.from_rows(rows, manifest.parent).write(manifest)
     target = manifest.parent / "target.csv"
     Manifest.from_rows([Row("t", "t", "images/a0.png", split="train")], manifest.parent).write(target)
-    (tmp_path / "encoder.safetensors").touch()
-    more = ["--encoder", str(tmp_path / "encoder.safetensors"), "--target", str(target), "--coreset.budget", "2"]
+    made = small_encoder(tmp_path / "run", preprocess=Preprocess(spatial_dims=2).to_json())
+    more = ["--encoder", str(made / "encoder.safetensors"), "--target", str(target), "--coreset.budget", "2"]
     assert _curate(manifest, tmp_path / "out", *more) == 0
     assert "no image is left to take a coreset of" in capsys.readouterr().out
     assert [row.case for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows] == ["answered"]
 
 
-def _bars(images: list[curate_images.Image], encoder: Path) -> np.ndarray:
+def _bars(images: list[curate_images.Image], encoder: Path) -> tuple[np.ndarray, list, list]:
     """Histograms of pictures in place of an encoder's features."""
     pictures = [curate_images.picture_of(image) for image in images]
-    return np.stack([np.histogram(picture, 24, (0, 255))[0] for picture in pictures]).astype(np.float32)
+    return np.stack([np.histogram(picture, 24, (0, 255))[0] for picture in pictures]).astype(np.float32), images, []
 
 
 def test_pictures_choose_slices_of_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -273,7 +293,8 @@ def test_pictures_choose_slices_of_volumes(tmp_path: Path, monkeypatch: pytest.M
     whole = np.repeat(volumes[1][None, ..., 8:9], 3, axis=-1)
     write_nifti(Volume(whole, Geometry(np.eye(4), whole.shape[1:])), folder / "whole.nii.gz")
     rows = [Row("flat", "f", "flat.png", split="train"), Row("whole", "w", "whole.nii.gz", split="train")]
-    monkeypatch.setattr(verb, "embed", _bars)
+    for module in (verb, curate_target):
+        monkeypatch.setattr(module, "embed", _bars)
     (tmp_path / "encoder.safetensors").touch()
     more = ["--slices", "2", "--encoder", str(tmp_path / "encoder.safetensors"), "--target", str(folder / "target.csv")]
     for name, given, chosen in (("a", rows[:1], ["u_s0004"]), ("b", rows, ["u_s0004", "v_s0008"])):
@@ -395,6 +416,19 @@ def test_mistakes_are_told_together(tmp_path: Path, capsys: pytest.CaptureFixtur
     told = capsys.readouterr().err
     assert "must lie in [0, 64]" in told
     assert "likeness.every" in told
+    for given, words in (
+        (["--likeness.every", "2"], ["likeness.every is for likeness.rule every_n, and it is dhash"]),
+        (
+            ["--likeness.rule", "every_n", "--likeness.threshold", "0.5", "--encoder", str(manifest)],
+            ["likeness.threshold does nothing with likeness.rule every_n", "encoder is for likeness.rule embedding"],
+        ),
+        (["--likeness.rule", "none", "--likeness.scope", "set"], ["likeness.scope does nothing with"]),
+        (["--coreset.seed", "3", "--slices", "4"], ["coreset.seed do nothing without", "slices must be"]),
+    ):  # fmt: skip
+        assert _curate(manifest, tmp_path / "new", *given) == 2
+        told = capsys.readouterr().err
+        assert all(word in told for word in words)
+        assert f"{len(words)} mistake(s)" in told
     rows = [row for row in Manifest.read(manifest).rows if row.case == "empty"]
     Manifest.from_rows(rows, manifest.parent).write(manifest)
     assert _curate(manifest, tmp_path / "new") == 2

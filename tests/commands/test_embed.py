@@ -204,6 +204,16 @@ def test_images_prepared_otherwise_are_told_and_the_warning_is_kept(tmp_path: Pa
     assert _embed(moved, cache.path, tmp_path / "out", "--shard=2") == 0, "it goes on, whatever the folder is called"
 
 
+def test_cases_that_could_not_be_prepared_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cache = small_cache(tmp_path / "cache", [(12, 12)] * 3)
+    content = json.loads((cache.path / "cache.json").read_text())
+    (cache.path / "cache.json").write_text(json.dumps({**content, "not_prepared": {"cut": "test", "hole": ""}}))
+    assert _embed(small_encoder(tmp_path / "run"), cache.path, tmp_path / "out") == 0
+    (warning,) = json.loads((tmp_path / "out" / "features.json").read_text())["warnings"]
+    assert warning.startswith("2 case(s) could not be prepared and have no features (cut, hole)")
+    assert warning in capsys.readouterr().out
+
+
 def test_volumes_by_a_3d_encoder(tmp_path: Path):
     cache = small_cache(tmp_path / "cache", [(10, 12, 8)] * 3)
     run = small_encoder(tmp_path / "run", dims=3)

@@ -78,6 +78,7 @@ def test_landmarks_by_a_run_of_sam_and_by_a_plain_encoder(
     found = _evaluate(plain, cache, tmp_path / "table", asked, f"--frozen.landmarks={table}")
     assert (found["templates"], found["cases"], found["landmarks"]) == (["c1"], 2, ["tip"])
     assert found["arms"]["same relative place"]["mean_mm"]["estimate"] == pytest.approx(2)
+    assert found["warnings"][0].startswith("1 of 3 cases of split test have no landmark that is looked for")
 
 
 @pytest.mark.integration
@@ -98,6 +99,16 @@ def test_structures_from_one_patch(cache: Cache, tmp_path: Path, capsys: pytest.
     p_values = {row["number"]: row["p_value_corrected"] for row in read_csv(tmp_path / "out" / "results.csv")}
     assert float(p_values["differences.random weights"]) == found["differences"]["random weights"]["p_value_corrected"]
     assert "p corrected" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.integration
+def test_cases_without_a_label_map_are_told_of_both_splits(tmp_path: Path) -> None:
+    labelled = [split == "train" or number % 2 == 0 for number, split in enumerate(_SPLITS)]
+    some = small_cache(tmp_path / "cache", [(18, 17)] * 8, splits=_SPLITS, labelled=labelled)
+    found = _evaluate(_encoder(tmp_path / "run", 2), some, tmp_path / "out", "--frozen.target=prompt")
+    for split, named in (("val", "1 of 2 cases of split val"), ("test", "2 of 3 cases of split test")):
+        (told,) = [text for text in found["warnings"] if f"{named} have no label map and are in no number" in text]
+        assert told in (tmp_path / "out" / "report.html").read_text(), split
 
 
 @pytest.mark.integration

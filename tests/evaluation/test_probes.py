@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from medssl.evaluation import probes
 from medssl.evaluation.features import Features
 from medssl.evaluation.probe_data import ProbeData, draw_labelled
 from medssl.evaluation.probes import ProbeResult, attentive_probe, knn_probe, knn_scores, linear_probe, mean_auroc
@@ -135,3 +136,18 @@ def test_class_tokens_of_blocks_are_tried_by_the_linear_probe_alone():
     draws = draw_labelled(data, 40, 2)
     assert "tokens" in linear_probe(hidden, data, draws).chosen
     assert linear_probe(hidden, data, draws).test > 0.85 > knn_probe(hidden, data, draws).test
+
+
+@pytest.mark.parametrize("block", [1, 7, 1024])
+def test_neighbours_in_blocks_are_those_of_the_whole_table(block: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(probes, "_BLOCK", block)
+    units = torch.nn.functional.normalize(torch.randn(60, 5, generator=torch.Generator().manual_seed(0)), dim=1)
+    known, asked = torch.arange(0, 60, 2), torch.arange(20, 60)
+    table = units[asked] @ units[known].T
+    for row, image in enumerate(asked.tolist()):
+        table[row, known == image] = -torch.inf
+    values, places = probes.nearest(units, asked, known, 4)
+    wanted = table.topk(4, dim=1)
+    assert torch.equal(places, wanted.indices)
+    torch.testing.assert_close(values, wanted.values)
+    assert not (known[places] == asked[:, None]).any(), "no image is its own neighbour"

@@ -230,6 +230,7 @@ def _compared(runs: list[dict[str, Any]], random: list[dict[str, Any]]) -> dict[
 
 def test_a_comparison_with_one_seed_shows_nothing_and_says_so(tmp_path: Path) -> None:
     results = {**head("benchmark"), "data_sha256": {}, **_first_seed(json.loads(_EVIDENCE.read_text()))}
+    results["warnings"] = ["ct: 1 of 9 cases of split val have no class"]
     (tmp_path / "results.json").write_text(json.dumps(results))
     check_results(tmp_path / "results.json")
     write_problems(tmp_path / "problems.csv", [Problem("cache/cases/odd", "unreadable", "left out", "no image")])
@@ -240,6 +241,7 @@ def test_a_comparison_with_one_seed_shows_nothing_and_says_so(tmp_path: Path) ->
     assert "corrected" not in sections["Summary"].text[0]
     assert sections["Failures"].tables[0].rows[0][:3] == ("vicreg", "chest_xray", "0")
     assert "could not be prepared" in sections["Summary"].warnings[1]
+    assert sections["Summary"].warnings[2:] == tuple(results["warnings"])
     assert sections["Failures"].tables[1].rows == (("odd", "no image", "unreadable"),)
     assert len(sections["Every run"].tables[0].rows) == 6 + len(results["random"])
 

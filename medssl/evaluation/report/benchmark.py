@@ -37,7 +37,7 @@ def benchmark_sections(results: Mapping[str, Any], caches: Mapping[str, Path]) -
     sets = list(dict.fromkeys(c["images"] for c in comparisons))
     by_set = {name: [c for c in comparisons if c["images"] == name] for name in sets}
     return [
-        _summary(by_set, results["runs"], results["random"], left_out),
+        _summary(by_set, results, left_out),
         *(_of_set(name, found) for name, found in by_set.items()),
         _failures(results["runs"], left_out),
         _runs(results["runs"], results["random"]),
@@ -45,11 +45,9 @@ def benchmark_sections(results: Mapping[str, Any], caches: Mapping[str, Path]) -
 
 
 def _summary(
-    by_set: Mapping[str, Sequence[Mapping[str, Any]]],
-    runs: Sequence[Mapping[str, Any]],
-    random: Sequence[Mapping[str, Any]],
-    left_out: Sequence[Table],
+    by_set: Mapping[str, Sequence[Mapping[str, Any]]], results: Mapping[str, Any], left_out: Sequence[Table]
 ) -> Section:
+    runs, random = results["runs"], results["random"]
     failed = sum(bool(run["failed"]) for run in runs)
     seeds = len({run["seed"] for run in runs})
     warnings: tuple[str, ...] = (
@@ -58,6 +56,7 @@ def _summary(
         else ()
     )
     warnings += ("Some images could not be prepared and are in no number; see Failures.",) if left_out else ()
+    warnings += tuple(results.get("warnings", ()))  # results of earlier versions have none
     parts = (
         (
             CLINICIAN,
