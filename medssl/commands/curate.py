@@ -9,6 +9,7 @@ from medssl.commands.console import say
 from medssl.commands.curate_images import Image, embed, held, look, picture_of, taken_apart
 from medssl.commands.curate_likeness import Left, nothing_compared, refuse_too_many, unlike
 from medssl.data.curate_options import CoresetOptions, LikenessOptions, QualityOptions
+from medssl.evaluation.options import Device
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import atomic_folder, csv_text, write_json, write_text
 from medssl.imaging.manifest import Manifest
@@ -30,6 +31,7 @@ def curate(
     encoder: Path | None = None,
     target: Path | None = None,
     workers: int = 2,
+    device: Device = "auto",
 ) -> None:
     """Write a smaller manifest of the images worth pretraining on, with the reason for every image that is left out.
 
@@ -50,6 +52,7 @@ def curate(
         target: Manifest of the target set; its images of splits val and test are not looked at. Labelled ones need
             splits in it, which `medssl prepare` would draw too late.
         workers: Processes that read images.
+        device: Where the encoder computes; `auto` takes a GPU where there is one.
 
     Raises:
         ConfigError: Options that contradict one another, or a target set of val and test images alone, or of labelled
@@ -58,6 +61,7 @@ def curate(
         MedsslError: Nothing would be left.
     """
     _check(out, slices, likeness, coreset, encoder, target)
+    where = _where(encoder, device)
     listed = Manifest.read(manifest)
     goal, unused, warnings = ([], 0, []) if target is None else _goal(target, slices)
     images, broken = taken_apart(listed, slices)
@@ -69,10 +73,10 @@ def curate(
     useful, useless = look(asked, quality, likeness.rule, workers)
     left = [Left(image, reason) for image, reason in (*((image, "unreadable") for image in broken), *useless)]
     warnings += nothing_compared(useful, likeness)
-    kept, alike = unlike(useful, likeness, encoder)
+    kept, alike = unlike(useful, likeness, encoder, where)
     left += alike
     if coreset.budget and encoder is not None:
-        kept, others = _coreset(kept, goal, coreset, encoder)
+        kept, others = _coreset(kept, goal, coreset, encoder, where)
         left += others
     chosen = sorted([*always, *kept], key=lambda image: image.number)
     if not chosen:
@@ -172,19 +176,29 @@ def _without_splits(listed: Manifest, target: Path) -> list[str]:
 
 
 def _coreset(
-    images: Sequence[Image], goal: Sequence[Image], options: CoresetOptions, encoder: Path
+    images: Sequence[Image], goal: Sequence[Image], options: CoresetOptions, encoder: Path, device: str
 ) -> tuple[list[Image], list[Left]]:
     from medssl.data.curate import coreset
 
     if not images:
         say("curate: no image is left to take a coreset of")
         return [], []
-    taken, utilities = coreset(embed(goal, encoder), embed(images, encoder), options.budget, options.stop, options.seed)
+    wanted, offered = (embed(those, encoder, device) for those in (goal, images))
+    taken, utilities = coreset(wanted, offered, options.budget, options.stop, options.seed)
     ends = f"{utilities[0]:.3f} to {utilities[-1]:.3f}"
     say(f"curate: coreset of {len(taken)} images in {len(utilities)} rounds, cosine {ends}")
     inside = set(taken)
     left = [Left(image, "less like the target") for n, image in enumerate(images) if n not in inside]
     return [images[n] for n in taken], left
+
+
+def _where(encoder: Path | None, device: Device) -> str:
+    """Where an encoder computes."""
+    if encoder is None:
+        return "cpu"
+    from medssl.evaluation.device import chosen_device
+
+    return chosen_device(device, "device")
 
 
 def _absolute(image: Image, column: str) -> str:

@@ -184,8 +184,13 @@ def _is_slice(image: Image) -> bool:
     return bool(split_slice(image.row.image.split(";")[0])[1])
 
 
-def embed(images: Sequence[Image], encoder: Path | None) -> "npt.NDArray[np.float32]":
+def embed(images: Sequence[Image], encoder: Path | None, device: str) -> "npt.NDArray[np.float32]":
     """(N, E) features of images, prepared as those that the encoder was pretrained on; the middle of each.
+
+    Args:
+        images: At least one.
+        encoder: Encoder file.
+        device: Where it computes.
 
     Raises:
         ConfigError: An encoder that does not say how its images were prepared, or is for others.
@@ -201,7 +206,7 @@ def embed(images: Sequence[Image], encoder: Path | None) -> "npt.NDArray[np.floa
     meta = read_encoder(encoder)[1]
     if not meta.get("preprocess"):
         raise ConfigError([f"{encoder} does not say how its images were prepared"])
-    embedder = Embedder(encoder, Preprocess.from_json(meta["preprocess"]), meta["channels"], EmbedOptions())
+    embedder = Embedder(encoder, Preprocess.from_json(meta["preprocess"]), meta["channels"], EmbedOptions(), device)
     found = []
     with Progress("embed", len(images), "image") as progress:
         for first in range(0, len(images), _BATCH):

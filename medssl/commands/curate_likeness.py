@@ -33,7 +33,9 @@ class Left:
     value: float | None = None
 
 
-def unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | None) -> tuple[list[Image], list[Left]]:
+def unlike(
+    images: Sequence[Image], options: LikenessOptions, encoder: Path | None, device: str
+) -> tuple[list[Image], list[Left]]:
     """Images that are unlike one another, and those that are too much like one of them."""
     from medssl.data.curate import every_nth
     from medssl.data.near_duplicates import CosineSearch, distinct
@@ -46,7 +48,7 @@ def unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | No
         rest = [Left(image, f"not one of every {options.every}") for n, image in enumerate(images) if n not in taken]
         return [images[n] for n in sorted(taken)], rest
     if options.rule == "embedding":
-        kept, dropped = distinct(CosineSearch(embed(images, encoder), options.least), groups)
+        kept, dropped = distinct(CosineSearch(embed(images, encoder, device), options.least), groups)
     else:
         kept, dropped = _by_channels(images, groups, options)
     left = [Left(images[d.item], f"like another ({options.rule})", images[d.like], abs(d.likeness)) for d in dropped]

@@ -37,6 +37,7 @@ def evaluate_encoders(
     out: Path,
     options: FrozenOptions,
     resamples: int,
+    device: str,
     pictures: Sequence[tuple[Path, str]] = (),
 ) -> None:
     """Probe encoders beside the first one's architecture with random weights; writes OUT.
@@ -48,6 +49,7 @@ def evaluate_encoders(
         out: Folder of the results.
         options: What is asked.
         resamples: Bootstrap resamples.
+        device: Where the encoders compute; probes are on the processor.
         pictures: Maps of the features to show as well, with captions.
 
     Raises:
@@ -69,14 +71,14 @@ def evaluate_encoders(
     check_encoders(files, metas, cache, size, dims)
     axis = slice_axis(options.slice_axis, metas[0])
     data = _read(cache, size, options, axis)
-    say(_announced(names, data, cache, options))
+    say(_announced(names, data, cache, options, device))
     component = Component.from_json(metas[0]["encoder"])
     arms: dict[str, list[Frozen]] = {}
     for name, path in zip(names, files, strict=True):
-        arms[name] = [judge_encoder(pretrained_encoder(path, dims, cache.channels), data, options)]
+        arms[name] = [judge_encoder(pretrained_encoder(path, dims, cache.channels).to(device), data, options)]
         say(f"evaluate: {name} is probed")
     arms[RANDOM] = [
-        judge_encoder(random_encoder(component, dims, cache.channels, seed), data, options)
+        judge_encoder(random_encoder(component, dims, cache.channels, seed).to(device), data, options)
         for seed in range(options.random_seeds)
     ]
     own, compared = names[0], _compared(arms, names[0], data, resamples)
@@ -167,11 +169,11 @@ def encoder_names(files: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [f"{name} {n + 1}" for n, name in enumerate(names)]
 
 
-def _announced(names: Sequence[str], data: "ProbeData", cache: "Cache", options: FrozenOptions) -> str:
+def _announced(names: Sequence[str], data: "ProbeData", cache: "Cache", options: FrozenOptions, device: str) -> str:
     counts = ", ".join(f"{len(data.rows(split))} {split}" for split in ("train", "val", "test"))
     return (
         f"evaluate: frozen features of {', '.join(names)} beside {options.random_seeds} encoder(s) with random "
-        f"weights; {len(data.names)} question(s) about images of {cache.path}: {counts}\n"
+        f"weights on {device}; {len(data.names)} question(s) about images of {cache.path}: {counts}\n"
         "Not a medical device: for research only."
     )
 

@@ -192,7 +192,7 @@ def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: 
     idle = ("--predict.mirror=on", "--measure.tolerance_mm=2", "--measure.class_order=[a, b]")
     assert _evaluate(run, cache, out, *idle) == 2
     told = capsys.readouterr().err
-    assert "predict is for a fine-tuned run" in told
+    assert "predict.mirror and predict.batch_size are for a fine-tuned run" in told
     assert "measure.tolerance_mm is for a segmentation" in told
     assert "measure.class_order is for a classification" in told
     assert _evaluate(run, cache, out, "--frozen.draws=0", "--frozen.bags=patient", "--frozen.target=structures") == 2
