@@ -92,7 +92,7 @@ def evaluate(
         if dense:
             evaluate_dense(files, cache, head, out, frozen, measure.resamples, device)
         else:
-            evaluate_encoders(files, cache, head, out, frozen, measure.resamples, device, maps)
+            evaluate_encoders(files, cache, head, out, frozen, measure, device, maps)
         return
     folders = [folder for folder in (run, baseline) if folder is not None]
     runs = [load_run(folder, predict) for folder in folders]

@@ -24,7 +24,9 @@ def idle(
         and predict != replace(_PREDICT, device=predict.device),
         "predict.batch_size is for a segmentation: leave it out": kind == "classification" and batch_size,
         "measure.tolerance_mm is for a segmentation: leave it out": not segmentation and tolerance_mm,
-        "measure.class_order is for a classification: leave it out": kind != "classification"
+        "measure.class_order is for a classification: leave it out": (
+            segmentation or (encoder and frozen.target != "class")
+        )
         and measure.class_order != _MEASURE.class_order,
         "lesions.labels are for a segmentation: leave lesions out": not segmentation and lesions != _LESIONS,
         "lesions does nothing without lesions.labels: name them, or leave it out": segmentation
