@@ -23,6 +23,7 @@ def small_cache(
     patients: Sequence[str] = (),
     studies: Sequence[str] = (),
     spacings_mm: Sequence[tuple[float, ...]] = (),
+    sites: Sequence[str] = (),
     ignore_label: int | None = None,
 ) -> Cache:
     """One case a shape, named `c0`, `c1`, ..., each of its own patient unless `patients` are named, of no study
@@ -43,7 +44,8 @@ def small_cache(
         case = CachedCase(
             case=f"c{number}", patient=patients[number] if patients else f"p{number}",
             split=splits[number] if splits else "train", modality="MR",
-            class_name=classes[number % len(classes)] if classes else "", site="", sex="", age="", shape=shape,
+            class_name=classes[number % len(classes)] if classes else "", site=sites[number] if sites else "",
+            sex="", age="", shape=shape,
             spacing_mm=spacings_mm[number] if spacings_mm else (1.0,) * dims,
             has_label=has_label, image_field="", label_field="",
             record=Restoration(grid, grid), study=studies[number] if studies else "",

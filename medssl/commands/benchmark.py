@@ -12,6 +12,7 @@ from medssl.commands.console import say
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.probing import RandomRun, measured, random_runs
 from medssl.evaluation.benchmark_plan import BenchmarkPlan
+from medssl.evaluation.options import Device
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.files import csv_text, write_json, write_text
 
@@ -29,6 +30,7 @@ def benchmark(
     sets: tuple[str, ...] = (),
     seeds: int = 0,
     jobs: int = 1,
+    device: Device = "auto",
 ) -> None:
     """Pretrain every method of a plan on every set and seed, probe the frozen encoders, and write OUT/report.html.
 
@@ -46,16 +48,20 @@ def benchmark(
         seeds: Only so many; 0 = as the plan says.
         jobs: Runs at a time, each with its share of the processors; more than one tell what they do in seedN.log
             beside their folders. Small networks gain much from it.
+        device: Where the frozen encoders compute; `auto` takes a GPU where there is one. Pretrainings go by
+            `train.accelerator`.
 
     Raises:
         ConfigError: Every mistake in the plan, before anything is run.
         MedsslError: What is in OUT is of other images.
     """
+    from medssl.evaluation.device import chosen_device
     from medssl.evaluation.report.benchmark import benchmark_sections
     from medssl.evaluation.report.page import write_report
 
     wanted = read_options(BenchmarkPlan, resolve_folder("configs", plan))
-    _check(wanted, data, methods, sets, seeds, jobs)
+    _check(wanted, data, methods, sets, seeds, jobs, device)
+    where = chosen_device(device, "device")
     runs = runs_of(wanted, out, methods, sets, seeds)
     joint = joint_embedding(runs_of(wanted, out, (), (), 1))
     caches = {images.name: cache_of(images, out) for images in wanted.all_sets}
@@ -74,13 +80,13 @@ def benchmark(
     warnings = [text for images in wanted.all_sets for text in not_measured(images, out)]
     for warning in warnings:
         say(f"WARNING: {warning}")
-    random = _with(random, beside, jobs)
-    for number, (run, found) in enumerate(judged(missing, jobs), start=1):
+    random = _with(random, beside, jobs, where)
+    for number, (run, found) in enumerate(judged(missing, jobs, where), start=1):
         rows = _in_order([*rows, *found], wanted)
         failed = [f"failed: {row.failed}" for row in found[:1] if row.failed]
         say(f"benchmark: {number} of {len(missing)}: {': '.join([run.about, *(failed or [_on_val(found)])])}")
         _write(out, rows, random, joint, told, warnings)
-    random = _with(random, _without(random_runs(wanted, caches, rows), random), jobs)
+    random = _with(random, _without(random_runs(wanted, caches, rows), random), jobs, where)
     results = _write(out, rows, random, joint, told, warnings)
     about = f"Methods of {plan.name}, frozen features beside random weights."
     write_report(out, benchmark_sections(results, caches), "Comparison of methods", about, results["environment"])
@@ -115,10 +121,12 @@ def _without(runs: "Sequence[RandomRun]", random: "Sequence[RandomWeights]") -> 
     return [run for run in runs if (run.key, run.seed) not in done]
 
 
-def _with(random: "Sequence[RandomWeights]", runs: "Sequence[RandomRun]", jobs: int) -> "list[RandomWeights]":
+def _with(
+    random: "Sequence[RandomWeights]", runs: "Sequence[RandomRun]", jobs: int, device: str
+) -> "list[RandomWeights]":
     """What was known of random weights, and what these runs find."""
     found = list(random)
-    for number, (run, entry) in enumerate(measured(runs, jobs), start=1):
+    for number, (run, entry) in enumerate(measured(runs, jobs, device), start=1):
         say(f"benchmark: {number} of {len(runs)}: {run.about}: {_on_val([entry])}")
         found.append(entry)
     return sorted(found, key=lambda entry: (entry.key, entry.seed))
@@ -136,11 +144,20 @@ def _in_order(rows: "list[Judged]", plan: BenchmarkPlan) -> "list[Judged]":
 
 
 def _check(
-    plan: BenchmarkPlan, data: Path, methods: tuple[str, ...], sets: tuple[str, ...], seeds: int, jobs: int
+    plan: BenchmarkPlan,
+    data: Path,
+    methods: tuple[str, ...],
+    sets: tuple[str, ...],
+    seeds: int,
+    jobs: int,
+    device: Device,
 ) -> None:
+    from medssl.evaluation.device import missing_device
+
     problems = [f"data {data} does not exist"] if not data.is_dir() else []
     problems += [f"seeds must be 0 (as the plan says) or more, got {seeds}"] if seeds < 0 else []
     problems += [f"jobs must be 1 or more, got {jobs}"] if jobs < 1 else []
+    problems += missing_device(device, "device")
     for option, asked, entries in (("methods", methods, plan.methods), ("sets", sets, plan.all_sets)):
         known = [entry.name for entry in entries]
         problems += [f"{option} {name!r} is not in the plan: {known}" for name in asked if name not in known]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from medssl.imaging.files import write_text
 
 if TYPE_CHECKING:
     from medssl.evaluation.benchmark_table import Judged
+    from medssl.models.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,16 @@ def joint_embedding(runs: Sequence[Run]) -> set[str]:
     return {name for name, kind in kinds.items() if hasattr(kind, "card") and kind.card.joint_embedding}
 
 
-def judged(runs: Sequence[Run], jobs: int) -> "Iterator[tuple[Run, list[Judged]]]":
-    """Results as they come; a pretraining or a probe that is finished is kept."""
-    return side_by_side(_judge, runs, [run.folder.with_name(f"{run.folder.name}.log") for run in runs], jobs)
+def judged(runs: Sequence[Run], jobs: int, device: str) -> "Iterator[tuple[Run, list[Judged]]]":
+    """Results as they come; a pretraining or a probe that is finished is kept.
+
+    Args:
+        runs: What is run.
+        jobs: Runs at a time.
+        device: Where the frozen encoders compute.
+    """
+    logs = [run.folder.with_name(f"{run.folder.name}.log") for run in runs]
+    return side_by_side(partial(_judge, device=device), runs, logs, jobs)
 
 
 def with_config(options: dict[str, Any]) -> dict[str, Any]:
@@ -124,13 +132,13 @@ def with_config(options: dict[str, Any]) -> dict[str, Any]:
     return merged(read_yaml(str(given.pop("config"))), given)
 
 
-def _judge(run: Run) -> "list[Judged]":
+def _judge(run: Run, device: str) -> "list[Judged]":
     """Pretrain and probe, unless it was done already: one result a set."""
     from medssl.evaluation.benchmark_table import Judged
 
     try:
         _pretrain(run)
-        return [_probe(run, images) for images in run.sets]
+        return [_probe(run, images, device) for images in run.sets]
     except Exception as error:  # of memory, of the disk, of a method: whatever it is, the others can still be compared
         method, failed = run.method, message_of(error)
         return [Judged(s.name, method.name, method.family, {}, run.seed, run.key, {}, 0.0, failed) for s in run.sets]
@@ -151,7 +159,7 @@ def _pretrain(run: Run) -> None:
         refuse_unfinished(run.encoder(images), run.about)
 
 
-def _probe(run: Run, images: SetPlan) -> "Judged":
+def _probe(run: Run, images: SetPlan, device: str) -> "Judged":
     from medssl.data.cache import Cache
     from medssl.evaluation.benchmark_table import Judged
     from medssl.evaluation.frozen import pretrained_encoder
@@ -159,8 +167,10 @@ def _probe(run: Run, images: SetPlan) -> "Judged":
 
     cache, path = Cache.open(run.cache(images)), run.encoder(images)
     meta = read_encoder(path)[1]
-    test, val = auroc_of_probes(
-        run.probes(images), cache.path, images, lambda: pretrained_encoder(path, cache.spatial_dims, cache.channels)
-    )
+
+    def encoder() -> "Encoder":
+        return pretrained_encoder(path, cache.spatial_dims, cache.channels).to(device)
+
+    test, val = auroc_of_probes(run.probes(images), cache.path, images, encoder)
     method, hours = run.method, float(meta["provenance"]["device_hours"])
     return Judged(images.name, method.name, method.family, meta["encoder"], run.seed, run.key, test, hours, val=val)

@@ -11,6 +11,7 @@ from medssl.commands.curate_images import Image, embed, held, look, picture_of, 
 from medssl.commands.curate_likeness import Left, nothing_compared, refuse_too_many, unlike
 from medssl.commands.curate_target import Target, read_target
 from medssl.data.curate_options import CoresetOptions, LikenessOptions, QualityOptions
+from medssl.evaluation.options import Device
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import atomic_folder, csv_text, write_json, write_text
 from medssl.imaging.manifest import Manifest
@@ -35,6 +36,7 @@ def curate(
     encoder: Path | None = None,
     target: Path | None = None,
     workers: int = 2,
+    device: Device = "auto",
 ) -> None:
     """Write a smaller manifest of the images worth pretraining on, with the reason for every image that is left out.
 
@@ -55,6 +57,7 @@ def curate(
         target: Manifest of the target set; its images of splits val and test are not looked at. Labelled ones need
             splits in it, which `medssl prepare` would draw too late.
         workers: Processes that read images.
+        device: Where the encoder computes; `auto` takes a GPU where there is one.
 
     Raises:
         ConfigError: Options that contradict one another, or a target set that cannot be used.
@@ -62,8 +65,9 @@ def curate(
         MedsslError: Nothing would be left.
     """
     _check(out, slices, likeness, coreset, encoder, target)
+    where = _where(encoder, device)
     listed = Manifest.read(manifest)
-    goal = Target() if target is None else read_target(target, slices, quality, encoder, workers)
+    goal = Target() if target is None else read_target(target, slices, quality, encoder, workers, where)
     images, broken = taken_apart(listed, slices)
     count = len(images) + len(broken)
     unlabelled = 0 if slices is None else sum(bool(row.label) for row in listed.rows)
@@ -73,11 +77,11 @@ def curate(
     useful, useless = look(asked, quality, likeness.rule, workers)
     left = [Left(image, reason) for image, reason in (*((image, "unreadable") for image in broken), *useless)]
     warnings = [*goal.warnings, *nothing_compared(useful, likeness)]
-    kept, alike = unlike(useful, likeness, encoder)
+    kept, alike = unlike(useful, likeness, encoder, where)
     left += alike
     curve: list[float] = []
     if goal.vectors is not None:
-        kept, others, curve = _coreset(kept, goal.vectors, coreset, encoder)
+        kept, others, curve = _coreset(kept, goal.vectors, coreset, encoder, where)
         left += others
     chosen = sorted([*always, *kept], key=lambda image: image.number)
     if not chosen:
@@ -150,12 +154,12 @@ def _idle(likeness: LikenessOptions, coreset: CoresetOptions, encoder: Path | No
 
 
 def _coreset(
-    images: Sequence[Image], goal: "npt.NDArray[np.float32]", options: CoresetOptions, encoder: Path | None
+    images: Sequence[Image], goal: "npt.NDArray[np.float32]", options: CoresetOptions, encoder: Path | None, device: str
 ) -> tuple[list[Image], list[Left], list[float]]:
     """Images that are taken, those that are not, and the mean cosine of each round."""
     from medssl.data.curate import coreset
 
-    vectors, images, odd = embed(images, encoder)
+    vectors, images, odd = embed(images, encoder, device)
     left = [Left(image, reason) for image, reason in odd]
     if not images:
         say("curate: no image is left to take a coreset of")
@@ -166,6 +170,15 @@ def _coreset(
     inside = set(taken)
     left += [Left(image, "less like the target") for n, image in enumerate(images) if n not in inside]
     return [images[n] for n in taken], left, utilities
+
+
+def _where(encoder: Path | None, device: Device) -> str:
+    """Where an encoder computes."""
+    if encoder is None:
+        return "cpu"
+    from medssl.evaluation.device import chosen_device
+
+    return chosen_device(device, "device")
 
 
 def _absolute(image: Image, column: str) -> str:

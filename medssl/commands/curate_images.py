@@ -203,9 +203,14 @@ def _is_slice(image: Image) -> bool:
 
 
 def embed(
-    images: Sequence[Image], encoder: Path | None
+    images: Sequence[Image], encoder: Path | None, device: str
 ) -> "tuple[npt.NDArray[np.float32], list[Image], list[tuple[Image, str]]]":
     """Features of images, prepared as those that the encoder was pretrained on; the middle of each.
+
+    Args:
+        images: At least one.
+        encoder: Encoder file.
+        device: Where it computes.
 
     Returns:
         (N, E), the N images, and those that cannot be embedded, with the reason.
@@ -223,7 +228,7 @@ def embed(
     meta = read_encoder(encoder)[1]
     if not meta.get("preprocess"):
         raise ConfigError([f"{encoder} does not say how its images were prepared"])
-    embedder = Embedder(encoder, Preprocess.from_json(meta["preprocess"]), meta["channels"], EmbedOptions())
+    embedder = Embedder(encoder, Preprocess.from_json(meta["preprocess"]), meta["channels"], EmbedOptions(), device)
     vectors: list[npt.NDArray[np.float32]] = []
     kept: list[Image] = []
     odd: list[tuple[Image, ImageError]] = []

@@ -33,7 +33,9 @@ class Left:
     value: float | None = None
 
 
-def unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | None) -> tuple[list[Image], list[Left]]:
+def unlike(
+    images: Sequence[Image], options: LikenessOptions, encoder: Path | None, device: str
+) -> tuple[list[Image], list[Left]]:
     """Images that are unlike one another, and those that are too much like one of them."""
     from medssl.data.curate import every_nth
     from medssl.data.near_duplicates import CosineSearch, distinct
@@ -42,7 +44,7 @@ def unlike(images: Sequence[Image], options: LikenessOptions, encoder: Path | No
         return list(images), []
     left: list[Left] = []
     if options.rule == "embedding":
-        vectors, images, odd = embed(images, encoder)
+        vectors, images, odd = embed(images, encoder, device)
         left = [Left(image, reason) for image, reason in odd]
         if not images:
             return [], left

@@ -36,7 +36,7 @@ class Target:
 
 
 def read_target(
-    target: Path, slices: int | None, quality: QualityOptions, encoder: Path | None, workers: int
+    target: Path, slices: int | None, quality: QualityOptions, encoder: Path | None, workers: int, device: str
 ) -> Target:
     """What a target set is like, its images looked at as those of the open set are, but for `modality` and `border`.
 
@@ -48,6 +48,7 @@ def read_target(
         quality: Which images tell nothing; such choose nothing.
         encoder: Encoder file.
         workers: Processes that read images.
+        device: Where the encoder computes.
 
     Raises:
         ConfigError: None is left, or cases that `medssl prepare` may still draw for val and test, or unreadable ones;
@@ -70,7 +71,7 @@ def read_target(
         raise ConfigError(
             [f"target {target}: {some([image.row.case for image in unread])} cannot be read: mend or leave them out"]
         )
-    vectors, useful, odd = embed(useful, encoder)
+    vectors, useful, odd = embed(useful, encoder, device)
     others += odd
     useless = dict(Counter(reason for _, reason in others))
     why = ", ".join(f"{count} {reason}" for reason, count in useless.items())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
 from medssl.commands.evaluate_frozen import encoder_file, encoder_names, encoder_warnings
-from medssl.evaluation.options import EmbedOptions
+from medssl.evaluation.options import Device, EmbedOptions
 from medssl.imaging.errors import CacheError, ConfigError
 from medssl.imaging.naming import some
 from medssl.imaging.progress import Progress
@@ -20,7 +20,13 @@ _OPTIONS = EmbedOptions()
 
 
 def embed(
-    run: Path, data: Path, out: Path, embed: EmbedOptions = _OPTIONS, batch_size: int = 16, shard: int = 512
+    run: Path,
+    data: Path,
+    out: Path,
+    embed: EmbedOptions = _OPTIONS,
+    batch_size: int = 16,
+    shard: int = 512,
+    device: Device = "auto",
 ) -> None:
     """Write the features of every case of a prepared cache, for `search`, `anomalies`, `feature-map` or programs.
 
@@ -35,14 +41,16 @@ def embed(
         embed: What is made of an image.
         batch_size: Cases at once.
         shard: Cases a file; what is lost when a run is killed.
+        device: Where the encoder computes; `auto` takes a GPU where there is one.
 
     Raises:
         CheckpointError: The encoder cannot be used.
-        ConfigError: It does not fit the cache.
+        ConfigError: It does not fit the cache, or the device is not there.
         CacheError: The cache cannot be read.
         MedsslError: OUT holds other features, or features of a case are no numbers.
     """
     from medssl.data.cache import Cache
+    from medssl.evaluation.device import chosen_device, missing_device
     from medssl.evaluation.embedding import Embedder
     from medssl.evaluation.feature_files import claim, described, part
     from medssl.models.weights import read_encoder
@@ -50,13 +58,15 @@ def embed(
     cache = Cache.open(data)
     file = encoder_file(run, cache.spatial_dims)
     problems = [f"{n} must be 1 or more, got {v}" for n, v in (("batch_size", batch_size), ("shard", shard)) if v < 1]
+    problems += missing_device(device, "device")
     if file is None:
         problems.append(f"{run} is no encoder: name an encoder.safetensors, or the folder of a pretraining run")
     if problems or file is None:
         raise ConfigError(problems)
     if not cache.cases:
         raise CacheError(f"{data} has no cases", reason="no-cases")
-    embedder = Embedder(file, cache.preprocess, cache.channels, embed)
+    where = chosen_device(device, "device")
+    embedder = Embedder(file, cache.preprocess, cache.channels, embed, where)
     warnings = encoder_warnings(encoder_names([file]), [read_encoder(file)[1]], cache, embed.slice_axis)
     warnings += _not_prepared(cache)
     source = {
@@ -69,7 +79,7 @@ def embed(
         say(f"embed: {warning}")
     waiting = [number for number in range(about["parts"]) if not part(out, number).is_file()]
     done = about["parts"] - len(waiting)
-    say(f"embed: {len(cache.cases)} cases of {data} by {file}; {done} of {about['parts']} files are there")
+    say(f"embed: {len(cache.cases)} cases of {data} by {file} on {where}; {done} of {about['parts']} files are there")
     with Progress("embed", len(cache.cases), start=min(done * shard, len(cache.cases))) as progress:
         for number in waiting:
             cases = cache.cases[number * shard : (number + 1) * shard]

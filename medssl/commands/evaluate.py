@@ -55,7 +55,7 @@ def evaluate(
         split: Split of the cases; an encoder is judged on split test always.
         baseline: Another run (or encoder) to compare with on the same cases, for instance one from random weights.
         threshold_rule: Compare with a rule that gives each voxel the class of the nearest typical intensity as well.
-        predict: How the cases are predicted.
+        predict: How the cases are predicted; of an encoder, `predict.device` alone.
         measure: What is measured.
         lesions: Whether single lesions are counted: average precision, FROC, and whether a case has one.
         frozen: How an encoder is probed; it uses all splits.
@@ -68,6 +68,7 @@ def evaluate(
         MedsslError: Some cases could not be evaluated; the results of the others are written.
     """
     from medssl.data.cache import Cache
+    from medssl.evaluation.device import chosen_device
     from medssl.evaluation.loaded_run import check_fits, load_run
 
     if out.exists():
@@ -86,11 +87,12 @@ def evaluate(
             f"a report of {frozen.target} shows no feature_map: leave it out": dense and bool(maps),
         }
         refuse(f"{files[0]} is an encoder", refused)
+        device = chosen_device(predict.device, "predict.device")
         head = _head(frozen.target if dense else "frozen", "test", cache, [path.parent for path in files])
         if dense:
-            evaluate_dense(files, cache, head, out, frozen, measure.resamples)
+            evaluate_dense(files, cache, head, out, frozen, measure.resamples, device)
         else:
-            evaluate_encoders(files, cache, head, out, frozen, measure.resamples, maps)
+            evaluate_encoders(files, cache, head, out, frozen, measure, device, maps)
         return
     folders = [folder for folder in (run, baseline) if folder is not None]
     runs = [load_run(folder, predict) for folder in folders]

@@ -32,7 +32,13 @@ Arms = dict[str, list[Callable[[], "nn.Module"]]]
 
 
 def evaluate_dense(
-    files: Sequence[Path], cache: "Cache", head: dict[str, Any], out: Path, options: FrozenOptions, resamples: int
+    files: Sequence[Path],
+    cache: "Cache",
+    head: dict[str, Any],
+    out: Path,
+    options: FrozenOptions,
+    resamples: int,
+    device: str,
 ) -> None:
     """Measure encoders beside the first one's architecture with random weights; writes OUT.
 
@@ -43,6 +49,7 @@ def evaluate_dense(
         out: Folder of the results.
         options: What is asked.
         resamples: Bootstrap resamples.
+        device: Where the encoders compute.
 
     Raises:
         ConfigError: An encoder that does not fit the cache, or landmarks that are wrong.
@@ -59,10 +66,10 @@ def evaluate_dense(
     names, size = encoder_names(files), options.size or tuple(metas[0].get("provenance", {}).get("crop", ()))
     check_encoders(files, metas, cache, size, cache.spatial_dims)
     measure = _landmarks if options.target == "landmarks" else _prompts
-    arms = _arms(files, metas[0], names, cache, size, options)
+    arms = _arms(files, metas[0], names, cache, size, options, device)
     say(
         f"evaluate: {options.target} by frozen features of {', '.join(names)} beside {options.random_seeds} encoder(s) "
-        f"with random weights, on split test of {cache.path}\nNot a medical device: for research only."
+        f"with random weights on {device}; split test of {cache.path}\nNot a medical device: for research only."
     )
     found, patients = measure(arms, names[0], cache, options, resamples)
     results = {
@@ -94,6 +101,7 @@ def _arms(
     cache: "Cache",
     size: tuple[int, ...],
     options: FrozenOptions,
+    device: str,
 ) -> Arms:
     """Name to what makes its networks: of the kind that was trained, so with heads where a run of SAM has them."""
     import torch
@@ -115,6 +123,7 @@ def _arms(
     width = len(tensors["decoder.fine.weight"]) if is_anatomy_run(tensors, meta) else 0
 
     def calibrated(network: "nn.Module", encoder: "Encoder") -> "nn.Module":
+        network.to(device)
         calibrate(encoder, images)
         return network.eval()
 
@@ -241,11 +250,13 @@ def _prompts(
 
 
 def _embedder(network: "nn.Module") -> "Embed":
+    from medssl.evaluation.device import device_of, gpu_memory_told
     from medssl.evaluation.frozen import refuse_nan
 
+    @gpu_memory_told()
     def embed(image: "Tensor") -> "AnatomyMaps":
-        maps: AnatomyMaps = network.embed_whole(image)  # type: ignore[operator]
+        maps: AnatomyMaps = network.embed_whole(image.to(device_of(network)))  # type: ignore[operator]
         refuse_nan((maps.fine, maps.coarse))
-        return maps
+        return maps.on_cpu()
 
     return embed

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.commands.console import say
-from medssl.evaluation.options import FrozenOptions
+from medssl.evaluation.options import FrozenOptions, MeasureOptions
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.files import atomic_folder, records_text, sha256, write_json, write_text
 
@@ -36,7 +36,8 @@ def evaluate_encoders(
     head: dict[str, Any],
     out: Path,
     options: FrozenOptions,
-    resamples: int,
+    measure: MeasureOptions,
+    device: str,
     pictures: Sequence[tuple[Path, str]] = (),
 ) -> None:
     """Probe encoders beside the first one's architecture with random weights; writes OUT.
@@ -47,7 +48,8 @@ def evaluate_encoders(
         head: First entries of results.json.
         out: Folder of the results.
         options: What is asked.
-        resamples: Bootstrap resamples.
+        measure: Bootstrap resamples, and the order of the classes.
+        device: Where the encoders compute; probes are on the processor.
         pictures: Maps of the features to show as well, with captions.
 
     Raises:
@@ -55,6 +57,7 @@ def evaluate_encoders(
         CacheError: Splits or questions that cannot be probed.
         MedsslError: Features that are no numbers.
     """
+    from medssl.evaluation.classification_cases import check_order
     from medssl.evaluation.frozen import pretrained_encoder, random_encoder, slice_axis
     from medssl.evaluation.frozen_arms import RANDOM, judge_encoder
     from medssl.evaluation.report.frozen import frozen_sections
@@ -67,19 +70,20 @@ def evaluate_encoders(
     size = options.size or tuple(metas[0].get("provenance", {}).get("crop", ()))
     dims = 2 if options.bags == "slices" else cache.spatial_dims
     check_encoders(files, metas, cache, size, dims)
+    check_order(cache.classes, measure.class_order)
     axis = slice_axis(options.slice_axis, metas[0])
     data = _read(cache, size, options, axis)
-    say(_announced(names, data, cache, options))
+    say(_announced(names, data, cache, options, device))
     component = Component.from_json(metas[0]["encoder"])
     arms: dict[str, list[Frozen]] = {}
     for name, path in zip(names, files, strict=True):
-        arms[name] = [judge_encoder(pretrained_encoder(path, dims, cache.channels), data, options)]
+        arms[name] = [judge_encoder(pretrained_encoder(path, dims, cache.channels).to(device), data, options)]
         say(f"evaluate: {name} is probed")
     arms[RANDOM] = [
-        judge_encoder(random_encoder(component, dims, cache.channels, seed), data, options)
+        judge_encoder(random_encoder(component, dims, cache.channels, seed).to(device), data, options)
         for seed in range(options.random_seeds)
     ]
-    own, compared = names[0], _compared(arms, names[0], data, resamples)
+    own, compared = names[0], _compared(arms, names[0], data, measure.resamples)
     results = {
         **head,
         "target": options.target,
@@ -87,16 +91,11 @@ def evaluate_encoders(
         "size": list(size),
         "bags": options.bags,
         "slice_axis": axis if options.bags == "slices" else None,
-        "splits": {
-            split: {
-                "images": len(data.rows(split)),
-                "patients": len({data.patients[int(row)] for row in data.rows(split)}),
-            }
-            for split in ("train", "val", "test")
-        },
+        "splits": {split: _counts(data, split) for split in ("train", "val", "test")},
         "arm": own,
         "encoders": {name: described(path, meta) for name, path, meta in zip(names, files, metas, strict=True)},
         **compared,
+        "linear": _linear({name: arms[name][0] for name in names}, data, cache, options, measure),
         "feature_map": arms[own][0].feature_map,
         "warnings": [
             *compared["warnings"],
@@ -108,6 +107,8 @@ def evaluate_encoders(
     with atomic_folder(out) as temporary:
         write_json(temporary / "results.json", results)
         write_text(temporary / "results.csv", records_text(_rows(results)))
+        if options.target == "class":
+            write_text(temporary / "cases.csv", records_text(_cases({name: arms[name][0] for name in names}, data)))
         sections = frozen_sections(results, pictures)
         about = "An encoder judged as it is, by probes."
         write_report(temporary, sections, f"Frozen features of {own}", about, results["environment"])
@@ -126,6 +127,40 @@ def _compared(arms: dict[str, "list[Frozen]"], own: str, data: "ProbeData", resa
     }
     summaries = {name: summarise_arm(found, data, resamples) for name, found in arms.items()}
     return {"arms": summaries, **told_corrected(compared)}
+
+
+def _counts(data: "ProbeData", split: str) -> dict[str, int]:
+    rows = data.rows(split)
+    return {"images": len(rows), "patients": len({data.patients[int(row)] for row in rows})}
+
+
+def _cases(found: "dict[str, Frozen]", data: "ProbeData") -> list[dict[str, Any]]:
+    """Lines of cases.csv."""
+    from medssl.evaluation.probe_cases import case_rows, linear_of
+
+    return [row for name, one in found.items() for row in case_rows(name, linear_of(one)[1], data)]
+
+
+def _linear(
+    found: "dict[str, Frozen]", data: "ProbeData", cache: "Cache", options: FrozenOptions, measure: MeasureOptions
+) -> dict[str, Any]:
+    """The linear probe of each encoder as a classifier, where images have a class, and on parts of the cases."""
+    from medssl.evaluation.probe_cases import linear_of, parts_of_probe, probe_as_classifier
+
+    classes = options.target == "class"
+    probes = {name: linear_of(one)[1] for name, one in found.items()}
+    return {
+        "labels": linear_of(next(iter(found.values())))[0],
+        "arms": {
+            name: {
+                "metrics": probe_as_classifier(probe, data, cache.classes, measure.class_order, measure.resamples)
+                if classes
+                else {},
+                "subgroups": parts_of_probe(probe, data, classes, measure.resamples),
+            }
+            for name, probe in probes.items()
+        },
+    }
 
 
 def check_encoders(
@@ -167,11 +202,11 @@ def encoder_names(files: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [f"{name} {n + 1}" for n, name in enumerate(names)]
 
 
-def _announced(names: Sequence[str], data: "ProbeData", cache: "Cache", options: FrozenOptions) -> str:
+def _announced(names: Sequence[str], data: "ProbeData", cache: "Cache", options: FrozenOptions, device: str) -> str:
     counts = ", ".join(f"{len(data.rows(split))} {split}" for split in ("train", "val", "test"))
     return (
         f"evaluate: frozen features of {', '.join(names)} beside {options.random_seeds} encoder(s) with random "
-        f"weights; {len(data.names)} question(s) about images of {cache.path}: {counts}\n"
+        f"weights on {device}; {len(data.names)} question(s) about images of {cache.path}: {counts}\n"
         "Not a medical device: for research only."
     )
 
@@ -185,12 +220,12 @@ def described(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
 
 def _warnings(cache: "Cache", data: "ProbeData", target: str) -> list[str]:
     from medssl.evaluation.probe_data import not_probed
-    from medssl.evaluation.subgroups import few_patients
+    from medssl.evaluation.subgroups import few_patients, unread_ages
 
     found = not_probed(cache, "structures" if target == "structures" else "class")
     for split in ("train", "val", "test"):
         found += few_patients(split, {data.patients[int(row)] for row in data.rows(split)})
-    return found
+    return found + unread_ages([case for case in cache.cases if case.split == "test"])
 
 
 def encoder_warnings(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from medssl.commands.console import say
+from medssl.evaluation.options import Device
 from medssl.imaging.errors import ConfigError, ImageError
 from medssl.imaging.files import write_json
 from medssl.imaging.labels import Label
@@ -28,6 +29,7 @@ def match(
     space: Literal["voxel", "ras", "lps"] = "voxel",
     out: Path | None = None,
     resample_irregular: bool = False,
+    device: Device = "auto",
 ) -> None:
     """Click a point in one scan, find it in others: by embeddings of a run of `sam`.
 
@@ -43,18 +45,20 @@ def match(
             anterior, superior, as NIfTI viewers show it. `lps`: mm to the left, posterior, superior, as DICOM has it.
         out: Folder for matches.json and a picture of each scan with the point; nothing is written without it.
         resample_irregular: Resample DICOM series with uneven slices instead of refusing them.
+        device: Where the network computes; `auto` takes a GPU where there is one.
 
     Raises:
-        ConfigError: A point of the wrong length, or an OUT that is not empty.
+        ConfigError: A point of the wrong length, an OUT that is not empty, or a device that is not there.
         CheckpointError: RUN is no run of `sam`.
         ImageError: A scan cannot be read or does not fit the run, or the point lies outside the template.
     """
+    from medssl.evaluation.device import chosen_device
     from medssl.evaluation.matching import Matcher
     from medssl.imaging.readers.open import read_channels
 
     if out is not None and out.exists() and any(out.iterdir()):
         raise ConfigError([f"out {out} is not empty: choose another folder"])
-    matcher = Matcher(run)
+    matcher = Matcher(run, chosen_device(device, "device"))
 
     def embedded(name: str) -> "EmbeddedScan":
         try:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +73,9 @@ def random_runs(plan: BenchmarkPlan, caches: dict[str, Path], rows: "Sequence[Ju
     ]
 
 
-def measured(runs: Sequence[RandomRun], jobs: int) -> "Iterator[tuple[RandomRun, RandomWeights]]":
-    """Results as they come."""
-    return side_by_side(_measure, runs, [run.file.with_suffix(".log") for run in runs], jobs)
+def measured(runs: Sequence[RandomRun], jobs: int, device: str) -> "Iterator[tuple[RandomRun, RandomWeights]]":
+    """Results as they come; the encoders compute on the device."""
+    return side_by_side(partial(_measure, device=device), runs, [run.file.with_suffix(".log") for run in runs], jobs)
 
 
 def auroc_of_probes(
@@ -101,14 +102,16 @@ def auroc_of_probes(
     return test, val
 
 
-def _measure(run: RandomRun) -> "RandomWeights":
+def _measure(run: RandomRun, device: str) -> "RandomWeights":
     from medssl.data.cache import Cache
     from medssl.evaluation.benchmark_table import RandomWeights
     from medssl.evaluation.frozen import random_encoder
     from medssl.models.component import Component
 
     cache, component = Cache.open(run.cache), Component.from_json(run.architecture)
-    test, val = auroc_of_probes(
-        run.file, run.cache, run.images, lambda: random_encoder(component, cache.spatial_dims, cache.channels, run.seed)
-    )
+
+    def encoder() -> "Encoder":
+        return random_encoder(component, cache.spatial_dims, cache.channels, run.seed).to(device)
+
+    test, val = auroc_of_probes(run.file, run.cache, run.images, encoder)
     return RandomWeights(run.images.name, run.architecture, run.seed, run.key, test, val)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from medssl.commands.console import say
-from medssl.evaluation.options import EmbedOptions
+from medssl.evaluation.options import Device, EmbedOptions
 from medssl.imaging.errors import ConfigError, ImageError, MedsslError
 from medssl.imaging.files import atomic_folder, csv_text, write_text
 from medssl.imaging.naming import split_field, split_slice
@@ -49,6 +49,7 @@ def search(
     patients: Literal["others", "all"] = "others",
     encoder: Path | None = None,
     out: Path | None = None,
+    device: Device = "auto",
 ) -> None:
     """Print the nearest cases of each query: exact, by the cosine of their features.
 
@@ -65,9 +66,10 @@ def search(
             itself is.
         encoder: Where the encoder file is now, for images; as FEATURES say when left out.
         out: Folder for neighbours.csv and neighbours.png; nothing is written without it.
+        device: Where the encoder computes, for images; `auto` takes a GPU where there is one.
 
     Raises:
-        ConfigError: A query that is neither a case nor a file.
+        ConfigError: A query that is neither a case nor a file, or a device that is not there.
         ImageError: An image that cannot be read.
         MedsslError: Features that cannot be used or compared.
     """
@@ -89,7 +91,7 @@ def search(
             "more images",
             reason="too-few",
         )
-    asked = _queries(table, query, encoder)
+    asked = _queries(table, query, encoder, device)
     own = [q.patient for q in asked] if patients == "others" else []
     found = Neighbours(table).of(np.stack([q.vector for q in asked]), top, own, [q.row for q in asked])
     columns = table.columns
@@ -123,7 +125,7 @@ def _say_lacking(asked: Sequence[Query], found: "Sequence[Sequence[Neighbour]]",
             say(f"search: there is no image of another patient than that of {query.name}{more}")
 
 
-def _queries(table: "FeatureTable", names: Sequence[str], encoder: Path | None) -> list[Query]:
+def _queries(table: "FeatureTable", names: Sequence[str], encoder: Path | None, device: Device) -> list[Query]:
     """Rows that are meant, and images, which are embedded.
 
     Raises:
@@ -143,7 +145,7 @@ def _queries(table: "FeatureTable", names: Sequence[str], encoder: Path | None) 
             for n, c in near.items()
         ]
         raise ConfigError(told or ["query: name a case of FEATURES, or an image file"])
-    embedder = _embedder(table, encoder) if any(n not in rows for n in names) else None
+    embedder = _embedder(table, encoder, device) if any(n not in rows for n in names) else None
     found: list[Query] = []
     for name in names:
         if name in rows:
@@ -177,12 +179,14 @@ def _place(field: str) -> tuple[tuple[str, str, str], ...]:
     return tuple((str(path.resolve()), series, number) for path, series, number in split)
 
 
-def _embedder(table: "FeatureTable", encoder: Path | None) -> "Embedder":
+def _embedder(table: "FeatureTable", encoder: Path | None, device: Device) -> "Embedder":
     """What made the features.
 
     Raises:
+        ConfigError: No encoder file, or no such device.
         MedsslError: The encoder is not the one that made them.
     """
+    from medssl.evaluation.device import chosen_device
     from medssl.evaluation.embedding import Embedder
     from medssl.evaluation.feature_files import require_same
     from medssl.imaging.preprocess import Preprocess
@@ -191,8 +195,8 @@ def _embedder(table: "FeatureTable", encoder: Path | None) -> "Embedder":
     file = Path(about["encoder"]["file"]) if encoder is None else encoder
     if not file.is_file():
         raise ConfigError([f"encoder {file} does not exist: images are embedded by it; give its place with --encoder"])
-    options = EmbedOptions.from_json(about["options"])
-    found = Embedder(file, Preprocess.from_json(about["preprocess"]), about["channels"], options)
+    options, where = EmbedOptions.from_json(about["options"]), chosen_device(device, "device")
+    found = Embedder(file, Preprocess.from_json(about["preprocess"]), about["channels"], options, where)
     require_same(about, json.loads(json.dumps(found.about)), "FEATURES", str(file))
     return found
 

@@ -84,6 +84,7 @@ def read_bags(cache: Cache, size: Sequence[int], bags: Bags, slice_axis: int = 2
         tuple(case.split for case in firsts),
         tuple(case.patient for case in firsts),
         torch.tensor(owners),
+        tuple(firsts),
     )
     check_questions(cache, data)
     return data

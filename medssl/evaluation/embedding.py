@@ -37,13 +37,16 @@ class Embedder:
         preprocess: Of the images.
         channels: Their channels.
         options: What is made of an image.
+        device: Where the encoder computes.
 
     Raises:
         CheckpointError: The file cannot be used.
         ConfigError: It is for other images, or its size or pooling is not known.
     """
 
-    def __init__(self, file: Path, preprocess: Preprocess, channels: Sequence[str], options: EmbedOptions) -> None:
+    def __init__(
+        self, file: Path, preprocess: Preprocess, channels: Sequence[str], options: EmbedOptions, device: str = "cpu"
+    ) -> None:
         meta = read_encoder(file)[1]
         own = meta["encoder"]["init_args"].get("spatial_dims", preprocess.spatial_dims)
         self.of_slices = own == 2 and preprocess.spatial_dims == 3
@@ -58,7 +61,7 @@ class Embedder:
             raise ConfigError(problems)
         self._axis = slice_axis(options.slice_axis, meta)
         self.options, self.preprocess = replace(options, size=size, slice_axis=self._axis), preprocess
-        self._encoder = pretrained_encoder(file, dims, channels).eval()
+        self._encoder = pretrained_encoder(file, dims, channels).to(device).eval()
         self.about: dict[str, Any] = {
             "encoder": {
                 "file": str(file.resolve()), "sha256": sha256(file),

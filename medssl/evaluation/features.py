@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medssl.evaluation.device import device_of, gpu_memory_told
 from medssl.models.encoder import Encoder
 from medssl.models.vit import ViT
 
@@ -33,6 +34,7 @@ class Features:
     blocks: dict[str, Tensor] = field(default_factory=dict)
 
 
+@gpu_memory_told()
 def calibrate(encoder: Encoder, images: Tensor, rows: Tensor | None = None, seed: int = 0) -> None:
     """Let batch norm see the images, so that a random encoder is not judged by statistics that it never met.
 
@@ -50,13 +52,14 @@ def calibrate(encoder: Encoder, images: Tensor, rows: Tensor | None = None, seed
         encoder.train()
         with torch.no_grad():
             for _ in range(_UPDATES):
-                encoder(images[seen[torch.randperm(len(seen), generator=generator)[:_BATCH]]])
+                encoder(images[seen[torch.randperm(len(seen), generator=generator)[:_BATCH]]].to(device_of(encoder)))
     encoder.eval()
 
 
+@gpu_memory_told()
 @torch.no_grad()
 def extract(encoder: Encoder, images: Tensor, bags: Tensor | None = None, blocks: Sequence[int] = ()) -> Features:
-    """Features of images, from an encoder in eval mode.
+    """Features of images, from an encoder in eval mode: float32 on the CPU, wherever the encoder computes.
 
     Args:
         encoder: The encoder.
@@ -87,8 +90,9 @@ def _of_blocks(encoder: ViT, images: Tensor, blocks: Sequence[int]) -> dict[str,
     Oquab et al., 2023, https://arxiv.org/abs/2304.07193; numbers above the encoder's depth mean all its blocks.
     """
     numbers = sorted({min(count, len(encoder.blocks)) for count in blocks})
-    found = [encoder.class_tokens(batch, numbers[-1]) for batch in torch.split(images, _BATCH)]
-    tokens, patches = (torch.cat(parts).float() for parts in zip(*found, strict=True))
+    device = device_of(encoder)
+    found = [encoder.class_tokens(batch.to(device), numbers[-1]) for batch in torch.split(images, _BATCH)]
+    tokens, patches = (torch.cat(parts).float().cpu() for parts in zip(*found, strict=True))
     kinds = {}
     for count in numbers:
         kinds[f"class tokens of {count}"] = own = tokens[:, -count:].flatten(1)
@@ -97,6 +101,7 @@ def _of_blocks(encoder: ViT, images: Tensor, blocks: Sequence[int]) -> dict[str,
 
 
 def _of_batch(encoder: Encoder, images: Tensor) -> Features:
+    images = images.to(device_of(encoder))
     maps: Sequence[Tensor] = encoder(images)
     means = [level.flatten(2).mean(2) for level in maps]
     pooled = {
@@ -106,7 +111,7 @@ def _of_batch(encoder: Encoder, images: Tensor) -> Features:
     }
     if type(encoder).summary is not Encoder.summary:
         pooled["summary"] = encoder.summary(images)
-    return Features({name: value.float() for name, value in pooled.items()}, _tokens(maps[-1].float()))
+    return Features({name: value.float().cpu() for name, value in pooled.items()}, _tokens(maps[-1].float()).cpu())
 
 
 def _tokens(deepest: Tensor) -> Tensor:

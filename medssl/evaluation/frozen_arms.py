@@ -119,6 +119,13 @@ def differences(
     }
 
 
+def area_of_part(found: ProbeResult, data: ProbeData, part: npt.NDArray[np.int64], resamples: int) -> Interval:
+    """Mean AUROC of a probe over questions and draws on some images of split test, by their positions within it."""
+    rows = data.rows("test")[part]
+    statistic = partial(_difference, data.targets[rows].numpy(), [scores[part] for scores in found.scores], [])
+    return statistic_interval(statistic, [data.patients[int(row)] for row in rows], resamples=resamples)
+
+
 def shot_differences(ours: Frozen, theirs: Sequence[Frozen], data: ProbeData, resamples: int) -> dict[str, Compared]:
     """Images a class to the paired difference of the prototypes' AUROC, ours minus theirs, over the same patients."""
 

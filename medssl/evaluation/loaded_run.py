@@ -6,9 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-import torch
-
 from medssl.data.cache import Cache
+from medssl.evaluation.device import chosen_device
 from medssl.evaluation.options import PredictOptions
 from medssl.evaluation.run_records import (
     patients_of,
@@ -84,7 +83,7 @@ def load_run(run: Path, options: PredictOptions) -> LoadedRun:
         CheckpointError: No finished model there, a damaged one, one in training, or folds of which one is missing.
         ConfigError: Folds that do not belong together, or a device that is not there.
     """
-    device = _device(options.device)
+    device = chosen_device(options.device, "predict.device")
     folders = model_folders(Path(run))
     records = [read_record(folder) for folder in folders]
     refuse_partial_folds(Path(run), folders, records)
@@ -162,10 +161,3 @@ def _pretrained_on(spec: ModelSpec, patients: list[str] | None) -> frozenset[str
     if spec.provenance.get("init") is None:
         return frozenset()
     return None if patients is None else frozenset(patients)
-
-
-def _device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise ConfigError(["predict.device is cuda, but torch finds no GPU here: use cpu or auto"])
-    return "cuda" if there and wanted != "cpu" else "cpu"

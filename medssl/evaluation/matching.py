@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from medssl.evaluation.device import gpu_memory_told
 from medssl.imaging.errors import ImageError
 from medssl.imaging.preprocess import Prepared, Preprocess, prepare_volume
 from medssl.imaging.volume import Volume
@@ -53,16 +54,19 @@ class Matcher:
 
     Args:
         run: Folder of a run of SAM, or its `encoder.safetensors`.
+        device: Where the network computes.
 
     Raises:
         CheckpointError: No such run, or one of another method.
     """
 
-    def __init__(self, run: Path) -> None:
-        self._network, meta = read_anatomy_network(run)
+    def __init__(self, run: Path, device: str = "cpu") -> None:
+        network, meta = read_anatomy_network(run)
+        self._network, self._device = network.to(device), device
         self._preprocess = Preprocess.from_json(meta["preprocess"])
         self._channels = len(meta["channels"])
 
+    @gpu_memory_told()
     def embed(self, volume: Volume) -> EmbeddedScan:
         """Embed a scan.
 
@@ -74,7 +78,8 @@ class Matcher:
                 f"{volume.channels} channel(s) where the run was made with {self._channels}", reason="channels"
             )
         prepared = prepare_volume(volume, self._preprocess)
-        return EmbeddedScan(volume, prepared, self._network.embed_whole(torch.from_numpy(prepared.array)[None]))
+        maps = self._network.embed_whole(torch.from_numpy(prepared.array)[None].to(self._device))
+        return EmbeddedScan(volume, prepared, maps.on_cpu())
 
     def find(self, template: EmbeddedScan, world_mm: Sequence[float], query: EmbeddedScan) -> Match:
         """Where a point of one scan, in RAS+ mm of its frame, lies in the other.

@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 from medssl.imaging.errors import ConfigError
 
+Device = Literal["auto", "cpu", "cuda"]
+"""Where a network or an encoder computes; `auto` takes a GPU where there is one."""
+
 
 @dataclass
 class PredictOptions:
@@ -20,8 +23,8 @@ class PredictOptions:
     batch_size: int = 2
     """Windows predicted at once."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network computes; `auto` takes a GPU where there is one."""
+    device: Device = "auto"
+    """Where the network or the encoder computes; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

@@ -49,6 +49,7 @@ class ProbeData:
         splits: train, val or test of each image.
         patients: Patient of each image.
         bags: (M,) which of the N each image belongs to; None = each is one of its own.
+        cases: Case of each of the N, of a bag its first.
     """
 
     images: Tensor
@@ -57,6 +58,7 @@ class ProbeData:
     splits: tuple[str, ...]
     patients: tuple[str, ...]
     bags: Tensor | None = None
+    cases: tuple[CachedCase, ...] = ()
 
     def rows(self, *splits: str) -> Tensor:
         """Numbers of the images of some splits."""
@@ -121,7 +123,8 @@ def read_probe_data(cache: Cache, size: Sequence[int], target: Target, crops: in
     names = class_questions(cache) if target == "class" else tuple(label.name for label in cache.labels)
     values = np.array(answers, dtype=np.float64).reshape(len(answers), len(names))
     middle = np.median(values[[split == "train" for split in splits]], axis=0) if target == "structures" else 0.5
-    data = ProbeData(torch.from_numpy(images), torch.from_numpy(values > middle), tuple(names), splits, patients)
+    targets = torch.from_numpy(values > middle)
+    data = ProbeData(torch.from_numpy(images), targets, tuple(names), splits, patients, cases=tuple(kept))
     check_questions(cache, data, target)
     return data
 

@@ -159,7 +159,7 @@ def nearest(units: Tensor, asked: Tensor, known: Tensor, k: int) -> tuple[Tensor
         k: How many.
     """
     found = []
-    for block in asked.split(_BLOCK):
+    for block in torch.split(asked, _BLOCK):
         cosines = units[block] @ units[known].T
         found.append(cosines.masked_fill_(block[:, None] == known, -torch.inf).topk(k, dim=1))
     return torch.cat([near.values for near in found]), torch.cat([near.indices for near in found])

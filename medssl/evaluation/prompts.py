@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medssl.data.cache import Cache, CachedCase
+from medssl.evaluation.device import device_of, gpu_memory_told
 from medssl.evaluation.encoder_tests import Compared
 from medssl.evaluation.frozen import refuse_nan
 from medssl.evaluation.statistics import mean_interval, paired_difference
@@ -60,11 +61,12 @@ class PromptScores:
 def whole_maps(encoder: Encoder) -> Maps:
     """Maps of an image of any size, by an encoder in eval mode."""
 
+    @gpu_memory_told()
     @torch.no_grad()
     def maps(image: Tensor) -> list[tuple[Tensor, tuple[int, ...]]]:
-        levels = encoder(filled_up(image, encoder.strides[-1]))
+        levels = encoder(filled_up(image.to(device_of(encoder)), encoder.strides[-1]))
         refuse_nan(levels)
-        return [(centred_directions(level.float()), s) for level, s in zip(levels, encoder.strides, strict=True)]
+        return [(centred_directions(level.float()).cpu(), s) for level, s in zip(levels, encoder.strides, strict=True)]
 
     return maps
 

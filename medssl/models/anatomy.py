@@ -35,6 +35,10 @@ class AnatomyMaps:
         """The maps of one image of the batch."""
         return AnatomyMaps(self.fine[number, None], self.coarse[number, None], self.stride)
 
+    def on_cpu(self) -> "AnatomyMaps":
+        """The same in the processor's memory."""
+        return AnatomyMaps(self.fine.cpu(), self.coarse.cpu(), self.stride)
+
     def coarse_on_fine(self) -> Tensor:
         """The coarse embeddings on the fine grid (B, E, *grid), of unit length again."""
         mode = "trilinear" if len(self.stride) == 3 else "bilinear"

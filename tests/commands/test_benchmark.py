@@ -121,14 +121,14 @@ def test_an_error_of_a_method_ends_its_own_run_alone(tmp_path: Path, monkeypatch
         if "/spark/" in arguments[-1]:
             raise RuntimeError("mat1 and mat2 shapes\ncannot be multiplied")
 
-    def probe(run: comparison.Run, images: SetPlan) -> Judged:
+    def probe(run: comparison.Run, images: SetPlan, device: str) -> Judged:
         return Judged(images.name, run.method.name, run.method.family, _CNN, run.seed, run.key, {"knn": 0.5}, 0.0)
 
     monkeypatch.setattr(comparison, "run_verb", pretrain)
     monkeypatch.setattr(comparison, "refuse_unfinished", lambda *told: None)
     monkeypatch.setattr(comparison, "_probe", probe)
     plan = read_options(BenchmarkPlan, _plan(tmp_path / "plan.yaml"))
-    found = [one for _, one in judged(runs_of(plan, tmp_path / "out", ("spark", "simclr"), (), 1), jobs=1)]
+    found = [one for _, one in judged(runs_of(plan, tmp_path / "out", ("spark", "simclr"), (), 1), 1, "cpu")]
     (broken,), (whole,) = found
     assert broken.failed == "RuntimeError: mat1 and mat2 shapes cannot be multiplied"
     assert (broken.method, broken.probes, whole.method, whole.failed) == ("spark", {}, "simclr", "")

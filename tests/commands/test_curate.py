@@ -277,7 +277,7 @@ def test_a_coreset_of_nothing_is_nothing(tmp_path: Path, capsys: pytest.CaptureF
     assert [row.case for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows] == ["answered"]
 
 
-def _bars(images: list[curate_images.Image], encoder: Path) -> tuple[np.ndarray, list, list]:
+def _bars(images: list[curate_images.Image], encoder: Path, device: str) -> tuple[np.ndarray, list, list]:
     """Histograms of pictures in place of an encoder's features."""
     pictures = [curate_images.picture_of(image) for image in images]
     return np.stack([np.histogram(picture, 24, (0, 255))[0] for picture in pictures]).astype(np.float32), images, []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from browser import Browser
 from report_checks import check_page, check_results, read_csv
+from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, roc_auc_score
 from small_cache import small_cache
 from small_encoder import small_encoder
 
@@ -78,6 +79,46 @@ def test_two_encoders_beside_random_weights(
 
 
 @pytest.mark.integration
+def test_the_linear_probe_is_told_image_by_image_and_on_parts(tmp_path: Path):
+    splits, sites = ("train",) * 12 + ("val",) * 6 + ("test",) * 12, ("x", "y", "y") * 10
+    images = small_cache(tmp_path / "cache", [(8, 8)] * 30, splits=splits, classes=("a", "b", "c"), sites=sites)
+    ours, theirs = small_encoder(tmp_path / "ours"), small_encoder(tmp_path / "theirs", seed=1)
+    more = ("--baseline", str(theirs), "--frozen.random_seeds=1", "--measure.class_order=[c, a, b]")
+    out = tmp_path / "out"
+    assert _evaluate(ours, images, out, *more, "--frozen.labels=[10, 0]") == 0
+    results = check_results(out / "results.json")
+    linear = results["linear"]
+    assert (linear["labels"], list(linear["arms"])) == (0, ["ours", "theirs"])
+    rows = read_csv(out / "cases.csv")
+    assert [(row["arm"], row["case"]) for row in rows] == [
+        (arm, f"c{n}") for arm in ("ours", "theirs") for n in range(18, 30)
+    ]
+    for arm, found in linear["arms"].items():
+        own = [row for row in rows if row["arm"] == arm]
+        assert [(row["patient"], row["class"]) for row in own] == [(f"p{n}", "abc"[n % 3]) for n in range(18, 30)]
+        truth, scores = ([row["class"] for row in own], [[float(row[f"score_{k}"]) for k in "cab"] for row in own])
+        whole = results["arms"][arm]["probes"]["0"]["linear"]["auroc"]["estimate"]
+        answers = np.array([[name == k for k in "cab"] for name in truth])
+        assert whole == pytest.approx(roc_auc_score(answers, scores))
+        said = ["cab"[n] for n in np.argmax(scores, axis=1)]
+        metrics = found["metrics"]
+        assert metrics["balanced_accuracy"]["estimate"] == pytest.approx(balanced_accuracy_score(truth, said))
+        kappa = cohen_kappa_score(truth, said, labels=list("cab"), weights="quadratic")
+        assert metrics["quadratic_kappa"]["estimate"] == pytest.approx(kappa)
+        first, second = found["subgroups"]["site"]
+        assert [(p["group"], p["cases"], p["patients"], p["few"]) for p in (first, second)] == [
+            ("x", 4, 4, True), ("y", 8, 8, True),
+        ]  # fmt: skip
+        assert first["metrics"]["auroc"]["estimate"] is None, "all of site x are of class a"
+        there = [n for n, row in enumerate(own) if row["class"] != "a"]
+        areas = [roc_auc_score(answers[there, k], np.array(scores)[there, k]) for k in (0, 2)]
+        assert second["metrics"]["auroc"]["estimate"] == pytest.approx(np.mean(areas))
+    page = (out / "report.html").read_text()
+    assert "By site; the smallest part has 4 patient(s)" in page
+    assert "With all labelled images; cases.csv has the scores of every image." in page
+
+
+@pytest.mark.integration
 def test_verdicts_are_tested_and_corrected_over_all_comparisons_of_the_report(cache: Cache, tmp_path: Path):
     run, out = small_encoder(tmp_path / "run"), tmp_path / "out"
     assert _evaluate(run, cache, out, "--frozen.labels=[8, 0]", "--frozen.random_seeds=1") == 0
@@ -107,6 +148,8 @@ def test_several_answers_an_image_and_a_file_instead_of_a_folder(cache: Cache, t
     assert _evaluate(run / "encoder.safetensors", cache, tmp_path / "out", *more) == 0
     results = check_results(tmp_path / "out" / "results.json")
     assert results["questions"] == ["box", "corner"]
+    assert results["linear"]["arms"]["run"] == {"metrics": {}, "subgroups": {}}
+    assert not (tmp_path / "out" / "cases.csv").exists()
     assert list(results["arms"]["run"]["probes"]["0"]) == ["knn", "linear", "multilabel_knn", "attentive"]
     for probe in results["arms"]["random weights"]["probes"]["0"].values():
         own = [probe["questions"][name]["estimate"] for name in ("box", "corner")]
@@ -189,12 +232,15 @@ def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: 
     told = capsys.readouterr().err
     assert "it is judged on split test, options are chosen on val: leave split val out" in told
     assert "lesions.labels are for a segmentation" in told
-    idle = ("--predict.mirror=on", "--measure.tolerance_mm=2", "--measure.class_order=[a, b]")
+    idle = ("--predict.mirror=on", "--measure.tolerance_mm=2")
     assert _evaluate(run, cache, out, *idle) == 2
     told = capsys.readouterr().err
-    assert "predict is for a fine-tuned run" in told
+    assert "predict.mirror and predict.batch_size are for a fine-tuned run" in told
     assert "measure.tolerance_mm is for a segmentation" in told
-    assert "measure.class_order is for a classification" in told
+    assert _evaluate(run, cache, out, "--measure.class_order=[a, b]", "--frozen.target=structures") == 2
+    assert "measure.class_order is for a classification" in capsys.readouterr().err
+    assert _evaluate(run, cache, out, "--measure.class_order=[a, b]") == 2
+    assert "measure.class_order ['a', 'b'] must hold the classes ['no', 'yes']" in capsys.readouterr().err
     assert _evaluate(run, cache, out, "--frozen.draws=0", "--frozen.bags=patient", "--frozen.target=structures") == 2
     told = capsys.readouterr().err
     assert "frozen.draws" in told

@@ -10,7 +10,7 @@ from medssl.evaluation.probes import ATTENTION
 from medssl.evaluation.report.feature_map import feature_map_section
 from medssl.evaluation.report.figures import interval_figure, shot_figure
 from medssl.evaluation.report.page import Section, Table, figure_picture
-from medssl.evaluation.report.results import each_text, interval_text
+from medssl.evaluation.report.results import each_text, interval_text, subgroup_section
 from medssl.evaluation.report.summary import (
     CLINICIAN,
     ENGINEER,
@@ -19,6 +19,7 @@ from medssl.evaluation.report.summary import (
     encoder_words,
     trained_once,
 )
+from medssl.evaluation.subgroups import CONVENTION
 
 PROBES = {
     "knn": "kNN",
@@ -33,6 +34,7 @@ CONVENTIONS = (
     "Every option of a probe was chosen on split val; split test was read once, by the option chosen.",
     "Random weights: the same architecture before any training, batch-norm statistics measured on the same images.",
     "Intervals: 95 %, percentile bootstrap over the patients of split test; differences are paired over them.",
+    CONVENTION,
     *ENCODER_TEST,
     "For p the scores of either encoder are brought to median 0 and quartiles 1 apart; their order stays.",
     "Transferability scores use the answers of split train alone; what they are worth is not known for one encoder.",
@@ -43,7 +45,7 @@ _PAIRED = "Paired over the patients of split test"
 
 
 def frozen_sections(results: Mapping[str, Any], pictures: Sequence[tuple[Path, str]] = ()) -> list[Section]:
-    """Summary, probes, few shots, transferability, map of the features.
+    """Summary, probes, the linear one on its own, few shots, transferability, map of the features.
 
     Args:
         results: Content of results.json.
@@ -53,6 +55,8 @@ def frozen_sections(results: Mapping[str, Any], pictures: Sequence[tuple[Path, s
     return [
         _summary(results),
         _probes(results),
+        _classifier(results),
+        _parts(results),
         _shots(results),
         _transferability(results),
         *([plane] if plane else []),
@@ -149,6 +153,27 @@ def _probes(results: Mapping[str, Any]) -> Section:
     header = ("probe, labels", "encoder", *results["questions"])
     alone = (Table(header, asked, "AUROC of each question."),) if len(results["questions"]) > 1 else ()
     return Section("Probes", tables=(table, differences, *alone), pictures=(picture,))
+
+
+def _classifier(results: Mapping[str, Any]) -> Section:
+    """The linear probe that decides, beside the one that ranks."""
+    arms = results["linear"]["arms"]
+    names = list(arms[results["arm"]]["metrics"])
+    title = "The linear probe as a classifier"
+    if not names:
+        return Section(title, ("Images have no class here: probes are scored by AUROC alone.",))
+    rows = tuple((arm, *(interval_text(found["metrics"][name]) for name in names)) for arm, found in arms.items())
+    header = ("encoder", *(name.replace("_", " ") for name in names))
+    told = f"With {_labels(str(results['linear']['labels']))} labelled images; cases.csv has the scores of every image."
+    return Section(
+        title, (told, "The class with the highest score is taken; no threshold was chosen."), (Table(header, rows),)
+    )
+
+
+def _parts(results: Mapping[str, Any]) -> Section:
+    arm, linear = results["arm"], results["linear"]
+    title = f"Linear probe on {arm}, {_labels(str(linear['labels']))} labelled images: parts of the cases"
+    return subgroup_section(linear["arms"][arm]["subgroups"], title=title)
 
 
 def _shots(results: Mapping[str, Any]) -> Section:
