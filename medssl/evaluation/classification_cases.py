@@ -206,14 +206,23 @@ def _json(intervals: Mapping[str, Interval]) -> dict[str, Any]:
     return {name: interval.to_json() for name, interval in intervals.items()}
 
 
-def _asked(classes: Sequence[str], order: Sequence[str]) -> tuple[list[str], dict[str, ClassMetric]]:
-    """Classes as they are shown, and the metrics.
+def check_order(classes: Sequence[str], order: Sequence[str]) -> None:
+    """Refuse an order of other classes.
 
     Raises:
         ConfigError: `order` does not hold the classes.
     """
     if order and sorted(order) != sorted(classes):
         raise ConfigError([f"measure.class_order {list(order)} must hold the classes {list(classes)}, each once"])
+
+
+def _asked(classes: Sequence[str], order: Sequence[str]) -> tuple[list[str], dict[str, ClassMetric]]:
+    """Classes as they are shown, and the metrics.
+
+    Raises:
+        ConfigError: As `check_order`.
+    """
+    check_order(classes, order)
     return list(order or classes), {**METRICS, **({"quadratic_kappa": quadratic_kappa} if order else {})}
 
 
