@@ -54,7 +54,7 @@ class FrozenOptions:
     """How often so many are drawn; the mean counts."""
 
     shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """Images of each class for prototypes; numbers that split train cannot give are left out."""
+    """Images of each class for prototypes; numbers that split train cannot give are left out, with a warning."""
 
     episodes: int = 100
     """Draws of each number of shots."""

@@ -145,8 +145,11 @@ def test_slices_lie_across_the_axis_of_the_pretraining_unless_one_is_asked_for()
 
 def test_a_collapsed_encoder_is_at_chance_and_has_no_scores(cache: Cache, tmp_path: Path):
     run = small_encoder(tmp_path / "run", factor=0.0)
-    assert _evaluate(run, cache, tmp_path / "out", "--frozen.random_seeds=1") == 0
+    assert _evaluate(run, cache, tmp_path / "out", "--frozen.random_seeds=1", "--frozen.shots=[9]") == 0
     results = check_results(tmp_path / "out" / "results.json")
+    page = (tmp_path / "out" / "report.html").read_text()
+    for sentence in ("frozen.shots 9 left out: split train has", "frozen.shots names no number of images a class"):
+        assert sentence in page
     arm = results["arms"]["run"]
     assert arm["probes"]["0"]["linear"]["auroc"]["estimate"] == 0.5
     assert arm["transferability"] == {"logme": None, "h_score": None, "ped_logme": None}
