@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from medssl.__main__ import main
 from medssl.commands.evaluate_frozen import encoder_file
 from medssl.data.cache import Cache
 from medssl.evaluation.frozen import slice_axis
+from medssl.evaluation.options import FrozenOptions
+from medssl.imaging.errors import ConfigError
 
 _SPLITS = ("train",) * 12 + ("val",) * 6 + ("test",) * 6
 
@@ -180,6 +183,28 @@ def test_patients_that_the_pretraining_saw_are_told(cache: Cache, tmp_path: Path
     assert _evaluate(run, cache, tmp_path / "none", *quick) == 0
     assert "WARNING" not in capsys.readouterr().out
     assert "in the pretraining of" not in (tmp_path / "none" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "needs"),
+    [
+        ({"target": "prompt", "episodes": 3, "labels": (20,)}, ["labels", "episodes"]),
+        ({"target": "landmarks", "shots": (1,), "blocks": (), "draws": 1}, ["draws", "shots", "blocks"]),
+        ({"target": "class", "crops": 8, "templates": 1, "within_mm": (1.0,)}, ["crops", "templates", "within_mm"]),
+        ({"target": "structures", "slices": 8, "slice_axis": 1}, ["slice_axis", "slices"]),
+        ({"target": "class", "bags": "patient", "slices": 8}, ["slices"]),
+    ],
+)
+def test_options_that_do_nothing_for_the_target_are_refused_together(given: dict[str, Any], needs: list[str]):
+    with pytest.raises(ConfigError) as error:
+        FrozenOptions(**given)
+    told = [(problem.split(" ")[0], " needs " in problem) for problem in error.value.problems]
+    assert sorted(told) == sorted((f"frozen.{name}", True) for name in needs)
+
+
+@pytest.mark.parametrize("target", ["class", "structures", "landmarks", "prompt"])
+def test_options_that_are_as_they_are_by_default_are_taken_for_not_given(target: Any):
+    assert FrozenOptions(target=target, crops=4, labels=(0,), templates=3).target == target
 
 
 def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
