@@ -8,6 +8,7 @@ from medssl.commands.console import say
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.study_checks import check_cases, check_seen, check_study, claim, given_encoders
 from medssl.commands.study_choices import choose, not_here, runs_of, trials_of
+from medssl.commands.study_data import refuse_other_data
 from medssl.commands.study_results import write_study
 from medssl.commands.study_runs import Encoders, done_runs, is_done, left_encoders, prepare_study, pretrain_arms
 from medssl.commands.study_tuned import Done, Tuned
@@ -35,11 +36,12 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     Raises:
         ConfigError: Every mistake in the plan, before anything is run, and in how it fits the data, before anything is
             pretrained.
-        MedsslError: OUT was made from other data, or no network could be tested.
+        MedsslError: OUT was made from other data, or from these before they changed, or no network could be tested.
     """
     study = read_options(StudyPlan, resolve_folder("configs", plan))
     chosen = check_study(study, data, arms, seeds, jobs)
     claim(data, out)
+    refuse_other_data(study, data, out)
     prepare_study(study, data, out)
     check_cases(study, out, seeds or study.seeds)
     asked, number = {arm.name for arm in chosen}, min(study.pretrainings, seeds or study.seeds)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.commands.study_tuned import Done, Tuned
-from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.imaging.errors import ConfigError, message_of
 
 if TYPE_CHECKING:
     from medssl.data.cache import Cache
@@ -23,7 +23,7 @@ def transferability(
     """Scores of each arm's encoder on the labelled cases it learned from, and their rank correlation with the results.
 
     Arms with `longer_as` are left out: they start from the same weights as the arm from scratch. Encoders that cannot
-    be scored are told.
+    be scored are told, whatever the reason.
 
     Args:
         finished: Fine-tunings of the study.
@@ -71,8 +71,8 @@ def _scores(runs: Sequence[Tuned], cache: "Cache") -> tuple[dict[tuple[str, int]
             if key not in features:
                 features[key] = _features(run, cache)
             found = transfer_scores(_learned_from(run, features[key], cache))
-        except MedsslError as error:
-            missing[name] = "; ".join(error.problems) if isinstance(error, ConfigError) else error.message
+        except Exception as error:  # of memory, of a file: whatever it is, the study is finished and is to be told
+            missing[name] = "; ".join(error.problems) if isinstance(error, ConfigError) else message_of(error)
             continue
         scores.setdefault((name, run.labels), []).append(found)
     return {key: found for key, found in scores.items() if key[0] not in missing}, missing

@@ -68,6 +68,7 @@ def evaluate(
         MedsslError: Some cases could not be evaluated; the results of the others are written.
     """
     from medssl.data.cache import Cache
+    from medssl.evaluation.classification_cases import check_order
     from medssl.evaluation.device import chosen_device
     from medssl.evaluation.loaded_run import check_fits, load_run
 
@@ -108,6 +109,7 @@ def evaluate(
             raise ConfigError(
                 [f"baseline {baseline} and {run} tell other classes apart, so they cannot be compared: {told}"]
             )
+        check_order(runs[0].spec.classes, measure.class_order)
         head = _head("classification", split, cache, folders)
         _classification(folders, runs, cache, head, out, (measure, maps))
     else:

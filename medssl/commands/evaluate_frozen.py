@@ -58,6 +58,7 @@ def evaluate_encoders(
         MedsslError: Features that are no numbers.
     """
     from medssl.evaluation.classification_cases import check_order
+    from medssl.evaluation.few_shot import shots_left_out
     from medssl.evaluation.frozen import pretrained_encoder, random_encoder, slice_axis
     from medssl.evaluation.frozen_arms import RANDOM, judge_encoder
     from medssl.evaluation.report.frozen import frozen_sections
@@ -102,6 +103,7 @@ def evaluate_encoders(
             *seen_warnings(names, files, {data.patients[int(row)] for row in data.rows("test")}),
             *encoder_warnings(names, metas, cache, options.slice_axis),
             *_warnings(cache, data, options.target),
+            *shots_left_out(data, options.shots),
         ],
     }
     with atomic_folder(out) as temporary:

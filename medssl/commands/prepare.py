@@ -218,11 +218,9 @@ def prepare_case(job: Job) -> Problem | None:
     """Prepare one case, unless it is there already and whole; returns what is wrong with it."""
     folder = job.cache / "cases" / job.row.case
     try:
-        digest = source_hash(job.row, job.root, f"{job.row!r}{job.row.study}")
-        if (folder / "case.json").is_file():
-            known = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-            if known["extra"]["source_sha256"] == digest and _is_whole(folder):
-                return None
+        digest = _case_hash(job.row, job.root)
+        if (folder / "case.json").is_file() and _known_hash(folder) == digest and _is_whole(folder):
+            return None
         _write(job, digest)
     except MedsslError as error:
         return _left_out(folder, error.reason, error.message)
@@ -233,6 +231,40 @@ def prepare_case(job: Job) -> Problem | None:
     except Exception as error:  # one odd file must not keep the other cases from being finished
         return _left_out(folder, "internal-error", f"{type(error).__name__}: {error}")
     return None
+
+
+def changed_cases(listed: Manifest, cache: Path) -> dict[str, str]:
+    """Cases of a manifest in which it is no longer what a finished cache was prepared from, and what became of each.
+
+    Of cases that were left out nothing is known, so that they are passed over; so are splits that the manifest leaves
+    to `prepare`.
+
+    Raises:
+        CacheError: The cache is damaged.
+    """
+    from medssl.data.cache import Cache
+
+    known, rows = {case.case: case for case in Cache.open(cache).cases}, {row.case: row for row in listed.rows}
+    left_out = {Path(problem.path).name for problem in read_problems(cache / "problems.csv")}
+    found = {name: "is gone" for name in known if name not in rows}
+    for name, row in rows.items():
+        if name in known:
+            then = replace(row, split=row.split or known[name].split)
+            if _case_hash(then, listed.root) != _known_hash(cache / "cases" / name):
+                found[name] = "has another row in the manifest, or other files"
+        elif name not in left_out:
+            found[name] = "is new"
+    return found
+
+
+def _case_hash(row: Row, root: Path) -> str:
+    """Hash over all that a case is prepared from."""
+    return source_hash(row, root, f"{row!r}{row.study}")
+
+
+def _known_hash(folder: Path) -> str:
+    """The same of a prepared case, as it was then."""
+    return str(json.loads((folder / "case.json").read_text(encoding="utf-8"))["extra"]["source_sha256"])
 
 
 def _is_whole(folder: Path) -> bool:

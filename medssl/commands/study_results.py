@@ -62,7 +62,6 @@ def write_study(
     cache = Cache.open(cache_of(study, out))
     compared = compare_arms(rows, study.reference, study.metric, study.pairs)
     files = encoders.files
-    found = transferability(finished, list(files), cache, compared["points"]) if study.transferability else None
     results: dict[str, Any] = {
         **head("curve", [path.parent for own in files.values() for path in own]),
         "app": study.app,
@@ -73,7 +72,7 @@ def write_study(
         "patients": len(set(rows[0].patients)),
         "validation": _validation(study, cache, finished),
         **compared,
-        "transferability": found,
+        "transferability": None,
         "pretraining": {name: _pretraining(own) for name, own in files.items() if own},
         "pretraining_failed": dict(encoders.failed),
         "warnings": [*warnings, *_warnings(study, cache, set(rows[0].patients))],
@@ -81,7 +80,10 @@ def write_study(
         "trials": [_trial(done) for done in tried],
         "runs": [_run(done) for done in finished],
     }
-    write_json(out / "results.json", results)
+    write_json(out / "results.json", results)  # before the features, which take time and memory
+    if study.transferability:
+        results["transferability"] = transferability(finished, list(files), cache, compared["points"])
+        write_json(out / "results.json", results)
     write_text(out / "results.csv", records_text(_rows(results)))
     write_text(out / "table.md", study_markdown(results))
     sections = study_sections(

@@ -74,7 +74,7 @@ def few_shot_curve(
     Args:
         features: Of all images.
         data: Their answers.
-        shots: Images of each class; numbers that split train cannot give are left out.
+        shots: Images of each class; numbers that split train cannot give are left out (`shots_left_out`).
         episodes: Draws for each number.
         seed: Seed of the draws.
     """
@@ -86,6 +86,13 @@ def few_shot_curve(
         if len(draws) == episodes:
             found.append(_shot(features, data, count, draws))
     return found
+
+
+def shots_left_out(data: ProbeData, shots: Sequence[int]) -> list[str]:
+    """What to say of numbers of images a class that split train cannot give; nothing where it can give all."""
+    fewest, kind = min((len(group), kind) for kind, group in _groups(data).items())
+    missing = ", ".join(str(count) for count in shots if count > fewest)
+    return [f"frozen.shots {missing} left out: split train has {fewest} image(s) {kind}."] if missing else []
 
 
 def shot_interval(ours: Sequence[Shot], theirs: Sequence[Shot], data: ProbeData, resamples: int) -> Interval:
@@ -163,15 +170,22 @@ def _means(units: Tensor, weights: Tensor) -> Tensor:
 
 def _episode(data: ProbeData, shots: int, rng: np.random.Generator) -> Tensor | None:
     """Images of split train, `shots` with each answer; None where there are too few."""
-    train = data.rows("train")
-    answers = data.targets[train].numpy()
-    groups = [answers[:, k] for k in range(answers.shape[1])]
-    if not data.exclusive:
-        groups += [~group for group in groups]
-    if min(int(group.sum()) for group in groups) < shots:
+    groups = list(_groups(data).values())
+    if min(len(group) for group in groups) < shots:
         return None
-    picked: list[npt.NDArray[np.int64]] = [rng.choice(np.flatnonzero(group), shots, replace=False) for group in groups]
-    return train[torch.from_numpy(np.unique(np.concatenate(picked)))]
+    picked: list[npt.NDArray[np.int64]] = [rng.choice(group, shots, replace=False) for group in groups]
+    return data.rows("train")[torch.from_numpy(np.unique(np.concatenate(picked)))]
+
+
+def _groups(data: ProbeData) -> dict[str, npt.NDArray[np.int64]]:
+    """Places in split train of the images with each answer, and without it where an image may have several or none."""
+    answers = data.targets[data.rows("train")].numpy()
+    sides = {"with": answers} if data.exclusive else {"with": answers, "without": ~answers}
+    return {
+        f"{side} {name!r}": np.flatnonzero(given[:, k])
+        for side, given in sides.items()
+        for k, name in enumerate(data.names)
+    }
 
 
 def _shot(features: Features, data: ProbeData, shots: int, draws: Sequence[Tensor]) -> Shot:

@@ -31,12 +31,22 @@ class PredictOptions:
             raise ConfigError([f"predict.batch_size must be 1 or more, got {self.batch_size}"])
 
 
+_TARGETS = {
+    "crops": ("structures",),
+    "bags": ("class",),
+    **dict.fromkeys(("labels", "draws", "shots", "episodes", "blocks"), ("class", "structures")),
+    **dict.fromkeys(("landmarks", "templates", "within_mm"), ("landmarks",)),
+}
+"""Option of `FrozenOptions` to the targets for which it does something, where that is not all."""
+_OF_SLICES = ("slice_axis", "slices")
+
+
 @dataclass
 class FrozenOptions:
     """How an encoder is judged as it is, without fine-tuning.
 
     Raises:
-        ConfigError: Values outside their range.
+        ConfigError: Values outside their range, or options that do nothing for the target.
     """
 
     target: Literal["class", "structures", "landmarks", "prompt"] = "class"
@@ -57,7 +67,7 @@ class FrozenOptions:
     """How often so many are drawn; the mean counts."""
 
     shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """Images of each class for prototypes; numbers that split train cannot give are left out."""
+    """Images of each class for prototypes; numbers that split train cannot give are left out, with a warning."""
 
     episodes: int = 100
     """Draws of each number of shots."""
@@ -99,11 +109,15 @@ class FrozenOptions:
             *((name, getattr(self, name) >= 1, "must be 1 or more") for name in
               ("crops", "draws", "episodes", "slices", "templates", "random_seeds")),
             ("within_mm", bool(self.within_mm) and all(n > 0 for n in self.within_mm), "needs positive distances"),
-            ("landmarks", not self.landmarks or self.target == "landmarks", "needs target landmarks"),
-            ("bags", self.bags == "none" or self.target == "class", "needs target class"),
+            *((name, self.target in targets or self._is_default(name), f"needs target {' or '.join(targets)}")
+              for name, targets in _TARGETS.items()),
+            *((name, self.bags == "slices" or self._is_default(name), "needs bags slices") for name in _OF_SLICES),
         ]  # fmt: skip
         if problems := [f"frozen.{n} {rule}, got {getattr(self, n)}" for n, holds, rule in rules if not holds]:
             raise ConfigError(problems)
+
+    def _is_default(self, name: str) -> bool:
+        return bool(getattr(self, name) == getattr(FrozenOptions, name))
 
 
 @dataclass

@@ -116,7 +116,8 @@ def left_out(cache: Cache, split: str, cases: Sequence[CachedCase], kind: str) -
         cases: Those of it that are evaluated.
         kind: What the others lack.
     """
-    others = [case.case for case in cache.select(split) if case.case not in {known.case for known in cases}]
+    evaluated = {case.case for case in cases}
+    others = [case.case for case in cache.select(split) if case.case not in evaluated]
     odd, found = cache.not_prepared(split), []
     if others:
         found.append(

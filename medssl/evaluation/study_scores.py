@@ -12,6 +12,11 @@ from medssl.evaluation.class_metrics import auroc, balanced_accuracy, of_drawn, 
 from medssl.evaluation.statistics import comparable_dice, crossed_interval, t_interval
 from medssl.evaluation.study_plan import Metric
 from medssl.evaluation.swap_tests import SwapTest, swap_answers, swap_means
+from medssl.evaluation.without_each import (
+    auroc_without_each,
+    balanced_accuracy_without_each,
+    quadratic_kappa_without_each,
+)
 from medssl.imaging.errors import ConfigError
 
 
@@ -44,11 +49,20 @@ def of_patients(tested: NetworkScores) -> NetworkScores:
     """The same with one answer a patient: the mean of the probabilities of its cases, whose class is one."""
     names, first, number = np.unique(tested.patients, return_index=True, return_inverse=True)
     patients = tuple(str(name) for name in names)
-    values = np.stack([tested.values[number == n].mean(0) for n in range(len(names))])
+    sums = np.zeros((len(names), tested.values.shape[1]))
+    np.add.at(sums, number, tested.values)
+    values = sums / np.bincount(number)[:, None]
     truth = None if tested.truth is None else tested.truth[first]
     return replace(tested, cases=patients, patients=patients, values=values, truth=truth)
 
 
+_WITHOUT_EACH = {
+    "auroc": auroc_without_each,
+    "balanced_accuracy": balanced_accuracy_without_each,
+    "quadratic_kappa": quadratic_kappa_without_each,
+}
+
+WithoutEach = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]]
 Measure = Callable[[NetworkScores, npt.NDArray[np.int64]], float]
 Pairs = Sequence[tuple[NetworkScores, NetworkScores]]
 
@@ -91,7 +105,9 @@ def difference(by_seed: Mapping[int, Pairs], metric: Metric, weights: Sequence[f
 
     found, groups = of_seeds(np.arange(len(counted))), _groups(pairs)
     patients = [every[0][0].patients[n] for n in counted]
-    interval, p_value = crossed_interval(of_seeds, patients, groups=groups)
+    interval, p_value = crossed_interval(
+        of_seeds, patients, groups=groups, without_each=_without_each(pairs, metric, weights)
+    )
     test = _test(every, found, metric, np.tile(weights, len(pairs)))
     return {
         "seeds": seeds,
@@ -102,6 +118,23 @@ def difference(by_seed: Mapping[int, Pairs], metric: Metric, weights: Sequence[f
         "p_value": test.p_value,
         "smallest_p_value": plain(test.smallest),
     }
+
+
+def _without_each(of_seeds: Sequence[Pairs], metric: Metric, weights: Sequence[float]) -> WithoutEach | None:
+    """The mean over seeds of the differences without each patient, of numbers of all cases."""
+    known, truth = _WITHOUT_EACH.get(metric), of_seeds[0][0][0].truth
+    if known is None or truth is None:
+        return None
+
+    def without_each(patients: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        differences = [
+            w * (known(truth, a.values, patients) - known(truth, b.values, patients))
+            for pairs in of_seeds
+            for w, (a, b) in zip(weights, pairs, strict=True)
+        ]
+        return np.asarray(np.sum(differences, axis=0) / len(of_seeds))
+
+    return without_each
 
 
 def _groups(of_seeds: Sequence[Pairs]) -> list[tuple[str, ...]]:

@@ -26,7 +26,7 @@ FEW = 8
 """Arms below which a rank correlation says next to nothing: of four, even a perfect order comes by chance often."""
 
 _VOXELS = 20  # of each class in each case
-_SEEN = 64  # images that batch norm meets
+_SEEN = 64  # images that batch norm meets, and that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CaseFeatures:
 def case_features(
     encoder: Encoder, cache: Cache, cases: Sequence[CachedCase], size: Sequence[int], segmentation: bool
 ) -> dict[str, CaseFeatures]:
-    """Frozen features of labelled cases by name.
+    """Frozen features of labelled cases by name; some crops are in memory at a time.
 
     Args:
         encoder: Its batch norm meets the cases.
@@ -57,17 +57,22 @@ def case_features(
     Raises:
         MedsslError: Features that are no numbers.
     """
-    used = cases[:_SEEN] if segmentation else cases  # of the others only crops about a class are read
-    crops = torch.stack([torch.from_numpy(middle_crop(cache, case, size)) for case in used])
-    calibrate(encoder, crops[:_SEEN])
+    calibrate(encoder, _middle_crops(cache, cases[:_SEEN], size))
     if segmentation:
         return {case.case: _of_voxels(encoder, cache, case, size, number) for number, case in enumerate(cases)}
-    pooled = extract(encoder, crops).pooled["mean"]
-    refuse_nan([pooled])
-    return {
-        case.case: CaseFeatures(values[None].double().numpy(), np.array([cache.classes.index(case.class_name)]))
-        for case, values in zip(cases, pooled, strict=True)
-    }
+    found = {}
+    for begin in range(0, len(cases), _SEEN):
+        some = cases[begin : begin + _SEEN]
+        pooled = extract(encoder, _middle_crops(cache, some, size)).pooled["mean"]
+        refuse_nan([pooled])
+        for case, values in zip(some, pooled.double().numpy(), strict=True):
+            found[case.case] = CaseFeatures(values[None], np.array([cache.classes.index(case.class_name)]))
+    return found
+
+
+def _middle_crops(cache: Cache, cases: Sequence[CachedCase], size: Sequence[int]) -> torch.Tensor:
+    """(B, C, *S)."""
+    return torch.stack([torch.from_numpy(middle_crop(cache, case, size)) for case in cases])
 
 
 def transfer_scores(features: Sequence[CaseFeatures]) -> dict[str, float]:

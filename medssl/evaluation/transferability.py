@@ -70,7 +70,7 @@ def h_score(features: npt.ArrayLike, labels: npt.ArrayLike, shrink: bool = False
         ConfigError: As `logme`.
     """
     values, classes = _checked(features, labels)
-    means = np.stack([values[classes == k].mean(0) for k in classes])
+    means = np.stack([values[classes == k].mean(0) for k in np.unique(classes)])[classes]
     centred, between = values - values.mean(0), means - means.mean(0)
     within, share = ledoit_wolf(centred, assume_centered=True) if shrink else (centred.T @ centred / len(values), 0.0)
     return (1 - share) * float(np.trace(np.linalg.pinv(within, hermitian=True) @ (between.T @ between / len(values))))

@@ -29,10 +29,12 @@ _UNUSABLE = """from cohort import write_scans
 
 
 def make_manifest(data, out):
-    write_scans(out.parent)
+    write_scans(out.parent).write(out)
     (out.parent / "images" / "5L.nii.gz").write_bytes(b"")
 """
-_PREPARE = "from cohort import write_scans\n\n\ndef make_manifest(data, out):\n    write_scans(out.parent{})\n"
+_PREPARE = (
+    "from cohort import write_scans\n\n\ndef make_manifest(data, out):\n    write_scans(out.parent{}).write(out)\n"
+)
 
 
 def _plan(folder: Path, **given: Any) -> Path:

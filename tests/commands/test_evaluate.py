@@ -278,6 +278,15 @@ def test_options_that_would_do_nothing_are_refused_together(cache: Cache, flat_c
     assert not out.exists()
 
 
+def test_an_order_of_other_classes_is_refused_before_anything_is_predicted(
+    flat_cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, measure = make_run(tmp_path / "run", flat_cache, "classifier"), MeasureOptions(class_order=("well", "ill"))
+    with pytest.raises(ConfigError, match=r"measure\.class_order \['well', 'ill'\] must hold the classes"):
+        evaluate(run, flat_cache.path, tmp_path / "out", measure=measure)
+    assert capsys.readouterr().out == "", "what is predicted is announced first"
+
+
 def test_options_out_of_range_are_told_together() -> None:
     with pytest.raises(ConfigError) as caught:
         MeasureOptions(tolerance_mm=-1, resamples=1)

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from medssl.__main__ import main
 from medssl.commands.evaluate_frozen import encoder_file
 from medssl.data.cache import Cache
 from medssl.evaluation.frozen import slice_axis
+from medssl.evaluation.options import FrozenOptions
+from medssl.imaging.errors import ConfigError
 
 _SPLITS = ("train",) * 12 + ("val",) * 6 + ("test",) * 6
 
@@ -188,8 +191,11 @@ def test_slices_lie_across_the_axis_of_the_pretraining_unless_one_is_asked_for()
 
 def test_a_collapsed_encoder_is_at_chance_and_has_no_scores(cache: Cache, tmp_path: Path):
     run = small_encoder(tmp_path / "run", factor=0.0)
-    assert _evaluate(run, cache, tmp_path / "out", "--frozen.random_seeds=1") == 0
+    assert _evaluate(run, cache, tmp_path / "out", "--frozen.random_seeds=1", "--frozen.shots=[9]") == 0
     results = check_results(tmp_path / "out" / "results.json")
+    page = (tmp_path / "out" / "report.html").read_text()
+    for sentence in ("frozen.shots 9 left out: split train has", "frozen.shots names no number of images a class"):
+        assert sentence in page
     arm = results["arms"]["run"]
     assert arm["probes"]["0"]["linear"]["auroc"]["estimate"] == 0.5
     assert arm["transferability"] == {"logme": None, "h_score": None, "ped_logme": None}
@@ -220,6 +226,28 @@ def test_patients_that_the_pretraining_saw_are_told(cache: Cache, tmp_path: Path
     assert _evaluate(run, cache, tmp_path / "none", *quick) == 0
     assert "WARNING" not in capsys.readouterr().out
     assert "in the pretraining of" not in (tmp_path / "none" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "needs"),
+    [
+        ({"target": "prompt", "episodes": 3, "labels": (20,)}, ["labels", "episodes"]),
+        ({"target": "landmarks", "shots": (1,), "blocks": (), "draws": 1}, ["draws", "shots", "blocks"]),
+        ({"target": "class", "crops": 8, "templates": 1, "within_mm": (1.0,)}, ["crops", "templates", "within_mm"]),
+        ({"target": "structures", "slices": 8, "slice_axis": 1}, ["slice_axis", "slices"]),
+        ({"target": "class", "bags": "patient", "slices": 8}, ["slices"]),
+    ],
+)
+def test_options_that_do_nothing_for_the_target_are_refused_together(given: dict[str, Any], needs: list[str]):
+    with pytest.raises(ConfigError) as error:
+        FrozenOptions(**given)
+    told = [(problem.split(" ")[0], " needs " in problem) for problem in error.value.problems]
+    assert sorted(told) == sorted((f"frozen.{name}", True) for name in needs)
+
+
+@pytest.mark.parametrize("target", ["class", "structures", "landmarks", "prompt"])
+def test_options_that_are_as_they_are_by_default_are_taken_for_not_given(target: Any):
+    assert FrozenOptions(target=target, crops=4, labels=(0,), templates=3).target == target
 
 
 def test_what_cannot_be_probed_is_refused(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from medssl.evaluation.features import Features
-from medssl.evaluation.few_shot import few_shot_curve, multilabel_neighbours, prototype_scores, shot_interval
+from medssl.evaluation.few_shot import (
+    few_shot_curve,
+    multilabel_neighbours,
+    prototype_scores,
+    shot_interval,
+    shots_left_out,
+)
 from medssl.evaluation.probe_data import ProbeData
 from medssl.evaluation.probes import mean_auroc
 from medssl.evaluation.statistics import statistic_interval
@@ -56,6 +62,16 @@ def test_more_shots_reach_more(targets: torch.Tensor):
     assert found[0].test < found[1].test < found[2].test
     assert found[0].deviation > found[2].deviation
     assert found == few_shot_curve(features, data, (1, 4, 16), episodes=30)
+
+
+def test_numbers_of_shots_that_there_are_not_are_told():
+    """Split train has 72 of the images: 24 of each class; of the answer that few lack 5 are without."""
+    assert shots_left_out(_data(_CLASSES), (1, 24)) == []
+    told = shots_left_out(_data(_CLASSES), (16, 25, 500))
+    assert told == ["frozen.shots 25, 500 left out: split train has 24 image(s) with 'q0'."]
+    common = torch.ones(120, 1, dtype=torch.bool)
+    common[_data(common).rows("train")[:5]] = False
+    assert shots_left_out(_data(common), (8,)) == ["frozen.shots 8 left out: split train has 5 image(s) without 'q0'."]
 
 
 @pytest.mark.parametrize("targets", [_CLASSES, _ANSWERS], ids=["classes", "answers"])

@@ -10,9 +10,12 @@ from scipy.stats import kendalltau, spearmanr
 from small_cache import small_cache
 from small_networks import small_encoder
 
+from medssl.evaluation import study_transfer
+from medssl.evaluation.features import Features, extract
 from medssl.evaluation.study_transfer import CaseFeatures, case_features, rank_correlation, transfer_scores
 from medssl.evaluation.transferability import SCORES, logme
 from medssl.imaging.errors import ConfigError, MedsslError
+from medssl.models.encoder import Encoder
 
 
 def test_orders_that_are_alike_opposite_or_none() -> None:
@@ -96,3 +99,19 @@ def test_crops_have_one_vector_and_broken_encoders_are_told(tmp_path: Path) -> N
         parameter.data.fill_(float("nan"))
     with pytest.raises(MedsslError, match="no numbers"):
         case_features(encoder, cache, cache.cases, (8, 8), segmentation=False)
+
+
+def test_some_crops_are_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = small_cache(tmp_path, [(12, 9)] * 5, classes=("no", "yes"))
+    encoder, seen = small_encoder("vit", 2).eval(), []
+
+    def watched(encoder: Encoder, images: torch.Tensor) -> Features:
+        seen.append(images)
+        return extract(encoder, images)
+
+    monkeypatch.setattr(study_transfer, "extract", watched)
+    monkeypatch.setattr(study_transfer, "_SEEN", 2)
+    found = case_features(encoder, cache, cache.cases, (8, 8), segmentation=False)
+    assert [len(images) for images in seen] == [2, 2, 1]
+    every = extract(encoder, torch.cat(seen)).pooled["mean"].double().numpy()
+    np.testing.assert_allclose(np.concatenate([case.values for case in found.values()]), every, rtol=1e-5)

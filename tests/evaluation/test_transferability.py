@@ -79,6 +79,15 @@ def test_h_score_does_not_change_under_invertible_maps_and_has_its_bounds():
     assert 0.8 * h_score(features, labels) < h_score(features, labels, shrink=True) < h_score(features, labels)
 
 
+def test_h_score_is_that_of_a_class_mean_measured_for_every_image():
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(60, 5)), rng.integers(0, 7, 60) * 3
+    means = np.stack([features[labels == label].mean(0) for label in labels])
+    centred, between = features - features.mean(0), means - means.mean(0)
+    slow = np.trace(np.linalg.pinv(centred.T @ centred / 60) @ (between.T @ between / 60))
+    assert h_score(features, labels) == pytest.approx(slow, rel=1e-12)
+
+
 def test_shrinkage_keeps_h_score_honest_where_features_outnumber_samples():
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(20, 60)), np.arange(20) % 2

@@ -179,7 +179,8 @@ def _parts(results: Mapping[str, Any]) -> Section:
 def _shots(results: Mapping[str, Any]) -> Section:
     curves = {name: arm["shots"] for name, arm in results["arms"].items() if arm["shots"]}
     if not curves:
-        return Section("Few shots", ("Split train has no two images of every class, so no prototypes were made.",))
+        nothing = "No prototypes were made: frozen.shots names no number of images a class that split train has."
+        return Section("Few shots", (nothing,))
     rows = tuple(
         (
             name,
