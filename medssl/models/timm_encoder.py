@@ -69,7 +69,7 @@ class TimmEncoder(Encoder):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Feature maps (B, F, *S / stride), fine to coarse."""
-        last = self.model.output_fmt == "NHWC"
+        last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"  # some convolutional ones do not say
         return [part.movedim(-1, 1) if last else part for part in self.model(image)]
 
     def embed(self, image: Tensor) -> Tensor:
@@ -83,7 +83,9 @@ class TimmEncoder(Encoder):
 
 def _of_any_size(create: Callable[..., Any], sized: dict[str, Any]) -> Any:
     """The model, where it can be had for images of any size, else for one size, else without being told a size."""
-    for ways in ({"dynamic_img_size": True, **sized}, {"strict_img_size": False, **sized}, sized):
-        with suppress(TypeError):  # it has no such argument
+    for ways in ({"strict_img_size": False, **sized}, {"dynamic_img_size": True, **sized}, sized):
+        with suppress(
+            TypeError
+        ):  # it has no such argument; Swin takes the second in vain, so that the first is asked for first
             return create(**ways)
     return create()

@@ -45,6 +45,7 @@ def _timm(monkeypatch: pytest.MonkeyPatch, takes: tuple[str, ...] = (), output_f
     [
         (("img_size", "dynamic_img_size"), {"img_size": (16, 24), "dynamic_img_size": True}),
         (("img_size", "strict_img_size"), {"img_size": (16, 24), "strict_img_size": False}),
+        (("img_size", "strict_img_size", "dynamic_img_size"), {"img_size": (16, 24), "strict_img_size": False}),
         (("img_size",), {"img_size": (16, 24)}),
         ((), {}),
     ],
