@@ -72,3 +72,10 @@ def write_series(
 
 def read(path: Path) -> Dataset:
     return pydicom.dcmread(path)
+
+
+def by_another_program(path: Path) -> None:
+    """Give a result of medssl another maker, as a program does that corrects it."""
+    dataset = pydicom.dcmread(path)
+    dataset.Manufacturer = "Other"
+    dataset.save_as(path)

@@ -10,7 +10,7 @@ import yaml
 
 from medssl.commands.comparison_sets import cache_of
 from medssl.commands.finished import is_finished, refuse_unfinished
-from medssl.commands.keys import key_of
+from medssl.commands.keys import files_named, key_of
 from medssl.commands.parsing import read_yaml, run_verb
 from medssl.commands.probing import auroc_of_probes
 from medssl.commands.side_by_side import side_by_side
@@ -55,7 +55,7 @@ class Run:
     @cached_property
     def key(self) -> str:
         """Of all that decides the result; with another plan the run is another one, in a folder of its own."""
-        return key_of([self.config, *[asdict(images) for images in self.sets]])
+        return key_of([self.config, *[asdict(images) for images in self.sets], *files_named(self.pretraining)])
 
     @property
     def folder(self) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from medssl.commands.console import say
 from medssl.commands.parsing import read_options, resolve_folder
 from medssl.commands.study_checks import check_cases, check_seen, check_study, claim, given_encoders
-from medssl.commands.study_choices import choose, not_here, runs_of, trials_of
+from medssl.commands.study_choices import choose, fewer_trials, not_here, runs_of, trials_of
 from medssl.commands.study_data import refuse_other_data
 from medssl.commands.study_results import write_study
 from medssl.commands.study_runs import Encoders, done_runs, is_done, left_encoders, prepare_study, pretrain_arms
@@ -59,6 +59,7 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     finished = [Done(run, math.nan, math.nan, why) for run, why in every if why and run.arm.name in asked]
     finished += _done([run for run, why in every if not why], asked, jobs)
     missing = not_here(study, asked, finished, seeds or study.seeds)
+    missing += fewer_trials(study, tried, {done.run.arm.name for done in finished if not done.failed})
     write_study(study, out, finished, tried, encoders, [*unknown, *missing])
 
 

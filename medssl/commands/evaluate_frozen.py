@@ -8,6 +8,7 @@ from medssl.commands.console import say
 from medssl.evaluation.options import FrozenOptions, MeasureOptions
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.files import atomic_folder, records_text, sha256, write_json, write_text
+from medssl.imaging.naming import other_channels
 
 if TYPE_CHECKING:
     from medssl.data.cache import Cache
@@ -101,7 +102,8 @@ def evaluate_encoders(
         "warnings": [
             *compared["warnings"],
             *seen_warnings(names, files, {data.patients[int(row)] for row in data.rows("test")}),
-            *encoder_warnings(names, metas, cache, options.slice_axis),
+            *encoder_warnings(names, metas, cache, axis),
+            *_other_crops(names, metas, size),
             *_warnings(cache, data, options.target),
             *shots_left_out(data, options.shots),
         ],
@@ -251,7 +253,22 @@ def encoder_warnings(
         other = now.differences(then) if then else {}
         if other:
             found.append(f"{name} was pretrained on images prepared otherwise ({', '.join(other)}): this may lower it.")
+        known = meta.get("channels", [])
+        if known and other_channels(known, cache.channels):
+            now_named = ", ".join(cache.channels)
+            found.append(f"{name} was pretrained on the channels {', '.join(known)}, these are {now_named}.")
     return found
+
+
+def _other_crops(names: Sequence[str], metas: Sequence[dict[str, Any]], size: Sequence[int]) -> list[str]:
+    """A sentence for each encoder that is shown crops of another size than it was pretrained on."""
+    known = {name: meta.get("provenance", {}).get("crop") for name, meta in zip(names, metas, strict=True)}
+    shown = " x ".join(str(n) for n in size)
+    return [
+        f"{name} was pretrained on crops of {' x '.join(str(n) for n in crop)} and is shown {shown}: this may lower it."
+        for name, crop in known.items()
+        if crop and list(crop) != list(size)
+    ]
 
 
 def seen_warnings(names: Sequence[str], files: Sequence[Path], patients: Collection[str]) -> list[str]:

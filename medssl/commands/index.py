@@ -21,9 +21,10 @@ def index(
 
     The manifest is a CSV file, one line a case, that opens in a spreadsheet: correct it there, above all the columns
     patient, split and class. Images: DICOM (folders, mixed series, zip files), NIfTI, NRRD, MHA, PNG, JPEG, TIFF.
-    Labels are found in `labels` or `masks` folders beside `images`, as NAME_mask or NAME_seg beside NAME, in the
-    Decathlon's dataset.json, and as DICOM-SEG or RTSTRUCT. NAME_0000 and NAME_0001 are channels of one case where a
-    folder holds several such sets (nnU-Net). Pictures in sibling folders get the folder's name as their class.
+    Labels are found in `labels` or `masks` folders beside `images`, as NAME_mask, NAME_seg or NAME.seg beside NAME, in
+    the Decathlon's dataset.json, and as DICOM-SEG or RTSTRUCT of other programs. NAME_0000 and NAME_0001 are channels
+    of one case where a folder holds several such sets (nnU-Net). Pictures in sibling folders get the folder's name as
+    their class.
 
     Patients come from a CSV file with the columns `file` (a path from the CSV file or from the folder searched, or a
     name alone; or `id`, `case`, `image`) and `patient`; from the PatientID; where there is none, from others of the

@@ -1,6 +1,7 @@
 """Segment or classify new images with a bundle; needs no torch."""
 
 import errno
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -141,6 +142,8 @@ def _one(predictor: "Predictor", case: "Case", out: Path, formats: Sequence[str]
     from medssl.runtime.results import FRACTIONAL, check_formats, write_results
 
     began = time.perf_counter()
+    if (out / case.name).is_dir():  # of an earlier call, whose case of this name may be another patient's
+        shutil.rmtree(out / case.name)
     try:
         volume = _read(case)
         check_formats(volume, formats)

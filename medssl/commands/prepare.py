@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from medssl.imaging.errors import CacheError, ConfigError, MedsslError
 from medssl.imaging.files import HOPELESS, known_sha256, sha256, write_json
 from medssl.imaging.labels import Code, Label
 from medssl.imaging.manifest import Manifest, Row
-from medssl.imaging.naming import split_field
+from medssl.imaging.naming import some, split_field
 from medssl.imaging.preprocess import Preprocess
 from medssl.imaging.problems import Problem, in_short, read_problems, write_problems
 from medssl.imaging.progress import Progress
@@ -26,6 +26,8 @@ from medssl.imaging.target_grid import SHOWN
 POSITIONAL = ("manifest",)
 _BYTES_A_SECOND = 5e6
 """Of the originals, one worker (compressed CT and MR, 1 to 2 mm); only for the estimate before the first case."""
+_SHOWN = 20
+"""Remarks and left out cases on the console; all stand in files."""
 _SECONDS_A_CASE = 0.03
 """What a case takes however small it is."""
 
@@ -80,7 +82,8 @@ def prepare(
         manifest: Manifest written by `medssl index` or by hand.
         out: Folder of the cache.
         preprocess: Orientation (3D; 2D images are laid as viewers show them), voxel size, crop and intensities.
-        labels: Foreground classes; left out, every value found becomes a class.
+        labels: Foreground classes; left out, every value found becomes a class. DICOM segments go by these names, and
+            of two that overlap the later class is taken: organs stand before what lies in them.
         label_map: Value in the label files to value wanted.
         ignore_label: Label value that counts neither in losses nor in metrics, usually 255.
         channels: Names of the channels.
@@ -90,7 +93,7 @@ def prepare(
         workers: Processes.
 
     Raises:
-        CacheError: OUT holds another cache, too little space, or cases were left out.
+        CacheError: OUT holds another cache, one number means several segments, or cases were left out.
         ManifestError: The manifest contradicts itself.
     """
     from medssl.data.cache import SCHEMA_VERSION
@@ -115,7 +118,7 @@ def prepare(
     own = any(row.split for row in listed.rows)
     say("splits: as the manifest says" if own else f"splits: {split} of the labelled patients, seed {seed}")
     pending = _pending_bytes(out, rows, listed.root)
-    _check_space(out, pending)
+    _tell_space(out, pending)
     jobs = [
         Job(row, listed.root, out, preprocess, classes, label_map or {}, ignore_label, resample_irregular)
         for row in rows
@@ -197,11 +200,14 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
 
 
-def _check_space(out: Path, needed: int) -> None:
-    """A cache takes about as much as the originals unpacked; less than their packed size is surely too little."""
+def _tell_space(out: Path, originals: int) -> None:
+    """A cache takes about as much as its originals unpacked, less where voxels become larger or images are cropped."""
     free = shutil.disk_usage(out).free
-    if free < needed:
-        raise CacheError(f"{out}: {free >> 20} MiB free, at least {needed >> 20} MiB are needed", reason="disk-full")
+    if free < originals:
+        say(
+            f"WARNING: {out} has {free >> 20} MiB free, the originals take {originals >> 20} MiB: the cache may not "
+            "fit. Where the disk gets full, this stops; make room then and call it again, finished cases are kept"
+        )
 
 
 def _run(jobs: Sequence[Job], workers: int) -> list[Problem]:
@@ -297,7 +303,7 @@ def source_hash(row: Row, root: Path, about: str) -> str:
 
 
 def _write(job: Job, digest: str) -> None:
-    from medssl.data.cache import CachedCase, write_case
+    from medssl.data.cache import LABEL_UIDS, CachedCase, write_case
     from medssl.data.fingerprint import case_fingerprint
     from medssl.imaging.preprocess import prepare_label, prepare_volume
     from medssl.imaging.readers.open import read_channels, read_label
@@ -305,11 +311,14 @@ def _write(job: Job, digest: str) -> None:
     row = job.row
     volume = read_channels(row.image, job.root, resample_irregular=job.resample_irregular)
     prepared = prepare_volume(volume, job.preprocess)
-    label = None
+    remarks = tuple(text for _, text in volume.source.doubts)
+    label, segments = None, dict[int, str]()
     reference = job.root / row.label if row.label else None
     if reference:
         native = read_label(reference, volume, job.labels, job.label_map, job.ignore_label)
         label = prepare_label(native, prepared.record)
+        remarks += native.source.notes
+        segments = native.source.names
     case = CachedCase(
         case=row.case,
         patient=row.patient,
@@ -326,14 +335,16 @@ def _write(job: Job, digest: str) -> None:
         label_field=str(reference.resolve()) if reference else "",
         label_sha256=sha256(reference) if reference and reference.is_file() else "",
         record=prepared.record,
-        notes=(*volume.source.notes, *prepared.notes),
+        notes=(*volume.source.notes, *prepared.notes, *remarks),
         scanner=row.scanner,
         study=row.study,
         calibrated=volume.source.calibrated,
         to_scale=volume.source.to_scale,
+        uids={name: uid for name, uid in volume.source.uids.items() if name in LABEL_UIDS},
     )
     channels = job.preprocess.channels_of(volume.channels)
     extra = {"source_sha256": digest, "fingerprint": case_fingerprint(volume, label), "channels": channels}
+    extra |= {"remarks": remarks, "segments": segments}
     write_case(job.cache, case, prepared.array, label, extra)
 
 
@@ -367,6 +378,7 @@ def _finish(
         )
     fingerprint = merge([content["extra"]["fingerprint"] for content in contents])
     if not settings["labels"]:
+        _refuse_renamed(contents)
         found = [int(v) for v in fingerprint["label_voxels"] if int(v) not in (0, settings["ignore_label"])]
         settings = {**settings, "labels": [Label(v, f"class_{v}").to_json() for v in found]}
     dims = int(settings["preprocess"]["spatial_dims"])
@@ -390,6 +402,37 @@ def _finish(
     )
 
 
+def _refuse_renamed(contents: Sequence[dict[str, Any]]) -> None:
+    """Numbers of segments are those of one object: what is 1 for one patient may be 2 for the next.
+
+    Raises:
+        CacheError: A number has several names.
+    """
+    known: dict[str, tuple[str, str]] = {}
+    for content in contents:
+        for number, name in content["extra"].get("segments", {}).items():
+            other, case = known.setdefault(number, (name, content["case"]))
+            if name and other and other != name:
+                raise CacheError(
+                    f"segment {number} is called {other!r} in case {case!r} and {name!r} in case {content['case']!r}, "
+                    "and classes would go by the number: name the classes with labels, and prepare into another folder",
+                    reason="label-names",
+                )
+
+
+def _remarks(contents: Sequence[dict[str, Any]]) -> list[str]:
+    """What was done to labels, and what of images may be missing, with the cases that it is about."""
+    about: dict[str, list[str]] = defaultdict(list)
+    for content in contents:
+        for text in content["extra"].get("remarks", ()):
+            about[text].append(content["case"])
+    lines = [f"  remark: {text}: {some(cases)}" for text, cases in about.items()]
+    more = (
+        [f"  and {len(lines) - _SHOWN} more remarks; each case's stand in its case.json"] if len(lines) > _SHOWN else []
+    )
+    return lines[:_SHOWN] + more
+
+
 def _summary(out: Path, jobs: Sequence[Job], problems: Sequence[Problem], given: bool) -> None:
     content = json.loads((out / "cache.json").read_text(encoding="utf-8"))
     kept = set(content["cases"])
@@ -403,10 +446,13 @@ def _summary(out: Path, jobs: Sequence[Job], problems: Sequence[Problem], given:
     if found:
         how = "" if given else " (no labels were given, so each value found is one)"
         say(f"label classes: {', '.join(found)}{how}")
+    cases = [json.loads((out / "cases" / name / "case.json").read_text(encoding="utf-8")) for name in content["cases"]]
+    if lines := _remarks(cases):
+        say("\n".join(lines))
     if content["classes"]:
         say(f"image classes: {', '.join(content['classes'])}")
     if problems:
-        shown = "\n".join(f"  - {Path(p.path).name}: {p.message} ({p.reason})" for p in problems[:20])
+        shown = "\n".join(f"  - {Path(p.path).name}: {p.message} ({p.reason})" for p in problems[:_SHOWN])
         raise CacheError(
             f"{len(problems)} of {len(jobs)} cases were left out; the cache of the others is complete and usable. "
             f"All reasons: {out / 'problems.csv'}\n{shown}",

@@ -100,8 +100,9 @@ def not_here(study: StudyPlan, asked: Collection[str], finished: Sequence[Done],
 
 
 def told_of(encoder: Path) -> dict[str, Any]:
-    """What the description beside an encoder file says."""
-    return {"provenance": {}, **json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))}
+    """What the description beside an encoder file says; files of other libraries have none."""
+    path = encoder.with_suffix(".json")
+    return {"provenance": {}, **(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})}
 
 
 def hours_of(encoder: Path) -> float | None:
@@ -111,6 +112,18 @@ def hours_of(encoder: Path) -> float | None:
     """
     hours = told_of(encoder)["provenance"].get("device_hours")
     return None if hours is None else float(hours) / (ran_at_a_time(encoder.parent) or 1)
+
+
+def fewer_trials(study: StudyPlan, tried: Sequence[Done], choices: Collection[str]) -> list[str]:
+    """The warning that arms were chosen from fewer trials than the plan has now; nothing where none was."""
+    counts = Counter(done.run.arm.name for done in tried)
+    fewer = [f"{name} ({counts[name]} of {len(study.trials)})" for name in choices if counts[name] < len(study.trials)]
+    if not fewer:
+        return []
+    return [
+        f"Arms that were chosen from fewer trials than the plan has: {', '.join(fewer)}. Compared with the others they "
+        "are at a disadvantage; ask for them as well."
+    ]
 
 
 def _longer(done: Done, encoders: Sequence[Path]) -> int:

@@ -15,7 +15,7 @@ from medssl.commands.app import make_manifest, read_application, run_stage
 from medssl.commands.comparison import with_config
 from medssl.commands.console import say
 from medssl.commands.finished import is_finished, refuse_unfinished
-from medssl.commands.keys import key_of
+from medssl.commands.keys import files_named, key_of
 from medssl.commands.parsing import resolve_folder, run_verb
 from medssl.commands.side_by_side import side_by_side
 from medssl.commands.study_images import images_cache, prepare_images
@@ -169,7 +169,8 @@ def _pretrainings(plan: StudyPlan, arm: ArmPlan, out: Path, number: int) -> list
     more = [merged(options, {"train": {"seed": first + one}}) for one in range(1, number)]
     name, place = arm.name.replace(" ", "_"), str(cache.relative_to(out))
     every = [options, *more]  # the first has the key it has alone
-    return [Pretraining(arm.name, own, cache, out / "pretrain" / f"{name}-{key_of([own, place])}") for own in every]
+    about = [place, *files_named(options)]
+    return [Pretraining(arm.name, own, cache, out / "pretrain" / f"{name}-{key_of([own, *about])}") for own in every]
 
 
 def _pretrain(one: Pretraining, jobs: int) -> str:

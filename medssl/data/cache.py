@@ -12,7 +12,7 @@ import errno
 import json
 import shutil
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ _CHUNK = {2: 256, 3: 64}
 _BLOCK = {2: 64, 3: 16}
 _OPEN_ARRAYS = 64
 _FOREGROUND_POINTS = 2000
+LABEL_UIDS = ("SeriesInstanceUID", "FrameOfReferenceUID")
+"""What of the image's DICOM identifiers a case keeps: by these a DICOM label is known to be the image's."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class CachedCase:
     above."""
     label_sha256: str = ""
     """SHA-256 of the original label's file; empty where it is a folder, and in caches from before this was kept."""
+    uids: dict[str, str] = field(default_factory=dict)
+    """`LABEL_UIDS` of a DICOM image; empty for others, and in caches from before this was kept."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for case.json."""

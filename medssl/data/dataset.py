@@ -32,8 +32,8 @@ class CropPlan:
             cases that have no such voxel.
         evenly: `cases`: an epoch has every case once. `patients`: it has every patient once, by a random one of the
             patient's cases, so that one with many cases does not count for more.
-        min_std: Crops whose standard deviation is below it are drawn again, at most 8 times: air teaches nothing. Those
-            that are centred near a voxel of a class stay.
+        min_std: Crops whose standard deviation is below it in every channel are drawn again, at most 8 times: air
+            teaches nothing. Those that are centred near a voxel of a class stay.
         partner: `patient` adds `partner` (B, C, *S): the crop at the same place, relative to its size, of another case
             of the same patient, and that case's `partner_spacing_mm` (B, D). `slice` adds the crop at the same place of
             a neighbouring slice. Where there is none it is the crop itself.
@@ -225,7 +225,7 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
             image = self._cache.crop_image(case, start, self._plan.box)
             if self._plan.min_std <= 0 or centred:
                 return start, image
-            spread = float(np.std(image, dtype=np.float32))
+            spread = float(np.std(image, axis=tuple(range(1, image.ndim)), dtype=np.float32).max())
             if best is None or spread > best[0]:
                 best = (spread, start, image)
             if spread >= self._plan.min_std:

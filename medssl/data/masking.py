@@ -130,7 +130,8 @@ def block_mask(grid: Sequence[int], batch: int, ratio: float, generator: torch.G
 
     BEiT, Bao et al., ICLR 2022, https://arxiv.org/abs/2106.08254, in N dimensions: a box has between `smallest` and all
     missing cells and sides as `box_sides` draws them, and spans no axis of three cells or more (in the paper none);
-    what no box fits into is filled with single cells, so the count is exact.
+    what no box fits into is filled with single cells, so the count is exact. Deviation: a side that would span an axis
+    is cut and the others grow, where the paper draws the box anew, on thin grids in vain.
 
     Args:
         grid: Cells an axis.
@@ -160,6 +161,21 @@ def box_sides(volume: float, uniform: Tensor) -> Tensor:
     return (side * factors.exp()).round().long().clamp(min=1)
 
 
+def _cut(sides: Tensor, longest: Tensor, volume: float) -> Tensor:
+    """(D,) sides of at most `longest`; what an axis loses the others get, in their own ratios."""
+    while bool((sides > longest).any()):
+        sides = sides.minimum(longest)
+        free = sides < longest
+        missing = volume / float(sides.prod())
+        if not bool(free.any()) or missing <= 1:
+            return sides
+        grown = (sides * missing ** (1 / int(free.sum()))).round().long()
+        if torch.equal(wider := torch.where(free, grown, sides), sides):
+            return sides
+        sides = wider
+    return sides
+
+
 def _lowest(values: Tensor, ratio: float) -> Tensor:
     """(B, N) bool: True where a sample's values (B, N) are lowest, the same number in each sample."""
     order = values.argsort(1)[:, : hidden_count(values.shape[1], ratio)]
@@ -172,10 +188,10 @@ def _boxes(grid: Sequence[int], wanted: int, generator: torch.Generator, smalles
     while misses < _TRIES and (missing := wanted - int(hidden.sum())) > 0:
         draw = torch.rand(1 + 2 * len(grid), generator=generator, dtype=torch.float64)
         volume = min(smallest, missing) + float(draw[0]) * max(missing - smallest, 0)
-        sides = box_sides(volume, draw[1 : 1 + len(grid)])
+        sides = _cut(box_sides(volume, draw[1 : 1 + len(grid)]), longest, volume)
         begin = (draw[1 + len(grid) :] * (torch.tensor(list(grid)) - sides + 1)).long()
         box = tuple(slice(int(b), int(b + s)) for b, s in zip(begin, sides, strict=True))
-        fresh = 0 if bool((sides > longest).any()) else int((~hidden[box]).sum())
+        fresh = int((~hidden[box]).sum())
         if 0 < fresh <= missing:
             hidden[box], misses = True, 0
         else:

@@ -77,6 +77,12 @@ def _block(cells: Tensor, sides: Sequence[int], generator: torch.Generator) -> T
 
 
 def _sides(grid: Sequence[int], scale: float, aspects: Tensor) -> list[int]:
-    """Sides of a box of about this share of the grid, in the grid's own proportions times the aspects."""
-    factors = aspects / aspects.log().mean().exp() * scale ** (1 / len(grid))
+    """Sides of a box of about this share of the grid, in the grid's own proportions times the aspects.
+
+    Axes of one cell have no share: the others make it.
+    """
+    wide = torch.tensor([n > 1 for n in grid])
+    if not bool(wide.any()):
+        return [1] * len(grid)
+    factors = aspects / aspects[wide].log().mean().exp() * scale ** (1 / int(wide.sum()))
     return [min(max(round(n * float(f)), 1), n) for n, f in zip(grid, factors, strict=True)]

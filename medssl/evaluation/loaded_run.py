@@ -18,6 +18,7 @@ from medssl.evaluation.run_records import (
 )
 from medssl.evaluation.seen_patients import seen_in_pretraining, seen_in_training
 from medssl.imaging.errors import ConfigError
+from medssl.imaging.naming import other_channels
 from medssl.models.networks import Network
 from medssl.tasks.model_file import ModelSpec, load_model, model_folders, weights_hash
 
@@ -119,6 +120,11 @@ def check_fits(spec: ModelSpec, cache: Cache) -> None:
         problems.append(
             f"data {cache.path} has {len(cache.channels)} channel(s), the model takes {len(spec.channels)} "
             f"({', '.join(spec.channels)})"
+        )
+    elif other_channels(spec.channels, cache.channels):
+        problems.append(
+            f"data {cache.path} has the channels {', '.join(cache.channels)}, the model takes "
+            f"{', '.join(spec.channels)}: prepare the images in this order, by these names"
         )
     ours, theirs = ({label.value: label.name for label in labels} for labels in (spec.labels, cache.labels))
     if spec.task == "segmentation" and ours != theirs:

@@ -1,23 +1,28 @@
 """How well a mask agrees with its reference: Dice, 95 % Hausdorff distance, surface Dice, sizes.
 
 Boundaries are the voxels of a mask that have a face neighbour outside it (Maier-Hein et al., Metrics Reloaded, 2024,
-https://doi.org/10.1038/s41592-023-02151-z); distances between them come from MONAI with the spacing in mm. Where one
-mask is empty a distance does not exist: it is infinite here, said as not defined in tables, and counted. Where both are
-empty the case says nothing about the class: everything is NaN, left out of means, and counted. Where ignored voxels
-hide all of both boundaries, distance and surface Dice are NaN.
+https://doi.org/10.1038/s41592-023-02151-z); distances between them come from MONAI with the spacing in mm, on a tilted
+grid from a k-d tree of their places. Where one mask is empty a distance does not exist: it is infinite here, said as
+not defined in tables, and counted. Where both are empty the case says nothing about the class: everything is NaN, left
+out of means, and counted. Where ignored voxels hide all of both boundaries, distance and surface Dice are NaN.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 from monai.metrics.utils import get_surface_distance
 from scipy.ndimage import binary_dilation, binary_erosion
+from scipy.spatial import KDTree
 
 from medssl.imaging.errors import ImageError
 from medssl.runtime.performance.overlap import state_of
+
+_Measure = Callable[[npt.NDArray[np.bool_], npt.NDArray[np.bool_]], npt.NDArray[np.float64]]
+"""Distances in mm from each voxel of the first mask to the nearest of the second."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ def score_classes(
     spacing_mm: Sequence[float],
     tolerance_mm: float = 1.0,
     ignore: int | None = None,
+    steps_mm: npt.NDArray[np.float64] | None = None,
 ) -> Mapping[int, ClassScore]:
     """Score each class of a case.
 
@@ -63,6 +69,8 @@ def score_classes(
         spacing_mm: Voxel size in the index order of the arrays.
         tolerance_mm: Distance at which a boundary still counts as right in surface Dice.
         ignore: Value of voxels that nobody judged.
+        steps_mm: (D, D) the way from voxel to voxel along each index axis, in columns, where these are not at right
+            angles (gantry tilt); distances are measured along it then.
 
     Raises:
         ImageError: The arrays differ in shape.
@@ -73,16 +81,15 @@ def score_classes(
             reason="label-grid",
         )
     judged = None if ignore is None or not (reference == ignore).any() else reference != ignore
-    return {
-        value: _score(prediction == value, reference == value, judged, spacing_mm, tolerance_mm) for value in values
-    }
+    measure = partial(_distances, spacing_mm=spacing_mm) if steps_mm is None else partial(_tilted, steps_mm=steps_mm)
+    return {value: _score(prediction == value, reference == value, judged, measure, tolerance_mm) for value in values}
 
 
 def _score(
     prediction: npt.NDArray[np.bool_],
     reference: npt.NDArray[np.bool_],
     judged: npt.NDArray[np.bool_] | None,
-    spacing_mm: Sequence[float],
+    measure: _Measure,
     tolerance_mm: float,
 ) -> ClassScore:
     if judged is not None:
@@ -92,7 +99,7 @@ def _score(
         nothing = math.nan if not any(sizes) else 0.0
         return ClassScore(nothing, math.inf if any(sizes) else math.nan, nothing, *sizes)
     dice = 2 * int((prediction & reference).sum()) / sum(sizes)
-    there, back = _boundary_distances(prediction, reference, judged, spacing_mm)
+    there, back = _boundary_distances(prediction, reference, judged, measure)
     if not len(there) and not len(back):
         return ClassScore(dice, math.nan, math.nan, *sizes)
     hd95 = max(float(np.percentile(distances, 95)) for distances in (there, back) if len(distances))
@@ -104,7 +111,7 @@ def _boundary_distances(
     prediction: npt.NDArray[np.bool_],
     reference: npt.NDArray[np.bool_],
     judged: npt.NDArray[np.bool_] | None,
-    spacing_mm: Sequence[float],
+    measure: _Measure,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Distances in mm from each boundary voxel of one mask to the boundary of the other, both ways.
 
@@ -114,7 +121,7 @@ def _boundary_distances(
     box = _box(prediction | reference)
     ours, theirs = (mask[box] & ~binary_erosion(mask[box]) for mask in (prediction, reference))
     counted = np.True_ if judged is None else ~binary_dilation(~judged)[box]
-    return _distances(ours & counted, theirs, spacing_mm), _distances(theirs & counted, ours, spacing_mm)
+    return measure(ours & counted, theirs), measure(theirs & counted, ours)
 
 
 def _distances(
@@ -123,6 +130,13 @@ def _distances(
     if not begin.any():
         return np.array([])
     return np.asarray(get_surface_distance(begin, end, "euclidean", list(spacing_mm)), dtype=np.float64)
+
+
+def _tilted(
+    begin: npt.NDArray[np.bool_], end: npt.NDArray[np.bool_], steps_mm: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    there = KDTree(np.argwhere(end) @ steps_mm.T)
+    return np.asarray(there.query(np.argwhere(begin) @ steps_mm.T)[0], dtype=np.float64)
 
 
 def _box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:

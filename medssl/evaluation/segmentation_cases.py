@@ -20,7 +20,7 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.preprocess import restore_label, restore_scores
 from medssl.imaging.progress import Progress
 from medssl.imaging.readers.open import read_channels, read_label
-from medssl.imaging.volume import Volume
+from medssl.imaging.volume import Source, Volume
 
 Arm = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
 """Prepared image (C, *S) to class map (*S)."""
@@ -253,6 +253,7 @@ def _evaluate_case(
             spacing,
             tolerance_mm,
             cache.ignore_label,
+            grid.affine[:3, :3] if calibrated and grid.is_sheared else None,
         )
         by_name = {label.name: scores[label.value] for label in cache.labels}
         found = _lesions(probabilities, reference.array[0], case, cache.ignore_label, asked)
@@ -288,9 +289,9 @@ def _voxel_size(grid: Geometry, calibrated: bool) -> tuple[float, str]:
 
 
 def _empty_like(case: CachedCase) -> Volume:
-    """The native grid without its voxels: all that a label needs to find its place."""
-    grid = case.record.native
-    return Volume(np.broadcast_to(np.zeros((), np.uint8), (1, *grid.shape)), grid, case.modality)
+    """The native grid without its voxels, and whose it is: all that a label needs to find its place."""
+    grid, source = case.record.native, Source(uids=case.uids)
+    return Volume(np.broadcast_to(np.zeros((), np.uint8), (1, *grid.shape)), grid, case.modality, source)
 
 
 def _check_split(cache: Cache, split: str) -> None:

@@ -52,6 +52,7 @@ def index_tree(root: Path, out: Path, *, resample_irregular: bool = False) -> In
     images, problems = _nameable(scan.images, out.parent)
     cases = pair(root, images, scan.labels, listed)
     cases, mixed = _one_grid(cases)
+    _shared(cases, images)
     problems = [*scan.problems, *problems, *mixed, *_unused_labels(scan, images, cases, mixed)]
     for case in cases:
         problems += _check_label(case, images)
@@ -114,6 +115,8 @@ def _unused_labels(
             message = "no image of the series it refers to was found"
             if taken.intersection(label.series_uids):
                 message = "the series it refers to has another label already, which was taken"
+            elif any(set(label.series_uids) & set(other.series_uids) for other in scan.labels if other is not label):
+                message = "another label object refers to the same series; none was taken"
             problems.append(Problem(str(label.path), "label-without-image", "left out", message))
     message = (
         "by its folder or name it is a label, but no image goes with it: the image has the same name in a folder "
@@ -121,6 +124,26 @@ def _unused_labels(
     )
     unpaired = [image for image in images if image.field not in used]
     return problems + [Problem(image.field, "label-without-image", "left out", message) for image in unpaired]
+
+
+def _shared(cases: Sequence[Case], images: Sequence[FoundImage]) -> None:
+    """A label file of the name of a folder with several series belongs to the only one that it fits, or to none."""
+    groups: dict[tuple[Path, str], list[Case]] = defaultdict(list)
+    for case in cases:
+        if case.label and case.images[0].format == "dicom":
+            groups[case.place, case.label].append(case)
+    for (_, field), group in groups.items():
+        grid = next((image.geometry for image in images if image.field == field), None)
+        if len(group) == 1 or grid is None:
+            continue
+        fit = [case for case in group if case.images[0].geometry and not _difference(case.images[0].geometry, grid)]
+        for case in group if fit else ():
+            case.label = field if fit == [case] else ""
+        for case in fit if len(fit) > 1 else ():
+            case.notes.append(
+                f"warning: a label file lies on the grid of {len(fit)} series of one folder; none was given it: write "
+                "it into the column label beside the series that it was drawn on"
+            )
 
 
 def _check_label(case: Case, images: Sequence[FoundImage]) -> list[Problem]:

@@ -44,6 +44,13 @@ def unique_names(names: Sequence[str], places: Sequence[Path]) -> list[str]:
     return unique
 
 
+def other_channels(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Whether channels that were named are others, or in another order; `channel_0` and the like are no names."""
+    if any(name == f"channel_{n}" for names in (first, second) for n, name in enumerate(names)):
+        return False
+    return [name.casefold() for name in first] != [name.casefold() for name in second]
+
+
 def safe(name: str) -> str:
     """Name with `_` for every character that a folder name or a table cell should not have."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "case"

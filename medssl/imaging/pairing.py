@@ -16,7 +16,9 @@ _CHANNEL = re.compile(r"^(.*)_(\d{4})$")
 _IMAGE_WORD = re.compile(r"(?<![A-Za-z])[Ii]mages?(?![a-z])")
 _LABEL_WORD = re.compile(r"(?<![A-Za-z])([Ll]abels?|[Mm]asks?|[Ss]egmentations?|[Aa]nnotations?)(?![a-z])")
 _INSTANCES = re.compile(r"(?<![A-Za-z])[Ii]nstances?(?![a-z])")
-_MASK_NAME = re.compile(r"^(?:(.+)[_-])?(?:seg|segmentation|mask|label|labelmap|annotation)$", re.IGNORECASE)
+_MASK_NAME = re.compile(r"^(?:(.+)[._-])?(?:seg|segmentation|mask|label|labelmap|annotation)$", re.IGNORECASE)
+_DOUBLE = re.compile(r"\.seg$", re.IGNORECASE)
+"""3D Slicer ends the names of segmentations so."""
 SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
 
@@ -40,11 +42,11 @@ def pair(root: Path, images: Sequence[FoundImage], labels: Sequence[FoundLabel],
     """Cases of a tree.
 
     Label maps are the files that a `dataset.json` lists as such, those below a folder named like `labels`, `masks` or
-    `segmentations`, and those named `NAME_mask`, `NAME_seg` and the like. A label belongs to the image it is listed
-    with; to the image of the same name in the folder of the same name with `images`, or, where only one label folder
-    beside it holds that name, in any folder (masks of instances are no class maps); or to the one image beside it
-    called `NAME` (or `NAME_` and more). DICOM-SEG and RTSTRUCT belong to the series they refer to. Files `NAME_0000`,
-    `NAME_0001` are channels in nnU-Net's folders, and where several names have the same numbers.
+    `segmentations`, and those named `NAME_mask`, `NAME_seg`, `NAME.seg` and the like. A label belongs to the image it
+    is listed with; to the image of the same name in the folder of the same name with `images`, or, where only one label
+    folder beside it holds that name, in any folder (masks of instances are no class maps); or to the one image beside
+    it called `NAME` (or `NAME_` and more). DICOM-SEG and RTSTRUCT belong to the series they refer to. Files
+    `NAME_0000`, `NAME_0001` are channels in nnU-Net's folders, and where several names have the same numbers.
     """
     by_file = {image.files[0].resolve(): image for image in images if image.format != "dicom"}
     known = {by_file[label].field for label in listed.labels.values() if label in by_file}
@@ -56,7 +58,7 @@ def pair(root: Path, images: Sequence[FoundImage], labels: Sequence[FoundLabel],
     cases = _channels([image for image in others if image.field not in masks])
     by_name: dict[str, list[FoundImage]] = defaultdict(list)
     for mask in foldered:
-        by_name[stem(mask.files[0])].append(mask)
+        by_name[_DOUBLE.sub("", stem(mask.files[0]))].append(mask)
     for case in cases:
         truth = by_file.get(listed.labels.get(case.images[0].files[0].resolve(), Path()))
         case.label = truth.field if truth else _by_folder(case, by_name, root)
@@ -151,7 +153,8 @@ def _by_suffix(cases: Sequence[Case], masks: Sequence[FoundImage]) -> None:
         folders[case.place.parent].append(case)
     claims: dict[int, list[FoundImage]] = defaultdict(list)
     for mask in masks:
-        match = _MASK_NAME.match(stem(mask.files[0]))
+        name = stem(mask.files[0])
+        match = _MASK_NAME.match(_DOUBLE.sub("", name)) or _MASK_NAME.match(name)
         base = (match.group(1) if match else None) or ""
         beside = folders[mask.files[0].parent]
         exact = [case for case in beside if base == case.name]
@@ -173,10 +176,13 @@ def _by_reference(cases: Sequence[Case], labels: Sequence[FoundLabel]) -> None:
             by_series[uid].append(label)
     for case in cases:
         objects = by_series.get(case.images[0].series_uid, []) if not case.label else []
-        if objects:
+        if len(objects) == 1:
             case.label = str(objects[0].path)
-        if len(objects) > 1:
-            case.notes.append("several label objects refer to one series; the first by name was taken")
+        elif objects:
+            case.notes.append(
+                f"warning: {len(objects)} label objects refer to one series; none was taken: write the one that is "
+                "meant into the column label, or join them in one object"
+            )
 
 
 def _classes(cases: Iterable[Case], root: Path) -> None:

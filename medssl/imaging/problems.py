@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medssl.imaging.files import write_text
 
-DAMAGED = frozenset({"truncated", "damaged", "bad-dicom", "cannot-decode"})
+DAMAGED = frozenset({"truncated", "damaged", "bad-dicom", "cannot-decode", "empty-file"})
 """Reasons of files that were images, most likely, and cannot be read."""
 
 

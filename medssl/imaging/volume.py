@@ -60,6 +60,7 @@ class Source:
         further: Files of the other DICOM channels.
         units: DICOM's code for the unit of a PET image.
         doubts: Reasons not to use what is made of the image, a code and a sentence each.
+        names: What a DICOM label object calls the values of its segments, where they were not told by name.
     """
 
     paths: tuple[Path, ...] = ()
@@ -73,6 +74,7 @@ class Source:
     further: tuple[Path, ...] = ()
     units: str = ""
     doubts: tuple[tuple[str, str], ...] = ()
+    names: dict[int, str] = field(default_factory=dict)
 
     @property
     def to_scale(self) -> bool:

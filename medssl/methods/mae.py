@@ -32,8 +32,8 @@ class MAE(Method):
         decoder: Width, blocks and attention heads of the decoder.
         variance_floor: Target patches get mean 0 and variance 1; this is added to their variance (1e-6 in the paper;
             higher spares constant patches). None: the voxels are the target as they are.
-        min_patch_std: Hidden patches whose standard deviation is not above this do not count: air says nothing of the
-            body. In the units of the prepared image; None, as in the paper, counts all.
+        min_patch_std: Hidden patches whose standard deviation is not above this in any channel do not count: air says
+            nothing of the body. In the units of the prepared image; None, as in the paper, counts all.
 
     Raises:
         ConfigError: The encoder is no ViT, or the numbers do not fit.
@@ -74,7 +74,7 @@ class MAE(Method):
         target, prediction = self._target(patches), self._predict(image, visible, hidden)
         if self.min_patch_std is None:
             return {"loss": token_mse(prediction, target)}
-        counted = patches.std(-1) > self.min_patch_std
+        counted = patches.unflatten(-1, (-1, image.shape[1])).std(-2).amax(-1) > self.min_patch_std
         return {"loss": masked_token_mse(prediction, target, counted), "counted_patches": counted.float().mean()}
 
     @torch.no_grad()

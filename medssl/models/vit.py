@@ -67,6 +67,9 @@ class ViT(PatchEncoder):
             width, depth, heads = SIZES[width]
         if width % heads or width < 2 * spatial_dims:
             raise ConfigError([f"width {width} must be divisible by heads {heads} and at least {2 * spatial_dims}"])
+        if attention.startswith("rope") and width // heads < 2 * spatial_dims:
+            least = f"{2 * spatial_dims} numbers a head or more in {spatial_dims}D"
+            raise ConfigError([f"attention {attention} needs {least}, got {width // heads}: it would see no positions"])
         self.spatial_dims, self.in_channels, self.width = spatial_dims, in_channels, width
         self.patch_size = tuple([patch_size] * spatial_dims if isinstance(patch_size, int) else patch_size)
         patch_voxels = math.prod(self.patch_size)

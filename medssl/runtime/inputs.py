@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 from medssl.imaging.errors import ConfigError
-from medssl.imaging.naming import split_field
+from medssl.imaging.naming import split_field, unique_names
 from medssl.imaging.problems import Problem, in_short
 from medssl.imaging.readers.open import read_channels
 from medssl.imaging.readers.scan import scan_tree
@@ -108,17 +109,19 @@ def _below(given: str, spec: BundleSpec, resample_irregular: bool) -> tuple[list
 
 
 def case_names(fields: Sequence[str]) -> list[str]:
-    """A folder name for each case, from its file or folder; repeated names get a number."""
-    names: list[str] = []
-    for text in fields:
-        name = split_field(text.split(";", 1)[0])[0].resolve().name
+    """A folder name for each case, from its file or folder; where names repeat, the folders above are put before them.
+
+    A number alone would make the name depend on which other cases there are. Several series of one folder get the end
+    of their UID.
+    """
+    split = [split_field(text.split(";", 1)[0]) for text in fields]
+    places = [path.resolve() for path, _ in split]
+    names = []
+    for place, (_, uid) in zip(places, split, strict=True):
+        name = place.name
         for suffix in _SUFFIXES:
             name = name.removesuffix(suffix)
-        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "case"
-        number = 2
-        unique = name
-        while unique in names:
-            unique = f"{name}_{number}"
-            number += 1
-        names.append(unique)
-    return names
+        names.append(f"{name}_{uid.rpartition('.')[2]}" if places.count(place) > 1 and uid else name)
+    levels = zip(*(place.parent.parts for place in places), strict=False)
+    common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    return unique_names(names, [Path(*place.parts[common:]) for place in places])

@@ -27,7 +27,7 @@ from medssl.training.finetune_settings import Settings, data_problems, network_s
 from medssl.training.loop import parts_of
 from medssl.training.optimizers import ParameterGroup, parameter_groups
 from medssl.training.run_folder import encoder_patients
-from medssl.training.shares import Share, make_shares
+from medssl.training.shares import Share, make_shares, never_seen
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,14 @@ def _task_module(tuning: Finetuning, network: Network) -> nn.Module:
     return AugmentedLabelsTask(network, joint, settings.label_augment)
 
 
-def notes(tuning: Finetuning, network: Network) -> list[str]:
+def notes(tuning: Finetuning, network: Network, share: Share) -> list[str]:
     """What should be known before a training starts, though nothing forbids it."""
     found, settings = list(tuning.notes), tuning.settings
+    if unseen := never_seen(tuning.cache, settings.task, share):
+        found.append(
+            f"no case to learn from has {', '.join(unseen)}: the network will never have seen it, and what it says of "
+            "it means nothing; label such cases, take more labels or leave the class out"
+        )
     train, parts = settings.train, parts_of(tuning.fabric, settings.train)
     compares = [
         *(["the Dice of the loss"] if "dice" in settings.loss and parts > 1 else []),
@@ -186,7 +191,7 @@ def describe(tuning: Finetuning, job: Job) -> dict[str, Any]:
         **identity(tuning),
         "network": tuning.spec.to_json(),
         "transfer": None if job.report is None else job.report.to_json(),
-        "notes": notes(tuning, job.network),
+        "notes": notes(tuning, job.network, job.share),
         "patients": {
             "train": sorted({case.patient for case in job.share.train}),
             "validation": sorted({case.patient for case in job.share.validation}),

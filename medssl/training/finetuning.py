@@ -129,7 +129,7 @@ def announce(tuning: Finetuning, job: Job, out: Path) -> None:
         f"finetune{' ' + share.name if share.name else ''}: {settings.task} with {type(network.encoder).__name__} and "
         f"{type(network.decoder).__name__}, {weights:.2f} M weights, {tuning.spec.out_channels} classes",
         f"  start: {start}",
-        *(f"  note: {note}" for note in [*(job.report.notes if job.report else ()), *notes(tuning, network)]),
+        *(f"  note: {note}" for note in [*(job.report.notes if job.report else ()), *notes(tuning, network, share)]),
         f"  data: {_people(share.train)} to learn from in {tuning.cache.path}, crops {size}",
         f"  validation: {_people(share.validation)}; kept: {rule}",
         f"  work: {work} crops of each case, {arithmetic(tuning.fabric.device, train)} on {where}",

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from medssl.data.cache import Cache, CachedCase
 from medssl.data.dataset import CropPlan, StepDataset
+from medssl.losses.gather import alone
 from medssl.methods.base import Method
 from medssl.training.health import (
     attention_spread,
@@ -88,7 +89,8 @@ class HealthCheck:
             raise TypeError(f"the health check looks at methods, got {type(module).__name__}")
         batches = [self._batch(first) for first in range(0, len(self._crops), _BATCH)]
         shares = [len(b["image"]) / len(self._crops) for b in batches]
-        outputs = [module(batch) for batch in batches]
+        with alone():  # every process has the same crops: gathered, each would meet copies of itself
+            outputs = [module(batch) for batch in batches]
         logs = {
             name: sum(share * float(output[name]) for share, output in zip(shares, outputs, strict=True))
             for name in outputs[0]

@@ -165,6 +165,7 @@ class TrainOptions:
 
     def problems(self) -> list[str]:
         """Every contradiction, one sentence each."""
+        sgd = self.optimizer == "sgd"
         rules = [
             *((name, getattr(self, name) >= 1, "must be 1 or more") for name in _FROM_ONE),
             *((name, getattr(self, name) >= 0, "must be 0 or more") for name in _FROM_ZERO),
@@ -173,6 +174,13 @@ class TrainOptions:
             ("final_lr", 0 <= self.final_lr <= 1, "must lie in [0, 1]"),
             ("final_lr", not self.final_lr or self.schedule != "constant", "is not reached by train.schedule constant"),
             ("momentum", self.momentum > 0 or not self.nesterov, "must be above 0 with train.nesterov"),
+            ("momentum", sgd or self.momentum == TrainOptions.momentum, "is for train.optimizer sgd alone"),
+            ("nesterov", sgd or self.nesterov == TrainOptions.nesterov, "is for train.optimizer sgd alone"),
+            (
+                "beta2",
+                self.optimizer == "adamw" or self.beta2 == TrainOptions.beta2,
+                "is for train.optimizer adamw alone",
+            ),
             ("weight_decay_end", (self.weight_decay_end or 0) >= 0, "must be 0 or more"),
             (
                 "clip_each",

@@ -160,6 +160,12 @@ def unused_views(method: type[Method], views: ViewOptions, group: str = "") -> l
         problems.append(f"{group}views.second: {name} has one view")
     if method.views == 1 and views.partner != "same":
         problems.append(f"{group}views.partner {views.partner}: {name} has one view")
+    problems += [
+        f"{group}views.{option} {getattr(views, option)}: {name} has one view, the whole crop; "
+        f"{group}views.augment.scale and stretch vary its size"
+        for option in ("extent", "aspect")
+        if method.views == 1 and getattr(views, option) != getattr(ViewOptions, option)
+    ]
     return problems + (_moved_places(name, views, group) if method.places else [])
 
 

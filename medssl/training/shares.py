@@ -88,6 +88,19 @@ def _refuse_one_class(cache: Cache, shares: Sequence[Share]) -> None:
         raise ConfigError(problems)
 
 
+def never_seen(cache: Cache, task: str, share: Share) -> list[str]:
+    """Classes, or structures of label maps, that no case to learn from has."""
+    if task == "classification":
+        return sorted(set(cache.classes) - {case.class_name for case in share.train})
+    missing = {label.value: label.name for label in cache.labels}
+    for case in share.train:
+        if not missing:
+            break
+        for value in cache.foreground(case):
+            missing.pop(value, None)
+    return list(missing.values())
+
+
 def looked_at(cases: Sequence[CachedCase], most: int) -> tuple[CachedCase, ...]:
     """Cases that are validated with while a training goes on, at most so many (0: all), spread over the classes."""
     if not most or most >= len(cases):

@@ -1,6 +1,7 @@
 """`medssl prepare` from the command line: every configuration runs, and what it says and leaves is right."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,21 @@ from PIL import Image
 
 from medssl.__main__ import main
 from medssl.commands import prepare as verb
-from medssl.commands.prepare import prepare
+from medssl.commands.prepare import LabelOptions, prepare
 from medssl.data.cache import Cache
+from medssl.evaluation.segmentation_cases import native_reference
 from medssl.imaging import files
-from medssl.imaging.errors import CacheError
+from medssl.imaging.errors import CacheError, ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.index import index_tree
+from medssl.imaging.labels import Label
 from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.preprocess import Intensity, Preprocess, restore_label
 from medssl.imaging.problems import DAMAGED, read_problems
+from medssl.imaging.readers.open import read_volume
 from medssl.imaging.volume import Volume
+from medssl.imaging.writers.dicom_seg import write_dicom_seg
+from medssl.imaging.writers.dicom_source import Maker
 from medssl.imaging.writers.nifti import write_nifti
 
 _CONFIGS = Path(__file__).parents[2] / "configs" / "prepare"
@@ -211,13 +217,14 @@ def test_a_full_disk_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "cache" / "cache.json").exists()
 
 
-def test_too_little_space_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_space_is_told_before_and_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     manifest = _manifest(tmp_path, [Row("c", "p", "0.nii")])
     monkeypatch.setattr(verb.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5})())
-    with pytest.raises(CacheError, match="MiB free") as error:
-        prepare(manifest, tmp_path / "cache", workers=1)
-    assert error.value.reason == "disk-full"
-    assert not (tmp_path / "cache" / "cases").exists()
+    prepare(manifest, tmp_path / "cache", workers=1)
+    assert "has 0 MiB free, the originals take" in capsys.readouterr().out
+    assert len(Cache.open(tmp_path / "cache").cases) == 1
 
 
 def test_mistakes_of_the_command_line_end_with_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,3 +247,45 @@ def test_the_file_of_many_slices_is_hashed_once(tmp_path: Path, monkeypatch: pyt
     _scan(tmp_path / "v.nii.gz", np.random.default_rng(1))
     assert {verb.source_hash(row, tmp_path, "") for row in rows} != first
     assert len(hashed) == 2, "a file that changed is read again"
+
+
+def _with_segments(folder: Path, patient: int, *drawn: tuple[str, int]) -> Row:
+    """A CT series, and a DICOM-SEG of another program with a segment a name, on its frame of reference."""
+    uid = f"1.2.3.{patient}"
+    attributes = {"AccessionNumber": "", "StudyID": "1", "PatientBirthDate": "", "PatientSex": "O"}
+    image = read_volume(write_series(folder / f"s{patient}", ramp(4), series=uid, **attributes))
+    array = np.zeros((1, *image.geometry.shape), np.uint8)
+    for value, (_, rows) in enumerate(drawn, start=1):
+        array[0, 2 * value : 2 * value + rows, 2:5, 1:3] = value
+    labels = tuple(Label(value, name) for value, (name, _) in enumerate(drawn, start=1))
+    path = folder / f"seg{patient}.dcm"
+    write_dicom_seg(Volume(array, image.geometry), image, labels, path, Maker("m", "k"))
+    return Row(f"c{patient}", f"p{patient}", f"s{patient}", label=f"seg{patient}.dcm", split="train")
+
+
+def test_numbers_of_segments_with_several_names_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        _with_segments(tmp_path, 1, ("liver", 2), ("cyst", 1)),
+        _with_segments(tmp_path, 2, ("cyst", 2), ("liver", 1)),
+    ]
+    Manifest.from_rows(rows, tmp_path).write(tmp_path / "m.csv")
+    with pytest.raises(CacheError, match="segment 1 is called 'liver' in case 'c1' and 'cyst' in case 'c2'") as error:
+        prepare(tmp_path / "m.csv", tmp_path / "numbers", workers=1)
+    assert error.value.reason == "label-names"
+    assert not (tmp_path / "numbers" / "cache.json").exists()
+    prepare(tmp_path / "m.csv", tmp_path / "names", labels=[LabelOptions("liver", 1)], workers=1)
+    assert "remark: segment 'cyst' is not in the class list and was left out: c1, c2" in capsys.readouterr().out
+    cache = Cache.open(tmp_path / "names")
+    assert [int((cache.label(case) == 1).sum()) for case in cache.cases] == [12, 6]
+
+
+def test_a_case_keeps_whose_label_may_be_read_for_it(tmp_path: Path) -> None:
+    Manifest.from_rows([_with_segments(tmp_path, 1, ("liver", 2))], tmp_path).write(tmp_path / "m.csv")
+    prepare(tmp_path / "m.csv", tmp_path / "cache", labels=[LabelOptions("liver", 1)], workers=1)
+    cache = Cache.open(tmp_path / "cache")
+    (case,) = cache.cases
+    assert case.uids == {"SeriesInstanceUID": "1.2.3.1", "FrameOfReferenceUID": "1.2.4"}
+    assert int((native_reference(cache, case).array == 1).sum()) == 12
+    other = replace(case, uids={"SeriesInstanceUID": "1.2.8", "FrameOfReferenceUID": "1.2.9"})
+    with pytest.raises(ImageError, match="another frame of reference"):
+        native_reference(cache, other)

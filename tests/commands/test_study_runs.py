@@ -15,8 +15,8 @@ from small_cache import small_cache
 
 from medssl.commands import study_runs
 from medssl.commands.comparison import with_config
-from medssl.commands.keys import key_of
-from medssl.commands.study_choices import Choice, _longer, choose, hours_of, told_of, trials_of
+from medssl.commands.keys import files_named, key_of
+from medssl.commands.study_choices import Choice, _longer, choose, fewer_trials, hours_of, told_of, trials_of
 from medssl.commands.study_runs import Encoders, done_runs, pretrain_arms
 from medssl.commands.study_tested import read_tested
 from medssl.commands.study_tuned import Done, Tuned, cache_of
@@ -276,3 +276,30 @@ def test_pretrainings_side_by_side_count_as_so_many_times_faster(tmp_path: Path)
         assert "pretrain: done" in file.parent.with_name(f"{file.parent.name}.log").read_text()
     assert pretrain_arms(plan, plan.arms, tmp_path, out, 2, jobs=1).files["spark"] == (first, second)
     assert hours_of(first) == told_of(first)["provenance"]["device_hours"] / 2, "as it ran"
+
+
+def test_an_encoder_of_another_library_tells_nothing_of_itself(tmp_path: Path):
+    assert told_of(tmp_path / "monai.pt") == {"provenance": {}}
+    assert hours_of(tmp_path / "monai.pt") is None
+
+
+def test_arms_chosen_from_fewer_trials_than_the_plan_has_are_told(tmp_path: Path):
+    trials = [Overrides({"train": {"lr": lr}}) for lr in (1e-3, 1e-2)]
+    arms = [ArmPlan("scratch"), ArmPlan("other")]
+    plan = StudyPlan("app", arms, "scratch", [2], "dice", Overrides(FINETUNE), trials=trials)
+    tried = [Done(Tuned(tmp_path, plan, arms[0], 2, 0, n, tested=False), 0.5, 1.0, "") for n in (0, 1)]
+    tried += [Done(Tuned(tmp_path, plan, arms[1], 2, 0, 0, tested=False), 0.5, 1.0, "")]
+    (told,) = fewer_trials(plan, tried, ["scratch", "other"])
+    assert told.startswith("Arms that were chosen from fewer trials than the plan has: other (1 of 2)")
+    assert fewer_trials(plan, tried, ["scratch"]) == []
+    assert fewer_trials(replace(plan, trials=[]), [], ["scratch", "other"]) == []
+
+
+def test_a_pretraining_that_begins_with_other_weights_is_another(tmp_path: Path):
+    start = tmp_path / "start.safetensors"
+    keys = []
+    for content in (b"one", b"two!"):
+        start.write_bytes(content)
+        keys.append(key_of(files_named({"init": str(start), "method": {"init_args": {"depth": 2, "list": ["x"]}}})))
+    assert keys[0] != keys[1]
+    assert files_named({"init": "", "train": {"lr": 1e-3}}) == []

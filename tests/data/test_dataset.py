@@ -216,3 +216,15 @@ def test_a_damaged_partner_is_told_and_another_or_the_crop_itself_stands_in(tmp_
     batch = StepDataset(cache, cache.cases, CropPlan((4, 4), batch_size=2, partner="patient"))[0]
     assert batch["damaged"].tolist() == [1]
     assert torch.equal(batch["partner"], batch["image"])
+
+
+def test_air_is_air_in_every_channel(tmp_path):
+    """Air has another constant in each channel, which is no contrast in the image."""
+    cache = small_cache(tmp_path, [(16, 16)], channels=2)
+    image = np.full((2, 16, 16), [[[-0.4]], [[-0.8]]], np.float32)
+    image[1, 12:, 12:] = np.random.default_rng(0).normal(size=(4, 4))
+    write_case(cache.path, cache.cases[0], image, None, {})
+    crops = StepDataset(cache, cache.cases, CropPlan((4, 4), 64, min_std=0.1))[0]["image"].float()
+    flat = crops.std((2, 3)).amax(1) < 0.1
+    anywhere = StepDataset(cache, cache.cases, CropPlan((4, 4), 64))[0]["image"].float().std((2, 3)).amax(1) < 0.1
+    assert flat.sum() < 0.7 * anywhere.sum()

@@ -174,3 +174,18 @@ def test_axes_of_one_or_two_cells_may_be_spanned(grid):
 
     blocks = block_mask(grid, 200, 0.4, step_generator(0, 0))
     assert near(blocks) > 1.1 * near(random_mask(grid, 200, 0.4, step_generator(0, 0)))
+
+
+@pytest.mark.parametrize("grid", [(12, 12, 3), (24, 24, 3), (16, 16, 2), (14, 14, 1), (3, 5, 3)])
+@pytest.mark.parametrize("ratio", [0.3, 0.5])
+def test_on_thin_grids_too_cells_are_hidden_in_boxes(grid, ratio):
+    """Neighbours in the plane that are hidden both: boxes whose sides are too long had been drawn in vain there."""
+
+    def near(mask):
+        wide = [axis for axis, n in enumerate(grid, 1) if n > 3] or [2]
+        return sum(int((mask.narrow(a, 1, grid[a - 1] - 1) & mask.narrow(a, 0, grid[a - 1] - 1)).sum()) for a in wide)
+
+    blocks = block_mask(grid, 100, ratio, step_generator(0, 0))
+    assert blocks.flatten(1).sum(1).tolist() == [hidden_count(math.prod(grid), ratio)] * 100
+    gain = near(blocks) / near(random_mask(grid, 100, ratio, step_generator(0, 0)))
+    assert gain > (1.35 if math.prod(grid) > 50 else 1.1) if ratio == 0.3 else gain > 1.1

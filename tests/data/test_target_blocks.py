@@ -41,6 +41,15 @@ def test_blocks_have_the_share_asked_for_and_reach_every_cell() -> None:
     assert (seen > 0).double().mean() > 0.99
 
 
+@pytest.mark.parametrize("grid", [(16, 16, 1), (14, 1, 14), (1, 14, 14)])
+def test_an_axis_of_one_cell_does_not_make_blocks_smaller_or_larger(grid: tuple[int, ...]) -> None:
+    drawn = [context_and_targets(grid, 1, step_generator(seed, 3)) for seed in range(40)]
+    shares = [blocks.shape[2] / math.prod(grid) for _, blocks in drawn]
+    assert sum(shares) / len(shares) == pytest.approx(0.175, abs=0.02)
+    assert max(shares) < 0.24
+    assert sum(context.shape[1] for context, _ in drawn) / len(drawn) / math.prod(grid) > 0.35
+
+
 @pytest.mark.parametrize("grid", [(120, 120), (60, 60, 60)])
 def test_further_sides_have_the_ratio_asked_for_to_the_first(grid: tuple[int, ...]) -> None:
     ratios = []

@@ -1,6 +1,7 @@
 """Runs and caches that do not belong together are refused, with every difference named."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,6 +160,12 @@ def test_every_difference_between_model_and_cache_is_named(cache: Cache, tmp_pat
     with pytest.raises(ConfigError) as caught:
         check_fits(other, cache)
     assert len(caught.value.problems) == 3
+    content = json.loads((cache.path / "cache.json").read_text())
+    named = replace(spec, channels=("T1", "FLAIR"))
+    for names, fit in ((["t1", "flair"], True), (["channel_0", "channel_1"], True), (["flair", "t1"], False)):
+        other = Cache(cache.path, {**content, "channels": names}, cache.cases)
+        with nullcontext() if fit else pytest.raises(ConfigError, match="prepare the images in this order"):
+            check_fits(named, other)
     classifier = load_run(make_run(tmp_path / "classifier", cache, "classifier"), PredictOptions()).spec
     check_fits(classifier, cache)
     with pytest.raises(ConfigError, match=r"has classes \['a', 'b'\], the model \['b', 'c'\]"):

@@ -13,9 +13,9 @@ from medssl.imaging.errors import ImageError
 
 
 def _oracle(
-    a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_], spacing: tuple[float, ...], tolerance: float
+    a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_], steps: npt.NDArray[np.float64], tolerance: float
 ) -> tuple[float, float]:
-    """HD95 and NSD by looking at every pair of boundary voxels."""
+    """HD95 and NSD by looking at every pair of boundary voxels, `steps` mm apart along each axis, in columns."""
 
     def boundary(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         points = []
@@ -27,7 +27,7 @@ def _oracle(
                     outside = not 0 <= other[axis] < mask.shape[axis]
                     if outside or not mask[tuple(other)]:
                         points.append(tuple(index))
-        return np.array(sorted(set(points))) * np.array(spacing)
+        return np.array(sorted(set(points))) @ steps.T
 
     first, second = boundary(a), boundary(b)
     table = np.linalg.norm(first[:, None] - second[None], axis=-1)
@@ -44,7 +44,7 @@ def test_surface_metrics_equal_slow_oracle(rng: np.random.Generator, spacing: tu
         a = (rng.random(shape) < 0.25).astype(np.uint8)
         b = (rng.random(shape) < 0.25).astype(np.uint8)
         score = score_classes(a, b, [1], spacing, tolerance)[1]
-        hd95, nsd = _oracle(a == 1, b == 1, spacing, tolerance)
+        hd95, nsd = _oracle(a == 1, b == 1, np.diag(spacing), tolerance)
         assert score.hd95_mm == pytest.approx(hd95, rel=1e-5)
         assert score.nsd == pytest.approx(nsd)
         assert score.dice == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
@@ -79,6 +79,20 @@ def test_dice_is_that_of_monai(rng: np.random.Generator, shape: tuple[int, ...])
     assert [one.dice for one in ours.values()] == pytest.approx(theirs.tolist(), nan_ok=True)
     assert ours[3].dice == 0
     assert math.isnan(ours[4].dice)
+
+
+def test_distances_on_a_tilted_grid_are_those_of_the_places(rng: np.random.Generator) -> None:
+    steps = np.array([[0.5, 0, 0], [0, 0.5, 1.7], [0, 0, 4.7]])
+    for tolerance in (0.6, 2.5):
+        a, b = ((rng.random((9, 8, 7)) < 0.25).astype(np.uint8) for _ in range(2))
+        score = score_classes(a, b, [1], np.linalg.norm(steps, axis=0), tolerance, steps_mm=steps)[1]
+        hd95, nsd = _oracle(a == 1, b == 1, steps, tolerance)
+        assert score.hd95_mm == pytest.approx(hd95, rel=1e-9)
+        assert score.nsd == pytest.approx(nsd)
+    straight = score_classes(a, b, [1], (0.5, 0.7, 3.0), 1.0)[1]
+    same = score_classes(a, b, [1], (0.5, 0.7, 3.0), 1.0, steps_mm=np.diag([0.5, 0.7, 3.0]))[1]
+    assert same.hd95_mm == pytest.approx(straight.hd95_mm, rel=1e-6)
+    assert same.nsd == straight.nsd
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

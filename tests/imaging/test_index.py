@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from dicom_phantom import ramp, slice_dataset, write_series
+from dicom_phantom import by_another_program, ramp, slice_dataset, write_series
 
 from medssl.commands.index import index
 from medssl.imaging.errors import ConfigError, ImageError
@@ -86,6 +86,7 @@ def test_a_dicom_tree_with_segmentation_localizer_and_duplicate(tmp_path: Path):
     volume = read_volume(write_series(root / "s", ramp(4), **companion))
     mask = Volume((volume.array > 0).astype(np.uint8), volume.geometry)
     write_dicom_seg(mask, volume, (Label(1, "x"),), root / "seg.dcm", Maker("m", "k"))
+    by_another_program(root / "seg.dcm")
     scout = slice_dataset(ramp(1)[0], (0, 0, 0), ImageType=["DERIVED", "SECONDARY", "LOCALIZER"])
     scout.save_as(root / "s" / "scout.dcm", enforce_file_format=True)
     slice_dataset(ramp(4)[2], (0, 0, 5.0), **companion).save_as(root / "s" / "again.dcm", enforce_file_format=True)

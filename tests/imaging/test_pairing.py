@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from dicom_phantom import ramp, write_series
+from dicom_phantom import by_another_program, ramp, write_series
 
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.index import IndexSummary, index_tree
@@ -128,16 +128,54 @@ def test_a_nifti_label_of_a_dicom_folder(tmp_path: Path):
     assert summary.problems == ()
 
 
-def test_the_second_label_object_of_a_series_is_told(tmp_path: Path):
+def test_of_several_label_objects_of_a_series_none_is_taken(tmp_path: Path):
     volume = read_volume(write_series(tmp_path / "d" / "s", ramp(4), **_COMPANION))
     mask = Volume((volume.array > 0).astype(np.uint8), volume.geometry)
     for name in ("one", "two"):
         write_dicom_seg(mask, volume, (Label(1, "x"),), tmp_path / "d" / f"{name}.dcm", Maker("m", name))
+        by_another_program(tmp_path / "d" / f"{name}.dcm")
     rows, summary = _index(tmp_path)
-    assert rows["s"].label == "d/one.dcm"
-    assert _reasons(summary) == {"two.dcm": "label-without-image"}
-    assert "another label" in summary.problems[0].message
-    assert any("several label objects" in note for note in summary.notes)
+    assert rows["s"].label == ""
+    assert _reasons(summary) == {"one.dcm": "label-without-image", "two.dcm": "label-without-image"}
+    assert "another label object refers to the same series" in summary.problems[0].message
+    assert any("warning: 2 label objects refer to one series; none was taken" in note for note in summary.notes)
+
+
+@pytest.mark.parametrize("grids", [1, 2])
+def test_a_label_file_of_a_folder_goes_to_the_only_series_that_it_fits(tmp_path: Path, grids: int):
+    folder = tmp_path / "d" / "images" / "p1"
+    first = read_volume(write_series(folder / "a", ramp(4), series="1.2.1", **_COMPANION))
+    write_series(folder / "b", ramp(4 if grids == 1 else 5), series="1.2.2", **_COMPANION)
+    for part in ("a", "b"):
+        for file in list((folder / part).iterdir()):
+            file.rename(folder / f"{part}{file.name}")
+        (folder / part).rmdir()
+    mask = Volume((first.array > 0).astype(np.float32), first.geometry)
+    write_nifti(mask, tmp_path / "d" / "labels" / "p1.nii.gz")
+    rows, summary = _index(tmp_path)
+    labels = {case: row.label for case, row in rows.items()}
+    if grids == 2:
+        assert labels == {"p1_1": "d/labels/p1.nii.gz", "p1_2": ""}
+        assert _reasons(summary) == {}
+    else:
+        assert labels == {"p1_1": "", "p1_2": ""}
+        assert _reasons(summary) == {"p1.nii.gz": "label-without-image"}
+        assert any("lies on the grid of 2 series of one folder; none was given it" in note for note in summary.notes)
+
+
+def test_names_that_3d_slicer_gives_segmentations(tmp_path: Path):
+    for name in ("a", "a.seg", "b", "b_seg.seg", "alone/scan", "alone/Segmentation.seg"):
+        _nifti(tmp_path / "d" / f"{name}.nii.gz")
+    _nifti(tmp_path / "d" / "images" / "c.nii.gz")
+    _nifti(tmp_path / "d" / "labels" / "c.seg.nii.gz")
+    rows, summary = _index(tmp_path)
+    assert {case: Path(row.label).name for case, row in rows.items()} == {
+        "a": "a.seg.nii.gz",
+        "b": "b_seg.seg.nii.gz",
+        "scan": "Segmentation.seg.nii.gz",
+        "c": "c.seg.nii.gz",
+    }
+    assert _reasons(summary) == {}
 
 
 def test_decathlon_facts_and_a_damaged_label(tmp_path: Path):

@@ -9,6 +9,7 @@ from torch import Tensor
 from medssl.losses.agreement import barlow_twins, koleo, vicreg_terms
 from medssl.losses.contrastive import batch_info_nce, nt_xent
 from medssl.losses.distillation import moved_centre, sinkhorn
+from medssl.losses.gather import alone, sum_over_processes
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nt_xent": lambda a, b: nt_xent(a, b, 0.2),
@@ -45,5 +46,8 @@ def half(rank: int) -> dict[str, Tensor]:
         found[name], found[f"{name}_gradient"] = total, weight.grad
     first, _ = views()
     found["sinkhorn"] = sinkhorn(first[rows], 0.5)
+    with alone():  # the whole batch, as if there were no other process
+        found |= {f"{name}_alone": loss(*views()) for name, loss in LOSSES.items()}
+        found["sum_alone"] = sum_over_processes(first)
     found["centre"] = moved_centre(torch.zeros(6), first[rows].sum(0), 4, 0.9)
     return found

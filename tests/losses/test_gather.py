@@ -33,4 +33,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     both = torch.cat([half["sinkhorn"] for half in halves])
     torch.testing.assert_close(both, sinkhorn(first, 0.5))
     for half in halves:
+        assert torch.equal(half["sum_alone"], first)
+        for name, loss in LOSSES.items():
+            torch.testing.assert_close(half[f"{name}_alone"], loss(*views()), msg=name)
         torch.testing.assert_close(half["centre"], moved_centre(torch.zeros(6), first.sum(0), 8, 0.9))

@@ -207,7 +207,7 @@ def test_flat_patches_do_not_count_where_asked(dims: int):
     out = picky({**batch, "image": half})
     visible, hidden = picky._draw(half, 7)
     patches = pick(patchify(half, (4,) * dims), hidden)
-    counted = patches.std(-1) > 0.1
+    counted = patches.std(-1) > 0.1  # of one channel
     assert 0 < counted.float().mean() < 1
     assert out["counted_patches"] == counted.float().mean()
     error = (picky._predict(half, visible, hidden) - normalise_patches(patches, 1e-3)).square().mean(-1)
@@ -225,3 +225,12 @@ def test_the_filters_of_a_coloured_mask_are_an_option():
     masks = [_mask(_mae(mask=["green", *sigmas]), batch) for sigmas in ((0.6, 1.8), (0.3, 0.9))]
     assert torch.equal(masks[0], _mask(usual, batch))
     assert not torch.equal(masks[1], masks[0])
+
+
+def test_patches_of_air_are_flat_in_every_channel():
+    """Each channel of air has a constant of its own; a patch with contrast in one channel counts."""
+    air = torch.tensor([-0.35, -0.45, -0.6, -0.8]).reshape(1, 4, 1, 1).expand(2, 4, 16, 16).contiguous()
+    method = _mae(channels=4, min_patch_std=0.1)
+    assert method({"image": air, "step": torch.tensor(7)})["counted_patches"] == 0
+    air[:, 2] += torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert method({"image": air, "step": torch.tensor(7)})["counted_patches"] == 1

@@ -303,3 +303,10 @@ def test_a_block_tells_the_entropy_of_the_attention_it_computes(rotary: bool):
             expected = sum(entropies) / len(entropies) / math.log(6)
             assert float(block.attention_entropy(tokens, 2, rotation)[head]) == pytest.approx(expected, rel=1e-5)
             assert expected < 0.9
+
+
+@pytest.mark.parametrize(("dims", "width", "heads"), [(3, 48, 12), (2, 24, 8)])
+def test_heads_too_narrow_for_rotary_positions_are_refused(dims: int, width: int, heads: int):
+    with pytest.raises(ConfigError, match=f"attention rope needs {2 * dims} numbers a head or more"):
+        ViT(dims, 1, patch_size=4, width=width, depth=1, heads=heads, attention="rope")
+    ViT(dims, 1, patch_size=4, width=width, depth=1, heads=heads)

@@ -16,7 +16,7 @@ from medssl.imaging.geometry import Geometry
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.nifti import write_nifti
 from medssl.runtime.bundle import Bundle
-from medssl.runtime.inputs import find_cases
+from medssl.runtime.inputs import case_names, find_cases
 from medssl.runtime.predictor import Prediction, Predictor
 
 _COMPANION = {"AccessionNumber": "", "StudyID": "1", "PatientBirthDate": "", "PatientSex": "O", "StudyDate": "20260101"}
@@ -151,10 +151,27 @@ def test_results_are_not_overwritten_unless_asked(bundle: Path, tmp_path: Path, 
     assert main([*arguments, "--overwrite"]) == 0
 
 
+def test_overwriting_leaves_no_result_of_an_earlier_call_to_a_case_that_fails(bundle: Path, tmp_path: Path):
+    image = _nifti(tmp_path / "a.nii.gz")
+    arguments = ["predict", str(bundle), str(image), "--out", str(tmp_path / "out"), "--overwrite"]
+    assert main(arguments) == 0
+    image.write_bytes(image.read_bytes()[:-40])
+    assert main(arguments) == 2
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["summary.csv"]
+
+
+def test_the_name_of_a_case_does_not_depend_on_how_many_others_there_are():
+    assert case_names(["/d/A/CT", "/d/B/CT"]) == ["A_CT", "B_CT"]
+    assert case_names(["/d/A/CT", "/d/A2/CT", "/d/B/CT"]) == ["A_CT", "A2_CT", "B_CT"]
+    assert case_names(["/d/A/CT", "/d/B/CT", "/d/B/MR"]) == ["A_CT", "B_CT", "MR"]
+    assert case_names(["/d/A#1.2.31", "/d/A#1.2.32"]) == ["A_31", "A_32"]
+    assert case_names(["/d/a.nii.gz", "/d/a.nii.gz"]) == ["a", "a_2"]
+
+
 def test_cases_of_one_name_do_not_collide(bundle: Path, tmp_path: Path):
     first, second = _nifti(tmp_path / "x" / "a.nii.gz"), _nifti(tmp_path / "y" / "a.nii.gz")
     assert main(["predict", str(bundle), str(first), str(second), "--out", str(tmp_path / "out")]) == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "a_2", "summary.csv"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["summary.csv", "x_a", "y_a"]
 
 
 def test_a_series_without_a_frame_of_reference_stops_neither_the_others_nor_the_summary(bundle: Path, tmp_path: Path):

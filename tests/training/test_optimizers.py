@@ -147,7 +147,8 @@ def test_schedules_in_closed_form():
 def test_fused_steps_match_the_formula(optimizer):
     module = nn.Linear(1, 1, bias=False)
     module.weight.data.fill_(2.0)
-    options = TrainOptions(optimizer=optimizer, lr=0.1, weight_decay=0.5, beta2=0.95, schedule="constant")
+    beta2 = {"beta2": 0.95} if optimizer == "adamw" else {}
+    options = TrainOptions(optimizer=optimizer, lr=0.1, weight_decay=0.5, schedule="constant", **beta2)
     built = build_optimizer(parameter_groups(module), options)
     module.weight.grad = torch.full((1, 1), 4.0)
     built.step()
@@ -167,8 +168,8 @@ def test_momentum_of_sgd_is_an_option(nesterov, moved):
         built.step()
     assert module.weight.item() == pytest.approx(2.0 - 0.1 * moved, rel=1e-5)
     with pytest.raises(ConfigError, match="momentum must be above 0"):
-        TrainOptions(momentum=0.0)
-    assert TrainOptions(momentum=0.0, nesterov=False).momentum == 0
+        TrainOptions(optimizer="sgd", momentum=0.0)
+    assert TrainOptions(optimizer="sgd", momentum=0.0, nesterov=False).momentum == 0
 
 
 def test_the_average_follows_its_recurrence():
@@ -267,3 +268,16 @@ def test_lars_moves_weights_away_from_zero_and_goes_on_from_its_state() -> None:
 def test_lars_with_split_weights_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"train\.optimizer needs whole weights"):
         TrainOptions(optimizer="lars", strategy="fsdp")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"optimizer": "lars", "momentum": 0.95}, "train.momentum is for train.optimizer sgd alone"),
+        ({"optimizer": "adamw", "nesterov": False}, "train.nesterov is for train.optimizer sgd alone"),
+        ({"optimizer": "sgd", "beta2": 0.95}, "train.beta2 is for train.optimizer adamw alone"),
+    ],
+)
+def test_options_of_another_optimiser_are_refused(options, told):
+    with pytest.raises(ConfigError, match=told):
+        TrainOptions(**options)

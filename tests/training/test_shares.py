@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 from phantoms import phantom_cache, texture_cache
+from small_cache import small_cache
 
 from medssl.data.cache import Cache, CachedCase
 from medssl.imaging.errors import ConfigError
 from medssl.tasks.options import SubsetOptions
-from medssl.training.shares import looked_at, make_shares, tells_apart
+from medssl.training.shares import looked_at, make_shares, never_seen, tells_apart
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,13 @@ def test_more_than_there_is_is_refused(cache: Cache) -> None:
         make_shares(cache, "segmentation", SubsetOptions(labels=9))
     with pytest.raises(ConfigError, match="folds"):
         make_shares(cache, "segmentation", SubsetOptions(folds=11))
+
+
+def test_classes_and_structures_that_no_case_to_learn_from_has_are_named(cache: Cache, tmp_path: Path) -> None:
+    (share,) = make_shares(cache, "segmentation", SubsetOptions(labels=2))
+    assert never_seen(cache, "segmentation", share) == []
+    content = {**cache._content, "labels": [*cache._content["labels"], {"value": 9, "name": "cyst"}]}
+    assert never_seen(Cache(cache.path, content, cache.cases), "segmentation", share) == ["cyst"]
+    kinds = small_cache(tmp_path, [(8, 8)] * 4, classes=["a", "b", "a", "c"], splits=["train"] * 3 + ["val"])
+    (share,) = make_shares(kinds, "classification", SubsetOptions())
+    assert never_seen(kinds, "classification", share) == ["c"]

@@ -2,6 +2,7 @@
 
 import warnings
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """SOP classes of DICOM-SEG: BINARY and FRACTIONAL, and LABELMAP."""
 UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 """Transfer syntaxes whose pixels have a length that the header tells."""
+_NAMES = (".dcm", ".dicom", ".ima")
+_PREAMBLE = 132
+"""Bytes of a DICOM file before its first attribute."""
 _GEOMETRY = (
     "PixelMeasuresSequence",
     "PlanePositionSequence",
@@ -177,14 +181,27 @@ def _bits(dataset: Dataset) -> int:
 
 def _headless(path: Path) -> Dataset:
     """A data set without the file preamble is accepted when it says what kind of object it is."""
-    try:
+    with suppress(Exception):  # forced reading of arbitrary bytes fails in many ways
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        known = "SOPClassUID" in dataset and "Rows" in dataset
-    except Exception as error:  # forced reading of arbitrary bytes fails in many ways
-        raise ImageError(f"{path} is no DICOM file", reason="not-an-image") from error
-    if not known:
-        raise ImageError(f"{path} is no DICOM file", reason="not-an-image")
-    return dataset
+        if "SOPClassUID" in dataset and "Rows" in dataset:
+            return dataset
+    if was_dicom(path):
+        raise ImageError(f"{path} is called DICOM and is none, or empty: copy it again", reason="bad-dicom")
+    raise ImageError(f"{path} is no DICOM file", reason="not-an-image")
+
+
+def was_dicom(path: Path) -> bool:
+    """Whether a file that cannot be read was most likely a DICOM file.
+
+    By its name; with a number for a name, by nothing but zeros, which a full disk or a loss of power left.
+    """
+    if path.name.startswith("."):
+        return False  # what file systems and programs put beside others
+    if path.suffix.lower() in _NAMES:
+        return True
+    numbered = path.suffix[1:].isdigit() or (not path.suffix and any(c.isdigit() for c in path.name))
+    with path.open("rb") as file:
+        return numbered and not any(file.read(_PREAMBLE))
 
 
 def instance_of(dataset: Dataset, path: Path) -> Instance:

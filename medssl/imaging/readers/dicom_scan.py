@@ -5,6 +5,7 @@ from pathlib import Path
 
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
+from medssl.imaging.own_results import is_own_result
 from medssl.imaging.problems import Problem
 from medssl.imaging.readers.dicom import by_series
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, Instance, instance_of, read_header
@@ -23,6 +24,8 @@ from medssl.imaging.readers.guard import explained
 from medssl.imaging.readers.scan import FoundImage, FoundLabel, Scan
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+_FEWEST_PLANES = 3
+"""Fewer localizers are no volume: topograms from the front and the side."""
 _UNEVEN = "slices are uneven or missing: used only where --resample_irregular is given again"
 
 
@@ -39,6 +42,8 @@ def scan_dicom(files: Iterable[Path], scan: Scan, *, resample_irregular: bool = 
         try:
             with explained(file):
                 dataset = read_header(file)
+                if is_own_result(dataset):  # a label that networks are judged by is nobody's prediction
+                    raise ImageError(f"{file} is a result of medssl, neither scan nor label", reason="own-result")
                 if dataset.get("SOPClassUID", "") in (*SEGMENTATIONS, _RTSTRUCT):
                     scan.labels.append(FoundLabel(file, tuple(sorted(referenced_series(dataset)))))
                 else:
@@ -57,9 +62,13 @@ def scan_dicom(files: Iterable[Path], scan: Scan, *, resample_irregular: bool = 
 
 
 def _series(uid: str, group: list[Instance], folders: dict[Path, int], scan: Scan, resample_irregular: bool) -> None:
-    planes, problems = [i for i in group if not is_localizer(i)] or group, scan.problems
-    scouts = [i for i in group if is_localizer(i)] if len(planes) < len(group) else []
-    problems.extend(_left_out(i.path, "localizer", "a localizer is no part of the volume") for i in scouts)
+    planes, problems = [i for i in group if not is_localizer(i)], scan.problems
+    if not planes and sum(len(i.frames) for i in group) >= _FEWEST_PLANES:
+        planes = group  # a volume that is called so
+    message = "a localizer is no part of the volume" if planes else "localizers alone are no scan"
+    problems.extend(_left_out(i.path, "localizer", message) for i in group if i not in planes)
+    if not planes:
+        return
     if cut := [i for i in planes if i.cut]:
         problems.extend(_spoilt(planes, cut[0].path))
         scan.spoilt[uid] = planes[0].person.number

@@ -107,7 +107,7 @@ def scan_tree(root: Path, *, show: bool = False, open_zips: bool = True, resampl
     for file in track(files, "index: files", len(files), "file") if show else files:
         name = file.name.lower()
         if file.stat().st_size == 0:
-            scan.problems.append(Problem(str(file), "empty-file", "left out", "the file is empty (0 bytes)"))
+            scan.problems.append(_empty(file))
         elif name.endswith(_NIFTI):
             _add(scan, file, "nifti")
         elif name.endswith(itk.SUFFIXES):
@@ -152,6 +152,15 @@ def _files(root: Path, scan: Scan) -> list[Path]:
             what = ("broken-link", "the link points nowhere") if path.is_symlink() else ("no-file", "no regular file")
             scan.problems.append(Problem(str(path), what[0], "left out", what[1]))
     return [path for path in sorted(found) if path.is_file()]
+
+
+def _empty(file: Path) -> Problem:
+    """A file without bytes, which is damaged where its name is that of an image."""
+    from medssl.imaging.readers.dicom_frames import was_dicom  # noqa: PLC0415 (pydicom is slow to import)
+
+    if file.name.lower().endswith((*_NIFTI, *itk.SUFFIXES, *raster.SUFFIXES, ".zip")) or was_dicom(file):
+        return Problem(str(file), "empty-file", "left out", "the file is empty (0 bytes): copy it again")
+    return Problem(str(file), "not-an-image", "left out", "the file is empty (0 bytes)")
 
 
 def _add(scan: Scan, file: Path, kind: str, resample_irregular: bool = False) -> None:

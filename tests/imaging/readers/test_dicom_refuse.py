@@ -8,6 +8,7 @@ from dicom_phantom import ramp, slice_dataset, write_series
 from pydicom.uid import RTDoseStorage
 
 from medssl.imaging.errors import ImageError
+from medssl.imaging.problems import DAMAGED
 from medssl.imaging.readers.open import read_volume
 from medssl.imaging.readers.scan import scan_tree
 
@@ -116,3 +117,35 @@ def test_scan_and_reader_agree_on_a_plane_without_a_position(tmp_path: Path):
     (found,) = scan_tree(tmp_path).images
     assert found.geometry is None
     assert read_volume(tmp_path).array.shape == (1, 12, 10)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"\0" * 4000])
+@pytest.mark.parametrize("name", ["003.dcm", "IM0003", "1.2.840.3"])
+def test_a_last_slice_that_was_not_written_is_a_damaged_file(tmp_path: Path, content: bytes, name: str):
+    """A full disk leaves it, and nothing else tells that the volume is shorter."""
+    folder = write_series(tmp_path / "a", ramp(4))
+    (folder / "003.dcm").unlink()
+    (folder / name).write_bytes(content)
+    with pytest.raises(ImageError, match="copy it again"):
+        read_volume(folder)
+    (uid,) = {image.series_uid for image in scan_tree(folder).images}
+    assert [code for code, _ in read_volume(f"{folder}#{uid}").source.doubts] == ["damaged-files"]
+    (problem,) = scan_tree(folder).problems
+    assert problem.reason in DAMAGED
+
+
+@pytest.mark.parametrize("name", ["LOCKFILE", ".DS_Store", "._003.dcm", "notes.txt"])
+def test_empty_files_of_other_names_are_no_slices(tmp_path: Path, name: str):
+    folder = write_series(tmp_path / "a", ramp(4))
+    (folder / name).touch()
+    assert read_volume(folder).array.shape == (1, 12, 10, 4)
+    (problem,) = scan_tree(folder).problems
+    assert problem.reason not in DAMAGED
+
+
+def test_topograms_alone_are_no_scan(tmp_path: Path):
+    write_series(tmp_path / "ct", ramp(4))
+    write_series(tmp_path / "scout", ramp(1), series="1.2.9", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    scan = scan_tree(tmp_path)
+    assert [image.field for image in scan.images] == [str(tmp_path / "ct")]
+    assert [problem.reason for problem in scan.problems] == ["localizer"]
