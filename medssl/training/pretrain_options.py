@@ -8,8 +8,6 @@ from medssl.data.augment_options import ViewAugment
 from medssl.data.view_groups import Partner, ViewGroup
 from medssl.imaging.errors import ConfigError
 
-_LOCAL_EXTENT = (0.25, 0.5)
-
 
 @dataclass(frozen=True)
 class ViewOptions:
@@ -72,7 +70,7 @@ class ViewOptions:
     local_size: tuple[int, ...] = ()
     """Voxels of a local view; empty = half of `size`."""
 
-    local_extent: tuple[float, float] = _LOCAL_EXTENT
+    local_extent: tuple[float, float] = (0.25, 0.5)
     """As `extent`, for local views."""
 
     local_augment: ViewAugment | None = None
@@ -103,8 +101,6 @@ class ViewOptions:
             ("aspect", self.aspect >= 1, "must be 1 or more"),
             ("local_views", self.local_views >= 0, "must be 0 or more"),
             ("local_augment", self.local_augment is None or self.local_views > 0, "needs local_views"),
-            ("local_size", not self.local_size or self.local_views > 0, "needs local_views"),
-            ("local_extent", self.local_extent == _LOCAL_EXTENT or self.local_views > 0, "needs local_views"),
             ("slice_axis", self.slice_axis in (None, 0, 1, 2), "must be 0, 1 or 2"),
             ("partner", self.partner != "slice" or self.slice_axis is not None, "needs slice_axis"),
             ("slice_gap_mm", self.slice_gap_mm >= 0, "must be 0 or more"),
