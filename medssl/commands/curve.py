@@ -59,7 +59,8 @@ def curve(plan: Path, data: Path, out: Path, arms: tuple[str, ...] = (), seeds: 
     finished = [Done(run, math.nan, math.nan, why) for run, why in every if why and run.arm.name in asked]
     finished += _done([run for run, why in every if not why], asked, jobs)
     missing = not_here(study, asked, finished, seeds or study.seeds)
-    missing += fewer_trials(study, tried, {done.run.arm.name for done in finished if not done.failed})
+    there = {done.run.arm.name for done in finished if not done.failed}
+    missing += fewer_trials(study, tried, [arm.name for arm in study.arms if arm.name in there])
     write_study(study, out, finished, tried, encoders, [*unknown, *missing])
 
 

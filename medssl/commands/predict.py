@@ -1,7 +1,6 @@
 """Segment or classify new images with a bundle; needs no torch."""
 
 import errno
-import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -88,7 +87,7 @@ def predict(
     check_present(inputs)
     predictor = Predictor(bundle, threads, batch_size, device, memory_mb, endpoint)
     cases, left_out = find_cases(inputs, predictor.bundle.spec, resample_irregular=resample_irregular)
-    _refuse_existing(out, [case.name for case in cases], overwrite)
+    _refuse_existing(out, cases, overwrite)
     if predictor.bundle.spec.task == "classification" and (masks := MASK_FORMATS & set(formats)):
         raise ConfigError([f"format {', '.join(sorted(masks))}: this bundle classifies and makes no mask"])
     out.mkdir(parents=True, exist_ok=True)  # where it cannot be made, it is told before the work
@@ -120,8 +119,15 @@ def _formats(text: str) -> tuple[str, ...]:
     return formats
 
 
-def _refuse_existing(out: Path, cases: Sequence[str], overwrite: bool) -> None:
-    there = [case for case in cases if (out / case).exists()]
+def _refuse_existing(out: Path, cases: Sequence["Case"], overwrite: bool) -> None:
+    """Results replace neither images, nor results where that was not asked for."""
+    from medssl.imaging.naming import split_field
+
+    there = [case.name for case in cases if (out / case.name).exists()]
+    places = {split_field(part)[0].resolve() for case in cases for part in case.given.split(";")}
+    images = [name for name in there if any((out / name).resolve() in (p, *p.parents) for p in places)]
+    if images:
+        raise ConfigError([f"results of {images[0]!r} would replace its images in {out}: choose another --out"])
     if there and not overwrite:
         raise ConfigError(
             [
@@ -139,12 +145,11 @@ def _read(case: "Case") -> "Volume":
 
 
 def _one(predictor: "Predictor", case: "Case", out: Path, formats: Sequence[str]) -> Outcome:
-    from medssl.runtime.results import FRACTIONAL, check_formats, write_results
+    from medssl.runtime.results import FRACTIONAL, check_formats, forget_results, write_results
 
     began = time.perf_counter()
-    if (out / case.name).is_dir():  # of an earlier call, whose case of this name may be another patient's
-        shutil.rmtree(out / case.name)
     try:
+        forget_results(out / case.name)  # of an earlier call, whose case of this name may be another patient's
         volume = _read(case)
         check_formats(volume, formats)
         prediction = predictor.predict(volume, shares=FRACTIONAL in formats)

@@ -17,10 +17,11 @@ from medssl.imaging.errors import CacheError, ConfigError, MedsslError
 from medssl.imaging.files import HOPELESS, known_sha256, sha256, write_json
 from medssl.imaging.labels import Code, Label
 from medssl.imaging.manifest import Manifest, Row
-from medssl.imaging.naming import some, split_field
+from medssl.imaging.naming import plain, some, split_field
 from medssl.imaging.preprocess import Preprocess
 from medssl.imaging.problems import Problem, in_short, read_problems, write_problems
 from medssl.imaging.progress import Progress
+from medssl.imaging.readers.open import is_dicom_label
 from medssl.imaging.target_grid import SHOWN
 
 POSITIONAL = ("manifest",)
@@ -28,6 +29,8 @@ _BYTES_A_SECOND = 5e6
 """Of the originals, one worker (compressed CT and MR, 1 to 2 mm); only for the estimate before the first case."""
 _SHOWN = 20
 """Remarks and left out cases on the console; all stand in files."""
+_LABEL_RULES = "the later class is taken"
+"""How overlapping segments are read; cases of a cache from before are prepared anew."""
 _SECONDS_A_CASE = 0.03
 """What a case takes however small it is."""
 
@@ -264,8 +267,9 @@ def changed_cases(listed: Manifest, cache: Path) -> dict[str, str]:
 
 
 def _case_hash(row: Row, root: Path) -> str:
-    """Hash over all that a case is prepared from."""
-    return source_hash(row, root, f"{row!r}{row.study}")
+    """Hash over all that a case is prepared from, and over the rules by which DICOM labels are read."""
+    rules = _LABEL_RULES if row.label and is_dicom_label(root / row.label) else ""
+    return source_hash(row, root, f"{row!r}{row.study}{rules}")
 
 
 def _known_hash(folder: Path) -> str:
@@ -410,9 +414,10 @@ def _refuse_renamed(contents: Sequence[dict[str, Any]]) -> None:
     """
     known: dict[str, tuple[str, str]] = {}
     for content in contents:
-        for number, name in content["extra"].get("segments", {}).items():
+        named = {number: name for number, name in content["extra"].get("segments", {}).items() if name}
+        for number, name in named.items():
             other, case = known.setdefault(number, (name, content["case"]))
-            if name and other and other != name:
+            if plain(other) != plain(name):
                 raise CacheError(
                     f"segment {number} is called {other!r} in case {case!r} and {name!r} in case {content['case']!r}, "
                     "and classes would go by the number: name the classes with labels, and prepare into another folder",

@@ -12,7 +12,7 @@ import errno
 import json
 import shutil
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,8 @@ class CachedCase:
     above."""
     label_sha256: str = ""
     """SHA-256 of the original label's file; empty where it is a folder, and in caches from before this was kept."""
-    uids: dict[str, str] = field(default_factory=dict)
-    """`LABEL_UIDS` of a DICOM image; empty for others, and in caches from before this was kept."""
+    uids: dict[str, str] | None = None
+    """`LABEL_UIDS` of a DICOM image, empty for others; None in caches from before this was kept."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for case.json."""

@@ -69,7 +69,7 @@ def score_classes(
         spacing_mm: Voxel size in the index order of the arrays.
         tolerance_mm: Distance at which a boundary still counts as right in surface Dice.
         ignore: Value of voxels that nobody judged.
-        steps_mm: (D, D) the way from voxel to voxel along each index axis, in columns, where these are not at right
+        steps_mm: (3, 3) the way from voxel to voxel along each index axis, in columns, where these are not at right
             angles (gantry tilt); distances are measured along it then.
 
     Raises:

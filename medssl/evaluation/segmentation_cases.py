@@ -19,7 +19,7 @@ from medssl.imaging.files import sha256
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.preprocess import restore_label, restore_scores
 from medssl.imaging.progress import Progress
-from medssl.imaging.readers.open import read_channels, read_label
+from medssl.imaging.readers.open import is_dicom_label, read_channels, read_label
 from medssl.imaging.volume import Source, Volume
 
 Arm = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
@@ -208,6 +208,12 @@ def native_reference(cache: Cache, case: CachedCase) -> Volume:
             "judged by, what it was: run medssl prepare again, into another folder, and train and evaluate anew",
             reason="changed",
         )
+    if case.uids is None and is_dicom_label(file):
+        raise ImageError(
+            f"{file}: the cache was prepared by an earlier version, which read overlapping segments by another rule: "
+            "run medssl prepare again, and train anew where segments overlap",
+            reason="changed",
+        )
     return read_label(case.label_field, _empty_like(case), cache.labels, cache.label_map or None, cache.ignore_label)
 
 
@@ -253,7 +259,7 @@ def _evaluate_case(
             spacing,
             tolerance_mm,
             cache.ignore_label,
-            grid.affine[:3, :3] if calibrated and grid.is_sheared else None,
+            grid.affine[:3, :3] if calibrated and grid.spatial_dims == 3 and grid.is_sheared else None,
         )
         by_name = {label.name: scores[label.value] for label in cache.labels}
         found = _lesions(probabilities, reference.array[0], case, cache.ignore_label, asked)
@@ -290,7 +296,7 @@ def _voxel_size(grid: Geometry, calibrated: bool) -> tuple[float, str]:
 
 def _empty_like(case: CachedCase) -> Volume:
     """The native grid without its voxels, and whose it is: all that a label needs to find its place."""
-    grid, source = case.record.native, Source(uids=case.uids)
+    grid, source = case.record.native, Source(uids=case.uids or {})
     return Volume(np.broadcast_to(np.zeros((), np.uint8), (1, *grid.shape)), grid, case.modality, source)
 
 

@@ -52,7 +52,7 @@ def index_tree(root: Path, out: Path, *, resample_irregular: bool = False) -> In
     images, problems = _nameable(scan.images, out.parent)
     cases = pair(root, images, scan.labels, listed)
     cases, mixed = _one_grid(cases)
-    _shared(cases, images)
+    mixed += _shared(cases, images)
     problems = [*scan.problems, *problems, *mixed, *_unused_labels(scan, images, cases, mixed)]
     for case in cases:
         problems += _check_label(case, images)
@@ -109,13 +109,14 @@ def _unused_labels(
     used = {case.label for case in cases} | {image.field for case in cases for image in case.images}
     used |= {problem.path for problem in told}
     taken = {image.series_uid for case in cases for image in case.images if case.label and image.series_uid}
+    here = {image.series_uid for case in cases for image in case.images if not case.label and image.series_uid}
     problems = []
     for label in scan.labels:
         if str(label.path) not in used:
             message = "no image of the series it refers to was found"
             if taken.intersection(label.series_uids):
                 message = "the series it refers to has another label already, which was taken"
-            elif any(set(label.series_uids) & set(other.series_uids) for other in scan.labels if other is not label):
+            elif here.intersection(label.series_uids):
                 message = "another label object refers to the same series; none was taken"
             problems.append(Problem(str(label.path), "label-without-image", "left out", message))
     message = (
@@ -126,8 +127,9 @@ def _unused_labels(
     return problems + [Problem(image.field, "label-without-image", "left out", message) for image in unpaired]
 
 
-def _shared(cases: Sequence[Case], images: Sequence[FoundImage]) -> None:
+def _shared(cases: Sequence[Case], images: Sequence[FoundImage]) -> list[Problem]:
     """A label file of the name of a folder with several series belongs to the only one that it fits, or to none."""
+    problems = []
     groups: dict[tuple[Path, str], list[Case]] = defaultdict(list)
     for case in cases:
         if case.label and case.images[0].format == "dicom":
@@ -139,11 +141,13 @@ def _shared(cases: Sequence[Case], images: Sequence[FoundImage]) -> None:
         fit = [case for case in group if case.images[0].geometry and not _difference(case.images[0].geometry, grid)]
         for case in group if fit else ():
             case.label = field if fit == [case] else ""
-        for case in fit if len(fit) > 1 else ():
-            case.notes.append(
-                f"warning: a label file lies on the grid of {len(fit)} series of one folder; none was given it: write "
-                "it into the column label beside the series that it was drawn on"
+        if len(fit) > 1:
+            message = (
+                f"it lies on the grid of {len(fit)} series of one folder, and none was given it: write it into the "
+                "column label beside the series that it was drawn on"
             )
+            problems.append(Problem(field, "several-series", "left out", message))
+    return problems
 
 
 def _check_label(case: Case, images: Sequence[FoundImage]) -> list[Problem]:

@@ -51,6 +51,11 @@ def other_channels(first: Sequence[str], second: Sequence[str]) -> bool:
     return [name.casefold() for name in first] != [name.casefold() for name in second]
 
 
+def plain(name: str) -> str:
+    """Name by which segments and classes are compared: letters and digits in lower case."""
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
 def safe(name: str) -> str:
     """Name with `_` for every character that a folder name or a table cell should not have."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "case"

@@ -111,17 +111,17 @@ def _below(given: str, spec: BundleSpec, resample_irregular: bool) -> tuple[list
 def case_names(fields: Sequence[str]) -> list[str]:
     """A folder name for each case, from its file or folder; where names repeat, the folders above are put before them.
 
-    A number alone would make the name depend on which other cases there are. Several series of one folder get the end
-    of their UID.
+    A number would depend on the order, so that the name of one patient's case could be another's in the next call.
+    Several series of one folder get the end of their UID.
     """
     split = [split_field(text.split(";", 1)[0]) for text in fields]
     places = [path.resolve() for path, _ in split]
-    names = []
+    names, counts = [], Counter(places)
     for place, (_, uid) in zip(places, split, strict=True):
         name = place.name
         for suffix in _SUFFIXES:
             name = name.removesuffix(suffix)
-        names.append(f"{name}_{uid.rpartition('.')[2]}" if places.count(place) > 1 and uid else name)
+        names.append(f"{name}_{uid.rpartition('.')[2]}" if uid and counts[place] > 1 else name)
     levels = zip(*(place.parent.parts for place in places), strict=False)
     common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
     return unique_names(names, [Path(*place.parts[common:]) for place in places])

@@ -21,6 +21,12 @@ FRACTIONAL = "dicom-seg-fractional"
 """Format that needs `Predictor.predict(..., shares=True)`."""
 Writer = Callable[[Path, Bundle, Prediction, Volume], None]
 
+_FILES = {
+    *("seg.nii.gz", "seg.dcm", "seg_labelmap.dcm", "seg_fractional.dcm", "rtstruct.dcm", "sr.dcm", "sc.dcm"),
+    *("overlay.png", "report.json"),
+}
+"""What `write_results` may write."""
+
 
 def write_results(
     folder: Path,
@@ -64,6 +70,14 @@ def write_results(
         sync_folder(folder.parent)  # what is stored to an archive next must still be here after a loss of power
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def forget_results(folder: Path) -> None:
+    """Remove what an earlier call wrote of a case of this name, and nothing else."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= _FILES:
+        for path in folder.iterdir():
+            path.unlink()
+        (folder.unlink if folder.is_symlink() else folder.rmdir)()
 
 
 @contextmanager

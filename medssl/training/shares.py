@@ -1,12 +1,13 @@
 """Which cases a fine-tuning learns from and which it is validated with: by patient, never a test case."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.data.cache import Cache, CachedCase
 from medssl.data.splits import folds, nested_subset
-from medssl.imaging.errors import ConfigError
+from medssl.imaging.errors import CacheError, ConfigError
 from medssl.tasks.options import SubsetOptions
 
 _TRAIN, _POOL = ("train", ""), ("train", "", "val")
@@ -96,8 +97,9 @@ def never_seen(cache: Cache, task: str, share: Share) -> list[str]:
     for case in share.train:
         if not missing:
             break
-        for value in cache.foreground(case):
-            missing.pop(value, None)
+        with suppress(CacheError):  # a damaged case is told when it is drawn
+            for value in cache.foreground(case):
+                missing.pop(value, None)
     return list(missing.values())
 
 

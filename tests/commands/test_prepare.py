@@ -279,6 +279,15 @@ def test_numbers_of_segments_with_several_names_are_refused(tmp_path: Path, caps
     assert [int((cache.label(case) == 1).sum()) for case in cache.cases] == [12, 6]
 
 
+def test_names_of_segments_without_a_voxel_and_their_spelling_divide_nobody() -> None:
+    cases = [
+        {"case": f"c{n}", "extra": {"segments": {"2": name}}} for n, name in enumerate(["", "Left lung", "left_lung"])
+    ]
+    verb._refuse_renamed(cases)
+    with pytest.raises(CacheError, match="'Left lung' in case 'c1' and 'cyst' in case 'c3'"):
+        verb._refuse_renamed([*cases, {"case": "c3", "extra": {"segments": {"2": "cyst"}}}])
+
+
 def test_a_case_keeps_whose_label_may_be_read_for_it(tmp_path: Path) -> None:
     Manifest.from_rows([_with_segments(tmp_path, 1, ("liver", 2))], tmp_path).write(tmp_path / "m.csv")
     prepare(tmp_path / "m.csv", tmp_path / "cache", labels=[LabelOptions("liver", 1)], workers=1)
@@ -289,3 +298,5 @@ def test_a_case_keeps_whose_label_may_be_read_for_it(tmp_path: Path) -> None:
     other = replace(case, uids={"SeriesInstanceUID": "1.2.8", "FrameOfReferenceUID": "1.2.9"})
     with pytest.raises(ImageError, match="another frame of reference"):
         native_reference(cache, other)
+    with pytest.raises(ImageError, match="run medssl prepare again"):
+        native_reference(cache, replace(case, uids=None))

@@ -129,3 +129,7 @@ def test_results_of_medssl_are_no_labels_of_an_expert(tmp_path: Path):
     assert {Path(p.path).name: p.reason for p in scan.problems} == {"seg.dcm": "own-result", "rt.dcm": "own-result"}
     by_another_program(tmp_path / "seg.dcm")
     assert [label.path.name for label in scan_tree(tmp_path).labels] == ["seg.dcm"]
+    (tmp_path / "twice.dcm").write_bytes((tmp_path / "seg.dcm").read_bytes())
+    scan = scan_tree(tmp_path)
+    assert [label.path.name for label in scan.labels] == ["seg.dcm"]
+    assert {Path(p.path).name: p.reason for p in scan.problems} == {"twice.dcm": "duplicate", "rt.dcm": "own-result"}

@@ -159,8 +159,8 @@ def test_a_label_file_of_a_folder_goes_to_the_only_series_that_it_fits(tmp_path:
         assert _reasons(summary) == {}
     else:
         assert labels == {"p1_1": "", "p1_2": ""}
-        assert _reasons(summary) == {"p1.nii.gz": "label-without-image"}
-        assert any("lies on the grid of 2 series of one folder; none was given it" in note for note in summary.notes)
+        assert _reasons(summary) == {"p1.nii.gz": "several-series"}
+        assert "it lies on the grid of 2 series of one folder, and none was given it" in summary.problems[0].message
 
 
 def test_names_that_3d_slicer_gives_segmentations(tmp_path: Path):

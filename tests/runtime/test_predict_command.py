@@ -160,7 +160,22 @@ def test_overwriting_leaves_no_result_of_an_earlier_call_to_a_case_that_fails(bu
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["summary.csv"]
 
 
-def test_the_name_of_a_case_does_not_depend_on_how_many_others_there_are():
+def test_results_never_replace_their_images_nor_files_of_others(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    series = write_series(tmp_path / "in" / "ct", (ramp(4) % 30).astype(np.int16), **_COMPANION)
+    arguments = ["predict", str(bundle), str(series), "--overwrite", "--out"]
+    assert main([*arguments, str(tmp_path / "in")]) == 2
+    assert "would replace its images" in capsys.readouterr().err
+    assert len(list(series.iterdir())) == 4
+    (tmp_path / "out" / "ct").mkdir(parents=True)
+    (tmp_path / "out" / "ct" / "notes.txt").touch()
+    (series / "003.dcm").write_bytes(b"")
+    assert main([*arguments, str(tmp_path / "out")]) == 2
+    assert (tmp_path / "out" / "ct" / "notes.txt").is_file()
+
+
+def test_the_name_of_one_case_is_never_that_of_another_in_the_next_call():
     assert case_names(["/d/A/CT", "/d/B/CT"]) == ["A_CT", "B_CT"]
     assert case_names(["/d/A/CT", "/d/A2/CT", "/d/B/CT"]) == ["A_CT", "A2_CT", "B_CT"]
     assert case_names(["/d/A/CT", "/d/B/CT", "/d/B/MR"]) == ["A_CT", "B_CT", "MR"]

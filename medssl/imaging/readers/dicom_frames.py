@@ -185,23 +185,19 @@ def _headless(path: Path) -> Dataset:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         if "SOPClassUID" in dataset and "Rows" in dataset:
             return dataset
-    if was_dicom(path):
-        raise ImageError(f"{path} is called DICOM and is none, or empty: copy it again", reason="bad-dicom")
+    with path.open("rb") as file:
+        nothing = not any(file.read(_PREAMBLE))
+    if nothing and named_as_dicom(path):  # what a full disk or a loss of power leaves
+        raise ImageError(f"{path} is empty or holds nothing but zeros: copy it again", reason="truncated")
     raise ImageError(f"{path} is no DICOM file", reason="not-an-image")
 
 
-def was_dicom(path: Path) -> bool:
-    """Whether a file that cannot be read was most likely a DICOM file.
-
-    By its name; with a number for a name, by nothing but zeros, which a full disk or a loss of power left.
-    """
+def named_as_dicom(path: Path) -> bool:
+    """Whether a file is called as DICOM files are: by their ending, or by a number."""
     if path.name.startswith("."):
         return False  # what file systems and programs put beside others
-    if path.suffix.lower() in _NAMES:
-        return True
     numbered = path.suffix[1:].isdigit() or (not path.suffix and any(c.isdigit() for c in path.name))
-    with path.open("rb") as file:
-        return numbered and not any(file.read(_PREAMBLE))
+    return numbered or path.suffix.lower() in _NAMES
 
 
 def instance_of(dataset: Dataset, path: Path) -> Instance:

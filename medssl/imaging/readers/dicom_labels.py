@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.labels import Label
+from medssl.imaging.naming import plain
 from medssl.imaging.readers.dicom_frames import SEGMENTATIONS, read_header
 from medssl.imaging.readers.dicom_segments import LPS, Segment, read_segments
 from medssl.imaging.resample import regrid_label
@@ -46,7 +47,7 @@ def read_dicom_label(path: Path, like: Volume, labels: Sequence[Label] = ()) -> 
     kind = str(header.get("SOPClassUID", ""))
     told = _frame_of_reference(header, like, path)
     image, like = like, _solid(like)
-    values = {_plain(label.name): label.value for label in labels}
+    values = {plain(label.name): label.value for label in labels}
     outside: Counter[str] = Counter()
     if kind in SEGMENTATIONS:
         parts = read_segments(path, like.geometry, refers=_refers(header, image))
@@ -54,7 +55,7 @@ def read_dicom_label(path: Path, like: Volume, labels: Sequence[Label] = ()) -> 
         parts = _structures(header, like.geometry, path, values, outside)
     else:
         raise ImageError(f"{path} is neither DICOM-SEG nor RTSTRUCT", reason="not-a-label")
-    joined = _joined(parts, like, values, path)
+    joined = _joined(parts, like, values, labels, path)
     lost = [
         f"{n} contour(s) of structure {name!r} lie outside the image and were left out"
         for name, n in outside.items()
@@ -110,6 +111,7 @@ def _joined(
     parts: Iterator[Segment],
     like: Volume,
     values: Mapping[str, int],
+    labels: Sequence[Label],
     path: Path,
 ) -> Volume:
     result = np.zeros(like.geometry.shape, dtype=np.uint8)
@@ -117,7 +119,7 @@ def _joined(
     names: dict[int, str] = {}
     order = _order(values)
     for number, name, mask, geometry in parts:
-        value = values.get(_plain(name)) if values else number
+        value = values.get(plain(name)) if values else number
         if value is None:
             notes.append(f"segment {name!r} is not in the class list and was left out")
             continue
@@ -137,7 +139,7 @@ def _joined(
         result[placed] = np.where(order[below] > order[value], below, value)
     if not names:
         raise ImageError(
-            f"{path}: none of its segments is in the class list ({', '.join(values)}); "
+            f"{path}: none of its segments is in the class list ({', '.join(label.name for label in labels)}); "
             f"{'; '.join(notes) or 'it has no segments'}",
             reason="label-values",
         )
@@ -175,10 +177,6 @@ def _lost(mask: npt.NDArray[np.bool_], own: Geometry, image: Geometry, name: str
     return notes
 
 
-def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
-
-
 def _structures(
     dataset: Dataset, geometry: Geometry, path: Path, values: Mapping[str, int], outside: Counter[str]
 ) -> Iterator[Segment]:
@@ -191,7 +189,7 @@ def _structures(
         number = int(roi.ReferencedROINumber)
         name = names.get(number, str(number))
         mask = np.zeros(geometry.shape, dtype=bool)
-        for contour in roi.get("ContourSequence", ()) if not values or _plain(name) in values else ():
+        for contour in roi.get("ContourSequence", ()) if not values or plain(name) in values else ():
             if str(contour.get("ContourGeometricType", "")).startswith("CLOSED"):
                 points = np.reshape([float(v) for v in contour.ContourData], (-1, 3))
                 outside[name] += not _fill(mask, points, geometry, f"{path}: a contour of structure {name!r}")

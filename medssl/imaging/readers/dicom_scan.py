@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pydicom.dataset import Dataset
+
 from medssl.imaging.errors import ImageError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.own_results import is_own_result
@@ -45,7 +47,7 @@ def scan_dicom(files: Iterable[Path], scan: Scan, *, resample_irregular: bool = 
                 if is_own_result(dataset):  # a label that networks are judged by is nobody's prediction
                     raise ImageError(f"{file} is a result of medssl, neither scan nor label", reason="own-result")
                 if dataset.get("SOPClassUID", "") in (*SEGMENTATIONS, _RTSTRUCT):
-                    scan.labels.append(FoundLabel(file, tuple(sorted(referenced_series(dataset)))))
+                    _label(FoundLabel(file, *_about(dataset)), scan)
                 else:
                     instance = instance_of(dataset, file)
                     refuse_no_scan(instance)
@@ -61,12 +63,25 @@ def scan_dicom(files: Iterable[Path], scan: Scan, *, resample_irregular: bool = 
         _series(uid, group, folders, scan, resample_irregular)
 
 
+def _about(dataset: Dataset) -> tuple[tuple[str, ...], str]:
+    return tuple(sorted(referenced_series(dataset))), str(dataset.get("SOPInstanceUID", "") or "")
+
+
+def _label(label: FoundLabel, scan: Scan) -> None:
+    """Take a label object, once where it lies there twice."""
+    if label.uid and any(label.uid == other.uid for other in scan.labels):
+        scan.problems.append(_left_out(label.path, "duplicate", "exactly the same object is in another file"))
+    else:
+        scan.labels.append(label)
+
+
 def _series(uid: str, group: list[Instance], folders: dict[Path, int], scan: Scan, resample_irregular: bool) -> None:
     planes, problems = [i for i in group if not is_localizer(i)], scan.problems
     if not planes and sum(len(i.frames) for i in group) >= _FEWEST_PLANES:
         planes = group  # a volume that is called so
+    scouts = [i for i in group if is_localizer(i)] if len(planes) < len(group) else []
     message = "a localizer is no part of the volume" if planes else "localizers alone are no scan"
-    problems.extend(_left_out(i.path, "localizer", message) for i in group if i not in planes)
+    problems.extend(_left_out(i.path, "localizer", message) for i in scouts)
     if not planes:
         return
     if cut := [i for i in planes if i.cut]:

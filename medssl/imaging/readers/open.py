@@ -206,12 +206,19 @@ def read_label(
     return Volume(array, geometry, source=volume.source)
 
 
+def is_dicom_label(path: Path | str) -> bool:
+    """Whether a label would be read as a DICOM object."""
+    file, _ = split_field(path)
+    others = (".nii", ".nii.gz", *itk.SUFFIXES, *raster.SUFFIXES, ".zip")
+    return file.is_file() and not file.name.lower().endswith(others)
+
+
 def _label_volume(path: Path, like: Volume, labels: Sequence[Label]) -> Volume:
     file, _ = split_field(path)
     name = file.name.lower()
     if file.is_file() and name.endswith(raster.SUFFIXES):
         return raster.read_raster(file, indexed=True)
-    if file.is_file() and not name.endswith((".nii", ".nii.gz", *itk.SUFFIXES, ".zip")):
+    if is_dicom_label(path):
         from medssl.imaging.readers.dicom_labels import read_dicom_label  # noqa: PLC0415 (pydicom is slow to import)
 
         return read_dicom_label(file, like, labels)

@@ -65,10 +65,12 @@ class FoundLabel:
     Args:
         path: Its file.
         series_uids: Series it refers to.
+        uid: SOPInstanceUID.
     """
 
     path: Path
     series_uids: tuple[str, ...]
+    uid: str = ""
 
 
 @dataclass
@@ -156,9 +158,9 @@ def _files(root: Path, scan: Scan) -> list[Path]:
 
 def _empty(file: Path) -> Problem:
     """A file without bytes, which is damaged where its name is that of an image."""
-    from medssl.imaging.readers.dicom_frames import was_dicom  # noqa: PLC0415 (pydicom is slow to import)
+    from medssl.imaging.readers.dicom_frames import named_as_dicom  # noqa: PLC0415 (pydicom is slow to import)
 
-    if file.name.lower().endswith((*_NIFTI, *itk.SUFFIXES, *raster.SUFFIXES, ".zip")) or was_dicom(file):
+    if file.name.lower().endswith((*_NIFTI, *itk.SUFFIXES, *raster.SUFFIXES, ".zip")) or named_as_dicom(file):
         return Problem(str(file), "empty-file", "left out", "the file is empty (0 bytes): copy it again")
     return Problem(str(file), "not-an-image", "left out", "the file is empty (0 bytes)")
 

@@ -98,7 +98,7 @@ def test_bad_files_have_reasons(tmp_path: Path):
     assert _reason(tmp_path / "cut.nii.gz") == "truncated"
     assert _reason(tmp_path / "text.nii") == "truncated"
     assert _reason(tmp_path / "empty.nii.gz") == "empty-file"
-    assert _reason(tmp_path / "text.dcm") == "bad-dicom"
+    assert _reason(tmp_path / "text.dcm") == "not-an-image"
     assert _reason(tmp_path / "cut.png") == "truncated"
     assert _reason(tmp_path / "cut.mha") == "truncated"
     assert _reason(tmp_path / "notzip.zip") == "bad-zip"
