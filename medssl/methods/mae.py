@@ -74,7 +74,8 @@ class MAE(Method):
         target, prediction = self._target(patches), self._predict(image, visible, hidden)
         if self.min_patch_std is None:
             return {"loss": token_mse(prediction, target)}
-        counted = patches.unflatten(-1, (-1, image.shape[1])).std(-2).amax(-1) > self.min_patch_std
+        of_channels = patches.reshape(*patches.shape[:2], -1, image.shape[1])  # the channel comes last in a token
+        counted = of_channels.std(-2).amax(-1) > self.min_patch_std
         return {"loss": masked_token_mse(prediction, target, counted), "counted_patches": counted.float().mean()}
 
     @torch.no_grad()
