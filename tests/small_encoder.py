@@ -19,7 +19,12 @@ def small_encoder(
     torch.manual_seed(seed)
     component = Component("medssl.models.unet.ResidualUNetEncoder", _UNET)
     described = Component(component.class_path, {**_UNET, "spatial_dims": dims, "in_channels": in_channels})
-    meta = {"channels": ["x"], "provenance": {"crop": [8] * dims}, "method": {"class_path": "a.b.SimCLR"}, **meta}
+    meta = {
+        "channels": [f"channel {c}" for c in range(in_channels)],
+        "provenance": {"crop": [8] * dims},
+        "method": {"class_path": "a.b.SimCLR"},
+        **meta,
+    }
     weights = {name: value * factor for name, value in build_encoder(component, dims, in_channels).state_dict().items()}
     save_encoder(folder / "encoder.safetensors", weights, None, {"encoder": described.to_json(), **meta})
     return folder

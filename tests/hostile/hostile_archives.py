@@ -52,7 +52,7 @@ def _write(folder: Path, content: bytes, name: str = "study.zip") -> Path:
     return folder / name
 
 
-@family(4, reasons=("zip-limit", "no-images", "not-an-image", "bad-zip"))
+@family(4, reasons=("zip-limit", "no-images", "not-an-image", "bad-zip", "truncated"))
 def zip_many_files(folder: Path, number: int) -> Path:
     count = (60_000, 1000, 65_535, 200_000)[number]
     names = [f"{index:06x}" for index in range(count)]

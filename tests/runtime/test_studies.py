@@ -362,7 +362,7 @@ def test_each_study_of_a_folder_is_a_case_and_a_bad_one_does_not_stop_the_others
     _series(study / "other", "1.9.1", "t1", StudyInstanceUID="1.9")
     assert main(["predict", str(bundle), str(study), "--out", str(tmp_path / "out"), "--threads", "1"]) == 2
     assert "channel FLAIR (MR, flair, axial, 0.4 to 4 mm): no series fits" in capsys.readouterr().err
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["study", "summary.csv"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["study_3", "summary.csv"]  # the end of its UID
 
 
 def test_rules_are_part_of_the_bundle_and_checked(bundle: Path):

@@ -160,13 +160,13 @@ def test_resume_tells_every_difference(cache, tmp_path):
 def test_a_run_from_before_an_option_goes_on_with_its_default(cache, tmp_path):
     run(cache, tmp_path / "run", steps=2)
     content = json.loads((tmp_path / "run" / "run.json").read_text())
-    for option in ("momentum", "undecayed_lr"):
+    for option in ("beta2", "undecayed_lr"):
         del content["config"]["train"][option]
     del content["config"]["views"]["partner"]
     del content["config"]["views"]["augment"]["stain_p"]
     (tmp_path / "run" / "run.json").write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match=r"train.momentum: the run has 0.99, now 0.9"):
-        run(cache, tmp_path / "run", steps=4, momentum=0.9, resume=True)
+    with pytest.raises(ConfigError, match=r"train.beta2: the run has 0.999, now 0.9"):
+        run(cache, tmp_path / "run", steps=4, beta2=0.9, resume=True)
     run(cache, tmp_path / "run", steps=3, resume=True)
 
 
