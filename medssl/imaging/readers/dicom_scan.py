@@ -70,7 +70,11 @@ def _about(dataset: Dataset) -> tuple[tuple[str, ...], str]:
 def _label(label: FoundLabel, scan: Scan) -> None:
     """Take a label object, once where it lies there twice."""
     if label.uid and any(label.uid == other.uid for other in scan.labels):
-        scan.problems.append(_left_out(label.path, "duplicate", "exactly the same object is in another file"))
+        scan.problems.append(
+            _left_out(
+                label.path, "duplicate", "an object of the same SOPInstanceUID is in another file, which was taken"
+            )
+        )
     else:
         scan.labels.append(label)
 
