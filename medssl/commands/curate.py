@@ -75,7 +75,7 @@ def curate(
     asked = [image for image in images if not held(image)]
     refuse_too_many(asked, likeness)
     useful, useless = look(asked, quality, likeness.rule, workers)
-    left = [Left(image, reason) for image, reason in (*((image, "unreadable") for image in broken), *useless)]
+    left = [Left(image, reason) for image, reason in (*broken, *useless)]
     warnings = [*goal.warnings, *nothing_compared(useful, likeness)]
     kept, alike = unlike(useful, likeness, encoder, where)
     left += alike

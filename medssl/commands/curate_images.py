@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _SIDE = 64  # of pictures that ssim and mutual information compare
 _BATCH = 32
+_FLAT = "a 2D image, no volume"
 
 
 @dataclass(frozen=True)
@@ -49,24 +50,26 @@ class Image:
     code: Any = None
 
 
-def taken_apart(listed: Manifest, axis: int | None, flat_stay: bool = False) -> tuple[list[Image], list[Image]]:
+def taken_apart(
+    listed: Manifest, axis: int | None, flat_stay: bool = False
+) -> tuple[list[Image], list[tuple[Image, str]]]:
     """The images of a manifest, or the slices of its volumes across an axis, one 2D image each, without label maps.
 
     Args:
         listed: The manifest.
         axis: Of the files; None leaves volumes whole.
-        flat_stay: 2D images stay as they are beside the slices; else they are refused.
+        flat_stay: 2D images stay as they are beside the slices; else they are left out.
 
     Returns:
-        These, and the volumes that cannot be read and so not be taken apart.
+        These, and what cannot be taken apart, because it cannot be read or is 2D, with the reason.
 
     Raises:
-        ConfigError: A 2D image that is to be taken apart.
+        ConfigError: All images are 2D.
     """
     if axis is None:
         return [Image(n, row, _volume_of(row), listed.root) for n, row in enumerate(listed.rows)], []
     found: list[Image] = []
-    unreadable: list[Image] = []
+    left: list[tuple[Image, str]] = []
     with Progress("volumes", len(listed.rows)) as progress:
         for row in listed.rows:
             progress.advance()
@@ -74,18 +77,24 @@ def taken_apart(listed: Manifest, axis: int | None, flat_stay: bool = False) -> 
             try:
                 shape = _shape(listed.root / parts[0])
             except ImageError:
-                unreadable.append(Image(len(found) + len(unreadable), row, row.case, listed.root))
+                left.append((Image(len(found) + len(left), row, row.case, listed.root), "unreadable"))
                 continue
             if len(shape) != 3:
+                image = Image(len(found) + len(left), row, _volume_of(row), listed.root)
                 if flat_stay:
-                    found.append(Image(len(found) + len(unreadable), row, _volume_of(row), listed.root))
-                    continue
-                raise ConfigError([f"slices {axis}: case {row.case!r} is a 2D image: leave --slices out"])
+                    found.append(image)
+                else:
+                    left.append((image, _FLAT))
+                continue
             for k in range(shape[axis]):
                 field = ";".join(f"{part}#slice={axis}:{k}" for part in parts)
                 own = replace(row, case=f"{row.case}_s{k:04d}", image=field, label="")
-                found.append(Image(len(found) + len(unreadable), own, row.case, listed.root))
-    return found, unreadable
+                found.append(Image(len(found) + len(left), own, row.case, listed.root))
+    if not found and (flat := [image.row.case for image, reason in left if reason == _FLAT]):
+        raise ConfigError(
+            [f"slices {axis}: case {flat[0]!r} is a 2D image, and no other is a volume: leave --slices out"]
+        )
+    return found, left
 
 
 def _shape(path: Path) -> tuple[int, ...]:

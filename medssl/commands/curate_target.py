@@ -64,10 +64,9 @@ def read_target(
         )
     if unused:
         say(f"curate: {unused} of {len(listed.rows)} cases of {target} are of split val or test and are not looked at")
-    images, unread = taken_apart(replace(listed, rows=tuple(rows)), slices, flat_stay=True)
+    images, left = taken_apart(replace(listed, rows=tuple(rows)), slices, flat_stay=True)
     useful, others = look(images, replace(quality, modality="", border=0.0), "none", workers)
-    unread += [image for image, reason in others if reason == "unreadable"]
-    if unread:
+    if unread := [image for image, reason in (*left, *others) if reason == "unreadable"]:
         raise ConfigError(
             [f"target {target}: {some([image.row.case for image in unread])} cannot be read: mend or leave them out"]
         )

@@ -277,6 +277,17 @@ def test_a_coreset_of_nothing_is_nothing(tmp_path: Path, capsys: pytest.CaptureF
     assert [row.case for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows] == ["answered"]
 
 
+def test_a_2d_image_among_volumes_is_left_out_and_told(tmp_path: Path):
+    """A topogram in a series of its own ended the run."""
+    manifest = _volumes(tmp_path / "data")
+    Image.fromarray(np.full((30, _COLUMNS), 90, np.uint8)).save(tmp_path / "data" / "flat.png")
+    rows = [Row("flat", "patient_u", "flat.png", modality="CT"), *Manifest.read(manifest).rows]
+    Manifest.from_rows(rows, tmp_path / "data").write(manifest)
+    assert _curate(manifest, tmp_path / "out", "--slices", "2") == 0
+    assert _left(tmp_path / "out")["flat"]["reason"] == "a 2D image, no volume"
+    assert all(row.case != "flat" for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows)
+
+
 def _bars(images: list[curate_images.Image], encoder: Path, device: str) -> tuple[np.ndarray, list, list]:
     """Histograms of pictures in place of an encoder's features."""
     pictures = [curate_images.picture_of(image) for image in images]
@@ -411,7 +422,7 @@ def test_mistakes_are_told_together(tmp_path: Path, capsys: pytest.CaptureFixtur
     for part in ("exists already", "slices must be 0, 1 or 2", "need --encoder", "nowhere does not exist"):
         assert part in told
     assert _curate(manifest, tmp_path / "new", "--slices", "0") == 2
-    assert "is a 2D image: leave --slices out" in capsys.readouterr().err
+    assert "is a 2D image, and no other is a volume: leave --slices out" in capsys.readouterr().err
     assert _curate(manifest, tmp_path / "new", "--likeness.threshold", "99", "--likeness.every", "0") == 2
     told = capsys.readouterr().err
     assert "must lie in [0, 64]" in told
