@@ -133,8 +133,8 @@ def prepare(
     )
     problems = _run(jobs, workers)
     write_problems(out / "problems.csv", problems)
-    _finish(out, settings, jobs, {Path(p.path).name for p in problems}, listed, channels)
-    _summary(out, jobs, problems, given=bool(classes))
+    contents = _finish(out, settings, jobs, {Path(p.path).name for p in problems}, listed, channels)
+    _summary(out, jobs, problems, contents, given=bool(classes))
 
 
 def _with_splits(rows: Sequence[Row], split: str, seed: int) -> list[Row]:
@@ -359,8 +359,8 @@ def _finish(
     failed: set[str],
     listed: Manifest,
     channels: Sequence[str] | None,
-) -> None:
-    """Write cache.json over the cases that are there."""
+) -> list[dict[str, Any]]:
+    """Write cache.json over the cases that are there; returns what each case.json holds."""
     from medssl.data.fingerprint import merge, propose
 
     names = [job.row.case for job in jobs if job.row.case not in failed]
@@ -404,6 +404,7 @@ def _finish(
             "command": command(),
         },
     )
+    return contents
 
 
 def _refuse_renamed(contents: Sequence[dict[str, Any]]) -> None:
@@ -438,7 +439,9 @@ def _remarks(contents: Sequence[dict[str, Any]]) -> list[str]:
     return lines[:_SHOWN] + more
 
 
-def _summary(out: Path, jobs: Sequence[Job], problems: Sequence[Problem], given: bool) -> None:
+def _summary(
+    out: Path, jobs: Sequence[Job], problems: Sequence[Problem], contents: Sequence[dict[str, Any]], given: bool
+) -> None:
     content = json.loads((out / "cache.json").read_text(encoding="utf-8"))
     kept = set(content["cases"])
     splits = Counter(job.row.split for job in jobs if job.row.case in kept)
@@ -451,8 +454,7 @@ def _summary(out: Path, jobs: Sequence[Job], problems: Sequence[Problem], given:
     if found:
         how = "" if given else " (no labels were given, so each value found is one)"
         say(f"label classes: {', '.join(found)}{how}")
-    cases = [json.loads((out / "cases" / name / "case.json").read_text(encoding="utf-8")) for name in content["cases"]]
-    if lines := _remarks(cases):
+    if lines := _remarks(contents):
         say("\n".join(lines))
     if content["classes"]:
         say(f"image classes: {', '.join(content['classes'])}")

@@ -114,10 +114,10 @@ def hours_of(encoder: Path) -> float | None:
     return None if hours is None else float(hours) / (ran_at_a_time(encoder.parent) or 1)
 
 
-def fewer_trials(study: StudyPlan, tried: Sequence[Done], choices: Collection[str]) -> list[str]:
+def fewer_trials(study: StudyPlan, tried: Sequence[Done], arms: Collection[str]) -> list[str]:
     """The warning that arms were chosen from fewer trials than the plan has now; nothing where none was."""
     counts = Counter(done.run.arm.name for done in tried)
-    fewer = [f"{name} ({counts[name]} of {len(study.trials)})" for name in choices if counts[name] < len(study.trials)]
+    fewer = [f"{name} ({counts[name]} of {len(study.trials)})" for name in arms if counts[name] < len(study.trials)]
     if not fewer:
         return []
     return [

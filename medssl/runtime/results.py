@@ -74,10 +74,10 @@ def write_results(
 
 def forget_results(folder: Path) -> None:
     """Remove what an earlier call wrote of a case of this name, and nothing else."""
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= _FILES:
-        for path in folder.iterdir():
-            path.unlink()
-        (folder.unlink if folder.is_symlink() else folder.rmdir)()
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 @contextmanager

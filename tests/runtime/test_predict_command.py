@@ -169,10 +169,11 @@ def test_results_never_replace_their_images_nor_files_of_others(
     assert "would replace its images" in capsys.readouterr().err
     assert len(list(series.iterdir())) == 4
     (tmp_path / "out" / "ct").mkdir(parents=True)
-    (tmp_path / "out" / "ct" / "notes.txt").touch()
+    for name in ("notes.txt", "seg.nii.gz"):
+        (tmp_path / "out" / "ct" / name).touch()
     (series / "003.dcm").write_bytes(b"")
     assert main([*arguments, str(tmp_path / "out")]) == 2
-    assert (tmp_path / "out" / "ct" / "notes.txt").is_file()
+    assert [path.name for path in (tmp_path / "out" / "ct").iterdir()] == ["notes.txt"]
 
 
 def test_the_name_of_one_case_is_never_that_of_another_in_the_next_call():

@@ -27,7 +27,7 @@ from medssl.imaging.writers.dicom_seg import write_fractional_seg
 from medssl.imaging.writers.dicom_source import Maker
 from medssl.runtime.bundle import Bundle
 from medssl.runtime.predictor import Prediction, Predictor
-from medssl.runtime.results import DICOM_FORMATS, FORMATS, FRACTIONAL, MASK_FORMATS, write_results
+from medssl.runtime.results import DICOM_FORMATS, FORMATS, FRACTIONAL, MASK_FORMATS, forget_results, write_results
 from medssl.runtime.server.secret import Secret
 from medssl.runtime.shares import Shares
 from medssl.runtime.sliding_window import segment_by
@@ -55,6 +55,14 @@ def series(tmp_path: Path) -> Path:
 def _text(path: Path) -> str:
     dataset = pydicom.dcmread(path, stop_before_pixels=True)
     return " ".join(str(e.value) for e in dataset.iterall() if e.VR in ("ST", "LT", "UT", "LO"))
+
+
+def test_whatever_was_written_of_a_case_is_forgotten(bundle: Path, series: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    assert main(["predict", str(bundle), str(series), "--out", str(out), "--format", ",".join(FORMATS)]) == 0
+    assert len(list((out / "series").iterdir())) == len(FORMATS)
+    forget_results(out / "series")
+    assert [path.name for path in out.iterdir()] == ["summary.csv"]
 
 
 def test_every_dicom_format_gives_its_file_of_the_same_study(bundle: Path, series: Path, tmp_path: Path):

@@ -21,7 +21,6 @@ from medssl.imaging.resample import regrid_label
 from medssl.imaging.volume import Source, Volume
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
-_LATER = {True: "class that comes later in the list", False: "larger number"}
 _LINE = 1e-3
 """Contours whose points lie no farther beside a straight line, in voxels, are one."""
 
@@ -57,9 +56,7 @@ def read_dicom_label(path: Path, like: Volume, labels: Sequence[Label] = ()) -> 
         raise ImageError(f"{path} is neither DICOM-SEG nor RTSTRUCT", reason="not-a-label")
     joined = _joined(parts, like, values, labels, path)
     lost = [
-        f"{n} contour(s) of structure {name!r} lie outside the image and were left out"
-        for name, n in outside.items()
-        if n
+        f"{n} contour(s) of structure {name!r} lie outside the image and were left out" for name, n in outside.items()
     ]
     if lost and not bool(joined.array.any()):
         raise ImageError(f"{path}: its contours lie nowhere on the image: it belongs to another", reason="label-grid")
@@ -117,7 +114,7 @@ def _joined(
     result = np.zeros(like.geometry.shape, dtype=np.uint8)
     notes, drawn = [], False
     names: dict[int, str] = {}
-    order = _order(values)
+    order, later = _order(values), "class that comes later in the list" if values else "larger number"
     for number, name, mask, geometry in parts:
         value = values.get(plain(name)) if values else number
         if value is None:
@@ -135,7 +132,7 @@ def _joined(
         names[value] = name if bool(placed.any()) else names.get(value, "")
         below = result[placed]
         if bool(np.any((below > 0) & (below != value))):
-            notes.append(f"segment {name!r} overlaps others; there the {_LATER[bool(values)]} was taken")
+            notes.append(f"segment {name!r} overlaps others; there the {later} was taken")
         result[placed] = np.where(order[below] > order[value], below, value)
     if not names:
         raise ImageError(
@@ -192,7 +189,8 @@ def _structures(
         for contour in roi.get("ContourSequence", ()) if not values or plain(name) in values else ():
             if str(contour.get("ContourGeometricType", "")).startswith("CLOSED"):
                 points = np.reshape([float(v) for v in contour.ContourData], (-1, 3))
-                outside[name] += not _fill(mask, points, geometry, f"{path}: a contour of structure {name!r}")
+                if not _fill(mask, points, geometry, f"{path}: a contour of structure {name!r}"):
+                    outside[name] += 1
         yield number, name, mask, geometry
 
 

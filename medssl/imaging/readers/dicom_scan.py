@@ -44,10 +44,8 @@ def scan_dicom(files: Iterable[Path], scan: Scan, *, resample_irregular: bool = 
         try:
             with explained(file):
                 dataset = read_header(file)
-                if is_own_result(dataset):  # a label that networks are judged by is nobody's prediction
-                    raise ImageError(f"{file} is a result of medssl, neither scan nor label", reason="own-result")
                 if dataset.get("SOPClassUID", "") in (*SEGMENTATIONS, _RTSTRUCT):
-                    _label(FoundLabel(file, *_about(dataset)), scan)
+                    _label(dataset, file, scan)
                 else:
                     instance = instance_of(dataset, file)
                     refuse_no_scan(instance)
@@ -63,18 +61,18 @@ def scan_dicom(files: Iterable[Path], scan: Scan, *, resample_irregular: bool = 
         _series(uid, group, folders, scan, resample_irregular)
 
 
-def _about(dataset: Dataset) -> tuple[tuple[str, ...], str]:
-    return tuple(sorted(referenced_series(dataset))), str(dataset.get("SOPInstanceUID", "") or "")
+def _label(dataset: Dataset, file: Path, scan: Scan) -> None:
+    """Take a label object, once where it lies there twice, and none that medssl made.
 
-
-def _label(label: FoundLabel, scan: Scan) -> None:
-    """Take a label object, once where it lies there twice."""
+    Raises:
+        ImageError: medssl made it: a label that networks are judged by is nobody's prediction.
+    """
+    if is_own_result(dataset):
+        raise ImageError(f"{file} is a result of medssl and no label of an expert", reason="own-result")
+    label = FoundLabel(file, tuple(sorted(referenced_series(dataset))), str(dataset.get("SOPInstanceUID", "") or ""))
     if label.uid and any(label.uid == other.uid for other in scan.labels):
-        scan.problems.append(
-            _left_out(
-                label.path, "duplicate", "an object of the same SOPInstanceUID is in another file, which was taken"
-            )
-        )
+        message = "an object of the same SOPInstanceUID is in another file, which was taken"
+        scan.problems.append(_left_out(file, "duplicate", message))
     else:
         scan.labels.append(label)
 
