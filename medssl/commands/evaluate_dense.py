@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,8 @@ def evaluate_dense(
     names, size = encoder_names(files), options.size or tuple(metas[0].get("provenance", {}).get("crop", ()))
     check_encoders(files, metas, cache, size, cache.spatial_dims)
     measure = _landmarks if options.target == "landmarks" else _prompts
-    arms = _arms(files, metas[0], names, cache, size, options, device)
+    sizes = [options.size or tuple(meta.get("provenance", {}).get("crop", size)) for meta in metas]
+    arms = _arms(files, metas[0], names, cache, sizes, options, device)
     say(
         f"evaluate: {options.target} by frozen features of {', '.join(names)} beside {options.random_seeds} encoder(s) "
         f"with random weights on {device}; split test of {cache.path}\nNot a medical device: for research only."
@@ -99,11 +101,14 @@ def _arms(
     meta: dict[str, Any],
     names: Sequence[str],
     cache: "Cache",
-    size: tuple[int, ...],
+    sizes: Sequence[tuple[int, ...]],
     options: FrozenOptions,
     device: str,
 ) -> Arms:
-    """Name to what makes its networks: of the kind that was trained, so with heads where a run of SAM has them."""
+    """Name to what makes its networks: of the kind that was trained, so with heads where a run of SAM has them.
+
+    Batch norm meets crops of each encoder's own size, random weights those of the first.
+    """
     import torch
 
     from medssl.evaluation.features import calibrate
@@ -118,28 +123,31 @@ def _arms(
     seen = [case for case in cache.cases if case.split == "train"][:_SEEN]
     if not seen:
         raise CacheError(f"{cache.path} has no case of split train", reason="no-cases")
-    images = torch.stack([torch.from_numpy(middle_crop(cache, case, size)) for case in seen])
     tensors, _ = read_encoder(files[0])
     width = len(tensors["decoder.fine.weight"]) if is_anatomy_run(tensors, meta) else 0
 
-    def calibrated(network: "nn.Module", encoder: "Encoder") -> "nn.Module":
+    @lru_cache(maxsize=1)
+    def images(size: tuple[int, ...]) -> "Tensor":
+        return torch.stack([torch.from_numpy(middle_crop(cache, case, size)) for case in seen])
+
+    def calibrated(network: "nn.Module", encoder: "Encoder", size: tuple[int, ...]) -> "nn.Module":
         network.to(device)
-        calibrate(encoder, images)
+        calibrate(encoder, images(size))
         return network.eval()
 
-    def trained(path: Path) -> "nn.Module":
+    def trained(path: Path, size: tuple[int, ...]) -> "nn.Module":
         if is_anatomy_run(*read_encoder(path)):
             network, _ = read_anatomy_network(path)
-            return calibrated(network, network.encoder)
+            return calibrated(network, network.encoder, size)
         encoder = pretrained_encoder(path, dims, channels)
-        return calibrated(EncoderMaps(encoder), encoder)
+        return calibrated(EncoderMaps(encoder), encoder, size)
 
     def untrained(seed: int) -> "nn.Module":
         encoder = random_encoder(Component.from_json(meta["encoder"]), dims, channels, seed)
-        return calibrated(AnatomyNetwork(encoder, width) if width else EncoderMaps(encoder), encoder)
+        return calibrated(AnatomyNetwork(encoder, width) if width else EncoderMaps(encoder), encoder, sizes[0])
 
-    arms: Arms = {name: [lambda path=path: trained(path)] for name, path in zip(names, files, strict=True)}  # type: ignore[misc]
-    arms[RANDOM] = [lambda seed=seed: untrained(seed) for seed in range(options.random_seeds)]  # type: ignore[misc]
+    arms: Arms = {n: [partial(trained, path, size)] for n, path, size in zip(names, files, sizes, strict=True)}
+    arms[RANDOM] = [partial(untrained, seed) for seed in range(options.random_seeds)]
     return arms
 
 

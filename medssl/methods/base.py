@@ -75,7 +75,7 @@ class Method(nn.Module, ABC):
     card: ClassVar[MethodCard]
     """What `medssl methods` tells of it."""
 
-    views: ClassVar[int] = 1
+    views: int = 1
     """How many augmented views of each sample the method asks for; 1 = the varied crop itself, `image`."""
 
     local_views: ClassVar[bool] = False

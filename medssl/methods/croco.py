@@ -28,8 +28,8 @@ class CroCo(Method):
         encoder: A `ViT`; it sees the visible patches of the first image and all of the second.
         seed: Seed of the masks.
         mask_ratio: Share of the first image's patches hidden (0.9 in the paper).
-        pair: `views`: two overlapping boxes of a source crop, in 3D neighbouring slabs among them. `channels`: of the
-            first view, one channel is the first image and the others are the second: co-registered sequences.
+        pair: `views`: two overlapping boxes of a source crop, in 3D neighbouring slabs among them. `channels`: of one
+            view, a channel is the first image and the others are the second: co-registered sequences.
         decoder: Width, blocks and attention heads of the decoder.
         variance_floor: Added to the variance of target patches, because air is constant (1e-6 in the paper).
 
@@ -57,6 +57,7 @@ class CroCo(Method):
             raise ConfigError(["pair channels needs images of two channels or more, these have one: use views"])
         self._vit, self.seed, self.mask_ratio, self.pair = vit, seed, mask_ratio, pair
         self.variance_floor = variance_floor
+        self.views = 2 if pair == "views" else 1
         self.decoder = PairDecoder(vit.width, decoder, vit.patch_embed.in_features)
 
     @property
@@ -80,7 +81,7 @@ class CroCo(Method):
         if self.pair == "views":
             first, second = batch["views"]
             return first, second, None
-        view = batch["views"][0]
+        view = batch["image"]
         drawn = torch.randint(view.shape[1], (len(view),), generator=step_generator(self.seed + 1, step))
         mask = torch.zeros(view.shape[:2], dtype=torch.bool).scatter_(1, drawn[:, None], True).to(view.device)
         mask = mask.view(*mask.shape, *[1] * (view.ndim - 2))

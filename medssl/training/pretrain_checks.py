@@ -148,9 +148,12 @@ def _not_for(method: type[Method], source: Source, parts: int) -> list[str]:
     return problems + unused_views(method, source.views, source.group)
 
 
-def unused_views(method: type[Method], views: ViewOptions, group: str = "") -> list[str]:
-    """Options for views that the method does not use: an option that does nothing is a mistake."""
-    name = method.__name__
+def unused_views(method: Method | type[Method], views: ViewOptions, group: str = "") -> list[str]:
+    """Options for views that the method does not use: an option that does nothing is a mistake.
+
+    Of a class, those that its methods never use; of a method, those that it does not use with its own options.
+    """
+    name = (method if isinstance(method, type) else type(method)).__name__
     problems = []
     if views.local_views and not method.local_views:
         problems.append(f"{group}views.local_views {views.local_views}: {name} makes no use of local views")

@@ -36,6 +36,7 @@ from medssl.training.pretrain_checks import (
     try_encoder,
     try_out,
     unlike_helpers,
+    unused_views,
 )
 from medssl.training.pretrain_job import Pretraining, Settings
 from medssl.training.pretrain_sources import Source, make_sources
@@ -86,6 +87,7 @@ def assemble(settings: Settings, cache: Cache, fabric: Fabric, other: Cache | No
     augments = {source.spatial_dims: source.augment(method.views, train.seed) for source in sources}
     for source in sources:
         problems.add(unlike_helpers(method, source))
+        problems.add(unused_views(method, source.views, source.group))
     for source in sized:
         with problems.collected():
             try_out(method, source, augments[source.spatial_dims])

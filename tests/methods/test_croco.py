@@ -12,6 +12,8 @@ from medssl.methods.croco import CroCo
 from medssl.models.positions import patchify, unpatchify
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
+from medssl.training.pretrain_checks import unused_views
+from medssl.training.pretrain_options import ViewOptions
 
 
 def _method(dims: int = 2, channels: int = 1, **given: Any) -> CroCo:
@@ -59,7 +61,7 @@ def test_the_loss_is_that_of_normalised_hidden_patches():
 @pytest.mark.parametrize("dims", [2, 3])
 def test_channels_are_completed_from_the_other_channels(dims: int):
     method, batch = _method(dims, 3, pair="channels").eval(), _batch(dims, 3)
-    view = batch["views"][0]
+    view = batch["image"]
     first, second, own = method._images(batch, 2)
     torch.testing.assert_close(first + second, view)
     for sample, channel in enumerate(own.tolist()):
@@ -75,9 +77,13 @@ def test_channels_are_completed_from_the_other_channels(dims: int):
             normal = (patch - patch.mean()) / (patch.var() + 1e-3).sqrt()
             total = total + (answer[n] - normal).square().mean()
     torch.testing.assert_close(method(batch)["loss"], total / hidden.numel())
-    swapped = {**batch, "views": batch["views"].clone()}
-    swapped["views"][1] += 1  # the second view takes no part
-    torch.testing.assert_close(method(swapped)["loss"], method(batch)["loss"])
+
+
+def test_channels_have_one_view_and_options_of_a_second_are_refused():
+    views = ViewOptions((16, 16), source=(24, 24), partner="patient")
+    assert unused_views(CroCo, views) == [] == unused_views(_method(channels=2), views)
+    told = unused_views(_method(channels=2, pair="channels"), views, "also.")
+    assert [text.split(":")[0] for text in told] == ["also.views.source", "also.views.partner patient"]
 
 
 def test_the_right_second_image_is_better_than_another_one():
