@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from medssl.commands.app import make_manifest, read_application
+from medssl.commands.app import make_manifest
 from medssl.commands.console import say
-from medssl.commands.parsing import resolve_folder
 from medssl.commands.prepare import changed_cases
 from medssl.commands.study_images import images_cache
-from medssl.commands.study_tuned import cache_of, prepare_options
+from medssl.commands.study_tuned import application_of, cache_of, prepare_options
 from medssl.evaluation.study_plan import StudyPlan
 from medssl.imaging.errors import MedsslError
 from medssl.imaging.manifest import Manifest
@@ -52,7 +51,7 @@ def _manifest_now(plan: StudyPlan, data: Path, out: Path) -> Manifest:
     """The manifest of the data as they are, made beside the study's own, since its paths may be relative."""
     path = out / "manifest_now.csv"
     try:
-        make_manifest(read_application(resolve_folder("apps", Path(plan.app)), ""), data, path)
+        make_manifest(application_of(plan), data, path)
         return Manifest.read(path)
     finally:
         for made in (path, problems_beside(path)):

@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
-from medssl.commands.app import make_manifest, read_application, run_stage
+from medssl.commands.app import make_manifest, run_stage
 from medssl.commands.comparison import with_config
 from medssl.commands.console import say
 from medssl.commands.finished import is_finished, refuse_unfinished
 from medssl.commands.keys import files_named, key_of
-from medssl.commands.parsing import resolve_folder, run_verb
+from medssl.commands.parsing import run_verb
 from medssl.commands.side_by_side import side_by_side
 from medssl.commands.study_images import images_cache, prepare_images
 from medssl.commands.study_jobs import keep_jobs, ran_at_a_time
@@ -27,7 +27,7 @@ from medssl.commands.study_tested import (
     validation_cases,
     validation_score,
 )
-from medssl.commands.study_tuned import Done, Tuned, cache_of, prepare_options
+from medssl.commands.study_tuned import Done, Tuned, application_of, cache_of, prepare_options
 from medssl.evaluation.benchmark_plan import merged
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
 from medssl.imaging.errors import ConfigError, MedsslError, message_of
@@ -66,7 +66,7 @@ def prepare_study(plan: StudyPlan, data: Path, out: Path) -> None:
     if (cache / "cache.json").is_file():
         return
     manifest, config = out / "manifest.csv", cache.with_suffix(".yaml")
-    make_manifest(read_application(resolve_folder("apps", Path(plan.app)), ""), data, manifest)
+    make_manifest(application_of(plan), data, manifest)
     write_text(config, yaml.safe_dump(prepare_options(plan)))
     run_stage("prepare", [str(manifest), "--config", str(config), "--out", str(cache)])
 

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medssl.commands.app import read_application
+from medssl.commands.app import Application, read_application
 from medssl.commands.comparison import with_config
 from medssl.commands.keys import key_of
 from medssl.commands.parsing import resolve_folder
@@ -105,5 +105,13 @@ def prepare_options(plan: StudyPlan) -> dict[str, Any]:
     Raises:
         ConfigError: The application cannot be read.
     """
-    application = read_application(resolve_folder("apps", Path(plan.app)), "")
-    return merged(application.stages.get("prepare", {}), plan.prepare.options)
+    return merged(application_of(plan).stages.get("prepare", {}), plan.prepare.options)
+
+
+def application_of(plan: StudyPlan) -> Application:
+    """The study's application with the options of its profile.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    return read_application(resolve_folder("apps", Path(plan.app)), plan.profile)

@@ -92,6 +92,9 @@ class StudyPlan:
     metric: Metric
     """What is compared: mean Dice of the cases, or a number of all cases' class probabilities."""
 
+    profile: str = ""
+    """Which of the application's profiles prepares; its default when empty."""
+
     finetune: Overrides = field(default_factory=Overrides)
     """Options of `medssl finetune` for every arm; `config` names a configuration to start from."""
 

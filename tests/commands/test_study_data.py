@@ -17,7 +17,7 @@ from medssl.commands.study_images import images_cache, prepare_images
 from medssl.commands.study_runs import prepare_study
 from medssl.commands.study_tuned import cache_of, prepare_options
 from medssl.evaluation.study_plan import StudyPlan
-from medssl.imaging.errors import MedsslError
+from medssl.imaging.errors import ConfigError, MedsslError
 
 _PREPARE = """import csv
 from medssl.imaging.manifest import Manifest, Row
@@ -140,3 +140,24 @@ def test_nothing_is_refused_before_there_is_a_cache(begun: Path):
     for record in (begun / "out").rglob("cache.json"):
         record.unlink()
     assert not _refused(begun)
+
+
+def test_the_profile_of_the_application_says_how_images_are_prepared(tmp_path: Path):
+    content = {"name": "tiny", "prepare": {"workers": 1}, "default_profile": "small"}
+    sizes = {"small": 8, "large": 16}
+    content["profiles"] = {name: {"prepare": {"preprocess": {"longest": size}}} for name, size in sizes.items()}
+    (tmp_path / "app.yaml").write_text(yaml.safe_dump(content))
+    plan = {
+        "app": str(tmp_path),
+        "metric": "dice",
+        "labels": [1],
+        "reference": "a",
+        "arms": [{"name": "a"}, {"name": "b"}],
+    }
+    plans = {}
+    for name in ("large", "huge"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**plan, "profile": name}))
+        plans[name] = read_options(StudyPlan, tmp_path / f"{name}.yaml")
+    assert prepare_options(plans["large"]) == {"workers": 1, "preprocess": {"longest": 16}}
+    with pytest.raises(ConfigError, match="profile 'huge' is unknown"):
+        prepare_options(plans["huge"])
