@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -12,7 +13,10 @@ from typing import Any, Literal
 import yaml
 
 from medssl.commands.console import say
+from medssl.commands.data_changes import manifest_now, told_changes
+from medssl.commands.keys import key_of
 from medssl.commands.parsing import resolve_folder, run_verb
+from medssl.commands.prepare import changed_cases
 from medssl.evaluation.benchmark_plan import merged
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import write_json, write_text
@@ -23,6 +27,11 @@ STAGES = ("manifest", "prepare", "pretrain", "finetune", "baseline", "evaluate",
 
 _WRITTEN_ONCE = {"evaluate": "evaluate", "export": "bundle"}
 """Folder of the stages that take no folder that is there already."""
+_BEFORE = {
+    "manifest": (), "prepare": ("manifest",), "pretrain": ("prepare",), "finetune": ("prepare", "pretrain"),
+    "baseline": ("prepare",), "evaluate": ("finetune", "baseline"), "export": ("finetune", "evaluate"),
+}  # fmt: skip
+"""Stages that a stage is made from, as far as they are run."""
 
 _SECTIONS = {
     "name",
@@ -85,9 +94,14 @@ def app(
     """
     application = read_application(resolve_folder("apps", app), profile)
     _check(application, skip, data)
-    for stage in STAGES:
-        if stage not in skip and (stage in application.stages or stage in ("manifest", "report")):
-            _run_once(out, stage, _signature(application, stage, data), _action(application, stage, data, out, skip))
+    stages = [s for s in STAGES if s not in skip and (s in application.stages or s in ("manifest", "report"))]
+    _refuse_other_data(application, data, out)
+    for stage in stages:
+        if stage == "report":  # of all there is
+            _report(application, out)
+        else:
+            signature = _signature(application, stage, data, stages)
+            _run_once(out, stage, signature, _action(application, stage, data, out, stages))
 
 
 def read_application(folder: Path, profile: str) -> Application:
@@ -173,19 +187,38 @@ def _check(application: Application, skip: tuple[str, ...], data: Path) -> None:
         raise ConfigError(problems)
 
 
-def _signature(application: Application, stage: str, data: Path) -> dict[str, Any]:
-    """What a finished stage was made from; a stage whose options changed is not taken for finished."""
-    return {"stage": stage, "options": application.stages.get(stage, {}), "data": str(data.resolve())}
+def _refuse_other_data(application: Application, data: Path, out: Path) -> None:
+    """Compare the data with what an earlier call prepared.
+
+    Raises:
+        MedsslError: They have changed since.
+    """
+    cache = out / "cache"
+    if not (cache / "cache.json").is_file():
+        return
+    say(f"app: {data} is compared with what {cache} was prepared from")
+    now = manifest_now(partial(make_manifest, application, data), out)
+    if problems := told_changes(cache, changed_cases(now, cache)):
+        advice = "Results of other data are not mixed: choose another --out, or bring back the data as they were"
+        raise MedsslError("\n".join([*problems, advice]), reason="run-exists")
+
+
+def _signature(application: Application, stage: str, data: Path, stages: Sequence[str]) -> dict[str, Any]:
+    """What a finished stage was made from: with other options or after other stages it is not taken for finished."""
+    before = {s: key_of(_signature(application, s, data, stages)) for s in _BEFORE[stage] if s in stages}
+    options = application.stages.get(stage, {})
+    return {"stage": stage, "options": options, "data": str(data.resolve()), "after": before}
 
 
 def _run_once(out: Path, stage: str, signature: dict[str, Any], action: Callable[[], None]) -> None:
     record = out / "stages" / f"{stage}.json"
     if record.is_file():
         if json.loads(record.read_text(encoding="utf-8")) == signature:
+            say(f"app: stage {stage} was finished before and is kept")
             return
         raise MedsslError(
-            f"stage {stage!r} in {out} was finished with other options than those given now; "
-            "choose another --out, or remove that folder to start again",
+            f"stage {stage!r} in {out} was finished with other options, or after other stages, than those given now; "
+            f"choose another --out, or remove {record} and {out / _WRITTEN_ONCE.get(stage, stage)} to make it anew",
             reason="run-exists",
         )
     folder = _WRITTEN_ONCE.get(stage)
@@ -198,12 +231,10 @@ def _run_once(out: Path, stage: str, signature: dict[str, Any], action: Callable
     write_json(record, signature)
 
 
-def _action(application: Application, stage: str, data: Path, out: Path, skip: tuple[str, ...]) -> Callable[[], None]:
+def _action(application: Application, stage: str, data: Path, out: Path, stages: Sequence[str]) -> Callable[[], None]:
     if stage == "manifest":
         return lambda: make_manifest(application, data, out / "manifest.csv")
-    if stage == "report":
-        return lambda: _report(application, out)
-    return lambda: run_stage(_verb(stage), _arguments(application, stage, out, skip))
+    return lambda: run_stage(_verb(stage), _arguments(application, stage, out, stages))
 
 
 def _verb(stage: str) -> str:
@@ -220,18 +251,18 @@ def _load_prepare(folder: Path) -> ModuleType:
     return module
 
 
-def _arguments(application: Application, stage: str, out: Path, skip: tuple[str, ...]) -> list[str]:
+def _arguments(application: Application, stage: str, out: Path, stages: Sequence[str]) -> list[str]:
     """Command line of a stage; its options go to a file that `medssl VERB --config` takes as well."""
     config = out / "stages" / f"{stage}.yaml"
     header = f"# {application.name}, stage {stage}, profile {application.profile or 'none'}\n"
     write_text(config, header + yaml.safe_dump(application.stages[stage], sort_keys=False))
     cache, run = str(out / "cache"), str(out / stage)
-    resume = ["--resume"] if (out / stage / "checkpoints").is_dir() else []
+    begun = (out / stage / "run.json").is_file() or any((out / stage).glob("fold_*/run.json"))
+    resume = ["--resume"] if begun else []
     init = ["--init", str(out / "pretrain" / "encoder.safetensors")]
-    done = [name for name in application.stages if name not in skip]
-    pretrained = "pretrain" in done
-    baseline = ["--baseline", str(out / "baseline")] if "baseline" in done else []
-    evaluation = ["--evaluation", str(out / "evaluate")] if "evaluate" in done else []
+    pretrained = "pretrain" in stages
+    baseline = ["--baseline", str(out / "baseline")] if "baseline" in stages else []
+    evaluation = ["--evaluation", str(out / "evaluate")] if "evaluate" in stages else []
     bundle = str(out / "bundle")
     return {
         "prepare": [str(out / "manifest.csv"), "--config", str(config), "--out", cache],

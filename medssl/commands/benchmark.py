@@ -1,15 +1,15 @@
 """Compare self-supervised methods: frozen features against the same encoders with random weights."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medssl.commands.comparison import joint_embedding, judged, runs_of
+from medssl.commands.comparison import Run, joint_embedding, judged, runs_of, with_config
 from medssl.commands.comparison_sets import cache_of, not_measured, prepare_set, same_data
 from medssl.commands.console import say
-from medssl.commands.parsing import read_options, resolve_folder
+from medssl.commands.parsing import parse_options, read_options, resolve_folder
 from medssl.commands.probing import RandomRun, measured, random_runs
 from medssl.evaluation.benchmark_plan import BenchmarkPlan
 from medssl.evaluation.options import Device
@@ -66,8 +66,9 @@ def benchmark(
     joint = joint_embedding(runs_of(wanted, out, (), (), 1))
     caches = {images.name: cache_of(images, out) for images in wanted.all_sets}
     rows, random, told = _earlier(out, wanted, caches, seeds)
-    finished = {row.key for row in rows}
+    finished = {row.key for row in rows if not row.failed}
     missing = [run for run in runs if run.key not in finished]
+    rows = [row for row in rows if row.key not in {run.key for run in missing}]  # what failed is tried again
     say(f"benchmark: {len(runs)} runs, {len(runs) - len(missing)} of them finished already")
     beside = _without(random_runs(wanted, caches, rows), random)
     due = [s for run in missing for s in run.sets] + [run.images for run in beside]
@@ -110,7 +111,7 @@ def _earlier(
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError([f"{path} is not a table of results; delete it or give another --out"]) from error
     keys = {run.key for run in runs_of(plan, out, (), (), max(seeds, plan.seeds)) if not run.cut_off}
-    rows = [row for row in rows if row.key in keys and not row.failed]
+    rows = [row for row in rows if row.key in keys]
     wanted = {(run.key, run.seed) for run in random_runs(plan, caches, rows)}
     random = [entry for entry in random if (entry.key, entry.seed) in wanted]
     return rows, random, {row.images: str(told.get(row.images, "")) for row in rows}
@@ -167,7 +168,9 @@ def _check(
                 resolve_folder("configs", Path(method.config_for(images)))
             except ConfigError as error:
                 problems += [f"methods: {method.name}: {problem}" for problem in error.problems]
-    used = {s.name: s for run in runs_of(plan, Path(), methods, sets, 1) for s in run.sets} if not problems else {}
+    runs = runs_of(plan, Path(), methods, sets, 1) if not problems else []
+    used = {s.name: s for run in runs for s in run.sets}
+    problems += [problem for run in runs for problem in _wrong_options(run)]
     if not problems and not used:
         problems.append("sets: the methods asked for learn from 2D and 3D images in one run: name a set of each")
     problems += [
@@ -179,6 +182,20 @@ def _check(
     ]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def _wrong_options(run: Run) -> Iterator[str]:
+    """What is wrong with options of a run's pretraining, and of the preparation of its sets."""
+    asked = [(f"methods: {run.about}: pretrain", "pretrain", ["--data", "cache", "--out", "out"], run.pretraining)]
+    asked += [
+        (f"sets: {images.name}: prepare", "prepare", ["manifest.csv", "--out", "out"], images.prepare.options)
+        for images in run.sets
+    ]
+    for about, verb, arguments, options in asked:
+        try:
+            parse_options(verb, arguments, with_config(options))
+        except ConfigError as error:
+            yield from (f"{about}: {problem}" for problem in error.problems)
 
 
 def _write(

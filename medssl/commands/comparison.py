@@ -55,7 +55,8 @@ class Run:
     @cached_property
     def key(self) -> str:
         """Of all that decides the result; with another plan the run is another one, in a folder of its own."""
-        return key_of([self.config, *[asdict(images) for images in self.sets], *files_named(self.pretraining)])
+        files = files_named([self.pretraining, *[images.prepare.options for images in self.sets]])
+        return key_of([self.config, *[asdict(images) for images in self.sets], *files])
 
     @property
     def folder(self) -> Path:

@@ -11,7 +11,7 @@ import yaml
 
 from medssl.commands.app import run_stage
 from medssl.commands.console import say
-from medssl.commands.keys import key_of
+from medssl.commands.keys import files_named, key_of
 from medssl.commands.parsing import resolve_folder
 from medssl.commands.prepare import source_hash
 from medssl.evaluation.benchmark_plan import SetPlan
@@ -22,7 +22,7 @@ from medssl.imaging.manifest import Manifest, Row
 
 def set_folder(images: SetPlan, out: Path) -> Path:
     """Folder of a set as the plan has it."""
-    return out / "sets" / f"{images.name}-{key_of(asdict(images))}"
+    return out / "sets" / f"{images.name}-{key_of([asdict(images), *files_named(images.prepare.options)])}"
 
 
 def cache_of(images: SetPlan, out: Path) -> Path:

@@ -181,6 +181,7 @@ def _segmentation(
         results = {**head, **_results(outcome, names[0], measure, warnings)}
         results["networks"] = {name: len(loaded.networks) for name, loaded in zip(names, runs, strict=True)}
         results["weights"] = {name: list(loaded.weights) for name, loaded in zip(names, runs, strict=True)}
+        results["mirror_axes"] = {n: list(loaded.spec.mirror_axes) for n, loaded in zip(names, runs, strict=True)}
         results["lesions"] = vars(lesions) if counted else None
         results["pictures"] = [{"file": str(p.relative_to(temporary)), "caption": text} for p, text in pictures]
         rows = [row for name, found in outcome.results.items() for result in found for row in result.rows(name)]
@@ -221,6 +222,7 @@ def _classification(
         "arm": names[0],
         "networks": {name: len(loaded.networks) for name, loaded in zip(names, runs, strict=True)},
         "weights": {name: list(loaded.weights) for name, loaded in zip(names, runs, strict=True)},
+        "mirror_axes": {name: list(loaded.spec.mirror_axes) for name, loaded in zip(names, runs, strict=True)},
         **summarise_classes(own, classes, measure.resamples, measure.class_order),
         **compare_classes(own, others, classes, measure.resamples, measure.class_order),
         "conventions": list(CONVENTIONS),
@@ -313,8 +315,7 @@ def _estimate_s(runs: "Sequence[LoadedRun]", cases: "Sequence[CachedCase]") -> f
 
 
 def _windows(shape: Sequence[int], window: Sequence[int], overlap: float, task: str) -> int:
-    if task == "classification":
-        return 1
+    overlap = 0 if task == "classification" else overlap
     steps = [max(math.ceil((n - w) / max(w * (1 - overlap), 1)), 0) + 1 for n, w in zip(shape, window, strict=True)]
     return math.prod(steps)
 

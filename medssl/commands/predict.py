@@ -78,8 +78,9 @@ def predict(
         MedsslError: The bundle must not be used, some cases failed, or damaged files below the inputs are part of none.
     """
     formats = _formats(format)
-    if memory_mb < _LEAST_MEMORY_MB:
-        raise ConfigError([f"memory_mb must be {_LEAST_MEMORY_MB} or more, got {memory_mb}"])
+    least = (("memory_mb", memory_mb, _LEAST_MEMORY_MB), ("batch_size", batch_size, 1), ("threads", threads, 0))
+    if problems := [f"{name} must be {bound} or more, got {value}" for name, value, bound in least if value < bound]:
+        raise ConfigError(problems)
     from medssl.runtime.inputs import check_present, find_cases
     from medssl.runtime.predictor import NOT_A_DEVICE, Predictor
     from medssl.runtime.results import MASK_FORMATS

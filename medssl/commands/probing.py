@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medssl.commands.keys import key_of
+from medssl.commands.keys import files_named, key_of
 from medssl.commands.side_by_side import side_by_side
 from medssl.evaluation.benchmark_plan import BenchmarkPlan, SetPlan
 from medssl.imaging.files import write_json
@@ -36,7 +36,7 @@ class RandomRun:
     @property
     def key(self) -> str:
         """Of the set and the architecture: what is measured once serves all methods that have it."""
-        return key_of([self.architecture, asdict(self.images)])
+        return key_of([self.architecture, asdict(self.images), *files_named(self.images.prepare.options)])
 
     @property
     def file(self) -> Path:

@@ -72,7 +72,7 @@ def claim(data: Path, out: Path) -> None:
             "was these",
             reason="run-exists",
         ) from error
-    if before != own:
+    if before != own and any(out.glob("cache-*/cache.json")):
         raise MedsslError(
             f"{out} was made from the data in {before}, not from {own}: choose another --out", reason="run-exists"
         )
@@ -100,7 +100,8 @@ def check_cases(study: StudyPlan, out: Path, seeds: int) -> None:
     if study.class_order and sorted(study.class_order) != sorted(cache.classes):
         named = ", ".join(cache.classes)
         problems.append(f"class_order {list(study.class_order)} must name each class once: {named}")
-    for labels in study.labels:
+    chosen_by = [study.trial_labels] if study.trials and study.trial_labels else []
+    for labels in dict.fromkeys([*study.labels, *chosen_by]):
         try:
             for seed in range(seeds):
                 make_shares(cache, study.task, SubsetOptions(labels=labels, seed=seed))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +14,7 @@ from medssl.commands.study_choices import hours_of, told_of
 from medssl.commands.study_runs import Encoders, caches_of
 from medssl.commands.study_tested import read_tested, validation_cases
 from medssl.commands.study_tuned import Done, cache_of
+from medssl.evaluation.run_records import read_record
 from medssl.evaluation.study_plan import StudyPlan
 from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.imaging.files import records_text, write_json, write_text
@@ -75,7 +77,7 @@ def write_study(
         "transferability": None,
         "pretraining": {name: _pretraining(own) for name, own in files.items() if own},
         "pretraining_failed": dict(encoders.failed),
-        "warnings": [*warnings, *_warnings(study, cache, set(rows[0].patients))],
+        "warnings": [*warnings, *_warnings(study, cache, set(rows[0].patients)), *_versions(finished, encoders)],
         "budgets": _budgets(finished),
         "trials": [_trial(done) for done in tried],
         "runs": [_run(done) for done in finished],
@@ -105,12 +107,28 @@ def _warnings(study: StudyPlan, cache: "Cache", patients: Collection[str]) -> li
     of_classes = study.task == "classification"
     cases = labelled(cache, study.task, (study.split,))
     found = few_patients(study.split, patients)
+    if study.split == "val" and study.trials:
+        found.append("Options were chosen on the patients of split val, on which all is measured: it looks too good.")
     if of_classes:
         of_class: dict[str, set[str]] = {name: set() for name in cache.classes}
         for case in cases:
             of_class[case.class_name].add(case.patient)
         found += few_of_a_class(study.split, of_class)
     return found + left_out(cache, study.split, cases, "class" if of_classes else "label map")
+
+
+def _versions(finished: Sequence[Done], encoders: Encoders) -> list[str]:
+    """A sentence where runs of the study were made with different states of the package."""
+    folders = [(done.run.arm.name, done.run.folder) for done in finished if not done.failed]
+    folders += [(name, path.parent) for name, own in encoders.files.items() for path in own]
+    made: dict[str, set[str]] = defaultdict(set)
+    for arm, folder in folders:
+        for session in read_record(folder).get("sessions", ()):
+            made[f"{session['versions']['medssl']}, commit {session['commit'] or 'not known'}"].add(arm)
+    if len(made) < 2:
+        return []
+    each = "; ".join(f"medssl {state}: {', '.join(sorted(arms))}" for state, arms in sorted(made.items()))
+    return [f"Runs were made with different states of medssl, which may compute otherwise ({each})."]
 
 
 def _logs(finished: Sequence[Done]) -> dict[int, dict[str, Path]]:

@@ -203,6 +203,8 @@ def is_done(run: Tuned) -> bool:
         return False
     if run.tested:
         return is_evaluated(run, run.plan.split)
+    if run.trial is None:  # it only tells how long a step takes
+        return True
     return is_evaluated(run, "val") or not validation_cases(run.plan, Cache.open(cache_of(run.plan, run.out)))
 
 

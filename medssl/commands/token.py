@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medssl.commands.console import say
 from medssl.imaging.errors import ConfigError
+from medssl.runtime.server.guard import read_tokens
 
 POSITIONAL = ("name",)
 
@@ -20,17 +21,18 @@ def token(name: str, file: Path) -> None:
         file: File of names and hashes; made, readable by its owner alone, where it is absent.
 
     Raises:
-        ConfigError: A name that is taken or unusable.
+        ConfigError: A name that is taken or unusable, or a file that holds what is no token.
     """
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
     if not re.fullmatch(r"[A-Za-z0-9_.@-]{1,64}", name):
         raise ConfigError([f"name {name!r}: 1 to 64 letters, digits or _ . @ - are due"])
-    if name in (line.split(" ", 1)[0] for line in lines):
+    if any(line.strip() and not line.startswith("#") for line in text.splitlines()) and name in read_tokens(file):
         raise ConfigError([f"name {name!r} is in {file} already: remove its line first, or choose another name"])
     made = secrets.token_urlsafe(32)
     handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(handle, f"{name} {hashlib.sha256(made.encode()).hexdigest()}\n".encode())
+        end = "" if text.endswith("\n") or not text else "\n"  # editors may leave the last line open
+        os.write(handle, f"{end}{name} {hashlib.sha256(made.encode()).hexdigest()}\n".encode())
     finally:
         os.close(handle)
     say(f"token of {name}, shown this once: {made}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medssl.data.cache import Cache, CachedCase
+from medssl.data.spatial import OUTSIDE
 from medssl.data.view_groups import Partner
 from medssl.imaging.errors import CacheError
 
@@ -26,7 +27,8 @@ class CropPlan:
         batch_size: Crops of one optimiser step over all parts.
         parts: Parts of a step's batch: devices x accumulated parts; each `__getitem__` gives one part.
         seed: Seed of the run.
-        labels: Add `label` (B, *S) int64 (cases without a label get the ignore value everywhere).
+        labels: Add `label` (B, *S) int64, `OUTSIDE` outside the image (cases without a label get the ignore value
+            everywhere).
         classes: Add `class_index` (B,) int64.
         foreground: Share of crops centred near a voxel of a random class of the case; the rest anywhere, and those of
             cases that have no such voxel.
@@ -255,7 +257,13 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def _label(self, case: CachedCase, start: tuple[int, ...]) -> np.ndarray:
         if case.has_label:
-            return self._cache.crop_label(case, start, self._plan.box).astype(np.int64)
+            label = np.full(self._plan.box, OUTSIDE, dtype=np.int64)
+            first = tuple(max(begin, 0) for begin in start)
+            last = (min(b + n, limit) for b, n, limit in zip(start, self._plan.box, case.shape, strict=True))
+            size = tuple(end - begin for end, begin in zip(last, first, strict=True))
+            inside = tuple(slice(b - s, b - s + n) for b, s, n in zip(first, start, size, strict=True))
+            label[inside] = self._cache.crop_label(case, first, size)
+            return label
         return np.full(self._plan.box, self._cache.ignore_label, dtype=np.int64)
 
 

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+OUTSIDE = -1
+"""Label of voxels outside the image, which count in no loss."""
+
 
 def affine_matrices(angles_deg: Tensor, zoom: Tensor, spacing_mm: Tensor) -> Tensor:
     """Matrices from output to input voxel offsets about the centre.
@@ -81,7 +84,8 @@ def resample_image(image: Tensor, grid: Tensor) -> Tensor:
 def resample_label(label: Tensor, grid: Tensor) -> Tensor:
     """The class with the most weight under linear interpolation of (B, *S) integers at `grid` (B, *S, D).
 
-    Nearest neighbours would leave steps in every border that no annotator drew. Outside is 0, background; the lower
+    Nearest neighbours would leave steps in every border that no annotator drew. What lies outside, more than half a
+    voxel beyond the last one, is `OUTSIDE`: there the image repeats its edge, and nobody knows its class. The lower
     class wins a tie.
     """
 
@@ -97,7 +101,9 @@ def resample_label(label: Tensor, grid: Tensor) -> Tensor:
         weight = share(label == value)
         moved = torch.where(weight > best, value, moved)
         best = torch.maximum(best, weight)
-    return moved
+    ends = [1 + 1 / (n - 1) if n > 1 else float("inf") for n in reversed(label.shape[1:])]  # -1 and 1: voxel centres
+    outside = (grid.abs() > torch.tensor(ends, dtype=grid.dtype, device=grid.device)).any(-1)
+    return moved.masked_fill(outside, OUTSIDE)
 
 
 def flip(tensor: Tensor, axes: Tensor, leading: int) -> Tensor:

@@ -135,11 +135,29 @@ class BenchmarkPlan:
         named = [("families", f.name, f.changes) for f in self.families]
         for kind, name, given in named + [("methods", m.name, m.on_set) for m in self.methods]:
             problems += [f"{kind}: {name} changes {s!r}, no set" for s in given.options if s not in {*sets, _MIXED}]
+        if not problems:
+            problems += [problem for method in self.methods for problem in self._wrong_budgets(method)]
         if any(method.mixed for method in self.methods) and {len(entry.size) for entry in self.all_sets} != {2, 3}:
             problems.append("methods: mixed ones need a set of 2D and one of 3D images")
         problems += [problem for entry in self.all_sets for problem in _wrong_set(entry)]
         if problems:
             raise ConfigError(problems)
+
+    def _wrong_budgets(self, method: MethodPlan) -> list[str]:
+        """Options of a method that no run has, and runs that its family says nothing of."""
+        family = next(entry for entry in self.families if entry.name == method.family)
+        where = [_MIXED] if method.mixed else [entry.name for entry in self.sets]
+        own = _MIXED if method.mixed else "a set"
+        return [
+            f"methods: {method.name} changes {name!r} in on_set, where it has no run: it runs on {own}"
+            for name in method.on_set.options
+            if name not in where
+        ] + [
+            f"families: {family.name} says nothing of {name}, where {method.name} runs: methods would have budgets of "
+            "their own"
+            for name in where
+            if name not in family.changes.options
+        ]
 
     @property
     def all_sets(self) -> list[SetPlan]:

@@ -23,6 +23,8 @@ from medssl.runtime.performance.overlap import state_of
 
 _Measure = Callable[[npt.NDArray[np.bool_], npt.NDArray[np.bool_]], npt.NDArray[np.float64]]
 """Distances in mm from each voxel of the first mask to the nearest of the second."""
+_ROUNDING = 1e-6
+"""MONAI's distances are single precision: one voxel of 0.3 mm is 0.30000001."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def _score(
     if not len(there) and not len(back):
         return ClassScore(dice, math.nan, math.nan, *sizes)
     hd95 = max(float(np.percentile(distances, 95)) for distances in (there, back) if len(distances))
-    near = int((there <= tolerance_mm).sum()) + int((back <= tolerance_mm).sum())
+    reach = tolerance_mm * (1 + _ROUNDING)
+    near = int((there <= reach).sum()) + int((back <= reach).sum())
     return ClassScore(dice, hd95, near / (len(there) + len(back)), *sizes)
 
 

@@ -154,6 +154,11 @@ class StudyPlan:
         problems += [f"labels {n} must be 1 or more" for n in self.labels if n < 1]
         problems += [f"labels: {n} is there twice" for n in _twice(self.labels)]
         problems += [] if self.labels else ["labels: none is named"]
+        problems += [f"trial_labels must be 0 or more, got {self.trial_labels}"] if self.trial_labels < 0 else []
+        if self.trial_labels and not self.trials:
+            problems.append("trial_labels is for trials, there are none: leave it out")
+        if self.split not in ("val", "test"):
+            problems.append(f"split must be val or test, got {self.split!r}: others are learned from")
         if self.metric == "quadratic_kappa" and len(self.class_order) < 2:
             problems.append("metric quadratic_kappa needs class_order")
         if self.metric == "dice" and self.class_order:

@@ -13,6 +13,7 @@ from medssl.export.parity import overlap, window_seconds
 from medssl.export.trained import Judges
 from medssl.runtime.bundle import GATE_FILE, MAX_GOLDEN_TOLERANCE, Bundle, BundleSpec
 from medssl.runtime.confidence import Featured, Gate, Tally
+from medssl.runtime.findings import classified
 from medssl.runtime.postprocess import keep_largest
 from medssl.runtime.session import Session
 from medssl.runtime.sliding_window import classify, segment
@@ -213,8 +214,8 @@ def _masks(
 def _classes(
     clinics: Sequence[_Clinic], spec: BundleSpec, cache: Cache, cases: Sequence[CachedCase]
 ) -> tuple[float, float, float, float]:
-    """Mean AUROC of the classes of both, the share of cases that both call alike, and the largest mean change of a
-    class's probability.
+    """Mean AUROC of the classes of both, the share of cases that both call alike (at the bundle's operating point), and
+    the largest mean change of a class's probability.
     """
     truth = np.array([spec.classes.index(case.class_name) for case in cases])
     shares = [np.array([clinic.shares(cache.image(case)) for case in cases]) for clinic in clinics]
@@ -223,7 +224,8 @@ def _classes(
         float(np.mean([auroc(found[:, n], truth == n) for n in present])) if present else float("nan")
         for found in shares
     ]
-    alike = float((shares[0].argmax(axis=1) == shares[1].argmax(axis=1)).mean())
+    called = [[str(classified(each, spec)["class"]) for each in found] for found in shares]
+    alike = float(np.mean([one == other for one, other in zip(*called, strict=True)]))
     return quality[0], quality[1], alike, float(np.abs(shares[0] - shares[1]).mean(axis=0).max())
 
 

@@ -26,7 +26,7 @@ def model_card(bundle: BundleSpec, evaluation: Mapping[str, Any] | None, limits:
         ("What it does", _does(bundle)),
         ("Data", _data(bundle)),
         ("Preprocessing", _preprocessing(bundle)),
-        ("Measured", _measured(evaluation)),
+        ("Measured", [*_measured(evaluation), *_measured_otherwise(bundle, evaluation)]),
         ("How sure it is", _confidence(bundle)),
         ("Proof of export", _parity(bundle)),
         ("Licence", [bundle.licence or "Not stated: ask its maker before any use."]),
@@ -100,11 +100,34 @@ def _preprocessing(bundle: BundleSpec) -> list[str]:
     oriented = f"Orientation {p.orientation}, " if p.spatial_dims == 3 else flat
     mirrored = f", averaged over mirror images along axes {list(bundle.mirror_axes)}" if bundle.mirror_axes else ""
     intensities = f"{p.intensity.kind}{ends}"
+    largest = [label.name for label in bundle.labels if label.value in _largest(bundle)]
+    kept = [f"Of {', '.join(largest)} the largest connected part alone is kept, others are removed."] if largest else []
     return [
         f"{oriented}{size}{grey}, crop {p.crop}, intensities {intensities}; done by `medssl predict` itself.",
         "",
         f"Windows of {_by(bundle.window)} {unit}, overlapping by {bundle.overlap:.0%}{mirrored}.",
+        *(line for text in kept for line in ("", text)),
     ]
+
+
+def _largest(bundle: BundleSpec) -> Sequence[int]:
+    return tuple(bundle.post_processing.get("largest_component", ()))
+
+
+def _measured_otherwise(bundle: BundleSpec, evaluation: Mapping[str, Any] | None) -> list[str]:
+    """What this bundle does that the network did not do when it was measured."""
+    if evaluation is None:
+        return []
+    told = []
+    if _largest(bundle):
+        told.append(
+            "Smaller parts of the classes were **not removed** when this was measured; this bundle removes them."
+        )
+    axes = evaluation.get("mirror_axes", {}).get(evaluation["arm"], list(bundle.mirror_axes))
+    if list(axes) != list(bundle.mirror_axes):
+        then, now = (f"mirrored along axes {list(a)}" if a else "not mirrored" for a in (axes, bundle.mirror_axes))
+        told.append(f"Images were **{then}** when this was measured; in this bundle they are {now}.")
+    return [line for text in told for line in ("", text)]
 
 
 def _measured(evaluation: Mapping[str, Any] | None) -> list[str]:

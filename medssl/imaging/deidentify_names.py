@@ -46,7 +46,7 @@ _TERMS = frozenset(
 _HOW_TO_READ = ("SpecificCharacterSet", "DimensionOrganizationType")
 """How text and frames are read, in terms that hold words and numbers (ISO_IR 192, TILED_FULL)."""
 _IMAGE_PIXELS = 0x0028
-"""Group of how pixels are read: YBR_FULL, PALETTE COLOR, ISO_10918_1."""
+"""Group of how pixels are read, whose coded attributes hold terms alone: YBR_FULL, PALETTE COLOR, ISO_10918_1."""
 
 
 def known_names(dataset: Dataset) -> set[str]:
@@ -74,7 +74,7 @@ def replace_names(dataset: Dataset, known: set[str]) -> Iterator[str]:
         return any(pattern.search(spelling) for spelling in _spellings(text))
 
     for element in dataset.iterall():
-        if element.keyword in _HOW_TO_READ or element.tag.group == _IMAGE_PIXELS:
+        if element.keyword in _HOW_TO_READ or (element.VR == "CS" and element.tag.group == _IMAGE_PIXELS):
             continue
         if element.VR == "CS" and element.value:
             kept = [value if value in _TERMS or not named(value) else DUMMY for value in _values(element)]

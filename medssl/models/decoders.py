@@ -139,7 +139,7 @@ class UNETRDecoder(nn.Module):
         features: Channels of the finest level; each coarser level has twice as many.
 
     Raises:
-        ConfigError: The patch size is no power of two, or the encoder has no patches.
+        ConfigError: The patch size is no power of two, or the encoder has no patches, or maps of several sizes.
     """
 
     def __init__(self, encoder: nn.Module, out_channels: int, features: int = 16) -> None:
@@ -148,6 +148,9 @@ class UNETRDecoder(nn.Module):
         if patch is None or any(p & (p - 1) for p in patch):
             raise ConfigError([f"UNETRDecoder needs an encoder with patches of a power of two, got {patch}"])
         facts: Any = encoder
+        if not _is_patch_grid(facts.strides):
+            name = type(encoder).__name__
+            raise ConfigError([f"UNETRDecoder needs maps of one size, {name} has several: use UNetDecoder"])
         dims, width = int(facts.spatial_dims), int(facts.feature_channels[-1])
         self.scales = _scales(patch)
         self.widths = [features * 2**n for n in range(len(self.scales))]

@@ -7,7 +7,7 @@ training images, for which a threshold was set on patients held out.
 """
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,21 +29,45 @@ class Tally:
         num_classes: K.
         activation: How logits become probabilities.
         temperature: Logits are divided by it first.
+        shape: Of the image, where voxels may lose their class later (`keep`): each one's probability is kept then.
     """
 
-    def __init__(self, num_classes: int, activation: Activation, temperature: float) -> None:
+    VOXEL_BYTES = 2
+    """Memory for each voxel of an image of known shape."""
+
+    def __init__(
+        self, num_classes: int, activation: Activation, temperature: float, shape: Sequence[int] | None = None
+    ) -> None:
         self._sum, self._voxels = np.zeros(num_classes), np.zeros(num_classes, dtype=np.int64)
         self._activation, self._temperature = activation, temperature
+        self._each = None if shape is None else np.zeros(shape, dtype=np.float16)
 
-    def observe(self, _: tuple[slice, ...], logits: _Float, labels: npt.NDArray[np.uint8]) -> None:
+    def observe(self, place: tuple[slice, ...], logits: _Float, labels: npt.NDArray[np.uint8]) -> None:
         """Take in a plane; background is not counted, which is most of an image."""
         found = labels > 0
         if not found.any():
             return
         called = labels[found]
         shares = called_probability(logits[:, found], called, self._activation, self._temperature)
+        if self._each is not None:
+            self._each[place][found] = shares
         self._sum += np.bincount(called, weights=shares, minlength=len(self._sum))
         self._voxels += np.bincount(called, minlength=len(self._sum))
+
+    def keep(self, labels: npt.NDArray[np.uint8]) -> None:
+        """Count only voxels that still have their class in (*S) labels, after post-processing.
+
+        Raises:
+            ValueError: The image's shape was not known.
+        """
+        if self._each is None:
+            raise ValueError("a tally forgets single voxels unless it is given the image's shape")
+        self._sum[:], self._voxels[:] = 0, 0
+        for plane, shares in zip(labels, self._each, strict=True):  # bincount needs 8 bytes a voxel
+            found = plane > 0
+            called = plane[found]
+            self._sum += np.bincount(called, weights=shares[found], minlength=len(self._sum))
+            self._voxels += np.bincount(called, minlength=len(self._sum))
 
     def mean(self, value: int) -> float | None:
         """Of a class; None where no voxel was given it."""

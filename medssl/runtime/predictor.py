@@ -136,12 +136,16 @@ class Predictor:
                 temperature=spec.temperature,
             )
             return None, classified(shares, spec), time.perf_counter()
-        tally = Tally(spec.num_outputs, spec.activation, spec.temperature)
+        largest = tuple(spec.post_processing.get("largest_component", ()))
+        shape = prepared.shape[1:] if largest else None
+        tally = Tally(spec.num_outputs, spec.activation, spec.temperature, shape)
         plan = Plan(spec.window, spec.overlap, self._batch_size, spec.mirror_axes, self._slab_bytes(prepared, kept))
         observe = tally.observe if kept is None else kept.after(tally.observe)
         observe = _telling(observe, told, int(np.prod(prepared.shape[1:])))
         labels = segment_by(plan, prepared, network, spec.num_outputs, observe)
-        labels = keep_largest(labels, tuple(spec.post_processing.get("largest_component", ())))
+        if largest:
+            labels = keep_largest(labels, largest)
+            tally.keep(labels)
         computed = time.perf_counter()
         mask = restore_label(labels, prepared.record)
         return mask, measured(mask, volume.source.calibrated, spec, tally), computed
@@ -155,7 +159,9 @@ class Predictor:
         """What is left for scores beside image, class map, shares, the scores of some windows and the libraries."""
         spec, voxels = self.bundle.spec, int(np.prod(prepared.shape[1:]))
         windows = 4 * (2 * self._batch_size + 1) * spec.num_outputs * int(np.prod(spec.window))
-        held = prepared.held_bytes + voxels + windows + _LIBRARY_BYTES + (0 if kept is None else kept.held_bytes)
+        tallied = voxels * Tally.VOXEL_BYTES if spec.post_processing.get("largest_component") else 0
+        held = prepared.held_bytes + voxels + windows + tallied + _LIBRARY_BYTES
+        held += 0 if kept is None else kept.held_bytes
         return max(self._memory_mb * 1_000_000 - held, _LEAST_SLAB_BYTES)
 
     def _report(self, volume: Volume, result: dict[str, Any], timing: dict[str, float]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from medssl.imaging.errors import ImageError
+from medssl.imaging.errors import ConfigError, ImageError
 from medssl.runtime.blending import Observe, Slab, gaussian
 
 _Float = npt.NDArray[np.float32]
@@ -63,6 +63,10 @@ class Plan:
     batch_size: int = 4
     mirror_axes: Sequence[int] = ()
     slab_bytes: int = SLAB_BYTES
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:  # no window would be computed, and the mask be empty
+            raise ConfigError([f"batch_size must be 1 or more, got {self.batch_size}"])
 
 
 def segment(

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from medssl.data.spatial import OUTSIDE
 from medssl.losses.segmentation import binary_cross_entropy, cross_entropy, dice_bce, dice_ce
 
 Batch = Mapping[str, Tensor]
@@ -16,7 +17,8 @@ class SegmentationTask(nn.Module):
     """A network with its loss.
 
     Channel k is label value k, 0 background. With `bce` and `dice_bce` each channel, background included, is trained
-    against all others with a sigmoid; the class of a voxel is the channel with the highest value all the same.
+    against all others with a sigmoid; the class of a voxel is the channel with the highest value all the same. Voxels
+    outside the image never count: there the image repeats its edge, and nobody knows what would be there.
 
     Args:
         network: Image (B, C, *S) to logits (B, K, *S).
@@ -31,12 +33,13 @@ class SegmentationTask(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Loss () of `image` (B, C, *S) and `label` (B, *S)."""
         logits, label = self.network(batch["image"]), batch["label"]
+        if self._ignore is not None:
+            label = label.masked_fill(label == self._ignore, OUTSIDE)
         if self._loss == "dice_ce":
-            return {"loss": dice_ce(logits, label, self._ignore)}
+            return {"loss": dice_ce(logits, label, OUTSIDE)}
         if self._loss == "ce":
-            return {"loss": cross_entropy(logits, label, self._ignore)}
-        target = one_hot(label, logits.shape[1])
-        counted = None if self._ignore is None else label != self._ignore
+            return {"loss": cross_entropy(logits, label, OUTSIDE)}
+        target, counted = one_hot(label, logits.shape[1]), label != OUTSIDE
         loss = dice_bce if self._loss == "dice_bce" else binary_cross_entropy
         return {"loss": loss(logits, target, counted)}
 

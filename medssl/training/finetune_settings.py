@@ -91,8 +91,29 @@ class Settings:
             )
         if any(axis >= len(self.crops.size) for axis in self.augment.flip_axes):
             yield f"augment.flip_axes {list(self.augment.flip_axes)} names an axis that crops of {self.crops.size} lack"
+        yield from self._unused()
         if self.label_augment.transforms != "none":
             yield from self._label_problems()
+
+    def _unused(self) -> Iterator[str]:
+        """Options that do nothing beside others."""
+        usual, transfer = InferenceOptions(), self.transfer
+        if self.task == "classification":
+            for name in ("overlap", "batch_size"):
+                if getattr(self.inference, name) != getattr(usual, name):
+                    yield f"inference.{name} is for segmentation: a classifier sees windows side by side, one at a time"
+        if transfer.adapt != "lora" and transfer.lora != TransferOptions().lora:
+            yield f"transfer.lora is for transfer.adapt lora, not {transfer.adapt}"
+        if transfer.encoder_lr == 0 and self.train.layer_decay != 1:
+            yield "train.layer_decay is for an encoder that learns, transfer.encoder_lr is 0"
+        if transfer.frozen_steps >= self.train.steps and transfer.encoder_lr != 0:
+            yield (
+                f"transfer.frozen_steps {transfer.frozen_steps} of {self.train.steps} steps: the encoder would never "
+                "learn; give transfer.encoder_lr 0 if that is meant"
+            )
+        asked = self.label_augment
+        if asked.transforms == "none" and asked != LabelAugmentOptions():
+            yield "label_augment.axes and temperature are for label_augment.transforms, which is none"
 
     def _label_problems(self) -> Iterator[str]:
         """What speaks against learning class and transformation together."""

@@ -25,7 +25,7 @@ from medssl.training.validation import MONITOR, make_validation
 
 _NO_CHOICE = {"classification": "are of one class", "segmentation": "hold no structure"}
 _RESUMABLE = frozenset({"data", *(f"train.{name}" for name in RESUMABLE)})
-_CHECKPOINTS = 4  # the old one, the new one while it is written, the best weights (two of them) and the model
+_CHECKPOINTS = 5  # the old one, the new one while it is written, the best weights (at most four of them) and the model
 
 
 def run_all(tuning: Finetuning, out: Path, *, resume: bool, dry_run: bool) -> None:

@@ -174,10 +174,11 @@ def fit(
     ):
         _first_look(state, hooks, journal)
         _catch_up(state, options, run, hooks, journal)
+        begun = window.began = time.monotonic()
         while state.step < options.steps and not stop:
             window.pending.append(train_step(state, _read(batches, hooks), options, hooks))
             if state.step - first == _ESTIMATE_AFTER:
-                _say_estimate(bar, state, options)
+                _say_estimate(bar, (time.monotonic() - begun) / _ESTIMATE_AFTER, options.steps - state.step)
             if _look_due(state, options):
                 _look(state, window, source, options, run, hooks)
                 stop = _agreed_stop(state, options, signals)
@@ -188,7 +189,9 @@ def fit(
             if saving:  # before the validation, which may take long, or find a case that cannot be read
                 save(state, run)
             if stop <= 0:  # a signal gives little time; the next session looks first
+                looked = time.monotonic()
                 _evaluate(state, options, run, hooks, journal)
+                window.began += time.monotonic() - looked  # no part of a step
     if stop > 0:
         raise Interrupted(stop)
     finish(state)
@@ -330,6 +333,7 @@ def _validate(state: TrainState, run: RunFolder, hooks: Hooks, journal: Journal)
             if hooks.monitor and values[hooks.monitor] > state.best_value:
                 state.best_step, state.best_value = state.step, float(values[hooks.monitor])
                 save_best(state, run)
+        state.fabric.barrier()  # who reads the best weights finds them whole
     except CacheError:
         if state.saved_step < state.step:
             save(state, run)
@@ -366,6 +370,5 @@ def duration(seconds: float) -> str:
     return f"about {seconds:.0f} s"
 
 
-def _say_estimate(bar: TextIO, state: TrainState, options: TrainOptions) -> None:
-    each, left = (time.monotonic() - state.began) / _ESTIMATE_AFTER, options.steps - state.step
+def _say_estimate(bar: TextIO, each: float, left: int) -> None:
     bar.write(f"train: {each:.3g} s a step at first, so {duration(each * left)} for the {left} steps left\n")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from medssl.imaging.errors import ConfigError
 from medssl.training.lars import LARS
 from medssl.training.options import TrainOptions
 
@@ -71,6 +72,9 @@ def parameter_groups(
         frozen_steps: Steps during which the encoder does not move.
         thaw_steps: Steps after which its learning rate, a tenth of its own at first, doubles; 0 = its own at once.
         undecayed_scale: Learning rate of what is not decayed relative to that of its neighbours.
+
+    Raises:
+        ConfigError: Rates by layer of an encoder whose layers have names of their own, such as timm's.
     """
     prefix = _encoder_prefix(module) if encoder is None else encoder
     depth = {
@@ -78,6 +82,9 @@ def parameter_groups(
         for name, _ in module.named_parameters()
         if prefix and name.startswith(prefix)
     }
+    if layer_decay != 1 and depth and -1 not in depth.values():
+        names = ", ".join(list(depth)[:2])
+        raise ConfigError([f"train.layer_decay: which layers of this encoder are first is not known ({names}, ...)"])
     top = max((d for d in depth.values() if d is not None), default=-1) + 2
     kept = getattr(module, "steady_rates", ())
     groups: dict[tuple[float, bool, tuple[int, int], bool], ParameterGroup] = {}

@@ -37,6 +37,7 @@ class TrainState:
         average: Averaged weights, when asked for.
         step: Optimiser steps done.
         saved_step: Step of the latest checkpoint.
+        saved_best: Best step that it names.
         best_step: Step of the best validation.
         best_value: Its monitored value.
         earlier_s: Time of earlier sessions, up to the checkpoint that this one went on from.
@@ -52,6 +53,7 @@ class TrainState:
     average: WeightAverage | None
     step: int = 0
     saved_step: int = 0
+    saved_best: int = 0
     best_step: int = 0
     best_value: float = -math.inf
     earlier_s: float = 0.0
@@ -93,7 +95,7 @@ def save(state: TrainState, run: RunFolder) -> None:
         for step, file in run.best_files().items():
             if step != state.best_step:
                 file.unlink()
-    state.saved_step = state.step
+    state.saved_step, state.saved_best = state.step, state.best_step
     state.fabric.barrier()
 
 
@@ -116,11 +118,14 @@ def restore(state: TrainState, content: dict[str, Any]) -> None:
             "options and the version of medssl that began it",
             reason="checkpoint-mismatch",
         ) from error
-    state.saved_step = state.step
+    state.saved_step, state.saved_best = state.step, state.best_step
 
 
 def save_best(state: TrainState, run: RunFolder) -> None:
     """Write the module's present weights as the best ones.
+
+    Of earlier ones those stay that a session which goes on from the checkpoint may want: what the checkpoint names, and
+    what was found at its own step.
 
     Raises:
         MedsslError: No room, or no right to write.
@@ -128,6 +133,9 @@ def save_best(state: TrainState, run: RunFolder) -> None:
     if run.writes:
         told = {"step": str(state.step), "value": repr(state.best_value)}
         write_weights(run.best(state.best_step), state.module.state_dict(), told)
+        for step, file in run.best_files().items():
+            if step not in (state.best_step, state.saved_best, state.saved_step):
+                file.unlink()
 
 
 def settle_best(state: TrainState, run: RunFolder) -> None:

@@ -47,3 +47,20 @@ def test_of_folds_all_patients_are_told(spec: BundleSpec):
     card = model_card(replace(spec, provenance={"patients": 7, "cases": 12, "folds": folds}), None)
     assert "Trained on 12 labelled cases of 7 patients, each network on those of 4 or 5 of them." in card
     assert "Trained on labelled cases of 7 patients." in model_card(replace(spec, provenance={"patients": 7}), None)
+
+
+def test_what_the_bundle_does_beyond_what_was_measured_is_told(spec: BundleSpec):
+    cleaned = replace(spec, post_processing={"largest_component": [1]}, mirror_axes=(0, 1))
+    interval = {"estimate": 0.9, "low": 0.8, "high": 1.0}
+    arm = {"cases": 3, "patients": 3, "mean_dice": interval, "classes": {}}
+    measured = {"task": "segmentation", "arm": "a", "arms": {"a": arm}, "split": "test", "warnings": []}
+    card = model_card(cleaned, {**measured, "mirror_axes": {"a": []}})
+    assert f"Of {spec.labels[0].name} the largest connected part alone is kept" in card
+    assert "Smaller parts of the classes were **not removed** when this was measured" in card
+    assert (
+        "Images were **not mirrored** when this was measured; in this bundle they are mirrored along axes [0, 1]"
+        in card
+    )
+    same = model_card(spec, {**measured, "mirror_axes": {"a": list(spec.mirror_axes)}})
+    assert "when this was measured" not in same
+    assert "largest connected part" not in same

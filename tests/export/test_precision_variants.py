@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from medssl.data.cache import Cache
 from medssl.evaluation.loaded_run import load_run
 from medssl.evaluation.options import PredictOptions
 from medssl.evaluation.segmentation_cases import native_reference
-from medssl.export.comparison import Comparison, compare
+from medssl.export.comparison import Comparison, _classes, compare
 from medssl.export.options import ConfidenceOptions, OperationOptions, ParityOptions, PrecisionOptions
 from medssl.export.precision import write_variants
 from medssl.export.trained import Judges, Trained
@@ -182,3 +183,18 @@ def test_variants_need_a_free_folder(cache: Cache, tmp_path: Path):
     with pytest.raises(ConfigError, match="give a folder as --out"):
         export(run, tmp_path / "bundle.zip", data=cache.path, precision=PrecisionOptions(("fp16",)))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle-fp16", "run"]
+
+
+def test_classes_are_compared_at_the_operating_point():
+    spec = SimpleNamespace(classes=("well", "ill"), operating_point={"class": "ill", "threshold": 0.1})
+    cases = [SimpleNamespace(class_name=("well", "ill")[n % 2]) for n in range(4)]
+    scores = [0.105, 0.06, 0.105, 0.06]
+    clinics = [
+        SimpleNamespace(shares=lambda image, less=less: np.array([1 - scores[image] + less, scores[image] - less]))
+        for less in (0, 0.01)
+    ]
+    images = SimpleNamespace(image=cases.index)
+    for case, number in zip(cases, range(4), strict=True):
+        case.number = number
+    _, _, alike, change = _classes(clinics, spec, images, cases)
+    assert (alike, change) == (0.5, pytest.approx(0.01)), "half of them are called ill by one alone"

@@ -131,6 +131,12 @@ def test_what_says_how_pixels_are_read_stays():
     assert told == []
 
 
+@pytest.mark.parametrize("keyword", ["FrameOfInterestDescription", "WindowCenterWidthExplanation", "LUTExplanation"])
+def test_text_about_pixels_names_nobody(keyword: str):
+    dataset, told = _clean(_image(PatientName="Full^Anna", **{keyword: "lesion of Anna"}))
+    assert (dataset.get(keyword), told) == (_DUMMY, [keyword])
+
+
 def test_numbers_are_found_by_themselves_alone():
     for kernel, left in (("no. 4711", _DUMMY), ("pat_4711", _DUMMY), ("94711", "94711"), ("4711a", "4711a")):
         dataset, _ = _clean(_image(PatientID="4711", ConvolutionKernel=kernel))

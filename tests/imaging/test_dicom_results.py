@@ -1,5 +1,6 @@
 """Every DICOM result: place, references, cautions, identity, conformance; on made and on real series."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -307,6 +308,36 @@ def test_kinds_of_one_result_are_different_objects_of_the_same_patient_and_study
     assert len(set(seen)) == len(seen)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+        ("ISO_IR 6", "Meier^Anna"),
+        ("ISO IR 100", "Müller^Jürgen"),
+        ("ISO 2022 IR 100", "Müller^Jürgen"),
+        (["ISO_IR 100", "ISO_IR 192"], "Meier^Anna"),
+    ],
+)
+def test_results_are_written_whatever_encodes_the_text_of_the_source(tmp_path: Path, encoding: object, name: str):
+    volume = _stack(tmp_path / "s", SpecificCharacterSet=encoding, PatientName=name)
+    for kind in ("seg", "labelmap", "fractional", "sr", "sc", "rtstruct"):
+        KINDS[kind](volume, tmp_path / f"{kind}.dcm")
+        dataset = pydicom.dcmread(tmp_path / f"{kind}.dcm")
+        assert (dataset.SpecificCharacterSet, str(dataset.PatientName)) == ("ISO_IR 192", name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_known_of_patient_and_study_is_in_every_object(tmp_path: Path, kind: str):
+    known = {"IssuerOfPatientID": "HOSP", "StudyDescription": "Schädel", "PatientAge": "050Y"}
+    given = {**known, "SpecificCharacterSet": "ISO_IR 192", "ReferringPhysicianName": ["A^B", "C^D"]}
+    KINDS[kind](_stack(tmp_path / "s", **given), tmp_path / "r.dcm")
+    dataset = pydicom.dcmread(tmp_path / "r.dcm")
+    assert {name: dataset[name].value for name in known} == known
+    assert not dataset.ReferringPhysicianName
+    assert errors_of(tmp_path / "r.dcm") == [] or kind in ("labelmap",)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_cautions_and_the_notice_are_in_every_object(tmp_path: Path, kind: str):
     volume = _stack(tmp_path / "s")
@@ -406,6 +437,9 @@ def test_a_report_of_a_classification_gives_probabilities_and_the_class(tmp_path
     }
     (called,) = group.get_qualitative_evaluations()
     assert called.value.meaning == "covid"
+    covid = hashlib.sha256(b"covid").hexdigest()[:14]  # the code follows the name, not the place in the bundle
+    assert called.value.value == f"c-{covid}"
+    assert f"p-{covid}" in {m.name.value for m in group.get_measurements()}
 
 
 def test_a_radiograph_has_reports_but_no_structure_set(tmp_path: Path):

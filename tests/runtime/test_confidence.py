@@ -51,6 +51,21 @@ def test_a_tally_over_planes_is_the_mean_over_voxels_of_each_class(rng):
     assert tally.mean(3) is None
 
 
+def test_a_tally_forgets_voxels_that_lose_their_class(rng):
+    logits = rng.normal(size=(3, 40, 50)).astype(np.float32)
+    labels = logits.argmax(axis=0).astype(np.uint8)
+    tally = Tally(3, "softmax", 1.0, labels.shape)
+    for plane in range(40):
+        tally.observe((slice(plane, plane + 1), slice(None)), logits[:, plane : plane + 1], labels[plane : plane + 1])
+    shares, left = softmax(logits.reshape(1, 3, -1))[0].max(axis=0).reshape(labels.shape), labels.copy()
+    left[10:] = 0
+    tally.keep(left)
+    assert tally.mean(1) == pytest.approx(shares[left == 1].mean(), abs=1e-4)
+    assert tally.mean(2) == pytest.approx(shares[left == 2].mean(), abs=1e-4)
+    with pytest.raises(ValueError, match="forgets single voxels"):
+        Tally(3, "softmax", 1.0).keep(left)
+
+
 def test_an_interval_never_goes_below_nothing():
     assert interval_ml(2.0, {"quantile": 0.1, "floor_ml": 1.0}) == pytest.approx((1.7, 2.3))
     assert interval_ml(0.0, {"quantile": 0.5, "floor_ml": 1.0}) == pytest.approx((0.0, 0.5))

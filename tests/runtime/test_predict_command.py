@@ -117,6 +117,8 @@ def test_dicom_seg_from_dicom_only(bundle: Path, tmp_path: Path, capsys: pytest.
         (["BUNDLE", "IMAGE", "--out", "OUT", "--treads", "2"], "did you mean threads?"),
         (["BUNDLE", "IMAGE", "--out", "OUT", "--threads", "two"], "option threads = 'two'"),
         (["BUNDLE", "IMAGE", "--out", "OUT", "--memory-mb", "50"], "memory_mb must be 500 or more"),
+        (["BUNDLE", "IMAGE", "--out", "OUT", "--batch_size", "-1"], "batch_size must be 1 or more"),
+        (["BUNDLE", "IMAGE", "--out", "OUT", "--threads", "-1"], "threads must be 0 or more"),
         (["BUNDLE", "IMAGE", "--out", "OUT", "--device", "cuda"], "device cuda: this ONNX Runtime offers"),
         (["BUNDLE", "IMAGE"], "out is missing"),
         (["none", "IMAGE", "--out", "OUT"], "bundle none does not exist"),

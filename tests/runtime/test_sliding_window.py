@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from medssl.imaging.errors import ImageError
+from medssl.imaging.errors import ConfigError, ImageError
 from medssl.runtime import postprocess
 from medssl.runtime.blending import gaussian
 from medssl.runtime.postprocess import find_runs, keep_largest
@@ -234,3 +234,8 @@ def test_answers_that_are_no_numbers_are_never_called_background(answer: float):
     assert caught.value.reason == "nan"
     with pytest.raises(ImageError, match="no finite numbers"):
         classify(np.zeros((1, 8, 8), np.float32), (8, 8), lambda crops: broken(crops)[:, :, 0, 0])
+
+
+def test_no_windows_at_once_are_no_empty_mask():
+    with pytest.raises(ConfigError, match="batch_size must be 1 or more, got -1"):
+        segment(np.zeros((1, 8, 8), np.float32), (4, 4), lambda windows: windows, 1, batch_size=-1)

@@ -12,7 +12,9 @@ from medssl.imaging.labels import Label
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_source import (
     RESEARCH_ONLY,
+    WHERE_KNOWN,
     Maker,
+    copy_present,
     identity,
     quiet,
     read_source,
@@ -60,6 +62,7 @@ def write_secondary_capture(
             series_description=maker.description(),
             **maker.equipment(),
         )
+        copy_present(datasets[0], capture, WHERE_KNOWN)
         capture.PatientOrientation = []  # a sheet of planes and text has none of its own
         capture.Laterality = datasets[0].get("Laterality", "")  # due, empty where the source does not say
         capture.ConversionType = "WSD"  # drawn by a program

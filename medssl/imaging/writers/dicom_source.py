@@ -15,6 +15,7 @@ import pydicom
 from highdicom import AlgorithmIdentificationSequence, PatientSexValues
 from highdicom.sr import AlgorithmIdentification, CodedConcept
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.valuerep import DA, TM
 
@@ -31,6 +32,7 @@ LPS = np.array([-1.0, -1.0, 1.0])
 DEFAULT_CATEGORY = Code("123037004", "SCT", "Anatomical Structure")
 DEFAULT_TYPE = Code("85756007", "SCT", "Tissue")
 _ARTIFICIAL_INTELLIGENCE = DicomCode("123110", "DCM", "Artificial Intelligence")
+UNICODE = "ISO_IR 192"
 _BESIDE = 0.25
 """A plane may lie this share of a voxel beside its place on the grid: headers round their numbers."""
 _MAY_BE_EMPTY = (
@@ -45,6 +47,8 @@ _MAY_BE_EMPTY = (
     "ReferringPhysicianName",
     "PositionReferenceIndicator",
 )
+WHERE_KNOWN = ("IssuerOfPatientID", "StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
+"""Of patient and study, what a result repeats where the source says it."""
 _DATES = ("SeriesDate", "StudyDate", "ContentDate", "PatientBirthDate", "LastMenstrualDate")
 _TIMES = ("StudyTime", "PatientBirthTime")
 """Dates and times that a result takes from its source, the first three of them for its own date, in this order."""
@@ -205,7 +209,7 @@ def save(dataset: Dataset, source: Dataset, path: Path, fill: Callable[[BinaryIO
         path: File to write.
         fill: Adds to the file what is too large for the object.
     """
-    dataset.SpecificCharacterSet = "ISO_IR 192"  # names of labels and models may be in any language
+    dataset.SpecificCharacterSet = UNICODE  # names of labels and models may be in any language
     date = _own_date(source)
     for name in ("Content*", "Series*", "InstanceCreation*", "StructureSet*", "*OfSecondaryCapture"):
         for part, text in (("Date", date), ("Time", "000000")):
@@ -229,6 +233,13 @@ def _own_date(source: Dataset) -> str:
     found = (DA(str(source.get(name, "") or "")) for name in _DATES[:3])
     date = next((date for date in found if date is not None), None)
     return "19700101" if date is None else date.isoformat().replace("-", "")  # strftime gives year 1 one digit
+
+
+def copy_present(source: Dataset, result: Dataset, names: Iterable[str]) -> None:
+    """Attributes that the source has, into a result."""
+    for name in names:
+        if name in source:
+            setattr(result, name, source[name].value)
 
 
 def reference(dataset: Dataset) -> Dataset:
@@ -306,18 +317,28 @@ def _header(file: Path) -> Dataset:
 
 
 def _complete(dataset: Dataset) -> Dataset:
-    """Source with empty values for attributes that must be present but may be empty (type 2) and that are missing."""
+    """Source whose text is Unicode, with empty values for attributes that must be present but may be empty (type 2) and
+    that are missing.
+
+    Results are written in Unicode; of ways to encode text that are in use, highdicom takes some alone.
+    """
+    with quiet():
+        dataset.decode()
+    dataset.SpecificCharacterSet = UNICODE
     for name in _MAY_BE_EMPTY:
         if name not in dataset:
             setattr(dataset, name, "")
-    if not dataset.get("SpecificCharacterSet", None) and "SpecificCharacterSet" in dataset:
-        del dataset.SpecificCharacterSet  # empty means the default, which highdicom wants absent
     return dataset
 
 
 def _empty_impossible(dataset: Dataset) -> list[str]:
-    """Empty what highdicom makes no object of: dates and times such as 00000000, a sex such as W. Names of these."""
+    """Empty what highdicom makes no object of: dates and times such as 00000000, a sex such as W, two referring
+    physicians. Names of these.
+    """
     found = []
+    if isinstance(dataset.get("ReferringPhysicianName", None), MultiValue):
+        dataset.ReferringPhysicianName = ""
+        found.append("ReferringPhysicianName")
     if str(dataset.get("PatientSex", "") or "") not in _SEXES:
         dataset.PatientSex = ""
         found.append("PatientSex")

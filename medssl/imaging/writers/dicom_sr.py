@@ -1,5 +1,6 @@
 """DICOM-SR out: an imaging measurement report (TID 1500) with what was measured, and what must be read with it."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,14 +209,19 @@ def _sizes(structure: Structure) -> list[Measurement]:
     return sizes
 
 
+def _code(kind: str, name: str) -> str:
+    """Code of a class, of at most 16 characters: the same name has the same one in every bundle, and no other."""
+    return f"{kind}-{hashlib.sha256(name.encode()).hexdigest()[:14]}"
+
+
 def _classes(findings: Findings, datasets: Sequence[Dataset], maker: Maker, own: Identity) -> list[Any]:
     if not findings.probabilities:
         return []
     names = list(findings.probabilities)
-    concepts = {name: CodedConcept(f"class-{k}", _SCHEME, name[:64]) for k, name in enumerate(names)}
+    concepts = {name: CodedConcept(_code("c", name), _SCHEME, name[:64]) for name in names}
     measured = [
-        Measurement(CodedConcept(f"probability-{k}", _SCHEME, f"Probability of {name}"[:64]), round(p, 6), _NO_UNIT)
-        for k, (name, p) in enumerate(findings.probabilities.items())
+        Measurement(CodedConcept(_code("p", name), _SCHEME, f"Probability of {name}"[:64]), round(p, 6), _NO_UNIT)
+        for name, p in findings.probabilities.items()
     ]
     called = QualitativeEvaluation(CodedConcept("called-class", _SCHEME, "Class reported"), concepts[findings.called])
     return [

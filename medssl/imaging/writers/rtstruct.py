@@ -20,8 +20,10 @@ from medssl.imaging.writers.contours import Ring, keyhole, outlines
 from medssl.imaging.writers.dicom_source import (
     LPS,
     RESEARCH_ONLY,
+    WHERE_KNOWN,
     Identity,
     Maker,
+    copy_present,
     identity,
     planes,
     positions,
@@ -139,9 +141,7 @@ def _structure_set(datasets: Sequence[Dataset], maker: Maker, own: Identity) -> 
     meta.MediaStorageSOPInstanceUID = UID(own.uid("instance"))
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.SOPClassUID, dataset.SOPInstanceUID = RTStructureSetStorage, meta.MediaStorageSOPInstanceUID
-    for name in _OF_PATIENT_AND_STUDY:
-        if name in datasets[0]:
-            setattr(dataset, name, datasets[0][name].value)
+    copy_present(datasets[0], dataset, (*_OF_PATIENT_AND_STUDY, *WHERE_KNOWN))
     dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "RTSTRUCT", own.uid("series"), 930
     dataset.SeriesDescription = maker.description()
     dataset.OperatorsName = ""

@@ -165,7 +165,7 @@ def _add_models(app: FastAPI, desk: Desk) -> None:
             for name, bundle in desk.bundles.items()
         ]
 
-    @app.get("/api/models/{name}/card")
+    @app.get("/api/models/{name:path}/card")
     def card(name: str) -> PlainTextResponse:
         """Model card, in Markdown."""
         path = desk.bundles[desk.model(name)].folder / "MODEL_CARD.md"

@@ -283,17 +283,18 @@ class Desk:
     def remove(self, job_id: str, who: str) -> bool:
         """Remove a job with its data; False where it runs or is not there.
 
-        It is marked as removed first: after a kill the ledger's entry must not be made again from the folder.
+        It is marked as removed first: after a kill the ledger's entry must not be made again from the folder. The line
+        is written before anything goes: after a kill it may be there twice, a removal without one may not be.
         """
         self.ledger.reject(job_id, "removed", "the job was removed before it was begun")  # so that none begins it now
         job = self.ledger.get(job_id)
         if job is None or job.state == "running":
             return False
         self.folders.unaccept(job_id)
+        self.audit.write(who, "remove", job=job_id)
         if not self.ledger.remove(job_id):
             return False
         self.folders.discard(self.folders.job(job_id))
-        self.audit.write(who, "remove", job=job_id)
         return True
 
     def earlier(self, study: str, model: str) -> Path | None:

@@ -65,6 +65,12 @@ def work(folder: Path, predictors: Mapping[str, Predictor], settings: Mapping[st
         finally:
             shutil.rmtree(folder / UNPACKED, ignore_errors=True)
     objects = sorted((folder / "results").glob("*.dcm"))
+    if pacs.store != "none" and not objects and DICOM_FORMATS & set(settings["formats"]) and _of_dicom(folder):
+        raise ImageError(
+            "no DICOM result could be written for this image, so nothing is in the archive; the other results and the "
+            "reason, in report.json, can be fetched here",
+            reason="not-written",
+        )
     if pacs.store != "none" and objects:
         report("storing", 0.95)
         store_results(objects, pacs, Caller(**_with_paths(settings["caller"], "certificate", "key")))
@@ -99,12 +105,6 @@ def _compute(
     results = folder / "results"
     possible = [name for name in formats if name != FRACTIONAL or prediction.shares is not None]
     write_results(results, predictor.bundle, prediction, volume, [*possible, _MARK], partly=True)
-    if settings["pacs"]["store"] != "none" and DICOM_FORMATS & set(formats) and not any(results.glob("*.dcm")):
-        raise ImageError(
-            "no DICOM result could be written for this image, so nothing is in the archive; the other results and the "
-            "reason, in report.json, can be fetched here",
-            reason="not-written",
-        )
 
 
 def _advancing(report: Report) -> Callable[[float], None]:
@@ -145,6 +145,11 @@ def _finished(folder: Path, predictor: Predictor) -> bool:
     except (OSError, ValueError):
         return False
     return bool(report["bundle_sha256"] == predictor.bundle.sha256)
+
+
+def _of_dicom(folder: Path) -> bool:
+    report = json.loads((folder / "results" / "report.json").read_text(encoding="utf-8"))
+    return bool(report["image"]["format"] == "dicom")
 
 
 def _formats(wanted: list[str], volume: Volume) -> list[str]:

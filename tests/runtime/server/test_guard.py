@@ -123,6 +123,14 @@ def test_the_verb_token_makes_what_the_server_reads(tmp_path: Path, capsys: pyte
     assert main(["token", "alice", "--file", str(file)]) == 2
     assert "already" in capsys.readouterr().err
     assert main(["token", "a b", "--file", str(file)]) == 2
+    file.write_text("# of the hospital")
+    assert main(["token", "carol", "--file", str(file)]) == 0
+    file.write_text(file.read_text().rstrip("\n"))  # as an editor may leave it
+    assert main(["token", "dave", "--file", str(file)]) == 0
+    assert list(read_tokens(file)) == ["carol", "dave"]
+    file.write_text("carol secret\n")
+    assert main(["token", "erin", "--file", str(file)]) == 2
+    assert file.read_text() == "carol secret\n"
 
 
 @pytest.mark.parametrize(

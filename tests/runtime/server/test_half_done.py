@@ -247,6 +247,19 @@ def test_a_kill_during_removal_does_not_bring_the_job_back(tiny: Path, tmp_path:
     with served(options) as service:
         assert get(service, f"/api/jobs/{job_id}").status_code == 404
         assert not list((tmp_path / "data" / "jobs").iterdir())
+        assert '"remove"' in service.desk.audit.path.read_text(), "nothing goes without a line"
+
+
+def test_what_cannot_be_audited_is_not_removed(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scan = write_scan(tmp_path / "a.nii.gz")
+    with served(options_for(tiny, tmp_path / "data")) as service:
+        job = ended(service, post(service, [(scan.name, scan.read_bytes())]))
+        failed = _fail_once(monkeypatch, service, "remove")
+        with pytest.raises(OSError, match="No space left"):
+            service.desk.remove(job["id"], "local")
+        assert failed == ["remove"]
+        assert get(service, f"/api/jobs/{job['id']}").status_code == 200
+        assert service.desk.remove(job["id"], "local")
 
 
 def test_a_folder_of_another_user_is_taken_where_it_is_closed_and_refused_with_advice_where_it_is_open(

@@ -269,6 +269,9 @@ def test_models_their_cards_and_the_description_of_the_interface(service: Any):
     assert (model["name"], model["task"], model["channels"]) == ("tiny", "segmentation", ["CT"])
     assert [(label["value"], label["name"]) for label in model["labels"]] == [(1, "low"), (2, "high")]
     assert get(service, "/api/models/tiny/card").text == "# tiny\n"
+    service.desk.bundles["Hippocampus L/R"] = service.desk.bundles["tiny"]
+    assert get(service, "/api/models/Hippocampus%20L%2FR/card").text == "# tiny\n"
+    del service.desk.bundles["Hippocampus L/R"]
     paths = get(service, "/openapi.json").json()["paths"]
     assert {"/api/jobs", "/api/jobs/{job_id}/results/{name}", "/api/dicomweb/pull", "/health", "/metrics"} <= set(paths)
     assert get(service, "/docs").status_code == 404  # its page would load scripts from elsewhere
