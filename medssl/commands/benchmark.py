@@ -11,7 +11,7 @@ from medssl.commands.comparison_sets import cache_of, not_measured, prepare_set,
 from medssl.commands.console import say
 from medssl.commands.parsing import parse_options, read_options, resolve_folder
 from medssl.commands.probing import RandomRun, measured, random_runs
-from medssl.evaluation.benchmark_plan import BenchmarkPlan
+from medssl.evaluation.benchmark_plan import BenchmarkPlan, SetPlan
 from medssl.evaluation.options import Device
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.files import csv_text, write_json, write_text
@@ -170,7 +170,7 @@ def _check(
                 problems += [f"methods: {method.name}: {problem}" for problem in error.problems]
     runs = runs_of(plan, Path(), methods, sets, 1) if not problems else []
     used = {s.name: s for run in runs for s in run.sets}
-    problems += [problem for run in runs for problem in _wrong_options(run)]
+    problems += _wrong_options(runs, list(used.values()))
     if not problems and not used:
         problems.append("sets: the methods asked for learn from 2D and 3D images in one run: name a set of each")
     problems += [
@@ -184,13 +184,12 @@ def _check(
         raise ConfigError(list(dict.fromkeys(problems)))
 
 
-def _wrong_options(run: Run) -> Iterator[str]:
-    """What is wrong with options of a run's pretraining, and of the preparation of its sets."""
-    asked = [(f"methods: {run.about}: pretrain", "pretrain", ["--data", "cache", "--out", "out"], run.pretraining)]
-    asked += [
-        (f"sets: {images.name}: prepare", "prepare", ["manifest.csv", "--out", "out"], images.prepare.options)
-        for images in run.sets
-    ]
+def _wrong_options(runs: Sequence[Run], sets: Sequence[SetPlan]) -> Iterator[str]:
+    """What is wrong with the options of pretrainings, and of the preparation of sets."""
+    given = ["--data", "cache", "--out", "out"]
+    asked = [(f"methods: {run.about}: pretrain", "pretrain", given, run.pretraining) for run in runs]
+    given = ["manifest.csv", "--out", "out"]
+    asked += [(f"sets: {images.name}: prepare", "prepare", given, images.prepare.options) for images in sets]
     for about, verb, arguments, options in asked:
         try:
             parse_options(verb, arguments, with_config(options))

@@ -16,6 +16,7 @@ import tempfile
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -165,7 +166,8 @@ def read_yaml(name: str) -> dict[str, Any]:
     return given
 
 
-def _parser(verb: str, function: Callable[..., None], positional: Sequence[str]) -> jsonargparse.ArgumentParser:
+@cache
+def _parser(verb: str, function: Callable[..., None], positional: tuple[str, ...]) -> jsonargparse.ArgumentParser:
     description = inspect.cleandoc(function.__doc__ or "").split("\n\nArgs:")[0]
     shown = verb.replace("_", "-")
     usage = " ".join(name.upper() + ("..." if _is_list(function, name) else "") for name in positional)

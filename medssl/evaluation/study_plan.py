@@ -92,9 +92,6 @@ class StudyPlan:
     metric: Metric
     """What is compared: mean Dice of the cases, or a number of all cases' class probabilities."""
 
-    profile: str = ""
-    """Which of the application's profiles prepares; its default when empty."""
-
     finetune: Overrides = field(default_factory=Overrides)
     """Options of `medssl finetune` for every arm; `config` names a configuration to start from."""
 
@@ -133,6 +130,9 @@ class StudyPlan:
     pairs: list[tuple[str, str]] = field(default_factory=list)
     """Further pairs of arms that are compared, the first with the second, for instance a pretrained arm with one that
     spends the pretraining's time on the labels; p-values are corrected over these as well."""
+
+    profile: str = ""
+    """Which of the application's profiles prepares; its default when empty."""
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]

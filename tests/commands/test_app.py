@@ -1,23 +1,31 @@
 """An application from its folder to a bundle."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from browser import Browser
-from cohort import FINETUNE, PRETRAIN
+from cohort import FINETUNE, PRETRAIN, write_scans
 from report_checks import check_page
 
 from medssl.__main__ import main
+from medssl.training import loop
+from medssl.training.state import TrainState
 
-_PREPARE = "from cohort import write_scans\n\n\ndef make_manifest(data, out):\n    write_scans(out.parent)\n"
-_UNUSABLE = """from cohort import write_scans
+_PREPARE = """from cohort import write_scans
 
 
 def make_manifest(data, out):
-    write_scans(out.parent)
-    (out.parent / "images" / "5L.nii.gz").write_bytes(b"")
+    write_scans(data).write(out)
+"""
+_UNUSABLE = f"{_PREPARE}    (data / 'images' / '5L.nii.gz').write_bytes(b'')\n"
+_ONCE = """import shutil
+
+
+def make_manifest(data, out):
+    shutil.copy(data / "manifest.csv", out)
 """
 
 
@@ -57,12 +65,12 @@ def test_an_application_goes_from_data_to_bundle_report_and_prediction(
     assert [command.split()[1] for command in commands][-2:] == ["evaluate", "app"]
     assert "finetune" in [command.split()[1] for command in commands]
     assert json.loads((run / "finetune" / "run.json").read_text())["patients"]
-    assert _run("predict", run / "bundle", run / "images" / "0L.nii.gz", "--out", tmp_path / "out") == 0
+    assert _run("predict", run / "bundle", tmp_path / "data" / "images" / "0L.nii.gz", "--out", tmp_path / "out") == 0
     assert (tmp_path / "out" / "0L" / "seg.nii.gz").is_file()
     began = (run / "bundle" / "model.onnx").stat().st_mtime_ns
     assert _run(*arguments, "--profile", "short") == 0
     assert (run / "bundle" / "model.onnx").stat().st_mtime_ns == began
-    for stage in ("evaluate", "export", "report"):  # as if it had been killed before it could note this
+    for stage in ("evaluate", "export"):  # as if it had been killed before it could note this
         (run / "stages" / f"{stage}.json").unlink()
     capsys.readouterr()
     assert _run(*arguments, "--profile", "short") == 0
@@ -70,6 +78,10 @@ def test_an_application_goes_from_data_to_bundle_report_and_prediction(
     assert (run / "bundle" / "model.onnx").stat().st_mtime_ns > began
     assert _run(*arguments) == 2
     assert "finished with other options" in capsys.readouterr().err
+    assert _run(*arguments, "--profile", "short", "--skip", "[pretrain]") == 2
+    told = capsys.readouterr()
+    assert "stage finetune' in" not in told.out
+    assert f"or remove {run / 'stages' / 'finetune.json'} and {run / 'finetune'}" in told.err
 
 
 @pytest.mark.integration
@@ -82,13 +94,45 @@ def test_a_scan_that_cannot_be_used_does_not_stop_an_application(tmp_path: Path,
     assert _run(*arguments, "--skip", f"[{skipped},evaluate,report]") == 0
     assert "WARNING: prepare: 1 of 12 cases were left out" in capsys.readouterr().out
     assert (run / "finetune" / "model.json").is_file()
-    (run / "labels" / "4R.nii.gz").write_bytes(b"")  # of a case that was prepared, and is gone when it is tested
+    (run / "cache" / "cases" / "4R" / "image.b2nd").write_bytes(b"")  # damaged when it is tested
     for _ in range(2):
         assert _run(*arguments, "--skip", f"[{skipped}]") == 0
     assert "WARNING: evaluate: 1 of 3 cases could not be evaluated" in capsys.readouterr().out
     report = (run / "report.html").read_text()
     for sentence in ("Cases that could not be prepared", "5L.nii.gz is empty", "Cases that could not be evaluated"):
         assert sentence in report
+
+
+@pytest.mark.integration
+def test_an_application_goes_on_with_folds_and_refuses_data_that_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    folder, data, run = _application(tmp_path / "app"), tmp_path / "data", tmp_path / "run"
+    write_scans(data).write(data / "manifest.csv")
+    (folder / "prepare.py").write_text(_ONCE)
+    content = yaml.safe_load((folder / "app.yaml").read_text())
+    content["finetune"] = {**FINETUNE, "folds": 2}
+    (folder / "app.yaml").write_text(yaml.safe_dump(content))
+    skipped = "[pretrain,baseline,evaluate,export]"
+    arguments = ["app", "run", folder, "--data", data, "--out", run, "--skip", skipped]
+    finish = loop.finish
+
+    def killed(state: TrainState) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "finish", killed)
+    assert _run(*arguments) != 0
+    assert (run / "finetune" / "fold_0" / "run.json").is_file()
+    assert not (run / "stages" / "finetune.json").exists()
+    monkeypatch.setattr(loop, "finish", finish)
+    assert _run(*arguments) == 0
+    assert (run / "finetune" / "fold_1" / "model.json").is_file()
+    assert "stage prepare was finished before and is kept" in capsys.readouterr().out
+    shutil.copy(data / "images" / "0L.nii.gz", data / "images" / "1L.nii.gz")
+    assert _run(*arguments) == 2
+    told = capsys.readouterr().err
+    assert "was prepared from other data: 1L" in told
+    assert "choose another --out" in told
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from small_cache import small_cache
 
 from medssl.__main__ import main
 from medssl.commands import comparison
+from medssl.commands.benchmark import _earlier
 from medssl.commands.comparison import joint_embedding, judged, runs_of
 from medssl.commands.comparison_sets import cache_of, not_measured
 from medssl.commands.parsing import parse_verb, read_options, resolve_folder
@@ -378,6 +379,51 @@ def test_mistakes_are_told_before_anything_is_run(tmp_path: Path, capsys: pytest
     assert _run(plan, "--data", tmp_path, "--out", tmp_path / "out") == 2
     told = capsys.readouterr().err
     assert "speed" in told
+
+
+def test_options_that_no_run_takes_and_budgets_that_a_family_leaves_open_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    _pictures(tmp_path / "data")
+    wrong = {"name": "spark", "family": "masked", "config": "spark_unet", "changes": {"train": {"lrr": 1}}}
+    unused = {"name": "simclr", "family": "empty", "config": "simclr_unet", "on_set": {"mixed": {"train": {"lr": 1}}}}
+    families = yaml.safe_load(_plan(tmp_path / "plan.yaml").read_text())["families"]
+    plan = _plan(
+        tmp_path / "plan.yaml", methods=[wrong, unused], families=[*families, {"name": "empty", "changes": {}}]
+    )
+    assert _run(plan, "--data", tmp_path / "data", "--out", tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "methods: simclr changes 'mixed' in on_set, where it has no run" in told
+    assert "families: empty says nothing of pictures, where simclr runs" in told
+    plan = _plan(tmp_path / "plan.yaml", methods=[wrong])
+    assert _run(plan, "--data", tmp_path / "data", "--out", tmp_path / "out") == 2
+    assert "methods: pictures, spark, seed 0: pretrain: option train.lrr is unknown" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_content_of_a_configuration_is_another_set_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    images = yaml.safe_load(_plan(tmp_path / "plan.yaml").read_text())["sets"][0]
+    plan = _plan(tmp_path / "plan.yaml", sets=[{**images, "prepare": {"config": "own.yaml"}}])
+    keys = []
+    for seed in (0, 7):
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump({"seed": seed}))
+        wanted = read_options(BenchmarkPlan, plan)
+        keys.append((runs_of(wanted, tmp_path, (), (), 1)[0].key, cache_of(wanted.sets[0], tmp_path)))
+    assert keys[0][0] != keys[1][0]
+    assert keys[0][1] != keys[1][1]
+
+
+def test_a_run_that_failed_stays_in_the_results_of_a_call_for_others(tmp_path: Path):
+    plan = read_options(BenchmarkPlan, _plan(tmp_path / "plan.yaml"))
+    caches = {images.name: cache_of(images, tmp_path) for images in plan.all_sets}
+    rows = [
+        Judged(run.sets[0].name, run.method.name, run.method.family, {}, run.seed, run.key, {}, 0.0, "of memory")
+        for run in runs_of(plan, tmp_path, (), (), 2)
+    ]
+    content = {"runs": [asdict(row) for row in rows], "random": []}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    assert _earlier(tmp_path, plan, caches, 2)[0] == rows
 
 
 def test_a_table_without_a_column_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -6,10 +6,10 @@ import pytest
 import yaml
 from small_cache import small_cache
 
-from medssl.commands.study_checks import check_cases
+from medssl.commands.study_checks import check_cases, claim
 from medssl.commands.study_tuned import cache_of
 from medssl.evaluation.study_plan import ArmPlan, StudyPlan
-from medssl.imaging.errors import ConfigError
+from medssl.imaging.errors import ConfigError, MedsslError
 from medssl.models.component import Overrides
 
 _SPLITS = ("train", "train", "train", "val", "val", "test", "test")
@@ -59,3 +59,31 @@ def test_a_patient_of_two_classes_cannot_count_once(tmp_path: Path):
     splits, patients = (*_SPLITS, "test"), ("p", "q", "r", "s", "t", "u", "u", "v")
     told = _problems(tmp_path, splits, ("a", "b") * 4, patients=patients, unit="patients")
     assert told == ("unit patients: cases of u (split test) are of several classes: count cases",)
+
+
+def test_patients_of_the_trials_are_asked_for_too(tmp_path: Path):
+    trials = [Overrides({}), Overrides({})]
+    (told,) = _problems(tmp_path, _SPLITS, ("a", "b"), trials=trials, trial_labels=9)
+    assert told == "9 labelled patients, seed 0: labels 9: there are 3 labelled patients to take from"
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"trial_labels": -1, "trials": [Overrides({})]}, "trial_labels must be 0 or more, got -1"),
+        ({"trial_labels": 2}, "trial_labels is for trials, there are none"),
+        ({"split": "train"}, "split must be val or test, got 'train'"),
+    ],
+)
+def test_numbers_and_splits_that_mean_nothing_are_refused(given: dict[str, object], part: str):
+    with pytest.raises(ConfigError, match=part):
+        StudyPlan("x", [ArmPlan("a"), ArmPlan("b")], "a", [2], "auroc", **given)  # type: ignore[arg-type]
+
+
+def test_a_folder_that_holds_nothing_yet_is_taken_for_other_data(tmp_path: Path):
+    claim(tmp_path / "wrong", tmp_path)
+    claim(tmp_path / "right", tmp_path)
+    (tmp_path / "cache-1").mkdir()
+    (tmp_path / "cache-1" / "cache.json").touch()
+    with pytest.raises(MedsslError, match="was made from the data in"):
+        claim(tmp_path / "wrong", tmp_path)

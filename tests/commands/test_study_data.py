@@ -154,6 +154,7 @@ def test_the_profile_of_the_application_says_how_images_are_prepared(tmp_path: P
         "reference": "a",
         "arms": [{"name": "a"}, {"name": "b"}],
     }
+    (tmp_path / "prepare.py").touch()
     plans = {}
     for name in ("large", "huge"):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**plan, "profile": name}))

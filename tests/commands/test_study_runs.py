@@ -17,7 +17,7 @@ from medssl.commands import study_runs
 from medssl.commands.comparison import with_config
 from medssl.commands.keys import files_named, key_of
 from medssl.commands.study_choices import Choice, _longer, choose, fewer_trials, hours_of, told_of, trials_of
-from medssl.commands.study_runs import Encoders, done_runs, pretrain_arms
+from medssl.commands.study_runs import Encoders, done_runs, is_done, pretrain_arms
 from medssl.commands.study_tested import read_tested
 from medssl.commands.study_tuned import Done, Tuned, cache_of
 from medssl.data.cache import Cache
@@ -303,3 +303,14 @@ def test_a_pretraining_that_begins_with_other_weights_is_another(tmp_path: Path)
         keys.append(key_of(files_named({"init": str(start), "method": {"init_args": {"depth": 2, "list": ["x"]}}})))
     assert keys[0] != keys[1]
     assert files_named({"init": "", "train": {"lr": 1e-3}}) == []
+
+
+def test_a_run_that_only_tells_the_time_of_a_step_is_done_when_it_is_trained(tmp_path: Path):
+    _app(tmp_path)
+    plan = StudyPlan(str(tmp_path), [ArmPlan("scratch"), ArmPlan("other")], "scratch", [2], "dice", Overrides(FINETUNE))
+    run = Tuned(tmp_path, plan, plan.arms[0], 2, 0, None, tested=False)
+    assert not is_done(run)
+    run.folder.mkdir(parents=True)
+    (run.folder / "model.safetensors").touch()
+    (run.folder / "model.json").write_text(json.dumps({"provenance": {"finished": True}}))
+    assert is_done(run)

@@ -158,11 +158,11 @@ def test_zoom_two_doubles_what_is_seen() -> None:
     assert torch.equal(zoomed[4], torch.tensor([0, 0.5, 1, 1, 1, 1, 1, 0.5, 0]))
 
 
-def test_shift_reads_from_further_along_and_outside_is_edge_and_background() -> None:
+def test_shift_reads_from_further_along_and_outside_is_edge_and_no_class() -> None:
     row = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
     grid = spatial.sampling_grid(torch.eye(2)[None], torch.tensor([[0.0, 1.0]]), (1, 4))
     assert spatial.resample_image(row[None, None], grid)[0, 0, 0].tolist() == [2, 3, 4, 4]
-    assert spatial.resample_label(row[None].long(), grid)[0, 0].tolist() == [2, 3, 4, 0]
+    assert spatial.resample_label(row[None].long(), grid)[0, 0].tolist() == [2, 3, 4, spatial.OUTSIDE]
 
 
 @pytest.mark.parametrize("shape", [(7, 9), (6, 7, 5)])
@@ -182,8 +182,11 @@ def test_a_moved_label_has_the_class_of_most_weight(shape: tuple[int, ...], rng:
             return ndimage.map_coordinates(np.pad(mask.astype(float), 1), where + 1, order=1, mode="constant")
 
         scores = np.stack([1 - share(label[sample] != 0), *(share(label[sample] == value) for value in (1, 2, 255))])
-        clear = np.diff(np.sort(scores, axis=0)[-2:], axis=0)[0] > 1e-4
-        assert clear.mean() > 0.9
+        outside = ((where < -0.5) | (where > np.array(shape).reshape(-1, *[1] * dims) - 0.5)).any(0)
+        clear = (np.diff(np.sort(scores, axis=0)[-2:], axis=0)[0] > 1e-4) & ~outside
+        assert clear.mean() > 0.9 - outside.mean()
+        assert (moved[sample][outside] == spatial.OUTSIDE).all()
+        assert 0 < outside.mean() < 1
         np.testing.assert_array_equal(moved[sample][clear], np.array([0, 1, 2, 255])[scores.argmax(0)][clear])
 
 

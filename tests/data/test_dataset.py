@@ -7,6 +7,7 @@ from small_cache import small_cache
 
 from medssl.data.cache import write_case
 from medssl.data.dataset import CropPlan, StepDataset
+from medssl.data.spatial import OUTSIDE
 from medssl.imaging.errors import CacheError
 
 _SHAPES = {2: [(9, 12), (10, 8), (14, 9)], 3: [(9, 12, 8), (10, 8, 9), (8, 9, 10)]}
@@ -129,7 +130,10 @@ def test_a_case_smaller_than_the_crop_is_centred_and_padded(tmp_path):
     assert torch.equal(image[0], image[1])
     assert torch.equal(image[2], image[3])
     assert torch.equal(image[2] - image[1], torch.full((4,), 6.0))
-    assert label[0].sum() == label[3].sum() == 0
+    assert (label[0] == OUTSIDE).all()
+    assert (label[3] == OUTSIDE).all()
+    start = round(float(image[1, 0])) - round(float(cache.image(cache.cases[0])[0, 0, 0]))
+    np.testing.assert_array_equal(label[1:3], cache.label(cache.cases[0])[:, start : start + 4])
 
 
 def test_flat_crops_are_drawn_again(tmp_path):

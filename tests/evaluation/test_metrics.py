@@ -111,6 +111,15 @@ def test_shifted_plate_has_the_shift_as_distance(axis: int) -> None:
     assert within.dice == 0.0
 
 
+@pytest.mark.parametrize("spacing", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.4])
+def test_an_error_of_exactly_the_tolerance_is_within_it_whatever_its_digits(spacing: float) -> None:
+    cube, moved = np.zeros((2, 12, 12, 12), np.uint8)
+    cube[3:8, 3:8, 3:8] = moved[4:9, 3:8, 3:8] = 1
+    for voxels in (1, 2):
+        assert score_classes(cube, moved, [1], (spacing / voxels,) * 3, spacing)[1].nsd == 1.0
+    assert score_classes(cube, moved, [1], (spacing,) * 3, 0.99 * spacing)[1].nsd < 1
+
+
 def test_concentric_balls_differ_by_their_radii() -> None:
     spacing = (0.5, 0.5, 0.5)
     grid = np.indices((61, 61, 61)) * 0.5 - 15.0

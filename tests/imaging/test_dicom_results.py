@@ -19,7 +19,7 @@ from medssl.imaging.labels import Code, Label
 from medssl.imaging.readers.open import read_channels, read_label, read_volume
 from medssl.imaging.volume import Volume
 from medssl.imaging.writers.dicom_seg import write_dicom_seg
-from medssl.imaging.writers.dicom_source import Maker
+from medssl.imaging.writers.dicom_source import Maker, quiet
 from medssl.imaging.writers.dicom_sr import Findings, Structure, write_dicom_sr
 from medssl.imaging.writers.rtstruct import write_rtstruct
 
@@ -320,7 +320,8 @@ def test_kinds_of_one_result_are_different_objects_of_the_same_patient_and_study
     ],
 )
 def test_results_are_written_whatever_encodes_the_text_of_the_source(tmp_path: Path, encoding: object, name: str):
-    volume = _stack(tmp_path / "s", SpecificCharacterSet=encoding, PatientName=name)
+    with quiet():  # pydicom remarks on encodings that the standard does not have
+        volume = _stack(tmp_path / "s", SpecificCharacterSet=encoding, PatientName=name)
     for kind in ("seg", "labelmap", "fractional", "sr", "sc", "rtstruct"):
         KINDS[kind](volume, tmp_path / f"{kind}.dcm")
         dataset = pydicom.dcmread(tmp_path / f"{kind}.dcm")

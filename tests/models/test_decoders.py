@@ -14,6 +14,7 @@ from medssl.models.decoders import (
 )
 from medssl.models.encoder import Encoder
 from medssl.models.resnet import ResNet
+from medssl.models.swin import SwinV2
 from medssl.models.unet import ResidualUNetEncoder
 from medssl.models.vit import ViT
 
@@ -94,6 +95,8 @@ def test_parts_that_do_not_fit_are_refused():
         UNETRDecoder(ViT(2, 1, 6, 24, 2, 2), 3)
     with pytest.raises(ConfigError, match="patches"):
         UNETRDecoder(ResidualUNetEncoder(2, 1, (4, 8), (0, 1)), 3)
+    with pytest.raises(ConfigError, match="maps of one size, SwinV2 has several: use UNetDecoder"):
+        UNETRDecoder(SwinV2(2, 1, patch_size=4, width=12, stages=((1, 2), (1, 2)), window=4), 3)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

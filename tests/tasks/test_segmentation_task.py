@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from medssl.data.spatial import OUTSIDE
 from medssl.tasks.segmentation import SegmentationTask, dice, one_hot, voxel_counts
 
 _SHAPES = {2: (4, 3), 3: (3, 2, 2)}
@@ -70,10 +71,11 @@ def test_losses_agree_with_a_voxel_by_voxel_oracle(dims: int, loss: str, ignore:
 
 
 @pytest.mark.parametrize("loss", ["dice_ce", "ce", "bce", "dice_bce"])
-def test_ignored_voxels_have_no_gradient(loss: str) -> None:
+@pytest.mark.parametrize(("value", "ignore"), [(255, 255), (OUTSIDE, 255), (OUTSIDE, None)])
+def test_ignored_voxels_and_those_outside_have_no_gradient(loss: str, value: int, ignore: int | None) -> None:
     logits, label = _case(2)
-    label[1, 2, 1] = 255
-    task = SegmentationTask(Given(logits), loss, 255)
+    label[1, 2, 1] = value
+    task = SegmentationTask(Given(logits), loss, ignore)
     task({"image": torch.zeros(1), "label": label})["loss"].backward()
     gradient = task.network.logits.grad
     assert gradient[1, :, 2, 1].abs().max() == 0

@@ -120,6 +120,17 @@ def _scoring(scores=None, die_before=-1, die_in=-1):
     return Hooks(validate=validate, monitor="dice", before=before)
 
 
+def test_best_weights_that_nothing_names_any_more_do_not_fill_the_disk(train, tmp_path):
+    there = []
+
+    def validate(module, step):
+        there.append(sorted(int(path.stem[5:]) for path in (tmp_path / "run" / "checkpoints").glob("best-*")))
+        return {"dice": step / 100}
+
+    train(steps=7, checkpoint_every=4, validate_every=1, hooks=Hooks(validate=validate, monitor="dice"))
+    assert there == [[], [1], [2], [3], [3, 4], [3, 4, 5], [6]], "what the checkpoint names, its own step and the last"
+
+
 def test_best_weights_of_after_the_checkpoint_are_not_taken_for_its_own(train):
     """Killed with the best of step 6 and the checkpoint of step 4, then prolonged, so that step 6 is another one."""
     given = {"steps": 8, "checkpoint_every": 4, "validate_every": 2, "lr": 0.05}

@@ -44,6 +44,14 @@ def test_layer_decay_halves_the_rate_from_layer_to_layer():
     assert scale["encoder.patch_embed.weight"] == scale["encoder.position_embedding"] == 0.0625
 
 
+def test_layer_decay_of_an_encoder_whose_layers_are_not_known_is_refused():
+    module = nn.Module()
+    module.encoder = nn.ModuleDict({"model": nn.ModuleDict({"conv1": nn.Linear(2, 2), "layer1": nn.Linear(2, 2)})})
+    with pytest.raises(ConfigError, match=r"train\.layer_decay: which layers of this encoder are first is not known"):
+        parameter_groups(module, layer_decay=0.5)
+    assert set(_scales(parameter_groups(module)).values()) == {1.0}
+
+
 def test_norms_biases_and_embeddings_are_not_decayed():
     module = _Network()
     groups = parameter_groups(module)
