@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medssl.commands.console import say
-from medssl.commands.curate_images import Image, embed, held, look, picture_of, taken_apart
+from medssl.commands.curate_images import UNREADABLE, Image, embed, held, look, picture_of, taken_apart
 from medssl.commands.curate_likeness import Left, nothing_compared, refuse_too_many, unlike
 from medssl.commands.curate_target import Target, read_target
 from medssl.data.curate_options import CoresetOptions, LikenessOptions, QualityOptions
@@ -37,6 +37,7 @@ def curate(
     target: Path | None = None,
     workers: int = 2,
     device: Device = "auto",
+    resample_irregular: bool = False,
 ) -> None:
     """Write a smaller manifest of the images worth pretraining on, with the reason for every image that is left out.
 
@@ -58,6 +59,8 @@ def curate(
             splits in it, which `medssl prepare` would draw too late.
         workers: Processes that read images.
         device: Where the encoder computes; `auto` takes a GPU where there is one.
+        resample_irregular: Resample DICOM series with uneven slices instead of leaving them out as unreadable; give it
+            to `medssl prepare` as well.
 
     Raises:
         ConfigError: Options that contradict one another, or a target set that cannot be used.
@@ -67,8 +70,12 @@ def curate(
     _check(out, slices, likeness, coreset, encoder, target)
     where = _where(encoder, device)
     listed = Manifest.read(manifest)
-    goal = Target() if target is None else read_target(target, slices, quality, encoder, workers, where)
-    images, broken = taken_apart(listed, slices)
+    goal = (
+        Target()
+        if target is None
+        else read_target(target, slices, quality, encoder, workers, where, resample_irregular)
+    )
+    images, broken = taken_apart(listed, slices, irregular=resample_irregular)
     count = len(images) + len(broken)
     unlabelled = 0 if slices is None else sum(bool(row.label) for row in listed.rows)
     always = [image for image in images if held(image)]
@@ -112,7 +119,8 @@ def curate(
     say(f"curate: {len(chosen)} of {count} images kept ({len(always)} of them always); left out: {why}")
     if unlabelled:
         say(f"curate: slices have no label map: those of {unlabelled} volume(s) are not in the new manifest")
-    say(f"curate: look at {out / 'left_out.png'}, then medssl prepare {out / 'manifest.csv'}")
+    flat = "" if slices is None else " --preprocess.spatial_dims 2"
+    say(f"curate: look at {out / 'left_out.png'}, then medssl prepare {out / 'manifest.csv'} --out CACHE{flat}")
 
 
 def _check(
@@ -203,7 +211,7 @@ def _sheet(left: Sequence[Left], path: Path) -> None:
     """Evenly picked images that were left out; each beside the one that it is like, where there is one."""
     from medssl.imaging.writers.sheet import write_sheet
 
-    pictures, known = [], [entry for entry in left if entry.reason != "unreadable"]
+    pictures, known = [], [entry for entry in left if not entry.reason.startswith(UNREADABLE)]
     for entry in known[:: max(1, -(-2 * len(known) // _SHOWN))]:
         image = picture_of(entry.image)
         if image is None:

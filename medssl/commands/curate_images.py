@@ -17,6 +17,7 @@ from medssl.imaging.manifest import Manifest, Row
 from medssl.imaging.naming import split_slice
 from medssl.imaging.preprocess import Preprocess
 from medssl.imaging.progress import Progress
+from medssl.imaging.target_grid import shown_plane
 from medssl.imaging.writers.sheet import laid_plane
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _SIDE = 64  # of pictures that ssim and mutual information compare
 _BATCH = 32
 _FLAT = "a 2D image, no volume"
+UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Image:
         row: Its line of the manifest.
         volume: Case or file that it is a slice of, or the case that it is.
         root: Folder of the manifest.
+        irregular: Whether unevenly spaced slices of it are resampled instead of refused.
         code: What is compared: a hash or a small picture of each channel; None before it was looked at.
     """
 
@@ -47,18 +50,20 @@ class Image:
     row: Row
     volume: str
     root: Path
+    irregular: bool = False
     code: Any = None
 
 
 def taken_apart(
-    listed: Manifest, axis: int | None, flat_stay: bool = False
+    listed: Manifest, axis: int | None, flat_stay: bool = False, irregular: bool = False
 ) -> tuple[list[Image], list[tuple[Image, str]]]:
     """The images of a manifest, or the slices of its volumes across an axis, one 2D image each, without label maps.
 
     Args:
         listed: The manifest.
         axis: Of the files; None leaves volumes whole.
-        flat_stay: 2D images stay as they are beside the slices; else they are left out.
+        flat_stay: 2D images stay as they are beside the slices; else they are left out, but for slices of volumes.
+        irregular: Resample unevenly spaced slices instead of refusing them.
 
     Returns:
         These, and what cannot be taken apart, because it cannot be read or is 2D, with the reason.
@@ -67,7 +72,7 @@ def taken_apart(
         ConfigError: All images are 2D.
     """
     if axis is None:
-        return [Image(n, row, _volume_of(row), listed.root) for n, row in enumerate(listed.rows)], []
+        return [Image(n, row, _volume_of(row), listed.root, irregular) for n, row in enumerate(listed.rows)], []
     found: list[Image] = []
     left: list[tuple[Image, str]] = []
     with Progress("volumes", len(listed.rows)) as progress:
@@ -75,13 +80,13 @@ def taken_apart(
             progress.advance()
             parts = [part.strip() for part in row.image.split(";")]
             try:
-                shape = _shape(listed.root / parts[0])
-            except ImageError:
-                left.append((Image(len(found) + len(left), row, row.case, listed.root), "unreadable"))
+                shape = _shape(listed.root / parts[0], irregular)
+            except ImageError as error:
+                left.append((Image(len(found) + len(left), row, row.case, listed.root), unreadable(error)))
                 continue
             if len(shape) != 3:
-                image = Image(len(found) + len(left), row, _volume_of(row), listed.root)
-                if flat_stay:
+                image = Image(len(found) + len(left), row, _volume_of(row), listed.root, irregular)
+                if flat_stay or _is_slice(image):
                     found.append(image)
                 else:
                     left.append((image, _FLAT))
@@ -89,7 +94,7 @@ def taken_apart(
             for k in range(shape[axis]):
                 field = ";".join(f"{part}#slice={axis}:{k}" for part in parts)
                 own = replace(row, case=f"{row.case}_s{k:04d}", image=field, label="")
-                found.append(Image(len(found) + len(left), own, row.case, listed.root))
+                found.append(Image(len(found) + len(left), own, row.case, listed.root, irregular))
     if not found and (flat := [image.row.case for image, reason in left if reason == _FLAT]):
         raise ConfigError(
             [f"slices {axis}: case {flat[0]!r} is a 2D image, and no other is a volume: leave --slices out"]
@@ -97,7 +102,12 @@ def taken_apart(
     return found, left
 
 
-def _shape(path: Path) -> tuple[int, ...]:
+def unreadable(error: ImageError) -> str:
+    """Why an image that cannot be read is left out."""
+    return f"{UNREADABLE} ({error.reason})"
+
+
+def _shape(path: Path, irregular: bool) -> tuple[int, ...]:
     """Shape of an image; that of a NIfTI file stands in its header, which tells whether it is whole.
 
     Raises:
@@ -109,7 +119,7 @@ def _shape(path: Path) -> tuple[int, ...]:
     if path.is_file() and path.name.lower().endswith((".nii", ".nii.gz")):
         with suppress(PermissionError):  # of which read_volume says more
             return whole_nifti_header(path).shape
-    return read_volume(path).geometry.shape
+    return read_volume(path, resample_irregular=irregular).geometry.shape
 
 
 def _volume_of(row: Row) -> str:
@@ -161,7 +171,7 @@ def _look(images: Sequence[Image], quality: QualityOptions, rule: Rule) -> list[
                 ends = ends or _ends(image, volume)
             except ImageError as error:
                 others = () if error.reason == "no-such-slice" else group  # a damaged volume is read once
-                found += [(one, "unreadable") for one in (image, *others)]
+                found += [(one, unreadable(error)) for one in (image, *others)]
                 continue
             channels = _planes(image, volume)
             reason = _useless(image.row, channels, ends, quality)
@@ -183,7 +193,8 @@ def _ends(image: Image, volume: "Volume") -> list[tuple[float, float]]:
     from medssl.imaging.readers.open import whole_volumes
 
     parts = [part.strip() for part in image.row.image.split(";")]
-    wholes = whole_volumes([image.root / part for part in parts]) if _is_slice(image) else [volume]
+    paths = [image.root / part for part in parts]
+    wholes = whole_volumes(paths, resample_irregular=image.irregular) if _is_slice(image) else [volume]
     channels = [channel for whole in wholes for channel in whole.array]
     return [robust_ends(c) if c.ndim == 3 else (float(c.min()), float(c.max())) for c in channels]
 
@@ -200,11 +211,18 @@ def picture_of(image: Image) -> "npt.NDArray[np.float32] | None":
 def _planes(image: Image, volume: "Volume") -> "list[npt.NDArray[np.float32]]":
     """The image's channels, (H, W) each, of a volume the middle slice.
 
-    Slices of volumes, whose first axis runs across, are laid as pictures are: rows down, the second axis up.
+    2D images lie as viewers show them. Slices of volumes, whose first axis runs across, keep it so: rows down, the
+    second axis up where it runs to anterior or superior, down as it is stored in DICOM.
     """
     import numpy as np
 
-    return [np.asarray(laid_plane(channel, _is_slice(image)), dtype=np.float32) for channel in volume.array]
+    codes = volume.geometry.orientation
+    if volume.spatial_dims == 2 and not _is_slice(image):
+        planes = [shown_plane(channel, codes) for channel in volume.array]
+    else:
+        middle = [laid_plane(channel, True) for channel in volume.array]
+        planes = middle if codes[1] in "AS" else [plane[::-1] for plane in middle]
+    return [np.asarray(plane, dtype=np.float32) for plane in planes]
 
 
 def _is_slice(image: Image) -> bool:
@@ -268,7 +286,7 @@ def _shown(image: Image, embedder: "Embedder") -> "Shown | ImageError":
 def _volume(image: Image) -> "Volume":
     from medssl.imaging.readers.open import read_channels
 
-    return read_channels(image.row.image, image.root)
+    return read_channels(image.row.image, image.root, resample_irregular=image.irregular)
 
 
 def _useless(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medssl.commands.console import say
-from medssl.commands.curate_images import embed, look, taken_apart
+from medssl.commands.curate_images import UNREADABLE, embed, look, taken_apart
 from medssl.data.curate_options import QualityOptions
 from medssl.imaging.errors import ConfigError
 from medssl.imaging.manifest import Manifest
@@ -36,7 +36,13 @@ class Target:
 
 
 def read_target(
-    target: Path, slices: int | None, quality: QualityOptions, encoder: Path | None, workers: int, device: str
+    target: Path,
+    slices: int | None,
+    quality: QualityOptions,
+    encoder: Path | None,
+    workers: int,
+    device: str,
+    irregular: bool,
 ) -> Target:
     """What a target set is like, its images looked at as those of the open set are, but for `modality` and `border`.
 
@@ -49,6 +55,7 @@ def read_target(
         encoder: Encoder file.
         workers: Processes that read images.
         device: Where the encoder computes.
+        irregular: Resample unevenly spaced slices instead of refusing them.
 
     Raises:
         ConfigError: None is left, or cases that `medssl prepare` may still draw for val and test, or unreadable ones;
@@ -64,9 +71,9 @@ def read_target(
         )
     if unused:
         say(f"curate: {unused} of {len(listed.rows)} cases of {target} are of split val or test and are not looked at")
-    images, left = taken_apart(replace(listed, rows=tuple(rows)), slices, flat_stay=True)
+    images, left = taken_apart(replace(listed, rows=tuple(rows)), slices, True, irregular)
     useful, others = look(images, replace(quality, modality="", border=0.0), "none", workers)
-    if unread := [image for image, reason in (*left, *others) if reason == "unreadable"]:
+    if unread := [image for image, reason in (*left, *others) if reason.startswith(UNREADABLE)]:
         raise ConfigError(
             [f"target {target}: {some([image.row.case for image in unread])} cannot be read: mend or leave them out"]
         )

@@ -67,11 +67,12 @@ def embed(
         raise CacheError(f"{data} has no cases", reason="no-cases")
     where = chosen_device(device, "device")
     embedder = Embedder(file, cache.preprocess, cache.channels, embed, where)
+    _refuse_idle(embed, embedder)
     warnings = encoder_warnings(encoder_names([file]), [read_encoder(file)[1]], cache, embed.slice_axis)
     warnings += _not_prepared(cache)
     source = {
         "cache": str(cache.path.resolve()), "data_sha256": cache.data_sha256, "classes": list(cache.classes),
-        "warnings": warnings,
+        "resample_irregular": cache.resample_irregular, "warnings": warnings,
     }  # fmt: skip
     about = described(embedder.about, source, len(cache.cases), shard)
     claim(out, about)
@@ -85,6 +86,19 @@ def embed(
             cases = cache.cases[number * shard : (number + 1) * shard]
             _write(part(out, number), embedder, cache, cases, batch_size, about, progress)
     say(f"embed: features of {len(cache.cases)} cases in {out}; next: medssl anomalies {out} --out FOLDER")
+
+
+def _refuse_idle(options: EmbedOptions, embedder: "Embedder") -> None:
+    """Refuse options for slices where none are seen: features that are the same could not be compared for them.
+
+    Raises:
+        ConfigError: All of them.
+    """
+    usual, names = EmbedOptions(), ("volumes", "slices", "slice_axis")
+    idle = [name for name in names if getattr(options, name) != getattr(usual, name)]
+    if idle and not embedder.of_slices:
+        so = "is for a 2D encoder on volumes, and this one sees whole images: leave it out"
+        raise ConfigError([f"embed.{name} {so}" for name in idle])
 
 
 def _not_prepared(cache: "Cache") -> list[str]:
@@ -110,7 +124,6 @@ def _write(
     import numpy as np
 
     from medssl.evaluation.feature_files import COLUMNS, jpeg, write_part
-    from medssl.imaging.naming import split_slice
 
     vectors, pictures = [], []
     columns: dict[str, list[str]] = {name: [] for name in COLUMNS}
@@ -119,11 +132,10 @@ def _write(
         shown = [embedder.of_case(cache, case) for case in batch]
         vectors.append(embedder.features(shown, [case.case for case in batch]))
         for case, images in zip(batch, shown, strict=True):
-            of_volume = embedder.of_slices or bool(split_slice(case.image_field.split(";")[0])[1])
             listed = list(images.values())
             for place, number in enumerate(embedder.rows(images)):
                 image = listed[len(listed) // 2 if number is None else place]
-                pictures.append(jpeg(image, of_volume))
+                pictures.append(jpeg(image, embedder.turned(case.image_field)))
                 for name, text in _texts(case, number).items():
                     columns[name].append(text)
         progress.advance(len(batch))

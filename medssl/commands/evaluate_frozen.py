@@ -185,7 +185,8 @@ def check_encoders(
     for path, meta in zip(files, metas, strict=True):
         found = encoder_problems(path, meta, dims, cache.channels, str(cache.path))
         flat = dims == 3 and meta["encoder"]["init_args"].get("spatial_dims") == 2
-        problems += [f"{p}; frozen.bags slices shows it the slices of volumes" if flat else p for p in found]
+        told = "; frozen.bags slices shows it the slices of volumes, for target class" if flat else ""
+        problems += [f"{problem}{told}" for problem in found]
     if problems:
         raise ConfigError(problems)
 

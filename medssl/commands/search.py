@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from medssl.commands.console import say
+from medssl.commands.evaluate_frozen import encoder_file
 from medssl.evaluation.options import Device, EmbedOptions
 from medssl.imaging.errors import ConfigError, ImageError, MedsslError
 from medssl.imaging.files import atomic_folder, csv_text, write_text
@@ -152,7 +153,7 @@ def _queries(table: "FeatureTable", names: Sequence[str], encoder: Path | None, 
             patients = table.columns["patient"]
             found += [Query(table.names[r], table.vectors[r], table.pictures[r], r, patients[r]) for r in rows[name]]
         elif embedder is not None:
-            found += _of_image(name, embedder)
+            found += _of_image(name, embedder, bool(table.about.get("resample_irregular", False)))
     return found
 
 
@@ -192,31 +193,32 @@ def _embedder(table: "FeatureTable", encoder: Path | None, device: Device) -> "E
     from medssl.imaging.preprocess import Preprocess
 
     about = table.about
-    file = Path(about["encoder"]["file"]) if encoder is None else encoder
-    if not file.is_file():
-        raise ConfigError([f"encoder {file} does not exist: images are embedded by it; give its place with --encoder"])
+    preprocess = Preprocess.from_json(about["preprocess"])
+    file = Path(about["encoder"]["file"]) if encoder is None else encoder_file(encoder, preprocess.spatial_dims)
+    if file is None or not file.is_file():
+        named = encoder if file is None else file
+        raise ConfigError([f"encoder {named} is none: images are embedded by it; give its place with --encoder"])
     options, where = EmbedOptions.from_json(about["options"]), chosen_device(device, "device")
-    found = Embedder(file, Preprocess.from_json(about["preprocess"]), about["channels"], options, where)
+    found = Embedder(file, preprocess, about["channels"], options, where)
     require_same(about, json.loads(json.dumps(found.about)), "FEATURES", str(file))
     return found
 
 
-def _of_image(name: str, embedder: "Embedder") -> list[Query]:
+def _of_image(name: str, embedder: "Embedder", irregular: bool) -> list[Query]:
     from medssl.evaluation.feature_files import jpeg
     from medssl.imaging.readers.open import read_channels
 
     try:
-        shown = embedder.shown(read_channels(name, Path()))
+        shown = embedder.shown(read_channels(name, Path(), resample_irregular=irregular))
     except ImageError as error:
         said = error.message if name in error.message else f"{name}: {error.message}"
         raise ImageError(said, reason=error.reason) from error
     vectors, images = embedder.features([shown], [name]), list(shown.values())
-    of_volume = embedder.of_slices or bool(split_slice(name)[1])
     return [
         Query(
             name if number is None else f"{name}#{number}",
             vector,
-            jpeg(images[len(images) // 2 if number is None else place], of_volume),
+            jpeg(images[len(images) // 2 if number is None else place], embedder.turned(name)),
         )
         for place, (number, vector) in enumerate(zip(embedder.rows(shown), vectors, strict=True))
     ]

@@ -18,7 +18,9 @@ from medssl.evaluation.options import EmbedOptions
 from medssl.evaluation.probe_data import middle_crop
 from medssl.imaging.errors import ConfigError, ImageError, MedsslError
 from medssl.imaging.files import sha256
+from medssl.imaging.naming import split_slice
 from medssl.imaging.preprocess import Preprocess, prepare_volume
+from medssl.imaging.target_grid import SHOWN
 from medssl.imaging.volume import Volume
 from medssl.models.weights import read_encoder
 
@@ -87,6 +89,15 @@ class Embedder:
         if len(array) != wanted:
             raise ImageError(f"{len(array)} channel(s) where the encoder takes {wanted}", reason="channels")
         return self._shown(partial(_middle, array), array.shape[1:])
+
+    def turned(self, image: str) -> bool:
+        """Whether what the encoder sees of an image lies as volumes do, not as pictures are shown.
+
+        Args:
+            image: As a manifest names it.
+        """
+        is_slice = bool(split_slice(image.split(";", maxsplit=1)[0].strip())[1])
+        return self.of_slices or (is_slice and self.preprocess.orientation != SHOWN)
 
     def rows(self, shown: Shown) -> list[int | None]:
         """Slices that get a vector of their own; None for the whole case."""

@@ -165,7 +165,12 @@ def read_features(folders: Sequence[Path]) -> FeatureTable:
     names = merged.names
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise MedsslError(f"case {twice[0]!r} is in two of these folders: name each once", reason="case-twice")
+        remedy = (
+            "name each once"
+            if len({table.about.get("data_sha256") for table in tables}) < len(tables)
+            else ("where they are of two data sets, rename it in one manifest, prepare and embed again")
+        )
+        raise MedsslError(f"case {twice[0]!r} is in two of these folders: {remedy}", reason="case-twice")
     broken = [names[int(n)] for n in np.flatnonzero(~np.isfinite(vectors).all(1))]
     if broken:
         raise MedsslError(

@@ -157,6 +157,8 @@ def ranking(scores: Sequence[float], results: Sequence[float]) -> float:
 
 def _evidence(left: _Float, variance: _Float, target: _Float, released_width: int | None) -> float:
     search = _TO_THE_END if released_width is None else _RELEASED
+    if released_width is None and len(variance):  # the maximum does not depend on the scale, the way to it does
+        variance = variance / variance.max()
     count = len(target)
     along = left.T @ target
     residual = float(target @ target - along @ along)

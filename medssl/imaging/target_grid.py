@@ -1,6 +1,7 @@
 """The grid that an image is brought to: orientation, right angles, crop and voxel size, described by geometries."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,15 @@ def viewers_codes(have: str) -> str:
     """
     across = {AXIS_CODES[code][0] for code in have[:2]}
     return {(0, 1): "PL", (0, 2): "IL", (1, 2): "IP"}[min(across), max(across)]
+
+
+def shown_plane(plane: npt.NDArray[Any], have: str) -> npt.NDArray[Any]:
+    """A 2D image (*S) with axes that run so, as rows and columns of a screen."""
+    wanted = viewers_codes(have)
+    first = next(axis for axis in (0, 1) if AXIS_CODES[have[axis]][0] == AXIS_CODES[wanted[0]][0])
+    order = (first, 1 - first)
+    turned = [AXIS_CODES[have[axis]][1] != AXIS_CODES[code][1] for axis, code in zip(order, wanted, strict=True)]
+    return plane.transpose(order)[tuple(slice(None, None, -1 if flip else 1) for flip in turned)]
 
 
 def right_angled(geometry: Geometry) -> Geometry:

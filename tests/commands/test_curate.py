@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_phantom import write_series
 from PIL import Image
 from small_encoder import small_encoder
 
@@ -245,7 +246,7 @@ def test_a_volume_that_cannot_be_read_is_left_out(tmp_path: Path):
     (tmp_path / "u.nii.gz").write_bytes(b"broken")
     assert _curate(manifest, tmp_path / "out", "--slices", "2") == 0
     assert {row.case[0] for row in Manifest.read(tmp_path / "out" / "manifest.csv").rows} == {"v"}
-    assert _left(tmp_path / "out")["u"]["reason"] == "unreadable"
+    assert _left(tmp_path / "out")["u"]["reason"].startswith("unreadable (")
     assert json.loads((tmp_path / "out" / "curation.json").read_text())["images"] == 13
 
 
@@ -261,7 +262,7 @@ def test_a_volume_s_shape_is_read_from_its_header_and_a_damaged_one_once(
     assert _curate(manifest, tmp_path / "out", "--slices", "2", "--workers", "0") == 0
     assert read == ["u.nii.gz", "v.nii.gz"]
     left = {name: row["reason"] for name, row in _left(tmp_path / "out").items() if name[0] == "u"}
-    assert left == {f"u_s{k:04d}": "unreadable" for k in range(12)}
+    assert left == {f"u_s{k:04d}": "unreadable (not-finite)" for k in range(12)}
 
 
 def test_a_coreset_of_nothing_is_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -445,3 +446,46 @@ def test_mistakes_are_told_together(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert _curate(manifest, tmp_path / "new") == 2
     assert "nothing of 1 images would be left" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_radiograph_is_the_same_as_a_picture_and_in_dicom(tmp_path: Path):
+    plane = _smooth(np.random.default_rng(3))[:, :18]
+    Image.fromarray(plane.astype(np.uint8)).save(tmp_path / "a.png")
+    bare = {"ImagePositionPatient": None, "ImageOrientationPatient": None, "Modality": "DX"}
+    write_series(tmp_path / "dicom", plane.astype(np.uint8).astype(np.int16)[None], **bare)
+    rows = [Row("picture", "p", "a.png"), Row("dicom", "q", "dicom")]
+    Manifest.from_rows(rows, tmp_path).write(tmp_path / "manifest.csv")
+    rule = ("--likeness.scope", "set", "--likeness.rule", "dhash", "--likeness.threshold", "0")
+    assert _curate(tmp_path / "manifest.csv", tmp_path / "out", *rule) == 0
+    assert set(_left(tmp_path / "out")) == {"dicom"}
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS"])
+def test_anterior_lies_on_top_whichever_way_a_volume_is_stored(tmp_path: Path, codes: str):
+    array = np.zeros((1, 10, 12, 3), np.float32)
+    array[:, :, 9:] = 100
+    affine = np.eye(4)
+    if codes == "LPS":
+        array, affine = array[:, ::-1, ::-1], np.diag([-1.0, -1.0, 1.0, 1.0])
+    write_nifti(Volume(array.copy(), Geometry(affine, array.shape[1:]), "CT"), tmp_path / "v.nii.gz")
+    for name in ("v.nii.gz", "v.nii.gz#slice=2:1"):
+        picture = curate_images.picture_of(curate_images.Image(0, Row("v", "p", name), "v", tmp_path))
+        assert picture is not None
+        assert picture[:3].min() > picture[3:].max()
+
+
+def test_uneven_series_are_looked_at_where_that_is_asked_for_and_listed_slices_stay(tmp_path: Path):
+    planes = np.stack([_smooth(np.random.default_rng(n)) for n in range(6)]).astype(np.int16)
+    places = [(0.0, 0.0, 2.5 * k) for k in (0, 1, 2, 4, 5, 6)]
+    write_series(tmp_path / "uneven", planes, positions=places)
+    manifest = _volumes(tmp_path)
+    rows = [*Manifest.read(manifest).rows, Row("uneven", "w", "uneven"), Row("one", "x", "u.nii.gz#slice=2:1")]
+    Manifest.from_rows(rows, tmp_path).write(manifest)
+    assert _curate(manifest, tmp_path / "out", "--slices", "2", "--likeness.rule", "none") == 0
+    left = {name: row["reason"] for name, row in _left(tmp_path / "out").items()}
+    assert left == {"uneven": "unreadable (missing-slice)"}
+    asked = ("--slices", "2", "--likeness.rule", "none", "--resample_irregular", "true")
+    assert _curate(manifest, tmp_path / "all", *asked) == 0
+    kept = [row.case for row in Manifest.read(tmp_path / "all" / "manifest.csv").rows]
+    assert len([case for case in kept if case.startswith("uneven_s")]) == 7
+    assert "one" in kept

@@ -14,9 +14,12 @@ from small_encoder import small_encoder
 from medssl.__main__ import main
 from medssl.data.cache import Cache, write_case
 from medssl.evaluation.embedding import Embedder
-from medssl.evaluation.feature_files import part, read_features
+from medssl.evaluation.feature_files import decoded, part, read_features
 from medssl.evaluation.options import EmbedOptions
+from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
+from medssl.imaging.volume import Volume
+from medssl.imaging.writers.nifti import write_nifti
 
 
 def _embed(run: Path, data: Path, out: Path, *more: str) -> int:
@@ -277,3 +280,30 @@ def test_queries_that_cannot_be_answered_are_refused(made: Path, tmp_path: Path,
     assert main(["feature-map", features, "--out", str(made), "--neighbours=1", "--min_dist=2"]) == 2
     told = capsys.readouterr().err
     assert all(text in told for text in ("exists already", "neighbours must be", "min_dist must lie"))
+
+
+def test_options_for_slices_are_refused_where_none_are_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cache = small_cache(tmp_path / "cache", [(12, 12)] * 3)
+    more = ("--embed.volumes=each", "--embed.slices=3", "--embed.slice_axis=0")
+    assert _embed(small_encoder(tmp_path / "run"), cache.path, tmp_path / "out", *more) == 2
+    told = capsys.readouterr().err
+    assert all(f"embed.{name} is for a 2D encoder on volumes" in told for name in ("volumes", "slices", "slice_axis"))
+
+
+def test_slices_that_were_prepared_lie_in_pictures_as_they_were_prepared(tmp_path: Path):
+    """Rows and columns already: they are not turned a second time."""
+    volume = np.zeros((1, 40, 60, 3), np.float32)
+    volume[:, :, 45:] = 1000  # anterior, which viewers show on top
+    volume += np.random.default_rng(0).normal(0, 10, volume.shape).astype(np.float32)
+    write_nifti(Volume(volume, Geometry(np.eye(4), volume.shape[1:]), "CT"), tmp_path / "v.nii.gz")
+    rows = [Row(f"s{k}", "p", f"v.nii.gz#slice=2:{k}", modality="CT") for k in range(3)]
+    Manifest.from_rows(rows, tmp_path).write(tmp_path / "manifest.csv")
+    cache = tmp_path / "cache"
+    flat = ("--preprocess.spatial_dims", "2")
+    assert main(["prepare", str(tmp_path / "manifest.csv"), "--out", str(cache), "--workers", "0", *flat]) == 0
+    run = small_encoder(tmp_path / "run")
+    assert _embed(run, cache, tmp_path / "out", "--embed.size=[48,32]") == 0
+    picture = decoded(read_features([tmp_path / "out"]).pictures[0])
+    assert picture.shape == (48, 32)
+    assert picture[:8].mean() > 150
+    assert picture[-20:].mean() < 80

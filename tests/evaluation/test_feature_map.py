@@ -9,6 +9,7 @@ import feature_tables
 import numpy as np
 import pytest
 from browser import Browser
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from report_checks import check_page
 
@@ -111,3 +112,14 @@ def test_clumps_stay_together_and_the_same_seed_gives_the_same_map(tmp_path: Pat
     page = (tmp_path / "one" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
     assert b64encode((tmp_path / "one" / "map.png").read_bytes()).decode() in page
+
+
+def test_long_names_lie_within_the_picture_and_each_has_its_entry():
+    names = ["GE MEDICAL SYSTEMS LightSpeed VCT", "SIEMENS SOMATOM Definition AS+", "Philips Brilliance 64", "_own", ""]
+    figure = coloured_figure(np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32), names * 4, "scanner")
+    FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert {text.get_text().strip() for text in legend.get_texts()} == {*names[:4], "others, or not told"}

@@ -147,3 +147,11 @@ def test_what_cannot_be_scored_is_refused(features: np.ndarray, labels: list[int
     for score in (logme, h_score, ped):
         with pytest.raises(ConfigError, match=told):
             score(features, labels)
+
+
+def test_evidence_does_not_depend_on_the_scale_of_features():
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(33, 300)), rng.integers(0, 2, 33)
+    plain = logme(features, labels)
+    for scale in (1e-6, 1e7, 1e12):
+        assert logme(scale * features, labels) == pytest.approx(plain, abs=1e-3)

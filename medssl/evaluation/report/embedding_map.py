@@ -11,7 +11,7 @@ import PIL.Image
 from matplotlib.figure import Figure
 
 from medssl.evaluation.feature_files import FeatureTable
-from medssl.evaluation.report.figures import COLOURS, blank
+from medssl.evaluation.report.figures import COLOURS, blank, legend_of
 from medssl.evaluation.report.page import Picture, Section, Table, figure_picture
 
 COLOURED = ("class", "site", "scanner", "sex", "modality", "split")
@@ -75,22 +75,19 @@ def coloured_figure(places: Places, values: Sequence[str], name: str) -> Figure:
     own = np.array(values)
     rest = ~np.isin(own, known)
     size = float(np.clip(4000 / max(len(values), 1), 2, 30))
+    drawn = {}
     if rest.any():
-        axes.scatter(places[rest, 0], places[rest, 1], s=size, color=_OTHER, linewidths=0, label="others, or not told")
+        drawn["others, or not told"] = axes.scatter(
+            places[rest, 0], places[rest, 1], s=size, color=_OTHER, linewidths=0
+        )
     for value, colour in zip(sorted(known), COLOURS, strict=False):
-        axes.scatter(
-            places[own == value, 0],
-            places[own == value, 1],
-            s=size,
-            color=colour,
-            alpha=0.75,
-            linewidths=0,
-            label=value,
+        drawn[value] = axes.scatter(
+            places[own == value, 0], places[own == value, 1], s=size, color=colour, alpha=0.75, linewidths=0
         )
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, title=name, markerscale=2)
+    legend_of(figure, list(drawn.values()), list(drawn), title=name, markerscale=2)
     return figure
 
 

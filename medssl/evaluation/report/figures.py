@@ -268,12 +268,18 @@ def reliability_figure(bins: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _legend(figure: Figure, handles: Sequence[Any]) -> None:
+def legend_of(figure: Figure, handles: Sequence[Any], names: Sequence[str], **more: Any) -> None:
     """A legend above the axes, in as many columns as its names leave room for, three at most."""
-    names = [_shown(str(handle.get_label())) for handle in handles]
+    names = [_shown(name) for name in names]
     columns = min(max(_WIDTH_LETTERS // (max(map(len, names), default=0) + 6), 1), 3)
     _grow(figure, -(-len(names) // columns) - 1)
-    figure.legend(handles, names, loc="outside upper center", ncols=columns, frameon=False)
+    names = [f" {name}" if name.startswith("_") else name for name in names]  # which matplotlib would leave out
+    figure.legend(handles, names, loc="outside upper center", ncols=columns, frameon=False, **more)
+
+
+def _legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """A legend of artists that know their names."""
+    legend_of(figure, handles, [str(handle.get_label()) for handle in handles])
 
 
 def _name_columns(axes: Axes, names: Collection[str]) -> None:
