@@ -7,26 +7,25 @@ from pathlib import Path
 import pytest
 import yaml
 from browser import Browser
-from cohort import FINETUNE, PRETRAIN, write_scans
+from cohort import FINETUNE, PRETRAIN
 from report_checks import check_page
 
 from medssl.__main__ import main
 from medssl.training import loop
 from medssl.training.state import TrainState
 
-_PREPARE = """from cohort import write_scans
+_PREPARE = """from dataclasses import replace
+
+from cohort import write_scans
+from medssl.imaging.manifest import Manifest
 
 
 def make_manifest(data, out):
-    write_scans(data).write(out)
+    listed = Manifest.read(data / "manifest.csv") if (data / "manifest.csv").is_file() else write_scans(data)
+    rows = [replace(r, image=str(data / r.image), label=r.label and str(data / r.label)) for r in listed.rows]
+    Manifest.from_rows(rows, out.parent).write(out)
 """
 _UNUSABLE = f"{_PREPARE}    (data / 'images' / '5L.nii.gz').write_bytes(b'')\n"
-_ONCE = """import shutil
-
-
-def make_manifest(data, out):
-    shutil.copy(data / "manifest.csv", out)
-"""
 
 
 def _run(*arguments: object) -> int:
@@ -108,8 +107,7 @@ def test_an_application_goes_on_with_folds_and_refuses_data_that_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     folder, data, run = _application(tmp_path / "app"), tmp_path / "data", tmp_path / "run"
-    write_scans(data).write(data / "manifest.csv")
-    (folder / "prepare.py").write_text(_ONCE)
+    data.mkdir()
     content = yaml.safe_load((folder / "app.yaml").read_text())
     content["finetune"] = {**FINETUNE, "folds": 2}
     (folder / "app.yaml").write_text(yaml.safe_dump(content))
