@@ -262,7 +262,7 @@ def test_a_volume_s_shape_is_read_from_its_header_and_a_damaged_one_once(
     assert _curate(manifest, tmp_path / "out", "--slices", "2", "--workers", "0") == 0
     assert read == ["u.nii.gz", "v.nii.gz"]
     left = {name: row["reason"] for name, row in _left(tmp_path / "out").items() if name[0] == "u"}
-    assert left == {f"u_s{k:04d}": "unreadable (not-finite)" for k in range(12)}
+    assert left == {f"u_s{k:04d}": "unreadable (non-finite)" for k in range(12)}
 
 
 def test_a_coreset_of_nothing_is_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

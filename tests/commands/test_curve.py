@@ -239,7 +239,7 @@ def test_a_run_that_fails_is_told_and_left_out(
         run_verb(verb, arguments)
 
     monkeypatch.setattr(study_runs, "run_verb", refuse)
-    plan = _plan(tmp_path, labels=[2, 1], trials=[], trial_labels=1)
+    plan = _plan(tmp_path, labels=[2, 1], trials=[])
     (tmp_path / "app" / "prepare.py").write_text(_UNUSABLE)
     assert _run(plan, tmp_path / "out", "--arms", "[from scratch]") == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())

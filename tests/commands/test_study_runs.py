@@ -48,6 +48,7 @@ def _plan(root: Path) -> StudyPlan:
 @pytest.mark.integration
 def test_a_training_whose_time_was_up_goes_on_and_is_not_tested_before_its_end(tmp_path: Path):
     plan, out = _plan(tmp_path), tmp_path / "out"
+    _with_validation(cache_of(plan, out))
     run = Tuned(out, plan, plan.arms[0], 2, 0)
     (stopped,) = done_runs([run], 2)
     assert "time_limit_min was over before its last step" in stopped.failed
@@ -63,11 +64,11 @@ def test_a_training_whose_time_was_up_goes_on_and_is_not_tested_before_its_end(t
     assert (done.failed, json.loads((run.folder / "run.json").read_text())["step"]) == ("", 2)
     assert isinstance(_told(run)["arms"], dict)
 
-    developed = replace(run, plan=replace(plan, split="train"))
+    developed = replace(run, plan=replace(plan, split="val"))
     assert developed.folder == run.folder, "it is trained once"
     (done,) = done_runs([developed], 1)
-    assert not set(read_tested(developed, "train").cases) & set(read_tested(run, "test").cases)
-    for other in ({"split": "train"}, {"data_sha256": "0" * 64}):
+    assert not set(read_tested(developed, "val").cases) & set(read_tested(run, "test").cases)
+    for other in ({"split": "val"}, {"data_sha256": "0" * 64}):
         (run.folder / "evaluation_test" / "results.json").write_text(json.dumps({**_told(run), **other}))
         (done,) = done_runs([run], 1)
         assert not done.failed
@@ -77,6 +78,14 @@ def test_a_training_whose_time_was_up_goes_on_and_is_not_tested_before_its_end(t
     assert why.startswith("its pretraining failed: pretraining of spark: train.time_limit_min was over")
     (encoder,) = pretrain_arms(plan, plan.arms[1:], tmp_path, out, 1).files["spark"]
     assert json.loads(encoder.with_suffix(".json").read_text())["provenance"]["steps"] == 2
+
+
+def _with_validation(cache: Path) -> None:
+    """Make a labelled patient one to choose by."""
+    content = json.loads((cache / "cache.json").read_text())
+    for case in content["cases"]:
+        case["split"] = "val" if case["patient"] == "patient2" else case["split"]
+    (cache / "cache.json").write_text(json.dumps(content))
 
 
 def _told(run: Tuned) -> dict[str, Any]:

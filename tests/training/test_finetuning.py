@@ -145,7 +145,8 @@ def test_few_weights_are_trained_and_the_model_is_a_plain_one(
     if adapt == "lora":
         pytest.importorskip("peft", reason="the extra peft is not installed")
     file = _encoder_file(tmp_path, 2, norm="batch")
-    given = {"init": file, "transfer__adapt": adapt, "transfer__lora": [2, 4, 0.1], "network__encoder": None}
+    given = {"init": file, "transfer__adapt": adapt, "network__encoder": None}
+    given |= {"transfer__lora": [2, 4, 0.1]} if adapt == "lora" else {}
     given |= {"train__checkpoint_every": 2, "train__lr": 0.01}
     assert finetune(flat, tmp_path / "whole", **given, train__steps=4, inference__choose="last") == 0
     kept = _encoder_of(tmp_path / "whole", "model.safetensors")
