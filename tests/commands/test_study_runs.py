@@ -82,10 +82,9 @@ def test_a_training_whose_time_was_up_goes_on_and_is_not_tested_before_its_end(t
 
 def _with_validation(cache: Path) -> None:
     """Make a labelled patient one to choose by."""
-    content = json.loads((cache / "cache.json").read_text())
-    for case in content["cases"]:
-        case["split"] = "val" if case["patient"] == "patient2" else case["split"]
-    (cache / "cache.json").write_text(json.dumps(content))
+    for side in "LR":
+        file = cache / "cases" / f"2{side}" / "case.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "split": "val"}))
 
 
 def _told(run: Tuned) -> dict[str, Any]:
