@@ -8,7 +8,6 @@ from pathlib import Path
 
 from medssl.commands.console import say
 from medssl.imaging.errors import ConfigError
-from medssl.runtime.server.guard import read_tokens
 
 POSITIONAL = ("name",)
 
@@ -23,6 +22,8 @@ def token(name: str, file: Path) -> None:
     Raises:
         ConfigError: A name that is taken or unusable, or a file that holds what is no token.
     """
+    from medssl.runtime.server.guard import read_tokens
+
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     if not re.fullmatch(r"[A-Za-z0-9_.@-]{1,64}", name):
         raise ConfigError([f"name {name!r}: 1 to 64 letters, digits or _ . @ - are due"])
