@@ -278,3 +278,4 @@ def _report(application: Application, out: Path) -> None:
     from medssl.evaluation.report.application import write_application_report
 
     write_application_report(out, application.name, application.title)
+    say(f"report: {out / 'report.html'}")
