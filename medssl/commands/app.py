@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from medssl.commands.console import say
-from medssl.commands.data_changes import manifest_now, told_changes
+from medssl.commands.data_changes import manifest_now, refuse_changes, told_changes
 from medssl.commands.keys import key_of
 from medssl.commands.parsing import resolve_folder, run_verb
 from medssl.commands.prepare import changed_cases
@@ -25,8 +25,10 @@ POSITIONAL = ("action", "app")
 STAGES = ("manifest", "prepare", "pretrain", "finetune", "baseline", "evaluate", "export", "report")
 """Order of the stages; `baseline` is the same fine-tuning from scratch and runs where the application asks for it."""
 
-_WRITTEN_ONCE = {"evaluate": "evaluate", "export": "bundle"}
-"""Folder of the stages that take no folder that is there already."""
+_WRITTEN_ONCE = ("evaluate", "export")
+"""Stages that take no folder that is there already."""
+_MADE = {"manifest": "manifest.csv", "prepare": "cache", "export": "bundle"}
+"""What a stage makes, where that is not called as the stage is."""
 _BEFORE = {
     "manifest": (), "prepare": ("manifest",), "pretrain": ("prepare",), "finetune": ("prepare", "pretrain"),
     "baseline": ("prepare",), "evaluate": ("finetune", "baseline"), "export": ("finetune", "evaluate"),
@@ -91,6 +93,7 @@ def app(
 
     Raises:
         ConfigError: Unknown application, profile or stage.
+        MedsslError: OUT holds stages with other options, after other stages or of other data.
     """
     application = read_application(resolve_folder("apps", app), profile)
     _check(application, skip, data)
@@ -198,9 +201,7 @@ def _refuse_other_data(application: Application, data: Path, out: Path) -> None:
         return
     say(f"app: {data} is compared with what {cache} was prepared from")
     now = manifest_now(partial(make_manifest, application, data), out)
-    if problems := told_changes(cache, changed_cases(now, cache)):
-        advice = "Results of other data are not mixed: choose another --out, or bring back the data as they were"
-        raise MedsslError("\n".join([*problems, advice]), reason="run-exists")
+    refuse_changes(told_changes(cache, changed_cases(now, cache)))
 
 
 def _signature(application: Application, stage: str, data: Path, stages: Sequence[str]) -> dict[str, Any]:
@@ -218,15 +219,13 @@ def _run_once(out: Path, stage: str, signature: dict[str, Any], action: Callable
             return
         raise MedsslError(
             f"stage {stage!r} in {out} was finished with other options, or after other stages, than those given now; "
-            f"choose another --out, or remove {record} and {out / _WRITTEN_ONCE.get(stage, stage)} to make it anew",
+            f"choose another --out, or remove {record} and {out / _MADE.get(stage, stage)} to make it anew",
             reason="run-exists",
         )
-    folder = _WRITTEN_ONCE.get(stage)
-    if folder is not None and (out / folder).exists():
-        say(
-            f"WARNING: {out / folder} is of a run that was cut off before stage {stage!r} was finished: it is made anew"
-        )
-        shutil.rmtree(out / folder)
+    folder = out / _MADE.get(stage, stage)
+    if stage in _WRITTEN_ONCE and folder.exists():
+        say(f"WARNING: {folder} is of a run that was cut off before stage {stage!r} was finished: it is made anew")
+        shutil.rmtree(folder)
     action()
     write_json(record, signature)
 

@@ -1,8 +1,9 @@
 """Whether data are still those that a cache was made from: what studies and applications ask when they go on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from medssl.imaging.errors import MedsslError
 from medssl.imaging.manifest import Manifest
 from medssl.imaging.problems import problems_beside
 
@@ -36,3 +37,14 @@ def told_changes(cache: Path, changed: Mapping[str, str]) -> list[str]:
         return []
     shown = ", ".join(f"{case} {what}" for case, what in list(changed.items())[:_SHOWN])
     return [f"{cache} was prepared from other data: {shown}{', ...' if len(changed) > _SHOWN else ''}"]
+
+
+def refuse_changes(problems: Sequence[str]) -> None:
+    """Refuse to go on with other data than before.
+
+    Raises:
+        MedsslError: There are such sentences.
+    """
+    if problems:
+        advice = "Results of other data are not mixed: choose another --out, or bring back the data as they were"
+        raise MedsslError("\n".join([*problems, advice]), reason="run-exists")

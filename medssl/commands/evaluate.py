@@ -179,9 +179,7 @@ def _segmentation(
             *missing,
         ]
         results = {**head, **_results(outcome, names[0], measure, warnings)}
-        results["networks"] = {name: len(loaded.networks) for name, loaded in zip(names, runs, strict=True)}
-        results["weights"] = {name: list(loaded.weights) for name, loaded in zip(names, runs, strict=True)}
-        results["mirror_axes"] = {n: list(loaded.spec.mirror_axes) for n, loaded in zip(names, runs, strict=True)}
+        results |= _of_runs(names, runs)
         results["lesions"] = vars(lesions) if counted else None
         results["pictures"] = [{"file": str(p.relative_to(temporary)), "caption": text} for p, text in pictures]
         rows = [row for name, found in outcome.results.items() for result in found for row in result.rows(name)]
@@ -220,9 +218,7 @@ def _classification(
     results = {
         **head,
         "arm": names[0],
-        "networks": {name: len(loaded.networks) for name, loaded in zip(names, runs, strict=True)},
-        "weights": {name: list(loaded.weights) for name, loaded in zip(names, runs, strict=True)},
-        "mirror_axes": {name: list(loaded.spec.mirror_axes) for name, loaded in zip(names, runs, strict=True)},
+        **_of_runs(names, runs),
         **summarise_classes(own, classes, measure.resamples, measure.class_order),
         **compare_classes(own, others, classes, measure.resamples, measure.class_order),
         "conventions": list(CONVENTIONS),
@@ -269,6 +265,16 @@ def _scored_arm(loaded: "LoadedRun", batch_size: int) -> Callable[[Any], Any]:
     from medssl.tasks.inference import segment_scores
 
     return lambda image: segment_scores(loaded.networks, loaded.spec, image, batch_size)
+
+
+def _of_runs(names: Sequence[str], runs: "Sequence[LoadedRun]") -> dict[str, Any]:
+    """What answered under each name."""
+    named = dict(zip(names, runs, strict=True))
+    return {
+        "networks": {name: len(loaded.networks) for name, loaded in named.items()},
+        "weights": {name: list(loaded.weights) for name, loaded in named.items()},
+        "mirror_axes": {name: list(loaded.spec.mirror_axes) for name, loaded in named.items()},
+    }
 
 
 def _names(runs: "Sequence[LoadedRun]") -> list[str]:

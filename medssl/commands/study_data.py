@@ -5,12 +5,11 @@ from pathlib import Path
 
 from medssl.commands.app import make_manifest
 from medssl.commands.console import say
-from medssl.commands.data_changes import manifest_now, told_changes
+from medssl.commands.data_changes import manifest_now, refuse_changes, told_changes
 from medssl.commands.prepare import changed_cases
 from medssl.commands.study_images import images_cache
 from medssl.commands.study_tuned import application_of, cache_of, prepare_options
 from medssl.evaluation.study_plan import StudyPlan
-from medssl.imaging.errors import MedsslError
 from medssl.imaging.manifest import Manifest
 
 
@@ -37,9 +36,7 @@ def refuse_other_data(plan: StudyPlan, data: Path, out: Path) -> None:
         cache = images_cache(images, prepare_options(plan), own, out)
         if _is_prepared(cache):
             problems += told_changes(cache, changed_cases(Manifest.read(cache.with_name("images.csv")), cache))
-    if problems:
-        advice = "Results of other data are not mixed: choose another --out, or bring back the data as they were"
-        raise MedsslError("\n".join([*problems, advice]), reason="run-exists")
+    refuse_changes(problems)
 
 
 def _is_prepared(cache: Path) -> bool:

@@ -22,12 +22,12 @@ def token(name: str, file: Path) -> None:
     Raises:
         ConfigError: A name that is taken or unusable, or a file that holds what is no token.
     """
-    from medssl.runtime.server.guard import read_tokens
+    from medssl.runtime.server.guard import listed_tokens
 
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     if not re.fullmatch(r"[A-Za-z0-9_.@-]{1,64}", name):
         raise ConfigError([f"name {name!r}: 1 to 64 letters, digits or _ . @ - are due"])
-    if any(line.strip() and not line.startswith("#") for line in text.splitlines()) and name in read_tokens(file):
+    if text and name in listed_tokens(file):
         raise ConfigError([f"name {name!r} is in {file} already: remove its line first, or choose another name"])
     made = secrets.token_urlsafe(32)
     handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

@@ -31,6 +31,8 @@ SCHEMA_VERSION = 1
 _CHUNK = {2: 256, 3: 64}
 _BLOCK = {2: 64, 3: 16}
 _OPEN_ARRAYS = 64
+OUTSIDE = -1
+"""Label of voxels outside the image, which count in no loss."""
 _FOREGROUND_POINTS = 2000
 LABEL_UIDS = ("SeriesInstanceUID", "FrameOfReferenceUID")
 """What of the image's DICOM identifiers a case keeps: by these a DICOM label is known to be the image's."""
@@ -216,8 +218,8 @@ class Cache:
         """Crop (C, *size) in the stored dtype; voxels outside the image repeat its edge."""
         return self._crop(case, "image", start, size)
 
-    def crop_label(self, case: CachedCase, start: tuple[int, ...], size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """Crop (*size); voxels outside the label map are 0."""
+    def crop_label(self, case: CachedCase, start: tuple[int, ...], size: tuple[int, ...]) -> npt.NDArray[np.int64]:
+        """Crop (*size); voxels outside the label map are `OUTSIDE`."""
         return self._crop(case, "label", start, size)
 
     def foreground(self, case: CachedCase) -> dict[int, npt.NDArray[np.int32]]:
@@ -234,11 +236,11 @@ class Cache:
         if any(low >= high for low, high, _, _ in bounds):
             raise CacheError(f"crop at {start} of size {size} misses case {case.case!r} of {case.shape}", reason="crop")
         inside = tuple(slice(low, high) for low, high, _, _ in bounds)
-        crop = self._read(case, kind, (slice(None), *inside) if kind == "image" else inside)
+        crop = np.asarray(self._read(case, kind, (slice(None), *inside) if kind == "image" else inside))
         missing = [(low - first, last - high) for low, high, first, last in bounds]
-        if not any(a or b for a, b in missing):
-            return np.asarray(crop)
-        return np.pad(crop, [(0, 0), *missing], mode="edge") if kind == "image" else np.pad(crop, missing)
+        if kind == "label":
+            return np.pad(crop.astype(np.int64), missing, constant_values=OUTSIDE)
+        return np.pad(crop, [(0, 0), *missing], mode="edge") if any(a or b for a, b in missing) else crop
 
     def _read(self, case: CachedCase, kind: str, where: Any) -> npt.NDArray[Any]:
         """Part of an array.

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from medssl.data.cache import Cache, CachedCase
-from medssl.data.spatial import OUTSIDE
 from medssl.data.view_groups import Partner
 from medssl.imaging.errors import CacheError
 
@@ -257,13 +256,7 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def _label(self, case: CachedCase, start: tuple[int, ...]) -> np.ndarray:
         if case.has_label:
-            label = np.full(self._plan.box, OUTSIDE, dtype=np.int64)
-            first = tuple(max(begin, 0) for begin in start)
-            last = (min(b + n, limit) for b, n, limit in zip(start, self._plan.box, case.shape, strict=True))
-            size = tuple(end - begin for end, begin in zip(last, first, strict=True))
-            inside = tuple(slice(b - s, b - s + n) for b, s, n in zip(first, start, size, strict=True))
-            label[inside] = self._cache.crop_label(case, first, size)
-            return label
+            return self._cache.crop_label(case, start, self._plan.box)
         return np.full(self._plan.box, self._cache.ignore_label, dtype=np.int64)
 
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-OUTSIDE = -1
-"""Label of voxels outside the image, which count in no loss."""
+from medssl.data.cache import OUTSIDE
 
 
 def affine_matrices(angles_deg: Tensor, zoom: Tensor, spacing_mm: Tensor) -> Tensor:

@@ -101,13 +101,14 @@ def _preprocessing(bundle: BundleSpec) -> list[str]:
     mirrored = f", averaged over mirror images along axes {list(bundle.mirror_axes)}" if bundle.mirror_axes else ""
     intensities = f"{p.intensity.kind}{ends}"
     largest = [label.name for label in bundle.labels if label.value in _largest(bundle)]
-    kept = [f"Of {', '.join(largest)} the largest connected part alone is kept, others are removed."] if largest else []
-    return [
+    lines = [
         f"{oriented}{size}{grey}, crop {p.crop}, intensities {intensities}; done by `medssl predict` itself.",
         "",
         f"Windows of {_by(bundle.window)} {unit}, overlapping by {bundle.overlap:.0%}{mirrored}.",
-        *(line for text in kept for line in ("", text)),
     ]
+    if largest:
+        lines += ["", f"Of {', '.join(largest)} the largest connected part alone is kept, others are removed."]
+    return lines
 
 
 def _largest(bundle: BundleSpec) -> Sequence[int]:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from medssl.data.spatial import OUTSIDE
+from medssl.data.cache import OUTSIDE
 from medssl.losses.segmentation import binary_cross_entropy, cross_entropy, dice_bce, dice_ce
 
 Batch = Mapping[str, Tensor]

@@ -8,7 +8,7 @@ import pytest
 from small_cache import small_cache
 
 from medssl.commands.prepare import LabelOptions, prepare
-from medssl.data.cache import Cache, stored, write_case
+from medssl.data.cache import OUTSIDE, Cache, stored, write_case
 from medssl.imaging.errors import CacheError
 from medssl.imaging.geometry import Geometry
 from medssl.imaging.manifest import Manifest, Row
@@ -69,7 +69,8 @@ def test_crops_are_parts_of_the_whole_and_padded_beyond_it(cache: Cache):
         crop, np.pad(whole[:, :3, 10:], [(0, 0), (2, 0), (0, 2), (0, 0)], mode="edge").astype(np.float16)
     )
     np.testing.assert_array_equal(
-        cache.crop_label(case, (-2, 10, 0), (5, 6, 9)), np.pad(label[:3, 10:], [(2, 0), (0, 2), (0, 0)])
+        cache.crop_label(case, (-2, 10, 0), (5, 6, 9)),
+        np.pad(label[:3, 10:].astype(int), [(2, 0), (0, 2), (0, 0)], constant_values=OUTSIDE),
     )
     with pytest.raises(CacheError, match="misses"):
         cache.crop_image(case, (20, 0, 0), (4, 4, 4))

@@ -5,9 +5,8 @@ import pytest
 import torch
 from small_cache import small_cache
 
-from medssl.data.cache import write_case
+from medssl.data.cache import OUTSIDE, write_case
 from medssl.data.dataset import CropPlan, StepDataset
-from medssl.data.spatial import OUTSIDE
 from medssl.imaging.errors import CacheError
 
 _SHAPES = {2: [(9, 12), (10, 8), (14, 9)], 3: [(9, 12, 8), (10, 8, 9), (8, 9, 10)]}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from medssl.data.spatial import OUTSIDE
+from medssl.data.cache import OUTSIDE
 from medssl.tasks.segmentation import SegmentationTask, dice, one_hot, voxel_counts
 
 _SHAPES = {2: (4, 3), 3: (3, 2, 2)}

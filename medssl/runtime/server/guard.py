@@ -41,7 +41,19 @@ _HEADERS = {
 
 
 def read_tokens(path: Path) -> dict[str, str]:
-    """Names and SHA-256 hashes of a token file.
+    """Names and SHA-256 hashes of a token file, one or more.
+
+    Raises:
+        ConfigError: Lines that are no `NAME SHA256`, or none.
+    """
+    tokens = listed_tokens(path)
+    if not tokens:
+        raise ConfigError([f"{path} holds no token: medssl token NAME --file {path} makes one"])
+    return tokens
+
+
+def listed_tokens(path: Path) -> dict[str, str]:
+    """Names and SHA-256 hashes of a token file, which may be empty yet.
 
     Raises:
         ConfigError: Lines that are no `NAME SHA256`.
@@ -54,8 +66,8 @@ def read_tokens(path: Path) -> dict[str, str]:
         if not re.fullmatch(r"[0-9a-f]{64}", digest.strip()) or name in tokens:
             problems.append(f"{path}, line {number}: a new NAME and 64 hexadecimal digits are due")
         tokens[name] = digest.strip()
-    if problems or not tokens:
-        raise ConfigError(problems or [f"{path} holds no token: medssl token NAME --file {path} makes one"])
+    if problems:
+        raise ConfigError(problems)
     return tokens
 
 
